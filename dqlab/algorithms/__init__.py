@@ -1,0 +1,1 @@
+"""Algorithms, one file each: their losses, and what they act with."""

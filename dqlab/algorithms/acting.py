@@ -1,0 +1,36 @@
+"""Acting with candidates: sample C actions a state, rank them by critics, take one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec
+from dqlab.policies.base import Dims, Policy, part, prefixed
+from dqlab.selection import Selection
+
+
+def candidate_noise(policy: Policy, selection: Selection, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+    """Noise of C * B sampling chains (`chain_*`) and of the selection (`select_*`)."""
+    chains = policy.sample_noise(dims, selection.n_candidates * batch)
+    return {**prefixed("chain", chains), **prefixed("select", selection.noise(batch))}
+
+
+def act_with_candidates(
+    policy: Policy,
+    selection: Selection,
+    dims: Dims,
+    actor: Network,
+    critic: Network,
+    state: Tensor,
+    noise: dict[str, Tensor],
+) -> Tensor:
+    """Actions (B, A) for states (B, S): the selected ones of C candidates from one batched sampler call."""
+    batch, count = state.shape[0], selection.n_candidates
+    repeated = state.unsqueeze(0).expand(count, -1, -1).reshape(count * batch, -1)
+    actions = policy.sample(actor, dims, repeated, part("chain", noise))
+    q = critic(repeated, actions)
+    candidates = actions.view(count, batch, -1)
+    index = selection(candidates, q.view(-1, count, batch), part("select", noise))
+    chosen = index.view(1, batch, 1).expand(1, batch, candidates.shape[-1])
+    return candidates.gather(0, chosen).squeeze(0)

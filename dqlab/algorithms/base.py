@@ -1,0 +1,114 @@
+"""What an algorithm is to the training loop: networks, losses in the order of the update, targets, acting."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec
+from dqlab.policies.base import Dims
+from dqlab.registry import Registry
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions: state (B, S), action (B, A), reward (B,), next_state (B, S), terminal (B,) as 0.0 or 1.0."""
+
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    terminal: Tensor
+
+
+Nets = dict[str, Network]
+Noise = dict[str, Tensor]
+Hyper = dict[str, Tensor]
+LossFn = Callable[[Nets, Batch, Noise, Hyper], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network: its loss, and the names of the hyper-parameters that its optimiser uses.
+
+    Attributes:
+        loss: `(nets, batch, noise, hyper) -> (loss, info)`, pure; info's keys start with the network's name.
+        learning_rate: name of the hyper-parameter that is Adam's learning rate.
+        grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
+    """
+
+    loss: LossFn
+    learning_rate: str
+    grad_norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A moving average of a trained network: target += rate * (source - target).
+
+    Attributes:
+        source: name of the trained network.
+        rate: name of the hyper-parameter that is the rate.
+        every, start: steps (from 0) at which it moves: step >= start and step % every == 0.
+    """
+
+    source: str
+    rate: str
+    every: int = 1
+    start: int = 0
+
+    def moves(self, step: int) -> bool:
+        """Whether the target moves at the end of this step."""
+        return step >= self.start and step % self.every == 0
+
+
+class Algorithm(ABC):
+    """One algorithm, written for a single replica. Subclasses are frozen dataclasses; `dims` come with each call.
+
+    Losses draw no random numbers and read nothing but their arguments: `nets` are the trained networks and the
+    targets by name, `hyper` this replica's scalars (every field of the dataclass that is a float).
+    """
+
+    selection_loss = "actor/bc_loss"
+    """The metric that offline model selection ranks by."""
+
+    lr_schedule: str = "constant"
+
+    @abstractmethod
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """Freshly initialised trained networks, by name."""
+
+    @abstractmethod
+    def trained(self, dims: Dims) -> dict[str, Trained]:
+        """What is trained, in the order in which one update trains it."""
+
+    @abstractmethod
+    def targets(self) -> dict[str, Target]:
+        """Targets by name, moved at the end of an update."""
+
+    @abstractmethod
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The randomness of one update on a batch of that size, batch indices apart."""
+
+    @abstractmethod
+    def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """Actions (B, A) for states (B, S), as in evaluation."""
+
+    @abstractmethod
+    def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The randomness of acting in `batch` states."""
+
+    def hyper(self) -> dict[str, float]:
+        """The scalars that may differ between replicas of one pack."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, float)}
+
+
+algorithms: Registry[Callable[[], Algorithm]] = Registry(
+    "algorithm", "What is learned: losses, targets, and what the agent acts with."
+)

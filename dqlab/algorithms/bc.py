@@ -1,0 +1,62 @@
+"""Behaviour cloning with any policy class: the baseline of Diffusion-QL's Table 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from dqlab.algorithms.base import Algorithm, Batch, Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.noise import NoiseSpec
+from dqlab.policies.base import Dims, Policy, policies
+
+
+@algorithms.register("bc", source="Wang, Hunt, Zhou 2022, table 2 (BC-Diffusion); official code, --algo bc")
+@dataclass(frozen=True)
+class BehaviourCloning(Algorithm):
+    """L_bc alone, Adam, no moving average, no clipping, one sample to act.
+
+    Attributes:
+        policy: a name from the `policy` registry, or a factory.
+        learning_rate: Adam's.
+        lr_schedule: a name from the `lr_schedule` registry.
+    """
+
+    policy: str | Callable[[], Policy] = "diffusion"
+    learning_rate: float = 3e-4
+    lr_schedule: str = "cosine"
+
+    @cached_property
+    def _policy(self) -> Policy:
+        return policies.choose(self.policy)()
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """The policy's network."""
+        return {"actor": self._policy.build(dims)}
+
+    def trained(self, dims: Dims) -> dict[str, Trained]:
+        """The actor, unclipped."""
+        return {"actor": Trained(self.actor_loss, "learning_rate")}
+
+    def targets(self) -> dict[str, Target]:
+        """None."""
+        return {}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What the policy's own loss needs."""
+        return self._policy.loss_noise(dims, batch)
+
+    def actor_loss(self, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's own loss."""
+        loss = self._policy.loss(nets["actor"], batch.state, batch.action, noise)
+        return loss, {"actor/bc_loss": loss.detach()}
+
+    def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What sampling one action a state needs."""
+        return self._policy.sample_noise(dims, batch)
+
+    def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """One sample of the policy."""
+        return self._policy.sample(nets["actor"], dims, state, noise)

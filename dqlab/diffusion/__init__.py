@@ -1,0 +1,1 @@
+"""The diffusion core: noise schedules, the forward process and its posterior, samplers."""

@@ -1,0 +1,1 @@
+"""Environments with the dynamics and the scores of D4RL."""

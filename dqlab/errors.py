@@ -1,0 +1,32 @@
+"""The errors that a user can cause and mend. The command line prints each as one message, exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DqlabError(Exception):
+    """Something the user can mend: the message says what is wrong, where, and what to do."""
+
+
+class ConfigError(DqlabError):
+    """A gin file, a binding or a command-line choice is wrong."""
+
+
+class DataError(DqlabError):
+    """A dataset is missing, broken, or not what its format promises."""
+
+
+class RunError(DqlabError):
+    """A run folder is in use, incomplete, or differs from what is asked of it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
+    known = sorted(known)
+    by_lower = {item.lower(): item for item in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(f"'{by_lower[item]}'" for item in close) + "?"
+    return "Known: " + (", ".join(known) if known else "none") + "."

@@ -1,0 +1,56 @@
+"""Denoisers: modules `forward(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.networks.mlp import mlp
+from dqlab.registry import Registry
+
+denoisers: Registry[Callable[..., nn.Module]] = Registry(
+    "denoiser", "The network that predicts the noise in a noisy action, given timestep and state."
+)
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Timestep embedding (B,) -> (B, width): sines, then cosines, of geometric frequencies (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        exponents = torch.arange(half, dtype=torch.float64) / (half - 1)
+        self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * exponents), persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed timesteps, in 0..N-1, given in the network's floating dtype."""
+        angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)  # type: ignore[operator]
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@denoisers.register("mlp", source="Diffusion-QL, appendix B; official code")
+class MLPDenoiser(nn.Module):
+    """The paper's denoiser: [noisy action, time embedding, state] through three hidden layers with Mish.
+
+    Args:
+        state_dim, action_dim: S and A.
+        hidden_dim: width of the three hidden layers.
+        time_dim: width of the time embedding; its own two layers are 2 * time_dim and time_dim wide.
+    """
+
+    def __init__(self, state_dim: int, action_dim: int, hidden_dim: int = 256, time_dim: int = 16) -> None:
+        super().__init__()
+        self.time_embedding = SinusoidalEmbedding(time_dim)
+        self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim])
+        self.mid_layer = mlp([action_dim + time_dim + state_dim] + 3 * [hidden_dim], end_active=True)
+        self.final_layer = nn.Linear(hidden_dim, action_dim)
+
+    def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
+        """Predicted noise (B, A)."""
+        time = self.time_mlp(self.time_embedding(t.to(noisy_action.dtype)))
+        hidden: Tensor = self.mid_layer(torch.cat([noisy_action, time, state], dim=-1))
+        out: Tensor = self.final_layer(hidden)
+        return out

@@ -1,0 +1,81 @@
+"""Networks as flat parameter vectors, so that K replicas of one network are the rows of one matrix (K, P).
+
+A network is an ordinary module. Its `Layout` cuts a row (P,) back into named tensors; `Network` calls the module
+with them. Losses written for one network run on K of them under `torch.vmap`; optimiser, clipping and moving
+averages work on the matrix.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dqlab.errors import RunError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of a module's parameters, in the order of the flat vector."""
+
+    module: nn.Module
+    shapes: dict[str, torch.Size]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Layout:
+        """The layout of a module; the module's own values are no longer used."""
+        shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        skeleton = copy.deepcopy(module).requires_grad_(False)
+        return cls(skeleton, shapes, [shape.numel() for shape in shapes.values()])
+
+    def to(self, device: torch.device) -> Layout:
+        """The same layout with the module's buffers on another device."""
+        self.module.to(device)
+        return self
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(self.sizes)
+
+    def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Named tensors -> one row (P,).
+
+        Raises:
+            RunError: a name is missing, unknown, or has another shape.
+        """
+        problems = sorted(set(self.shapes) ^ set(values)) or [
+            f"{name}: {tuple(values[name].shape)} instead of {tuple(shape)}"
+            for name, shape in self.shapes.items()
+            if values[name].shape != shape
+        ]
+        if problems:
+            raise RunError(f"These weights do not fit {type(self.module).__name__}: {'; '.join(problems[:4])}.")
+        return torch.cat([values[name].reshape(-1) for name in self.shapes])
+
+    def unflatten(self, row: Tensor) -> dict[str, Tensor]:
+        """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
+        parts = row.split(self.sizes)
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+
+    def bind(self, row: Tensor) -> Network:
+        """The network with the parameters of one row (P,)."""
+        return Network(self.module, self.unflatten(row))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module called with parameters that live elsewhere."""
+
+    module: nn.Module
+    parameters: dict[str, Tensor]
+
+    def __call__(self, *args: Any) -> Tensor:
+        out: Tensor = functional_call(self.module, self.parameters, args)
+        return out

@@ -1,0 +1,110 @@
+"""Randomness as data: what an update needs is declared, drawn ahead in chunks, and handed in.
+
+A replica's noise is a function of its seed, the stream ("update", "evaluation", ...) and the position in that
+stream, so a run gives the same numbers alone or packed, killed and resumed or not, and its whole generator
+state is the pair (seed, step).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Draw = Callable[[tuple[int, ...], torch.Generator, torch.dtype], Tensor]
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """One random tensor: its law and its shape."""
+
+    draw: Draw
+    shape: tuple[int, ...]
+
+
+def normal(*shape: int) -> NoiseSpec:
+    """Standard normal."""
+    return NoiseSpec(_normal, shape)
+
+
+def gumbel(*shape: int) -> NoiseSpec:
+    """Standard Gumbel: argmax(logits + gumbel) is a draw from softmax(logits)."""
+    return NoiseSpec(_gumbel, shape)
+
+
+def integers(high: int, *shape: int) -> NoiseSpec:
+    """Uniform integers in 0..high-1 (int64): batch indices, timesteps, coins."""
+
+    def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.randint(0, high, size, generator=generator, device=generator.device)
+
+    return NoiseSpec(draw, shape)
+
+
+def _normal(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.randn(size, generator=generator, device=generator.device, dtype=dtype)
+
+
+def _gumbel(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    exponential = torch.empty(size, device=generator.device, dtype=dtype).exponential_(generator=generator)
+    return -exponential.log()
+
+
+def generator_for(seed: int, stream: str, position: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator at one position of one stream of one replica."""
+    entropy = [seed, zlib.crc32(stream.encode()), position]
+    state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    return torch.Generator(device=device).manual_seed(state)
+
+
+def draw(
+    specs: Mapping[str, NoiseSpec], generator: torch.Generator, dtype: torch.dtype, count: int | None = None
+) -> dict[str, Tensor]:
+    """Draw every tensor of `specs`, in order of name; with `count`, that many of each, stacked in front."""
+    lead = () if count is None else (count,)
+    return {name: specs[name].draw(lead + specs[name].shape, generator, dtype) for name in sorted(specs)}
+
+
+class NoiseStream:
+    """The per-step noise of K replicas, drawn ahead in chunks of steps.
+
+    Args:
+        specs: what one step of one replica needs.
+        seeds: one a replica.
+        stream: name of the stream.
+        chunk: steps drawn at once; part of the stream's definition (another chunk length, other numbers).
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, NoiseSpec],
+        seeds: tuple[int, ...],
+        stream: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        chunk: int = 100,
+    ) -> None:
+        self._specs, self._seeds, self._stream = specs, seeds, stream
+        self._dtype, self._device, self._chunk = dtype, device, chunk
+        self._position = -1
+        self._drawn: dict[str, Tensor] = {}
+
+    def at(self, step: int) -> dict[str, Tensor]:
+        """The noise of one step: name -> (K, *shape)."""
+        position, offset = divmod(step, self._chunk)
+        if position != self._position:
+            self._fill(position)
+        return {name: values[:, offset] for name, values in self._drawn.items()}
+
+    def _fill(self, position: int) -> None:
+        replicas = [
+            draw(self._specs, generator_for(seed, self._stream, position, self._device), self._dtype, self._chunk)
+            for seed in self._seeds
+        ]
+        self._drawn = {name: torch.stack([replica[name] for replica in replicas]) for name in self._specs}
+        self._position = position

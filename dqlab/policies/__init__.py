@@ -1,0 +1,1 @@
+"""Policies: how an action is made from a state and injected noise."""

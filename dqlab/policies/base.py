@@ -1,0 +1,54 @@
+"""What a policy class is to an algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec
+from dqlab.registry import Registry
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes that a task gives: S, A, and the bound of its action range [-max_action, max_action]^A."""
+
+    state: int
+    action: int
+    max_action: float = 1.0
+
+
+class Policy(Protocol):
+    """How actions are made. Stateless: parameters come bound in a `Network`, randomness as data."""
+
+    def build(self, dims: Dims) -> nn.Module:
+        """A freshly initialised network."""
+
+    def loss(self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Behaviour-cloning loss, a scalar, of actions (B, A) taken in states (B, S)."""
+
+    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The randomness that `loss` needs."""
+
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Actions (B, A) for states (B, S)."""
+
+    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The randomness that `sample` needs."""
+
+
+policies: Registry[Callable[[], Policy]] = Registry("policy", "How an action is made from a state and noise.")
+
+
+def prefixed(prefix: str, specs: dict[str, NoiseSpec]) -> dict[str, NoiseSpec]:
+    """Noise specs under `prefix_name`, so that one update can hold several of them."""
+    return {f"{prefix}_{name}": spec for name, spec in specs.items()}
+
+
+def part(prefix: str, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse: the tensors whose name begins with `prefix_`, without it."""
+    return {name.removeprefix(f"{prefix}_"): value for name, value in noise.items() if name.startswith(f"{prefix}_")}

@@ -1,0 +1,65 @@
+"""The diffusion policy: a conditional diffusion model of actions given states (Diffusion-QL, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.diffusion.process import Process
+from dqlab.diffusion.samplers import ChainNoise, Sampler, samplers
+from dqlab.diffusion.schedules import NoiseSchedule, build_betas
+from dqlab.networks.denoisers import denoisers
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec, integers, normal
+from dqlab.policies.base import Dims, policies
+
+
+@policies.register("diffusion", source="Diffusion-QL, section 3; Ho et al. 2020")
+@dataclass(frozen=True)
+class DiffusionPolicy:
+    """Actions by denoising Gaussian noise, trained to predict the noise (epsilon).
+
+    Attributes:
+        n_timesteps: N, diffusion steps in training.
+        schedule, denoiser, sampler: names from their registries, or the parts themselves.
+    """
+
+    n_timesteps: int = 5
+    schedule: str | NoiseSchedule = "vp"
+    denoiser: str | Callable[..., nn.Module] = "mlp"
+    sampler: str | Sampler = "ddpm"
+
+    @cached_property
+    def process(self) -> Process:
+        """The diffusion process of the chosen schedule."""
+        return Process.from_betas(build_betas(self.schedule, self.n_timesteps))
+
+    def build(self, dims: Dims) -> nn.Module:
+        """A freshly initialised denoiser."""
+        return denoisers.choose(self.denoiser)(dims.state, dims.action)
+
+    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """Uniform timesteps t (B,) and the noise eps (B, A) that is to be predicted."""
+        return {"t": integers(self.n_timesteps, batch), "eps": normal(batch, dims.action)}
+
+    def loss(self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Mean squared error of the predicted noise, over batch and action dimensions (eq. 1)."""
+        noisy = self.process.diffuse(action, noise["t"], noise["eps"])
+        return (network(noisy, noise["t"], state) - noise["eps"]).square().mean()
+
+    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """x_N `start` (B, A), and `noise` (N, B, A) in the order of use; the last of it is not used."""
+        return {"start": normal(batch, dims.action), "noise": normal(self.n_timesteps, batch, dims.action)}
+
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
+
+        def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
+            return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), state)
+
+        chain = ChainNoise(noise["start"], noise["noise"])
+        return samplers.choose(self.sampler)(denoise, self.process, state, chain, dims.max_action)

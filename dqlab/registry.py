@@ -1,0 +1,125 @@
+"""One registry class for every exchangeable part: a decorator names the part and makes it a gin configurable.
+
+Noise schedules, denoisers, critics, selections, samplers, policies, algorithms, datasets, tasks and the rest
+are all looked up here; nothing in dqlab asks `if name == ...`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import gin
+
+from dqlab.errors import ConfigError, nearest
+
+T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A registered part: its name, itself, and what `dqlab list` says of it."""
+
+    name: str
+    item: T
+    summary: str
+    source: str
+    place: str
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the part and their defaults (`inspect.Parameter.empty` where the caller supplies them)."""
+        if not callable(self.item):
+            return {}
+        return {p.name: p.default for p in inspect.signature(self.item).parameters.values() if p.name != "self"}
+
+
+class Registry(Generic[T]):
+    """All parts of one kind, by name.
+
+    Args:
+        kind: what the parts are, as used in `dqlab list KIND` and as the gin module `KIND.<configurable>`.
+        summary: one line on what a part of this kind does.
+    """
+
+    kinds: ClassVar[dict[str, Registry[Any]]] = {}
+
+    def __init__(self, kind: str, summary: str) -> None:
+        self.kind = kind
+        self.summary = summary
+        self._entries: dict[str, Entry[T]] = {}
+        Registry.kinds[kind] = self
+
+    def register(self, name: str, *, source: str = "") -> Callable[[Decorated], Decorated]:
+        """Decorator: file a function or class under `name`, as a gin configurable of its Python name.
+
+        Args:
+            name: the name that gin files use to choose this part.
+            source: paper, equation or program that it comes from.
+
+        Raises:
+            ConfigError: the name is taken, by another place in the code.
+        """
+
+        def decorate(item: Decorated) -> Decorated:
+            self._check_free(name, _place(item))
+            configurable: Decorated = gin.configurable(item.__name__, module=self.kind)(item)
+            self._file(name, configurable, _place(item), source)  # type: ignore[arg-type]
+            return configurable
+
+        return decorate
+
+    def add(self, name: str, item: T, *, source: str = "", summary: str = "") -> None:
+        """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
+        place = f"{type(item).__module__}"
+        self._check_free(name, place)
+        self._entries[name] = Entry(name, item, summary, source, place)
+
+    def get(self, name: str) -> T:
+        """The part called `name`.
+
+        Raises:
+            ConfigError: no part has that name; the message names the nearest ones.
+        """
+        if name not in self._entries:
+            raise ConfigError(f"Unknown {self.kind} '{name}'. {nearest(str(name), self._entries)}")
+        return self._entries[name].item
+
+    def choose(self, choice: str | T) -> T:
+        """The part called `choice`; a part itself (from code, or a gin reference) is handed back."""
+        return self.get(choice) if isinstance(choice, str) else choice
+
+    def remove(self, name: str) -> None:
+        """Forget a part, so that a name can be given to another (a notebook's re-run cell, a test)."""
+        del self._entries[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(self._entries[name] for name in self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def _check_free(self, name: str, place: str) -> None:
+        if name in self._entries:
+            raise ConfigError(
+                f"The {self.kind} name '{name}' is taken twice: by {self._entries[name].place} and by {place}. "
+                "Rename one of them."
+            )
+
+    def _file(self, name: str, item: T, place: str, source: str) -> None:
+        summary = (inspect.getdoc(item) or "").split("\n", 1)[0]
+        self._entries[name] = Entry(name, item, summary, source, place)
+
+
+def _place(item: Any) -> str:
+    """`module:line` of a function or class."""
+    try:
+        return f"{item.__module__}:{inspect.getsourcelines(item)[1]}"
+    except (OSError, TypeError):
+        return str(item.__module__)

@@ -1,0 +1,1 @@
+"""Training: the loop, the update, its noise, checkpoints and model selection."""
