@@ -6,6 +6,7 @@ are all looked up here; nothing in dqlab asks `if name == ...`.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: no part has that name; the message names the nearest ones.
         """
+        _fill_registries()
         if name not in self._entries:
             raise ConfigError(f"Unknown {self.kind} '{name}'. {nearest(str(name), self._entries)}")
         return self._entries[name].item
@@ -97,12 +99,14 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All names, sorted."""
+        _fill_registries()
         return sorted(self._entries)
 
     def __iter__(self) -> Iterator[Entry[T]]:
         return iter(self._entries[name] for name in self.names())
 
     def __contains__(self, name: object) -> bool:
+        _fill_registries()
         return name in self._entries
 
     def _check_free(self, name: str, place: str) -> None:
@@ -115,6 +119,11 @@ class Registry(Generic[T]):
     def _file(self, name: str, item: T, place: str, source: str) -> None:
         summary = (inspect.getdoc(item) or "").split("\n", 1)[0]
         self._entries[name] = Entry(name, item, summary, source, place)
+
+
+def _fill_registries() -> None:
+    """Import dqlab's own parts on first use; plugins are loaded by the command line."""
+    importlib.import_module("dqlab.parts")
 
 
 def _place(item: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dqlab.fields import check_fields, require
 from dqlab.noise import NoiseSpec, gumbel
 from dqlab.registry import Registry
 
@@ -37,6 +38,11 @@ class SoftmaxQ:
 
     n_candidates: int = 50
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.n_candidates >= 1, self, "n_candidates", "at least 1")
+        require(self.temperature > 0, self, "temperature", "positive")
 
     def noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Gumbel noise (C, B), which turns an argmax into the draw."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 from torch import Tensor, nn
 
+from dqlab.fields import check_fields
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
@@ -79,6 +79,9 @@ class Algorithm(ABC):
 
     lr_schedule: str = "constant"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @abstractmethod
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """Freshly initialised trained networks, by name."""
@@ -105,8 +108,8 @@ class Algorithm(ABC):
 
     def hyper(self) -> dict[str, float]:
         """The scalars that may differ between replicas of one pack."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        return {name: value for name, value in values.items() if isinstance(value, float)}
+        named = [field.name for field in fields(self) if str(field.type) == "float"]  # type: ignore[arg-type]
+        return {name: float(getattr(self, name)) for name in named}
 
 
 algorithms: Registry[Callable[[], Algorithm]] = Registry(

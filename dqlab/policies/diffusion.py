@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.samplers import ChainNoise, Sampler, samplers
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
+from dqlab.fields import check_fields
 from dqlab.networks.denoisers import denoisers
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal
@@ -32,6 +33,9 @@ class DiffusionPolicy:
     schedule: str | NoiseSchedule = "vp"
     denoiser: str | Callable[..., nn.Module] = "mlp"
     sampler: str | Sampler = "ddpm"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @cached_property
     def process(self) -> Process:

@@ -1,0 +1,176 @@
+"""The command line: one thin command per door."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dqlab import __version__
+from dqlab.errors import ConfigError, DqlabError
+
+EPILOG = """examples:
+  dqlab train --gin gin/quickstart.gin
+  dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
+  dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
+  dqlab eval runs/mine --checkpoint best --episodes 100
+  dqlab eval --official results/DIR --task walker2d-medium-expert-v2
+  dqlab list noise_schedule
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args) or 0)
+    except DqlabError as error:
+        print(f"dqlab: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dqlab: interrupted; a training run continues with the same command and --resume", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dqlab",
+        description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_eval(commands)
+    _add_list(commands)
+    _add_collect(commands)
+    _add_sync(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first")
+    return parser
+
+
+def _add_gin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gin", action="append", required=True, metavar="FILE", help="gin file; later ones override")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="one binding, e.g. DiffusionQL.eta=0.5"
+    )
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(commands, "train", _train, "Train what a gin file describes, one or many seeds together.")
+    _add_gin(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
+    parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
+    parser.add_argument("--out", type=Path, help="the run's folder; runs/NAME-TIME by default")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest one by default)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+
+
+def _add_eval(commands: Any) -> None:
+    parser = _command(commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.")
+    parser.add_argument("run", nargs="?", type=Path, help="the run's folder")
+    parser.add_argument("--checkpoint", default="last", help="last, best, offline, or a .safetensors file")
+    parser.add_argument("--seed", type=int, help="which replica; all of them by default")
+    parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
+    parser.add_argument("--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth")
+    parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
+    parser.add_argument("--task", help="the official checkpoint's task")
+
+
+def _add_list(commands: Any) -> None:
+    parser = _command(commands, "list", _list, "List the parts that gin files can choose, with parameters and sources.")
+    parser.add_argument("kind", nargs="?", help="one kind only, e.g. noise_schedule")
+
+
+def _add_collect(commands: Any) -> None:
+    parser = _command(
+        commands, "collect", _collect, "Make a D4RL-style dataset: train behaviour policies (PPO), roll two of them out."
+    )
+    _add_gin(parser)
+    parser.add_argument("--out", type=Path, default=Path("collected"), help="folder; a second call reuses what is there")
+
+
+def _add_sync(commands: Any) -> None:
+    parser = _command(commands, "sync", _sync, "Send to MLflow what could not be sent while a run was training.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+
+
+def _load(args: argparse.Namespace, extra: Sequence[str] = ()) -> Any:
+    from dqlab import configuration
+    from dqlab.plugins import load_plugins
+
+    load_plugins()
+    return configuration.load(args.gin, [*args.set, *extra], args.plugin)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dqlab.report import print_finished
+    from dqlab.running import train
+
+    chosen = {"Experiment.seeds": args.seeds and tuple(args.seeds), "Experiment.device": args.device, "Training.steps": args.steps}
+    loaded = _load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
+    folder = args.out or _default_folder(Path(args.gin[-1]).stem, args.resume)
+    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet)
+    if not args.quiet:
+        print_finished(finished)
+    return 0
+
+
+def _default_folder(stem: str, resume: bool) -> Path:
+    earlier = sorted(path for path in Path("runs").glob(f"{stem}-2*") if (path / "run.json").exists())
+    if resume and not earlier:
+        raise ConfigError(f"There is no run runs/{stem}-* to resume. Name it with --out.")
+    return earlier[-1] if resume else Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from dqlab.report import evaluate_official, evaluate_run
+
+    if (args.run is None) == (args.official is None):
+        raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
+    if args.official is not None:
+        evaluate_official(args.official, args.task, args.epoch, args.episodes or 10, args.device or "auto")
+    else:
+        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, args.device)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from dqlab.plugins import load_plugins
+    from dqlab.report import print_parts
+
+    load_plugins(args.plugin)
+    print_parts(args.kind)
+    return 0
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from dqlab.collection.recipe import Collection
+
+    _load(args)
+    print(Collection().run(args.out))
+    return 0
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from dqlab.report import sync
+
+    for run in args.runs:
+        sync(run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

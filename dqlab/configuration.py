@@ -1,0 +1,202 @@
+"""gin, strictly: every mistake in a configuration is one message with file, line and the nearest name.
+
+Files include others relative to themselves. What a run really used is gin's operative configuration;
+`operative_text` writes it so that it reproduces the run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+import dqlab.parts  # noqa: F401  (registers every configurable)
+from dqlab.errors import ConfigError, nearest
+
+PACKAGED = Path(__file__).parent / "gin"
+
+
+@dataclass
+class Loaded:
+    """What was read: files in order, and modules imported by gin files or as plugins."""
+
+    files: list[Path] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+
+
+def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
+    """Replace the current configuration by gin files, then single bindings.
+
+    Args:
+        files: gin files, later ones overriding earlier ones.
+        bindings: `Configurable.parameter=value` strings, overriding the files.
+        imports: modules (plugins) to import first.
+
+    Raises:
+        ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
+    """
+    gin.clear_config(clear_constants=False)
+    loaded = Loaded()
+    for module in imports:
+        _import(module, "--plugin", loaded)
+    for path in files:
+        _load_file(find(path), loaded)
+    for binding in bindings:
+        _load_text(_quoted(binding), f"--set {binding}", Path("."), loaded)
+    return loaded
+
+
+def find(path: str | Path) -> Path:
+    """A gin file where it is named, or among those that ship with dqlab.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    path = Path(path)
+    shipped = PACKAGED / (Path(*path.parts[1:]) if path.parts[:1] == ("gin",) else path)
+    for candidate in (path, shipped):
+        if candidate.is_file():
+            return candidate
+    siblings = [str(other) for other in path.parent.glob("*.gin")] if path.parent.is_dir() else []
+    raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), siblings)}")
+
+
+def operative_text(loaded: Loaded) -> str:
+    """The operative configuration as a gin file that reproduces what has been built since `load`."""
+    imports = "".join(f"import {module}\n" for module in loaded.imports)
+    return imports + gin.operative_config_str(max_line_length=120)
+
+
+def flat(text: str) -> dict[str, Any]:
+    """A gin text's bindings as `configurable.parameter` -> value."""
+    parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
+    found = (statement for statement in parser if isinstance(statement, config_parser.BindingStatement))
+    return {
+        (f"{s.scope}/" if s.scope else "") + f"{s.selector}.{s.arg_name}".rstrip("."): _plain(s.value) for s in found
+    }
+
+
+def differences(old: str, new: str, ignore: Sequence[str] = ()) -> list[str]:
+    """What two gin texts bind differently, one line each."""
+    before, after = flat(old), flat(new)
+    names = sorted(set(before) | set(after))
+    return [
+        f"{name}: {before.get(name, 'unset')!r} before, {after.get(name, 'unset')!r} now"
+        for name in names
+        if name not in ignore and before.get(name) != after.get(name)
+    ]
+
+
+def unused_bindings(text: str) -> list[str]:
+    """Bindings that the operative configuration does not hold: set, but read by nothing that was built."""
+    used = {name.rsplit("/", 1)[-1] for name in flat(text)}
+    bound = flat(gin.config_str(max_line_length=120))
+    return sorted(name for name in bound if "." in name and name.rsplit("/", 1)[-1] not in used)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))) else str(value)
+
+
+def _load_file(path: Path, loaded: Loaded) -> None:
+    if path in loaded.files:
+        return
+    loaded.files.append(path)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}") from error
+    _load_text(text, str(path), path.parent, loaded)
+
+
+def _load_text(text: str, name: str, folder: Path, loaded: Loaded) -> None:
+    for statement in _statements(text, name):
+        place = name if name.startswith("--") else f"{name}:{statement.location.line_num}"
+        if isinstance(statement, config_parser.IncludeStatement):
+            _load_file(_included(statement.filename, folder, place), loaded)
+        elif isinstance(statement, config_parser.ImportStatement):
+            _import(statement.module, place, loaded)
+        elif isinstance(statement, config_parser.BindingStatement):
+            _bind(statement, place)
+
+
+def _statements(text: str, name: str) -> Iterator[Any]:
+    parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
+    while True:
+        line = parser.current_token.start[0] if parser.current_token else 1
+        place = name if name.startswith("--") else f"{name}:{line}"
+        try:
+            statement = parser.parse_statement()
+        except (SyntaxError, ValueError, IndentationError, tokenize.TokenError) as error:
+            raise ConfigError(f"{place}: {_first_sentence(error)}") from error
+        if statement is None:
+            return
+        yield statement
+
+
+def _included(filename: str, folder: Path, place: str) -> Path:
+    try:
+        return (folder / filename) if (folder / filename).is_file() else find(filename)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _import(module: str, place: str, loaded: Loaded) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{place}: cannot import '{module}' ({error}). Is it installed?") from error
+    if module not in loaded.imports:
+        loaded.imports.append(module)
+
+
+def _bind(statement: Any, place: str) -> None:
+    if not statement.arg_name:
+        macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+        gin.bind_parameter((macro, "gin.macro", "value"), statement.value)
+        return
+    try:
+        gin.bind_parameter((statement.scope, statement.selector, statement.arg_name), statement.value)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {_explain(statement, error)}") from error
+
+
+def _explain(statement: Any, error: ValueError) -> str:
+    """gin's complaint with the nearest names: of the configurable, or of its parameter."""
+    registered = _configurables()
+    matches = [name for name in registered if name == statement.selector or name.endswith("." + statement.selector)]
+    if not matches:
+        short = {name.rsplit(".", 1)[-1] for name in registered}
+        return f"nothing is called '{statement.selector}'. {nearest(statement.selector, short)}"
+    if len(matches) > 1:
+        return f"'{statement.selector}' is ambiguous: {', '.join(sorted(matches))}."
+    parameters = inspect.signature(registered[matches[0]]).parameters
+    return f"'{statement.selector}' has no parameter '{statement.arg_name}'. {nearest(statement.arg_name, parameters)}"
+
+
+def _configurables() -> dict[str, Any]:
+    """Complete selector -> function or class, of everything gin knows."""
+    return {selector: entry.wrapped for selector, entry in gin_config._REGISTRY.items()}  # noqa: SLF001
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else str(error)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _quoted(binding: str) -> str:
+    """Let `--set task=walker2d-medium-v2` do without inner quotes, which the shell would eat."""
+    name, separator, value = binding.partition("=")
+    value = value.strip()
+    if not separator or not re.fullmatch(r"[A-Za-z_][\w./:+~-]*", value) or value in ("True", "False", "None"):
+        return binding
+    return f"{name}='{value}'"

@@ -1,0 +1,129 @@
+"""Downloads that survive: progress, resume, verification, and a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from dqlab.data.unavailable import Unavailable
+from dqlab.errors import DataError
+from dqlab.files import sha256_of
+
+Progress = Callable[[int, int | None], None]
+CHUNK = 1 << 18
+
+
+def silent(done: int, total: int | None) -> None:
+    """A progress callback that shows nothing."""
+
+
+def download(
+    url: str, path: Path, *, sha256: str | None = None, progress: Progress = silent, timeout: float = 30.0
+) -> None:
+    """Fetch `url` to `path`, continuing an earlier attempt's `.part` file where the server still has the same file.
+
+    Args:
+        url: http or https address.
+        path: where the complete file appears, by an atomic rename.
+        sha256: expected digest, hexadecimal; None checks the length only.
+        progress: called with bytes done and bytes in all (None where the server does not say).
+        timeout: seconds without a byte after which the attempt is given up.
+
+    Raises:
+        Unavailable: the server cannot be reached, or does not have the file.
+        DataError: the transfer broke off (what came is kept for a resume), the digest is wrong (what came is
+            deleted), or the disk is full.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        expected = _fetch(url, part, progress, timeout)
+        _verify(url, part, expected, sha256)
+        os.replace(part, path)
+        _note(part).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR.") from error
+
+
+def _note(part: Path) -> Path:
+    """Where the server's identification of a partly fetched file is kept."""
+    return part.with_name(part.name + ".json")
+
+
+def _fetch(url: str, part: Path, progress: Progress, timeout: float) -> int | None:
+    """Bring the `.part` file up to date; returns the whole file's length, if the server told it."""
+    with _open(url, part, timeout) as response:
+        resumed = response.status == 206
+        done = part.stat().st_size if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length is not None else None
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        _note(part).write_text(json.dumps({"url": url, "tag": tag}))
+        with part.open("ab" if resumed else "wb") as file:
+            for block in _blocks(response, url, part):
+                file.write(block)
+                done += len(block)
+                progress(done, total)
+    return total
+
+
+def _open(url: str, part: Path, timeout: float) -> Any:
+    headers = {"User-Agent": "dqlab", **_resume_headers(url, part)}
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and headers.get("Range"):  # the kept part no longer fits the server's file
+            part.unlink()
+            return _open(url, part, timeout)
+        raise Unavailable(f"{url} answered {error.code} {error.reason}") from error
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+
+
+def _resume_headers(url: str, part: Path) -> dict[str, str]:
+    """Ask for the rest of the same file only; a server whose file changed sends all of the new one."""
+    with contextlib.suppress(OSError, ValueError):
+        note = json.loads(_note(part).read_text())
+        if note["url"] == url and note["tag"] and part.stat().st_size:
+            return {"Range": f"bytes={part.stat().st_size}-", "If-Range": note["tag"]}
+    return {}
+
+
+def _blocks(response: Any, url: str, part: Path) -> Any:
+    while True:
+        try:
+            block = response.read(CHUNK)
+        except (HTTPException, TimeoutError, ConnectionError) as error:
+            raise _broken(url, part, f"{type(error).__name__}") from error
+        if not block:
+            return
+        yield block
+
+
+def _broken(url: str, part: Path, why: str) -> DataError:
+    size = part.stat().st_size if part.exists() else 0
+    return DataError(
+        f"The download of {url} broke off after {size:,} bytes ({why}). "
+        "What came is kept: the same command continues it."
+    )
+
+
+def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> None:
+    size = part.stat().st_size
+    if expected is not None and size < expected:
+        raise _broken(url, part, f"{expected:,} were announced")
+    if sha256 is not None and sha256_of(part) != sha256.lower():
+        digest = sha256_of(part)
+        part.unlink()
+        raise DataError(
+            f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
+            "the server's copy is damaged or not the one you expect."
+        )

@@ -1,0 +1,59 @@
+"""Reward transforms: functions of rewards (n,) and episode returns, applied once when a dataset is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.errors import DataError
+from dqlab.registry import Registry
+
+RewardTransform = Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float32]]
+
+reward_transforms: Registry[RewardTransform] = Registry("reward_transform", "How rewards are rescaled before training.")
+
+
+@reward_transforms.register("none", source="Diffusion-QL, gym and kitchen tasks")
+def as_is(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rewards as recorded."""
+    return reward
+
+
+@reward_transforms.register("standardise", source="Diffusion-QL's official code ('normalize'), Adroit tasks")
+def standardise(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(r - mean) / std over the dataset's transitions (std with n - 1, as torch computes it)."""
+    std = _positive(float(reward.std(ddof=1, dtype=np.float64)), "all rewards are equal")
+    return ((reward - reward.mean(dtype=np.float64)) / std).astype(np.float32)
+
+
+@reward_transforms.register("iql_antmaze", source="Kostrikov et al. 2022 (IQL)")
+def iql_antmaze(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """r - 1."""
+    return reward - np.float32(1)
+
+
+@reward_transforms.register("iql_locomotion", source="Kostrikov et al. 2022 (IQL)")
+def iql_locomotion(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """1000 r / (largest - smallest episode return)."""
+    spread = _positive(float(np.ptp(returns)), "all episodes have the same return")
+    return (reward * (1000.0 / spread)).astype(np.float32)
+
+
+@reward_transforms.register("cql_antmaze", source="Kumar et al. 2020 (CQL); Diffusion-QL, AntMaze tasks")
+def cql_antmaze(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """4 (r - 0.5)."""
+    return (reward - np.float32(0.5)) * np.float32(4)
+
+
+@reward_transforms.register("antmaze", source="Diffusion-QL's official code")
+def antmaze(reward: NDArray[np.float32], returns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """2 (r - 0.25)."""
+    return (reward - np.float32(0.25)) * np.float32(2)
+
+
+def _positive(value: float, why_not: str) -> float:
+    if not value > 0:
+        raise DataError(f"This reward transform cannot be used here: {why_not}. Use 'none'.")
+    return value

@@ -1,0 +1,129 @@
+"""Data sources, asked in order until one has the task's dataset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import gin
+
+from dqlab.data.d4rl import read_d4rl
+from dqlab.data.download import Progress, download, silent
+from dqlab.data.rewards import reward_transforms
+from dqlab.data.transitions import Transitions, q_learning_view
+from dqlab.data.unavailable import Unavailable
+from dqlab.envs.tasks import Task
+from dqlab.errors import DataError
+from dqlab.files import sha256_of
+from dqlab.registry import Registry
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset file, and whether it is D4RL's own."""
+
+    path: Path
+    is_d4rl: bool
+
+
+DataSource = Callable[[Task, str, Progress], Found]
+
+data_sources: Registry[DataSource] = Registry(
+    "data_source", "Where a dataset comes from: `name` or `name:argument` in load_dataset.sources."
+)
+
+
+def cache_path(task: Task) -> Path:
+    """Where D4RL keeps the task's file: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
+    folder = os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets"
+    return Path(folder) / Path(task.file).name
+
+
+@data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
+def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> Found:
+    """The file that the D4RL package, or an earlier download, left in D4RL's cache."""
+    path = cache_path(task)
+    if not path.exists():
+        raise Unavailable(f"{path} does not exist")
+    return Found(path, is_d4rl=True)
+
+
+@data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
+def d4rl_download(
+    task: Task, argument: str = "", progress: Progress = silent, root: str = "", sha256: str | None = None, timeout: float = 30.0
+) -> Found:
+    """Download D4RL's file into D4RL's cache.
+
+    Args:
+        task: which task's file.
+        argument: base address of a mirror with D4RL's folder layout; D4RL's server if empty.
+        progress: called with bytes done and in all.
+        root: the same as `argument`, for every use of this source.
+        sha256: expected digest of the file, if you know it; D4RL publishes none.
+        timeout: seconds without a byte after which the attempt is given up.
+    """
+    path, mirror = cache_path(task), argument or root
+    url = f"{mirror.rstrip('/')}/{task.file}" if mirror else task.url
+    download(url, path, sha256=sha256, progress=progress, timeout=timeout)
+    return Found(path, is_d4rl=True)
+
+
+@data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
+def embedded(task: Task, argument: str = "", progress: Progress = silent) -> Found:
+    """The small set that ships with dqlab for the task's robot: not D4RL's data, for trying things out."""
+    name = f"{argument or task.robot + '-medium-expert-mini'}.hdf5"
+    path = Path(str(files("dqlab.data") / "embedded" / name))
+    if not path.exists():
+        raise Unavailable(f"dqlab ships no set called {name}")
+    return Found(path, is_d4rl=False)
+
+
+@data_sources.register("file")
+def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: bool = False) -> Found:
+    """A file of your own in D4RL's layout, as `file:PATH`; set `file.is_d4rl` for a copy of D4RL's own."""
+    path = Path(argument).expanduser()
+    if not argument or not path.exists():
+        raise DataError(f"There is no dataset at '{argument}' (load_dataset.sources = 'file:PATH').")
+    return Found(path, is_d4rl)
+
+
+@gin.configurable(module="data")
+def load_dataset(
+    task: Task,
+    sources: tuple[str, ...] = ("d4rl_cache", "d4rl_download"),
+    reward_transform: str = "none",
+    progress: Progress = silent,
+) -> Transitions:
+    """The task's transitions from the first source that has them, on the CPU.
+
+    Args:
+        task: which task.
+        sources: names from the `data_source` registry, in order of preference, each with an optional `:argument`.
+        reward_transform: a name from the `reward_transform` registry.
+        progress: called with bytes done and in all during a download.
+
+    Raises:
+        DataError: no source has it (each one's reason is given), or the file is damaged.
+    """
+    transform = reward_transforms.get(reward_transform)
+    name, found = _first_available(task, sources, progress)
+    recorded = read_d4rl(found.path, task.state_dim, task.action_dim)
+    origin = {"source": name, "path": str(found.path), "digest": sha256_of(found.path), "is_d4rl": found.is_d4rl}
+    return q_learning_view(recorded, task.episode_limit, transform, origin)
+
+
+def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -> tuple[str, Found]:
+    reasons = []
+    for source in sources:
+        name, _, argument = source.partition(":")
+        try:
+            return name, data_sources.get(name)(task, argument, progress)
+        except Unavailable as reason:
+            reasons.append(f"{name}: {reason}")
+    raise DataError(
+        f"No dataset for {task.name}. " + "; ".join(reasons) + ". Put the file into D4RL's cache "
+        f"({cache_path(task)}), or name it: --set \"load_dataset.sources=('file:PATH',)\"."
+    )

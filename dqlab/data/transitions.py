@@ -1,0 +1,116 @@
+"""Transitions on the training device, with what is known of where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dqlab.algorithms.base import Batch
+from dqlab.data.d4rl import Recorded
+from dqlab.data.rewards import RewardTransform
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a dataset comes from and what is in it.
+
+    Attributes:
+        source: which data source gave it, such as `d4rl_cache`.
+        path: the file.
+        digest: SHA-256 of the file.
+        is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
+        rows, episodes, transitions: of the file, and of the Q-learning view of it.
+        return_mean, return_std, return_min, return_max: of its episodes.
+    """
+
+    source: str
+    path: str
+    digest: str
+    is_d4rl: bool
+    rows: int
+    episodes: int
+    transitions: int
+    return_mean: float
+    return_std: float
+    return_min: float
+    return_max: float
+
+    @property
+    def caveat(self) -> str:
+        """What must stand beside every score obtained with this data; empty for D4RL's own."""
+        return "" if self.is_d4rl else "not D4RL"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for records."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """A dataset of n transitions, float tensors on one device.
+
+    Attributes:
+        state (n, S), action (n, A), reward (n,), next_state (n, S), terminal (n,) as 0.0 or 1.0.
+        provenance: where they come from.
+    """
+
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    terminal: Tensor
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The transitions at index (K, B), gathered on the device: fields (K, B, ...)."""
+        fields = (self.state, self.action, self.reward, self.next_state, self.terminal)
+        return Batch(*(field[index] for field in fields))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
+        """The same transitions elsewhere."""
+        fields = (self.state, self.action, self.reward, self.next_state, self.terminal)
+        return Transitions(*(field.to(device, dtype) for field in fields), self.provenance)
+
+
+def q_learning_view(
+    recorded: Recorded, episode_limit: int, transform: RewardTransform, origin: dict[str, Any]
+) -> Transitions:
+    """Transitions as D4RL's `qlearning_dataset` makes them, without its loop.
+
+    Row i < n - 1 becomes (o_i, a_i, r_i, o_{i+1}, terminal_i); rows at which an episode was cut are dropped, because
+    o_{i+1} belongs to the next episode.
+
+    Args:
+        recorded: the rows of the file.
+        episode_limit: steps after which an episode is cut, for files without `timeouts`.
+        transform: applied to the kept rewards.
+        origin: source, path, digest and is_d4rl of the `Provenance`.
+    """
+    returns = recorded.episode_returns(episode_limit)
+    keep = np.flatnonzero(~recorded.cuts(episode_limit)[:-1])
+    reward = transform(recorded.rewards[keep], returns)
+    provenance = Provenance(
+        **origin,
+        rows=len(recorded.rewards),
+        episodes=len(returns),
+        transitions=len(keep),
+        return_mean=float(returns.mean()),
+        return_std=float(returns.std()),
+        return_min=float(returns.min()),
+        return_max=float(returns.max()),
+    )
+    return Transitions(
+        torch.from_numpy(recorded.observations[keep]),
+        torch.from_numpy(recorded.actions[keep]),
+        torch.from_numpy(np.ascontiguousarray(reward, dtype=np.float32)),
+        torch.from_numpy(recorded.observations[keep + 1]),
+        torch.from_numpy(recorded.terminals[keep].astype(np.float32)),
+        provenance,
+    )

@@ -1,0 +1,108 @@
+"""Evaluation: all episodes of all replicas step together, one batched sampler call a step; D4RL scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dqlab.algorithms.base import Algorithm
+from dqlab.envs.tasks import Task, make_env
+from dqlab.noise import NoiseStream
+from dqlab.policies.base import Dims
+from dqlab.training.pack import Pack
+
+EVAL_SEED_OFFSET = 100
+"""The official code seeds its evaluation environment with the run's seed + 100."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+
+def initial_seeds(seed: int, step: int, episodes: int) -> list[int]:
+    """Environment seeds of an evaluation's episodes: a function of the run's seed + 100 and the training step."""
+    sequence = np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step])
+    return [int(value) for value in sequence.generate_state(episodes)]
+
+
+class Evaluator:
+    """Rolls out the replicas of a pack.
+
+    Args:
+        task: whose environment; `physics` as in `make_env`.
+        episodes: E, of each replica.
+    """
+
+    def __init__(self, task: Task, physics: str, episodes: int) -> None:
+        self.task, self.physics, self.episodes = task, physics, episodes
+        self._envs: list[Any] = []
+
+    def run(self, pack: Pack, step: int) -> list[Episodes]:
+        """Evaluate every replica as it is after `step` updates; the same call gives the same episodes."""
+        envs = self._environments(pack.replicas)
+        seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
+        states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+        act = self._actor(pack, step)
+        return self._roll(envs, states, act, pack.replicas)
+
+    def _environments(self, replicas: int) -> list[Any]:
+        while len(self._envs) < replicas * self.episodes:
+            self._envs.append(make_env(self.task, self.physics))
+        return self._envs[: replicas * self.episodes]
+
+    def _actor(self, pack: Pack, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
+        """States (K * E, S) and time -> actions (K * E, A)."""
+        specs = pack.algorithm.act_noise(pack.dims, self.episodes)
+        stream = NoiseStream(
+            specs, pack.seeds, f"evaluation {step}", dtype=pack.dtype, device=pack.device, chunk=20
+        )
+
+        def act(states: NDArray[Any], time: int) -> NDArray[Any]:
+            state = torch.as_tensor(states, dtype=pack.dtype, device=pack.device)
+            actions = pack.act(state.view(pack.replicas, self.episodes, -1), stream.at(time))
+            return actions.flatten(0, 1).double().cpu().numpy()
+
+        return act
+
+    @staticmethod
+    def _roll(envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], replicas: int) -> list[Episodes]:
+        returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=np.int64)
+        live = list(range(len(envs)))
+        time = 0
+        while live:
+            actions = act(states, time)
+            still = []
+            for i in live:
+                states[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+                returns[i] += reward
+                lengths[i] += 1
+                if not (terminated or truncated):
+                    still.append(i)
+            live, time = still, time + 1
+        pairs = zip(np.split(returns, replicas), np.split(lengths, replicas), strict=True)
+        return [Episodes(of_replica, steps) for of_replica, steps in pairs]
+
+
+def rehearse(algorithm: Algorithm, dims: Dims) -> None:
+    """Act once and update once on made-up numbers, so that mistakes in the wiring show before any data is read."""
+    from dqlab.algorithms.base import Batch
+    from dqlab.noise import draw, generator_for
+
+    pack = Pack([algorithm], dims, [0])
+    generator = generator_for(0, "rehearsal", 0)
+
+    def noise(specs: Any) -> dict[str, torch.Tensor]:
+        return {name: value.unsqueeze(0) for name, value in draw(specs, generator, pack.dtype).items()}
+
+    state, action, flag = torch.zeros(1, 2, dims.state), torch.zeros(1, 2, dims.action), torch.zeros(1, 2)
+    pack.update(Batch(state, action, flag, state, flag), noise(algorithm.update_noise(dims, 2)))
+    pack.act(state, noise(algorithm.act_noise(dims, 2)))

@@ -1,0 +1,177 @@
+"""A gin configuration becomes a runnable experiment."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import gin
+import torch
+
+from dqlab import configuration
+from dqlab.algorithms.base import Algorithm, algorithms
+from dqlab.data.download import Progress, silent
+from dqlab.data.sources import load_dataset
+from dqlab.data.transitions import Transitions
+from dqlab.envs.tasks import Task, tasks
+from dqlab.errors import ConfigError
+from dqlab.evaluation import Evaluator, rehearse
+from dqlab.fields import check_fields, require
+from dqlab.policies.base import Dims
+from dqlab.training.loop import Training
+from dqlab.training.pack import Pack
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
+
+
+@gin.configurable(module="experiment")
+@dataclass(frozen=True)
+class Experiment:
+    """What is run: an algorithm on a task, for some seeds, on a device.
+
+    Attributes:
+        task, algorithm, physics: names from their registries.
+        seeds: one replica each, trained together.
+        device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
+        dtype: `float32` or `float64`.
+        threads: CPU threads of the tensor library; 1 is fastest for networks of this size on a busy machine.
+    """
+
+    task: str = gin.REQUIRED
+    algorithm: str = "diffusion_ql"
+    seeds: tuple[int, ...] = (0,)
+    physics: str = "mujoco210"
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.dtype in DTYPES, self, "dtype", f"one of {', '.join(DTYPES)}")
+        seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
+        fine = bool(seeds) and len(set(seeds)) == len(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
+        require(fine, self, "seeds", "a tuple of different integers >= 0")
+
+    @cached_property
+    def the_task(self) -> Task:
+        """The task's facts."""
+        return tasks.get(self.task)
+
+    @cached_property
+    def the_algorithm(self) -> Algorithm:
+        """The algorithm, configured."""
+        return algorithms.get(self.algorithm)()
+
+    @cached_property
+    def plan(self) -> Training:
+        """The budget."""
+        return Training()
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes of state and action."""
+        return Dims(self.the_task.state_dim, self.the_task.action_dim)
+
+    @cached_property
+    def the_device(self) -> torch.device:
+        """The device that is used.
+
+        Raises:
+            ConfigError: CUDA is asked for and there is none.
+        """
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
+        return device
+
+    def check(self) -> None:
+        """Build and exercise everything that does not need data, so that mistakes show at once."""
+        torch.set_num_threads(max(self.threads, 1))
+        _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0)
+        rehearse(self.the_algorithm, self.dims)
+
+    def data(self, progress: Progress = silent) -> Transitions:
+        """The dataset, on the device."""
+        return load_dataset(self.the_task, progress=progress).to(self.the_device, DTYPES[self.dtype])
+
+    def pack(self) -> Pack:
+        """Freshly initialised replicas."""
+        return Pack(
+            [self.the_algorithm] * len(self.seeds),
+            self.dims,
+            self.seeds,
+            dtype=DTYPES[self.dtype],
+            device=self.the_device,
+            learning_rate_factor=self.plan.factor(self.the_algorithm.lr_schedule),
+        )
+
+    def evaluator(self, episodes: int | None = None) -> Evaluator:
+        """Roll-outs on the task's environment."""
+        return Evaluator(self.the_task, self.physics, episodes or self.plan.eval_episodes)
+
+
+def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loaded) -> dict[str, Any]:
+    """What the record of a run says about it: tags, not parameters."""
+    provenance = data.provenance
+    return {
+        "task": experiment.task,
+        "algorithm": experiment.algorithm,
+        "seeds": list(experiment.seeds),
+        "physics": experiment.physics,
+        "device": str(experiment.the_device),
+        "device_name": _device_name(experiment.the_device),
+        "execution": experiment.plan.execution,
+        "variants": _variants(experiment),
+        "data": provenance.as_dict(),
+        "caveat": provenance.caveat,
+        "versions": {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        "git_commit": _git_commit(),
+        "gin_files": [str(path) for path in loaded.files],
+        "plugins": loaded.imports,
+    }
+
+
+def _variants(experiment: Experiment) -> dict[str, str]:
+    """Which variant of the official code's three quirks this run uses."""
+    return {
+        "lr_schedule": experiment.the_algorithm.lr_schedule,
+        "offline_rule": experiment.plan.offline_rule,
+        "early_stop": experiment.plan.early_stop,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):
+            return ""
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,33 @@
+"""Checks of a configured dataclass's values, so that `DiffusionQL.eta = 'high'` is one clear message."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from dqlab.errors import ConfigError
+
+KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def check_fields(instance: Any) -> None:
+    """Check every plainly annotated field of a dataclass; integers given for floats become floats.
+
+    Raises:
+        ConfigError: a value has the wrong type.
+    """
+    for field in fields(instance):
+        kind, value = str(field.type), getattr(instance, field.name)
+        if kind not in KINDS:
+            continue
+        wrong_bool = isinstance(value, bool) and kind != "bool"
+        if wrong_bool or not isinstance(value, KINDS[kind]):
+            raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {kind}, not {value!r}.")
+        if kind == "float":
+            object.__setattr__(instance, field.name, float(value))
+
+
+def require(condition: bool, instance: Any, name: str, wanted: str) -> None:
+    """Raise a ConfigError that says what a field must be, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{type(instance).__name__}.{name} must be {wanted}, not {getattr(instance, name)!r}.")

@@ -1,0 +1,35 @@
+"""Plugins: packages that register parts, found by the entry-point group `dqlab.plugins` or named by the user."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from dqlab.errors import ConfigError
+
+GROUP = "dqlab.plugins"
+
+
+def load_plugins(modules: Sequence[str] = ()) -> None:
+    """Import every installed plugin, then the named modules.
+
+    An installed plugin that fails is reported by name and skipped: it must not break what does not use it.
+
+    Raises:
+        ConfigError: a named module cannot be imported, or two plugins claim one name.
+    """
+    importlib.import_module("dqlab.parts")
+    for entry in entry_points(group=GROUP):
+        try:
+            entry.load()
+        except ConfigError:
+            raise
+        except Exception as error:  # a plugin may fail in any way
+            warnings.warn(f"plugin '{entry.name}' ({entry.value}) is skipped: {error!r}", stacklevel=2)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"--plugin: cannot import '{module}' ({error}). Is it installed?") from error

@@ -1,0 +1,175 @@
+"""What the commands print: a finished run, an evaluation, the parts, a late synchronisation."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqlab import configuration, official
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError, RunError, nearest
+from dqlab.evaluation import Episodes, Evaluator
+from dqlab.experiment import Experiment
+from dqlab.policies.base import Dims
+from dqlab.registry import Registry
+from dqlab.run_folder import RunFolder
+from dqlab.running import Finished
+from dqlab.tracking.display import summary_table
+from dqlab.tracking.mlflow import send_run, tracking_uri
+from dqlab.training import checkpoint
+from dqlab.training.pack import Pack
+
+RULES = {"last": "last", "best": "best_online", "offline": "offline"}
+
+
+def print_finished(finished: Finished) -> None:
+    """The table of scores, and where everything is."""
+    console = Console()
+    folder, facts = finished.folder, finished.facts
+    console.print(summary_table(finished.summaries, facts["data"], facts["caveat"]))
+    for seed in finished.summaries:
+        console.print(f"Learning curve: {folder.replica(seed) / 'curve.png'}", soft_wrap=True)
+    console.print(f"Run:            {folder.path}", soft_wrap=True)
+    if finished.sent is None:
+        return
+    uri = tracking_uri(folder.path)
+    shown = uri.replace(f"{Path.cwd()}/", "") if uri.startswith("sqlite") else uri
+    how = f"mlflow ui --backend-store-uri {shown}" if uri.startswith("sqlite") else uri
+    console.print(f"MLflow:         {how}", soft_wrap=True)
+    if not finished.sent:
+        console.print(f"MLflow does not have all of it yet (see {folder.path / 'mlflow.log'}). Later: dqlab sync {folder.path}")
+
+
+def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None, device: str | None) -> None:
+    """Evaluate a checkpoint of each replica (or one), with the run's own configuration.
+
+    With the run's number of episodes the evaluation repeats the recorded one: same initial states, same noise.
+
+    Raises:
+        RunError: no such run, replica or checkpoint.
+    """
+    folder = RunFolder(path)
+    facts = folder.facts()
+    bindings = [f"Experiment.device={device!r}"] if device else []
+    configuration.load([folder.config], bindings, facts["plugins"])
+    experiment = Experiment()
+    experiment.check()
+    seeds = facts["seeds"] if seed is None else [seed]
+    if not set(seeds) <= set(facts["seeds"]):
+        raise RunError(f"{path} has no seed {seed}; it has {facts['seeds']}.")
+    table = _evaluation_table(f"{facts['task']}, checkpoint {which}", facts["caveat"])
+    for each in seeds:
+        file = _checkpoint_file(folder, each, which)
+        weights, record = checkpoint.load(file)
+        pack = Pack(
+            [experiment.the_algorithm], experiment.dims, [each], dtype=_dtype(experiment), device=experiment.the_device
+        )
+        pack.load(0, weights)
+        result = experiment.evaluator(episodes).run(pack, record["step"])[0]
+        _add_row(table, experiment, f"seed {each}", record["step"], result)
+    Console().print(table)
+
+
+def _dtype(experiment: Experiment) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, experiment.dtype)
+    return dtype
+
+
+def _checkpoint_file(folder: RunFolder, seed: int, which: str) -> Path:
+    if which in RULES:
+        step = folder.summary(seed)["selection"][RULES[which]]["step"]
+        return folder.snapshot(seed, step)
+    path = Path(which)
+    if not path.exists():
+        raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
+    return path
+
+
+def evaluate_official(path: Path, task_name: str | None, epoch: str | None, episodes: int, device: str) -> None:
+    """Evaluate the official code's checkpoint with its own settings (50 candidates, softmax over target critics).
+
+    Raises:
+        ConfigError: no task is named. RunError: no readable checkpoint, or one of another task's sizes.
+    """
+    if task_name is None:
+        raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
+    configuration.load([], [f"Experiment.task={task_name!r}", f"Experiment.device={device!r}"])
+    experiment = Experiment()
+    weights, stem = official.load_checkpoint(path, epoch)
+    pack = Pack([experiment.the_algorithm], Dims(experiment.the_task.state_dim, experiment.the_task.action_dim), [0], device=experiment.the_device)
+    pack.load(0, weights)
+    result = Evaluator(experiment.the_task, experiment.physics, episodes).run(pack, 0)[0]
+    table = _evaluation_table(f"{task_name}, official checkpoint {stem}", "")
+    _add_row(table, experiment, stem, 0, result)
+    Console().print(table)
+
+
+def _evaluation_table(title: str, caveat: str) -> Table:
+    table = Table(title=title + (f" ({caveat})" if caveat else ""))
+    for column in ("replica", "step", "episodes", "return", "+-", "score", "+-", "length", "physics"):
+        table.add_column(column, justify="left" if column == "replica" else "right")
+    return table
+
+
+def _add_row(table: Table, experiment: Experiment, name: str, step: int, result: Episodes) -> None:
+    scores = experiment.the_task.score(result.returns)
+    values = (result.returns.mean(), result.returns.std(), scores.mean(), scores.std(), result.lengths.mean())
+    cells = [f"{value:.1f}" for value in values]
+    table.add_row(name, f"{step:,}", str(len(result.returns)), *cells, experiment.physics)
+
+
+def print_parts(kind: str | None) -> None:
+    """Every part of one kind or of all, with its parameters, defaults and source.
+
+    Raises:
+        ConfigError: unknown kind; the message names the nearest ones.
+    """
+    if kind is not None and kind not in Registry.kinds:
+        raise ConfigError(f"Unknown kind '{kind}'. {nearest(kind, Registry.kinds)}")
+    console = Console()
+    for name in [kind] if kind else sorted(Registry.kinds):
+        registry = Registry.kinds[name]
+        console.print(Text(f"\n{name}: {registry.summary}", style="bold"))
+        for entry in registry:
+            console.print(Text(f"  {entry.name:<24} {entry.summary}"))
+            details = [f"gin name {entry.item.__name__}"] if callable(entry.item) else []
+            details += [f"{key}={_default(value)}" for key, value in entry.parameters().items() if _has_default(value)]
+            for line in (", ".join(details), entry.source):
+                if line:
+                    console.print(Text(f"  {'':<24} {line}", style="dim"))
+
+
+def _has_default(value: Any) -> bool:
+    return value is not inspect.Parameter.empty
+
+
+def _default(value: Any) -> str:
+    return value.__name__ if callable(value) else repr(value)
+
+
+def sync(path: Path) -> None:
+    """Send the rest of a run to MLflow.
+
+    Raises:
+        RunError: this is no run, or the server still cannot be reached.
+    """
+    import os
+
+    from dqlab.tracking.mirror import mirror_environment, only_mirror
+
+    folder = RunFolder(path)
+    facts = folder.facts()
+    os.environ.update(mirror_environment())
+    uri = tracking_uri(path)
+    try:
+        with only_mirror(path):
+            send_run(path, uri, facts["mlflow_experiment"])
+    except Exception as error:
+        raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
+    print(f"{path}: MLflow ({uri}) has all of it.")

@@ -1,0 +1,158 @@
+"""One run from start to end: claim the folder, train, choose checkpoints, write what a reader wants to find."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gin
+from rich.console import Console
+
+from dqlab import configuration
+from dqlab.errors import RunError
+from dqlab.experiment import Experiment, facts
+from dqlab.files import write_text
+from dqlab.run_folder import RunFolder
+from dqlab.tracking.curve import draw_curve
+from dqlab.tracking.display import Display, announce_fallback, download_progress
+from dqlab.tracking.mirror import Mirror
+from dqlab.tracking.mlflow import tracking_uri
+from dqlab.training.loop import Loop
+from dqlab.training.model_selection import Evaluated, official_result, select
+
+
+@gin.configurable(module="tracking")
+@dataclass(frozen=True)
+class Tracking:
+    """Where a run is recorded besides its folder.
+
+    Attributes:
+        mlflow: whether to record in MLflow ($MLFLOW_TRACKING_URI, or mlflow.db beside the runs).
+        experiment: MLflow's experiment; the task's name if empty.
+        patience: seconds to wait at the end for the last records to be sent.
+        keep_checkpoints: keep the weights of every evaluation, not only of the selected ones.
+    """
+
+    mlflow: bool = True
+    experiment: str = ""
+    patience: float = 60.0
+    keep_checkpoints: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its folder, its summaries by seed, and whether MLflow has all of it (None: not asked to)."""
+
+    folder: RunFolder
+    summaries: dict[int, dict[str, Any]]
+    facts: dict[str, Any]
+    sent: bool | None
+
+
+def train(
+    loaded: configuration.Loaded, path: Path, *, resume: bool = False, quiet: bool = False, console: Console | None = None
+) -> Finished:
+    """Run the experiment that the current gin configuration describes.
+
+    Args:
+        loaded: what `configuration.load` returned.
+        path: the run's folder.
+        resume: continue what is in the folder.
+        quiet: no progress.
+        console: where progress goes.
+
+    Raises:
+        DqlabError: anything the user can mend; nothing in the folder is lost.
+    """
+    console = console or Console(quiet=quiet)
+    experiment, tracking, folder = Experiment(), Tracking(), RunFolder(path)
+    experiment.check()
+    folder.lock()
+    _check_folder(folder, resume)
+    with download_progress(console) as progress:
+        data = experiment.data(progress)
+    if not data.provenance.is_d4rl and data.provenance.source == "embedded":
+        announce_fallback(console, experiment.task, data.provenance)
+    text = configuration.operative_text(loaded)
+    _check_config(folder, text, data.provenance.digest)
+    known = facts(experiment, data, loaded)
+    write_text(folder.config, text)
+    name = tracking.experiment or experiment.task
+    folder.write_facts(**known, parameters=configuration.flat(text), mlflow_experiment=name, state="running")
+    mirror = Mirror(path, tracking_uri(path), name) if tracking.mlflow else None
+    evaluator = experiment.evaluator()
+    with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
+        loop = Loop(
+            experiment.plan, experiment.pack(), data, evaluator.run, experiment.the_task, folder, display, resume
+        )
+        loop.run()
+    summaries = {seed: _finish_replica(experiment, folder, seed, loop.evaluations[seed], known) for seed in loop.evaluations}
+    if not tracking.keep_checkpoints:
+        _prune(folder, summaries)
+    folder.write_facts(state="finished")
+    sent = mirror.close(tracking.patience) if mirror else None
+    return Finished(folder, summaries, known, sent)
+
+
+def _check_folder(folder: RunFolder, resume: bool) -> None:
+    """A new run wants a new folder; a resumed one, a run's folder that has not finished."""
+    if (folder.path / "run.json").exists():
+        if not resume:
+            raise RunError(f"{folder.path} already holds a run. Use --resume to continue it, or choose another --out.")
+        if folder.facts().get("state") == "finished":
+            raise RunError(f"The run in {folder.path} has finished: there is nothing to resume. See dqlab eval.")
+    elif any(item.name != "lock" for item in folder.path.iterdir()):
+        raise RunError(f"{folder.path} is not empty and holds no run. Choose another --out.")
+
+
+def _check_config(folder: RunFolder, text: str, digest: str) -> None:
+    """A resumed run must be the same experiment on the same data."""
+    if not folder.config.exists():
+        return
+    ignored = ("Tracking.mlflow", "Tracking.patience", "Tracking.experiment", "load_dataset.sources")
+    found = configuration.differences(folder.config.read_text(), text, ignored)
+    before = folder.facts()["data"]["digest"] if (folder.path / "run.json").exists() else digest
+    if before != digest:
+        found.append(f"dataset: SHA-256 {before} before, {digest} now")
+    if found:
+        raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
+
+
+def _finish_replica(
+    experiment: Experiment, folder: RunFolder, seed: int, evaluations: list[Evaluated], known: dict[str, Any]
+) -> dict[str, Any]:
+    """Summary, learning curve and the official code's result files of one replica."""
+    chosen = select(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
+    by_step = {evaluation.step: evaluation for evaluation in evaluations}
+    untrained = by_step.get(0)
+    summary = {
+        "seed": seed,
+        "task": known["task"],
+        "algorithm": known["algorithm"],
+        "caveat": known["caveat"],
+        "physics": known["physics"],
+        "selection": {rule: asdict(row) for rule, row in chosen.items()},
+        "untrained": untrained.as_dict() if untrained else None,
+        "data_return_mean": known["data"]["return_mean"],
+        "evaluations": [evaluation.as_dict() for evaluation in evaluations],
+    }
+    replica = folder.replica(seed)
+    for rule, name in (("best_online", "online"), ("offline", "offline")):
+        step = chosen[rule].step
+        assert step is not None
+        write_text(replica / f"best_score_{name}.txt", official_result(by_step[step], name))
+    title = " | ".join(part for part in (known["task"], known["algorithm"], f"seed {seed}", known["caveat"]) if part)
+    draw_curve(summary["evaluations"], summary["selection"], title, replica / "curve.png")
+    write_text(replica / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def _prune(folder: RunFolder, summaries: dict[int, dict[str, Any]]) -> None:
+    """Delete the weights that no selection rule chose."""
+    for seed, summary in summaries.items():
+        kept = {folder.snapshot(seed, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
+        for path in (folder.replica(seed) / "checkpoints").glob("step-*.safetensors"):
+            if path not in kept:
+                path.unlink()

@@ -1,0 +1,129 @@
+"""What a person sees of a run: live progress on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+
+class Display:
+    """Progress of one run.
+
+    Args:
+        steps: updates in all.
+        caveat: what must stand beside every score ("not D4RL"), or empty.
+        quiet: say nothing but errors.
+        console: where to; a console that is not a terminal gets plain lines.
+    """
+
+    def __init__(self, steps: int, caveat: str = "", quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._steps, self._caveat, self._quiet = steps, f" ({caveat})" if caveat else "", quiet
+        self._live = self.console.is_terminal and not quiet
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]} updates/s"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=self.console,
+            disable=not self._live,
+        )
+        self._bar = self._progress.add_task("training", total=steps, rate="-", losses="")
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def logged(self, step: int, metrics: Mapping[str, float]) -> None:
+        """New means of the losses."""
+        losses = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in _shown(metrics).items())
+        rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
+        self._progress.update(self._bar, completed=step, losses=losses, rate=rate)
+        if not self._live:
+            self._line(f"step {step:>8,} of {self._steps:,}  {rate} updates/s  {losses}")
+
+    def evaluated(self, step: int, evaluations: Mapping[int, Any]) -> None:
+        """New scores, by seed."""
+        for seed, result in evaluations.items():
+            self._line(
+                f"step {step:>8,}  seed {seed}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
+                f"  return {result.return_mean:.0f}"
+            )
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
+            self.console.print(Text(text), soft_wrap=True)
+
+
+def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    wanted = ("actor/bc_loss", "actor/q_loss", "critic/loss")
+    return {name: metrics[name] for name in wanted if name in metrics}
+
+
+def announce_fallback(console: Console, task: str, provenance: Any) -> None:
+    """The panel that cannot be missed: this is not D4RL's data."""
+    text = (
+        f"[bold]{task}'s own D4RL file was not found.[/bold]\n"
+        f"Training on {provenance.path} instead: {provenance.rows:,} rows, {provenance.episodes} episodes, "
+        f"mean return {provenance.return_mean:.0f}.\n"
+        "Scores from it must not be compared with published ones; each is marked 'not D4RL'."
+    )
+    console.print(Panel(text, title="NOT D4RL DATA", border_style="bold red"))
+
+
+@contextmanager
+def download_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
+    columns = (TextColumn("[bold]download"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars: list[Any] = []
+
+        def show(done: int, total: int | None) -> None:
+            if not bars:
+                bars.append(progress.add_task("download", total=total))
+            progress.update(bars[0], completed=done, total=total)
+
+        yield show
+
+
+def summary_table(summaries: Mapping[int, Mapping[str, Any]], data: Mapping[str, Any], caveat: str) -> Table:
+    """The table a run ends with: every selection rule's score, of every replica, and the data's mean return."""
+    note = f", {caveat}" if caveat else ""
+    table = Table(title=f"Scores (D4RL-normalised{note}) by selection rule")
+    for column in ("seed", "rule", "step", "score", "+-", "return"):
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    for seed, summary in summaries.items():
+        for row in summary["selection"].values():
+            step = "-" if row["step"] is None else f"{row['step']:,}"
+            score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
+            table.add_row(str(seed), row["rule"].replace("_", "-"), step, score, spread, f"{row['return_mean']:.0f}")
+        if summary.get("untrained"):
+            row = summary["untrained"]
+            score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
+            table.add_row(str(seed), "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
+        table.add_section()
+    table.add_row("", "mean return of the data", "", "", f"{data['return_std']:.0f}", f"{data['return_mean']:.0f}")
+    return table

@@ -1,0 +1,142 @@
+"""The mirror: a process of its own that copies a run's folder into MLflow, and goes on trying when a server dies.
+
+Training writes files only. The mirror reads them, remembers in RUN/mlflow.json what has been sent, and sends the
+rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dqlab.files import write_text
+
+POLL_SECONDS = 5.0
+LONGEST_PAUSE = 60.0
+
+
+@contextmanager
+def only_mirror(run: Path) -> Any:
+    """Hold the right to send a run's records: one mirror at a time."""
+    with (run / "mlflow.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Sent:
+    """What has been sent of a run, as RUN/mlflow.json remembers it."""
+
+    def __init__(self, run: Path, uri: str) -> None:
+        self.path = run / "mlflow.json"
+        empty: dict[str, Any] = {"uri": uri, "parent": "", "children": {}, "records": {}, "finished": False}
+        known = json.loads(self.path.read_text()) if self.path.exists() else empty
+        self.state = known if known["uri"] == uri else empty
+
+    def save(self) -> None:
+        """Remember."""
+        write_text(self.path, json.dumps(self.state, indent=1))
+
+
+class Mirror:
+    """Runs a mirror process beside a training process; the pipe to it closes with the training process, however it ends.
+
+    Args:
+        run: the run's folder.
+        uri: MLflow's tracking URI.
+        experiment: MLflow's experiment.
+    """
+
+    def __init__(self, run: Path, uri: str, experiment: str) -> None:
+        self.run = run
+        command = [sys.executable, "-m", "dqlab.tracking.mirror", str(run.resolve()), uri, experiment]
+        with (run / "mlflow.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=mirror_environment()
+            )
+
+    def close(self, patience: float) -> bool:
+        """Let the mirror send the rest; returns whether all was sent within `patience` seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            return self._process.wait(patience) == 0
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            return False
+
+
+def mirror_environment() -> dict[str, str]:
+    """Environment of a mirror: short HTTP timeouts, its own retries, one thread, no usage reports."""
+    defaults = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    return {**defaults, **os.environ}
+
+
+def follow(stop: IO[bytes], send: Callable[[], None], say: Callable[[str], None], patience: float) -> bool:
+    """Send every few seconds until `stop` is at its end, then once more; pauses grow while sending fails.
+
+    Args:
+        stop: a pipe whose end says that training is over.
+        send: sends what is new; raises on failure.
+        say: told of failures.
+        patience: seconds of last attempts after the end.
+
+    Returns:
+        Whether the last attempt succeeded.
+    """
+    pause, deadline = POLL_SECONDS, float("inf")
+    while True:
+        over = bool(select.select([stop], [], [], 0 if deadline < float("inf") else pause)[0])
+        if over and deadline == float("inf"):
+            deadline = time.monotonic() + patience
+        try:
+            send()
+            pause = POLL_SECONDS
+            if over:
+                return True
+        except Exception as error:  # whatever the server or its client does, training's records are safe
+            say(f"not sent: {type(error).__name__}: {str(error)[:300]}")
+            pause = min(2 * pause, LONGEST_PAUSE)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1.0 if over else 0.0)
+
+
+def main() -> int:
+    """Entry point of the mirror process."""
+    parser = argparse.ArgumentParser(description="Copies a run's folder into MLflow until standard input ends.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("uri")
+    parser.add_argument("experiment")
+    parser.add_argument("--patience", type=float, default=20.0)
+    args = parser.parse_args()
+
+    def send() -> None:
+        from dqlab.tracking.mlflow import send_run
+
+        with only_mirror(args.run):
+            send_run(args.run, args.uri, args.experiment)
+
+    def say(text: str) -> None:
+        print(time.strftime("%H:%M:%S"), text, flush=True)
+
+    return 0 if follow(sys.stdin.buffer, send, say, args.patience) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

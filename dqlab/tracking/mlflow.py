@@ -1,0 +1,141 @@
+"""A run's folder as MLflow runs: one a replica under a parent, with parameters, metrics, tags and artifacts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dqlab.tracking.mirror import Sent
+
+BATCH = 900  # MLflow takes at most 1000 metrics a request
+LONGEST_VALUE = 480  # and 500 characters a parameter
+
+
+def tracking_uri(run: Path) -> str:
+    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+
+
+def send_run(run: Path, uri: str, experiment: str) -> None:
+    """Send whatever of a run's folder has not been sent; does nothing twice, may be called at any time.
+
+    Raises:
+        Exception: whatever MLflow's client raises; what was sent before is remembered.
+    """
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    client, sent = MlflowClient(tracking_uri=uri), Sent(run, uri)
+    facts = json.loads((run / "run.json").read_text())
+    _create(client, sent, run, facts, experiment)
+    for seed, child in sent.state["children"].items():
+        _send_metrics(client, sent, child, seed, run / f"seed-{seed}" / "metrics.jsonl")
+    if facts.get("state") == "finished" and not sent.state["finished"]:
+        _finish(client, sent, run, facts)
+
+
+def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
+    """The parent run and a child for each seed, with parameters and tags."""
+    experiment_id = _experiment_id(client, experiment, run)
+    if not sent.state["parent"]:
+        sent.state["parent"] = _create_run(client, experiment_id, run.name, facts, {})
+        sent.save()
+    for seed in facts["seeds"]:
+        if str(seed) not in sent.state["children"]:
+            tags = {"mlflow.parentRunId": sent.state["parent"], "seed": str(seed)}
+            child = _create_run(client, experiment_id, f"{run.name} seed {seed}", facts, tags)
+            sent.state["children"][str(seed)] = child
+            sent.save()
+
+
+def _experiment_id(client: Any, name: str, run: Path) -> str:
+    """The experiment, made where it does not exist; a local store keeps its artifacts beside the runs."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri(run).startswith("sqlite:")
+    location = (run.resolve().parent / "mlartifacts").as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _create_run(client: Any, experiment_id: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:
+    from mlflow.entities import Param
+
+    tags = {**_tags(facts), **extra, "mlflow.runName": name}
+    run_id = str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+    parameters = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in facts["parameters"].items()]
+    for chunk in _chunks(parameters, 90):
+        client.log_batch(run_id, params=chunk)
+    return run_id
+
+
+def _tags(facts: dict[str, Any]) -> dict[str, str]:
+    data = facts["data"]
+    plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
+    return {
+        **{name: str(facts[name]) for name in plain},
+        "data_source": data["source"],
+        "data_digest": data["digest"],
+        "is_d4rl": str(data["is_d4rl"]),
+        **{f"version.{name}": value for name, value in facts["versions"].items()},
+        **{f"variant.{name}": value for name, value in facts["variants"].items()},
+    }
+
+
+def _send_metrics(client: Any, sent: Sent, run_id: str, seed: str, path: Path) -> None:
+    """The records of one replica's journal that have not been sent, in batches."""
+    from mlflow.entities import Metric
+
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()[sent.state["records"].get(seed, 0) :]
+    for chunk in _chunks(lines, 50):
+        records = [json.loads(line) for line in chunk]
+        metrics = [
+            Metric(name, value, int(record["time"] * 1000), record["step"])
+            for record in records
+            for name, value in record["metrics"].items()
+        ]
+        for part in _chunks(metrics, BATCH):
+            client.log_batch(run_id, metrics=part)
+        sent.state["records"][seed] = sent.state["records"].get(seed, 0) + len(chunk)
+        sent.save()
+
+
+def _finish(client: Any, sent: Sent, run: Path, facts: dict[str, Any]) -> None:
+    """Final scores by selection rule, artifacts, and the end of every run."""
+    summaries = {seed: json.loads((run / f"seed-{seed}" / "summary.json").read_text()) for seed in facts["seeds"]}
+    for seed, summary in summaries.items():
+        child = sent.state["children"][str(seed)]
+        for rule, row in summary["selection"].items():
+            client.log_metric(child, f"score/{rule}", row["score_mean"])
+        _log_artifacts(client, child, run, run / f"seed-{seed}")
+        client.set_terminated(child, "FINISHED")
+    parent = sent.state["parent"]
+    for rule in next(iter(summaries.values()))["selection"]:
+        scores = [summary["selection"][rule]["score_mean"] for summary in summaries.values()]
+        client.log_metric(parent, f"score/{rule}", sum(scores) / len(scores))
+    client.log_artifact(parent, str(run / "config.gin"))
+    client.set_terminated(parent, "FINISHED")
+    sent.state["finished"] = True
+    sent.save()
+
+
+def _log_artifacts(client: Any, run_id: str, run: Path, replica: Path) -> None:
+    for path in [run / "config.gin", *sorted(replica.iterdir())]:
+        if path.is_file() and path.name != "metrics.jsonl":
+            client.log_artifact(run_id, str(path))
+    for path in sorted((replica / "checkpoints").glob("*.safetensors")):
+        client.log_artifact(run_id, str(path), "checkpoints")
+
+
+def _chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,54 @@
+"""Checkpoints: safetensors files, written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dqlab.errors import RunError
+from dqlab.files import atomic_path
+
+
+def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
+    """Write groups of named tensors and a JSON-able record into one file.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; an earlier file of that name is untouched.
+    """
+    from safetensors.torch import save_file
+
+    flat = {f"{group}|{name}": value.detach().cpu().contiguous() for group, named in tensors.items() for name, value in named.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(flat, temporary, metadata={"dqlab": json.dumps(record)})
+    except Exception as error:
+        if isinstance(error, OSError) or "I/O" in str(error) or type(error).__name__ == "SafetensorError":
+            raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
+        raise
+
+
+def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read a file that `save` wrote: groups of named tensors (on the CPU), and the record.
+
+    Raises:
+        RunError: the file is missing, damaged, or not a dqlab checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["dqlab"])
+            flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise RunError(f"There is no checkpoint {path}.") from error
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path} is not a dqlab checkpoint, or is damaged ({error}).") from error
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        group, _, name = key.partition("|")
+        groups.setdefault(group, {})[name] = value
+    return groups, record

@@ -1,0 +1,140 @@
+"""Which checkpoint a score belongs to: last, best-online, offline, mean of the last ten; and when to stop early.
+
+No score without its selection rule: best-of-checkpoints is worth up to 20 points over the last one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dqlab.registry import Registry
+
+STEPS_PER_EPOCH = 1000  # the official code's epoch
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation of one replica.
+
+    Attributes:
+        step: updates done.
+        return_mean, return_std: of its episodes, undiscounted.
+        score_mean, score_std: the same, D4RL-normalised.
+        selection_loss: the algorithm's own offline criterion (mean L_bc since the previous evaluation); None at step 0.
+        losses: every loss's mean since the previous evaluation.
+    """
+
+    step: int
+    return_mean: float
+    return_std: float
+    score_mean: float
+    score_std: float
+    selection_loss: float | None
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for records."""
+        return asdict(self)
+
+
+OfflineRule = Callable[[Sequence[float], int], int]
+offline_rules: Registry[OfflineRule] = Registry(
+    "offline_rule", "Which evaluation offline selection takes: (selection losses, top_k) -> index."
+)
+
+
+@offline_rules.register("kth_lowest", source="Diffusion-QL, section 5 (what is meant)")
+def kth_lowest(losses: Sequence[float], top_k: int) -> int:
+    """The evaluation whose loss is the (top_k + 1)-th lowest."""
+    return int(np.argsort(losses, kind="stable")[min(top_k, len(losses) - 1)])
+
+
+@offline_rules.register("official", source="Diffusion-QL's official code (what runs)")
+def inverse_permutation(losses: Sequence[float], top_k: int) -> int:
+    """argsort(losses) == top_k, the inverse permutation: the intended choice on a monotone curve only."""
+    return int(np.flatnonzero(np.argsort(losses, kind="stable") == min(top_k, len(losses) - 1))[0])
+
+
+EarlyStop = Callable[[Sequence[float]], bool]
+early_stops: Registry[EarlyStop] = Registry(
+    "early_stop", "Whether to stop after an evaluation: (selection losses so far) -> bool."
+)
+
+
+@early_stops.register("never")
+def never(losses: Sequence[float]) -> bool:
+    """Train for all of the steps."""
+    return False
+
+
+@early_stops.register("patience", source="Diffusion-QL's official code, --early_stop as meant")
+def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0) -> bool:
+    """Stop when the lowest loss is `tolerance` evaluations old, improvements under min_delta not counted."""
+    best, age = float("inf"), 0
+    for loss in losses:
+        best, age = (loss, 0) if loss < best - min_delta else (best, age + 1)
+    return age >= tolerance
+
+
+@early_stops.register("official", source="Diffusion-QL's official code, --early_stop as it runs")
+def last_two(losses: Sequence[float], initial: float = 100.0) -> bool:
+    """Stop at the first evaluation whose loss is higher than the previous one's (the first one's: `initial`)."""
+    previous = losses[-2] if len(losses) > 1 else initial
+    return losses[-1] > previous
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection rule's score, and the evaluation (a checkpoint) it belongs to; None for a mean over several."""
+
+    rule: str
+    step: int | None
+    score_mean: float
+    score_std: float
+    return_mean: float
+
+
+def select(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, Chosen]:
+    """All four selections of a run's evaluations (those of trained policies).
+
+    Args:
+        evaluations: in order of step; at least one of step > 0.
+        offline_rule: a name from the `offline_rule` registry.
+        top_k: the paper's k, per task.
+    """
+    trained = [evaluation for evaluation in evaluations if evaluation.selection_loss is not None]
+    losses = [evaluation.selection_loss for evaluation in trained if evaluation.selection_loss is not None]
+    best = int(np.argmax([evaluation.score_mean for evaluation in trained]))
+    offline = offline_rules.get(offline_rule)(losses, top_k)
+    chosen = {
+        "last": _chosen("last", trained[-1]),
+        "best_online": _chosen("best_online", trained[best]),
+        "offline": _chosen("offline", trained[offline]),
+    }
+    recent = [evaluation.score_mean for evaluation in trained[-10:]]
+    returns = [evaluation.return_mean for evaluation in trained[-10:]]
+    mean = Chosen("mean_last_10", None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns)))
+    return {**chosen, mean.rule: mean}
+
+
+def _chosen(rule: str, evaluation: Evaluated) -> Chosen:
+    return Chosen(rule, evaluation.step, evaluation.score_mean, evaluation.score_std, evaluation.return_mean)
+
+
+def official_result(evaluation: Evaluated, selection: str) -> str:
+    """The content of the official code's best_score_{online,offline}.txt."""
+    return json.dumps(
+        {
+            "model selection": selection,
+            "epoch": evaluation.step / STEPS_PER_EPOCH,
+            "best normalized score avg": evaluation.score_mean,
+            "best normalized score std": evaluation.score_std,
+            "best raw score avg": evaluation.return_mean,
+            "best raw score std": evaluation.return_std,
+        }
+    )
