@@ -55,14 +55,21 @@ def _parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first"
+    )
     return parser
 
 
 def _add_gin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gin", action="append", required=True, metavar="FILE", help="gin file; later ones override")
     parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="one binding, e.g. DiffusionQL.eta=0.5"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one binding, e.g. DiffusionQL.eta=0.5",
     )
 
 
@@ -73,7 +80,9 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
     parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
     parser.add_argument("--out", type=Path, help="the run's folder; runs/NAME-TIME by default")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out (or the newest one by default)")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
 
 
@@ -84,7 +93,9 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="which replica; all of them by default")
     parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
-    parser.add_argument("--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth")
+    parser.add_argument(
+        "--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
+    )
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
 
@@ -96,10 +107,15 @@ def _add_list(commands: Any) -> None:
 
 def _add_collect(commands: Any) -> None:
     parser = _command(
-        commands, "collect", _collect, "Make a D4RL-style dataset: train behaviour policies (PPO), roll two of them out."
+        commands,
+        "collect",
+        _collect,
+        "Make a D4RL-style dataset: train behaviour policies (PPO), roll two of them out.",
     )
     _add_gin(parser)
-    parser.add_argument("--out", type=Path, default=Path("collected"), help="folder; a second call reuses what is there")
+    parser.add_argument(
+        "--out", type=Path, default=Path("collected"), help="folder; a second call reuses what is there"
+    )
 
 
 def _add_sync(commands: Any) -> None:
@@ -119,7 +135,11 @@ def _train(args: argparse.Namespace) -> int:
     from dqlab.report import print_finished
     from dqlab.running import train
 
-    chosen = {"Experiment.seeds": args.seeds and tuple(args.seeds), "Experiment.device": args.device, "Training.steps": args.steps}
+    chosen = {
+        "Experiment.seeds": args.seeds and tuple(args.seeds),
+        "Experiment.device": args.device,
+        "Training.steps": args.steps,
+    }
     loaded = _load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
     folder = args.out or _default_folder(Path(args.gin[-1]).stem, args.resume)
     finished = train(loaded, folder, resume=args.resume, quiet=args.quiet)

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dqlab.parts  # noqa: F401  (registers every configurable)
 import gin
+from dqlab.errors import ConfigError, nearest
 from gin import config as gin_config
 from gin import config_parser
-
-import dqlab.parts  # noqa: F401  (registers every configurable)
-from dqlab.errors import ConfigError, nearest
 
 PACKAGED = Path(__file__).parent / "gin"
 
@@ -73,7 +72,7 @@ def find(path: str | Path) -> Path:
 def operative_text(loaded: Loaded) -> str:
     """The operative configuration as a gin file that reproduces what has been built since `load`."""
     imports = "".join(f"import {module}\n" for module in loaded.imports)
-    return imports + gin.operative_config_str(max_line_length=120)
+    return imports + str(gin.operative_config_str(max_line_length=120))
 
 
 def flat(text: str) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def _explain(statement: Any, error: ValueError) -> str:
 
 def _configurables() -> dict[str, Any]:
     """Complete selector -> function or class, of everything gin knows."""
-    return {selector: entry.wrapped for selector, entry in gin_config._REGISTRY.items()}  # noqa: SLF001
+    return {selector: entry.wrapped for selector, entry in gin_config._REGISTRY.items()}
 
 
 def _first_sentence(error: Exception) -> str:

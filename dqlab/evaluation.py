@@ -62,9 +62,7 @@ class Evaluator:
     def _actor(self, pack: Pack, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """States (K * E, S) and time -> actions (K * E, A)."""
         specs = pack.algorithm.act_noise(pack.dims, self.episodes)
-        stream = NoiseStream(
-            specs, pack.seeds, f"evaluation {step}", dtype=pack.dtype, device=pack.device, chunk=20
-        )
+        stream = NoiseStream(specs, pack.seeds, f"evaluation {step}", dtype=pack.dtype, device=pack.device, chunk=20)
 
         def act(states: NDArray[Any], time: int) -> NDArray[Any]:
             state = torch.as_tensor(states, dtype=pack.dtype, device=pack.device)
@@ -74,7 +72,9 @@ class Evaluator:
         return act
 
     @staticmethod
-    def _roll(envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], replicas: int) -> list[Episodes]:
+    def _roll(
+        envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], replicas: int
+    ) -> list[Episodes]:
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=np.int64)
         live = list(range(len(envs)))
         time = 0

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import gin
 import torch
 
+import gin
 from dqlab import configuration
 from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
@@ -23,6 +23,7 @@ from dqlab.errors import ConfigError
 from dqlab.evaluation import Evaluator, rehearse
 from dqlab.fields import check_fields, require
 from dqlab.policies.base import Dims
+from dqlab.registry import configurable
 from dqlab.training.loop import Training
 from dqlab.training.pack import Pack
 
@@ -30,7 +31,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
 
 
-@gin.configurable(module="experiment")
+@configurable("experiment")
 @dataclass(frozen=True)
 class Experiment:
     """What is run: an algorithm on a task, for some seeds, on a device.

@@ -17,14 +17,16 @@ def check_fields(instance: Any) -> None:
         ConfigError: a value has the wrong type.
     """
     for field in fields(instance):
-        kind, value = str(field.type), getattr(instance, field.name)
+        kind = str(field.type)
+        value = getattr(instance, field.name)
         if kind not in KINDS:
             continue
         wrong_bool = isinstance(value, bool) and kind != "bool"
         if wrong_bool or not isinstance(value, KINDS[kind]):
             raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {kind}, not {value!r}.")
         if kind == "float":
-            object.__setattr__(instance, field.name, float(value))
+            number: Any = value
+            object.__setattr__(instance, field.name, float(number))
 
 
 def require(condition: bool, instance: Any, name: str, wanted: str) -> None:

@@ -120,7 +120,7 @@ def replay(recording: Path | Mapping[str, Any], dtype: torch.dtype = torch.float
             `ema_every`, `max_q_backup`, `max_action`. `init/actor/...`, `init/critic/...`: official state dicts.
             With a leading axis of steps: `state`, `action`, `next_state` (B, .), `reward`, `not_done` (B, 1); `t` (B,),
             `eps` (B, A); `actor_start` (B, A), `actor_noise` (N, B, A); `target_start`, `target_noise` likewise, with
-            max_q_backup for 10 B rows, a state's candidates side by side; `q1_ascended`, whether the actor ascended Q_1.
+            max_q_backup for 10 B rows, a state's candidates side by side; `q1_ascended`: the actor ascended Q_1.
         dtype: precision of the replay.
 
     Returns:
@@ -158,12 +158,16 @@ def _recorded_pack(meta: dict[str, Any], data: dict[str, Any], dtype: torch.dtyp
         max_q_backup=bool(meta["max_q_backup"]),
     )
     pack = Pack([algorithm], Dims(meta["S"], meta["A"], float(meta["max_action"])), [0], dtype=dtype)
-    pack.load(0, {"actor": actor_weights(_group(data, "init/actor/")), "critic": critic_weights(_group(data, "init/critic/"))})
+    pack.load(
+        0, {"actor": actor_weights(_group(data, "init/actor/")), "critic": critic_weights(_group(data, "init/critic/"))}
+    )
     return pack
 
 
 def _group(data: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): torch.as_tensor(value) for name, value in data.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): torch.as_tensor(value) for name, value in data.items() if name.startswith(prefix)
+    }
 
 
 def _recorded_batch(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> Batch:

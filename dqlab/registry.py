@@ -10,14 +10,26 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import gin
-
 from dqlab.errors import ConfigError, nearest
 
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def configurable(module: str) -> Callable[[Decorated], Decorated]:
+    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class.
+
+    Args:
+        module: qualifies the name where two configurables share it: `module.name.parameter = value`.
+    """
+
+    def decorate(item: Decorated) -> Decorated:
+        return cast(Decorated, gin.configurable(item.__name__, module=module)(item))
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,9 @@ class Registry(Generic[T]):
 
         def decorate(item: Decorated) -> Decorated:
             self._check_free(name, _place(item))
-            configurable: Decorated = gin.configurable(item.__name__, module=self.kind)(item)
-            self._file(name, configurable, _place(item), source)  # type: ignore[arg-type]
-            return configurable
+            part = configurable(self.kind)(item)
+            self._file(name, cast(T, part), _place(item), source)
+            return part
 
         return decorate
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab import configuration, official
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, RunError, nearest
 from dqlab.evaluation import Episodes, Evaluator
 from dqlab.experiment import Experiment
@@ -43,7 +42,9 @@ def print_finished(finished: Finished) -> None:
     how = f"mlflow ui --backend-store-uri {shown}" if uri.startswith("sqlite") else uri
     console.print(f"MLflow:         {how}", soft_wrap=True)
     if not finished.sent:
-        console.print(f"MLflow does not have all of it yet (see {folder.path / 'mlflow.log'}). Later: dqlab sync {folder.path}")
+        console.print(
+            f"MLflow does not have all of it yet (see {folder.path / 'mlflow.log'}). Later: dqlab sync {folder.path}"
+        )
 
 
 def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None, device: str | None) -> None:
@@ -102,7 +103,12 @@ def evaluate_official(path: Path, task_name: str | None, epoch: str | None, epis
     configuration.load([], [f"Experiment.task={task_name!r}", f"Experiment.device={device!r}"])
     experiment = Experiment()
     weights, stem = official.load_checkpoint(path, epoch)
-    pack = Pack([experiment.the_algorithm], Dims(experiment.the_task.state_dim, experiment.the_task.action_dim), [0], device=experiment.the_device)
+    pack = Pack(
+        [experiment.the_algorithm],
+        Dims(experiment.the_task.state_dim, experiment.the_task.action_dim),
+        [0],
+        device=experiment.the_device,
+    )
     pack.load(0, weights)
     result = Evaluator(experiment.the_task, experiment.physics, episodes).run(pack, 0)[0]
     table = _evaluation_table(f"{task_name}, official checkpoint {stem}", "")

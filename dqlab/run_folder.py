@@ -1,9 +1,9 @@
 """A run's folder: its layout, its lock, and its journals.
 
-    RUN/config.gin              the operative configuration: reproduces the run
-    RUN/run.json                facts of the run: task, data, versions, state
-    RUN/checkpoint.safetensors  the full training state, for --resume
-    RUN/seed-<n>/               one replica: metrics.jsonl, summary.json, curve.png, best_score_*.txt, checkpoints/
+RUN/config.gin              the operative configuration: reproduces the run
+RUN/run.json                facts of the run: task, data, versions, state
+RUN/checkpoint.safetensors  the full training state, for --resume
+RUN/seed-<n>/               one replica: metrics.jsonl, summary.json, curve.png, best_score_*.txt, checkpoints/
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = path.read_text().splitlines(keepends=True)[:keep] if path.exists() else []
         if len(kept) < keep:
-            raise RunError(f"{path} has {len(kept)} records, the checkpoint knows of {keep}: the run folder is damaged.")
+            raise RunError(
+                f"{path} has {len(kept)} records, the checkpoint knows of {keep}: the run folder is damaged."
+            )
         write_text(path, "".join(kept))
         self.count = keep
         self._file = path.open("a")
@@ -38,7 +40,9 @@ class Journal:
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         except OSError as error:
-            raise RunError(f"Cannot write {self.path}: {error.strerror}. Free some space; --resume continues the run.") from error
+            raise RunError(
+                f"Cannot write {self.path}: {error.strerror}. Free some space; --resume continues the run."
+            ) from error
         self.count += 1
 
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gin
 from rich.console import Console
 
 from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
+from dqlab.registry import configurable
 from dqlab.run_folder import RunFolder
 from dqlab.tracking.curve import draw_curve
 from dqlab.tracking.display import Display, announce_fallback, download_progress
@@ -23,7 +23,7 @@ from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
 
 
-@gin.configurable(module="tracking")
+@configurable("tracking")
 @dataclass(frozen=True)
 class Tracking:
     """Where a run is recorded besides its folder.
@@ -52,7 +52,12 @@ class Finished:
 
 
 def train(
-    loaded: configuration.Loaded, path: Path, *, resume: bool = False, quiet: bool = False, console: Console | None = None
+    loaded: configuration.Loaded,
+    path: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    console: Console | None = None,
 ) -> Finished:
     """Run the experiment that the current gin configuration describes.
 
@@ -88,7 +93,9 @@ def train(
             experiment.plan, experiment.pack(), data, evaluator.run, experiment.the_task, folder, display, resume
         )
         loop.run()
-    summaries = {seed: _finish_replica(experiment, folder, seed, loop.evaluations[seed], known) for seed in loop.evaluations}
+    summaries = {
+        seed: _finish_replica(experiment, folder, seed, loop.evaluations[seed], known) for seed in loop.evaluations
+    }
     if not tracking.keep_checkpoints:
         _prune(folder, summaries)
     folder.write_facts(state="finished")

@@ -132,4 +132,3 @@ class DiffusionQL(Algorithm):
         return act_with_candidates(
             self._policy, self._selection, dims, nets["actor"], nets["critic_target"], state, noise
         )
-

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 
 from dqlab.envs.tasks import Task, make_env
 from dqlab.errors import ConfigError
+from dqlab.registry import configurable
 
 
-@gin.configurable(module="collection")
+@configurable("collection")
 @dataclass(frozen=True)
 class BehaviourTraining:
     """PPO (Schulman et al. 2017) with normalised observations and returns and a linearly decaying learning rate.

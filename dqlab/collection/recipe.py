@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gin
 import numpy as np
 from numpy.typing import NDArray
 
+import gin
 from dqlab.collection.behaviour import BehaviourPolicy, BehaviourTraining
 from dqlab.data.d4rl import write_d4rl
 from dqlab.envs.tasks import Task, make_env, tasks
 from dqlab.errors import DataError
 from dqlab.files import write_text
+from dqlab.registry import configurable
 
 Say = Callable[[str], None]
 Episode = dict[str, NDArray[Any]]
 
 
-@gin.configurable(module="collection")
+@configurable("collection")
 @dataclass(frozen=True)
 class Collection:
     """Collect a `<robot>-medium-expert` set with one training run's own checkpoints.
@@ -69,9 +70,7 @@ class Collection:
         write_d4rl(target, _join(episodes), metadata)
         return target
 
-    def _rank(
-        self, task: Task, physics: str, checkpoints: list[Path], cache: Path, say: Say
-    ) -> dict[Path, float]:
+    def _rank(self, task: Task, physics: str, checkpoints: list[Path], cache: Path, say: Say) -> dict[Path, float]:
         known = json.loads(cache.read_text()) if cache.exists() else {}
         for path in checkpoints:
             if path.name not in known:

@@ -98,7 +98,9 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         with h5py.File(path, "r") as file:
             missing = [key for key in REQUIRED if key not in file]
             if missing:
-                raise DataError(f"{path} has no '{missing[0]}' (it has: {', '.join(sorted(file))}); not a D4RL dataset.")
+                raise DataError(
+                    f"{path} has no '{missing[0]}' (it has: {', '.join(sorted(file))}); not a D4RL dataset."
+                )
             return {key: file[key][()] for key in (*REQUIRED, "timeouts") if key in file}
     except (OSError, RuntimeError) as error:
         raise DataError(

@@ -12,7 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from dqlab.data.unavailable import Unavailable
+from dqlab.data.unavailable import UnavailableError
 from dqlab.errors import DataError
 from dqlab.files import sha256_of
 
@@ -37,7 +37,7 @@ def download(
         timeout: seconds without a byte after which the attempt is given up.
 
     Raises:
-        Unavailable: the server cannot be reached, or does not have the file.
+        UnavailableError: the server cannot be reached, or does not have the file.
         DataError: the transfer broke off (what came is kept for a resume), the digest is wrong (what came is
             deleted), or the disk is full.
     """
@@ -49,7 +49,9 @@ def download(
         os.replace(part, path)
         _note(part).unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR.") from error
+        raise DataError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
+        ) from error
 
 
 def _note(part: Path) -> Path:
@@ -83,9 +85,9 @@ def _open(url: str, part: Path, timeout: float) -> Any:
         if error.code == 416 and headers.get("Range"):  # the kept part no longer fits the server's file
             part.unlink()
             return _open(url, part, timeout)
-        raise Unavailable(f"{url} answered {error.code} {error.reason}") from error
+        raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        raise Unavailable(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+        raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
 
 
 def _resume_headers(url: str, part: Path) -> dict[str, str]:

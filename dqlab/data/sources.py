@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import gin
-
 from dqlab.data.d4rl import read_d4rl
 from dqlab.data.download import Progress, download, silent
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, q_learning_view
-from dqlab.data.unavailable import Unavailable
+from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
 from dqlab.files import sha256_of
-from dqlab.registry import Registry
+from dqlab.registry import Registry, configurable
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,18 @@ def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> F
     """The file that the D4RL package, or an earlier download, left in D4RL's cache."""
     path = cache_path(task)
     if not path.exists():
-        raise Unavailable(f"{path} does not exist")
+        raise UnavailableError(f"{path} does not exist")
     return Found(path, is_d4rl=True)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
 def d4rl_download(
-    task: Task, argument: str = "", progress: Progress = silent, root: str = "", sha256: str | None = None, timeout: float = 30.0
+    task: Task,
+    argument: str = "",
+    progress: Progress = silent,
+    root: str = "",
+    sha256: str | None = None,
+    timeout: float = 30.0,
 ) -> Found:
     """Download D4RL's file into D4RL's cache.
 
@@ -77,7 +80,7 @@ def embedded(task: Task, argument: str = "", progress: Progress = silent) -> Fou
     name = f"{argument or task.robot + '-medium-expert-mini'}.hdf5"
     path = Path(str(files("dqlab.data") / "embedded" / name))
     if not path.exists():
-        raise Unavailable(f"dqlab ships no set called {name}")
+        raise UnavailableError(f"dqlab ships no set called {name}")
     return Found(path, is_d4rl=False)
 
 
@@ -90,7 +93,7 @@ def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: b
     return Found(path, is_d4rl)
 
 
-@gin.configurable(module="data")
+@configurable("data")
 def load_dataset(
     task: Task,
     sources: tuple[str, ...] = ("d4rl_cache", "d4rl_download"),
@@ -121,7 +124,7 @@ def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -
         name, _, argument = source.partition(":")
         try:
             return name, data_sources.get(name)(task, argument, progress)
-        except Unavailable as reason:
+        except UnavailableError as reason:
             reasons.append(f"{name}: {reason}")
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + ". Put the file into D4RL's cache "

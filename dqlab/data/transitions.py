@@ -76,7 +76,8 @@ class Transitions:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
         """The same transitions elsewhere."""
         fields = (self.state, self.action, self.reward, self.next_state, self.terminal)
-        return Transitions(*(field.to(device, dtype) for field in fields), self.provenance)
+        state, action, reward, next_state, terminal = (field.to(device, dtype) for field in fields)
+        return Transitions(state, action, reward, next_state, terminal, self.provenance)
 
 
 def q_learning_view(

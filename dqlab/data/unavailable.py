@@ -3,5 +3,5 @@
 from dqlab.errors import DataError
 
 
-class Unavailable(DataError):
+class UnavailableError(DataError):
     """This source does not have the dataset; the message says why."""

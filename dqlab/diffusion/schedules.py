@@ -31,7 +31,9 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
             f"not {betas.dtype} {tuple(betas.shape)}."
         )
     if not bool(((betas > 0) & (betas < 1)).all()):
-        raise ConfigError(f"Noise schedule '{schedule}' with N = {n_timesteps} gives betas outside (0, 1): {betas.tolist()}.")
+        raise ConfigError(
+            f"Noise schedule '{schedule}' with N = {n_timesteps} gives betas outside (0, 1): {betas.tolist()}."
+        )
     return betas
 
 
@@ -49,7 +51,9 @@ def linear(n_timesteps: int, beta_start: float = 1e-4, beta_end: float = 2e-2) -
     return torch.linspace(beta_start, beta_end, n_timesteps, dtype=torch.float64)
 
 
-@noise_schedules.register("cosine", source="Nichol & Dhariwal 2021, eq. 17, on the official code's grid of N + 1 points")
+@noise_schedules.register(
+    "cosine", source="Nichol & Dhariwal 2021, eq. 17, on the official code's grid of N + 1 points"
+)
 def cosine(n_timesteps: int, s: float = 0.008, beta_max: float = 0.999) -> Tensor:
     """1 - abar(t) / abar(t - 1) with abar = cos^2 of the offset, scaled time; clipped at beta_max."""
     points = n_timesteps + 1

@@ -51,19 +51,24 @@ class Task:
 
 tasks: Registry[Task] = Registry("task", "A benchmark task: environment, dataset file and reference scores.")
 
-ROBOTS: dict[str, dict[str, Any]] = {
-    "walker2d": dict(env_id="Walker2d-v4", min_score=1.629008, max_score=4592.3, state_dim=17, action_dim=6),
-    "hopper": dict(env_id="Hopper-v4", min_score=-20.272305, max_score=3234.3, state_dim=11, action_dim=3),
-    "halfcheetah": dict(
-        env_id="HalfCheetah-v4", min_score=-280.178953, max_score=12135.0, state_dim=17, action_dim=6, total_mass=14.0
-    ),
+# robot: environment, scores 0 and 100, widths of state and action, total mass
+ROBOTS: dict[str, tuple[str, float, float, int, int, float | None]] = {
+    "walker2d": ("Walker2d-v4", 1.629008, 4592.3, 17, 6, None),
+    "hopper": ("Hopper-v4", -20.272305, 3234.3, 11, 3, None),
+    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0, 17, 6, 14.0),
 }
 
-for _robot, _facts in ROBOTS.items():
+
+def _locomotion(robot: str, level: str) -> Task:
+    env_id, low, high, state_dim, action_dim, mass = ROBOTS[robot]
+    file = f"gym_mujoco_v2/{robot}_{level.replace('-', '_')}-v2.hdf5"
+    return Task(f"{robot}-{level}-v2", robot, env_id, low, high, 1000, file, state_dim, action_dim, mass)
+
+
+for _robot in ROBOTS:
     for _level in ("medium", "medium-replay", "medium-expert"):
-        _file = f"gym_mujoco_v2/{_robot}_{_level.replace('-', '_')}-v2.hdf5"
-        _task = Task(f"{_robot}-{_level}-v2", _robot, episode_limit=1000, file=_file, **_facts)
-        tasks.add(_task.name, _task, source="D4RL (Fu et al. 2020)", summary=f"{_robot}, {_level} data, on MuJoCo 2.1")
+        _task = _locomotion(_robot, _level)
+        tasks.add(_task.name, _task, source="D4RL (Fu et al. 2020)", summary=f"{_robot}, {_level} data, {_task.env_id}")
 
 
 def make_env(task: Task, physics: str = "mujoco210") -> Any:

@@ -61,7 +61,7 @@ class Layout:
 
     def unflatten(self, row: Tensor) -> dict[str, Tensor]:
         """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
-        parts = row.split(self.sizes)
+        parts = torch.split(row, self.sizes)
         return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
     def bind(self, row: Tensor) -> Network:
@@ -77,5 +77,6 @@ class Network:
     parameters: dict[str, Tensor]
 
     def __call__(self, *args: Any) -> Tensor:
+        """The module's output for its inputs."""
         out: Tensor = functional_call(self.module, self.parameters, args)
         return out

@@ -36,12 +36,20 @@ def draw_curve(
     for rule, marker in markers.items():
         chosen = selection[rule]
         label = f"{rule.replace('_', '-')}: {chosen['score_mean']:.1f}"
-        score.plot(chosen["step"], chosen["score_mean"], marker, markersize=9, fillstyle="none", linestyle="", label=label)
+        score.plot(
+            chosen["step"], chosen["score_mean"], marker, markersize=9, fillstyle="none", linestyle="", label=label
+        )
     score.set_ylabel("score (mean and std over episodes)")
     score.set_title(title, fontsize=10)
     score.legend(loc="best", fontsize=8)
     trained = [e for e in evaluations if e["selection_loss"] is not None]
-    loss.plot([e["step"] for e in trained], [e["selection_loss"] for e in trained], color="tab:orange", marker="o", markersize=3)
+    loss.plot(
+        [e["step"] for e in trained],
+        [e["selection_loss"] for e in trained],
+        color="tab:orange",
+        marker="o",
+        markersize=3,
+    )
     loss.set_ylabel("mean selection loss")
     loss.set_xlabel("updates")
     for axes in (score, loss):

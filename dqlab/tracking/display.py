@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+SHOWN = {"actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
+
 
 class Display:
     """Progress of one run.
@@ -59,7 +61,7 @@ class Display:
 
     def logged(self, step: int, metrics: Mapping[str, float]) -> None:
         """New means of the losses."""
-        losses = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in _shown(metrics).items())
+        losses = "  ".join(f"{SHOWN[name]} {metrics[name]:.4g}" for name in SHOWN if name in metrics)
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self._progress.update(self._bar, completed=step, losses=losses, rate=rate)
         if not self._live:
@@ -78,11 +80,6 @@ class Display:
             self.console.print(Text(text), soft_wrap=True)
 
 
-def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    wanted = ("actor/bc_loss", "actor/q_loss", "critic/loss")
-    return {name: metrics[name] for name in wanted if name in metrics}
-
-
 def announce_fallback(console: Console, task: str, provenance: Any) -> None:
     """The panel that cannot be missed: this is not D4RL's data."""
     text = (
@@ -97,7 +94,13 @@ def announce_fallback(console: Console, task: str, provenance: Any) -> None:
 @contextmanager
 def download_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
-    columns = (TextColumn("[bold]download"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("[bold]download"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         bars: list[Any] = []
 

@@ -48,7 +48,7 @@ class Sent:
 
 
 class Mirror:
-    """Runs a mirror process beside a training process; the pipe to it closes with the training process, however it ends.
+    """A mirror process beside a training process; the pipe to it closes with that process, however it ends.
 
     Args:
         run: the run's folder.

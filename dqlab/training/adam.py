@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -16,9 +17,9 @@ def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
 
     The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
     """
-    norm = gradient.norm(dim=-1)
+    norm = torch.linalg.vector_norm(gradient, dim=-1)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return gradient * factor.where(max_norm > 0, factor.new_ones(())).unsqueeze(-1)
+    return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
 
 
 def adam_step(

@@ -21,7 +21,11 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mappin
     """
     from safetensors.torch import save_file
 
-    flat = {f"{group}|{name}": value.detach().cpu().contiguous() for group, named in tensors.items() for name, value in named.items()}
+    flat = {
+        f"{group}|{name}": value.detach().cpu().contiguous()
+        for group, named in tensors.items()
+        for name, value in named.items()
+    }
     try:
         with atomic_path(path) as temporary:
             save_file(flat, temporary, metadata={"dqlab": json.dumps(record)})

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import gin
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import RunError
 from dqlab.fields import check_fields, require
 from dqlab.noise import NoiseStream, integers
+from dqlab.registry import configurable
 from dqlab.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution import execution_modes
@@ -25,7 +25,7 @@ from dqlab.training.model_selection import Evaluated, early_stops, offline_rules
 from dqlab.training.pack import Factor, Pack, PackState
 
 
-@gin.configurable(module="training")
+@configurable("training")
 @dataclass(frozen=True)
 class Training:
     """The budget of a run, and what happens along the way.

@@ -175,7 +175,9 @@ class Pack:
 
         args = tuple(arg.__dict__ if isinstance(arg, Batch) else arg for arg in args)
         if self.replicas == 1:
-            return _tree(lambda value: value.unsqueeze(0), single(*_tree(lambda value: value.squeeze(0), (rows, *args))))
+            return _tree(
+                lambda value: value.unsqueeze(0), single(*_tree(lambda value: value.squeeze(0), (rows, *args)))
+            )
         return torch.vmap(single)(dict(rows), *args)
 
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
