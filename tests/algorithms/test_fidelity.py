@@ -1,0 +1,129 @@
+"""Diffusion-QL against the official agent's recorded updates, and against a plain rendering of the algorithm."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plain
+import pytest
+import torch
+
+from dqlab import official
+from dqlab.algorithms.base import Batch
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.networks.critics import TwinCritic
+from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.testing import make_batch, make_noise
+from dqlab.training.pack import Pack
+
+S, A, B = 5, 3, 16
+LOSSES = ("critic/loss", "actor/bc_loss", "actor/q_loss", "actor/loss")
+GROUPS = {"actor": "actor", "ema": "actor_ema", "critic": "critic", "target": "critic_target"}
+
+
+def test_twenty_updates_of_the_official_agent(shared: Path) -> None:
+    path = shared / "golden-updates" / "walker2d.npz"
+    data = np.load(path)
+    replay = official.replay(path)
+    assert np.abs(replay.losses.numpy() - data["losses"]).max() < 1e-9
+    for theirs, ours in GROUPS.items():
+        rename = official.critic_weights if "critic" in ours else official.actor_weights
+        prefix = f"final/{theirs}/"
+        named = {key.removeprefix(prefix): torch.as_tensor(data[key]) for key in data.files if key.startswith(prefix)}
+        expected = rename(named)
+        assert set(expected) == set(replay.weights[ours])
+        for name, figures in expected.items():  # sum, norm, first 16 entries
+            values = replay.weights[ours][name].flatten()
+            measured = torch.cat([values.sum()[None], values.norm()[None], values[:16]])
+            assert torch.allclose(measured, figures, rtol=0, atol=1e-9), f"{theirs} {name}"
+
+
+def both(dtype: torch.dtype, **changes: Any) -> tuple[Pack, plain.Agent]:
+    """The same agent twice: dqlab's pack of one replica, and the plain rendering with the same initial weights."""
+    settings = {"n": 5, "schedule": "vp", "eta": 1.0, "grad_norm": 5.0, "max_q_backup": False, "actor_lr": 3e-4}
+    settings |= {"ema_start": 5, "discount": 0.99, "hidden": 24} | changes
+    n, schedule, hidden = settings["n"], settings["schedule"], settings.pop("hidden")
+    denoiser = partial(MLPDenoiser, hidden_dim=hidden)
+    algorithm = DiffusionQL(
+        policy=partial(DiffusionPolicy, n_timesteps=n, schedule=schedule, denoiser=denoiser),
+        critic=partial(TwinCritic, hidden_dim=hidden),
+        eta=settings["eta"],
+        discount=settings["discount"],
+        grad_norm=settings["grad_norm"],
+        max_q_backup=settings["max_q_backup"],
+        learning_rate=settings["actor_lr"],
+        ema_start=settings["ema_start"],
+    )
+    pack = Pack([algorithm], Dims(S, A), [7], dtype=dtype)
+    actor = plain.Actor(S, A, hidden, n, schedule).to(dtype)
+    q1, q2 = plain.critic(S, A, hidden).to(dtype), plain.critic(S, A, hidden).to(dtype)
+    weights = pack.weights(0)
+    copy_into(actor, weights["actor"])
+    for member, network in enumerate((q1, q2)):
+        prefix = f"members.{member}."
+        copy_into(network, {k: v for k, v in weights["critic"].items() if k.startswith(prefix)})
+    return pack, plain.Agent(actor, q1, q2, **settings)
+
+
+def copy_into(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """By order: both sides list time embedding, hidden layers, output; the names differ."""
+    for parameter, value in zip(module.parameters(), values.values(), strict=True):
+        parameter.data.copy_(value)
+
+
+def step_both(pack: Pack, agent: plain.Agent, step: int, dtype: torch.dtype) -> tuple[list[float], list[float]]:
+    batch = make_batch(pack.dims, B, seed=step, dtype=dtype)
+    noise = make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step, dtype=dtype)
+    theirs = agent.update({k: v[0] for k, v in batch.__dict__.items()}, {k: v[0] for k, v in noise.items()})
+    info = pack.update(Batch(**batch.__dict__), noise)
+    return [float(info[name][0]) for name in LOSSES], theirs
+
+
+VARIANTS = [
+    {},
+    {"max_q_backup": True},
+    {"n": 2, "schedule": "linear"},
+    {"n": 10, "schedule": "cosine", "eta": 2.5},
+    {"grad_norm": 0.0},
+    {"grad_norm": 0.05, "actor_lr": 1e-3, "discount": 0.9},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_twenty_updates_of_the_plain_rendering_in_float64(changes: dict[str, Any]) -> None:
+    pack, agent = both(torch.float64, **changes)
+    for step in range(20):
+        ours, theirs = step_both(pack, agent, step, torch.float64)
+        assert ours == pytest.approx(theirs, abs=1e-9)
+    weights = pack.weights(0)
+    pairs = [
+        (weights["actor"], [agent.actor]),
+        (weights["actor_ema"], [agent.ema]),
+        (weights["critic"], [agent.q1, agent.q2]),
+        (weights["critic_target"], [agent.q1_target, agent.q2_target]),
+    ]
+    for ours_named, modules in pairs:
+        expected = [parameter.detach() for module in modules for parameter in module.parameters()]
+        for (name, value), wanted in zip(ours_named.items(), expected, strict=True):
+            assert float((value - wanted).abs().max()) < 1e-9, name
+    assert not torch.equal(weights["actor_ema"]["final_layer.bias"], weights["actor"]["final_layer.bias"])
+
+
+def test_two_hundred_updates_of_the_plain_rendering_in_float32() -> None:
+    pack, agent = both(torch.float32, ema_start=50)
+    for step in range(200):
+        ours, theirs = step_both(pack, agent, step, torch.float32)
+        assert ours == pytest.approx(theirs, abs=1e-4, rel=1e-4), f"update {step}"
+
+
+def test_the_plain_rendering_is_not_trivially_equal() -> None:
+    """A different eta must be seen: the comparison above can fail."""
+    pack, agent = both(torch.float64)
+    agent.settings["eta"] = 1.1
+    ours, theirs = step_both(pack, agent, 0, torch.float64)
+    assert ours[3] != pytest.approx(theirs[3], abs=1e-3)

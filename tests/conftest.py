@@ -1,0 +1,88 @@
+"""Shared fixtures. Data that is not part of the project lies in ../shared, and tests that need it skip without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+TINY = [
+    "load_dataset.sources=('embedded',)",
+    "Training.batch_size=8",
+    "Training.eval_every=20",
+    "Training.eval_episodes=2",
+    "Training.log_every=10",
+    "MLPDenoiser.hidden_dim=16",
+    "TwinCritic.hidden_dim=16",
+    "SoftmaxQ.n_candidates=3",
+    "Tracking.mlflow=False",
+]
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("../shared/data is not there")
+    return SHARED
+
+
+@pytest.fixture
+def d4rl_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small D4RL file for walker2d; keyword arguments replace or (None) drop arrays."""
+
+    def write(rows: int = 60, **changes: object) -> Path:
+        rng = np.random.default_rng(0)
+        arrays: dict[str, object] = {
+            "observations": rng.normal(size=(rows, 17)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, size=(rows, 6)).astype(np.float32),
+            "rewards": rng.normal(size=rows).astype(np.float32),
+            "terminals": np.arange(rows) % 20 == 19,
+            "timeouts": np.arange(rows) % 20 == 9,
+        }
+        arrays.update(changes)
+        path = tmp_path / "made.hdf5"
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                if array is not None:
+                    file[name] = array
+        return path
+
+    return write
+
+
+@pytest.fixture
+def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the real command line in a process of its own, in an empty folder, without a D4RL cache or a network."""
+
+    def run(*args: str, env: dict[str, str] | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dqlab.cli", *args]
+        return subprocess.run(
+            command, cwd=tmp_path, env=isolated(tmp_path) | (env or {}), capture_output=True, text=True, timeout=timeout
+        )
+
+    return run
+
+
+def isolated(folder: Path) -> dict[str, str]:
+    """An environment in which D4RL's cache is empty."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    return {**kept, "D4RL_DATASET_DIR": str(folder / "d4rl"), "COLUMNS": "200"}
+
+
+def bindings(*more: str) -> list[str]:
+    """`--set` arguments of a training run of seconds."""
+    return ["--set", *TINY, *more]
