@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab import __version__
-from dqlab.errors import ConfigError, DqlabError
+from dqlab.errors import ConfigError, DqlabError, message_of
 
 EPILOG = """examples:
   dqlab train --gin gin/quickstart.gin
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.command(args) or 0)
     except DqlabError as error:
-        print(f"dqlab: error: {error}", file=sys.stderr)
+        print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dqlab: interrupted; a training run continues with the same command and --resume", file=sys.stderr)

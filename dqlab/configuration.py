@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dqlab.parts  # noqa: F401  (registers every configurable)
 import gin
 from dqlab.errors import ConfigError, nearest
 from gin import config as gin_config
 from gin import config_parser
+
+CONFIGURABLE = ("dqlab.parts", "dqlab.experiment", "dqlab.tracking.settings", "dqlab.collection.recipe")
+"""Importing these registers everything that gin files can set."""
 
 PACKAGED = Path(__file__).parent / "gin"
 
@@ -43,7 +45,9 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
     """
-    gin.clear_config(clear_constants=False)
+    for module in CONFIGURABLE:
+        importlib.import_module(module)
+    gin.clear_config()
     loaded = Loaded()
     for module in imports:
         _import(module, "--plugin", loaded)
@@ -51,6 +55,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
         _load_file(find(path), loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", Path("."), loaded)
+    _check_macros()
     return loaded
 
 
@@ -131,15 +136,22 @@ def _load_text(text: str, name: str, folder: Path, loaded: Loaded) -> None:
 def _statements(text: str, name: str) -> Iterator[Any]:
     parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
     while True:
-        line = parser.current_token.start[0] if parser.current_token else 1
-        place = name if name.startswith("--") else f"{name}:{line}"
         try:
             statement = parser.parse_statement()
-        except (SyntaxError, ValueError, IndentationError, tokenize.TokenError) as error:
-            raise ConfigError(f"{place}: {_first_sentence(error)}") from error
+        except (SyntaxError, ValueError, tokenize.TokenError) as error:
+            place = name if name.startswith("--") else f"{name}:{_line_of(error, parser)}"
+            raise ConfigError(f"{place}: {_unparsed(error)}") from error
         if statement is None:
             return
         yield statement
+
+
+def _line_of(error: Exception, parser: Any) -> int:
+    """The line that gin's error speaks of: in its location, in its message, or where the parser stands."""
+    location = error.args[1] if len(error.args) > 1 else None
+    named = re.search(r"In bindings string line (\d+)", str(error))
+    known = getattr(location, "line_num", None) or (named and int(named[1]))
+    return int(known or parser.current_token.start[0])
 
 
 def _included(filename: str, folder: Path, place: str) -> Path:
@@ -187,9 +199,22 @@ def _configurables() -> dict[str, Any]:
     return {selector: entry.wrapped for selector, entry in gin_config._REGISTRY.items()}
 
 
-def _first_sentence(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else str(error)
-    return re.sub(r"\s+", " ", text).strip()
+def _unparsed(error: Exception) -> str:
+    """gin's complaint about a statement; an unknown reference gets the nearest names."""
+    text = str(error.args[0] if error.args else error).split("\n  In bindings string", 1)[0]
+    unknown = re.search(r"reference '@([\w./]+)", str(error))
+    if not unknown:
+        return text.strip()
+    short = {name.rsplit(".", 1)[-1] for name in _configurables()}
+    return f"nothing is called '@{unknown[1]}'. {nearest(unknown[1], short)}"
+
+
+def _check_macros() -> None:
+    """Every `%macro` that is used must have a value."""
+    try:
+        gin.finalize()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _quoted(binding: str) -> str:

@@ -22,6 +22,11 @@ class RunError(DqlabError):
     """A run folder is in use, incomplete, or differs from what is asked of it."""
 
 
+def message_of(error: BaseException) -> str:
+    """An error's own message, without the call chain that gin appends to every error passing through it."""
+    return str(error).split("\n  In call to configurable", 1)[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)

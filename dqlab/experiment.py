@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import gin
 from dqlab import configuration
 from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
@@ -44,7 +43,7 @@ class Experiment:
         threads: CPU threads of the tensor library; 1 is fastest for networks of this size on a busy machine.
     """
 
-    task: str = gin.REQUIRED
+    task: str = ""
     algorithm: str = "diffusion_ql"
     seeds: tuple[int, ...] = (0,)
     physics: str = "mujoco210"
@@ -54,6 +53,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
         require(self.dtype in DTYPES, self, "dtype", f"one of {', '.join(DTYPES)}")
         seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
         fine = bool(seeds) and len(set(seeds)) == len(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)

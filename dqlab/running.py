@@ -13,32 +13,14 @@ from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
-from dqlab.registry import configurable
 from dqlab.run_folder import RunFolder
 from dqlab.tracking.curve import draw_curve
 from dqlab.tracking.display import Display, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
 from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.settings import Tracking
 from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
-
-
-@configurable("tracking")
-@dataclass(frozen=True)
-class Tracking:
-    """Where a run is recorded besides its folder.
-
-    Attributes:
-        mlflow: whether to record in MLflow ($MLFLOW_TRACKING_URI, or mlflow.db beside the runs).
-        experiment: MLflow's experiment; the task's name if empty.
-        patience: seconds to wait at the end for the last records to be sent.
-        keep_checkpoints: keep the weights of every evaluation, not only of the selected ones.
-    """
-
-    mlflow: bool = True
-    experiment: str = ""
-    patience: float = 60.0
-    keep_checkpoints: bool = False
 
 
 @dataclass(frozen=True)

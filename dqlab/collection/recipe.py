@@ -16,6 +16,7 @@ from dqlab.collection.behaviour import BehaviourPolicy, BehaviourTraining
 from dqlab.data.d4rl import write_d4rl
 from dqlab.envs.tasks import Task, make_env, tasks
 from dqlab.errors import DataError
+from dqlab.fields import check_fields, require
 from dqlab.files import write_text
 from dqlab.registry import configurable
 
@@ -37,13 +38,18 @@ class Collection:
         seed: of the initial states and the action noise of the episodes.
     """
 
-    task: str = gin.REQUIRED
-    name: str = gin.REQUIRED
+    task: str = ""
+    name: str = ""
     medium_scores: tuple[float, float] = (40.0, 70.0)
     expert_scores: tuple[float, float] = (85.0, 150.0)
     episodes: int = 25
     ranking_episodes: int = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
+        require(bool(self.name), self, "name", "set")
 
     def run(self, folder: Path, say: Say = print) -> Path:
         """Train (or reuse what is trained), rank, roll out; returns the written file.

@@ -14,7 +14,7 @@ from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, q_learning_view
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
-from dqlab.errors import DataError
+from dqlab.errors import DataError, message_of
 from dqlab.files import sha256_of
 from dqlab.registry import Registry, configurable
 
@@ -125,7 +125,7 @@ def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -
         try:
             return name, data_sources.get(name)(task, argument, progress)
         except UnavailableError as reason:
-            reasons.append(f"{name}: {reason}")
+            reasons.append(f"{name}: {message_of(reason)}")
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + ". Put the file into D4RL's cache "
         f"({cache_path(task)}), or name it: --set \"load_dataset.sources=('file:PATH',)\"."

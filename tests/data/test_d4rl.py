@@ -1,0 +1,173 @@
+"""The D4RL reader: against D4RL's own loop, on real rows, and on every kind of damage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dqlab.data.d4rl import Recorded, read_d4rl, write_d4rl
+from dqlab.data.rewards import as_is, reward_transforms
+from dqlab.data.transitions import q_learning_view
+from dqlab.envs.tasks import tasks
+from dqlab.errors import DataError
+
+ORIGIN = {"source": "test", "path": "-", "digest": "-", "is_d4rl": False}
+
+
+def d4rl_loop(recorded: Recorded, limit: int) -> list[int]:
+    """Rows that D4RL's `qlearning_dataset` keeps, as its documented rules go row by row."""
+    kept, step = [], 0
+    for i in range(len(recorded.rewards) - 1):
+        cut = bool(recorded.timeouts[i]) if recorded.timeouts is not None else step == limit - 1
+        if cut:
+            step = 0
+            continue
+        if recorded.terminals[i]:
+            step = 0
+        kept.append(i)
+        step += 1
+    return kept
+
+
+def recorded(terminals: list[bool], timeouts: list[bool] | None) -> Recorded:
+    n = len(terminals)
+    rows = np.arange(n, dtype=np.float32)
+    cuts = None if timeouts is None else np.array(timeouts)
+    return Recorded(np.stack([rows, rows], 1), np.stack([rows], 1), rows, np.array(terminals), cuts)
+
+
+@given(
+    ends=st.lists(st.sampled_from(["", "", "", "terminal", "timeout"]), min_size=2, max_size=60),
+    with_timeouts=st.booleans(),
+    limit=st.integers(2, 9),
+)
+def test_the_view_is_what_d4rls_loop_gives(ends: list[str], with_timeouts: bool, limit: int) -> None:
+    timeouts = [end == "timeout" for end in ends] if with_timeouts else None
+    rows = recorded([end == "terminal" for end in ends], timeouts)
+    kept = d4rl_loop(rows, limit)
+    if not kept:
+        return
+    view = q_learning_view(rows, limit, as_is, ORIGIN)
+    assert view.reward.tolist() == [float(i) for i in kept]
+    assert view.next_state[:, 0].tolist() == [float(i + 1) for i in kept]
+    assert view.terminal.tolist() == [float(rows.terminals[i]) for i in kept]
+
+
+def test_returns_by_hand() -> None:
+    """Rewards 0..5, a terminal at row 2, a timeout at row 4; row 5 belongs to no finished episode."""
+    rows = recorded([False, False, True, False, False, False], [False, False, False, False, True, False])
+    assert rows.episode_returns(1000).tolist() == [0 + 1 + 2, 3 + 4]
+
+
+@pytest.mark.parametrize("robot", ["walker2d", "hopper", "halfcheetah"])
+def test_real_rows(shared: Path, robot: str) -> None:
+    task = tasks.get(f"{robot}-medium-v2")
+    rows = read_d4rl(shared / "d4rl-excerpts" / f"{robot}_medium-v2.hdf5", task.state_dim, task.action_dim)
+    view = q_learning_view(rows, task.episode_limit, as_is, ORIGIN)
+    kept = d4rl_loop(rows, task.episode_limit)
+    assert len(view) == len(kept)
+    with h5py.File(shared / "d4rl-excerpts" / f"{robot}_medium-v2.hdf5") as file:
+        own = file["next_observations"][()][kept]  # inside an episode the file's own column must agree
+    ends = view.terminal.bool().numpy()
+    assert np.abs(view.next_state.numpy() - own)[~ends].max() == 0
+    assert 30 < task.score(view.provenance.return_mean) < 80  # D4RL's medium policies
+
+
+def test_two_million_rows_take_seconds(tmp_path: Path) -> None:
+    rows = 2_000_000
+    flags = np.zeros(rows, dtype=bool)
+    ends = np.arange(rows) % 1000 == 999
+    path = tmp_path / "large.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.zeros((rows, 17), dtype=np.float32)
+        file["actions"] = np.zeros((rows, 6), dtype=np.float32)
+        file["rewards"] = np.ones(rows, dtype=np.float32)
+        file["terminals"], file["timeouts"] = flags, ends
+    started = time.perf_counter()
+    view = q_learning_view(read_d4rl(path, 17, 6), 1000, as_is, ORIGIN)
+    assert time.perf_counter() - started < 30  # a generous bound on a noisy machine; D4RL's loop takes minutes
+    assert len(view) == rows - rows // 1000
+    assert view.provenance.return_mean == 1000.0
+
+
+DAMAGE = {
+    "no rewards": ({"rewards": None}, "has no 'rewards'"),
+    "NaN": ({"observations": np.full((60, 17), np.nan, dtype=np.float32)}, "NaN or infinite value in row 0"),
+    "infinity": (
+        {"rewards": np.r_[np.zeros(41), np.inf, np.zeros(18)]},
+        "'rewards' has a NaN or infinite value in row 41",
+    ),
+    "short column": ({"actions": np.zeros((59, 6), dtype=np.float32)}, "'actions' has 59 rows"),
+    "another robot": ({"observations": np.zeros((60, 11), dtype=np.float32)}, "11 wide"),
+    "wrong rank": ({"observations": np.zeros(60, dtype=np.float32)}, "shape"),
+    "text": ({"rewards": np.array([b"x"] * 60)}, "dtype"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named(d4rl_file: Callable[..., Path], damage: str) -> None:
+    changes, message = DAMAGE[damage]
+    with pytest.raises(DataError, match=message):
+        read_d4rl(d4rl_file(**changes), 17, 6)
+
+
+def test_truncated_file(d4rl_file: Callable[..., Path]) -> None:
+    path = d4rl_file()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="truncated or not an HDF5 file"):
+        read_d4rl(path)
+
+
+def test_columns_of_width_one_are_fine(d4rl_file: Callable[..., Path]) -> None:
+    rows = read_d4rl(d4rl_file(rewards=np.ones((60, 1)), terminals=np.zeros((60, 1))), 17, 6)
+    assert rows.rewards.shape == rows.terminals.shape == (60,)
+    assert rows.rewards.dtype == np.float32
+
+
+def test_written_files_are_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "set.hdf5"
+    write_d4rl(path, {"observations": np.zeros((3, 2))}, {"provenance": "test"})
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        write_d4rl(path, {"observations": np.zeros((3, 2)), "actions": object()}, {})  # type: ignore[dict-item]
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["set.hdf5"]
+
+
+REWARDS, RETURNS = np.array([1.0, 2.0, 6.0], dtype=np.float32), np.array([3.0, 6.0])
+TRANSFORMED = {
+    "none": [1.0, 2.0, 6.0],
+    "standardise": [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5],  # mean 3, variance (4 + 1 + 9) / 2
+    "iql_antmaze": [0.0, 1.0, 5.0],
+    "iql_locomotion": [1000 / 3, 2000 / 3, 2000.0],
+    "cql_antmaze": [2.0, 6.0, 22.0],
+    "antmaze": [1.5, 3.5, 11.5],
+}
+
+
+@pytest.mark.parametrize("name", reward_transforms.names())
+def test_reward_transforms_by_hand(name: str) -> None:
+    result = reward_transforms.get(name)(REWARDS, RETURNS)
+    assert result.dtype == np.float32
+    assert result.tolist() == pytest.approx(TRANSFORMED[name], rel=1e-6)
+
+
+def test_transforms_that_cannot_work_say_so() -> None:
+    for name in ("standardise", "iql_locomotion"):
+        with pytest.raises(DataError, match="cannot be used"):
+            reward_transforms.get(name)(np.ones(4, dtype=np.float32), np.ones(2))
+
+
+def test_batches_are_gathered_per_replica() -> None:
+    view = q_learning_view(recorded([False] * 5, [False] * 5), 1000, as_is, ORIGIN)
+    batch = view.batch(torch.tensor([[0, 3], [2, 2]]))
+    assert batch.reward.tolist() == [[0.0, 3.0], [2.0, 2.0]]
+    assert batch.state.shape == (2, 2, 2)

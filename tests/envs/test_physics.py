@@ -1,0 +1,114 @@
+"""Physics and rewards against genuine MuJoCo 2.1.0, and against every real D4RL row that can be replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from dqlab.envs.physics import capsule_as_cylinder, legacy_inertia
+from dqlab.envs.tasks import make_env, tasks
+
+ROBOTS = ("walker2d", "hopper", "halfcheetah")
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def base_env(robot: str, physics: str = "mujoco210") -> Any:
+    env = make_env(tasks.get(f"{robot}-medium-v2"), physics)
+    env.reset(seed=0)
+    return env.unwrapped
+
+
+def replay(env: Any, golden: Any, steps: int) -> float:
+    """Largest error of state, observation, reward and termination over the first steps."""
+    env.set_state(golden["qpos0"], golden["qvel0"])
+    worst = 0.0
+    for i in range(steps):
+        observation, reward, terminated, _, _ = env.step(golden["actions"][i])
+        assert terminated == golden["dones"][i]
+        pairs = [(env.data.qpos, "qpos"), (env.data.qvel, "qvel"), (observation, "observations"), (reward, "rewards")]
+        worst = max(worst, *(float(np.abs(value - golden[name][i]).max()) for value, name in pairs))
+        if terminated:
+            break
+    return worst
+
+
+def test_capsule_by_hand() -> None:
+    """r = 0.1, h = 0.2: length 0.5, mass 1000 pi 0.005, inertia m r^2 / 2 and m (3 r^2 + L^2) / 12."""
+    mass, inertia = capsule_as_cylinder(0.1, 0.2)
+    assert mass == pytest.approx(15.70796, abs=1e-5)
+    assert inertia == pytest.approx([0.3665191, 0.3665191, 0.0785398], abs=1e-7)
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_committed_excerpt_of_mujoco_210(robot: str) -> None:
+    golden = np.load(GOLDEN / f"{robot}.npz")
+    env = base_env(robot)
+    assert np.abs(env.model.body_mass - golden["body_mass"]).max() < 1e-12
+    assert np.abs(np.sort(env.model.body_inertia) - np.sort(golden["body_inertia"])).max() < 1e-12
+    assert replay(env, golden, 10) < 1e-9
+    assert replay(env, golden, 20) < 1e-9
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_modern_physics_is_something_else(robot: str) -> None:
+    """The same excerpt on the installed MuJoCo's own masses: the test above can fail."""
+    assert replay(base_env(robot, "modern"), np.load(GOLDEN / f"{robot}.npz"), 10) > 1e-3
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("run", ["1.0_0", "0.1_1"])
+def test_mujoco_210_runs(shared: Path, robot: str, run: str) -> None:
+    golden = np.load(shared / "mujoco210" / f"{robot}_{run}.npz")
+    assert replay(base_env(robot), golden, 10) < 1e-9
+
+
+CLIPPED = {"walker2d": 10.0, "hopper": 10.0, "halfcheetah": np.inf}
+
+
+def replayable(robot: str, qvel: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Rows i whose successor is of the same episode, with unclipped recorded velocities before and after."""
+    inside = (np.abs(qvel) < CLIPPED[robot]).all(axis=1)
+    return np.flatnonzero(inside[:-1] & inside[1:] & ~ends[:-1])
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_every_replayable_row_of_real_d4rl(shared: Path, robot: str) -> None:
+    with h5py.File(shared / "d4rl-excerpts" / f"{robot}_medium-v2.hdf5") as file:
+        qpos, qvel = file["infos/qpos"][()].astype(float), file["infos/qvel"][()].astype(float)
+        actions, rewards = file["actions"][()].astype(float), file["rewards"][()]
+        ends = file["terminals"][()].astype(bool) | file["timeouts"][()].astype(bool)
+    env, worst, worst_reward = base_env(robot), 0.0, 0.0
+    rows = replayable(robot, qvel, ends)
+    assert len(rows) > 500
+    for i in rows:
+        env.set_state(qpos[i], qvel[i])
+        _, reward, _, _, _ = env.step(actions[i])
+        error = max(np.abs(env.data.qpos - qpos[i + 1]).max(), np.abs(env.data.qvel - qvel[i + 1]).max())
+        worst, worst_reward = max(worst, error), max(worst_reward, abs(reward - rewards[i]))
+    assert worst < 1e-4
+    assert worst_reward < 1e-4
+
+
+def test_other_geoms_are_refused() -> None:
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>")
+    with pytest.raises(ValueError, match="capsules only"):
+        legacy_inertia(model)
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_matches_its_environment(name: str) -> None:
+    task = tasks.get(name)
+    env = make_env(task)
+    observation, _ = env.reset(seed=1)
+    assert observation.shape == (task.state_dim,)
+    assert env.action_space.shape == (task.action_dim,)
+    assert float(env.action_space.high.min()) == float(-env.action_space.low.max()) == 1.0
+    assert env.spec.max_episode_steps == task.episode_limit
+    assert task.score(task.min_score) == 0.0
+    assert task.score(task.max_score) == 100.0

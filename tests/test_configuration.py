@@ -1,0 +1,168 @@
+"""Strict gin: every mistake is one message with file, line and nearest name; the operative text reproduces the run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+import gin
+from dqlab import configuration
+from dqlab.errors import ConfigError
+from dqlab.experiment import Experiment
+
+GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
+
+# reference values: task -> (grad norm, top_k), Diffusion-QL's table of hyper-parameters
+PAPER = {
+    "halfcheetah-medium-v2": (9, 1),
+    "hopper-medium-v2": (9, 2),
+    "walker2d-medium-v2": (1, 1),
+    "halfcheetah-medium-replay-v2": (2, 0),
+    "hopper-medium-replay-v2": (4, 2),
+    "walker2d-medium-replay-v2": (4, 1),
+    "halfcheetah-medium-expert-v2": (7, 0),
+    "hopper-medium-expert-v2": (5, 2),
+    "walker2d-medium-expert-v2": (5, 1),
+}
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    gin.clear_config()
+
+
+def write(folder: Path, text: str, name: str = "x.gin") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+MISTAKES = {
+    "misspelt parameter": (
+        "\nDiffusionQL.etaa = 1.0",
+        r"x.gin:2: 'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'",
+    ),
+    "misspelt configurable": ("DifusionQL.eta = 1.0", r"x.gin:1: nothing is called 'DifusionQL'.*'DiffusionQL'"),
+    "unknown reference": ("\n\nDiffusionPolicy.schedule = @vq", r"x.gin:3: .*'@vq'.*Did you mean 'vp'"),
+    "no value": ("DiffusionQL.eta =", r"x.gin:1: "),
+    "broken syntax": ("DiffusionQL.eta = (1.0", r"x.gin:\d: "),
+    "no binding": ("DiffusionQL", r"x.gin:1: "),
+    "missing include": ("include 'nowhere.gin'", r"x.gin:1: There is no gin file 'nowhere.gin'"),
+    "missing module": ("import no_such_module_at_all", r"x.gin:1: cannot import 'no_such_module_at_all'"),
+    "undefined macro": ("Experiment.task = %nothing\n", r"nothing"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_name_file_line_and_nearest(tmp_path: Path, mistake: str) -> None:
+    text, message = MISTAKES[mistake]
+    with pytest.raises(ConfigError, match=message):
+        configuration.load([write(tmp_path, text)])
+
+
+def test_mistakes_on_the_command_line_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"--set DiffusionQL.etaa=1: .*'eta'"):
+        configuration.load([], ["DiffusionQL.etaa=1"])
+
+
+def test_missing_file_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"There is no gin file '.*quickstrat.gin'. Did you mean '.*quickstart.gin'"):
+        configuration.load([ROOT / "gin" / "quickstrat.gin"])
+
+
+def test_includes_are_relative_to_the_including_file(tmp_path: Path) -> None:
+    write(tmp_path, "include 'b/two.gin'\nExperiment.dtype = 'float64'", "one.gin")
+    write(tmp_path, "include '../three.gin'\nExperiment.task = 'hopper-medium-v2'", "b/two.gin")
+    write(tmp_path, "Experiment.seeds = (4, 5)\nExperiment.task = 'walker2d-medium-v2'", "three.gin")
+    loaded = configuration.load([tmp_path / "one.gin"])
+    experiment = Experiment()
+    assert (experiment.task, experiment.seeds, experiment.dtype) == ("hopper-medium-v2", (4, 5), "float64")
+    assert len(loaded.files) == 3
+
+
+def test_set_does_without_inner_quotes() -> None:
+    configuration.load([], ["Experiment.task=hopper-medium-v2", "Experiment.dtype = 'float64'"])
+    assert Experiment().task == "hopper-medium-v2"
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("DiffusionQL.eta='high'", "DiffusionQL.eta must be of type float"),
+        ("Training.steps=1.5", "Training.steps must be of type int"),
+        ("Training.batch_size=0", "Training.batch_size must be at least 1"),
+        ("Experiment.seeds=(1, 1)", "different integers"),
+        ("Experiment.dtype='float16'", "dtype must be one of"),
+        ("Experiment.algorithm='difusion_ql'", "Unknown algorithm 'difusion_ql'. Did you mean 'diffusion_ql'"),
+        ("DiffusionPolicy.schedule='vq'", "Unknown noise_schedule 'vq'"),
+        ("DiffusionQL.lr_schedule='cosin'", "Unknown lr_schedule 'cosin'"),
+        ("Training.early_stop='nevr'", "Unknown early_stop"),
+        ("Experiment.device='gpu'", "There is no device 'gpu'"),
+        ("SoftmaxQ.temperature=0", "temperature must be positive"),
+    ],
+)
+def test_wrong_values_are_found_before_any_data_is_read(binding: str, message: str) -> None:
+    configuration.load([ROOT / "gin" / "quickstart.gin"], [binding])
+    with pytest.raises(ConfigError, match=message):
+        Experiment().check()
+
+
+@pytest.mark.parametrize("path", GIN_FILES, ids=str)
+def test_every_gin_file_parses_and_builds(path: Path) -> None:
+    configuration.load([ROOT / path])
+    if path.name.startswith("collect_"):
+        from dqlab.collection.recipe import Collection
+
+        assert Collection().task.endswith("-v2")
+        return
+    if path.parts[1] != "base":
+        Experiment().check()
+        return
+    with pytest.raises(ConfigError, match="Experiment.task"):  # a base file lacks the task, and nothing else
+        Experiment().check()
+    configuration.load([ROOT / path], ["Experiment.task=hopper-medium-v2"])
+    Experiment().check()
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_the_papers_files_say_what_the_paper_says(task: str) -> None:
+    configuration.load([ROOT / "gin" / "paper" / f"{task}.gin"])
+    experiment = Experiment()
+    algorithm, plan = experiment.the_algorithm, experiment.plan
+    assert experiment.task == task
+    assert (algorithm.grad_norm, plan.top_k) == PAPER[task]
+    assert (algorithm.eta, algorithm.learning_rate, algorithm.critic_learning_rate) == (1.0, 3e-4, 3e-4)
+    assert (algorithm.discount, algorithm.tau, algorithm.max_q_backup) == (0.99, 0.005, False)
+    assert (plan.steps, plan.batch_size, plan.eval_every, plan.eval_episodes) == (2_000_000, 256, 50_000, 10)
+    assert gin.query_parameter("load_dataset.sources") == ("d4rl_cache", "d4rl_download")
+
+
+def test_bc_differs_in_what_it_must_only() -> None:
+    texts = []
+    for name in ("diffql_walker2d.gin", "bc_walker2d.gin"):
+        configuration.load([ROOT / "gin" / name])
+        texts.append(gin.config_str(max_line_length=120))
+    assert configuration.differences(*texts) == ["Experiment.algorithm: 'diffusion_ql' before, 'bc' now"]
+
+
+def test_the_operative_text_reproduces_the_configuration(tmp_path: Path) -> None:
+    loaded = configuration.load([ROOT / "gin" / "quickstart.gin"], [*TINY, "DiffusionQL.eta=0.25"])
+    Experiment().check()
+    text = configuration.operative_text(loaded)
+    configuration.load([write(tmp_path, text)])
+    again = Experiment()
+    again.check()
+    assert again.the_algorithm.eta == 0.25
+    assert configuration.differences(text, configuration.operative_text(loaded)) == []
+
+
+def test_the_gin_folder_does_not_shadow_the_library() -> None:
+    assert not list((ROOT / "gin").rglob("__init__.py"))
+    code = "import gin; assert hasattr(gin, 'parse_config'), gin; print(gin.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "site-packages" in done.stdout or "dist-packages" in done.stdout
