@@ -31,7 +31,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
     by_lower = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     if close:
         return "Did you mean " + " or ".join(f"'{by_lower[item]}'" for item in close) + "?"
     return "Known: " + (", ".join(known) if known else "none") + "."

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -19,6 +20,10 @@ SHARED = ROOT.parent / "shared" / "data"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+settings.register_profile("noisy machine", deadline=None, max_examples=50)
+settings.load_profile("noisy machine")
+settings.register_profile("noisy machine", deadline=None, max_examples=50)
+settings.load_profile("noisy machine")
 
 TINY = [
     "load_dataset.sources=('embedded',)",

@@ -204,7 +204,7 @@ class Loop:
         self.observer.evaluated(self.step, recorded)
 
     def _evaluated(self, row: int, episodes: Any) -> Evaluated:
-        means = {name: float(value[row] / self._interval_steps) for name, value in self._interval.items()}
+        means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
         scores = self.task.score(episodes.returns)
         return Evaluated(
             self.step,

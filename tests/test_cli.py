@@ -1,0 +1,285 @@
+"""The command line: the whole path, and every mistake as one line with exit code 2 and no traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, bindings, isolated
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin")]
+WALKER = ["train", "--gin", str(ROOT / "gin" / "diffql_walker2d.gin")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One tiny run of two seeds, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "dqlab.cli", *QUICK, "--seeds", "0", "3", "--steps", "60", "--out", "run"]
+    done = subprocess.run(
+        [*command, *bindings()],
+        cwd=folder,
+        env=isolated(folder),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    return folder / "run", done.stdout
+
+
+def test_a_run_ends_with_its_table_and_paths(finished: tuple[Path, str]) -> None:
+    _, text = finished
+    for words in ("last", "best-online", "offline", "mean-last-10", "untrained policy", "mean return of the data"):
+        assert words in text
+    assert "NOT D4RL DATA" in text
+    scores = [
+        line for line in text.splitlines() if "score" in line and "seed" in line and "step" in line and "│" not in line
+    ]
+    assert len([line for line in scores if "not D4RL" in line]) >= 8  # four evaluations of two seeds
+    assert "run/seed-3/curve.png" in text
+
+
+def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["state"] == "finished"
+    assert facts["data"]["is_d4rl"] is False
+    assert facts["variants"] == {"lr_schedule": "cosine", "offline_rule": "kth_lowest", "early_stop": "never"}
+    for seed in (0, 3):
+        names = {path.name for path in (run / f"seed-{seed}").iterdir()}
+        assert names >= {
+            "metrics.jsonl",
+            "summary.json",
+            "curve.png",
+            "best_score_online.txt",
+            "best_score_offline.txt",
+        }
+        summary = json.loads((run / f"seed-{seed}" / "summary.json").read_text())
+        assert set(summary["selection"]) == {"last", "best_online", "offline", "mean_last_10"}
+        assert summary["caveat"] == "not D4RL"
+        assert (run / f"seed-{seed}" / "curve.png").read_bytes().startswith(b"\x89PNG")
+        official = json.loads((run / f"seed-{seed}" / "best_score_offline.txt").read_text())
+        assert official["model selection"] == "offline"
+        kept = {int(path.stem.removeprefix("step-")) for path in (run / f"seed-{seed}" / "checkpoints").iterdir()}
+        assert kept == {row["step"] for row in summary["selection"].values() if row["step"] is not None}
+
+
+def test_the_stored_config_reproduces_the_run(finished: tuple[Path, str], dqlab: Run, tmp_path: Path) -> None:
+    run, _ = finished
+    assert dqlab("train", "--gin", str(run / "config.gin"), "--out", "again", "-q").returncode == 0
+    for seed in (0, 3):
+        summaries = [
+            json.loads((out / f"seed-{seed}" / "summary.json").read_text()) for out in (run, tmp_path / "again")
+        ]
+        assert summaries[0] == summaries[1]
+
+
+def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], dqlab: Run) -> None:
+    run, _ = finished
+    for which, rule in (("last", "last"), ("best", "best_online"), ("offline", "offline")):
+        done = dqlab("eval", str(run), "--checkpoint", which)
+        assert done.returncode == 0, done.stderr
+        for seed in (0, 3):
+            row = json.loads((run / f"seed-{seed}" / "summary.json").read_text())["selection"][rule]
+            line = next(line for line in done.stdout.splitlines() if f"seed {seed}" in line)
+            cells = [cell.strip() for cell in line.split("│")]
+            assert cells[2] == f"{row['step']:,}"
+            assert float(cells[4]) == pytest.approx(row["return_mean"], abs=0.06)
+            assert "mujoco210" in line
+        assert "not D4RL" in done.stdout
+
+
+def test_eval_of_a_file_with_more_episodes(finished: tuple[Path, str], dqlab: Run) -> None:
+    run, _ = finished
+    path = next((run / "seed-3" / "checkpoints").iterdir())
+    done = dqlab("eval", str(run), "--checkpoint", str(path), "--seed", "3", "--episodes", "4")
+    assert done.returncode == 0, done.stderr
+    assert "seed 3" in done.stdout
+    assert "seed 0" not in done.stdout
+    assert "│        4 │" in done.stdout
+
+
+def test_list_shows_every_kind_and_one_kind(dqlab: Run) -> None:
+    everything = dqlab("list").stdout
+    for word in ("noise_schedule", "vp", "softmax_q", "diffusion_ql", "Wang, Hunt, Zhou 2022", "beta_max=10.0"):
+        assert word in everything
+    one = dqlab("list", "sampler").stdout
+    assert "ddpm" in one
+    assert "softmax_q" not in one
+
+
+def test_help_of_every_command(dqlab: Run) -> None:
+    top = dqlab("--help").stdout
+    for command in ("train", "eval", "list", "collect", "sync"):
+        assert command in top
+        assert "usage" in dqlab(command, "--help").stdout
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "misspelt parameter": ([*QUICK, "--set", "DiffusionQL.etaa=1"], "Did you mean 'eta'"),
+    "unknown name": ([*QUICK, "--set", "DiffusionQL.critic=twins"], "Unknown critic 'twins'. Did you mean 'twin'?"),
+    "unknown task": ([*QUICK, "--set", "Experiment.task=walker2d-medium-v3"], "Did you mean 'walker2d-medium-v2'"),
+    "missing gin file": (["train", "--gin", "gin/quickstrat.gin"], "There is no gin file"),
+    "missing data file": ([*QUICK, "--set", "load_dataset.sources=('file:no.hdf5',)"], "no dataset at 'no.hdf5'"),
+    "no data at all": ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put the file into D4RL's cache"),
+    "no CUDA": ([*QUICK, "--device", "cuda"], "PyTorch finds no CUDA device"),
+    "no such run": (["eval", "nowhere"], "not the folder of a dqlab run"),
+    "nothing to resume": ([*QUICK, "--resume"], "no run runs/quickstart-* to resume"),
+    "unknown kind": (["list", "noise_schedul"], "Did you mean 'noise_schedule'"),
+    "unknown plugin": ([*QUICK, "--plugin", "no_such_plugin"], "cannot import 'no_such_plugin'"),
+    "eval of nothing": (["eval"], "either a run's folder, or --official"),
+    "official without a task": (["eval", "--official", "."], "--official wants --task"),
+    "no official files": (["eval", "--official", ".", "--task", "hopper-medium-v2"], "No official checkpoint"),
+    "unknown command": (["trian"], "invalid choice"),
+    "negative seed": ([*QUICK, "--seeds", "-1"], "different integers >= 0"),
+    "sync of nothing": (["sync", "nowhere"], "not the folder of a dqlab run"),
+}
+
+
+def check_mistake(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "In call to configurable" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("usage")]
+    assert len(lines) == 1, done.stderr
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_exit_code_2(dqlab: Run, mistake: str) -> None:
+    if mistake == "no CUDA" and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    args, message = MISTAKES[mistake]
+    check_mistake(dqlab(*args), message)
+
+
+def spoil(path: Path, how: str) -> str:
+    """Damage a copy of the embedded set; returns what the message must say."""
+    shutil.copy(ROOT / "dqlab" / "data" / "embedded" / "walker2d-medium-expert-mini.hdf5", path)
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:100_000])
+        return "truncated or not an HDF5 file"
+    with h5py.File(path, "r+") as file:
+        if how == "without rewards":
+            del file["rewards"]
+            return "has no 'rewards'"
+        values = file["observations"][()]
+        values[123, 4] = np.nan
+        file["observations"][...] = values
+        return "'observations' has a NaN or infinite value in row 123"
+
+
+@pytest.mark.parametrize("how", ["truncated", "without rewards", "NaN"])
+def test_damaged_data_is_one_line_and_leaves_no_half_run(dqlab: Run, tmp_path: Path, how: str) -> None:
+    message = spoil(tmp_path / "bad.hdf5", how)
+    done = dqlab(*QUICK, "--out", "run", *bindings(), "load_dataset.sources=('file:bad.hdf5',)")
+    check_mistake(done, message)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_damaged_cache_is_not_silently_replaced(dqlab: Run, tmp_path: Path) -> None:
+    (tmp_path / "d4rl").mkdir()
+    spoil(tmp_path / "d4rl" / "walker2d_medium_expert-v2.hdf5", "truncated")
+    check_mistake(dqlab(*WALKER, "--steps", "10"), "truncated or not an HDF5 file")
+
+
+def test_broken_download_is_one_line(dqlab: Run, tmp_path: Path) -> None:
+    """A real server that closes the connection half-way, then one whose file has the wrong checksum."""
+    folder = tmp_path / "www" / "gym_mujoco_v2"
+    folder.mkdir(parents=True)
+    (folder / "walker2d_medium_expert-v2.hdf5").write_bytes(b"x" * 1000)
+    code = (
+        "import http.server, sys\n"
+        "class H(http.server.SimpleHTTPRequestHandler):\n"
+        "    def send_header(self, k, v):\n"
+        "        more = 500 if k == 'Content-Length' and sys.argv[1] == 'broken' else 0\n"
+        "        super().send_header(k, str(int(v) + more) if more else v)\n"
+        "s = http.server.HTTPServer(('127.0.0.1', 0), H); print(s.server_port, flush=True); s.serve_forever()\n"
+    )
+    for how, message in (("broken", "broke off after 1,000 bytes"), ("wrong", "has the wrong checksum")):
+        serve = [sys.executable, "-c", code, how]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        server = subprocess.Popen(serve, cwd=tmp_path / "www", text=True, **pipes)  # type: ignore[call-overload]
+        try:
+            assert server.stdout is not None
+            source = f"d4rl_download:http://127.0.0.1:{server.stdout.readline().strip()}"
+            done = dqlab(*WALKER, "--set", f"load_dataset.sources=('{source}',)", f"d4rl_download.sha256='{'0' * 64}'")
+            check_mistake(done, message)
+        finally:
+            server.kill()
+            server.wait()
+        assert not (tmp_path / "d4rl" / "walker2d_medium_expert-v2.hdf5").exists()
+
+
+def test_a_folder_in_use_or_taken(dqlab: Run, tmp_path: Path) -> None:
+    args = [*QUICK, "--out", "run", "--steps", "100000", *bindings()]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
+    )
+    try:
+        while not (tmp_path / "run" / "run.json").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        check_mistake(dqlab(*args), f"is in use by another run (process {first.pid})")
+        check_mistake(dqlab(*args, "--resume"), "is in use by another run")
+    finally:
+        first.kill()
+        first.wait()
+    check_mistake(dqlab(*args), "already holds a run. Use --resume")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    check_mistake(dqlab(*QUICK, "--out", "mine", *bindings()), "not empty and holds no run")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(dqlab: Run, tmp_path: Path) -> None:
+    done = dqlab(*QUICK, "--out", "run", *bindings("DiffusionQL.learning_rate=1e30", "DiffusionQL.grad_norm=0"), "-q")
+    check_mistake(done, "became NaN or infinite")
+
+
+PLUGIN = '''
+import torch
+from dqlab.diffusion.schedules import noise_schedules
+
+@noise_schedules.register("flat", source="mine")
+def flat(n_timesteps: int, beta: float = 0.3) -> torch.Tensor:
+    """The same beta at every step."""
+    return torch.full((n_timesteps,), beta, dtype=torch.float64)
+'''
+
+
+def test_a_ten_line_plugin(dqlab: Run, tmp_path: Path) -> None:
+    """By --plugin and by an import line; its parameters are strict too; the stored config knows it."""
+    (tmp_path / "my_plugin.py").write_text(PLUGIN)
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    assert "The same beta at every step." in dqlab("list", "noise_schedule", "--plugin", "my_plugin", env=env).stdout
+    args = [*QUICK, "--steps", "20", "-q", *bindings("DiffusionPolicy.schedule=flat", "flat.beta=0.2")]
+    done = dqlab(*args, "--plugin", "my_plugin", "--out", "run", env=env)
+    assert done.returncode == 0, done.stderr
+    stored = (tmp_path / "run" / "config.gin").read_text()
+    assert stored.startswith("import my_plugin")
+    assert "flat.beta = 0.2" in stored
+    assert dqlab("eval", "run", env=env).returncode == 0
+    check_mistake(dqlab(*args, "--out", "other", env=env), "flat")
+    (tmp_path / "mine.gin").write_text(f"import my_plugin\ninclude '{QUICK[2]}'\nflat.betta = 0.1\n")
+    check_mistake(dqlab("train", "--gin", "mine.gin", env=env), "mine.gin:3: 'flat' has no parameter 'betta'")
+
+
+def test_bc_trains_only_the_actor(dqlab: Run, tmp_path: Path) -> None:
+    args = ["train", "--gin", str(ROOT / "gin" / "bc_walker2d.gin"), "--steps", "20", "--out", "run"]
+    kept = [line for line in TINY if "Critic" not in line]
+    assert dqlab(*args, "--set", *kept).returncode == 0
+    record = json.loads((tmp_path / "run" / "seed-0" / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(record["metrics"]) == {"train/actor/bc_loss", "train/updates_per_second"}
+    assert "DiffusionQL" not in (tmp_path / "run" / "config.gin").read_text()

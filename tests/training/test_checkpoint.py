@@ -1,0 +1,74 @@
+"""Checkpoints: whole or not at all, loadable without running code, damage named."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqlab.errors import RunError
+from dqlab.training import checkpoint
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    tensors = {"a": {"x.y": torch.arange(6.0).view(2, 3)}, "b": {"z": torch.tensor([1], dtype=torch.int64)}}
+    checkpoint.save(path, tensors, {"step": 3, "note": "naïve"})
+    groups, record = checkpoint.load(path)
+    assert record == {"step": 3, "note": "naïve"}
+    assert torch.equal(groups["a"]["x.y"], tensors["a"]["x.y"])
+    assert groups["b"]["z"].dtype == torch.int64
+    assert [item.name for item in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign"])
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "c.safetensors"
+    checkpoint.save(path, {"a": {"x": torch.zeros(100)}}, {})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "garbage":
+        path.write_bytes(b"\x80\x04garbage")
+    else:
+        from safetensors.torch import save_file
+
+        save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(RunError, match="not a dqlab checkpoint, or is damaged"):
+        checkpoint.load(path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="There is no checkpoint"):
+        checkpoint.load(tmp_path / "no.safetensors")
+
+
+FULL_DISK = """
+import resource, signal, sys, pathlib, torch
+from dqlab.training import checkpoint
+from dqlab.errors import RunError
+path = pathlib.Path(sys.argv[1])
+checkpoint.save(path, {"a": {"x": torch.ones(10)}}, {"step": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    checkpoint.save(path, {"a": {"x": torch.ones(100_000)}}, {"step": 2})
+except RunError as error:
+    print(error)
+"""
+
+
+def test_no_room_for_a_checkpoint_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """A real write that fails half-way: the process may write 4 KiB a file and no more."""
+    assert resource.RLIMIT_FSIZE is not None
+    path = tmp_path / "c.safetensors"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
+    assert "Cannot write" in done.stdout
+    assert "--resume continues the run" in done.stdout
+    groups, record = checkpoint.load(path)
+    assert record == {"step": 1}
+    assert len(groups["a"]["x"]) == 10
+    assert [item.name for item in tmp_path.iterdir()] == ["c.safetensors"]

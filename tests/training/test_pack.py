@@ -1,0 +1,128 @@
+"""Packs: the same alone as together, for every algorithm; scalars per replica; injection of weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from dqlab.algorithms.base import Algorithm, Batch, algorithms
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.data.transitions import Transitions
+from dqlab.errors import ConfigError, RunError
+from dqlab.noise import NoiseStream, integers
+from dqlab.policies.base import Dims
+from dqlab.training.pack import Pack
+
+DIMS = Dims(17, 6)
+
+
+def make_data(dtype: torch.dtype) -> Transitions:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    terminal = (normal(500) > 1.5).to(dtype)
+    return Transitions(
+        normal(500, 17),
+        normal(500, 6).clamp(-1, 1),
+        normal(500),
+        normal(500, 17),
+        terminal,
+        provenance=None,  # type: ignore[arg-type]
+    )
+
+
+def train(each: list[Algorithm], seeds: list[int], dtype: torch.dtype, steps: int = 50, batch: int = 32) -> Pack:
+    pack = Pack(each, DIMS, seeds, dtype=dtype)
+    specs = {**each[0].update_noise(DIMS, batch), "batch_index": integers(500, batch)}
+    stream = NoiseStream(specs, tuple(seeds), "update", dtype=dtype)
+    data = make_data(dtype)
+    for step in range(steps):
+        noise = stream.at(step)
+        pack.update(data.batch(noise.pop("batch_index")), noise)
+    return pack
+
+
+def largest_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[group][name] - b[group][name]).abs().max()) for group in a for name in a[group])
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_packed_equals_alone(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Seed 1 of seeds 0 1 2 3 after 50 updates."""
+    make = algorithms.get(name)
+    together = train([make()] * 4, [0, 1, 2, 3], dtype)
+    alone = train([make()], [1], dtype)
+    assert largest_difference(together.weights(1), alone.weights(0)) < tolerance
+    assert largest_difference(together.weights(0), alone.weights(0)) > 1e-2  # another seed is another run
+
+
+def test_scalars_vary_along_the_pack() -> None:
+    """Replicas with the same seed and another eta, discount, rate or bound: each as it is alone."""
+    base = DiffusionQL(ema_start=5)
+    each = [base, replace(base, eta=3.0), replace(base, discount=0.5, tau=0.1), replace(base, learning_rate=1e-3)]
+    each.append(replace(base, grad_norm=0.01))
+    together = train(list(each), [5] * 5, torch.float64, steps=10)
+    for row, algorithm in enumerate(each):
+        alone = train([algorithm], [5], torch.float64, steps=10)
+        assert largest_difference(together.weights(row), alone.weights(0)) < 1e-9
+        if row:
+            assert largest_difference(together.weights(row), together.weights(0)) > 1e-5
+
+
+def test_structure_must_be_shared() -> None:
+    with pytest.raises(ConfigError, match="scalar hyper-parameters only"):
+        Pack([DiffusionQL(), DiffusionQL(max_q_backup=True)], DIMS, [0, 1])
+
+
+def test_injected_weights_come_back_and_targets_follow() -> None:
+    source, pack = Pack([DiffusionQL()], DIMS, [1]), Pack([DiffusionQL()] * 2, DIMS, [2, 3])
+    weights = source.weights(0)
+    pack.load(1, {"actor": weights["actor"], "critic": weights["critic"]})
+    assert largest_difference(pack.weights(1), weights) == 0
+    assert largest_difference(pack.weights(0), weights) > 0
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    pack = Pack([DiffusionQL()], DIMS, [1])
+    weights = pack.weights(0)["actor"]
+    wrong = {**weights, "final_layer.bias": torch.zeros(3)}
+    with pytest.raises(RunError, match=r"final_layer.bias: \(3,\) instead of \(6,\)"):
+        pack.load(0, {"actor": wrong})
+    del weights["final_layer.bias"]
+    with pytest.raises(RunError, match="final_layer.bias"):
+        pack.load(0, {"actor": weights})
+
+
+def test_the_moving_average_starts_late_and_moves_every_fifth_step() -> None:
+    algorithm = DiffusionQL(ema_start=10)
+    initial = Pack([algorithm], DIMS, [0], dtype=torch.float64).state.targets["actor_ema"]
+    packs = {n: train([algorithm], [0], torch.float64, steps=n, batch=4) for n in (10, 11, 15, 16)}
+    after = {n: pack.state.targets["actor_ema"] for n, pack in packs.items()}
+    assert torch.equal(after[10], initial)
+    assert not torch.equal(after[11], initial)
+    assert torch.equal(after[11], after[15])
+    assert not torch.equal(after[15], after[16])
+
+
+def test_no_gradient_reaches_frozen_networks() -> None:
+    pack = train([DiffusionQL()], [0], torch.float64, steps=1)
+    assert not any(value.requires_grad for value in (*pack.state.parameters.values(), *pack.state.targets.values()))
+
+
+def test_initial_networks_do_not_touch_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    Pack([DiffusionQL()], DIMS, [0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_hold_what_they_say() -> None:
+    batch = make_data(torch.float32).batch(torch.tensor([[0, 1]]))
+    assert isinstance(batch, Batch)
+    assert batch.next_state.shape == (1, 2, 17)
