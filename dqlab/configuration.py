@@ -100,13 +100,6 @@ def differences(old: str, new: str, ignore: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def unused_bindings(text: str) -> list[str]:
-    """Bindings that the operative configuration does not hold: set, but read by nothing that was built."""
-    used = {name.rsplit("/", 1)[-1] for name in flat(text)}
-    bound = flat(gin.config_str(max_line_length=120))
-    return sorted(name for name in bound if "." in name and name.rsplit("/", 1)[-1] not in used)
-
-
 def _plain(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))) else str(value)
 

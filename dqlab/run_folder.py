@@ -85,9 +85,15 @@ class RunFolder:
             raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.") from error
         except OSError as error:
             raise RunError(f"Cannot write to {self.path}: {error.strerror}. Choose another --out.") from error
+        for leftover in self.path.rglob(".*.tmp"):  # of a process killed while writing
+            leftover.unlink(missing_ok=True)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+
+    def foreign(self) -> list[str]:
+        """Names in the folder of something that is not a run."""
+        return [item.name for item in self.path.iterdir() if item.name != "lock"]
 
     def _owner(self) -> str:
         try:

@@ -65,9 +65,9 @@ def train(
     text = configuration.operative_text(loaded)
     _check_config(folder, text, data.provenance.digest)
     known = facts(experiment, data, loaded)
-    write_text(folder.config, text)
     name = tracking.experiment or experiment.task
     folder.write_facts(**known, parameters=configuration.flat(text), mlflow_experiment=name, state="running")
+    write_text(folder.config, text)
     mirror = Mirror(path, tracking_uri(path), name) if tracking.mlflow else None
     evaluator = experiment.evaluator()
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
@@ -92,7 +92,7 @@ def _check_folder(folder: RunFolder, resume: bool) -> None:
             raise RunError(f"{folder.path} already holds a run. Use --resume to continue it, or choose another --out.")
         if folder.facts().get("state") == "finished":
             raise RunError(f"The run in {folder.path} has finished: there is nothing to resume. See dqlab eval.")
-    elif any(item.name != "lock" for item in folder.path.iterdir()):
+    elif folder.foreign():
         raise RunError(f"{folder.path} is not empty and holds no run. Choose another --out.")
 
 

@@ -22,8 +22,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 settings.register_profile("noisy machine", deadline=None, max_examples=50)
 settings.load_profile("noisy machine")
-settings.register_profile("noisy machine", deadline=None, max_examples=50)
-settings.load_profile("noisy machine")
 
 TINY = [
     "load_dataset.sources=('embedded',)",

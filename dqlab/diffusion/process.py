@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=32)
+def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Coefficients as a tensor, kept so that an update copies nothing to the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Process:
 
     def diffuse(self, start: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t (B, A) for x_0 (B, A), timesteps t (B,) in 0..N-1 and noise eps (B, A) (eq. 4)."""
-        abar = torch.tensor(self.alphas_cumprod, dtype=start.dtype, device=start.device)[t].unsqueeze(-1)
+        abar = _table(self.alphas_cumprod, start.dtype, start.device)[t].unsqueeze(-1)
         return abar.sqrt() * start + (1 - abar).sqrt() * eps
 
     def start_from(self, x: Tensor, t: int, eps: Tensor) -> Tensor:

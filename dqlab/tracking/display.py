@@ -45,10 +45,11 @@ class Display:
             TextColumn("{task.fields[rate]} updates/s"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[score]}"),
             console=self.console,
             disable=not self._live,
         )
-        self._bar = self._progress.add_task("training", total=steps, rate="-", losses="")
+        self._bar = self._progress.add_task("training", total=steps, rate="-", losses="", score="")
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -69,6 +70,8 @@ class Display:
 
     def evaluated(self, step: int, evaluations: Mapping[int, Any]) -> None:
         """New scores, by seed."""
+        scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
+        self._progress.update(self._bar, score=f"score {scores}{self._caveat}")
         for seed, result in evaluations.items():
             self._line(
                 f"step {step:>8,}  seed {seed}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"

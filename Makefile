@@ -1,0 +1,34 @@
+# Every target sets up what it needs in .venv, with pip. PYTHON chooses the interpreter (3.10 or later).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test format clean
+
+quickstart: $(VENV)/.base
+	$(BIN)/dqlab train --gin gin/quickstart.gin
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist worksteal
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "dqlab needs Python 3.10 or later (make PYTHON=python3.11 ...)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.base: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[collect,dev]'
+	@touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

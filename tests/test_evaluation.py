@@ -1,0 +1,73 @@
+"""Evaluation: repeatable, the same alone as packed, seeded by the run's seed + 100, held against a plain loop."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.envs.tasks import make_env, tasks
+from dqlab.evaluation import Evaluator, initial_seeds
+from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.noise import NoiseStream
+from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.selection import SoftmaxQ
+from dqlab.training.pack import Pack
+
+HOPPER = tasks.get("hopper-medium-v2")
+DIMS = Dims(HOPPER.state_dim, HOPPER.action_dim)
+
+
+def pack(seeds: list[int]) -> Pack:
+    policy = partial(DiffusionPolicy, n_timesteps=2, denoiser=partial(MLPDenoiser, hidden_dim=16))
+    algorithm = DiffusionQL(policy=policy, selection=partial(SoftmaxQ, n_candidates=4))
+    return Pack([algorithm] * len(seeds), DIMS, seeds, dtype=torch.float64)
+
+
+def test_each_replica_gives_what_it_gives_alone_and_again() -> None:
+    together = Evaluator(HOPPER, "mujoco210", 3).run(pack([5, 6]), 1000)
+    for row, seed in enumerate((5, 6)):
+        evaluator = Evaluator(HOPPER, "mujoco210", 3)
+        for _ in range(2):
+            alone = evaluator.run(pack([seed]), 1000)[0]
+            assert np.allclose(alone.returns, together[row].returns, rtol=1e-9)
+            assert alone.lengths.tolist() == together[row].lengths.tolist()
+    assert not np.allclose(together[0].returns, together[1].returns)
+
+
+def test_against_one_episode_at_a_time() -> None:
+    """The same actions from a loop over single environments: what the batched roll-out reports."""
+    replica, episodes = pack([2]), 3
+    result = Evaluator(HOPPER, "mujoco210", episodes).run(replica, 7)[0]
+    specs = replica.algorithm.act_noise(DIMS, episodes)
+    for index, seed in enumerate(initial_seeds(2, 7, episodes)):
+        stream = NoiseStream(specs, (2,), "evaluation 7", dtype=torch.float64, chunk=20)
+        env, total, time, over = make_env(HOPPER), 0.0, 0, False
+        state, _ = env.reset(seed=seed)
+        while not over:
+            states = torch.zeros(1, episodes, HOPPER.state_dim, dtype=torch.float64)
+            states[0, index] = torch.as_tensor(state)
+            action = replica.act(states, stream.at(time))[0, index].numpy()
+            state, reward, terminated, truncated, _ = env.step(action)
+            total, time, over = total + reward, time + 1, terminated or truncated
+        assert result.lengths[index] == time
+        assert abs(result.returns[index] - total) < 1e-6
+
+
+def test_initial_states_differ_between_seeds_steps_and_episodes() -> None:
+    seeds = initial_seeds(0, 0, 10)
+    assert len(set(seeds)) == 10
+    assert seeds != initial_seeds(1, 0, 10)
+    assert seeds != initial_seeds(0, 1, 10)
+    assert seeds == initial_seeds(0, 0, 10)
+
+
+def test_bc_acts_with_one_sample() -> None:
+    algorithm = BehaviourCloning()
+    assert algorithm.act_noise(DIMS, 10)["start"].shape == (10, 3)
+    result = Evaluator(HOPPER, "modern", 2).run(Pack([algorithm], DIMS, [0]), 0)[0]
+    assert result.lengths.min() >= 1

@@ -1,0 +1,66 @@
+"""The training core runs where only torch, numpy and gin are installed; doors import what they need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from conftest import ROOT
+
+HEAVY = (
+    "mlflow",
+    "gymnasium",
+    "mujoco",
+    "matplotlib",
+    "ray",
+    "h5py",
+    "safetensors",
+    "rich",
+    "pandas",
+    "stable_baselines3",
+)
+
+CORE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HEAVY:
+            raise ImportError(name + " is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+import torch
+from dqlab import configuration
+from dqlab.experiment import Experiment
+from dqlab.testing import make_batch, make_noise
+
+configuration.load(["gin/diffql_walker2d.gin"], ["MLPDenoiser.hidden_dim=16", "Experiment.dtype=float64"])
+experiment = Experiment()
+experiment.check()
+pack = experiment.pack()
+noise = make_noise(pack.algorithm.update_noise(pack.dims, 8))
+info = pack.update(make_batch(pack.dims, 8), noise)
+assert all(torch.isfinite(value).all() for value in info.values())
+print("trained", not set(HEAVY) & set(sys.modules))
+"""
+
+
+def test_core_with_torch_numpy_and_gin_only() -> None:
+    code = f"HEAVY = {HEAVY!r}\n{CORE}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "trained True", done.stderr
+
+
+HELP = """
+import sys
+import dqlab.cli
+try:
+    dqlab.cli.main(["--help"])
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+"""
+
+
+def test_help_imports_no_torch() -> None:
+    assert subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True).returncode == 0

@@ -1,0 +1,160 @@
+"""Tracking in real MLflow: the local store, and a server that dies in the middle of a run and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, TINY, isolated
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SETS = [line for line in TINY if not line.startswith("Tracking")]
+TRAIN = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--seeds", "0", "1"]
+
+
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def journal(folder: Path) -> list[tuple[str, int, float]]:
+    """(metric, step, value) of every record of a replica."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return sorted((name, r["step"], value) for r in records for name, value in r["metrics"].items())
+
+
+def stored(at: Any, run_id: str) -> list[tuple[str, int, float]]:
+    """The same, as MLflow has it (final scores by rule apart)."""
+    names = at.get_run(run_id).data.metrics
+    found = [(m.key, m.step, m.value) for name in names for m in at.get_metric_history(run_id, name)]
+    return sorted(item for item in found if item[0] not in FINAL)
+
+
+FINAL = {f"score/{rule}" for rule in ("last", "best_online", "offline", "mean_last_10")}
+
+
+def check_complete(at: Any, run: Path) -> None:
+    """One run a replica under a parent; every metric once; parameters, tags, artifacts, final scores."""
+    facts = json.loads((run / "run.json").read_text())
+    experiment = at.get_experiment_by_name("walker2d-medium-expert-v2")
+    runs = at.search_runs([experiment.experiment_id])
+    children = {r.data.tags["seed"]: r for r in runs if "mlflow.parentRunId" in r.data.tags}
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert set(children) == {"0", "1"}
+    assert [parent.info.run_id for parent in parents] == [c.data.tags["mlflow.parentRunId"] for c in children.values()][
+        :1
+    ]
+    for seed, child in children.items():
+        assert child.info.status == "FINISHED"
+        assert stored(at, child.info.run_id) == journal(run / f"seed-{seed}")
+        assert child.data.params["DiffusionQL.eta"] == "1.0"
+        assert child.data.params["Training.batch_size"] == "8"
+        tags = child.data.tags
+        assert tags["task"] == "walker2d-medium-expert-v2"
+        assert tags["caveat"] == "not D4RL"
+        assert tags["data_source"] == "embedded"
+        assert tags["data_digest"] == facts["data"]["digest"]
+        assert tags["physics"] == "mujoco210"
+        assert tags["execution"] == "eager"
+        assert tags["version.torch"].startswith("2.")
+        assert tags["variant.lr_schedule"] == "cosine"
+        artifacts = {item.path for item in at.list_artifacts(child.info.run_id)}
+        assert artifacts >= {"config.gin", "curve.png", "summary.json", "checkpoints", "best_score_online.txt"}
+        summary = json.loads((run / f"seed-{seed}" / "summary.json").read_text())
+        for rule, row in summary["selection"].items():
+            assert child.data.metrics[f"score/{rule}"] == row["score_mean"]
+
+
+def test_local_store_beside_the_runs(dqlab: Run, tmp_path: Path) -> None:
+    done = dqlab(*TRAIN, "--steps", "40", "--out", "runs/one", "--set", *SETS)
+    assert done.returncode == 0, done.stderr
+    assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in done.stdout
+    at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    check_complete(at, tmp_path / "runs" / "one")
+    again = dqlab("sync", "runs/one")  # sends nothing twice
+    assert "has all of it" in again.stdout
+    check_complete(at, tmp_path / "runs" / "one")
+
+
+class Server:
+    """A real MLflow tracking server on a port of its own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = [
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination",
+            str(self.folder / "art"),
+        ]
+        command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(self.port), "--workers", "1"]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    env = {"MLFLOW_TRACKING_URI": server.uri}
+    sets = [*SETS, "Tracking.patience=3.0", "Training.eval_every=200", "Training.log_every=50"]
+    command = [sys.executable, "-m", "dqlab.cli", *TRAIN, "--steps", "2000", "--out", "run", "--set", *sets]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=isolated(tmp_path) | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None:  # until something has arrived
+        known = json.loads((run / "mlflow.json").read_text()) if (run / "mlflow.json").exists() else {}
+        if any(known.get("records", {}).values()):
+            break
+        time.sleep(0.1)
+    server.kill()
+    assert process.poll() is None, "the run ended before the server died: this tests nothing"
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "dqlab sync run" in output
+    assert "not sent" in (run / "mlflow.log").read_text()
+    unreachable = dqlab("sync", "run", env=env)
+    assert unreachable.returncode == 2
+    assert "could not be sent" in unreachable.stderr
+    assert "Traceback" not in unreachable.stderr
+    server.start()
+    assert dqlab("sync", "run", env=env).returncode == 0
+    check_complete(client(server.uri), run)
