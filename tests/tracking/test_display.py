@@ -1,0 +1,57 @@
+"""What a person sees: live on a terminal, plain lines elsewhere, nothing when quiet; the caveat beside every score."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dqlab.tracking.curve import draw_curve
+from dqlab.tracking.display import Display
+from dqlab.training.model_selection import Evaluated, select
+
+
+def evaluations() -> list[Evaluated]:
+    return [Evaluated(0, 0.0, 0.0, 0.0, 0.0, None), *(Evaluated(s, 9.0 * s, 3.0, s / 2, 1.0, 1 / s) for s in (10, 20))]
+
+
+def show(terminal: bool, quiet: bool = False) -> str:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
+    with Display(100, "not D4RL", quiet, console) as display:
+        display.logged(10, {"actor/bc_loss": 0.25, "critic/loss": 3.0, "updates_per_second": 12.34})
+        display.evaluated(10, {7: evaluations()[1]})
+    return text.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    lines = show(terminal=False).strip().splitlines()
+    assert lines == [
+        "step       10 of 100  12.3 updates/s  L_bc 0.25  critic 3",
+        "step       10  seed 7  score    5.0 +- 1.0 (not D4RL)  return 90",
+    ]
+
+
+def test_live_progress_on_a_terminal() -> None:
+    text = show(terminal=True)
+    assert "\x1b[" in text
+    for words in ("10/100", "12.3 updates/s", "L_bc 0.25", "score 5.0 (not D4RL)"):
+        assert words in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet(terminal: bool) -> None:
+    assert show(terminal, quiet=True).strip() == ""
+
+
+def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    path = tmp_path / "curve.png"
+    chosen = {rule: row.__dict__ for rule, row in select(evaluations(), "kth_lowest", 0).items()}
+    draw_curve([e.as_dict() for e in evaluations()], chosen, "title", path)
+    image = imread(path)
+    assert min(image.shape[:2]) > 400
+    assert image[..., :3].std() > 0.05
