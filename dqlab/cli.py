@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DqlabError as error:
         print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has gone
+        return 1
+    except OSError as error:
+        print(
+            f"dqlab: error: {error.filename or 'a file'}: {error.strerror or error}. Nothing is lost.", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("dqlab: interrupted; a training run continues with the same command and --resume", file=sys.stderr)
         return 130
@@ -63,6 +70,10 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 def _add_gin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gin", action="append", required=True, metavar="FILE", help="gin file; later ones override")
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="extend",
@@ -98,6 +109,7 @@ def _add_eval(commands: Any) -> None:
     )
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
+    _add_set(parser)
 
 
 def _add_list(commands: Any) -> None:
@@ -160,10 +172,11 @@ def _eval(args: argparse.Namespace) -> int:
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
+    bindings = [*args.set, *([f"Experiment.device={args.device!r}"] if args.device else [])]
     if args.official is not None:
-        evaluate_official(args.official, args.task, args.epoch, args.episodes or 10, args.device or "auto")
+        evaluate_official(args.official, args.task, args.epoch, args.episodes or 10, bindings)
     else:
-        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, args.device)
+        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings)
     return 0
 
 

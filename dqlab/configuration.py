@@ -155,12 +155,25 @@ def _included(filename: str, folder: Path, place: str) -> Path:
 
 
 def _import(module: str, place: str, loaded: Loaded) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"{place}: cannot import '{module}' ({error}). Is it installed?") from error
+    import_plugin(module, place)
     if module not in loaded.imports:
         loaded.imports.append(module)
+
+
+def import_plugin(module: str, place: str) -> None:
+    """Import a module that registers parts.
+
+    Raises:
+        ConfigError: it is not there, or fails; the message names `place`.
+    """
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{place}: cannot import '{module}' ({error}). Is it installed?") from error
+    except Exception as error:  # a plugin may fail in any way
+        raise ConfigError(f"{place}: '{module}' fails when it is imported: {error!r}") from error
 
 
 def _bind(statement: Any, place: str) -> None:

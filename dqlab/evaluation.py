@@ -48,13 +48,14 @@ class Evaluator:
 
     def run(self, pack: Pack, step: int) -> list[Episodes]:
         """Evaluate every replica as it is after `step` updates; the same call gives the same episodes."""
-        envs = self._environments(pack.replicas)
+        envs = self.prepare(pack.replicas)
         seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
         states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
         act = self._actor(pack, step)
         return self._roll(envs, states, act, pack.replicas)
 
-    def _environments(self, replicas: int) -> list[Any]:
+    def prepare(self, replicas: int) -> list[Any]:
+        """The environments of that many replicas, built where they are not yet."""
         while len(self._envs) < replicas * self.episodes:
             self._envs.append(make_env(self.task, self.physics))
         return self._envs[: replicas * self.episodes]

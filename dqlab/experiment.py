@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
+from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
 from dqlab.evaluation import Evaluator, rehearse
@@ -98,19 +100,20 @@ class Experiment:
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
         torch.set_num_threads(max(self.threads, 1))
-        _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0)
+        _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         rehearse(self.the_algorithm, self.dims)
 
     def data(self, progress: Progress = silent) -> Transitions:
         """The dataset, on the device."""
         return load_dataset(self.the_task, progress=progress).to(self.the_device, DTYPES[self.dtype])
 
-    def pack(self) -> Pack:
-        """Freshly initialised replicas."""
+    def pack(self, seeds: Sequence[int] | None = None) -> Pack:
+        """Freshly initialised replicas, of the experiment's seeds or of others."""
+        seeds = self.seeds if seeds is None else seeds
         return Pack(
-            [self.the_algorithm] * len(self.seeds),
+            [self.the_algorithm] * len(seeds),
             self.dims,
-            self.seeds,
+            seeds,
             dtype=DTYPES[self.dtype],
             device=self.the_device,
             learning_rate_factor=self.plan.factor(self.the_algorithm.lr_schedule),

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
+from dqlab.configuration import import_plugin
 from dqlab.errors import ConfigError
 
 GROUP = "dqlab.plugins"
@@ -29,7 +30,4 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
         except Exception as error:  # a plugin may fail in any way
             warnings.warn(f"plugin '{entry.name}' ({entry.value}) is skipped: {error!r}", stacklevel=2)
     for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"--plugin: cannot import '{module}' ({error}). Is it installed?") from error
+        import_plugin(module, "--plugin")

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError, nearest
-from dqlab.evaluation import Episodes, Evaluator
+from dqlab.evaluation import Episodes
 from dqlab.experiment import Experiment
-from dqlab.policies.base import Dims
 from dqlab.registry import Registry
 from dqlab.run_folder import RunFolder
 from dqlab.running import Finished
 from dqlab.tracking.display import summary_table
 from dqlab.tracking.mlflow import send_run, tracking_uri
 from dqlab.training import checkpoint
-from dqlab.training.pack import Pack
 
 RULES = {"last": "last", "best": "best_online", "offline": "offline"}
 
@@ -37,17 +37,22 @@ def print_finished(finished: Finished) -> None:
     console.print(f"Run:            {folder.path}", soft_wrap=True)
     if finished.sent is None:
         return
-    uri = tracking_uri(folder.path)
-    shown = uri.replace(f"{Path.cwd()}/", "") if uri.startswith("sqlite") else uri
-    how = f"mlflow ui --backend-store-uri {shown}" if uri.startswith("sqlite") else uri
-    console.print(f"MLflow:         {how}", soft_wrap=True)
+    console.print(f"MLflow:         {_how_to_open(tracking_uri(folder.path))}", soft_wrap=True)
     if not finished.sent:
         console.print(
             f"MLflow does not have all of it yet (see {folder.path / 'mlflow.log'}). Later: dqlab sync {folder.path}"
         )
 
 
-def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None, device: str | None) -> None:
+def _how_to_open(uri: str) -> str:
+    """The command that shows a local store, as it can be pasted here; a server's address as it is."""
+    if not uri.startswith("sqlite"):
+        return uri
+    command = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
+    return command.replace(f"{Path.cwd()}/", "")
+
+
+def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None, bindings: Sequence[str] = ()) -> None:
     """Evaluate a checkpoint of each replica (or one), with the run's own configuration.
 
     With the run's number of episodes the evaluation repeats the recorded one: same initial states, same noise.
@@ -57,7 +62,6 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     """
     folder = RunFolder(path)
     facts = folder.facts()
-    bindings = [f"Experiment.device={device!r}"] if device else []
     configuration.load([folder.config], bindings, facts["plugins"])
     experiment = Experiment()
     experiment.check()
@@ -68,18 +72,11 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     for each in seeds:
         file = _checkpoint_file(folder, each, which)
         weights, record = checkpoint.load(file)
-        pack = Pack(
-            [experiment.the_algorithm], experiment.dims, [each], dtype=_dtype(experiment), device=experiment.the_device
-        )
+        pack = experiment.pack([each])
         pack.load(0, weights)
         result = experiment.evaluator(episodes).run(pack, record["step"])[0]
         _add_row(table, experiment, f"seed {each}", record["step"], result)
     Console().print(table)
-
-
-def _dtype(experiment: Experiment) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, experiment.dtype)
-    return dtype
 
 
 def _checkpoint_file(folder: RunFolder, seed: int, which: str) -> Path:
@@ -92,25 +89,25 @@ def _checkpoint_file(folder: RunFolder, seed: int, which: str) -> Path:
     return path
 
 
-def evaluate_official(path: Path, task_name: str | None, epoch: str | None, episodes: int, device: str) -> None:
-    """Evaluate the official code's checkpoint with its own settings (50 candidates, softmax over target critics).
+def evaluate_official(
+    path: Path, task_name: str | None, epoch: str | None, episodes: int, bindings: Sequence[str] = ()
+) -> None:
+    """Evaluate the official code's checkpoint as the official code acts: 50 candidates, softmax over the critics.
+
+    The official code does not save its target critics; the critics stand in for them, as after loading there.
 
     Raises:
         ConfigError: no task is named. RunError: no readable checkpoint, or one of another task's sizes.
     """
     if task_name is None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
-    configuration.load([], [f"Experiment.task={task_name!r}", f"Experiment.device={device!r}"])
+    configuration.load([], [f"Experiment.task={task_name!r}", *bindings])
     experiment = Experiment()
+    experiment.check()
     weights, stem = official.load_checkpoint(path, epoch)
-    pack = Pack(
-        [experiment.the_algorithm],
-        Dims(experiment.the_task.state_dim, experiment.the_task.action_dim),
-        [0],
-        device=experiment.the_device,
-    )
+    pack = experiment.pack([0])
     pack.load(0, weights)
-    result = Evaluator(experiment.the_task, experiment.physics, episodes).run(pack, 0)[0]
+    result = experiment.evaluator(episodes).run(pack, 0)[0]
     table = _evaluation_table(f"{task_name}, official checkpoint {stem}", "")
     _add_row(table, experiment, stem, 0, result)
     Console().print(table)
@@ -165,8 +162,6 @@ def sync(path: Path) -> None:
     Raises:
         RunError: this is no run, or the server still cannot be reached.
     """
-    import os
-
     from dqlab.tracking.mirror import mirror_environment, only_mirror
 
     folder = RunFolder(path)
@@ -175,7 +170,7 @@ def sync(path: Path) -> None:
     uri = tracking_uri(path)
     try:
         with only_mirror(path):
-            send_run(path, uri, facts["mlflow_experiment"])
+            send_run(path, uri, facts["mlflow_experiment"], over=not folder.in_use())
     except Exception as error:
         raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
     print(f"{path}: MLflow ({uri}) has all of it.")

@@ -91,6 +91,15 @@ class RunFolder:
         self._lock.write(str(os.getpid()))
         self._lock.flush()
 
+    def in_use(self) -> bool:
+        """Whether some process trains in the folder now."""
+        with (self.path / "lock").open("a") as probe:
+            try:
+                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def foreign(self) -> list[str]:
         """Names in the folder of something that is not a run."""
         return [item.name for item in self.path.iterdir() if item.name != "lock"]

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from dqlab import configuration
+from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
@@ -56,33 +57,46 @@ def train(
     console = console or Console(quiet=quiet)
     experiment, tracking, folder = Experiment(), Tracking(), RunFolder(path)
     experiment.check()
+    evaluator = experiment.evaluator()
+    evaluator.prepare(len(experiment.seeds))
     folder.lock()
     _check_folder(folder, resume)
-    with download_progress(console) as progress:
-        data = experiment.data(progress)
-    if not data.provenance.is_d4rl and data.provenance.source == "embedded":
-        announce_fallback(console, experiment.task, data.provenance)
-    text = configuration.operative_text(loaded)
-    _check_config(folder, text, data.provenance.digest)
-    known = facts(experiment, data, loaded)
-    name = tracking.experiment or experiment.task
-    folder.write_facts(**known, parameters=configuration.flat(text), mlflow_experiment=name, state="running")
-    write_text(folder.config, text)
-    mirror = Mirror(path, tracking_uri(path), name) if tracking.mlflow else None
-    evaluator = experiment.evaluator()
+    data = _load_data(experiment, Console(stderr=True) if quiet else console)
+    known = _record(experiment, tracking, folder, data, loaded)
+    mirror = Mirror(path, tracking_uri(path), known["mlflow_experiment"]) if tracking.mlflow else None
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
-        loop = Loop(
-            experiment.plan, experiment.pack(), data, evaluator.run, experiment.the_task, folder, display, resume
-        )
+        pack = experiment.pack()
+        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, resume)
         loop.run()
     summaries = {
-        seed: _finish_replica(experiment, folder, seed, loop.evaluations[seed], known) for seed in loop.evaluations
+        seed: _finish_replica(experiment, folder, seed, done, known) for seed, done in loop.evaluations.items()
     }
     if not tracking.keep_checkpoints:
         _prune(folder, summaries)
     folder.write_facts(state="finished")
-    sent = mirror.close(tracking.patience) if mirror else None
-    return Finished(folder, summaries, known, sent)
+    return Finished(folder, summaries, known, mirror.close(tracking.patience) if mirror else None)
+
+
+def _load_data(experiment: Experiment, console: Console) -> Transitions:
+    """The dataset; where it is the one that ships with dqlab, that is said so that it can't be missed."""
+    with download_progress(console) as progress:
+        data = experiment.data(progress)
+    if data.provenance.source == "embedded":
+        announce_fallback(console, experiment.task, data.provenance)
+    return data
+
+
+def _record(
+    experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: configuration.Loaded
+) -> dict[str, Any]:
+    """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
+    text = configuration.operative_text(loaded)
+    _check_config(folder, text, data.provenance.digest)
+    known = facts(experiment, data, loaded)
+    known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
+    folder.write_facts(**known, state="running")
+    write_text(folder.config, text)
+    return known
 
 
 def _check_folder(folder: RunFolder, resume: bool) -> None:

@@ -244,7 +244,7 @@ def test_a_folder_in_use_or_taken(dqlab: Run, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(dqlab: Run, tmp_path: Path) -> None:
-    done = dqlab(*QUICK, "--out", "run", *bindings("DiffusionQL.learning_rate=1e30", "DiffusionQL.grad_norm=0"), "-q")
+    done = dqlab(*QUICK, "--out", "run", *bindings("DiffusionQL.learning_rate=1e30", "DiffusionQL.grad_norm=0"))
     check_mistake(done, "became NaN or infinite")
 
 

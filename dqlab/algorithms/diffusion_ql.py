@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dqlab.algorithms.acting import act_with_candidates, candidate_noise
 from dqlab.algorithms.base import Algorithm, Batch, Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.fields import require
 from dqlab.networks.critics import CriticEnsemble, critics, ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies.base import Dims, Policy, part, policies, prefixed
@@ -50,6 +51,11 @@ class DiffusionQL(Algorithm):
     grad_norm: float = 1.0
     max_q_backup: bool = False
     backup_candidates: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.ema_every >= 1, self, "ema_every", "at least 1")
+        require(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
 
     @cached_property
     def _policy(self) -> Policy:

@@ -112,18 +112,21 @@ def load_dataset(
         DataError: no source has it (each one's reason is given), or the file is damaged.
     """
     transform = reward_transforms.get(reward_transform)
-    name, found = _first_available(task, sources, progress)
+    sources = (sources,) if isinstance(sources, str) else tuple(sources)
+    name, found, skipped = _first_available(task, sources, progress)
     recorded = read_d4rl(found.path, task.state_dim, task.action_dim)
     origin = {"source": name, "path": str(found.path), "digest": sha256_of(found.path), "is_d4rl": found.is_d4rl}
+    origin["skipped"] = skipped
     return q_learning_view(recorded, task.episode_limit, transform, origin)
 
 
-def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -> tuple[str, Found]:
-    reasons = []
+def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -> tuple[str, Found, tuple[str, ...]]:
+    """The first source's name and file, and why those before it had none."""
+    reasons: list[str] = []
     for source in sources:
         name, _, argument = source.partition(":")
         try:
-            return name, data_sources.get(name)(task, argument, progress)
+            return name, data_sources.get(name)(task, argument, progress), tuple(reasons)
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
     raise DataError(

@@ -25,6 +25,7 @@ class Provenance:
         is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
         rows, episodes, transitions: of the file, and of the Q-learning view of it.
         return_mean, return_std, return_min, return_max: of its episodes.
+        skipped: why the sources that were to be asked first had nothing.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Provenance:
     return_std: float
     return_min: float
     return_max: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def caveat(self) -> str:

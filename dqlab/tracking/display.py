@@ -85,13 +85,14 @@ class Display:
 
 def announce_fallback(console: Console, task: str, provenance: Any) -> None:
     """The panel that cannot be missed: this is not D4RL's data."""
-    text = (
-        f"[bold]{task}'s own D4RL file was not found.[/bold]\n"
-        f"Training on {provenance.path} instead: {provenance.rows:,} rows, {provenance.episodes} episodes, "
-        f"mean return {provenance.return_mean:.0f}.\n"
-        "Scores from it must not be compared with published ones; each is marked 'not D4RL'."
-    )
-    console.print(Panel(text, title="NOT D4RL DATA", border_style="bold red"))
+    name = provenance.path.rsplit("/", 1)[-1]
+    lines = [
+        f"This is not D4RL's {task}, but the small set that ships with dqlab:",
+        f"{name}, {provenance.rows:,} rows, {provenance.episodes} episodes, mean return {provenance.return_mean:.0f}.",
+        "Scores from it must not be compared with published ones; each is marked 'not D4RL'.",
+        *[f"Not had: {reason}" for reason in provenance.skipped],
+    ]
+    console.print(Panel(Text("\n".join(lines)), title="NOT D4RL DATA", border_style="bold red"))
 
 
 @contextmanager

@@ -38,7 +38,8 @@ class Sent:
 
     def __init__(self, run: Path, uri: str) -> None:
         self.path = run / "mlflow.json"
-        empty: dict[str, Any] = {"uri": uri, "parent": "", "children": {}, "records": {}, "finished": False}
+        empty: dict[str, Any] = {"uri": uri, "parent": "", "children": {}, "records": {}}
+        empty |= {"status": "RUNNING", "finished": False}
         known = json.loads(self.path.read_text()) if self.path.exists() else empty
         self.state = known if known["uri"] == uri else empty
 
@@ -87,12 +88,12 @@ def mirror_environment() -> dict[str, str]:
     return {**defaults, **os.environ}
 
 
-def follow(stop: IO[bytes], send: Callable[[], None], say: Callable[[str], None], patience: float) -> bool:
+def follow(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], None], patience: float) -> bool:
     """Send every few seconds until `stop` is at its end, then once more; pauses grow while sending fails.
 
     Args:
         stop: a pipe whose end says that training is over.
-        send: sends what is new; raises on failure.
+        send: sends what is new, told whether training is over; raises on failure.
         say: told of failures.
         patience: seconds of last attempts after the end.
 
@@ -105,7 +106,7 @@ def follow(stop: IO[bytes], send: Callable[[], None], say: Callable[[str], None]
         if over and deadline == float("inf"):
             deadline = time.monotonic() + patience
         try:
-            send()
+            send(over)
             pause = POLL_SECONDS
             if over:
                 return True
@@ -126,11 +127,11 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=20.0)
     args = parser.parse_args()
 
-    def send() -> None:
+    def send(over: bool) -> None:
         from dqlab.tracking.mlflow import send_run
 
         with only_mirror(args.run):
-            send_run(args.run, args.uri, args.experiment)
+            send_run(args.run, args.uri, args.experiment, over)
 
     def say(text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, flush=True)

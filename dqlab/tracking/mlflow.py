@@ -21,8 +21,14 @@ def tracking_uri(run: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
 
 
-def send_run(run: Path, uri: str, experiment: str) -> None:
+def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
     """Send whatever of a run's folder has not been sent; does nothing twice, may be called at any time.
+
+    Args:
+        run: the run's folder.
+        uri: MLflow's tracking URI.
+        experiment: MLflow's experiment.
+        over: the training process has ended; an unfinished run is then shown as killed, until it is resumed.
 
     Raises:
         Exception: whatever MLflow's client raises; what was sent before is remembered.
@@ -36,8 +42,10 @@ def send_run(run: Path, uri: str, experiment: str) -> None:
     _create(client, sent, run, facts, experiment)
     for seed, child in sent.state["children"].items():
         _send_metrics(client, sent, child, seed, run / f"seed-{seed}" / "metrics.jsonl")
-    if facts.get("state") == "finished" and not sent.state["finished"]:
+    if facts["state"] == "finished" and not sent.state["finished"]:
         _finish(client, sent, run, facts)
+    elif facts["state"] != "finished":
+        _set_status(client, sent, "KILLED" if over else "RUNNING")
 
 
 def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
@@ -125,6 +133,15 @@ def _finish(client: Any, sent: Sent, run: Path, facts: dict[str, Any]) -> None:
     client.set_terminated(parent, "FINISHED")
     sent.state["finished"] = True
     sent.save()
+
+
+def _set_status(client: Any, sent: Sent, status: str) -> None:
+    """Show every run of the pack with this status, if it is not shown already."""
+    if sent.state["status"] != status:
+        for run_id in (sent.state["parent"], *sent.state["children"].values()):
+            client.update_run(run_id, status=status)
+        sent.state["status"] = status
+        sent.save()
 
 
 def _log_artifacts(client: Any, run_id: str, run: Path, replica: Path) -> None:

@@ -36,7 +36,7 @@ class Training:
         eval_every: updates between two evaluations (paper: 50 epochs).
         eval_episodes: episodes an evaluation, of each replica.
         evaluate_untrained: evaluate before the first update too; no selection rule considers it.
-        log_every: updates over which logged losses are averaged; divides eval_every.
+        log_every: updates over which logged losses are averaged (fewer where an evaluation comes first).
         checkpoint_seconds: time between two full checkpoints, at most one a log; every evaluation writes one too.
         early_stop, offline_rule: names from their registries.
         top_k: the k of offline selection (paper: per task).

@@ -87,6 +87,37 @@ def test_local_store_beside_the_runs(dqlab: Run, tmp_path: Path) -> None:
     check_complete(at, tmp_path / "runs" / "one")
 
 
+def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    args = [*TRAIN, "--steps", "1500", "--out", "runs/one", "--set", *SETS, "Training.eval_every=500"]
+    args += ["Training.checkpoint_seconds=0.0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: (run / "seed-1" / "metrics.jsonl").exists() and (run / "checkpoint.safetensors").exists())
+    process.kill()
+    process.wait()
+    wait_for(lambda: (run / "mlflow.json").exists() and '"KILLED"' in (run / "mlflow.json").read_text())
+    at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    sent = json.loads((run / "mlflow.json").read_text())
+    assert at.get_run(sent["children"]["1"]).info.status == "KILLED"
+    assert dqlab(*args, "--resume").returncode == 0
+    again = json.loads((run / "mlflow.json").read_text())
+    assert again["children"] == sent["children"], "the resumed run is the same MLflow run"
+    for seed, child in again["children"].items():
+        clocks = {"train/updates_per_second"}  # a clock's figures differ the second time
+        values = [item for item in stored(at, child) if item[0] not in clocks]
+        assert sorted(set(values)) == [item for item in journal(run / f"seed-{seed}") if item[0] not in clocks]
+        assert at.get_run(child).info.status == "FINISHED"
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
 class Server:
     """A real MLflow tracking server on a port of its own, which can be killed and started again."""
 
