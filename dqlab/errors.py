@@ -30,8 +30,9 @@ def message_of(error: BaseException) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
-    by_lower = {item.lower(): item for item in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
+    best = max(likeness.values(), default=0.0)
+    close = [item for item in known if likeness[item] >= max(0.5, best - 0.1)]
     if close:
-        return "Did you mean " + " or ".join(f"'{by_lower[item]}'" for item in close) + "?"
+        return "Did you mean " + " or ".join(f"'{item}'" for item in close[:3]) + "?"
     return "Known: " + (", ".join(known) if known else "none") + "."

@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import gin
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -34,6 +36,12 @@ TINY = [
     "SoftmaxQ.n_candidates=3",
     "Tracking.mlflow=False",
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration() -> None:
+    """gin's configuration is global: no test inherits another's."""
+    gin.clear_config()
 
 
 @pytest.fixture

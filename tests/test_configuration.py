@@ -30,11 +30,6 @@ PAPER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def clean() -> None:
-    gin.clear_config()
-
-
 def write(folder: Path, text: str, name: str = "x.gin") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

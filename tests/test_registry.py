@@ -49,6 +49,11 @@ def test_kinds_are_summarised() -> None:
     assert all(registry.summary and registry.names() for registry in Registry.kinds.values())
 
 
+def test_only_the_nearest_are_named() -> None:
+    assert nearest("etaa", ["eta", "tau", "ema_rate"]) == "Did you mean 'eta'?"
+    assert nearest("vq", ["vp", "linear", "cosine"]) == "Did you mean 'vp'?"
+
+
 def test_nearest_falls_back_to_all() -> None:
     assert nearest("zzz", ["b", "a"]) == "Known: a, b."
     assert nearest("DIFFUSIONQL", ["DiffusionQL"]) == "Did you mean 'DiffusionQL'?"
