@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,11 @@ from dqlab.algorithms.base import Algorithm
 from dqlab.envs.tasks import Task, make_env
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
+from dqlab.training.model_selection import Episodes
 from dqlab.training.pack import Pack
 
 EVAL_SEED_OFFSET = 100
 """The official code seeds its evaluation environment with the run's seed + 100."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes."""
-
-    returns: NDArray[np.float64]
-    lengths: NDArray[np.int64]
 
 
 def initial_seeds(seed: int, step: int, episodes: int) -> list[int]:

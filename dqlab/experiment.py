@@ -25,8 +25,8 @@ from dqlab.evaluation import Evaluator, rehearse
 from dqlab.fields import check_fields, require
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
-from dqlab.training.loop import Training
 from dqlab.training.pack import Pack
+from dqlab.training.plan import Training
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")

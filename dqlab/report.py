@@ -15,7 +15,6 @@ from rich.text import Text
 
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError, nearest
-from dqlab.evaluation import Episodes
 from dqlab.experiment import Experiment
 from dqlab.registry import Registry
 from dqlab.run_folder import RunFolder
@@ -23,6 +22,7 @@ from dqlab.running import Finished
 from dqlab.tracking.display import summary_table
 from dqlab.tracking.mlflow import send_run, tracking_uri
 from dqlab.training import checkpoint
+from dqlab.training.model_selection import Episodes
 
 RULES = {"last": "last", "best": "best_online", "offline": "offline"}
 

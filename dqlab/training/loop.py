@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,64 +13,13 @@ from torch import Tensor
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import RunError
-from dqlab.fields import check_fields, require
 from dqlab.noise import NoiseStream, integers
-from dqlab.registry import configurable
 from dqlab.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution import execution_modes
-from dqlab.training.learning_rate import lr_schedules
-from dqlab.training.model_selection import Evaluated, early_stops, offline_rules
-from dqlab.training.pack import Factor, Pack, PackState
-
-
-@configurable("training")
-@dataclass(frozen=True)
-class Training:
-    """The budget of a run, and what happens along the way.
-
-    Attributes:
-        steps: updates in all (paper: 2000 epochs of 1000 for locomotion).
-        batch_size: transitions an update.
-        eval_every: updates between two evaluations (paper: 50 epochs).
-        eval_episodes: episodes an evaluation, of each replica.
-        evaluate_untrained: evaluate before the first update too; no selection rule considers it.
-        log_every: updates over which logged losses are averaged (fewer where an evaluation comes first).
-        checkpoint_seconds: time between two full checkpoints, at most one a log; every evaluation writes one too.
-        early_stop, offline_rule: names from their registries.
-        top_k: the k of offline selection (paper: per task).
-        execution: a name from the `execution` registry.
-    """
-
-    steps: int = 2_000_000
-    batch_size: int = 256
-    eval_every: int = 50_000
-    eval_episodes: int = 10
-    evaluate_untrained: bool = False
-    log_every: int = 1000
-    checkpoint_seconds: float = 60.0
-    early_stop: str = "never"
-    offline_rule: str = "kth_lowest"
-    top_k: int = 1
-    execution: str = "eager"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("steps", "batch_size", "eval_every", "eval_episodes", "log_every"):
-            require(getattr(self, name) >= 1, self, name, "at least 1")
-        require(self.top_k >= 0, self, "top_k", "at least 0")
-        early_stops.get(self.early_stop)
-        offline_rules.get(self.offline_rule)
-        execution_modes.get(self.execution)
-
-    def factor(self, schedule: str) -> Factor:
-        """The learning-rate factor of every step."""
-        law = lr_schedules.get(schedule)
-        return lambda step: law(step, self.steps, self.eval_every)
-
-    def next_stop(self, step: int) -> int:
-        """The next step at which something is logged or evaluated."""
-        return min((step // every + 1) * every for every in (self.log_every, self.eval_every, self.steps))
+from dqlab.training.model_selection import Episodes, Evaluated, early_stops
+from dqlab.training.pack import Pack, PackState
+from dqlab.training.plan import Training
 
 
 class Observer(Protocol):
@@ -84,7 +32,7 @@ class Observer(Protocol):
         """The evaluation of every replica still running, by seed."""
 
 
-Evaluate = Callable[[Pack, int], list[Any]]
+Evaluate = Callable[[Pack, int], list[Episodes]]
 
 
 class Loop:
@@ -203,7 +151,7 @@ class Loop:
         self._interval, self._interval_steps = {}, 0
         self.observer.evaluated(self.step, recorded)
 
-    def _evaluated(self, row: int, episodes: Any) -> Evaluated:
+    def _evaluated(self, row: int, episodes: Episodes) -> Evaluated:
         means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
         scores = self.task.score(episodes.returns)
         return Evaluated(
@@ -240,6 +188,8 @@ class Loop:
             "targets": state.targets,
             "interval": self._interval,
         }
+        for journal in self.journals.values():
+            journal.sync()
         checkpoint.save(self.folder.checkpoint, tensors, record)
         self._saved_at = time.monotonic()
 
@@ -258,7 +208,7 @@ class Loop:
         return counts
 
 
-def _evaluation_metrics(evaluated: Evaluated, episodes: Any) -> dict[str, float]:
+def _evaluation_metrics(evaluated: Evaluated, episodes: Episodes) -> dict[str, float]:
     metrics = {
         "eval/return_mean": evaluated.return_mean,
         "eval/return_std": evaluated.return_std,

@@ -11,10 +11,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dqlab.registry import Registry
 
 STEPS_PER_EPOCH = 1000  # the official code's epoch
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes."""
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
