@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from dqlab.errors import ConfigError, nearest
 from gin import config as gin_config
 from gin import config_parser
+
+from dqlab.errors import ConfigError, nearest
 
 CONFIGURABLE = ("dqlab.parts", "dqlab.experiment", "dqlab.tracking.settings", "dqlab.collection.recipe")
 """Importing these registers everything that gin files can set."""
@@ -105,8 +106,8 @@ def _plain(value: Any) -> Any:
 
 
 def _load_file(path: Path, loaded: Loaded) -> None:
-    if path in loaded.files:
-        return
+    if path.resolve() in {other.resolve() for other in loaded.files}:
+        return  # each file is read once, so that files may share a base, or include each other
     loaded.files.append(path)
     try:
         text = path.read_text()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import gin
+
 from dqlab.errors import ConfigError, nearest
 
 T = TypeVar("T")

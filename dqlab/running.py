@@ -18,7 +18,6 @@ from dqlab.run_folder import RunFolder
 from dqlab.tracking.curve import draw_curve
 from dqlab.tracking.display import Display, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
-from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.settings import Tracking
 from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
@@ -63,7 +62,7 @@ def train(
     _check_folder(folder, resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
     known = _record(experiment, tracking, folder, data, loaded)
-    mirror = Mirror(path, tracking_uri(path), known["mlflow_experiment"]) if tracking.mlflow else None
+    mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         pack = experiment.pack()
         loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, resume)

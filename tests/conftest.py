@@ -8,13 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gin
 import h5py
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-
-import gin
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"

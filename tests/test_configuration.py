@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import pytest
 from conftest import ROOT, TINY
 
-import gin
 from dqlab import configuration
 from dqlab.errors import ConfigError
 from dqlab.experiment import Experiment

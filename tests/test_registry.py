@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gin
 import pytest
 import torch
 
-import gin
 from dqlab.diffusion.schedules import build_betas, noise_schedules
 from dqlab.errors import ConfigError, nearest
 from dqlab.registry import Registry

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 from numpy.typing import NDArray
 
-import gin
 from dqlab.collection.behaviour import BehaviourPolicy, BehaviourTraining
 from dqlab.data.d4rl import write_d4rl
 from dqlab.envs.tasks import Task, make_env, tasks

@@ -53,13 +53,11 @@ class Mirror:
 
     Args:
         run: the run's folder.
-        uri: MLflow's tracking URI.
         experiment: MLflow's experiment.
     """
 
-    def __init__(self, run: Path, uri: str, experiment: str) -> None:
-        self.run = run
-        command = [sys.executable, "-m", "dqlab.tracking.mirror", str(run.resolve()), uri, experiment]
+    def __init__(self, run: Path, experiment: str) -> None:
+        command = [sys.executable, "-m", "dqlab.tracking.mirror", str(run.resolve()), experiment]
         with (run / "mlflow.log").open("a") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=mirror_environment()
@@ -122,16 +120,15 @@ def main() -> int:
     """Entry point of the mirror process."""
     parser = argparse.ArgumentParser(description="Copies a run's folder into MLflow until standard input ends.")
     parser.add_argument("run", type=Path)
-    parser.add_argument("uri")
     parser.add_argument("experiment")
     parser.add_argument("--patience", type=float, default=20.0)
     args = parser.parse_args()
 
     def send(over: bool) -> None:
-        from dqlab.tracking.mlflow import send_run
+        from dqlab.tracking.mlflow import send_run, tracking_uri
 
         with only_mirror(args.run):
-            send_run(args.run, args.uri, args.experiment, over)
+            send_run(args.run, tracking_uri(args.run), args.experiment, over)
 
     def say(text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, flush=True)
