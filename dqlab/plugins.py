@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import warnings
+import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
@@ -28,6 +28,6 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
         except ConfigError:
             raise
         except Exception as error:  # a plugin may fail in any way
-            warnings.warn(f"plugin '{entry.name}' ({entry.value}) is skipped: {error!r}", stacklevel=2)
+            print(f"dqlab: warning: plugin '{entry.name}' ({entry.value}) is skipped: {error!r}", file=sys.stderr)
     for module in modules:
         import_plugin(module, "--plugin")

@@ -80,6 +80,13 @@ def test_includes_are_relative_to_the_including_file(tmp_path: Path) -> None:
     assert len(loaded.files) == 3
 
 
+def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
+    write(tmp_path, "include 'two.gin'\nExperiment.task = 'hopper-medium-v2'", "one.gin")
+    write(tmp_path, "include 'one.gin'\nExperiment.seeds = (7,)", "two.gin")
+    assert len(configuration.load([tmp_path / "one.gin"]).files) == 2
+    assert Experiment().seeds == (7,)
+
+
 def test_set_does_without_inner_quotes() -> None:
     configuration.load([], ["Experiment.task=hopper-medium-v2", "Experiment.dtype = 'float64'"])
     assert Experiment().task == "hopper-medium-v2"
