@@ -111,7 +111,7 @@ class Replay:
     weights: dict[str, Weights]
 
 
-def replay(recording: Path | Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Replay:
+def replay(recording: str | Path | Mapping[str, Any], dtype: torch.dtype = torch.float64) -> Replay:
     """Run `DiffusionQL` on the weights, batches and random numbers of a recording of the official agent.
 
     Args:
@@ -120,13 +120,14 @@ def replay(recording: Path | Mapping[str, Any], dtype: torch.dtype = torch.float
             `ema_every`, `max_q_backup`, `max_action`. `init/actor/...`, `init/critic/...`: official state dicts.
             With a leading axis of steps: `state`, `action`, `next_state` (B, .), `reward`, `not_done` (B, 1); `t` (B,),
             `eps` (B, A); `actor_start` (B, A), `actor_noise` (N, B, A); `target_start`, `target_noise` likewise, with
-            max_q_backup for 10 B rows, a state's candidates side by side; `q1_ascended`: the actor ascended Q_1.
+            max_q_backup for 10 B rows (or B, 10), a state's candidates side by side; `q1_ascended`: whether the actor
+            ascended Q_1.
         dtype: precision of the replay.
 
     Returns:
         Losses of each update and the final weights.
     """
-    data = dict(np.load(recording)) if isinstance(recording, Path) else dict(recording)
+    data = dict(np.load(recording)) if isinstance(recording, (str, Path)) else dict(recording)
     meta = ast.literal_eval(str(data["meta"]))
     pack = _recorded_pack(meta, data, dtype)
     losses = []
@@ -183,5 +184,8 @@ def _recorded_noise(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> d
     names |= {"bc_eps": "eps", "bc_t": "t"}
     noise = {ours: torch.as_tensor(data[theirs][step]).unsqueeze(0) for ours, theirs in names.items()}
     noise = {name: value.to(dtype) if value.is_floating_point() else value for name, value in noise.items()}
+    action_dim = noise["bc_eps"].shape[-1]  # candidates of a state may have an axis of their own
+    noise["target_start"] = noise["target_start"].reshape(1, -1, action_dim)
+    noise["target_noise"] = noise["target_noise"].reshape(1, len(noise["target_noise"][0]), -1, action_dim)
     ascended_first = bool(data["q1_ascended"][step])
     return {**noise, "coin": torch.tensor([0 if ascended_first else 1])}

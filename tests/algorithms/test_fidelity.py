@@ -121,6 +121,62 @@ def test_two_hundred_updates_of_the_plain_rendering_in_float32() -> None:
         assert ours == pytest.approx(theirs, abs=1e-4, rel=1e-4), f"update {step}"
 
 
+def official_names(agent: plain.Agent) -> dict[str, dict[str, torch.Tensor]]:
+    """The plain agent's parameters under the official code's names."""
+    layers = {"t1": "time_mlp.1", "t2": "time_mlp.3", "l1": "mid_layer.0", "l2": "mid_layer.2", "l3": "mid_layer.4"}
+    layers["out"] = "final_layer"
+
+    def actor(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {f"{layers[k.split('.')[0]]}.{k.split('.')[1]}": v.clone() for k, v in module.state_dict().items()}
+
+    def critics(q1: torch.nn.Module, q2: torch.nn.Module) -> dict[str, torch.Tensor]:
+        pairs = (("q1_model", q1), ("q2_model", q2))
+        return {f"{name}.{k}": v.clone() for name, q in pairs for k, v in q.state_dict().items()}
+
+    return {
+        "actor": actor(agent.actor),
+        "ema": actor(agent.ema),
+        "critic": critics(agent.q1, agent.q2),
+        "target": critics(agent.q1_target, agent.q2_target),
+    }
+
+
+@pytest.mark.parametrize("candidates_axis", [False, True])
+@pytest.mark.parametrize("max_q_backup", [False, True])
+def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, candidates_axis: bool) -> None:
+    """Seven updates of the plain rendering written as a recording: N = 3, linear, 12 wide, late moving average."""
+    changes: dict[str, Any] = {"n": 3, "schedule": "linear", "eta": 0.7, "grad_norm": 0.3, "ema_start": 2}
+    pack, agent = both(torch.float64, hidden=12, max_q_backup=max_q_backup, **changes)
+    names = official_names(agent)
+    data: dict[str, Any] = {f"init/{g}/{k}": v.numpy() for g in ("actor", "critic") for k, v in names[g].items()}
+    meta = {"S": S, "A": A, "N": 3, "B": B, "steps": 7, "beta": "linear", "grad_norm": 0.3, "eta": 0.7}
+    meta |= {"actor_lr": 3e-4, "critic_lr": 3e-4, "max_q_backup": max_q_backup, "ema_decay": 0.995, "ema_start": 2}
+    data["meta"] = str(meta | {"ema_every": 5, "tau": 0.005, "discount": 0.99, "max_action": 1.0})
+    columns: dict[str, list[np.ndarray]] = {}
+    losses = []
+    for step in range(7):
+        batch = make_batch(pack.dims, B, seed=step)
+        z = {k: v[0] for k, v in make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step).items()}
+        losses.append(agent.update({k: v[0] for k, v in batch.__dict__.items()}, z))
+        row = {k: getattr(batch, k)[0] for k in ("state", "action", "next_state")}
+        row |= {"reward": batch.reward[0, :, None], "not_done": 1 - batch.terminal[0, :, None]}
+        row |= {k: z[k] for k in ("target_start", "target_noise", "actor_start", "actor_noise")}
+        row |= {"t": z["bc_t"], "eps": z["bc_eps"], "q1_ascended": z["coin"] == 0}
+        if candidates_axis and max_q_backup:
+            row["target_start"] = row["target_start"].view(B, 10, A)
+            row["target_noise"] = row["target_noise"].view(3, B, 10, A)
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value.numpy())
+    path = tmp_path / "recording.npz"
+    np.savez(path, **data, **{key: np.stack(values) for key, values in columns.items()})
+    replay = official.replay(str(path))
+    assert np.abs(replay.losses.numpy() - np.array(losses)).max() < 1e-9
+    for theirs, values in official_names(agent).items():
+        ours = replay.weights[GROUPS[theirs]]
+        rename = official.critic_weights if theirs in ("critic", "target") else official.actor_weights
+        assert all(float((ours[name] - value).abs().max()) < 1e-9 for name, value in rename(values).items())
+
+
 def test_the_plain_rendering_is_not_trivially_equal() -> None:
     """A different eta must be seen: the comparison above can fail."""
     pack, agent = both(torch.float64)
