@@ -43,5 +43,6 @@ def adam_step(
     first, second = moments[0], moments[1]
     first.lerp_(gradient, 1 - beta1)
     second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    denominator = (second.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
-    parameters.sub_(first / denominator * (learning_rate / (1 - beta1**step)).unsqueeze(-1))
+    denominator = second.sqrt().div_(math.sqrt(1 - beta2**step)).add_(eps)
+    rate = (learning_rate / (1 - beta1**step)).unsqueeze(-1)
+    parameters.sub_(first.div(denominator).mul_(rate))
