@@ -185,7 +185,7 @@ def _train(algorithm: Algorithm, seeds: list[int], steps: int = 3) -> Pack:
     pack = Pack([algorithm] * len(seeds), DIMS, seeds, dtype=torch.float64)
     before = torch.get_rng_state()
     for step in range(steps):
-        batches = [make_batch(seed=100 * seed + step).__dict__ for seed in seeds]
+        batches = [make_batch(seed=100 * seed + step)._asdict() for seed in seeds]
         specs = algorithm.update_noise(DIMS, BATCH)
         noises = [make_noise(specs, seed=100 * seed + step) for seed in seeds]
         batch = Batch(**{key: torch.cat([each[key] for each in batches]) for key in batches[0]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,13 +172,11 @@ class Pack:
 
         def single(rows: Mapping[str, Tensor], *args: Any) -> Any:
             nets = {name: self.layouts[self._sources[name]].bind(row) for name, row in rows.items()}
-            return function(nets, *[_as_batch(arg) for arg in args])
+            return function(nets, *args)
 
-        args = tuple(arg.__dict__ if isinstance(arg, Batch) else arg for arg in args)
         if self.replicas == 1:
-            return _tree(
-                lambda value: value.unsqueeze(0), single(*_tree(lambda value: value.squeeze(0), (rows, *args)))
-            )
+            alone = _tree(partial(torch.squeeze, dim=0), (rows, *args))
+            return _tree(partial(torch.unsqueeze, dim=0), single(*alone))
         return torch.vmap(single)(dict(rows), *args)
 
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
@@ -191,12 +190,10 @@ class Pack:
         return actions
 
 
-def _as_batch(arg: Any) -> Any:
-    return Batch(**arg) if isinstance(arg, dict) and "next_state" in arg else arg
-
-
 def _tree(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply `function` to every tensor in nested tuples and dicts."""
+    """Apply `function` to every tensor in nested batches, tuples and dicts."""
+    if isinstance(value, Batch):
+        return Batch(*(function(item) for item in value))
     if isinstance(value, tuple):
         return tuple(_tree(function, item) for item in value)
     if isinstance(value, Mapping):

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from dqlab import official
-from dqlab.algorithms.base import Batch
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
@@ -79,8 +78,8 @@ def copy_into(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
 def step_both(pack: Pack, agent: plain.Agent, step: int, dtype: torch.dtype) -> tuple[list[float], list[float]]:
     batch = make_batch(pack.dims, B, seed=step, dtype=dtype)
     noise = make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step, dtype=dtype)
-    theirs = agent.update({k: v[0] for k, v in batch.__dict__.items()}, {k: v[0] for k, v in noise.items()})
-    info = pack.update(Batch(**batch.__dict__), noise)
+    theirs = agent.update({k: v[0] for k, v in batch._asdict().items()}, {k: v[0] for k, v in noise.items()})
+    info = pack.update(batch, noise)
     return [float(info[name][0]) for name in LOSSES], theirs
 
 
@@ -157,7 +156,7 @@ def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, ca
     for step in range(7):
         batch = make_batch(pack.dims, B, seed=step)
         z = {k: v[0] for k, v in make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step).items()}
-        losses.append(agent.update({k: v[0] for k, v in batch.__dict__.items()}, z))
+        losses.append(agent.update({k: v[0] for k, v in batch._asdict().items()}, z))
         row = {k: getattr(batch, k)[0] for k in ("state", "action", "next_state")}
         row |= {"reward": batch.reward[0, :, None], "not_done": 1 - batch.terminal[0, :, None]}
         row |= {k: z[k] for k in ("target_start", "target_noise", "actor_start", "actor_noise")}
