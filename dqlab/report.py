@@ -140,12 +140,21 @@ def print_parts(kind: str | None) -> None:
         registry = Registry.kinds[name]
         console.print(Text(f"\n{name}: {registry.summary}", style="bold"))
         for entry in registry:
-            console.print(Text(f"  {entry.name:<24} {entry.summary}"))
+            console.print(_entry_line(entry.name, entry.summary))
             details = [f"gin name {entry.item.__name__}"] if callable(entry.item) else []
             details += [f"{key}={_default(value)}" for key, value in entry.parameters().items() if _has_default(value)]
             for line in (", ".join(details), entry.source):
                 if line:
-                    console.print(Text(f"  {'':<24} {line}", style="dim"))
+                    console.print(_entry_line("", line, "dim"))
+
+
+def _entry_line(name: str, text: str, style: str = "") -> Table:
+    """A name column and a text column that wraps within itself."""
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=26, no_wrap=True)
+    line.add_column()
+    line.add_row(Text(f"  {name}"), Text(text, style=style))
+    return line
 
 
 def _has_default(value: Any) -> bool:

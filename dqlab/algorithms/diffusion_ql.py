@@ -18,7 +18,7 @@ from dqlab.policies.base import Dims, Policy, part, policies, prefixed
 from dqlab.selection import Selection, selections
 
 
-@algorithms.register("diffusion_ql", source="Wang, Hunt, Zhou 2022, algorithm 1; hyper-parameters of table 9")
+@algorithms.register("diffusion_ql", source="Wang, Hunt, Zhou 2022; details of its official code")
 @dataclass(frozen=True)
 class DiffusionQL(Algorithm):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.
@@ -119,7 +119,7 @@ class DiffusionQL(Algorithm):
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin (eq. 3)."""
+        """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin."""
         bc_loss = self._policy.loss(nets["actor"], batch.state, batch.action, part("bc", noise))
         action = self._policy.sample(nets["actor"], dims, batch.state, part("actor", noise))
         q = nets["critic"](batch.state, action)

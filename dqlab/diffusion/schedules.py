@@ -37,7 +37,7 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
     return betas
 
 
-@noise_schedules.register("vp", source="Xiao et al. 2022 (variance preserving); Diffusion-QL, section 3")
+@noise_schedules.register("vp", source="Xiao et al. 2022 (variance preserving); Diffusion-QL")
 def vp(n_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tensor:
     """1 - exp(-beta_min / N - 0.5 (beta_max - beta_min) (2t - 1) / N^2), t = 1..N."""
     n = n_timesteps

@@ -64,7 +64,7 @@ critics: Registry[Callable[..., CriticEnsemble]] = Registry(
 )
 
 
-@critics.register("twin", source="Fujimoto et al. 2018 (clipped double Q); Diffusion-QL, section 3")
+@critics.register("twin", source="Fujimoto et al. 2018 (clipped double Q); Diffusion-QL")
 class TwinCritic(CriticEnsemble):
     """Two critics; the target uses their minimum, the actor ascends one of them by a fair coin.
 

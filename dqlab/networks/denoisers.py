@@ -31,7 +31,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-@denoisers.register("mlp", source="Diffusion-QL, appendix B; official code")
+@denoisers.register("mlp", source="Diffusion-QL's official code")
 class MLPDenoiser(nn.Module):
     """The paper's denoiser: [noisy action, time embedding, state] through three hidden layers with Mish.
 

@@ -51,7 +51,7 @@ class DiffusionPolicy:
         return {"t": integers(self.n_timesteps, batch), "eps": normal(batch, dims.action)}
 
     def loss(self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """Mean squared error of the predicted noise, over batch and action dimensions (eq. 1)."""
+        """Mean squared error of the predicted noise, over batch and action dimensions (Ho et al. 2020, eq. 14)."""
         noisy = self.process.diffuse(action, noise["t"], noise["eps"])
         return (network(noisy, noise["t"], state) - noise["eps"]).square().mean()
 

@@ -57,7 +57,7 @@ offline_rules: Registry[OfflineRule] = Registry(
 )
 
 
-@offline_rules.register("kth_lowest", source="Diffusion-QL, section 5 (what is meant)")
+@offline_rules.register("kth_lowest", source="Diffusion-QL (what is meant)")
 def kth_lowest(losses: Sequence[float], top_k: int) -> int:
     """The evaluation whose loss is the (top_k + 1)-th lowest."""
     return int(np.argsort(losses, kind="stable")[min(top_k, len(losses) - 1)])
