@@ -110,6 +110,14 @@ def test_eval_of_a_file_with_more_episodes(finished: tuple[Path, str], dqlab: Ru
     assert "│        4 │" in done.stdout
 
 
+def test_eval_of_the_training_state_is_refused(finished: tuple[Path, str], dqlab: Run) -> None:
+    run, _ = finished
+    done = dqlab("eval", str(run), "--checkpoint", str(run / "checkpoint.safetensors"))
+    check_mistake(done, "no weights of this algorithm")
+    check_mistake(dqlab("eval", str(run), "--seed", "9"), "has no seed 9; it has [0, 3]")
+    check_mistake(dqlab("eval", str(run), "--checkpoint", "lastt"), "There is no checkpoint 'lastt'")
+
+
 def test_list_shows_every_kind_and_one_kind(dqlab: Run) -> None:
     everything = dqlab("list").stdout
     for word in ("noise_schedule", "vp", "softmax_q", "diffusion_ql", "Wang, Hunt, Zhou 2022", "beta_max=10.0"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.base import Algorithm, Batch, Trained
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, RunError
 from dqlab.networks.stacking import Layout, Network
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, clip_by_norm
@@ -102,7 +102,13 @@ class Pack:
             replica: its row.
             weights: network or target name -> named tensors, with the parameter names of the network's module.
                 A target that is not named becomes a copy of its source, if that is named.
+
+        Raises:
+            RunError: a network is unknown, or its tensors do not fit.
         """
+        if unknown := sorted(set(weights) - set(self._sources)):
+            known = ", ".join(self._sources)
+            raise RunError(f"These are no weights of this algorithm: it has {known}; they have {', '.join(unknown)}.")
         for name, values in weights.items():
             row = self.layouts[self._sources[name]].flatten(values)
             self._rows(name)[replica] = row.to(self.device, self.dtype)
