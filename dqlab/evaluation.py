@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dqlab.algorithms.base import Algorithm
 from dqlab.envs.tasks import Task, make_env
+from dqlab.errors import RunError
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.training.model_selection import Episodes
@@ -39,7 +40,11 @@ class Evaluator:
         self._envs: list[Any] = []
 
     def run(self, pack: Pack, step: int) -> list[Episodes]:
-        """Evaluate every replica as it is after `step` updates; the same call gives the same episodes."""
+        """Evaluate every replica as it is after `step` updates; the same call gives the same episodes.
+
+        Raises:
+            RunError: a policy gives actions that are not finite.
+        """
         envs = self.prepare(pack.replicas)
         seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
         states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
@@ -60,6 +65,9 @@ class Evaluator:
         def act(states: NDArray[Any], time: int) -> NDArray[Any]:
             state = torch.as_tensor(states, dtype=pack.dtype, device=pack.device)
             actions = pack.act(state.view(pack.replicas, self.episodes, -1), stream.at(time))
+            for seed, of_replica in zip(pack.seeds, actions.isfinite().flatten(1).all(dim=1).tolist(), strict=True):
+                if not of_replica:
+                    raise RunError(f"The policy of seed {seed} gives NaN or infinite actions after {step} updates.")
             return actions.flatten(0, 1).double().cpu().numpy()
 
         return act

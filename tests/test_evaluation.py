@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs.tasks import make_env, tasks
+from dqlab.errors import RunError
 from dqlab.evaluation import Evaluator, initial_seeds
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.noise import NoiseStream
@@ -64,6 +66,13 @@ def test_initial_states_differ_between_seeds_steps_and_episodes() -> None:
     assert seeds != initial_seeds(1, 0, 10)
     assert seeds != initial_seeds(0, 1, 10)
     assert seeds == initial_seeds(0, 0, 10)
+
+
+def test_a_policy_that_has_diverged_is_named() -> None:
+    broken = pack([1, 2])
+    broken.state.parameters["actor"][1] = float("nan")
+    with pytest.raises(RunError, match="policy of seed 2 gives NaN or infinite actions after 9 updates"):
+        Evaluator(HOPPER, "mujoco210", 2).run(broken, 9)
 
 
 def test_bc_acts_with_one_sample() -> None:
