@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.command(args) or 0)
     except DqlabError as error:
+        _show_traceback()
         print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe has gone
@@ -37,9 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"dqlab: error: {error.filename or 'a file'}: {error.strerror or error}. Nothing is lost.", file=sys.stderr
         )
         return 2
+    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeErrors
+        if "memory" not in str(error):
+            raise
+        _show_traceback()
+        first = message_of(error).splitlines()[0]
+        print(
+            f"dqlab: error: not enough memory ({first}). Lower Training.batch_size, or train fewer seeds.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("dqlab: interrupted; a training run continues with the same command and --resume", file=sys.stderr)
         return 130
+
+
+def _show_traceback() -> None:
+    """For whoever looks for a mistake in her own part."""
+    if os.environ.get("DQLAB_DEBUG"):
+        traceback.print_exc()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +87,9 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     return parser
 
 
-def _add_gin(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gin", action="append", required=True, metavar="FILE", help="gin file; later ones override")
+def _add_gin(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    text = "gin file, of yours or of those that ship with dqlab; later ones override"
+    parser.add_argument("--gin", action="append", required=required, default=None, metavar="FILE", help=text)
     _add_set(parser)
 
 
@@ -86,7 +106,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = _command(commands, "train", _train, "Train what a gin file describes, one or many seeds together.")
-    _add_gin(parser)
+    _add_gin(parser, required=False)
     parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
     parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
@@ -94,7 +114,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
 
 
 def _add_eval(commands: Any) -> None:
@@ -152,8 +172,10 @@ def _train(args: argparse.Namespace) -> int:
         "Experiment.device": args.device,
         "Training.steps": args.steps,
     }
+    stem = Path(args.gin[-1]).stem if args.gin else "*"
+    folder = args.out or _default_folder(stem, args.resume)
+    args.gin = args.gin or [_own_config(folder, args.resume)]
     loaded = _load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
-    folder = args.out or _default_folder(Path(args.gin[-1]).stem, args.resume)
     finished = train(loaded, folder, resume=args.resume, quiet=args.quiet)
     if not args.quiet:
         print_finished(finished)
@@ -161,10 +183,20 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _default_folder(stem: str, resume: bool) -> Path:
-    earlier = sorted(path for path in Path("runs").glob(f"{stem}-2*") if (path / "run.json").exists())
-    if resume and not earlier:
-        raise ConfigError(f"There is no run runs/{stem}-* to resume. Name it with --out.")
-    return earlier[-1] if resume else Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not resume:
+        return Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    earlier = Path("runs").glob(f"{stem}-2*/run.json")
+    unfinished = sorted(path.parent for path in earlier if '"finished"' not in path.read_text())
+    if not unfinished:
+        raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
+    return unfinished[-1]
+
+
+def _own_config(folder: Path, resume: bool) -> Path:
+    """The configuration that a run stored, for a resume that names none."""
+    if not resume or not (folder / "config.gin").exists():
+        raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
+    return folder / "config.gin"
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -172,9 +204,13 @@ def _eval(args: argparse.Namespace) -> int:
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
+    if args.run is not None and (args.task or args.epoch):
+        raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
     bindings = [*args.set, *([f"Experiment.device={args.device!r}"] if args.device else [])]
     if args.official is not None:
-        evaluate_official(args.official, args.task, args.epoch, args.episodes or 10, bindings)
+        evaluate_official(
+            args.official, args.task, args.epoch, 10 if args.episodes is None else args.episodes, bindings
+        )
     else:
         evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings)
     return 0

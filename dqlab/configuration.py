@@ -24,15 +24,17 @@ from dqlab.errors import ConfigError, nearest
 CONFIGURABLE = ("dqlab.parts", "dqlab.experiment", "dqlab.tracking.settings", "dqlab.collection.recipe")
 """Importing these registers everything that gin files can set."""
 
-PACKAGED = Path(__file__).parent / "gin"
+SHIPPED = (Path(__file__).parent / "gin", Path(__file__).parent.parent / "gin")
+"""Where dqlab's own gin files lie: in an installed package, and in a checkout."""
 
 
 @dataclass
 class Loaded:
-    """What was read: files in order, and modules imported by gin files or as plugins."""
+    """What was read: files in order, modules imported by gin files or as plugins, and single bindings' names."""
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
+    single: list[str] = field(default_factory=list)
 
 
 def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
@@ -56,6 +58,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
         _load_file(find(path), loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", Path("."), loaded)
+        loaded.single.append(binding.partition("=")[0].strip())
     _check_macros()
     return loaded
 
@@ -67,18 +70,25 @@ def find(path: str | Path) -> Path:
         ConfigError: it is in neither place.
     """
     path = Path(path)
-    shipped = PACKAGED / (Path(*path.parts[1:]) if path.parts[:1] == ("gin",) else path)
-    for candidate in (path, shipped):
+    if path.is_dir():
+        raise ConfigError(f"'{path}' is a folder. Name a gin file in it.")
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("gin",) else path
+    for candidate in (path, *(folder / inside for folder in SHIPPED)):
         if candidate.is_file():
             return candidate
-    siblings = [str(other) for other in path.parent.glob("*.gin")] if path.parent.is_dir() else []
-    raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), siblings)}")
+    known = [str(other) for folder in (path.parent, *SHIPPED) for other in folder.glob("*.gin")]
+    raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), set(known))}")
 
 
 def operative_text(loaded: Loaded) -> str:
     """The operative configuration as a gin file that reproduces what has been built since `load`."""
     imports = "".join(f"import {module}\n" for module in loaded.imports)
     return imports + str(gin.operative_config_str(max_line_length=120))
+
+
+def without_effect(loaded: Loaded, text: str) -> list[str]:
+    """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
+    return [name for name in loaded.single if "." in name and name not in flat(text)]
 
 
 def flat(text: str) -> dict[str, Any]:
@@ -172,7 +182,10 @@ def import_plugin(module: str, place: str) -> None:
     except ConfigError:
         raise
     except ImportError as error:
-        raise ConfigError(f"{place}: cannot import '{module}' ({error}). Is it installed?") from error
+        hint = " Leave off '.py'." if module.endswith(".py") else ""
+        raise ConfigError(
+            f"{place}: cannot import '{module}' ({error}). Is it installed, or on PYTHONPATH?{hint}"
+        ) from error
     except Exception as error:  # a plugin may fail in any way
         raise ConfigError(f"{place}: '{module}' fails when it is imported: {error!r}") from error
 
@@ -211,7 +224,9 @@ def _unparsed(error: Exception) -> str:
     text = str(error.args[0] if error.args else error).split("\n  In bindings string", 1)[0]
     unknown = re.search(r"reference '@([\w./]+)", str(error))
     if not unknown:
-        return text.strip()
+        token = re.search(r"Failed to parse token '(.*)'", str(error))
+        fault = f"cannot read the value {token[1]}" if token else text.strip().splitlines()[0].rstrip(".")
+        return f"{fault}. Write Name.parameter = value, one a line, strings in quotes."
     short = {name.rsplit(".", 1)[-1] for name in _configurables()}
     return f"nothing is called '@{unknown[1]}'. {nearest(unknown[1], short)}"
 
@@ -221,7 +236,9 @@ def _check_macros() -> None:
     try:
         gin.finalize()
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        macro = re.search(r"'(.*)/gin.macro'", str(error))
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error
 
 
 def _quoted(binding: str) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dqlab.algorithms.base import Algorithm
 from dqlab.envs.tasks import Task, make_env
-from dqlab.errors import RunError
+from dqlab.errors import ConfigError, RunError
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.training.model_selection import Episodes
@@ -36,6 +36,8 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, physics: str, episodes: int) -> None:
+        if episodes < 1:
+            raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes}.")
         self.task, self.physics, self.episodes = task, physics, episodes
         self._envs: list[Any] = []
 

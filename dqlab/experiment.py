@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.evaluation import Evaluator, rehearse
 from dqlab.fields import check_fields, require
 from dqlab.policies.base import Dims
@@ -58,8 +59,13 @@ class Experiment:
         require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
         require(self.dtype in DTYPES, self, "dtype", f"one of {', '.join(DTYPES)}")
         seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
-        fine = bool(seeds) and len(set(seeds)) == len(seeds) and all(type(seed) is int and seed >= 0 for seed in seeds)
-        require(fine, self, "seeds", "a tuple of different integers >= 0")
+        fine = (
+            bool(seeds)
+            and len(set(seeds)) == len(seeds)
+            and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+        )
+        require(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
+        require(self.threads >= 1, self, "threads", "at least 1")
 
     @cached_property
     def the_task(self) -> Task:
@@ -94,14 +100,21 @@ class Experiment:
         except RuntimeError as error:
             raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("--device cuda: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
+            raise ConfigError(f"--device {name}: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here.")
         return device
 
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
-        torch.set_num_threads(max(self.threads, 1))
+        torch.set_num_threads(self.threads)
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
-        rehearse(self.the_algorithm, self.dims)
+        try:
+            rehearse(self.the_algorithm, self.dims)
+        except DqlabError:
+            raise
+        except Exception as error:  # a part, perhaps a plugin's, may fail in any way
+            raise ConfigError(f"The configured parts fail on a batch of made-up numbers: {_where(error)}.") from error
 
     def data(self, progress: Progress = silent) -> Transitions:
         """The dataset, on the device."""
@@ -121,7 +134,17 @@ class Experiment:
 
     def evaluator(self, episodes: int | None = None) -> Evaluator:
         """Roll-outs on the task's environment."""
-        return Evaluator(self.the_task, self.physics, episodes or self.plan.eval_episodes)
+        wanted = self.plan.eval_episodes if episodes is None else episodes
+        return Evaluator(self.the_task, self.physics, wanted)
+
+
+def _where(error: Exception) -> str:
+    """An error in one line, with the innermost place outside of libraries; $DQLAB_DEBUG shows the traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not {"site-packages", "lib"} & set(Path(frame.filename).parts)]
+    last = (own or frames)[-1]
+    text = message_of(error).splitlines()[0]
+    return f"{type(error).__name__}: {text} ({last.filename}:{last.lineno}; DQLAB_DEBUG=1 shows the traceback)"
 
 
 def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loaded) -> dict[str, Any]:
@@ -136,7 +159,7 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "device_name": _device_name(experiment.the_device),
         "execution": experiment.plan.execution,
         "variants": _variants(experiment),
-        "data": provenance.as_dict(),
+        "data": {**provenance.as_dict(), "score_mean": experiment.the_task.score(provenance.return_mean)},
         "caveat": provenance.caveat,
         "versions": {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()},
         "git_commit": _git_commit(),

@@ -62,31 +62,40 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     """
     folder = RunFolder(path)
     facts = folder.facts()
-    configuration.load([folder.config], bindings, facts["plugins"])
+    configuration.load([folder.config], bindings)
     experiment = Experiment()
     experiment.check()
-    seeds = facts["seeds"] if seed is None else [seed]
-    if not set(seeds) <= set(facts["seeds"]):
-        raise RunError(f"{path} has no seed {seed}; it has {facts['seeds']}.")
-    table = _evaluation_table(f"{facts['task']}, checkpoint {which}", facts["caveat"])
-    for each in seeds:
-        file = _checkpoint_file(folder, each, which)
+    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.physics}", facts["caveat"])
+    evaluator = experiment.evaluator(episodes)
+    for file in _checkpoint_files(folder, facts["seeds"], seed, which):
         weights, record = checkpoint.load(file)
-        pack = experiment.pack([each])
+        if "seed" not in record:
+            raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
+        pack = experiment.pack([record["seed"]])
         pack.load(0, weights)
-        result = experiment.evaluator(episodes).run(pack, record["step"])[0]
-        _add_row(table, experiment, f"seed {each}", record["step"], result)
+        result = evaluator.run(pack, record["step"])[0]
+        _add_row(table, experiment, f"seed {record['seed']}", record["step"], result)
     Console().print(table)
 
 
-def _checkpoint_file(folder: RunFolder, seed: int, which: str) -> Path:
-    if which in RULES:
-        step = folder.summary(seed)["selection"][RULES[which]]["step"]
-        return folder.snapshot(seed, step)
-    path = Path(which)
-    if not path.exists():
-        raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
-    return path
+def _checkpoint_files(folder: RunFolder, known: Sequence[int], seed: int | None, which: str) -> list[Path]:
+    """The files of a selection rule, one a replica, or the one file that is named."""
+    if which not in RULES:
+        if not Path(which).is_file():
+            raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
+        return [Path(which)]
+    if seed is not None and seed not in known:
+        raise RunError(f"{folder.path} has no seed {seed}; it has {list(known)}.")
+    return [_selected(folder, each, which) for each in (known if seed is None else [seed])]
+
+
+def _selected(folder: RunFolder, seed: int, which: str) -> Path:
+    """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
+    kept = sorted((folder.replica(seed) / "checkpoints").glob("step-*.safetensors"))
+    if which == "last" and kept:
+        return kept[-1]
+    step: int = folder.summary(seed)["selection"][RULES[which]]["step"]
+    return folder.snapshot(seed, step)
 
 
 def evaluate_official(
@@ -108,15 +117,16 @@ def evaluate_official(
     pack = experiment.pack([0])
     pack.load(0, weights)
     result = experiment.evaluator(episodes).run(pack, 0)[0]
-    table = _evaluation_table(f"{task_name}, official checkpoint {stem}", "")
+    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.physics}", "")
     _add_row(table, experiment, stem, 0, result)
     Console().print(table)
 
 
 def _evaluation_table(title: str, caveat: str) -> Table:
-    table = Table(title=title + (f" ({caveat})" if caveat else ""))
-    for column in ("replica", "step", "episodes", "return", "+-", "score", "+-", "length", "physics"):
-        table.add_column(column, justify="left" if column == "replica" else "right")
+    table = Table(title=title)
+    score = f"score ({caveat})" if caveat else "score"
+    for column in ("replica", "step", "episodes", "return", "+-", score, "+-", "length"):
+        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=True)
     return table
 
 
@@ -124,7 +134,7 @@ def _add_row(table: Table, experiment: Experiment, name: str, step: int, result:
     scores = experiment.the_task.score(result.returns)
     values = (result.returns.mean(), result.returns.std(), scores.mean(), scores.std(), result.lengths.mean())
     cells = [f"{value:.1f}" for value in values]
-    table.add_row(name, f"{step:,}", str(len(result.returns)), *cells, experiment.physics)
+    table.add_row(name, f"{step:,}", str(len(result.returns)), *cells)
 
 
 def print_parts(kind: str | None) -> None:

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 from dqlab.errors import RunError
 from dqlab.files import write_text
 
+LOCK = "run.lock"
+
 
 class Journal:
     """An append-only file of JSON records, one a line; on a resume it is cut back to what the checkpoint knew."""
@@ -75,6 +77,24 @@ class RunFolder:
         """One replica's weights at one evaluation."""
         return self.replica(seed) / "checkpoints" / f"step-{step:09d}.safetensors"
 
+    def check(self, resume: bool) -> None:
+        """See that a run can be started, or resumed, here; touches nothing.
+
+        Raises:
+            RunError: the folder is in use, holds something else, or a run that is not to be resumed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
+        if self.in_use():
+            raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.")
+        if not (self.path / "run.json").exists():
+            if self.foreign():
+                raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
+        elif not resume:
+            raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
+        elif self.facts().get("state") == "finished":
+            raise RunError(f"The run in {self.path} has finished: there is nothing to resume. See dqlab eval.")
+
     def lock(self) -> None:
         """Claim the folder for this process; the claim ends with the process, however it ends.
 
@@ -83,7 +103,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("a+")
+            self._lock = (self.path / LOCK).open("a+")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.") from error
@@ -97,7 +117,9 @@ class RunFolder:
 
     def in_use(self) -> bool:
         """Whether some process trains in the folder now."""
-        with (self.path / "lock").open("a") as probe:
+        if not (self.path / LOCK).exists():
+            return False
+        with (self.path / LOCK).open("a") as probe:
             try:
                 fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -106,11 +128,11 @@ class RunFolder:
 
     def foreign(self) -> list[str]:
         """Names in the folder of something that is not a run."""
-        return [item.name for item in self.path.iterdir() if item.name != "lock"]
+        return [item.name for item in self.path.iterdir() if item.name != LOCK] if self.path.exists() else []
 
     def _owner(self) -> str:
         try:
-            return f" (process {int((self.path / 'lock').read_text())})"
+            return f" (process {int((self.path / LOCK).read_text())})"
         except (OSError, ValueError):
             return ""
 
@@ -140,5 +162,8 @@ class RunFolder:
         try:
             summary: dict[str, Any] = json.loads((self.replica(seed) / "summary.json").read_text())
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.replica(seed)} has no summary yet: has the run finished?") from error
+            raise RunError(
+                f"{self.replica(seed)} has no summary yet: the run has not finished. Continue it (dqlab train --resume "
+                f"--out {self.path}), or name a file of its checkpoints/."
+            ) from error
         return summary

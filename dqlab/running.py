@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,20 @@ from dqlab.run_folder import RunFolder
 from dqlab.tracking.curve import draw_curve
 from dqlab.tracking.display import Display, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
+from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.settings import Tracking
 from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
+
+WITHOUT_EFFECT = (
+    "Tracking.mlflow",
+    "Tracking.patience",
+    "Tracking.experiment",
+    "Tracking.keep_checkpoints",
+    "Training.checkpoint_seconds",
+    "load_dataset.sources",
+)
+"""What a resumed run may change: none of its results depends on it (the dataset's digest is compared instead)."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +70,16 @@ def train(
     experiment.check()
     evaluator = experiment.evaluator()
     evaluator.prepare(len(experiment.seeds))
-    folder.lock()
-    _check_folder(folder, resume)
+    folder.check(resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
+    folder.lock()
     known = _record(experiment, tracking, folder, data, loaded)
     mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         pack = experiment.pack()
         loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, resume)
+        if loop.step:
+            display.say(f"resuming at step {loop.step:,}")
         loop.run()
     summaries = {
         seed: _finish_replica(experiment, folder, seed, done, known) for seed, done in loop.evaluations.items()
@@ -91,30 +105,21 @@ def _record(
     """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
     text = configuration.operative_text(loaded)
     _check_config(folder, text, data.provenance.digest)
+    for name in configuration.without_effect(loaded, text):
+        print(f"dqlab: warning: {name} has no effect: nothing in this run uses it", file=sys.stderr)
     known = facts(experiment, data, loaded)
     known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
+    known |= {"mlflow_uri": tracking_uri(folder.path)}
     folder.write_facts(**known, state="running")
     write_text(folder.config, text)
     return known
-
-
-def _check_folder(folder: RunFolder, resume: bool) -> None:
-    """A new run wants a new folder; a resumed one, a run's folder that has not finished."""
-    if (folder.path / "run.json").exists():
-        if not resume:
-            raise RunError(f"{folder.path} already holds a run. Use --resume to continue it, or choose another --out.")
-        if folder.facts().get("state") == "finished":
-            raise RunError(f"The run in {folder.path} has finished: there is nothing to resume. See dqlab eval.")
-    elif folder.foreign():
-        raise RunError(f"{folder.path} is not empty and holds no run. Choose another --out.")
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     """A resumed run must be the same experiment on the same data."""
     if not folder.config.exists():
         return
-    ignored = ("Tracking.mlflow", "Tracking.patience", "Tracking.experiment", "load_dataset.sources")
-    found = configuration.differences(folder.config.read_text(), text, ignored)
+    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT)
     before = folder.facts()["data"]["digest"] if (folder.path / "run.json").exists() else digest
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")

@@ -96,8 +96,8 @@ def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], dqlab: Run)
             cells = [cell.strip() for cell in line.split("│")]
             assert cells[2] == f"{row['step']:,}"
             assert float(cells[4]) == pytest.approx(row["return_mean"], abs=0.06)
-            assert "mujoco210" in line
         assert "not D4RL" in done.stdout
+        assert "mujoco210" in done.stdout
 
 
 def test_eval_of_a_file_with_more_episodes(finished: tuple[Path, str], dqlab: Run) -> None:
@@ -110,10 +110,19 @@ def test_eval_of_a_file_with_more_episodes(finished: tuple[Path, str], dqlab: Ru
     assert "│        4 │" in done.stdout
 
 
+def test_a_file_is_evaluated_as_what_it_is(finished: tuple[Path, str], dqlab: Run) -> None:
+    """Weights of seed 3 are one row, called seed 3, whatever else is asked."""
+    run, _ = finished
+    path = next((run / "seed-3" / "checkpoints").iterdir())
+    text = dqlab("eval", str(run), "--checkpoint", str(path)).stdout
+    assert text.count("│ seed") == 1
+    assert "seed 3" in text
+
+
 def test_eval_of_the_training_state_is_refused(finished: tuple[Path, str], dqlab: Run) -> None:
     run, _ = finished
     done = dqlab("eval", str(run), "--checkpoint", str(run / "checkpoint.safetensors"))
-    check_mistake(done, "no weights of this algorithm")
+    check_mistake(done, "holds a training state")
     check_mistake(dqlab("eval", str(run), "--seed", "9"), "has no seed 9; it has [0, 3]")
     check_mistake(dqlab("eval", str(run), "--checkpoint", "lastt"), "There is no checkpoint 'lastt'")
 
@@ -143,13 +152,30 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no data at all": ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put the file into D4RL's cache"),
     "no CUDA": ([*QUICK, "--device", "cuda"], "PyTorch finds no CUDA device"),
     "no such run": (["eval", "nowhere"], "not the folder of a dqlab run"),
-    "nothing to resume": ([*QUICK, "--resume"], "no run runs/quickstart-* to resume"),
+    "nothing to resume": ([*QUICK, "--resume"], "no unfinished run runs/quickstart-* to resume"),
     "unknown kind": (["list", "noise_schedul"], "Did you mean 'noise_schedule'"),
     "unknown plugin": ([*QUICK, "--plugin", "no_such_plugin"], "cannot import 'no_such_plugin'"),
     "eval of nothing": (["eval"], "either a run's folder, or --official"),
     "official without a task": (["eval", "--official", "."], "--official wants --task"),
     "no official files": (["eval", "--official", ".", "--task", "hopper-medium-v2"], "No official checkpoint"),
     "unknown command": (["trian"], "invalid choice"),
+    "no gin file": (["train"], "Name a gin file"),
+    "a folder as gin file": (["train", "--gin", str(ROOT / "gin")], "is a folder"),
+    "a file as folder": ([*QUICK, "--out", str(ROOT / "README.md")], "is a file, not a folder"),
+    "no episodes": ([*QUICK, "--set", "Training.eval_episodes=0"], "eval_episodes must be at least 1"),
+    "no diffusion steps": ([*QUICK, "--set", "DiffusionPolicy.n_timesteps=0"], "n_timesteps must be at least 1"),
+    "wrong type inside": ([*QUICK, "--set", "MLPDenoiser.hidden_dim=64.0"], "fail on a batch of made-up numbers"),
+    "odd time embedding": ([*QUICK, "--set", "MLPDenoiser.time_dim=3"], "must be even and at least 4 wide"),
+    "an instance for a factory": ([*QUICK, "--set", "DiffusionQL.selection=@SoftmaxQ()"], "made-up numbers: TypeError"),
+    "no source": ([*QUICK, "--set", "load_dataset.sources=()"], "load_dataset.sources is empty"),
+    "bare word in a tuple": ([*QUICK, "--set", "load_dataset.sources=(embedded,)"], "strings in quotes"),
+    "two bindings as one": ([*QUICK, "--set", "A.b=1,C.d=2"], "one a line"),
+    "missing value": ([*QUICK, "--set", "Training.steps="], "Write Name.parameter = value"),
+    "macro without a value": ([*QUICK, "--set", "Training.steps=%MY"], "%MY is used but has no value"),
+    "huge seed": ([*QUICK, "--seeds", "99999999999999999999"], "below 2**32"),
+    "discount of 2": ([*QUICK, "--set", "DiffusionQL.discount=2"], "discount must be between 0 and 1"),
+    "plugin with its ending": ([*QUICK, "--plugin", "mine.py"], "Leave off '.py'"),
+    "eval of a run with a task": (["eval", "x", "--task", "hopper-medium-v2"], "belong to --official"),
     "negative seed": ([*QUICK, "--seeds", "-1"], "different integers >= 0"),
     "sync of nothing": (["sync", "nowhere"], "not the folder of a dqlab run"),
 }
@@ -246,9 +272,43 @@ def test_a_folder_in_use_or_taken(dqlab: Run, tmp_path: Path) -> None:
         first.wait()
     check_mistake(dqlab(*args), "already holds a run. Use --resume")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    (tmp_path / "mine" / "lock").write_text("precious")
     check_mistake(dqlab(*QUICK, "--out", "mine", *bindings()), "not empty and holds no run")
-    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+    assert [(item.name, item.read_text()) for item in (tmp_path / "mine").iterdir()] == [("lock", "precious")]
+
+
+def test_a_resume_needs_no_gin_file(dqlab: Run, tmp_path: Path) -> None:
+    """Killed, evaluated as it is, resumed from what the folder knows."""
+    args = [*QUICK, "--out", "run", "--steps", "200", *bindings("Training.checkpoint_seconds=0.0")]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
+    )
+    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    assert "seed 0" in dqlab("eval", "run").stdout
+    check_mistake(dqlab("eval", "run", "--checkpoint", "best"), "the run has not finished. Continue it")
+    done = dqlab("train", "--resume", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+    check_mistake(dqlab("train", "--resume", "--out", "run"), "has finished: there is nothing to resume")
+
+
+def test_a_binding_without_effect_is_said(dqlab: Run) -> None:
+    done = dqlab(*QUICK, "--steps", "10", "-q", *bindings("BehaviourCloning.learning_rate=1e-5"))
+    assert done.returncode == 0
+    assert "BehaviourCloning.learning_rate has no effect" in done.stderr
+    assert "TwinCritic.hidden_dim has no effect" not in done.stderr
+
+
+def test_gin_files_ship_with_dqlab(dqlab: Run) -> None:
+    """From a folder that is no checkout, by the names that the README uses."""
+    done = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
+    assert done.returncode == 0, done.stderr
+    check_mistake(dqlab("train", "--gin", "gin/quickstrat.gin"), "quickstart.gin'")
 
 
 def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(dqlab: Run, tmp_path: Path) -> None:

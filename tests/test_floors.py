@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = [
-    {"cli"},
+    {"__main__", "cli"},
     {"report", "running", "testing"},
     {"experiment"},
     {"plugins", "configuration"},

@@ -56,6 +56,10 @@ class DiffusionQL(Algorithm):
         super().__post_init__()
         require(self.ema_every >= 1, self, "ema_every", "at least 1")
         require(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
+        for name in ("discount", "tau", "ema_rate"):
+            require(0 <= getattr(self, name) <= 1, self, name, "between 0 and 1")
+        for name in ("learning_rate", "critic_learning_rate", "grad_norm"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
 
     @cached_property
     def _policy(self) -> Policy:

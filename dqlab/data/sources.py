@@ -113,6 +113,8 @@ def load_dataset(
     """
     transform = reward_transforms.get(reward_transform)
     sources = (sources,) if isinstance(sources, str) else tuple(sources)
+    if not sources:
+        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
     name, found, skipped = _first_available(task, sources, progress)
     recorded = read_d4rl(found.path, task.state_dim, task.action_dim)
     origin = {"source": name, "path": str(found.path), "digest": sha256_of(found.path), "is_d4rl": found.is_d4rl}

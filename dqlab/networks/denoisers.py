@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dqlab.errors import ConfigError
 from dqlab.networks.mlp import mlp
 from dqlab.registry import Registry
 
@@ -21,6 +22,8 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        if width < 4 or width % 2:
+            raise ConfigError(f"A time embedding (time_dim) must be even and at least 4 wide, not {width!r}.")
         half = width // 2
         exponents = torch.arange(half, dtype=torch.float64) / (half - 1)
         self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * exponents), persistent=False)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.samplers import ChainNoise, Sampler, samplers
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
-from dqlab.fields import check_fields
+from dqlab.errors import ConfigError
+from dqlab.fields import check_fields, require
 from dqlab.networks.denoisers import denoisers
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal
@@ -36,6 +37,7 @@ class DiffusionPolicy:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(self.n_timesteps >= 1, self, "n_timesteps", "at least 1")
 
     @cached_property
     def process(self) -> Process:
@@ -53,7 +55,11 @@ class DiffusionPolicy:
     def loss(self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Mean squared error of the predicted noise, over batch and action dimensions (Ho et al. 2020, eq. 14)."""
         noisy = self.process.diffuse(action, noise["t"], noise["eps"])
-        return (network(noisy, noise["t"], state) - noise["eps"]).square().mean()
+        predicted = network(noisy, noise["t"], state)
+        if predicted.shape != noise["eps"].shape:
+            name, shape, wanted = type(network.module).__name__, tuple(predicted.shape), tuple(noise["eps"].shape)
+            raise ConfigError(f"The denoiser {name} gives {shape} for actions {wanted}; it must give the same shape.")
+        return (predicted - noise["eps"]).square().mean()
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """x_N `start` (B, A), and `noise` (N, B, A) in the order of use; the last of it is not used."""

@@ -66,19 +66,20 @@ class Display:
         rate = f"{metrics.get('updates_per_second', 0.0):.1f}"
         self._progress.update(self._bar, completed=step, losses=losses, rate=rate)
         if not self._live:
-            self._line(f"step {step:>8,} of {self._steps:,}  {rate} updates/s  {losses}")
+            self.say(f"step {step:>8,} of {self._steps:,}  {rate} updates/s  {losses}")
 
     def evaluated(self, step: int, evaluations: Mapping[int, Any]) -> None:
         """New scores, by seed."""
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
         self._progress.update(self._bar, score=f"score {scores}{self._caveat}")
         for seed, result in evaluations.items():
-            self._line(
+            self.say(
                 f"step {step:>8,}  seed {seed}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
                 f"  return {result.return_mean:.0f}"
             )
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own."""
         if not self._quiet:
             self.console.print(Text(text), soft_wrap=True)
 
@@ -132,5 +133,5 @@ def summary_table(summaries: Mapping[int, Mapping[str, Any]], data: Mapping[str,
             score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
             table.add_row(str(seed), "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
         table.add_section()
-    table.add_row("", "mean return of the data", "", "", f"{data['return_std']:.0f}", f"{data['return_mean']:.0f}")
+    table.add_row("", "mean return of the data", "", f"{data['score_mean']:.1f}", "", f"{data['return_mean']:.0f}")
     return table

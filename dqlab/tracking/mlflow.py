@@ -17,8 +17,10 @@ LONGEST_VALUE = 480  # and 500 characters a parameter
 
 
 def tracking_uri(run: Path) -> str:
-    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+    """$MLFLOW_TRACKING_URI, or where the run was recorded before, or an SQLite store beside the runs."""
+    facts = json.loads((run / "run.json").read_text()) if (run / "run.json").exists() else {}
+    beside = f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+    return str(os.environ.get("MLFLOW_TRACKING_URI") or facts.get("mlflow_uri") or beside)
 
 
 def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:

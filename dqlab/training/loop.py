@@ -132,8 +132,8 @@ class Loop:
             for seed, total in zip(self.pack.seeds, value.tolist(), strict=True):
                 if not np.isfinite(total) and seed not in self.stopped:
                     raise RunError(
-                        f"{name} of seed {seed} became NaN or infinite before step {self.step}. The last good state is "
-                        f"kept in {self.folder.checkpoint}; try a lower learning rate or a gradient bound (grad_norm)."
+                        f"{name} of seed {seed} became NaN or infinite before step {self.step}. Start another run with "
+                        f"a lower learning rate or a gradient bound (grad_norm); the records are in {self.folder.path}."
                     )
 
     def _record_evaluation(self) -> None:
@@ -144,7 +144,9 @@ class Loop:
                 continue
             recorded[seed] = evaluated = self._evaluated(row, episodes[row])
             self.evaluations[seed].append(evaluated)
-            checkpoint.save(self.folder.snapshot(seed, self.step), self.pack.weights(row), evaluated.as_dict())
+            checkpoint.save(
+                self.folder.snapshot(seed, self.step), self.pack.weights(row), {"seed": seed, **evaluated.as_dict()}
+            )
             self._write(seed, _evaluation_metrics(evaluated, episodes[row]))
             if self._stops(seed):
                 self.stopped.add(seed)

@@ -187,5 +187,7 @@ def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp
     assert "could not be sent" in unreachable.stderr
     assert "Traceback" not in unreachable.stderr
     server.start()
-    assert dqlab("sync", "run", env=env).returncode == 0
+    late = dqlab("sync", "run")  # the run remembers where it belongs
+    assert late.returncode == 0, late.stderr
+    assert server.uri in late.stdout
     check_complete(client(server.uri), run)
