@@ -88,7 +88,7 @@ def operative_text(loaded: Loaded) -> str:
 
 def without_effect(loaded: Loaded, text: str) -> list[str]:
     """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
-    return [name for name in loaded.single if "." in name and name not in flat(text)]
+    return [name for name in loaded.single if name not in flat(text)]
 
 
 def flat(text: str) -> dict[str, Any]:

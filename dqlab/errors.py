@@ -27,6 +27,9 @@ def message_of(error: BaseException) -> str:
     return str(error).split("\n  In call to configurable", 1)[0]
 
 
+MANY = 20  # more names than that do not help in a message
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
     known = sorted(known)
@@ -35,4 +38,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = [item for item in known if likeness[item] >= max(0.5, best - 0.1)]
     if close:
         return "Did you mean " + " or ".join(f"'{item}'" for item in close[:3]) + "?"
+    if len(known) > MANY:
+        return "Nothing has a similar name; `dqlab list` shows what there is."
     return "Known: " + (", ".join(known) if known else "none") + "."

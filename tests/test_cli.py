@@ -298,8 +298,9 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, tmp_path: Path) -> None:
 
 
 def test_a_binding_without_effect_is_said(dqlab: Run) -> None:
-    done = dqlab(*QUICK, "--steps", "10", "-q", *bindings("BehaviourCloning.learning_rate=1e-5"))
+    done = dqlab(*QUICK, "--steps", "10", "-q", *bindings("BehaviourCloning.learning_rate=1e-5", "eta=0.5"))
     assert done.returncode == 0
+    assert "warning: eta has no effect" in done.stderr
     assert "BehaviourCloning.learning_rate has no effect" in done.stderr
     assert "TwinCritic.hidden_dim has no effect" not in done.stderr
 

@@ -56,4 +56,5 @@ def test_only_the_nearest_are_named() -> None:
 
 def test_nearest_falls_back_to_all() -> None:
     assert nearest("zzz", ["b", "a"]) == "Known: a, b."
+    assert "dqlab list" in nearest("zzz", [str(number) for number in range(50)])
     assert nearest("DIFFUSIONQL", ["DiffusionQL"]) == "Did you mean 'DiffusionQL'?"
