@@ -50,7 +50,7 @@ def draw_curve(
         marker="o",
         markersize=3,
     )
-    loss.set_ylabel("mean selection loss")
+    loss.set_ylabel("loss for offline selection")
     loss.set_xlabel("updates")
     for axes in (score, loss):
         axes.grid(alpha=0.3)
