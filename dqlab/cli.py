@@ -200,12 +200,14 @@ def _own_config(folder: Path, resume: bool) -> Path:
 
 
 def _eval(args: argparse.Namespace) -> int:
+    from dqlab.plugins import load_plugins
     from dqlab.report import evaluate_official, evaluate_run
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
+    load_plugins(args.plugin)
     bindings = [*args.set, *([f"Experiment.device={args.device!r}"] if args.device else [])]
     if args.official is not None:
         evaluate_official(

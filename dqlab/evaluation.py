@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqlab.algorithms.base import Algorithm
+from dqlab.algorithms.base import Algorithm, Batch
 from dqlab.envs.tasks import Task, make_env
 from dqlab.errors import ConfigError, RunError
-from dqlab.noise import NoiseStream
+from dqlab.noise import NoiseStream, draw, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.model_selection import Episodes
 from dqlab.training.pack import Pack
@@ -97,9 +97,6 @@ class Evaluator:
 
 def rehearse(algorithm: Algorithm, dims: Dims) -> None:
     """Act once and update once on made-up numbers, so that mistakes in the wiring show before any data is read."""
-    from dqlab.algorithms.base import Batch
-    from dqlab.noise import draw, generator_for
-
     pack = Pack([algorithm], dims, [0])
     generator = generator_for(0, "rehearsal", 0)
 

@@ -120,7 +120,7 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     if not folder.config.exists():
         return
     found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT)
-    before = folder.facts()["data"]["digest"] if (folder.path / "run.json").exists() else digest
+    before = folder.facts()["data"]["digest"]
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")
     if found:

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, bindings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,6 +36,17 @@ def test_an_installed_plugin_needs_no_flag(dqlab: Run, tmp_path: Path) -> None:
     done = dqlab("list", "noise_schedule", env=env)
     assert "The same beta at every step." in done.stdout
     assert "beta=0.3" in done.stdout
+
+
+def test_a_run_with_an_installed_plugin_can_be_evaluated(dqlab: Run, tmp_path: Path) -> None:
+    """No import line in its config.gin: the entry point alone must do, for training and for eval."""
+    env = install(tmp_path, "good_plugin", SCHEDULE.format(function="flat"))
+    args = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--steps", "10", "--out", "run", "-q"]
+    trained = dqlab(*args, *bindings("DiffusionPolicy.schedule=flat", "flat.beta=0.2"), env=env)
+    assert trained.returncode == 0, trained.stderr
+    assert "import good_plugin" not in (tmp_path / "run" / "config.gin").read_text()
+    evaluated = dqlab("eval", "run", env=env)
+    assert evaluated.returncode == 0, evaluated.stderr
 
 
 def test_a_broken_plugin_is_named_and_skipped(dqlab: Run, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
 
 def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
     """The parent run and a child for each seed, with parameters and tags."""
-    experiment_id = _experiment_id(client, experiment, run)
+    experiment_id = _experiment_id(client, experiment, run, sent.state["uri"])
     if not sent.state["parent"]:
         sent.state["parent"] = _create_run(client, experiment_id, run.name, facts, {})
         sent.save()
@@ -64,13 +64,12 @@ def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experimen
             sent.save()
 
 
-def _experiment_id(client: Any, name: str, run: Path) -> str:
+def _experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
     """The experiment, made where it does not exist; a local store keeps its artifacts beside the runs."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    local = tracking_uri(run).startswith("sqlite:")
-    location = (run.resolve().parent / "mlartifacts").as_uri() if local else None
+    location = (run.resolve().parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
     return str(client.create_experiment(name, artifact_location=location))
 
 
