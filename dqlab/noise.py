@@ -90,21 +90,21 @@ class NoiseStream:
         chunk: int = 100,
     ) -> None:
         self._specs, self._seeds, self._stream = specs, seeds, stream
-        self._dtype, self._device, self._chunk = dtype, device, chunk
+        self._dtype, self._device, self.chunk = dtype, device, chunk
         self._position = -1
         self._drawn: dict[str, Tensor] = {}
 
     def at(self, step: int) -> dict[str, Tensor]:
         """The noise of one step: name -> (K, *shape)."""
-        position, offset = divmod(step, self._chunk)
+        position, offset = divmod(step, self.chunk)
         if position != self._position:
-            self._fill(position)
+            self._drawn, self._position = self.draw_chunk(position), position
         return {name: values[:, offset] for name, values in self._drawn.items()}
 
-    def _fill(self, position: int) -> None:
+    def draw_chunk(self, position: int) -> dict[str, Tensor]:
+        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape)."""
         replicas = [
-            draw(self._specs, generator_for(seed, self._stream, position, self._device), self._dtype, self._chunk)
+            draw(self._specs, generator_for(seed, self._stream, position, self._device), self._dtype, self.chunk)
             for seed in self._seeds
         ]
-        self._drawn = {name: torch.stack([replica[name] for replica in replicas]) for name in self._specs}
-        self._position = position
+        return {name: torch.stack([replica[name] for replica in replicas]) for name in self._specs}

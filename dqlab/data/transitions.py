@@ -70,16 +70,23 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.reward)
 
+    @property
+    def fields(self) -> Batch:
+        """All transitions, as one batch."""
+        return Batch(self.state, self.action, self.reward, self.next_state, self.terminal)
+
     def batch(self, index: Tensor) -> Batch:
         """The transitions at index (K, B), gathered on the device: fields (K, B, ...)."""
-        fields = (self.state, self.action, self.reward, self.next_state, self.terminal)
-        return Batch(*(field[index] for field in fields))
+        return gather(self.fields, index)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
         """The same transitions elsewhere."""
-        fields = (self.state, self.action, self.reward, self.next_state, self.terminal)
-        state, action, reward, next_state, terminal = (field.to(device, dtype) for field in fields)
-        return Transitions(state, action, reward, next_state, terminal, self.provenance)
+        return Transitions(*(field.to(device, dtype) for field in self.fields), provenance=self.provenance)
+
+
+def gather(fields: Batch, index: Tensor) -> Batch:
+    """The rows of a batch (n, ...) at index (K, B): fields (K, B, ...)."""
+    return Batch(*(field[index] for field in fields))
 
 
 def q_learning_view(

@@ -53,7 +53,39 @@ class MLPDenoiser(nn.Module):
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
         """Predicted noise (B, A)."""
-        time = self.time_mlp(self.time_embedding(t.to(noisy_action.dtype)))
-        hidden: Tensor = self.mid_layer(torch.cat([noisy_action, time, state], dim=-1))
-        out: Tensor = self.final_layer(hidden)
+        return self._rest(self.mid_layer[0](torch.cat([noisy_action, self._time(t, state.dtype), state], dim=-1)))
+
+    def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What a whole chain of denoising steps shares: the first layer's share of states and timesteps.
+
+        The first layer is linear, so it is a sum over its inputs; only the noisy action's share changes with the step.
+
+        Args:
+            state: (B, S).
+            timesteps: all those that the chain may visit, (N,) int64.
+
+        Returns:
+            For every timestep the first layer's output without the noisy action, N times (B, hidden); and the layer's
+            weight for the noisy action, (hidden, A).
+        """
+        first = self.mid_layer[0]
+        time = self._time(timesteps, state.dtype)
+        of_action, of_time, of_state = first.weight.split(
+            [self.final_layer.out_features, time.shape[-1], state.shape[-1]], dim=1
+        )
+        share = nn.functional.linear(state, of_state, first.bias)
+        shares = share + nn.functional.linear(time, of_time).unsqueeze(1)
+        return shares.unbind(), of_action
+
+    def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
+        """Predicted noise (B, A) at the timestep of that index, the same as `forward` gives."""
+        shares, of_action = prepared
+        return self._rest(torch.addmm(shares[index], noisy_action, of_action.t()))
+
+    def _time(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        embedded: Tensor = self.time_mlp(self.time_embedding(t.to(dtype)))
+        return embedded
+
+    def _rest(self, first: Tensor) -> Tensor:
+        out: Tensor = self.final_layer(self.mid_layer[1:](first))
         return out

@@ -69,6 +69,17 @@ class Layout:
         return Network(self.module, self.unflatten(row))
 
 
+class _Method(nn.Module):
+    """Another method of a module as the `forward` of this one: `functional_call` knows no other."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *args: Any) -> Any:
+        return getattr(self.module, self.name)(*args)
+
+
 @dataclass(frozen=True)
 class Network:
     """A module called with parameters that live elsewhere."""
@@ -80,3 +91,8 @@ class Network:
         """The module's output for its inputs."""
         out: Tensor = functional_call(self.module, self.parameters, args)
         return out
+
+    def call(self, method: str, *args: Any) -> Any:
+        """The output of another method of the module."""
+        parameters = {f"module.{name}": value for name, value in self.parameters.items()}
+        return functional_call(_Method(self.module, method), parameters, args)

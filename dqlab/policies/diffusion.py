@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import ChainNoise, Sampler, samplers
+from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler, samplers
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
@@ -68,8 +68,26 @@ class DiffusionPolicy:
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
 
-        def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-            return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), state)
-
         chain = ChainNoise(noise["start"], noise["noise"])
+        denoise = chain_denoiser(network, state, self.n_timesteps)
         return samplers.choose(self.sampler)(denoise, self.process, state, chain, dims.max_action)
+
+
+def chain_denoiser(network: Network, state: Tensor, n_timesteps: int) -> Denoise:
+    """The denoiser of one chain from these states (B, S), as samplers call it: `(x (B, A), t, state) -> eps (B, A)`.
+
+    A denoiser with `prepare` and `denoise` (see `MLPDenoiser`) does once a chain what does not depend on x.
+    """
+
+    def direct(x: Tensor, t: int, state: Tensor) -> Tensor:
+        return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), state)
+
+    if not hasattr(network.module, "prepare"):
+        return direct
+    prepared = network.call("prepare", state, torch.arange(n_timesteps, device=state.device))
+
+    def shared(x: Tensor, t: int, given: Tensor) -> Tensor:
+        eps: Tensor = network.call("denoise", x, t, prepared) if given is state else direct(x, t, given)
+        return eps
+
+    return shared

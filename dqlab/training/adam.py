@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
 
 def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
     """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
@@ -22,27 +24,22 @@ def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
     return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
 
 
-def adam_step(
-    parameters: Tensor,
-    moments: Tensor,
-    gradient: Tensor,
-    learning_rate: Tensor,
-    step: int,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-) -> None:
+def corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:
+    """Adam's corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
+    return 1 - beta1**step, math.sqrt(1 - beta2**step)
+
+
+def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
     """One step of Adam (Kingma & Ba 2015), in place.
 
     Args:
         parameters, gradient: (K, P).
-        moments: (2, K, P), first and second.
-        learning_rate: (K,).
-        step: number of this step, from 1.
+        moments: (K, 2, P), first and second.
+        rate: (K,), learning rate over the first of the step's `corrections`.
+        root: (K,), the second of them. Tensors, so that the step's number is no part of a compiled program.
     """
-    first, second = moments[0], moments[1]
-    first.lerp_(gradient, 1 - beta1)
-    second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    denominator = second.sqrt().div_(math.sqrt(1 - beta2**step)).add_(eps)
-    rate = (learning_rate / (1 - beta1**step)).unsqueeze(-1)
-    parameters.sub_(first.div(denominator).mul_(rate))
+    first, second = moments.unbind(1)
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
+    parameters.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))

@@ -2,23 +2,29 @@
 
 Every trained network is one matrix (K, P), as are its Adam moments and its targets; a row is a replica.
 `Pack.update` is a function of state, batch and noise alone, so weights, batches and noise can be injected.
+`Pack.advance` is the same update as a function of tensors, for a program that an execution mode runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms.base import Algorithm, Batch, Trained
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks.stacking import Layout, Network
 from dqlab.policies.base import Dims
-from dqlab.training.adam import adam_step, clip_by_norm
+from dqlab.training.adam import adam_step, clip_by_norm, corrections
+from dqlab.training.program import Tensors, join, tree_map
 
 Factor = Callable[[int], float]
 
@@ -34,7 +40,7 @@ class PackState:
 
     Attributes:
         parameters, targets: name -> (K, P); targets have the layout of their source.
-        moments: name -> Adam's first and second moments, (2, K, P).
+        moments: name -> Adam's first and second moments, (K, 2, P).
         step: updates done.
     """
 
@@ -52,6 +58,8 @@ class Pack:
         dims: state and action sizes.
         seeds: one a replica; each seeds its own initial networks.
         learning_rate_factor: step -> factor on every learning rate.
+        width: replicas that are computed together, K at most. All of them by default on a GPU, where they cost little
+            more than one; one by one on a CPU, where a batched product is not faster than its parts.
     """
 
     def __init__(
@@ -63,11 +71,14 @@ class Pack:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         learning_rate_factor: Factor = one,
+        width: int | None = None,
     ) -> None:
         self.algorithm, self.dims, self.seeds = _shared_structure(algorithms), dims, tuple(seeds)
         self.dtype, self.device = dtype, torch.device(device)
         self.trained: dict[str, Trained] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
+        self.width = width or (1 if self.device.type == "cpu" else len(self.seeds))
+        self.control_names = [*(f"rate/{name}" for name in self.trained), "root", *self.algorithm.targets()]
         self.hyper = self._stack_hyper(algorithms)
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
         self.layouts = {name: Layout.of(module).to(self.device) for name, module in replicas[0].items()}
@@ -82,8 +93,9 @@ class Pack:
 
     def _stack_hyper(self, algorithms: Sequence[Algorithm]) -> dict[str, Tensor]:
         rows = [algorithm.hyper() for algorithm in algorithms]
+        self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         return {
-            name: torch.tensor([row[name] for row in rows], dtype=self.dtype, device=self.device) for name in rows[0]
+            name: torch.tensor(values, dtype=self.dtype, device=self.device) for name, values in self._scalars.items()
         }
 
     def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
@@ -91,7 +103,7 @@ class Pack:
         for name, layout in self.layouts.items():
             rows = [layout.flatten(dict(modules[name].named_parameters())) for modules in replicas]
             parameters[name] = torch.stack(rows).detach().to(self.device, self.dtype)
-        moments = {name: value.new_zeros(2, *value.shape) for name, value in parameters.items()}
+        moments = {name: value.new_zeros(len(value), 2, value.shape[1]) for name, value in parameters.items()}
         targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
         return PackState(parameters, moments, targets)
 
@@ -140,38 +152,96 @@ class Pack:
         Returns:
             The losses' scalars, name -> (K,), on the device.
         """
+        given = {"batch": batch, "noise": dict(noise), "controls": self.controls(range(self.state.step, self.state.step + 1))[:, 0]}
+        parts = []
+        for rows in self.groups():
+            own = tree_map(lambda tensor, rows=rows: tensor[rows], given)
+            parts.append(self.advance(self.tensors(rows), own["batch"], own["noise"], own["controls"]))
+        self.state.step += 1
+        info: dict[str, Tensor] = join(parts)
+        return info
+
+    def groups(self) -> list[slice]:
+        """The rows that are computed together, in groups as even as can be."""
+        count = math.ceil(self.replicas / self.width)
+        edges = [round(index * self.replicas / count) for index in range(count + 1)]
+        return [slice(start, stop) for start, stop in pairwise(edges)]
+
+    def tensors(self, rows: slice) -> Tensors:
+        """What an update of those replicas reads and changes: views of the state, and their scalars."""
+        state = self.state
+        named = {
+            "parameters": state.parameters,
+            "moments": state.moments,
+            "targets": state.targets,
+            "hyper": self.hyper,
+        }
+        views: Tensors = tree_map(lambda tensor: tensor[rows], named)
+        return views
+
+    def controls(self, steps: range) -> Tensor:
+        """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
+
+        Learning rates with Adam's bias correction, the root of its second correction, and each target's rate, which is 0
+        at a step where the target rests. As numbers in a tensor they are data, not part of the program.
+        """
+        table = np.empty((self.replicas, len(steps), len(self.control_names)))
+        for column, step in enumerate(steps):
+            table[:, column] = np.stack(self._controls_at(step), axis=-1)
+        return torch.from_numpy(table).to(self.dtype).to(self.device, non_blocking=True)
+
+    def _controls_at(self, step: int) -> list[NDArray[Any]]:
+        first, root = corrections(step + 1)
+        rates = [self._scalars[trained.learning_rate] * self._factor(step) / first for trained in self.trained.values()]
+        moves = [self._scalars[target.rate] * target.moves(step) for target in self.algorithm.targets().values()]
+        return [*rates, np.full(self.replicas, root), *moves]
+
+    def advance(
+        self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor
+    ) -> dict[str, Tensor]:
+        """One update of some replicas, in place, as a function of tensors alone.
+
+        Args:
+            tensors: as `tensors` gives them.
+            batch, noise: theirs, as in `update`.
+            controls: theirs, (k, C).
+
+        Returns:
+            The losses' scalars, name -> (k,).
+        """
+        control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
         info: dict[str, Tensor] = {}
         for name, trained in self.trained.items():
-            gradient, losses = self._gradient(name, trained, batch, noise)
-            self._descend(name, trained, gradient)
+            gradient, losses = self._gradient(name, trained, tensors, batch, noise)
+            if trained.grad_norm is not None:
+                gradient = clip_by_norm(gradient, tensors["hyper"][trained.grad_norm])
+            moments = tensors["moments"][name]
+            adam_step(tensors["parameters"][name], moments, gradient, control[f"rate/{name}"], control["root"])
             info |= losses
-        self._move_targets()
-        self.state.step += 1
+        for name, target in self.algorithm.targets().items():
+            tensors["targets"][name].lerp_(tensors["parameters"][target.source], control[name].unsqueeze(-1))
         return info
 
     def _gradient(
-        self, name: str, trained: Trained, batch: Batch, noise: Mapping[str, Tensor]
+        self, name: str, trained: Trained, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = {**self.state.parameters, **self.state.targets}
+        rows = {**tensors["parameters"], **tensors["targets"]}
         rows[name] = rows[name].detach().requires_grad_()
-        loss, info = self.map(trained.loss, rows, batch, dict(noise), self.hyper)
+        loss, info = self.map(trained.loss, rows, batch, noise, tensors["hyper"])
         (gradient,) = torch.autograd.grad(loss.sum(), rows[name])
         return gradient, info
 
-    def _descend(self, name: str, trained: Trained, gradient: Tensor) -> None:
-        if trained.grad_norm is not None:
-            gradient = clip_by_norm(gradient, self.hyper[trained.grad_norm])
-        rate = self.hyper[trained.learning_rate] * self._factor(self.state.step)
-        adam_step(self.state.parameters[name], self.state.moments[name], gradient, rate, self.state.step + 1)
-
-    def _move_targets(self) -> None:
-        for name, target in self.algorithm.targets().items():
-            if target.moves(self.state.step):
-                rate = self.hyper[target.rate].unsqueeze(-1)
-                self.state.targets[name].lerp_(self.state.parameters[target.source], rate)
+    def losses(self, rows: slice, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses' scalars of some replicas as they are, name -> (k,); nothing changes."""
+        tensors = self.tensors(rows)
+        networks = {**tensors["parameters"], **tensors["targets"]}
+        info: dict[str, Tensor] = {}
+        for trained in self.trained.values():
+            info |= self.map(trained.loss, networks, batch, noise, tensors["hyper"])[1]
+        return info
 
     def map(self, function: Callable[..., Any], rows: Mapping[str, Tensor], *args: Any) -> Any:
-        """Run `function(nets, *args)`, written for one replica, on every replica.
+        """Run `function(nets, *args)`, written for one replica, on every replica given.
 
         One replica is run as it is, several under `vmap`: the same numbers, without vmap's overhead.
         """
@@ -180,31 +250,32 @@ class Pack:
             nets = {name: self.layouts[self._sources[name]].bind(row) for name, row in rows.items()}
             return function(nets, *args)
 
-        if self.replicas == 1:
-            alone = _tree(partial(torch.squeeze, dim=0), (rows, *args))
-            return _tree(partial(torch.unsqueeze, dim=0), single(*alone))
+        if len(next(iter(rows.values()))) == 1:
+            alone = tree_map(partial(torch.squeeze, dim=0), (dict(rows), *args))
+            return tree_map(partial(torch.unsqueeze, dim=0), single(*alone))
         return torch.vmap(single)(dict(rows), *args)
 
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """Actions (K, B, A) of every replica for its states (K, B, S)."""
+        """Actions (K, B, A) of every replica for its states (K, B, S), operation by operation.
+
+        `ActionSampler` does the same by an execution mode.
+        """
+        parts = [
+            self.choose_actions(self.tensors(rows), state[rows], {name: value[rows] for name, value in noise.items()})
+            for rows in self.groups()
+        ]
+        actions: Tensor = join(parts)
+        return actions
+
+    def choose_actions(self, tensors: Tensors, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
 
         def act(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:
             return self.algorithm.act(self.dims, nets, state, noise)
 
         with torch.no_grad():
-            actions: Tensor = self.map(act, {**self.state.parameters, **self.state.targets}, state, dict(noise))
+            actions: Tensor = self.map(act, {**tensors["parameters"], **tensors["targets"]}, state, noise)
         return actions
-
-
-def _tree(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply `function` to every tensor in nested batches, tuples and dicts."""
-    if isinstance(value, Batch):
-        return Batch(*(function(item) for item in value))
-    if isinstance(value, tuple):
-        return tuple(_tree(function, item) for item in value)
-    if isinstance(value, Mapping):
-        return {key: _tree(function, item) for key, item in value.items()}
-    return function(value)
 
 
 def _initial_networks(algorithm: Algorithm, dims: Dims, seed: int) -> dict[str, torch.nn.Module]:

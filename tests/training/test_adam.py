@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.training.adam import adam_step, clip_by_norm
+from dqlab.training.adam import adam_step, clip_by_norm, corrections
 
 RATES = [1e-2, 3e-4, 0.0]
 
@@ -17,10 +17,12 @@ def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
     rows = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     alone = [torch.nn.Parameter(row.clone()) for row in rows]
     optimisers = [torch.optim.Adam([row], lr=rate) for row, rate in zip(alone, RATES, strict=True)]
-    moments = torch.zeros(2, 3, 5, dtype=torch.float64)
+    moments = torch.zeros(3, 2, 5, dtype=torch.float64)
     for step in range(1, 6):
         gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        adam_step(rows, moments, gradient, torch.tensor(RATES, dtype=torch.float64), step)
+        first, root = corrections(step)
+        rates = torch.tensor(RATES, dtype=torch.float64) / first
+        adam_step(rows, moments, gradient, rates, torch.full((3,), root, dtype=torch.float64))
         for parameter, row, optimiser in zip(alone, gradient, optimisers, strict=True):
             parameter.grad = row.clone()
             optimiser.step()

@@ -1,0 +1,101 @@
+"""Mish with one exponential: x * tanh(softplus(x)), without the logarithm, the tanh and the second exponential.
+
+With e = exp(x), tanh(log(1 + e)) = n / (n + 2) where n = e * (e + 2). From x = 20 on the ratio is 1 in float64 too, so
+e is taken of min(x, 20), which keeps its square finite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LARGEST = 20.0
+
+
+def mish(x: Tensor) -> Tensor:
+    """Mish (Misra 2019) of any shape, to 1e-6 of PyTorch's own in float32, in value and gradient.
+
+    On a CPU PyTorch's Mish takes a third of Diffusion-QL's update; this one takes a quarter of that time in the forward
+    and backward pass together. Elsewhere, and in half precision, PyTorch's own single kernel is called; compiled
+    programs contain the formula below either way (`DECOMPOSITIONS`).
+    """
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return functional.mish(x)
+    if torch.is_grad_enabled():  # under vmap, x does not tell whether its gradient is wanted
+        out: Tensor = _Mish.apply(x)[0]  # type: ignore[no-untyped-call]
+        return out
+    return _value(x)
+
+
+class Mish(nn.Module):
+    """`mish` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mish of x, any shape."""
+        return mish(x)
+
+
+def _value(x: Tensor) -> Tensor:
+    e = x.clamp(max=LARGEST).exp_()
+    n = (e + 2).mul_(e)
+    return e.copy_(n).add_(2).reciprocal_().mul_(n).mul_(x)
+
+
+def _value_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mish and its derivative tanh(softplus(x)) + x * 4 e (e + 1) / (n + 2)^2, sharing the exponential."""
+    bounded = x.clamp(max=LARGEST)
+    e = bounded.exp()
+    n = (e + 2).mul_(e)
+    inverse = (n + 2).reciprocal_()
+    gate = n.mul_(inverse)
+    slope = bounded.mul_(e).mul_(inverse).mul_(inverse).mul_(4).mul_(e.add_(1)).add_(gate)
+    return gate.mul_(x), slope
+
+
+class _Mish(torch.autograd.Function):
+    """Saves the derivative, so that the backward pass is one product."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return _value_and_slope(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:  # type: ignore[override]
+        x, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: the derivative as a formula of x
+            slope = _slope(x)
+        return gradient * slope
+
+
+def _slope(x: Tensor) -> Tensor:
+    """The derivative, itself differentiable; of large x it is 1, which a product with x itself would miss."""
+    bounded = x.clamp(max=LARGEST)
+    e = bounded.exp()
+    n = e * (e + 2)
+    return n / (n + 2) + bounded * 4 * e * (e + 1) / (n + 2).square()
+
+
+def _decomposed(x: Tensor) -> Tensor:
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    e = wide.clamp(max=LARGEST).exp()
+    n = e * (e + 2)
+    return (wide * (n / (n + 2))).to(x.dtype)
+
+
+def _decomposed_backward(gradient: Tensor, x: Tensor) -> Tensor:
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return (gradient * _slope(wide)).to(x.dtype)
+
+
+DECOMPOSITIONS = {torch.ops.aten.mish.default: _decomposed, torch.ops.aten.mish_backward.default: _decomposed_backward}
+"""What a compiled program makes of PyTorch's Mish, a plugin's `nn.Mish` included."""

@@ -1,0 +1,73 @@
+"""A program compiled by Inductor, as one graph: traced once with its tensors' shapes, so it is never compiled again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqlab.errors import ConfigError, message_of
+from dqlab.networks import activations, products
+from dqlab.training.program import Program, Tensors, leaves, tree_map
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def compile_program(program: Program) -> Callable[[Tensors], Any]:
+    """The program's function, compiled for tensors of these shapes; nothing is executed.
+
+    The function is traced down to PyTorch's elementary operations, the backward passes included, whatever the Python of
+    a loss or a plugin's network looks like; then Inductor fuses them. Compiled code is kept on disk between runs.
+
+    Raises:
+        ConfigError: the function looks at values of tensors, or the machine cannot compile.
+    """
+    os.environ.setdefault(CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dqlab" / "inductor"))
+    shape: list[Any] = []
+
+    def flat(*values: Tensor) -> tuple[Tensor, ...]:
+        given = iter(values)
+        result = program.function(tree_map(lambda _: next(given), program.tensors))
+        shape.append(result)
+        return tuple(leaves(result)) if result is not None else ()
+
+    try:
+        compiled = torch.compile(_trace(flat, leaves(program.tensors)), dynamic=False, fullgraph=True)
+        compiled(*leaves(program.with_copies()))
+    except Exception as error:
+        text = message_of(error).splitlines()[0][:300]
+        raise ConfigError(
+            f"This program cannot be compiled here: {type(error).__name__}: {text}. Use Training.execution='eager'."
+        ) from error
+
+    def run(tensors: Tensors) -> Any:
+        values = iter(compiled(*leaves(tensors)))
+        return tree_map(lambda _: next(values), shape[0]) if shape[0] is not None else None
+
+    return run
+
+
+def _trace(function: Callable[..., Any], values: list[Tensor]) -> torch.fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    products.available()  # found out with real numbers, before the tracing
+    rules = {**activations.DECOMPOSITIONS, **products.DECOMPOSITIONS}
+    tracer = make_fx(function, decomposition_table=rules, tracing_mode="fake", _allow_non_fake_inputs=True)
+    graph: torch.fx.GraphModule = tracer(*values)
+    return graph
+
+
+def signature(tensors: Tensors) -> tuple[Any, ...]:
+    """What compiled code depends on: shapes, strides and types of the tensors, and their device."""
+    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves(tensors))
+
+
+def compiler() -> str:
+    """The C++ compiler that Inductor would use on a CPU, or nothing."""
+    names = [os.environ.get("CXX", ""), "g++", "clang++"]
+    return next((found for name in names if name and (found := shutil.which(name))), "")

@@ -1,0 +1,95 @@
+"""The training step as a device program: no argument comes from the host, and nothing goes back to it.
+
+Batches' indices and all other noise of the next 100 steps, and what depends on the steps' numbers, lie in buffers on the
+device. One run of the program reads them at a cursor, gathers the batch, updates the replicas, adds the losses to sums,
+and moves the cursor on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqlab.data.transitions import Transitions, gather
+from dqlab.noise import NoiseStream, integers
+from dqlab.training.execution import Mode
+from dqlab.training.pack import Pack
+from dqlab.training.program import Program, Tensors, tree_map
+
+
+class Step:
+    """Updates a pack, one step a call.
+
+    Args:
+        pack: changed in place; its state's tensors must not be replaced afterwards.
+        data: on the same device.
+        batch_size: B.
+        mode: how the program is executed.
+    """
+
+    def __init__(self, pack: Pack, data: Transitions, batch_size: int, mode: Mode) -> None:
+        self.pack, self._data = pack, data
+        specs = pack.algorithm.update_noise(pack.dims, batch_size)
+        specs = {**specs, "batch_index": integers(len(data), batch_size)}
+        self._stream = NoiseStream(specs, pack.seeds, "update", dtype=pack.dtype, device=pack.device)
+        self._position = pack.state.step // self._stream.chunk
+        self._buffers: Tensors = {
+            "noise": self._stream.draw_chunk(self._position),
+            "controls": pack.controls(self._steps()),
+            "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
+        }
+        self.names = self._loss_names()
+        self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
+        self._runs = [mode(self._program(rows)) for rows in pack.groups()]
+
+    def _steps(self) -> range:
+        first = self._position * self._stream.chunk
+        return range(first, first + self._stream.chunk)
+
+    def __call__(self) -> None:
+        """One update of every replica."""
+        if self.pack.state.step // self._stream.chunk != self._position:
+            self._refill()
+        for run in self._runs:
+            run()
+        self.pack.state.step += 1
+
+    def _refill(self) -> None:
+        self._position = self.pack.state.step // self._stream.chunk
+        for name, values in self._stream.draw_chunk(self._position).items():
+            self._buffers["noise"][name].copy_(values)
+        self._buffers["controls"].copy_(self.pack.controls(self._steps()))
+        self._buffers["cursor"].zero_()
+
+    def take_sums(self) -> dict[str, Tensor]:
+        """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits."""
+        sums = self.sums.clone().cpu()
+        self.sums.zero_()
+        return dict(zip(self.names, sums.unbind(1), strict=True))
+
+    def _loss_names(self) -> list[str]:
+        """What the losses report, found by computing them once; nothing changes."""
+        rows = slice(0, 1)
+        noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
+        batch = self._data.batch(noise.pop("batch_index"))
+        return list(self.pack.losses(rows, batch, noise))
+
+    def _program(self, rows: slice) -> Program:
+        own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
+        tensors = {**self.pack.tensors(rows), **own, "data": self._data.fields}
+        return Program(self._advance, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
+
+    def _advance(self, tensors: Tensors) -> None:
+        cursor = tensors["cursor"][:1]
+
+        def now(chunk: Tensor) -> Tensor:
+            return chunk.index_select(1, cursor).squeeze(1)
+
+        noise: dict[str, Any] = {name: now(chunk) for name, chunk in tensors["noise"].items()}
+        index = noise.pop("batch_index")
+        batch = gather(tensors["data"], index)
+        info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]))
+        tensors["sums"].add_(torch.stack([info[name] for name in self.names], dim=-1))
+        tensors["cursor"].add_(1)
