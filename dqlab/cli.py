@@ -21,6 +21,7 @@ EPILOG = """examples:
   dqlab eval runs/mine --checkpoint best --episodes 100
   dqlab eval --official results/DIR --task walker2d-medium-expert-v2
   dqlab list noise_schedule
+  dqlab bench compare
 """
 
 
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_collect(commands)
     _add_sync(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -153,6 +155,33 @@ def _add_collect(commands: Any) -> None:
 def _add_sync(commands: Any) -> None:
     parser = _command(commands, "sync", _sync, "Send to MLflow what could not be sent while a run was training.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+
+
+def _add_bench(commands: Any) -> None:
+    text = "Compare, report or send what `pytest benchmarks/` measured."
+    doors = commands.add_parser("bench", help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+    compare = _command(doors, "compare", _bench_compare, "Show each benchmark's history, and say which got worse.")
+    _add_figures(compare)
+    compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
+    report = _command(doors, "report", _bench_report, "Write the latest figures as a Markdown table and plots.")
+    _add_figures(report)
+    report.add_argument(
+        "--out", type=Path, default=Path("runs/benchmarks/report"), help="folder; runs/benchmarks/report by default"
+    )
+    send = _command(doors, "send", _bench_send, "Send to MLflow what could not be sent after the benchmarks.")
+    send.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    _add_uri(send)
+
+
+def _add_uri(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
+    text = "written by pytest --benchmark-json or --mlflow; MLflow's figures if none is named"
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.json", help=text)
+    _add_uri(parser)
+    parser.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")
 
 
 def _load(args: argparse.Namespace, extra: Sequence[str] = ()) -> Any:
@@ -240,6 +269,31 @@ def _sync(args: argparse.Namespace) -> int:
 
     for run in args.runs:
         sync(run)
+    return 0
+
+
+def _bench_compare(args: argparse.Namespace) -> int:
+    from dqlab.benchmarking.comparison import compare
+    from dqlab.benchmarking.history import read
+
+    worse = compare(read(args.files, args.uri, args.machine))
+    return 1 if worse and args.fail else 0
+
+
+def _bench_report(args: argparse.Namespace) -> int:
+    from dqlab.benchmarking.history import read
+    from dqlab.benchmarking.report import write_reports
+
+    print(*write_reports(read(args.files, args.uri, args.machine), args.out), sep="\n")
+    return 0
+
+
+def _bench_send(args: argparse.Namespace) -> int:
+    from dqlab.benchmarking.store import send, the_uri
+
+    for path in args.files:
+        send(path, the_uri(args.uri))
+        print(f"{path}: MLflow ({the_uri(args.uri)}) has all of it.")
     return 0
 
 

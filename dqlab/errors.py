@@ -22,6 +22,10 @@ class RunError(DqlabError):
     """A run folder is in use, incomplete, or differs from what is asked of it."""
 
 
+class BenchmarkError(DqlabError):
+    """Benchmark figures are missing, unreadable, or cannot be recorded."""
+
+
 def message_of(error: BaseException) -> str:
     """An error's own message, without the call chain that gin appends to every error passing through it."""
     return str(error).split("\n  In call to configurable", 1)[0]

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 FLOORS = [
     {"__main__", "cli"},
-    {"report", "running", "testing"},
+    {"report", "running", "testing", "benchmarking"},
     {"experiment"},
     {"plugins", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},

@@ -35,11 +35,7 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
     Raises:
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    from mlflow.tracking import MlflowClient
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    client, sent = MlflowClient(tracking_uri=uri), Sent(run, uri)
+    client, sent = connect(uri), Sent(run, uri)
     facts = json.loads((run / "run.json").read_text())
     _create(client, sent, run, facts, experiment)
     for seed, child in sent.state["children"].items():
@@ -50,22 +46,31 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
         _set_status(client, sent, "KILLED" if over else "RUNNING")
 
 
+def connect(uri: str) -> Any:
+    """MLflow's client for a tracking URI, without its chatter."""
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
 def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
     """The parent run and a child for each seed, with parameters and tags."""
-    experiment_id = _experiment_id(client, experiment, run, sent.state["uri"])
+    group = experiment_id(client, experiment, run, sent.state["uri"])
     if not sent.state["parent"]:
-        sent.state["parent"] = _create_run(client, experiment_id, run.name, facts, {})
+        sent.state["parent"] = _create_run(client, group, run.name, facts, {})
         sent.save()
     for seed in facts["seeds"]:
         if str(seed) not in sent.state["children"]:
             tags = {"mlflow.parentRunId": sent.state["parent"], "seed": str(seed)}
-            child = _create_run(client, experiment_id, f"{run.name} seed {seed}", facts, tags)
+            child = _create_run(client, group, f"{run.name} seed {seed}", facts, tags)
             sent.state["children"][str(seed)] = child
             sent.save()
 
 
-def _experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
-    """The experiment, made where it does not exist; a local store keeps its artifacts beside the runs."""
+def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
+    """The experiment's id, made where it does not exist; a local store keeps its artifacts beside the run's folder."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -73,11 +78,11 @@ def _experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def _create_run(client: Any, experiment_id: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:
+def _create_run(client: Any, group: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:
     from mlflow.entities import Param
 
     tags = {**_tags(facts), **extra, "mlflow.runName": name}
-    run_id = str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+    run_id = str(client.create_run(group, tags=tags, run_name=name).info.run_id)
     parameters = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in facts["parameters"].items()]
     for chunk in _chunks(parameters, 90):
         client.log_batch(run_id, params=chunk)

@@ -1,0 +1,59 @@
+"""What a device is able to do: the measured rate of a large matrix product."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+
+import torch
+
+from dqlab.benchmarking.stopwatch import Stopwatch
+
+CPU_SIZE, GPU_SIZE = 2048, 8192
+SAMPLES = 5
+
+
+def peak(device: str) -> float:
+    """Floating-point operations a second of a large float32 matrix product, median of five; measured once.
+
+    Full float32 (no TF32), with the current number of threads. Work in lower precision may exceed it.
+
+    Args:
+        device: cpu, cuda or cuda:N.
+    """
+    return _measured(device, torch.get_num_threads())
+
+
+@cache
+def _measured(device: str, threads: int) -> float:
+    on_gpu = torch.device(device).type == "cuda"
+    size = GPU_SIZE if on_gpu else CPU_SIZE
+    factor = torch.full((size, size), 0.5, device=device)
+    product = torch.empty_like(factor)
+    watch = Stopwatch(partial(torch.cuda.synchronize, device)) if on_gpu else Stopwatch()
+    with _full_precision(), torch.no_grad():
+        multiply = partial(torch.mm, factor, factor, out=product)
+        multiply()
+        seconds = statistics.median(watch.seconds(multiply) for _ in range(SAMPLES))
+    return 2.0 * size**3 / seconds
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products in full float32, whatever the benchmarks have chosen.
+
+    Set backend by backend: torch (2.9 or later) does not tell its overall setting where theirs differ.
+    """
+    by_name = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    name, full = ("fp32_precision", "ieee") if by_name else ("allow_tf32", False)
+    known = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    chosen = [(backend, getattr(backend, name)) for backend in known if hasattr(backend, name)]
+    for backend, _ in chosen:
+        setattr(backend, name, full)
+    try:
+        yield
+    finally:
+        for backend, precision in chosen:
+            setattr(backend, name, precision)

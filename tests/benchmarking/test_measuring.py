@@ -1,0 +1,83 @@
+"""How two callables are timed: rounds, calls, the clock, and what follows from the times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dqlab.benchmarking.measuring import Measure, figures_of
+from dqlab.benchmarking.peak import peak
+from dqlab.benchmarking.stopwatch import MOST_CALLS, ROUND_SECONDS, Stopwatch
+from dqlab.errors import BenchmarkError
+
+
+class Clock:
+    """A clock that only moves when something takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events: list[str] = []
+
+    def __call__(self) -> float:
+        self.events.append("clock")
+        return self.now
+
+    def work(self, name: str, seconds: float) -> None:
+        self.events.append(name)
+        self.now += seconds
+
+
+def test_figures_by_hand() -> None:
+    # a round in which the machine was busy (3.0 against 9.0) changes no ratio
+    figures = figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0)
+    assert figures == {
+        "work": 4,
+        "per_second": 2.0,
+        "ratio": 3.0,
+        "baseline_seconds": 8.0,
+        "flops": 10.0,
+        "flops_per_second": 5.0,
+        "peak": 50.0,
+        "peak_share": 0.1,
+    }
+
+
+def test_figures_without_baseline_and_flops() -> None:
+    assert figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
+
+
+def test_seconds_of_one_call_with_synchronised_readings() -> None:
+    clock = Clock()
+    watch = Stopwatch(lambda: clock.work("wait", 0.25), clock)
+    assert watch.seconds(lambda: clock.work("call", 1.0), 2) == (2 * 1.0 + 0.25) / 2
+    assert clock.events == ["wait", "clock", "call", "call", "wait", "clock"]
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 3e-4, 1e-5])
+def test_a_round_is_long_enough_and_not_much_longer(seconds: float) -> None:
+    clock = Clock()
+    calls = Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds))
+    assert calls * seconds * (1 + 1e-9) >= ROUND_SECONDS
+    assert calls * seconds < 2 * ROUND_SECONDS
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(3.0, 1), (0.02, 1), (0.0, MOST_CALLS), (1e-9, MOST_CALLS)])
+def test_slow_calls_are_made_once_and_quick_ones_not_for_ever(seconds: float, expected: int) -> None:
+    clock = Clock()
+    assert Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) == expected
+
+
+def test_a_parameter_is_not_called_like_a_figure() -> None:
+    with pytest.raises(BenchmarkError, match="cannot be called ratio"):
+        Measure(None, lambda *_: None)(lambda: None, parameters={"ratio": 2})
+
+
+def test_the_peak_is_measured_once_and_leaves_the_chosen_precision() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert peak("cpu") > 0
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert 1e8 < peak("cpu") < 1e14
+    assert peak("cpu") == peak("cpu")

@@ -1,0 +1,253 @@
+"""The plugin in real pytest sessions: what `measure` does, and what reaches MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, isolated
+from mlflow_server import Server
+
+from dqlab.benchmarking.machine import kind
+from dqlab.benchmarking.store import load, send
+from dqlab.cli import main
+from dqlab.errors import BenchmarkError
+from dqlab.tracking.mirror import mirror_environment
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+PLUGIN = ("-p", "dqlab.benchmarking.plugin")
+
+TINY = """
+import pytest
+import torch
+
+matrix = torch.ones(64, 64)
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_update(measure, n):
+    figures = measure(
+        lambda: [matrix @ matrix for _ in range(n)],
+        baseline=lambda: [matrix @ matrix for _ in range(30 * n)],
+        parameters={"part": "update", "replicas": n, "mode": "eager", "device": "cpu"},
+        work=n,
+        flops=2.0 * 64**3 * n,
+    )
+    assert figures["ratio"] > 2
+    assert 0 < figures["peak_share"]
+
+def test_lonely(measure):
+    measure(lambda: sum(range(1000)), parameters={"part": "data", "rows": 1000})
+
+def test_plain(benchmark):
+    benchmark.pedantic(lambda: sum(range(1000)), rounds=3)
+"""
+
+ORDER = """
+import pytest
+from dqlab.benchmarking.measuring import Measure
+
+def test_order(benchmark):
+    now, order, noted = [0.0], [], []
+
+    def work(name, seconds):
+        order.append(name)
+        now[0] += seconds
+
+    measure = Measure(benchmark, lambda *row: noted.append(row), lambda: now[0])
+    figures = measure(lambda: work("c", 0.03), lambda: work("b", 0.075), {"part": "x"}, work=6, warmup=2)
+    assert "".join(order) == "bcbc" + "cb" + "bcbcbcbcbc"  # warm-up, how many calls a round, five rounds
+    assert figures["ratio"] == pytest.approx(2.5)
+    assert figures["per_second"] == pytest.approx(200)
+    assert figures["baseline_seconds"] == pytest.approx(0.075)
+    assert benchmark.extra_info == {"part": "x", **figures}
+    assert benchmark.stats.stats.rounds == 5
+    assert [(name, median) for name, median, _ in noted] == [(benchmark.fullname, pytest.approx(0.03))]
+
+def test_inner_calls(benchmark):
+    now = [0.0]
+
+    def work():
+        now[0] += 0.004
+
+    Measure(benchmark, lambda *row: None, lambda: now[0])(work)
+    assert benchmark.stats.iterations > 1
+    assert benchmark.stats.stats.total * benchmark.stats.iterations < 1.0  # real seconds, divided by the calls
+"""
+
+
+def run_pytest(
+    folder: Path, content: str, *args: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A real session in a folder, with this copy of dqlab, not inside pytest-xdist."""
+    (folder / "test_tiny.py").write_text(content)
+    kept = {name: value for name, value in isolated(folder).items() if not name.startswith("PYTEST_")}
+    path = os.pathsep.join(filter(None, [str(ROOT), (env or {}).get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args, "test_tiny.py"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**kept, **(env or {}), "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def recorded(at: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Parent runs, and the others by the benchmark's short name."""
+    runs = at.search_runs([at.get_experiment_by_name("benchmarks").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    by_name = {run.data.tags["benchmark"].rpartition("::")[2]: run for run in children}
+    assert len(by_name) == len(children)
+    return parents, by_name
+
+
+def check_complete(at: Any, file: Path) -> None:
+    """Every figure of the session's JSON, tags, and artifacts are in MLflow, once."""
+    document = json.loads(file.read_text())
+    (parent,), children = recorded(at)
+    assert set(children) == {"test_update[1]", "test_update[2]", "test_lonely", "test_plain"}
+    assert [item.path for item in at.list_artifacts(parent.info.run_id)] == [file.name]
+    for item in document["benchmarks"]:
+        run = children[item["name"]]
+        metrics, tags = run.data.metrics, run.data.tags
+        assert run.info.status == "FINISHED"
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert tags["benchmark"] == item["fullname"]
+        assert tags["machine"] == kind()
+        for name in ("median", "mean", "stddev", "min", "iqr", "rounds"):
+            assert metrics[name] == item["stats"][name]
+        alone = json.loads(Path(at.download_artifacts(run.info.run_id, "benchmark.json")).read_text())
+        assert alone["benchmarks"] == [item]
+    update = children["test_update[2]"]
+    extra = {item["name"]: item["extra_info"] for item in document["benchmarks"]}["test_update[2]"]
+    for name in ("ratio", "baseline_seconds", "work", "per_second", "flops", "flops_per_second", "peak", "peak_share"):
+        assert update.data.metrics[name] == extra[name]
+    assert update.data.tags.items() >= {"part": "update", "replicas": "2", "mode": "eager", "device": "cpu"}.items()
+    assert update.data.params == {"part": "update", "replicas": "2", "mode": "eager", "device": "cpu"}
+    assert {"cpu", "gpu", "cores", "threads", "git_commit", "session", "when"} <= set(update.data.tags)
+    for name in ("torch", "numpy", "python", "dqlab", "cuda"):
+        assert update.data.tags[f"version.{name}"]
+    assert "ratio" not in children["test_lonely"].data.metrics
+
+
+def test_candidate_and_baseline_alternate(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, ORDER, *PLUGIN)
+    assert done.returncode == 0, done.stdout
+
+
+def test_local_store(dqlab: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_pytest(tmp_path, TINY, *PLUGIN, "--mlflow", "--benchmark-json=also.json")
+    assert done.returncode == 0, done.stdout
+    table = done.stdout.partition("dqlab benchmarks ==")[2]
+    assert all(
+        word in table for word in ("test_update[1]", "median", "per second", "ratio", "of peak", "has all of it")
+    )
+    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*.json")
+    assert json.loads(kept.read_text())["benchmarks"] == json.loads((tmp_path / "also.json").read_text())["benchmarks"]
+    at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    check_complete(at, kept)
+    assert (tmp_path / "runs" / "mlartifacts").is_dir()
+    compared = dqlab("bench", "compare")
+    assert compared.returncode == 0, compared.stderr
+    assert "test_update[2]  part=update, replicas=2, mode=eager, device=cpu" in compared.stdout
+    assert "0 of 4 benchmarks" in compared.stdout
+    capsys.readouterr()
+    assert main(["bench", "compare", str(kept)]) == 0
+    assert capsys.readouterr().out == compared.stdout, "both sources tell the same"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that has not been started yet."""
+    server = Server(tmp_path)
+    yield server
+    server.kill()
+
+
+def test_a_dead_server_costs_a_line_and_gets_the_figures_later(
+    server: Server, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {"MLFLOW_TRACKING_URI": server.uri}
+    done = run_pytest(tmp_path, TINY, *PLUGIN, "--mlflow", env=env)
+    assert done.returncode == 0, done.stdout
+    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*.json")
+    told = [line for line in done.stdout.splitlines() if f"dqlab bench send {kept}" in line]
+    assert len(told) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    server.start()
+    sent = dqlab("bench", "send", str(kept), env=env)
+    assert sent.returncode == 0, sent.stderr
+    check_complete(client(server.uri), kept)
+    for name, value in mirror_environment().items():
+        monkeypatch.setenv(name, value)
+    send(kept, server.uri)  # sends nothing twice
+    check_complete(client(server.uri), kept)
+    assert len(load(server.uri)) == 4
+    server.kill()
+    with pytest.raises(BenchmarkError, match="cannot be read"):
+        load(server.uri)
+
+
+def test_nothing_measured_is_said(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "def test_it(): pass", *PLUGIN, "--mlflow")
+    assert done.returncode == 0
+    assert "Nothing was measured" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_pytest_benchmark(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "def test_it(measure): pass", *PLUGIN, "-p", "no:benchmark")
+    assert done.returncode == 1
+    assert "needs pytest-benchmark" in done.stdout
+
+
+def test_disabled_benchmarks_run_once(tmp_path: Path) -> None:
+    content = """
+calls = []
+def test_it(measure):
+    assert measure(lambda: calls.append("c"), lambda: calls.append("b")) == {}
+    assert calls == ["b", "c"]
+"""
+    done = run_pytest(tmp_path, content, *PLUGIN, "--benchmark-disable")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("args", [(), PLUGIN], ids=["entry point", "entry point and -p"])
+def test_installed_or_named_or_both(args: tuple[str, ...], tmp_path: Path) -> None:
+    """As an installed dqlab announces it."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    site = tmp_path / "site"
+    installed = site / "made-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: made\nVersion: 1.0\n")
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (installed / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]) + "\n")
+    content = "def test_it(measure): measure(lambda: None)"
+    done = run_pytest(tmp_path, content, *args, env={"PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("dqlab benchmarks ==") == 1
+
+
+def test_loading_it_imports_nothing_heavy() -> None:
+    code = """
+import sys, dqlab.benchmarking.plugin
+heavy = {"torch", "numpy", "mlflow", "matplotlib", "gin", "rich", "pytest_benchmark", "dqlab.tracking"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
