@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from dqlab.algorithms.base import Algorithm, Batch
 from dqlab.envs.tasks import Task, make_env
 from dqlab.errors import ConfigError, RunError
-from dqlab.noise import NoiseStream, draw, generator_for
+from dqlab.noise import draw, generator_for
 from dqlab.policies.base import Dims
+from dqlab.training.execution import Eager, Mode
 from dqlab.training.model_selection import Episodes
 from dqlab.training.pack import Pack
+from dqlab.training.sampler_core import SamplerCore
 
 EVAL_SEED_OFFSET = 100
 """The official code seeds its evaluation environment with the run's seed + 100."""
@@ -40,9 +42,16 @@ class Evaluator:
             raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes}.")
         self.task, self.physics, self.episodes = task, physics, episodes
         self._envs: list[Any] = []
+        self._eager = Eager()
+        self._core: tuple[Pack, Mode, SamplerCore] | None = None
 
-    def run(self, pack: Pack, step: int) -> list[Episodes]:
+    def run(self, pack: Pack, step: int, mode: Mode | None = None) -> list[Episodes]:
         """Evaluate every replica as it is after `step` updates; the same call gives the same episodes.
+
+        Args:
+            pack: the replicas.
+            step: updates done; initial states and noise depend on it.
+            mode: how the sampler is executed; operation by operation by default.
 
         Raises:
             RunError: a policy gives actions that are not finite.
@@ -50,7 +59,7 @@ class Evaluator:
         envs = self.prepare(pack.replicas)
         seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
         states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
-        act = self._actor(pack, step)
+        act = self._actor(self._core_of(pack, mode or self._eager), step)
         return self._roll(envs, states, act, pack.replicas)
 
     def prepare(self, replicas: int) -> list[Any]:
@@ -59,18 +68,24 @@ class Evaluator:
             self._envs.append(make_env(self.task, self.physics))
         return self._envs[: replicas * self.episodes]
 
-    def _actor(self, pack: Pack, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
+    def _core_of(self, pack: Pack, mode: Mode) -> SamplerCore:
+        """The sampler of this pack, kept from evaluation to evaluation: compiled or captured once."""
+        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
+            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))
+        return self._core[2]
+
+    def _actor(self, core: SamplerCore, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """States (K * E, S) and time -> actions (K * E, A)."""
-        specs = pack.algorithm.act_noise(pack.dims, self.episodes)
-        stream = NoiseStream(specs, pack.seeds, f"evaluation {step}", dtype=pack.dtype, device=pack.device, chunk=20)
+        pack, noise = core.pack, core.noise_stream(f"evaluation {step}")
 
         def act(states: NDArray[Any], time: int) -> NDArray[Any]:
-            state = torch.as_tensor(states, dtype=pack.dtype, device=pack.device)
-            actions = pack.act(state.view(pack.replicas, self.episodes, -1), stream.at(time))
-            for seed, of_replica in zip(pack.seeds, actions.isfinite().flatten(1).all(dim=1).tolist(), strict=True):
-                if not of_replica:
-                    raise RunError(f"The policy of seed {seed} gives NaN or infinite actions after {step} updates.")
-            return actions.flatten(0, 1).double().cpu().numpy()
+            state = torch.from_numpy(states).view(pack.replicas, self.episodes, -1)
+            actions = core.sample_actions(state, noise.at(time)).double().cpu().numpy()
+            finite = np.isfinite(actions).all(axis=(1, 2))
+            if not finite.all():
+                seed = pack.seeds[int(finite.argmin())]
+                raise RunError(f"The policy of seed {seed} gives NaN or infinite actions after {step} updates.")
+            return actions.reshape(len(states), -1)
 
         return act
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from dqlab.evaluation import Evaluator, rehearse
 from dqlab.fields import check_fields, require
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
+from dqlab.training.execution import Mode, execution_modes
 from dqlab.training.pack import Pack
 from dqlab.training.plan import Training
 
@@ -120,6 +121,15 @@ class Experiment:
         """The dataset, on the device."""
         return load_dataset(self.the_task, progress=progress).to(self.the_device, DTYPES[self.dtype])
 
+    def mode(self, before: Mapping[str, Any]) -> Mode:
+        """The execution mode: as configured; or what a run settled on before, so that it repeats to the last bit.
+
+        Args:
+            before: run.json of the run that is continued or repeated; empty for a new one.
+        """
+        unchanged = before.get("execution_configured") == self.plan.execution
+        return execution_modes.get(before["execution"] if unchanged else self.plan.execution)()
+
     def pack(self, seeds: Sequence[int] | None = None) -> Pack:
         """Freshly initialised replicas, of the experiment's seeds or of others."""
         seeds = self.seeds if seeds is None else seeds
@@ -157,7 +167,6 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "physics": experiment.physics,
         "device": str(experiment.the_device),
         "device_name": _device_name(experiment.the_device),
-        "execution": experiment.plan.execution,
         "variants": _variants(experiment),
         "data": {**provenance.as_dict(), "score_mean": experiment.the_task.score(provenance.return_mean)},
         "caveat": provenance.caveat,

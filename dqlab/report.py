@@ -22,6 +22,7 @@ from dqlab.running import Finished
 from dqlab.tracking.display import summary_table
 from dqlab.tracking.mlflow import send_run, tracking_uri
 from dqlab.training import checkpoint
+from dqlab.training.execution import Budget
 from dqlab.training.model_selection import Episodes
 
 RULES = {"last": "last", "best": "best_online", "offline": "offline"}
@@ -66,14 +67,14 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     experiment = Experiment()
     experiment.check()
     table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.physics}", facts["caveat"])
-    evaluator = experiment.evaluator(episodes)
+    evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     for file in _checkpoint_files(folder, facts["seeds"], seed, which):
         weights, record = checkpoint.load(file)
         if "seed" not in record:
             raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
         pack = experiment.pack([record["seed"]])
         pack.load(0, weights)
-        result = evaluator.run(pack, record["step"])[0]
+        result = evaluator.run(pack, record["step"], mode)[0]
         _add_row(table, experiment, f"seed {record['seed']}", record["step"], result)
     Console().print(table)
 

@@ -21,6 +21,7 @@ from dqlab.tracking.display import Display, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.settings import Tracking
+from dqlab.training.execution import Mode, name_of
 from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
 
@@ -30,9 +31,11 @@ WITHOUT_EFFECT = (
     "Tracking.experiment",
     "Tracking.keep_checkpoints",
     "Training.checkpoint_seconds",
+    "Training.execution",
     "load_dataset.sources",
 )
-"""What a resumed run may change: none of its results depends on it (the dataset's digest is compared instead)."""
+"""What a resumed run may change: its results do not depend on it (on the execution, in their last bits; and instead of
+where the dataset comes from, its digest is compared)."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,14 @@ def train(
     folder.check(resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
     folder.lock()
+    before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
-    mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         pack = experiment.pack()
-        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, resume)
+        mode = experiment.mode(before)
+        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, mode, resume)
+        _record_execution(folder, experiment, loop.mode, display)
+        mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         if loop.step:
             display.say(f"resuming at step {loop.step:,}")
         loop.run()
@@ -113,6 +119,13 @@ def _record(
     folder.write_facts(**known, state="running")
     write_text(folder.config, text)
     return known
+
+
+def _record_execution(folder: RunFolder, experiment: Experiment, mode: Mode, display: Display) -> None:
+    """Say how the updates are executed, and why; a resume goes on in the same way."""
+    configured = experiment.plan.execution
+    folder.write_facts(execution=name_of(mode), execution_configured=configured, execution_reason=mode.reason)
+    display.say(f"execution: {name_of(mode)} ({mode.reason})")
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:

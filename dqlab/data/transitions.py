@@ -81,7 +81,8 @@ class Transitions:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
         """The same transitions elsewhere."""
-        return Transitions(*(field.to(device, dtype) for field in self.fields), provenance=self.provenance)
+        state, action, reward, next_state, terminal = (field.to(device, dtype) for field in self.fields)
+        return Transitions(state, action, reward, next_state, terminal, self.provenance)
 
 
 def gather(fields: Batch, index: Tensor) -> Batch:

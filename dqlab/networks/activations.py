@@ -6,6 +6,7 @@ e is taken of min(x, 20), which keeps its square finite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ class _Mish(torch.autograd.Function):
         x, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: the derivative as a formula of x
             slope = _slope(x)
-        return gradient * slope
+        out: Tensor = gradient * slope
+        return out
 
 
 def _slope(x: Tensor) -> Tensor:
@@ -97,5 +99,8 @@ def _decomposed_backward(gradient: Tensor, x: Tensor) -> Tensor:
     return (gradient * _slope(wide)).to(x.dtype)
 
 
-DECOMPOSITIONS = {torch.ops.aten.mish.default: _decomposed, torch.ops.aten.mish_backward.default: _decomposed_backward}
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.mish.default: _decomposed,
+    torch.ops.aten.mish_backward.default: _decomposed_backward,
+}
 """What a compiled program makes of PyTorch's Mish, a plugin's `nn.Mish` included."""

@@ -53,7 +53,7 @@ class MLPDenoiser(nn.Module):
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
         """Predicted noise (B, A)."""
-        return self._rest(self.mid_layer[0](torch.cat([noisy_action, self._time(t, state.dtype), state], dim=-1)))
+        return self._rest(self._first(torch.cat([noisy_action, self._time(t, state.dtype), state], dim=-1)))
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """What a whole chain of denoising steps shares: the first layer's share of states and timesteps.
@@ -68,11 +68,10 @@ class MLPDenoiser(nn.Module):
             For every timestep the first layer's output without the noisy action, N times (B, hidden); and the layer's
             weight for the noisy action, (hidden, A).
         """
-        first = self.mid_layer[0]
+        first = self._first
         time = self._time(timesteps, state.dtype)
-        of_action, of_time, of_state = first.weight.split(
-            [self.final_layer.out_features, time.shape[-1], state.shape[-1]], dim=1
-        )
+        widths = [self.final_layer.out_features, time.shape[-1], state.shape[-1]]
+        of_action, of_time, of_state = torch.split(first.weight, widths, dim=1)
         share = nn.functional.linear(state, of_state, first.bias)
         shares = share + nn.functional.linear(time, of_time).unsqueeze(1)
         return shares.unbind(), of_action
@@ -81,6 +80,12 @@ class MLPDenoiser(nn.Module):
         """Predicted noise (B, A) at the timestep of that index, the same as `forward` gives."""
         shares, of_action = prepared
         return self._rest(torch.addmm(shares[index], noisy_action, of_action.t()))
+
+    @property
+    def _first(self) -> nn.Linear:
+        layer = self.mid_layer[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def _time(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         embedded: Tensor = self.time_mlp(self.time_embedding(t.to(dtype)))

@@ -1,19 +1,20 @@
 """Matrix products of compiled programs on a CPU: by oneDNN.
 
-PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also part of PyTorch, takes
-half the time there and the same time elsewhere. It is reached through the operator that PyTorch's own compiler uses;
-where that operator is missing or does not give the right product, PyTorch's choice stands.
+PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also part of PyTorch,
+takes half the time there. It is reached through the operator that PyTorch's own compiler uses; where that operator is
+missing or does not give the right product, PyTorch's choice stands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_library = torch.library.Library("dqlab", "DEF")
+_library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
 _library.define("mm(Tensor a, Tensor b) -> Tensor")
 _library.define("addmm(Tensor bias, Tensor a, Tensor b) -> Tensor")
 
@@ -64,5 +65,5 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
     return torch.ops.dqlab.addmm(bias, a, b) if bias.ndim == 1 else torch.ops.dqlab.mm(a, b) + bias
 
 
-DECOMPOSITIONS = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
 """What a compiled program makes of PyTorch's matrix products."""

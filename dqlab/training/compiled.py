@@ -27,7 +27,9 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
     Raises:
         ConfigError: the function looks at values of tensors, or the machine cannot compile.
     """
-    os.environ.setdefault(CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dqlab" / "inductor"))
+    os.environ.setdefault(
+        CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dqlab" / "inductor")
+    )
     shape: list[Any] = []
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:

@@ -37,9 +37,11 @@ def capture(program: Program, function: Callable[[Tensors], Any], pool: Any) -> 
     return run
 
 
-def _warm_up(program: Program, function: Callable[[Tensors], Any], kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _warm_up(
+    program: Program, function: Callable[[Tensors], Any], kept: list[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     """On a stream of its own, as recordings need it; the state is put back after each run."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):

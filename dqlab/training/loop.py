@@ -13,13 +13,13 @@ from torch import Tensor
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import RunError
-from dqlab.noise import NoiseStream, integers
 from dqlab.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
-from dqlab.training.execution import execution_modes
+from dqlab.training.execution import Mode
 from dqlab.training.model_selection import Episodes, Evaluated, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
+from dqlab.training.step import Step
 
 
 class Observer(Protocol):
@@ -32,7 +32,7 @@ class Observer(Protocol):
         """The evaluation of every replica still running, by seed."""
 
 
-Evaluate = Callable[[Pack, int], list[Episodes]]
+Evaluate = Callable[[Pack, int, Mode], list[Episodes]]
 
 
 class Loop:
@@ -41,10 +41,11 @@ class Loop:
     Args:
         plan: budget and intervals.
         pack, data: on the same device.
-        evaluate: `(pack, step) -> Episodes of each replica`.
+        evaluate: `(pack, step, mode) -> Episodes of each replica`.
         task: whose scores are meant.
         folder: where everything is written.
         observer: told of progress.
+        mode: how the update is executed.
         resume: continue from the folder's checkpoint, if there is one.
     """
 
@@ -57,22 +58,22 @@ class Loop:
         task: Task,
         folder: RunFolder,
         observer: Observer,
+        mode: Mode,
         resume: bool = False,
     ) -> None:
         self.plan, self.pack, self.data, self.task = plan, pack, data, task
         self.folder, self.observer, self._evaluate = folder, observer, evaluate
         self.evaluations: dict[int, list[Evaluated]] = {seed: [] for seed in pack.seeds}
         self.stopped: set[int] = set()
-        self._window: dict[str, Tensor] = {}  # sums since the last log, (K,) float64, on the device
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
         self._interval_steps = 0
-        self._update = execution_modes.get(plan.execution)(pack.update)
         self._saved_at = time.monotonic()
         counts = self._restore() if resume and folder.checkpoint.exists() else {}
         self.journals = {
             seed: Journal(folder.replica(seed) / "metrics.jsonl", counts.get(str(seed), 0)) for seed in pack.seeds
         }
-        self._noise = self._noise_stream()
+        self._advance = Step(pack, data, plan.batch_size, mode, plan.steps - pack.state.step)
+        self.mode = self._advance.mode
 
     @property
     def step(self) -> int:
@@ -84,11 +85,6 @@ class Loop:
         """Whether the budget is spent, or every replica has stopped early."""
         return self.step >= self.plan.steps or len(self.stopped) == self.pack.replicas
 
-    def _noise_stream(self) -> NoiseStream:
-        specs = self.pack.algorithm.update_noise(self.pack.dims, self.plan.batch_size)
-        specs = {**specs, "batch_index": integers(len(self.data), self.plan.batch_size)}
-        return NoiseStream(specs, self.pack.seeds, "update", dtype=self.pack.dtype, device=self.pack.device)
-
     def run(self) -> None:
         """Train to the end of the budget, or until every replica has stopped early."""
         if self.step == 0 and self.plan.evaluate_untrained and not any(self.evaluations.values()):
@@ -97,7 +93,7 @@ class Loop:
             stop = self.plan.next_stop(self.step)
             started, first = time.monotonic(), self.step
             while self.step < stop:
-                self._one_update()
+                self._advance()
             self._log(self.step - first, time.monotonic() - started)
             evaluate = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
             if evaluate:
@@ -105,17 +101,9 @@ class Loop:
             if evaluate or time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
                 self.save()
 
-    def _one_update(self) -> None:
-        noise = self._noise.at(self.step)
-        batch = self.data.batch(noise.pop("batch_index"))
-        for name, value in self._update(batch, noise).items():
-            total = self._window.get(name)
-            self._window[name] = value.double() if total is None else total + value
-
     def _log(self, steps: int, seconds: float) -> None:
         """Record the means over the last `steps` updates; the only place where losses reach the host."""
-        sums = {name: value.cpu() for name, value in self._window.items()}
-        self._window = {}
+        sums = self._advance.take_sums()
         self._check_finite(sums)
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
@@ -137,7 +125,7 @@ class Loop:
                     )
 
     def _record_evaluation(self) -> None:
-        episodes = self._evaluate(self.pack, self.step)
+        episodes = self._evaluate(self.pack, self.step, self.mode)
         recorded = {}
         for row, seed in enumerate(self.pack.seeds):
             if seed in self.stopped:

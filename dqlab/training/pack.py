@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -152,11 +153,11 @@ class Pack:
         Returns:
             The losses' scalars, name -> (K,), on the device.
         """
-        given = {"batch": batch, "noise": dict(noise), "controls": self.controls(range(self.state.step, self.state.step + 1))[:, 0]}
+        controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
         parts = []
         for rows in self.groups():
-            own = tree_map(lambda tensor, rows=rows: tensor[rows], given)
-            parts.append(self.advance(self.tensors(rows), own["batch"], own["noise"], own["controls"]))
+            own = tree_map(itemgetter(rows), {"batch": batch, "noise": dict(noise), "controls": controls})
+            parts.append(self.advance(self.tensors(rows), **own))
         self.state.step += 1
         info: dict[str, Tensor] = join(parts)
         return info
@@ -176,14 +177,14 @@ class Pack:
             "targets": state.targets,
             "hyper": self.hyper,
         }
-        views: Tensors = tree_map(lambda tensor: tensor[rows], named)
+        views: Tensors = tree_map(itemgetter(rows), named)
         return views
 
     def controls(self, steps: range) -> Tensor:
         """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
 
-        Learning rates with Adam's bias correction, the root of its second correction, and each target's rate, which is 0
-        at a step where the target rests. As numbers in a tensor they are data, not part of the program.
+        Learning rates with Adam's bias correction, the root of its second correction, and each target's rate, which is
+        0 at a step where the target rests. As numbers in a tensor they are data, not part of the program.
         """
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
@@ -196,9 +197,7 @@ class Pack:
         moves = [self._scalars[target.rate] * target.moves(step) for target in self.algorithm.targets().values()]
         return [*rates, np.full(self.replicas, root), *moves]
 
-    def advance(
-        self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor
-    ) -> dict[str, Tensor]:
+    def advance(self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
 
         Args:
@@ -232,13 +231,16 @@ class Pack:
         return gradient, info
 
     def losses(self, rows: slice, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses' scalars of some replicas as they are, name -> (k,); nothing changes."""
-        tensors = self.tensors(rows)
-        networks = {**tensors["parameters"], **tensors["targets"]}
+        """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes."""
         info: dict[str, Tensor] = {}
-        for trained in self.trained.values():
-            info |= self.map(trained.loss, networks, batch, noise, tensors["hyper"])[1]
+        for name, trained in self.trained.items():
+            info |= self._gradient(name, trained, self.tensors(rows), batch, noise)[1]
         return info
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def map(self, function: Callable[..., Any], rows: Mapping[str, Tensor], *args: Any) -> Any:
         """Run `function(nets, *args)`, written for one replica, on every replica given.

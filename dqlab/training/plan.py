@@ -27,7 +27,7 @@ class Training:
         checkpoint_seconds: time between two full checkpoints, at most one a log; every evaluation writes one too.
         early_stop, offline_rule: names from their registries.
         top_k: the k of offline selection (paper: per task).
-        execution: a name from the `execution` registry.
+        execution: a name from the `execution` registry; `auto` takes the fastest that pays for this budget.
     """
 
     steps: int = 2_000_000
@@ -40,7 +40,7 @@ class Training:
     early_stop: str = "never"
     offline_rule: str = "kth_lowest"
     top_k: int = 1
-    execution: str = "eager"
+    execution: str = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self)

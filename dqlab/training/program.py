@@ -19,8 +19,8 @@ class Program:
 
     Attributes:
         function: from tensors to tensors. It may change some of its arguments in place; it reads nothing else that
-            changes, draws no random numbers, and never looks at a value. Whoever makes a program has called its parts once
-            before, so that constants which are made at first use exist.
+            changes, draws no random numbers, and never looks at a value. Whoever makes a program has called its parts
+            once before, so that constants which are made at first use exist.
         tensors: its arguments. New input is written into them, in place.
         changes: names of those that it changes.
     """

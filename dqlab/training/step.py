@@ -1,12 +1,13 @@
 """The training step as a device program: no argument comes from the host, and nothing goes back to it.
 
-Batches' indices and all other noise of the next 100 steps, and what depends on the steps' numbers, lie in buffers on the
-device. One run of the program reads them at a cursor, gathers the batch, updates the replicas, adds the losses to sums,
-and moves the cursor on.
+Batches' indices and all other noise of the next 100 steps, and what depends on the steps' numbers, lie in buffers on
+the device. One run of the program reads them at a cursor, gathers the batch, updates the replicas, adds the losses to
+sums, and moves the cursor on.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dqlab.data.transitions import Transitions, gather
 from dqlab.noise import NoiseStream, integers
-from dqlab.training.execution import Mode
+from dqlab.training.execution import Budget, Mode
 from dqlab.training.pack import Pack
 from dqlab.training.program import Program, Tensors, tree_map
 
@@ -27,9 +28,10 @@ class Step:
         data: on the same device.
         batch_size: B.
         mode: how the program is executed.
+        updates: how many are to come; what `auto` goes by.
     """
 
-    def __init__(self, pack: Pack, data: Transitions, batch_size: int, mode: Mode) -> None:
+    def __init__(self, pack: Pack, data: Transitions, batch_size: int, mode: Mode, updates: int = 0) -> None:
         self.pack, self._data = pack, data
         specs = pack.algorithm.update_noise(pack.dims, batch_size)
         specs = {**specs, "batch_index": integers(len(data), batch_size)}
@@ -40,9 +42,10 @@ class Step:
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
         }
-        self.names = self._loss_names()
+        self.names, seconds = self._rehearse()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
-        self._runs = [mode(self._program(rows)) for rows in pack.groups()]
+        self.mode = mode.settle(Budget(pack.device, seconds * updates))
+        self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 
     def _steps(self) -> range:
         first = self._position * self._stream.chunk
@@ -69,12 +72,17 @@ class Step:
         self.sums.zero_()
         return dict(zip(self.names, sums.unbind(1), strict=True))
 
-    def _loss_names(self) -> list[str]:
-        """What the losses report, found by computing them once; nothing changes."""
-        rows = slice(0, 1)
+    def _rehearse(self) -> tuple[list[str], float]:
+        """The losses' names, and the seconds of an update operation by operation; nothing changes."""
+        rows = self.pack.groups()[0]
         noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
         batch = self._data.batch(noise.pop("batch_index"))
-        return list(self.pack.losses(rows, batch, noise))
+        names = list(self.pack.losses(rows, batch, noise))
+        self.pack.synchronize()
+        started = time.perf_counter()
+        self.pack.losses(rows, batch, noise)
+        self.pack.synchronize()
+        return names, (time.perf_counter() - started) * len(self.pack.groups())
 
     def _program(self, rows: slice) -> Program:
         own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
