@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqlab.algorithms.base import Algorithm, Batch
 from dqlab.envs.tasks import Task, make_env
 from dqlab.errors import ConfigError, RunError
-from dqlab.noise import draw, generator_for
-from dqlab.policies.base import Dims
 from dqlab.training.execution import Eager, Mode
 from dqlab.training.model_selection import Episodes
 from dqlab.training.pack import Pack
@@ -108,16 +105,3 @@ class Evaluator:
             live, time = still, time + 1
         pairs = zip(np.split(returns, replicas), np.split(lengths, replicas), strict=True)
         return [Episodes(of_replica, steps) for of_replica, steps in pairs]
-
-
-def rehearse(algorithm: Algorithm, dims: Dims) -> None:
-    """Act once and update once on made-up numbers, so that mistakes in the wiring show before any data is read."""
-    pack = Pack([algorithm], dims, [0])
-    generator = generator_for(0, "rehearsal", 0)
-
-    def noise(specs: Any) -> dict[str, torch.Tensor]:
-        return {name: value.unsqueeze(0) for name, value in draw(specs, generator, pack.dtype).items()}
-
-    state, action, flag = torch.zeros(1, 2, dims.state), torch.zeros(1, 2, dims.action), torch.zeros(1, 2)
-    pack.update(Batch(state, action, flag, state, flag), noise(algorithm.update_noise(dims, 2)))
-    pack.act(state, noise(algorithm.act_noise(dims, 2)))

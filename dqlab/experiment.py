@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import traceback
@@ -22,13 +23,17 @@ from dqlab.data.transitions import Transitions
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
-from dqlab.evaluation import Evaluator, rehearse
+from dqlab.evaluation import Evaluator
 from dqlab.fields import check_fields, require
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
 from dqlab.training.execution import Mode, execution_modes
-from dqlab.training.pack import Pack
+from dqlab.training.memory import free_bytes, need
+from dqlab.training.pack import Pack, default_width
 from dqlab.training.plan import Training
+from dqlab.training.rehearsal import rehearse
+from dqlab.training.threads import cores, threads_for
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
@@ -44,7 +49,8 @@ class Experiment:
         seeds: one replica each, trained together.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
         dtype: `float32` or `float64`.
-        threads: CPU threads of the tensor library; 1 is fastest for networks of this size on a busy machine.
+        precision: of the networks' matrix products, a name from the `precision` registry; `full` is that of `dtype`.
+        threads: CPU threads of the tensor library; 0 chooses by size.
     """
 
     task: str = ""
@@ -53,7 +59,8 @@ class Experiment:
     physics: str = "mujoco210"
     device: str = "auto"
     dtype: str = "float32"
-    threads: int = 1
+    precision: str = "full"
+    threads: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -66,7 +73,8 @@ class Experiment:
             and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
         )
         require(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        require(self.threads >= 1, self, "threads", "at least 1")
+        require(self.threads >= 0, self, "threads", "at least 0")
+        precisions.get(self.precision)
 
     @cached_property
     def the_task(self) -> Task:
@@ -106,12 +114,37 @@ class Experiment:
             raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here.")
         return device
 
+    @cached_property
+    def the_precision(self) -> Precision:
+        """The precision of matrix products.
+
+        Raises:
+            ConfigError: the device does not have it.
+        """
+        precision = precisions.get(self.precision)()
+        if lacking := precision.missing(self.the_device):
+            raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")
+        return precision
+
+    @cached_property
+    def the_threads(self) -> int:
+        """CPU threads of the tensor library: as asked, or by the number of rows of an update's matrix products."""
+        return self.threads or threads_for(self.plan.batch_size)
+
+    @property
+    def about_threads(self) -> str:
+        """A line on the number of threads, and why."""
+        why = "as configured" if self.threads else f"by size: updates of {self.plan.batch_size} rows"
+        idle = "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
+        return f"threads: {self.the_threads} of {cores()} cores ({why}{idle})"
+
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.the_threads)
+        torch.set_float32_matmul_precision(self.the_precision.float32_products)
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         try:
-            rehearse(self.the_algorithm, self.dims)
+            rehearse(Pack([self.the_algorithm], self.dims, [0], precision=self.the_precision))
         except DqlabError:
             raise
         except Exception as error:  # a part, perhaps a plugin's, may fail in any way
@@ -131,8 +164,14 @@ class Experiment:
         return execution_modes.get(before["execution"] if unchanged else self.plan.execution)()
 
     def pack(self, seeds: Sequence[int] | None = None) -> Pack:
-        """Freshly initialised replicas, of the experiment's seeds or of others."""
+        """Freshly initialised replicas, of the experiment's seeds or of others; computed together where they fit.
+
+        Raises:
+            ConfigError: they do not fit into the device's memory, not even computed one by one.
+        """
         seeds = self.seeds if seeds is None else seeds
+        needed = need(self.the_algorithm, self.dims, self.plan.batch_size, DTYPES[self.dtype])
+        fits = needed.width(len(seeds), free_bytes(self.the_device))
         return Pack(
             [self.the_algorithm] * len(seeds),
             self.dims,
@@ -140,6 +179,8 @@ class Experiment:
             dtype=DTYPES[self.dtype],
             device=self.the_device,
             learning_rate_factor=self.plan.factor(self.the_algorithm.lr_schedule),
+            precision=self.the_precision,
+            width=min(fits, default_width(self.the_device, len(seeds))),
         )
 
     def evaluator(self, episodes: int | None = None) -> Evaluator:
@@ -166,6 +207,8 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "seeds": list(experiment.seeds),
         "physics": experiment.physics,
         "device": str(experiment.the_device),
+        "threads": experiment.the_threads,
+        "precision": experiment.precision,
         "device_name": _device_name(experiment.the_device),
         "variants": _variants(experiment),
         "data": {**provenance.as_dict(), "score_mean": experiment.the_task.score(provenance.return_mean)},

@@ -69,6 +69,10 @@ def draw(
     return {name: specs[name].draw(lead + specs[name].shape, generator, dtype) for name in sorted(specs)}
 
 
+CHUNK = 100
+"""Steps drawn at once."""
+
+
 class NoiseStream:
     """The per-step noise of K replicas, drawn ahead in chunks of steps.
 
@@ -87,7 +91,7 @@ class NoiseStream:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        chunk: int = 100,
+        chunk: int = CHUNK,
     ) -> None:
         self._specs, self._seeds, self._stream = specs, seeds, stream
         self._dtype, self._device, self.chunk = dtype, device, chunk
@@ -101,10 +105,17 @@ class NoiseStream:
             self._drawn, self._position = self.draw_chunk(position), position
         return {name: values[:, offset] for name, values in self._drawn.items()}
 
-    def draw_chunk(self, position: int) -> dict[str, Tensor]:
-        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape)."""
-        replicas = [
-            draw(self._specs, generator_for(seed, self._stream, position, self._device), self._dtype, self.chunk)
-            for seed in self._seeds
-        ]
-        return {name: torch.stack([replica[name] for replica in replicas]) for name in self._specs}
+    def draw_chunk(self, position: int, into: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The noise of steps position * chunk to (position + 1) * chunk - 1: name -> (K, chunk, *shape).
+
+        Args:
+            position: number of the chunk.
+            into: tensors of those shapes to be overwritten; new ones by default.
+        """
+        for row, seed in enumerate(self._seeds):
+            generator = generator_for(seed, self._stream, position, self._device)
+            drawn = draw(self._specs, generator, self._dtype, self.chunk)
+            into = into or {name: value.new_empty(len(self._seeds), *value.shape) for name, value in drawn.items()}
+            for name, value in drawn.items():
+                into[name][row].copy_(value)
+        return into or {}

@@ -4,7 +4,7 @@ from dqlab.algorithms import bc, diffusion_ql
 from dqlab.data import rewards, sources
 from dqlab.diffusion import samplers, schedules
 from dqlab.envs import physics, tasks
-from dqlab.networks import critics, denoisers
+from dqlab.networks import critics, denoisers, precision
 from dqlab.policies import diffusion
 from dqlab.training import execution, learning_rate, model_selection
 
@@ -20,6 +20,7 @@ __all__ = [
     "learning_rate",
     "model_selection",
     "physics",
+    "precision",
     "rewards",
     "samplers",
     "schedules",

@@ -126,6 +126,7 @@ def _record_execution(folder: RunFolder, experiment: Experiment, mode: Mode, dis
     configured = experiment.plan.execution
     folder.write_facts(execution=name_of(mode), execution_configured=configured, execution_reason=mode.reason)
     display.say(f"execution: {name_of(mode)} ({mode.reason})")
+    display.say(experiment.about_threads)
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:

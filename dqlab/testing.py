@@ -224,5 +224,15 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "algorithm": check_algorithm,
     "lr_schedule": check_lr_schedule,
 }
-for _kind in ("task", "physics", "data_source", "reward_transform", "offline_rule", "early_stop", "execution"):
+NAMES_ONLY = (
+    "task",
+    "physics",
+    "data_source",
+    "reward_transform",
+    "offline_rule",
+    "early_stop",
+    "execution",
+    "precision",
+)
+for _kind in NAMES_ONLY:
     CHECKS[_kind] = partial(check_resolvable, _kind)

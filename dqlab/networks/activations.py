@@ -84,7 +84,7 @@ def _slope(x: Tensor) -> Tensor:
     bounded = x.clamp(max=LARGEST)
     e = bounded.exp()
     n = e * (e + 2)
-    return n / (n + 2) + bounded * 4 * e * (e + 1) / (n + 2).square()
+    return n / (n + 2) + (bounded * e) * (4 * (e + 1) / (n + 2).square())
 
 
 def _decomposed(x: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dqlab.errors import RunError
+from dqlab.networks.precision import Full, Precision
+
+FULL = Full()
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,14 @@ class Layout:
     module: nn.Module
     shapes: dict[str, torch.Size]
     sizes: list[int]
+    precision: Precision
 
     @classmethod
-    def of(cls, module: nn.Module) -> Layout:
-        """The layout of a module; the module's own values are no longer used."""
+    def of(cls, module: nn.Module, precision: Precision = FULL) -> Layout:
+        """The layout of a module, to be called in some precision; the module's own values are no longer used."""
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         skeleton = copy.deepcopy(module).requires_grad_(False)
-        return cls(skeleton, shapes, [shape.numel() for shape in shapes.values()])
+        return cls(skeleton, shapes, [shape.numel() for shape in shapes.values()], precision)
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with the module's buffers on another device."""
@@ -66,7 +70,7 @@ class Layout:
 
     def bind(self, row: Tensor) -> Network:
         """The network with the parameters of one row (P,)."""
-        return Network(self.module, self.unflatten(row))
+        return Network(self.module, self.unflatten(row), self.precision)
 
 
 class _Method(nn.Module):
@@ -86,13 +90,20 @@ class Network:
 
     module: nn.Module
     parameters: dict[str, Tensor]
+    precision: Precision = FULL
 
-    def __call__(self, *args: Any) -> Tensor:
-        """The module's output for its inputs."""
-        out: Tensor = functional_call(self.module, self.parameters, args)
+    def __call__(self, *args: Tensor) -> Tensor:
+        """The module's output for its inputs, in the parameters' type whatever the precision of its products."""
+        out: Tensor = self._run(self.module, self.parameters, args)
         return out
 
     def call(self, method: str, *args: Any) -> Any:
-        """The output of another method of the module."""
+        """The output of another method of the module, likewise."""
         parameters = {f"module.{name}": value for name, value in self.parameters.items()}
-        return functional_call(_Method(self.module, method), parameters, args)
+        return self._run(_Method(self.module, method), parameters, args)
+
+    def _run(self, module: nn.Module, parameters: dict[str, Tensor], args: tuple[Any, ...]) -> Any:
+        own = next(iter(parameters.values()))
+        with self.precision.region(own.device):
+            out = functional_call(module, parameters, args)
+        return out.to(own.dtype) if isinstance(out, Tensor) else out

@@ -15,7 +15,9 @@ from dqlab.errors import ConfigError, message_of
 from dqlab.networks import activations, products
 from dqlab.training.program import Program, Tensors, leaves, tree_map
 
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "inductor"))
+"""Where compiled code is kept between runs: set here, before PyTorch chooses a folder that is emptied at boot."""
 
 
 def compile_program(program: Program) -> Callable[[Tensors], Any]:
@@ -27,9 +29,6 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
     Raises:
         ConfigError: the function looks at values of tensors, or the machine cannot compile.
     """
-    os.environ.setdefault(
-        CACHE, str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dqlab" / "inductor")
-    )
     shape: list[Any] = []
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dqlab.algorithms.base import Algorithm, Batch, Trained
 from dqlab.errors import ConfigError, RunError
-from dqlab.networks.stacking import Layout, Network
+from dqlab.networks.precision import Precision
+from dqlab.networks.stacking import FULL, Layout, Network
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, clip_by_norm, corrections
 from dqlab.training.program import Tensors, join, tree_map
@@ -51,6 +52,11 @@ class PackState:
     step: int = 0
 
 
+def default_width(device: torch.device, replicas: int) -> int:
+    """All replicas together on a GPU, where they cost little more than one; one by one on a CPU: it gains nothing."""
+    return 1 if device.type == "cpu" else replicas
+
+
 class Pack:
     """K replicas of an algorithm and the update that trains them.
 
@@ -59,8 +65,8 @@ class Pack:
         dims: state and action sizes.
         seeds: one a replica; each seeds its own initial networks.
         learning_rate_factor: step -> factor on every learning rate.
-        width: replicas that are computed together, K at most. All of them by default on a GPU, where they cost little
-            more than one; one by one on a CPU, where a batched product is not faster than its parts.
+        precision: of the networks' matrix products.
+        width: replicas that are computed together, K at most; see `default_width`.
     """
 
     def __init__(
@@ -72,17 +78,18 @@ class Pack:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         learning_rate_factor: Factor = one,
+        precision: Precision = FULL,
         width: int | None = None,
     ) -> None:
         self.algorithm, self.dims, self.seeds = _shared_structure(algorithms), dims, tuple(seeds)
         self.dtype, self.device = dtype, torch.device(device)
         self.trained: dict[str, Trained] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
-        self.width = width or (1 if self.device.type == "cpu" else len(self.seeds))
+        self.width = width or default_width(self.device, len(self.seeds))
         self.control_names = [*(f"rate/{name}" for name in self.trained), "root", *self.algorithm.targets()]
         self.hyper = self._stack_hyper(algorithms)
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
-        self.layouts = {name: Layout.of(module).to(self.device) for name, module in replicas[0].items()}
+        self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
         self._sources = {name: name for name in self.layouts}
         self._sources |= {name: target.source for name, target in self.algorithm.targets().items()}
         self.state = self._initial_state(replicas)
@@ -211,7 +218,7 @@ class Pack:
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
         info: dict[str, Tensor] = {}
         for name, trained in self.trained.items():
-            gradient, losses = self._gradient(name, trained, tensors, batch, noise)
+            gradient, losses = self._gradient(name, tensors, batch, noise)
             if trained.grad_norm is not None:
                 gradient = clip_by_norm(gradient, tensors["hyper"][trained.grad_norm])
             moments = tensors["moments"][name]
@@ -222,19 +229,26 @@ class Pack:
         return info
 
     def _gradient(
-        self, name: str, trained: Trained, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
+        self, name: str, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        matrix, loss, info = self.loss(name, tensors, batch, noise)
+        (gradient,) = torch.autograd.grad(loss, matrix)
+        return gradient, info
+
+    def loss(
+        self, name: str, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss of one network of some replicas: its matrix as a leaf, the sum over them, and the scalars."""
         rows = {**tensors["parameters"], **tensors["targets"]}
         rows[name] = rows[name].detach().requires_grad_()
-        loss, info = self.map(trained.loss, rows, batch, noise, tensors["hyper"])
-        (gradient,) = torch.autograd.grad(loss.sum(), rows[name])
-        return gradient, info
+        loss, info = self.map(self.trained[name].loss, rows, batch, noise, tensors["hyper"])
+        return rows[name], loss.sum(), info
 
     def losses(self, rows: slice, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes."""
         info: dict[str, Tensor] = {}
-        for name, trained in self.trained.items():
-            info |= self._gradient(name, trained, self.tensors(rows), batch, noise)[1]
+        for name in self.trained:
+            info |= self._gradient(name, self.tensors(rows), batch, noise)[1]
         return info
 
     def synchronize(self) -> None:

@@ -61,10 +61,13 @@ class Step:
 
     def _refill(self) -> None:
         self._position = self.pack.state.step // self._stream.chunk
-        for name, values in self._stream.draw_chunk(self._position).items():
-            self._buffers["noise"][name].copy_(values)
+        self._stream.draw_chunk(self._position, into=self._buffers["noise"])
         self._buffers["controls"].copy_(self.pack.controls(self._steps()))
         self._buffers["cursor"].zero_()
+
+    def noise_at(self, step: int) -> dict[str, Tensor]:
+        """What the update of that number reads, batch indices included: name -> (K, *shape)."""
+        return self._stream.at(step)
 
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits."""

@@ -1,0 +1,107 @@
+"""How much memory a pack will take, told before it is built, and how many replicas can be computed together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dqlab.algorithms.base import Algorithm
+from dqlab.errors import ConfigError
+from dqlab.noise import CHUNK, draw, generator_for
+from dqlab.policies.base import Dims
+from dqlab.training.pack import Pack
+from dqlab.training.program import leaves
+from dqlab.training.rehearsal import made_up_update
+
+USABLE = 0.9
+"""Share of the free memory that is counted on."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one replica takes.
+
+    Attributes:
+        kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
+        working: while its update is computed: what the backward passes keep, and gradients.
+    """
+
+    kept: int
+    working: int
+
+    def width(self, replicas: int, free: int) -> int:
+        """How many replicas can be computed together, in that many free bytes.
+
+        Raises:
+            ConfigError: not even one at a time.
+        """
+        left = int(free * USABLE) - replicas * self.kept
+        if left < self.working:
+            wanted = (replicas * self.kept + self.working) / USABLE
+            raise ConfigError(
+                f"{replicas} replicas need {_gigabytes(wanted)}, of which {_gigabytes(free)} are free. "
+                "Train fewer seeds together, or lower Training.batch_size."
+            )
+        return min(replicas, left // self.working)
+
+
+def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype = torch.float32) -> Need:
+    """What one replica of an algorithm needs, found by computing its losses on two small batches.
+
+    What the backward passes keep grows linearly with the batch, so two sizes tell it for every other.
+    """
+    pack = Pack([algorithm], dims, [0], dtype=dtype, device="cpu")
+    small, large = 8, 16
+    saved = {rows: _saved_bytes(pack, rows) for rows in (small, large)}
+    a_row = (saved[large] - saved[small]) / (large - small)
+    activations = saved[small] + a_row * (batch_size - small)
+    state = pack.state
+    size = sum(_bytes(tensor) for tensor in leaves([state.parameters, state.moments, state.targets]))
+    specs = algorithm.update_noise(dims, batch_size)
+    one = draw(specs, generator_for(0, "memory", 0), dtype)
+    noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * batch_size)
+    gradients = 2 * max(_bytes(matrix) for matrix in state.parameters.values())
+    return Need(size + noise, int(activations) + gradients)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _saved_bytes(pack: Pack, rows: int) -> int:
+    """Bytes that the backward passes of one update keep, the largest loss's; parameters do not count."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in leaves(pack.tensors(slice(0, 1)))}
+    peak = 0
+    for name in pack.trained:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = pack.loss(name, pack.tensors(slice(0, 1)), *made_up_update(pack, rows))
+        del result
+        peak = max(peak, sum(kept.values()))
+    return peak
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"

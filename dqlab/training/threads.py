@@ -1,0 +1,21 @@
+"""How many CPU threads an update is worth."""
+
+from __future__ import annotations
+
+import os
+
+ROWS_A_THREAD = 1024
+"""Measured (docs/performance.md): with batches of 256 two threads are slower than one, from 1024 rows on they pay."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_for(rows: int) -> int:
+    """Threads for matrix products of that many rows: one for each 1024, one at least, no more than there are cores.
+
+    By size, not by a trial: the number of threads changes results in their last bits, and a run must repeat.
+    """
+    return max(1, min(cores(), rows // ROWS_A_THREAD))

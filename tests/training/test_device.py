@@ -1,0 +1,89 @@
+"""Without a GPU: the step and the sampler run on tensors of a device that only knows shapes.
+
+They stay on it (a tensor made on the host would be refused), and never read a value back (there is none to read).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch.utils.backend_registration as registration
+from conftest import ROOT
+
+SETUP = "_setup_privateuseone_for_python_backend"
+
+CODE = f"""
+import sys, torch
+from torch.utils.backend_registration import {SETUP}
+{SETUP}("card")
+from torch._subclasses.fake_tensor import FakeTensorMode
+from dqlab.algorithms.base import algorithms
+from dqlab.data.transitions import Transitions
+from dqlab.diffusion import process
+from dqlab.policies.base import Dims
+from dqlab.training.execution import Eager
+from dqlab.training.pack import Pack
+from dqlab.training.program import tree_map
+from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.step import Step
+
+mistake = sys.argv[1]
+dims, n = Dims(17, 6), 50
+data = Transitions(torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n), None)
+
+def card(tensor):
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="card")
+
+def move_buffers(pack):
+    for layout in pack.layouts.values():
+        for path, buffer in list(layout.module.named_buffers()):
+            owner, _, leaf = path.rpartition(".")
+            setattr(layout.module.get_submodule(owner), leaf, card(buffer))
+
+def run(program):
+    tensors = tree_map(card, program.tensors)
+    if mistake == "host":
+        tensors["parameters"] = tree_map(lambda t: torch.empty(t.shape), tensors["parameters"])
+    result = program.function(tensors)
+    if mistake == "read":
+        float(result[0, 0, 0] if result is not None else tensors["cursor"][0])
+    assert result is None or result.device.type == "card", result.device
+
+table = process._table
+for name in algorithms.names():
+    for replicas in (1, 3):
+        process._table = table
+        pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
+        step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
+        programs = [step._program(slice(0, replicas)), core._program(slice(0, replicas))]
+        process._table = lambda values, dtype, device: torch.empty(len(values), dtype=dtype, device=device)
+        with FakeTensorMode():
+            move_buffers(pack)
+            for program in programs:
+                run(program)
+print("stayed on the card")
+"""
+
+
+def run(mistake: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", CODE, mistake], cwd=ROOT, capture_output=True, text=True)
+
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(registration, SETUP), reason="this PyTorch has no devices written in Python (2.10 and later have)"
+)
+
+
+def test_nothing_crosses_to_the_host() -> None:
+    """The updates and the actions of every algorithm, alone and packed."""
+    done = run("none")
+    assert done.stdout.strip() == "stayed on the card", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("mistake", ["host", "read"])
+def test_the_test_sees_mistakes(mistake: str) -> None:
+    done = run(mistake)
+    assert done.returncode != 0
+    assert "device" in done.stderr or "DataDependent" in done.stderr

@@ -1,0 +1,222 @@
+"""Execution modes agree with each other, for every algorithm; nothing is compiled twice; `auto` says what it does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gin
+import pytest
+import torch
+from conftest import ROOT
+from torch._dynamo.utils import counters
+
+from dqlab.algorithms.base import algorithms
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.data.transitions import Transitions
+from dqlab.errors import ConfigError
+from dqlab.policies.base import Dims
+from dqlab.training.compiled import compile_program
+from dqlab.training.execution import Auto, Budget, Compile, Eager, execution_modes, name_of
+from dqlab.training.pack import Pack
+from dqlab.training.program import Program
+from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.step import Step
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+DIMS = Dims(17, 6)
+DEVICES = [CPU, *([CUDA] if torch.cuda.is_available() else [])]
+MODES = [
+    (device, name)
+    for device in DEVICES
+    for name in execution_modes.names()
+    if not execution_modes.get(name)().missing(device)
+]
+
+
+@pytest.fixture(autouse=True)
+def short_chains() -> Iterator[None]:
+    """Two diffusion steps instead of five, and an average that moves early: less to compile, nothing left out."""
+    gin.parse_config(["DiffusionPolicy.n_timesteps = 2", "DiffusionQL.ema_start = 7"])
+    yield
+    gin.clear_config()
+
+
+def made_up(device: torch.device, dtype: torch.dtype, rows: int = 400) -> Transitions:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    action, terminal = normal(rows, DIMS.action).clamp(-1, 1), (normal(rows) > 1.5).to(dtype)
+    return Transitions(
+        normal(rows, DIMS.state),
+        action,
+        normal(rows),
+        normal(rows, DIMS.state),
+        terminal,
+        provenance=None,  # type: ignore[arg-type]
+    )
+
+
+def trained(
+    name: str, mode: str, device: torch.device, dtype: torch.dtype, seeds: tuple[int, ...] = (1,), steps: int = 50
+) -> Step:
+    pack = Pack([algorithms.get(name)()] * len(seeds), DIMS, seeds, dtype=dtype, device=device)
+    step = Step(pack, made_up(device, dtype), 32, execution_modes.get(mode)(), steps)
+    for _ in range(steps):
+        step()
+    return step
+
+
+def largest_difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> float:
+    left, right = one.pack.weights(row), other.pack.weights(other_row)
+    return max(float((left[net][key] - right[net][key]).abs().max()) for net in left for key in left[net])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
+def test_every_mode_agrees_with_eager(
+    device: torch.device, mode: str, name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Weights, averages and targets after 50 updates, and the losses reported on the way."""
+    ours, eager = trained(name, mode, device, dtype), trained(name, "eager", device, dtype)
+    assert largest_difference(ours, eager) <= tolerance
+    untrained = trained(name, "eager", device, dtype, steps=0)
+    assert largest_difference(ours, untrained) > 1e-3
+    sums, wanted = ours.take_sums(), eager.take_sums()
+    assert sums.keys() == wanted.keys()
+    for key in wanted:
+        assert torch.allclose(sums[key], wanted[key], rtol=10 * tolerance, atol=0), key
+
+
+@pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
+def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> None:
+    alone = trained("bc", mode, device, torch.float64, (1,))
+    together = trained("bc", mode, device, torch.float64, (0, 1, 2))
+    assert largest_difference(alone, together, 0, 1) <= 1e-9
+
+
+@pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
+def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
+    pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
+    core = SamplerCore(pack, 3, execution_modes.get(mode)().settle(Budget(device, 0.0)))
+    stream = core.noise_stream("test")
+    for time in (0, 25):
+        state = torch.full((2, 3, DIMS.state), 0.1 * (time + 1), dtype=torch.float64, device=device)
+        actions = core.sample_actions(state, stream.at(time)).clone()
+        assert not actions.requires_grad
+        assert torch.allclose(actions, pack.act(state, stream.at(time)), rtol=0, atol=1e-9)
+    pack.load(0, Pack([DiffusionQL()], DIMS, [9], dtype=torch.float64, device=device).weights(0))
+    changed = core.sample_actions(state, stream.at(25))
+    assert not torch.allclose(changed[0], actions[0]), "it acts with the networks as they are now"
+    assert torch.equal(changed[1], actions[1])
+
+
+def test_nothing_is_compiled_twice_in_a_run() -> None:
+    """Chunks of noise, learning rates, moving averages and evaluations change; the compiled programs do not."""
+    before = counters["stats"]["unique_graphs"]
+    step = trained("bc", "compile", CPU, torch.float32, seeds=(0, 1, 2), steps=3)
+    core = SamplerCore(step.pack, 2, step.mode)
+    compiled = counters["stats"]["unique_graphs"] - before
+    assert compiled == 2, "one program for updates and one for acting, whatever the number of replicas"
+    stream = core.noise_stream("test")
+    for time in range(220):
+        step()
+        if time % 40 == 0:
+            core.sample_actions(torch.zeros(3, 2, DIMS.state), stream.at(time))
+    assert counters["stats"]["unique_graphs"] - before == compiled
+
+
+def test_the_count_sees_a_program_compiled_again() -> None:
+    before = counters["stats"]["unique_graphs"]
+    mode = Compile()
+    for rows in (3, 4):
+        mode(Program(lambda tensors: tensors["x"] + 1, {"x": torch.zeros(rows)}))()
+    assert counters["stats"]["unique_graphs"] - before == 2
+
+
+CACHED = """
+from dqlab.training.execution import Compile
+from dqlab.training.program import Program
+import torch
+from torch._dynamo.utils import counters
+run = Compile()(Program(lambda tensors: (tensors["x"] * 3).cos().sum(-1), {"x": torch.ones(5, 7)}))
+assert torch.allclose(run(), torch.tensor(3.0).cos() * 7)
+print("hits", counters["inductor"]["fxgraph_cache_hit"])
+"""
+
+
+def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    env = clean | {"XDG_CACHE_HOME": str(tmp_path)}
+
+    def run() -> str:
+        command = [sys.executable, "-c", CACHED]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert run() == "hits 0"
+    assert list((tmp_path / "dqlab" / "inductor").rglob("*")), "the cache is where it is said to be"
+    assert run() == "hits 1"
+
+
+def test_auto_compiles_where_it_pays_and_says_why() -> None:
+    short, long = Auto().settle(Budget(CPU, 30.0)), Auto().settle(Budget(CPU, 100_000.0))
+    assert (name_of(short), name_of(long)) == ("eager", "compile")
+    assert "save about 15 s" in short.reason
+    assert "costs up to 60 s" in short.reason
+    assert name_of(Auto().settle(Budget(CUDA, 10.0))) == "cuda_graph"
+    assert name_of(Auto().settle(Budget(CUDA, 100_000.0))) == "compile+cuda_graph"
+    assert name_of(Auto().settle(Budget(torch.device("meta"), 100_000.0))) == "eager"
+
+
+def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    settled = Auto().settle(Budget(CPU, 100_000.0))
+    assert name_of(settled) == "eager"
+    assert "C++ compiler" in settled.reason
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
+        Compile().settle(Budget(CPU, 1.0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_graphs_need_a_gpu() -> None:
+    for name in ("cuda_graph", "compile+cuda_graph"):
+        with pytest.raises(ConfigError, match="needs a CUDA device"):
+            execution_modes.get(name)().settle(Budget(CPU, 1.0))
+
+
+def test_a_program_that_looks_at_values_is_told_of() -> None:
+    program = Program(lambda tensors: tensors["x"] if tensors["x"].sum() > 0 else -tensors["x"], {"x": torch.ones(3)})
+    with pytest.raises(ConfigError, match=r"cannot be compiled here.*execution='eager'"):
+        compile_program(program)
+
+
+def test_compiling_changes_nothing() -> None:
+    pack = Pack([algorithms.get("bc")()], DIMS, [0])
+    before = {name: matrix.clone() for name, matrix in pack.state.parameters.items()}
+    step = Step(pack, made_up(CPU, torch.float32), 32, Compile())
+    assert all(torch.equal(before[name], matrix) for name, matrix in pack.state.parameters.items())
+    assert float(step.sums.abs().sum()) == 0
+
+
+def test_a_step_is_an_update() -> None:
+    """The program reads the same noise and batches as one who injects them, across a chunk's edge and from any step."""
+    gin.parse_config(["MLPDenoiser.hidden_dim = 16", "TwinCritic.hidden_dim = 16"])
+    one = trained("diffusion_ql", "eager", CPU, torch.float64, steps=120)
+    data, pack = made_up(CPU, torch.float64), Pack([algorithms.get("diffusion_ql")()], DIMS, [1], dtype=torch.float64)
+    step = Step(pack, data, 32, Eager())
+    for number in range(120):
+        noise = step.noise_at(number)
+        pack.update(data.batch(noise.pop("batch_index")), noise)
+    assert largest_difference(one, step) == 0
+    half = trained("diffusion_ql", "eager", CPU, torch.float64, steps=77)
+    again = Step(half.pack, data, 32, Eager())
+    for _ in range(43):
+        again()
+    assert largest_difference(one, again) == 0

@@ -1,0 +1,86 @@
+"""What a pack is said to need, against what PyTorch allocates; packs that do not fit are split, or refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from dqlab.algorithms.base import algorithms
+from dqlab.errors import ConfigError
+from dqlab.policies.base import Dims
+from dqlab.training.memory import Need, free_bytes, need
+from dqlab.training.pack import Pack
+from dqlab.training.program import leaves
+from dqlab.training.rehearsal import made_up_update
+
+DIMS = Dims(17, 6)
+GIB = 2**30
+
+
+def peak_of_an_update(pack: Pack, rows: int) -> int:
+    """The largest sum of allocations minus releases while losses and gradients are computed."""
+    batch, noise = made_up_update(pack, rows)
+    pack.losses(slice(0, 1), batch, noise)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        pack.losses(slice(0, 1), batch, noise)
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    held = peak = 0
+    for event in events:
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("rows", [64, 256])
+def test_working_memory_is_what_pytorch_allocates(name: str, rows: int) -> None:
+    """Told from batches of 8 and 16 rows: at 64 and 256 not less than the truth, and not more than twice as much."""
+    told = need(algorithms.get(name)(), DIMS, rows)
+    measured = peak_of_an_update(Pack([algorithms.get(name)()], DIMS, [0]), rows)
+    assert measured <= told.working <= 2 * measured
+
+
+def test_kept_memory_is_the_state_and_the_noise() -> None:
+    """Diffusion-QL at batch 4: 100 steps of 2 x (24 + 120) + 24 floats, 4 timesteps, 1 coin, 4 indices."""
+    pack = Pack([algorithms.get("diffusion_ql")()], DIMS, [0])
+    state = pack.state
+    size = sum(tensor.nbytes for tensor in leaves([state.parameters, state.moments, state.targets]))
+    noise = 100 * (4 * (2 * (24 + 120) + 24) + 8 * (4 + 1 + 4))
+    assert need(pack.algorithm, DIMS, 4).kept == size + noise
+
+
+def test_a_replica_of_the_paper_takes_less_than_60_megabytes() -> None:
+    told = need(algorithms.get("diffusion_ql")(), DIMS, 256)
+    assert told.kept + told.working <= 60e6
+
+
+def test_packs_are_split_where_they_do_not_fit() -> None:
+    """Of 10 GiB 9 count; 8 replicas keep 4, so 5 are left: two at a time of 2 GiB each, all eight of half a GiB."""
+    assert Need(kept=GIB // 2, working=2 * GIB).width(8, 10 * GIB) == 2
+    assert Need(kept=GIB // 2, working=GIB // 2).width(8, 10 * GIB) == 8
+
+
+def test_packs_that_cannot_fit_are_refused_with_figures() -> None:
+    with pytest.raises(ConfigError, match=r"8 replicas need 11\.11 GiB, of which 10\.00 GiB are free\. Train fewer"):
+        Need(kept=GIB, working=2 * GIB).width(8, 10 * GIB)
+
+
+def test_a_split_pack_is_the_same_pack() -> None:
+    """Groups of 2, 1 and 2 of five replicas under vmap give what each gives alone."""
+    whole = Pack([algorithms.get("diffusion_ql")()] * 5, DIMS, range(5), dtype=torch.float64, width=5)
+    split = Pack([algorithms.get("diffusion_ql")()] * 5, DIMS, range(5), dtype=torch.float64, width=2)
+    assert [group.stop - group.start for group in split.groups()] == [2, 1, 2]
+    assert [group.stop - group.start for group in whole.groups()] == [5]
+    single = Pack([algorithms.get("diffusion_ql")()], DIMS, [0], dtype=torch.float64)
+    batch, noise = made_up_update(single, 8)
+    for pack in (whole, split):
+        several = [tensor.expand(5, *tensor.shape[1:]) for tensor in batch]
+        pack.update(type(batch)(*several), {name: value.expand(5, *value.shape[1:]) for name, value in noise.items()})
+    for name, matrix in whole.state.parameters.items():
+        assert torch.allclose(matrix, split.state.parameters[name], rtol=0, atol=1e-12)
+
+
+def test_free_memory_is_some_of_the_machines() -> None:
+    assert 2**20 < free_bytes(torch.device("cpu")) < 2**45
