@@ -48,6 +48,30 @@ class Finished:
     sent: bool | None
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Passes on what a loop tells: to the display, and how it executes to run.json, so that a resume does the same."""
+
+    display: Display
+    folder: RunFolder
+    experiment: Experiment
+
+    def executes(self, mode: Mode) -> None:
+        """Say how updates are executed, and why."""
+        name, configured = name_of(mode), self.experiment.plan.execution
+        self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
+        self.display.say(f"execution: {name} ({mode.reason})")
+        self.display.say(self.experiment.about_threads)
+
+    def logged(self, step: int, metrics: dict[str, float]) -> None:
+        """Means of the losses."""
+        self.display.logged(step, metrics)
+
+    def evaluated(self, step: int, evaluations: dict[int, Evaluated]) -> None:
+        """An evaluation."""
+        self.display.evaluated(step, evaluations)
+
+
 def train(
     loaded: configuration.Loaded,
     path: Path,
@@ -81,8 +105,8 @@ def train(
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         pack = experiment.pack()
         mode = experiment.mode(before)
-        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, display, mode, resume)
-        _record_execution(folder, experiment, loop.mode, display)
+        watch = Watch(display, folder, experiment)
+        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, watch, mode, resume)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         if loop.step:
             display.say(f"resuming at step {loop.step:,}")
@@ -119,14 +143,6 @@ def _record(
     folder.write_facts(**known, state="running")
     write_text(folder.config, text)
     return known
-
-
-def _record_execution(folder: RunFolder, experiment: Experiment, mode: Mode, display: Display) -> None:
-    """Say how the updates are executed, and why; a resume goes on in the same way."""
-    configured = experiment.plan.execution
-    folder.write_facts(execution=name_of(mode), execution_configured=configured, execution_reason=mode.reason)
-    display.say(f"execution: {name_of(mode)} ({mode.reason})")
-    display.say(experiment.about_threads)
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:

@@ -38,7 +38,7 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         return tuple(leaves(result)) if result is not None else ()
 
     try:
-        compiled = torch.compile(_trace(flat, leaves(program.tensors)), dynamic=False, fullgraph=True)
+        compiled = torch.compile(trace(flat, leaves(program.tensors)), dynamic=False, fullgraph=True)
         compiled(*leaves(program.with_copies()))
     except Exception as error:
         text = message_of(error).splitlines()[0][:300]
@@ -53,7 +53,8 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
     return run
 
 
-def _trace(function: Callable[..., Any], values: list[Tensor]) -> torch.fx.GraphModule:
+def trace(function: Callable[..., Any], values: list[Tensor]) -> torch.fx.GraphModule:
+    """The graph of elementary operations that a function of tensors consists of; nothing is computed."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     products.available()  # found out with real numbers, before the tracing

@@ -25,6 +25,9 @@ from dqlab.training.step import Step
 class Observer(Protocol):
     """Whoever watches a run: the display."""
 
+    def executes(self, mode: Mode) -> None:
+        """How updates will be executed; making that ready comes next."""
+
     def logged(self, step: int, metrics: dict[str, float]) -> None:
         """Means over replicas of the losses since the last log."""
 
@@ -72,7 +75,8 @@ class Loop:
         self.journals = {
             seed: Journal(folder.replica(seed) / "metrics.jsonl", counts.get(str(seed), 0)) for seed in pack.seeds
         }
-        self._advance = Step(pack, data, plan.batch_size, mode, plan.steps - pack.state.step)
+        left = plan.steps - pack.state.step
+        self._advance = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
         self.mode = self._advance.mode
 
     @property

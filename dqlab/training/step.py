@@ -8,6 +8,7 @@ sums, and moves the cursor on.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,9 +30,18 @@ class Step:
         batch_size: B.
         mode: how the program is executed.
         updates: how many are to come; what `auto` goes by.
+        settled: told of the mode that is used, before it is made ready, which may take a while.
     """
 
-    def __init__(self, pack: Pack, data: Transitions, batch_size: int, mode: Mode, updates: int = 0) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        data: Transitions,
+        batch_size: int,
+        mode: Mode,
+        updates: int = 0,
+        settled: Callable[[Mode], None] = lambda mode: None,
+    ) -> None:
         self.pack, self._data = pack, data
         specs = pack.algorithm.update_noise(pack.dims, batch_size)
         specs = {**specs, "batch_index": integers(len(data), batch_size)}
@@ -45,6 +55,7 @@ class Step:
         self.names, seconds = self._rehearse()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
         self.mode = mode.settle(Budget(pack.device, seconds * updates))
+        settled(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 
     def _steps(self) -> range:
