@@ -27,8 +27,10 @@ from dqlab.noise import NoiseSpec, draw, generator_for
 from dqlab.policies.base import Dims, policies
 from dqlab.registry import Registry
 from dqlab.selection import selections
+from dqlab.training.execution import Budget, execution_modes
 from dqlab.training.learning_rate import lr_schedules
 from dqlab.training.pack import Pack
+from dqlab.training.program import Program, Tensors
 
 DIMS = Dims(state=5, action=3)
 BATCH = 7
@@ -72,7 +74,7 @@ def check_noise_schedule(name: str) -> None:
 
 
 def check_denoiser(name: str) -> None:
-    """Output (B, A); rows independent of each other; it listens to action, timestep and state; it can be stacked."""
+    """Output (B, A), rows independent of each other, all inputs listened to, `prepare` and `denoise` like `forward`."""
     module = denoisers.get(name)(DIMS.state, DIMS.action).double()
     batch, t = make_batch(), torch.arange(BATCH) % 5
     action, state = batch.action[0], batch.state[0]
@@ -81,6 +83,11 @@ def check_denoiser(name: str) -> None:
     assert torch.allclose(out[2:4], module(action[2:4], t[2:4], state[2:4])), "a row depends on other rows"
     for changed in ((action + 1, t, state), (action, (t + 1) % 5, state), (action, t, state + 1)):
         assert not torch.allclose(out, module(*changed)), "an input is ignored"
+    if hasattr(module, "prepare"):
+        prepared = module.prepare(state, torch.arange(5))
+        for index in range(5):
+            whole = module(action, torch.full((BATCH,), index), state)
+            assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
     check_stacking(module, action, t, state)
 
 
@@ -204,6 +211,25 @@ def check_lr_schedule(name: str) -> None:
     assert all(0 <= schedule(step, 1000, 100) <= 1 for step in range(0, 1001, 50)), "a factor is outside [0, 1]"
 
 
+def check_execution(name: str) -> None:
+    """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks."""
+    mode = execution_modes.get(name)()
+    if mode.missing(torch.device("cpu")):
+        return
+    tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
+
+    def add(tensors: Tensors) -> Tensor:
+        tensors["sum"].add_(tensors["x"].sum(0))
+        return tensors["sum"] * 2
+
+    run = mode.settle(Budget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
+    assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"
+    for times in (1, 2):
+        wanted = times * torch.tensor([3.0, 5.0, 7.0])
+        assert torch.allclose(run(), 2 * wanted), "it gives something else"
+        assert torch.allclose(tensors["sum"], wanted), "it does not change its tensors as the function does"
+
+
 def check_resolvable(kind: str, name: str) -> None:
     """Its name finds it, and a misspelt name does not."""
     Registry.kinds[kind].get(name)
@@ -223,16 +249,8 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "policy": check_policy,
     "algorithm": check_algorithm,
     "lr_schedule": check_lr_schedule,
+    "execution": check_execution,
 }
-NAMES_ONLY = (
-    "task",
-    "physics",
-    "data_source",
-    "reward_transform",
-    "offline_rule",
-    "early_stop",
-    "execution",
-    "precision",
-)
+NAMES_ONLY = ("task", "physics", "data_source", "reward_transform", "offline_rule", "early_stop", "precision")
 for _kind in NAMES_ONLY:
     CHECKS[_kind] = partial(check_resolvable, _kind)

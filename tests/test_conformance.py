@@ -15,7 +15,7 @@ noise_schedules.names()  # fills the registries
 PARTS = [(kind, name) for kind, registry in sorted(Registry.kinds.items()) for name in registry.names()]
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS, ids="-".join)
+@pytest.mark.parametrize(("kind", "name"), PARTS, ids=["-".join(part) for part in PARTS])
 def test_every_part_conforms(kind: str, name: str) -> None:
     check(kind, name)
 

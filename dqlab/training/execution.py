@@ -137,7 +137,7 @@ class Pick:
     costs: float
 
 
-PICKS = {"cpu": Pick(Eager, Compile, 0.5, 60.0), "cuda": Pick(CudaGraph, CompiledCudaGraph, 0.05, 120.0)}
+PICKS = {"cpu": Pick(Eager, Compile, 0.4, 45.0), "cuda": Pick(CudaGraph, CompiledCudaGraph, 0.05, 120.0)}
 
 
 @execution_modes.register("auto", source="measured: docs/performance.md")

@@ -1,0 +1,72 @@
+"""On a CUDA device: nothing waits for the host, memory is as told, tensor cores round as they should."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.data.transitions import Transitions
+from dqlab.networks.precision import precisions
+from dqlab.policies.base import Dims
+from dqlab.training.execution import execution_modes
+from dqlab.training.memory import need
+from dqlab.training.pack import Pack
+from dqlab.training.step import Step
+
+pytestmark = pytest.mark.gpu
+
+DIMS, ROWS, BATCH = Dims(17, 6), 10_000, 256
+
+
+def step_on_the_card(mode: str, replicas: int, precision: str = "full") -> Step:
+    fields = torch.randn(ROWS, 17), torch.rand(ROWS, 6), torch.randn(ROWS), torch.randn(ROWS, 17), torch.zeros(ROWS)
+    data = Transitions(*(field.cuda() for field in fields), provenance=None)  # type: ignore[arg-type]
+    chosen = precisions.get(precision)()
+    torch.set_float32_matmul_precision(chosen.float32_products)
+    pack = Pack([DiffusionQL()] * replicas, DIMS, range(replicas), device="cuda", precision=chosen)
+    return Step(pack, data, BATCH, execution_modes.get(mode)())
+
+
+@pytest.mark.parametrize("mode", ["eager", "cuda_graph", "compile+cuda_graph"])
+def test_at_most_one_wait_for_the_host_in_100_updates(mode: str) -> None:
+    step = step_on_the_card(mode, 2)
+    step()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            for _ in range(300):
+                step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    told = [str(wait.message) for wait in waits if "synchroniz" in str(wait.message)]
+    assert len(told) <= 3, told[:3]
+
+
+@pytest.mark.parametrize("mode", ["cuda_graph", "compile+cuda_graph"])
+def test_memory_is_at_most_what_was_told(mode: str) -> None:
+    replicas = 16
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step = step_on_the_card(mode, replicas)
+    for _ in range(3):
+        step()
+    torch.cuda.synchronize()
+    used = (torch.cuda.max_memory_allocated() - before) / replicas
+    told = need(DiffusionQL(), DIMS, BATCH)
+    assert used <= told.kept + told.working
+    assert used <= 60e6
+
+
+def test_tensor_cores_round_a_little() -> None:
+    """TF32 keeps 10 bits of mantissa: losses agree to a few thousandths after an update, but not exactly."""
+    exact, rounded = step_on_the_card("eager", 1), step_on_the_card("eager", 1, "tf32")
+    exact(), rounded()
+    torch.set_float32_matmul_precision("highest")
+    wanted, sums = exact.take_sums(), rounded.take_sums()
+    for name, value in wanted.items():
+        assert torch.allclose(sums[name], value, rtol=5e-3, atol=5e-3), name
