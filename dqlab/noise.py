@@ -69,6 +69,10 @@ def draw(
     return {name: specs[name].draw(lead + specs[name].shape, generator, dtype) for name in sorted(specs)}
 
 
+CHUNK = 100
+"""Steps drawn at once."""
+
+
 class NoiseStream:
     """The per-step noise of K replicas, drawn ahead in chunks of steps.
 
@@ -87,7 +91,7 @@ class NoiseStream:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        chunk: int = 100,
+        chunk: int = CHUNK,
     ) -> None:
         self._specs, self._seeds, self._stream = specs, seeds, stream
         self._dtype, self._device, self.chunk = dtype, device, chunk
