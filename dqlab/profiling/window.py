@@ -13,7 +13,7 @@ WARM_UP = 20
 """Updates before anything is measured, in which libraries and allocators settle."""
 MOST = 50
 """Updates measured."""
-LONGEST = 2.0
+LONGEST = 1.5
 """Seconds that the recorded updates may take without the profiler: what bounds the trace's size."""
 
 NextStop = Callable[[int], int]

@@ -18,7 +18,7 @@ from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin")]
-FEW = ("Training.eval_every=104", "Training.log_every=104", "Training.eval_episodes=1", "DiffusionPolicy.n_timesteps=2")
+FEW = ("Training.eval_every=104", "Training.log_every=26", "Training.eval_episodes=1", "DiffusionPolicy.n_timesteps=2")
 STEPS = ["--steps", "104", "--seeds", "0", "3", *bindings(*FEW)]
 
 

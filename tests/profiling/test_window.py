@@ -30,8 +30,8 @@ def test_windows_of_a_long_run(start: int, timed: range, recorded: range) -> Non
 
 
 def test_slow_updates_are_few() -> None:
-    """2 s of updates of 0.1 s are 20 of them; of 5 s, one."""
-    assert windows(0, Training(), 0.1)[1] == range(90, 110)
+    """1.5 s of updates of 0.15 s are 10 of them; of 5 s, one."""
+    assert windows(0, Training(), 0.1499)[1] == range(95, 105)
     assert windows(0, Training(), 5.0)[1] == range(100, 101)
 
 
