@@ -122,6 +122,11 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
 
 
@@ -211,7 +216,7 @@ def _train(args: argparse.Namespace) -> int:
     folder = args.out or _default_folder(stem, args.resume)
     args.gin = args.gin or [_own_config(folder, args.resume)]
     loaded = _load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
-    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet)
+    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     if not args.quiet:
         print_finished(finished)
     return 0

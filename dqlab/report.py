@@ -36,6 +36,8 @@ def print_finished(finished: Finished) -> None:
     for seed in finished.summaries:
         console.print(f"Learning curve: {folder.replica(seed) / 'curve.png'}", soft_wrap=True)
     console.print(f"Run:            {folder.path}", soft_wrap=True)
+    for line in finished.profile:
+        console.print(line, soft_wrap=True)
     if finished.sent is None:
         return
     console.print(f"MLflow:         {_how_to_open(tracking_uri(folder.path))}", soft_wrap=True)

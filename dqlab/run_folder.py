@@ -3,6 +3,7 @@
 RUN/config.gin              the operative configuration: reproduces the run
 RUN/run.json                facts of the run: task, data, versions, state
 RUN/checkpoint.safetensors  the full training state, for --resume
+RUN/profile/                with --profile: summary.md, trace.json.gz
 RUN/seed-<n>/               one replica: metrics.jsonl, summary.json, curve.png, best_score_*.txt, checkpoints/
 """
 
@@ -68,6 +69,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The full training state."""
         return self.path / "checkpoint.safetensors"
+
+    @property
+    def profile(self) -> Path:
+        """The folder of a profile."""
+        return self.path / "profile"
 
     def replica(self, seed: int) -> Path:
         """One replica's folder."""

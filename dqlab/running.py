@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,6 +26,9 @@ from dqlab.training.execution import Mode, name_of
 from dqlab.training.loop import Loop
 from dqlab.training.model_selection import Evaluated, official_result, select
 
+if TYPE_CHECKING:
+    from dqlab.profiling.recorder import Recorder
+
 WITHOUT_EFFECT = (
     "Tracking.mlflow",
     "Tracking.patience",
@@ -40,12 +44,16 @@ where the dataset comes from, its digest is compared)."""
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its folder, its summaries by seed, and whether MLflow has all of it (None: not asked to)."""
+    """A finished run: its folder, its summaries by seed, and whether MLflow has all of it (None: not asked to).
+
+    `profile` is what there is to say about a profile, in lines.
+    """
 
     folder: RunFolder
     summaries: dict[int, dict[str, Any]]
     facts: dict[str, Any]
     sent: bool | None
+    profile: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def train(
     *,
     resume: bool = False,
     quiet: bool = False,
+    profile: bool = False,
     console: Console | None = None,
 ) -> Finished:
     """Run the experiment that the current gin configuration describes.
@@ -87,6 +96,7 @@ def train(
         path: the run's folder.
         resume: continue what is in the folder.
         quiet: no progress.
+        profile: record some updates with torch's profiler.
         console: where progress goes.
 
     Raises:
@@ -110,6 +120,7 @@ def train(
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         if loop.step:
             display.say(f"resuming at step {loop.step:,}")
+        recorder = _watch(loop, folder) if profile else None
         loop.run()
     summaries = {
         seed: _finish_replica(experiment, folder, seed, done, known) for seed, done in loop.evaluations.items()
@@ -117,7 +128,24 @@ def train(
     if not tracking.keep_checkpoints:
         _prune(folder, summaries)
     folder.write_facts(state="finished")
-    return Finished(folder, summaries, known, mirror.close(tracking.patience) if mirror else None)
+    sent = mirror.close(tracking.patience) if mirror else None
+    return Finished(folder, summaries, known, sent, _about_profile(recorder) if recorder else ())
+
+
+def _watch(loop: Loop, folder: RunFolder) -> Recorder:
+    """Record some of the updates to come."""
+    from dqlab.profiling.recorder import Recorder
+
+    recorder = Recorder(loop.advance, loop.pack, loop.plan, name_of(loop.mode), folder.profile)
+    loop.advance = recorder
+    return recorder
+
+
+def _about_profile(recorder: Recorder) -> Sequence[str]:
+    """What the end of a run says about its profile; a warning where there is none."""
+    if complaint := recorder.complaint():
+        print(f"dqlab: warning: {complaint}.", file=sys.stderr)
+    return recorder.lines()
 
 
 def _load_data(experiment: Experiment, console: Console) -> Transitions:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,11 +85,16 @@ def check_denoiser(name: str) -> None:
     for changed in ((action + 1, t, state), (action, (t + 1) % 5, state), (action, t, state + 1)):
         assert not torch.allclose(out, module(*changed)), "an input is ignored"
     if hasattr(module, "prepare"):
-        prepared = module.prepare(state, torch.arange(5))
-        for index in range(5):
-            whole = module(action, torch.full((BATCH,), index), state)
-            assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
+        check_chain(module, action, state)
     check_stacking(module, action, t, state)
+
+
+def check_chain(module: Any, action: Tensor, state: Tensor) -> None:
+    """What a denoiser prepares for a whole chain gives what `forward` gives at every timestep."""
+    prepared = module.prepare(state, torch.arange(5))
+    for index in range(5):
+        whole = module(action, torch.full((BATCH,), index), state)
+        assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
 
 
 def check_stacking(module: torch.nn.Module, *inputs: Tensor) -> None:
@@ -219,8 +225,8 @@ def check_execution(name: str) -> None:
     tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
 
     def add(tensors: Tensors) -> Tensor:
-        tensors["sum"].add_(tensors["x"].sum(0))
-        return tensors["sum"] * 2
+        total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
+        return total * 2
 
     run = mode.settle(Budget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
     assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"

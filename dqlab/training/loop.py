@@ -76,8 +76,9 @@ class Loop:
             seed: Journal(folder.replica(seed) / "metrics.jsonl", counts.get(str(seed), 0)) for seed in pack.seeds
         }
         left = plan.steps - pack.state.step
-        self._advance = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
-        self.mode = self._advance.mode
+        self._step = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
+        self.mode = self._step.mode
+        self.advance: Callable[[], None] = self._step  # what does one update; whoever watches it may wrap it
 
     @property
     def step(self) -> int:
@@ -97,7 +98,7 @@ class Loop:
             stop = self.plan.next_stop(self.step)
             started, first = time.monotonic(), self.step
             while self.step < stop:
-                self._advance()
+                self.advance()
             self._log(self.step - first, time.monotonic() - started)
             evaluate = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
             if evaluate:
@@ -107,7 +108,7 @@ class Loop:
 
     def _log(self, steps: int, seconds: float) -> None:
         """Record the means over the last `steps` updates; the only place where losses reach the host."""
-        sums = self._advance.take_sums()
+        sums = self._step.take_sums()
         self._check_finite(sums)
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
