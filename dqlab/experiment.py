@@ -141,6 +141,8 @@ class Experiment:
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
         torch.set_num_threads(self.the_threads)
+        if self.the_device.type == "cuda":
+            torch.cuda.set_device(self.the_device)
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         try:

@@ -8,6 +8,7 @@ averages work on the matrix.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import pad
 
 from dqlab.errors import RunError
 from dqlab.networks.precision import Full, Precision
@@ -22,9 +24,13 @@ from dqlab.networks.precision import Full, Precision
 FULL = Full()
 
 
+ALIGNMENT = 16
+"""Every parameter begins at a multiple of so many numbers: tensor cores want 16 bytes, processors 64."""
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of a module's parameters, in the order of the flat vector."""
+    """Names and shapes of a module's parameters, in the order of the flat vector, which has zeros between them."""
 
     module: nn.Module
     shapes: dict[str, torch.Size]
@@ -36,7 +42,8 @@ class Layout:
         """The layout of a module, to be called in some precision; the module's own values are no longer used."""
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         skeleton = copy.deepcopy(module).requires_grad_(False)
-        return cls(skeleton, shapes, [shape.numel() for shape in shapes.values()], precision)
+        sizes = [math.ceil(shape.numel() / ALIGNMENT) * ALIGNMENT for shape in shapes.values()]
+        return cls(skeleton, shapes, sizes, precision)
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with the module's buffers on another device."""
@@ -45,7 +52,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """P, the number of parameters."""
+        """P, the length of a row."""
         return sum(self.sizes)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -61,16 +68,23 @@ class Layout:
         ]
         if problems:
             raise RunError(f"These weights do not fit {type(self.module).__name__}: {'; '.join(problems[:4])}.")
-        return torch.cat([values[name].reshape(-1) for name in self.shapes])
+        flat = (values[name].reshape(-1) for name in self.shapes)
+        return torch.cat([pad(value, (0, size - len(value))) for value, size in zip(flat, self.sizes, strict=True)])
 
     def unflatten(self, row: Tensor) -> dict[str, Tensor]:
         """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
         parts = torch.split(row, self.sizes)
-        return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+        return {name: _cut(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
     def bind(self, row: Tensor) -> Network:
         """The network with the parameters of one row (P,)."""
         return Network(self.module, self.unflatten(row), self.precision)
+
+
+def _cut(part: Tensor, shape: torch.Size) -> Tensor:
+    """A parameter without the zeros behind it."""
+    count = shape.numel()
+    return (part if count == part.shape[-1] else part[:count]).view(shape)
 
 
 class _Method(nn.Module):

@@ -57,7 +57,7 @@ for name in algorithms.names():
         process._table = table
         pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
         step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
-        programs = [step._program(slice(0, replicas)), core._program(slice(0, replicas))]
+        programs = [step._program(slice(0, replicas)), core._program(slice(0, replicas), 0)]
         process._table = lambda values, dtype, device: torch.empty(len(values), dtype=dtype, device=device)
         with FakeTensorMode():
             move_buffers(pack)

@@ -23,7 +23,7 @@ from dqlab.training.compiled import compile_program
 from dqlab.training.execution import Auto, Budget, Compile, Eager, execution_modes, name_of
 from dqlab.training.pack import Pack
 from dqlab.training.program import Program
-from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.sampler_core import Lanes, SamplerCore
 from dqlab.training.step import Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -103,17 +103,35 @@ def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> Non
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
-    core = SamplerCore(pack, 3, execution_modes.get(mode)().settle(Budget(device, 0.0)))
+    core = SamplerCore(pack, 7, execution_modes.get(mode)().settle(Budget(device, 0.0)))
     stream = core.noise_stream("test")
+    generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
-        state = torch.full((2, 3, DIMS.state), 0.1 * (time + 1), dtype=torch.float64, device=device)
+        state = torch.randn(2, 7, DIMS.state, generator=generator, dtype=torch.float64)
         actions = core.sample_actions(state, stream.at(time)).clone()
         assert not actions.requires_grad
-        assert torch.allclose(actions, pack.act(state, stream.at(time)), rtol=0, atol=1e-9)
+        assert torch.allclose(actions, by_hand(pack, core, state.to(device), stream.at(time)), rtol=0, atol=1e-9)
     pack.load(0, Pack([DiffusionQL()], DIMS, [9], dtype=torch.float64, device=device).weights(0))
     changed = core.sample_actions(state, stream.at(25))
     assert not torch.allclose(changed[0], actions[0]), "it acts with the networks as they are now"
     assert torch.equal(changed[1], actions[1])
+
+
+def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The pack acting lane by lane: 7 states are lanes of 4 and 3 on a CPU, with one to spare."""
+    lanes = core.lanes
+    padded = torch.nn.functional.pad(state, (0, 0, 0, lanes.count * lanes.size - 7)).chunk(lanes.count, dim=1)
+    parts = [
+        pack.act(part, {name: value[:, lane] for name, value in noise.items()}) for lane, part in enumerate(padded)
+    ]
+    return torch.cat(parts, dim=1)[:, :7]
+
+
+def test_lanes() -> None:
+    assert Lanes.of(10, CPU) == Lanes(2, 5)
+    assert Lanes.of(7, CPU) == Lanes(2, 4)
+    assert Lanes.of(1, CPU) == Lanes(1, 1)
+    assert Lanes.of(100, CUDA) == Lanes(1, 100)
 
 
 def test_nothing_is_compiled_twice_in_a_run() -> None:

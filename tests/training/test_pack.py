@@ -126,3 +126,21 @@ def test_batches_hold_what_they_say() -> None:
     batch = make_data(torch.float32).batch(torch.tensor([[0, 1]]))
     assert isinstance(batch, Batch)
     assert batch.next_state.shape == (1, 2, 17)
+
+
+def test_parameters_begin_where_tensor_cores_can_read_them() -> None:
+    """Every named view of every replica lies at a multiple of 64 bytes from the first, whatever came before it."""
+    pack = Pack([DiffusionQL()] * 3, DIMS, [0, 1, 2])
+    for name, matrix in pack.state.parameters.items():
+        for row in matrix:
+            for view in pack.layouts[name].unflatten(row).values():
+                assert (view.data_ptr() - matrix.data_ptr()) % 64 == 0
+    layout = pack.layouts["critic"]
+    padding = layout.size - sum(shape.numel() for shape in layout.shapes.values())
+    assert padding == 2 * 15  # each critic's last bias is one number
+
+
+def test_what_lies_between_parameters_stays_zero() -> None:
+    pack = train([DiffusionQL()], [0], torch.float64, steps=3)
+    layout, row = pack.layouts["critic"], pack.state.parameters["critic"][0]
+    assert torch.equal(layout.flatten(layout.unflatten(row)), row)
