@@ -5,13 +5,14 @@ Everything has the sizes of walker2d: states of 17 numbers, actions of 6.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.base import algorithms
+from dqlab.benchmarking.stopwatch import Call, nothing
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.diffusion.samplers import ChainNoise, samplers
 from dqlab.networks.critics import TwinCritic
@@ -43,13 +44,14 @@ def new_mode(name: str) -> Mode:
     return execution_modes.get(name)()
 
 
-def synchronizer(device: str) -> partial[None]:
+def synchronizer(device: str) -> Call:
     """What waits for the device."""
-    return partial(torch.cuda.synchronize) if device == "cuda" else partial(int)  # type: ignore[arg-type]
+    return torch.cuda.synchronize if device.startswith("cuda") else nothing
 
 
+@cache
 def made_fields(rows: int) -> dict[str, np.ndarray]:
-    """Random transitions, by field."""
+    """Random transitions, by field; the same ones at every call."""
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
