@@ -72,6 +72,10 @@ def _out_of_time(*_: Any) -> None:
 
 def _all(settings: Settings) -> int:
     """Every section in its turn; what there is is printed at the end, whatever went wrong."""
+    import torch
+
+    if settings.on_gpu and not torch.cuda.is_available():
+        sys.exit("PyTorch finds no CUDA device here. Without one: --device cpu --smoke.")
     end, results = time.time() + settings.until, settings.out / "results.json"
     results.unlink(missing_ok=True)
     for section, (_, _, budget) in SECTIONS.items():

@@ -20,6 +20,8 @@ from gpu.settings import Settings
 
 LIMITS = {torch.float32: 1e-4, torch.float64: 1e-9}
 """What the largest difference may be; float32 first, because training shares its compiled code."""
+INJECTED = 20
+"""Updates that a CPU has to keep up with."""
 ENOUGH = 5.0
 """A comparison is not begun with fewer seconds left."""
 
@@ -71,7 +73,7 @@ def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
     data = load(settings.data).to("cpu", torch.float64)
     specs = {**packs[0].algorithm.update_noise(DIMS, settings.sizes.batch)}
     specs["batch_index"] = integers(len(data), settings.sizes.batch)
-    for update in range(settings.sizes.updates):
+    for update in range(min(settings.sizes.updates, INJECTED)):
         noise = draw(specs, generator_for(0, "injected", update), torch.float64, count=2)
         batch = data.batch(noise.pop("batch_index"))
         for pack in packs:

@@ -34,7 +34,7 @@ def run(settings: Settings, notes: Notes) -> None:
         if settings.left() > ENOUGH:
             notes.attempt(f"alone, {mode}", partial(against_baseline, settings, mode))
         packs = settings.sizes.packs if mode in settings.fast_modes else ()
-        for replicas, precision in product(packs, PRECISIONS):
+        for replicas, precision in product(packs, PRECISIONS if settings.on_gpu else ["float32"]):
             if settings.left() > ENOUGH:
                 name = f"K={replicas}, {mode}, {precision}"
                 notes.attempt(name, partial(packed, settings, mode, precision, replicas))
