@@ -4,13 +4,15 @@ Same algorithm, same hyper-parameters, none of dqlab's code. What costs it time 
 the dataset stays on the host and every batch is copied over; losses are read with `.item()` at every step; coefficients
 are gathered from tables at every diffusion step and the time embedding is computed afresh for every row; the activation
 is PyTorch's own Mish; the actor's loss sends gradients into the critic's weights, which are thrown away; averages move
-parameter by parameter; episodes are evaluated one after the other, one state a call.
+parameter by parameter; a data set is walked through row by row; episodes are evaluated one after the other, one state a
+call.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,6 +118,24 @@ class Diffusion(nn.Module):
         eps = torch.randn_like(action)
         noisy = gather(self.root_abar, t) * action + gather(self.root_rest, t) * eps
         return F.mse_loss(self.model(noisy, t, state), eps)
+
+
+def d4rl_transitions(path: Path) -> dict[str, np.ndarray]:
+    """Transitions of a D4RL file, the way D4RL's `qlearning_dataset` makes them: a loop that appends row after row."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        recorded = {name: file[name][:] for name in ("observations", "actions", "rewards", "terminals", "timeouts")}
+    columns: dict[str, list[object]] = {name: [] for name in ("state", "action", "next_state", "reward", "terminal")}
+    for row in range(len(recorded["rewards"]) - 1):
+        if recorded["timeouts"][row]:
+            continue  # the next row begins another episode
+        columns["state"].append(recorded["observations"][row].astype(np.float32))
+        columns["action"].append(recorded["actions"][row].astype(np.float32))
+        columns["next_state"].append(recorded["observations"][row + 1].astype(np.float32))
+        columns["reward"].append(recorded["rewards"][row].astype(np.float32))
+        columns["terminal"].append(bool(recorded["terminals"][row]))
+    return {name: np.array(column) for name, column in columns.items()}
 
 
 class HostData:

@@ -1,0 +1,23 @@
+#!/bin/sh
+# All checks that need an NVIDIA GPU, in one run of under eight minutes. Results: $OUT/results.json, results.md, curve.png.
+#
+#     benchmarks/gpu.sh [--device cpu --smoke] [--data FILE.hdf5] [--until SECONDS] ...
+#
+# Needs a python3 ($PYTHON) with PyTorch, and gin-config. Packages may lie as wheels in .whl/: they are installed into
+# $SITE. h5py: else made-up data; gymnasium and mujoco: else weights are kept, for --evaluate elsewhere; matplotlib: curve.
+set -u
+cd "$(dirname "$0")/.." || exit
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-runs/gpu}
+SITE=${SITE:-/tmp/site}
+LIMIT=${LIMIT:-475}
+mkdir -p "$OUT"
+if [ -d .whl ]; then
+    "$PYTHON" -m pip install --quiet --no-index --no-deps --upgrade --target "$SITE" .whl/*.whl || echo "Some wheels could not be installed."
+fi
+export PYTHONPATH="$PWD:$PWD/benchmarks:$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+"$PYTHON" -c 'import torch, gin' || { echo "gpu.sh needs torch and gin-config"; exit 1; }
+timeout "$LIMIT" "$PYTHON" -m gpu --out "$OUT" "$@" 2>"$OUT/errors.log"
+code=$?
+[ $code -eq 0 ] || tail -n 20 "$OUT/errors.log"
+exit $code

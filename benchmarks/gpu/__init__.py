@@ -1,0 +1,1 @@
+"""Every check that needs an NVIDIA GPU, in one run of a few minutes: `benchmarks/gpu.sh`."""

@@ -1,0 +1,113 @@
+"""Correctness: all modes compute the same, a GPU the same as a CPU, and nothing makes the host wait."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+import torch
+from subjects import DIMS, new_mode, new_pack, synchronizer
+
+from dqlab.algorithms.base import algorithms
+from dqlab.noise import draw, generator_for, integers
+from dqlab.training.pack import Pack
+from dqlab.training.program import leaves
+from dqlab.training.step import Step
+from gpu.data import load
+from gpu.notes import Notes
+from gpu.settings import Settings
+
+LIMITS = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""What the largest difference may be; float32 first, because training shares its compiled code."""
+INJECTED = 20
+"""Updates that a CPU has to keep up with."""
+ENOUGH = 5.0
+"""A comparison is not begun with fewer seconds left."""
+
+
+def run(settings: Settings, notes: Notes) -> None:
+    """Diffusion-QL first, and what needs no compiler before what does: time may run out."""
+    names = sorted(algorithms.names(), key=lambda name: (name != "diffusion_ql", name))
+    if settings.on_gpu:
+        for name in names:
+            notes.attempt(f"{name}, GPU and CPU", partial(devices_agree, settings, name))
+    for mode in [mode for mode in settings.modes if mode != "eager"]:
+        for name in names:
+            for dtype in LIMITS:
+                if settings.left() < ENOUGH:
+                    return
+                label = f"{name}, {mode}, {str(dtype).removeprefix('torch.')}"
+                notes.attempt(label, partial(modes_agree, settings, name, mode, dtype))
+
+
+def run_waits(settings: Settings, notes: Notes) -> None:
+    for mode in settings.fast_modes:
+        notes.attempt(mode, partial(waits, settings, mode))
+
+
+def modes_agree(settings: Settings, algorithm: str, mode: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The largest difference of any parameter, moment or target after some updates, to the eager mode."""
+    packs = [_trained(settings, algorithm, name, dtype) for name in ("eager", mode)]
+    return _verdict(_distance(*packs), LIMITS[dtype])
+
+
+def _trained(settings: Settings, algorithm: str, mode: str, dtype: torch.dtype) -> Pack:
+    pack = new_pack(settings.sizes.checked, settings.device, dtype, algorithm)
+    step = new_step(settings, pack, mode)
+    for _ in range(settings.sizes.updates):
+        step()
+    synchronizer(settings.device)()
+    return pack
+
+
+def new_step(settings: Settings, pack: Pack, mode: str) -> Step:
+    """The training step."""
+    data = load(settings.data).to(settings.device, pack.dtype)
+    return Step(pack, data, settings.sizes.batch, new_mode(mode))
+
+
+def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
+    """The same on both devices: weights, batches and noise are made on the CPU and injected; float64."""
+    packs = [new_pack(2, device, torch.float64, algorithm) for device in ("cpu", settings.device)]
+    data = load(settings.data).to("cpu", torch.float64)
+    specs = {**packs[0].algorithm.update_noise(DIMS, settings.sizes.batch)}
+    specs["batch_index"] = integers(len(data), settings.sizes.batch)
+    for update in range(min(settings.sizes.updates, INJECTED)):
+        noise = draw(specs, generator_for(0, "injected", update), torch.float64, count=2)
+        batch = data.batch(noise.pop("batch_index"))
+        for pack in packs:
+            there = {name: value.to(pack.device) for name, value in noise.items()}
+            pack.update(type(batch)(*(field.to(pack.device) for field in batch)), there)
+    return _verdict(_distance(*packs), LIMITS[torch.float64])
+
+
+def _distance(first: Pack, second: Pack) -> float:
+    """The largest difference between the states of two packs; NaN if there is one."""
+    both = [leaves({"p": p.state.parameters, "m": p.state.moments, "t": p.state.targets}) for p in (first, second)]
+    return float(torch.stack([(a.cpu() - b.cpu()).abs().max().double() for a, b in zip(*both, strict=True)]).max())
+
+
+def _verdict(distance: float, limit: float) -> dict[str, Any]:
+    return {"difference": distance, "limit": limit, "passed": distance <= limit}
+
+
+def waits(settings: Settings, mode: str) -> dict[str, Any]:
+    """How often the host waits for the device in 100 updates, those included in which new noise is drawn."""
+    step = new_step(settings, new_pack(settings.sizes.checked, settings.device), mode)
+    step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if settings.on_gpu:
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in range(settings.sizes.counted):
+                step()
+        finally:
+            if settings.on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
+    found = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
+    places = sorted(
+        {f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)}
+    )
+    return {"waits in 100 updates": 100 * len(found) / settings.sizes.counted, "where": " ".join(places) or "nowhere"}

@@ -1,0 +1,165 @@
+"""Figures: updates a second, alone and packed; memory; what a mode costs at first; kernels; the sampler's latency."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from baseline import Agent, HostData
+from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
+
+from dqlab.policies.diffusion import DiffusionPolicy
+from gpu.checks import ENOUGH, new_step
+from gpu.data import fields
+from gpu.notes import Notes
+from gpu.settings import Settings
+from gpu.timing import alternating, median_seconds, timed
+
+PRECISIONS = {"float32": "highest", "tf32": "high"}
+"""Precision of products -> what PyTorch calls it."""
+KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
+
+
+def run(settings: Settings, notes: Notes) -> None:
+    """The most telling first: time may run out."""
+    for mode in settings.modes:
+        if settings.left() > ENOUGH:
+            notes.attempt(f"alone, {mode}", partial(against_baseline, settings, mode))
+        packs = settings.sizes.packs if mode in settings.fast_modes else ()
+        for replicas, precision in product(packs, PRECISIONS if settings.on_gpu else ["float32"]):
+            if settings.left() > ENOUGH:
+                name = f"K={replicas}, {mode}, {precision}"
+                notes.attempt(name, partial(packed, settings, mode, precision, replicas))
+
+
+def run_details(settings: Settings, notes: Notes) -> None:
+    for mode in settings.modes:
+        notes.attempt(f"profile, {mode}", partial(profiled, settings, mode))
+    for mode in [mode for mode in settings.modes if mode in ("eager", *settings.fast_modes)]:
+        for n_timesteps, states in product(settings.sizes.steps, settings.sizes.states):
+            if settings.left() > ENOUGH and not ("compile" in mode and n_timesteps > 5):
+                name = f"sampler, N={n_timesteps}, B={states}, {mode}"
+                notes.attempt(name, partial(sampled, settings, mode, n_timesteps, states))
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Matrix products of float32 numbers in that precision."""
+    torch.set_float32_matmul_precision(PRECISIONS[precision])
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def against_baseline(settings: Settings, mode: str) -> dict[str, float]:
+    """One replica, and the baseline on the same device, in alternation."""
+    pack = new_pack(1, settings.device)
+    step, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
+    agent = Agent(DIMS.state, DIMS.action, settings.device)
+    data = HostData(fields(settings.data), settings.device)
+    calls = {
+        "dqlab": (step, settings.sizes.updates),
+        "baseline": (partial(agent.update, data, settings.sizes.batch), max(settings.sizes.updates // 5, 1)),
+    }
+    seconds = alternating(calls, settings.device)  # type: ignore[arg-type]
+    return {
+        "updates/s": 1 / seconds["dqlab"],
+        "baseline's": 1 / seconds["baseline"],
+        "ratio": seconds["baseline"] / seconds["dqlab"],
+        "seconds to build": seconds_to_build,
+    }
+
+
+def packed(settings: Settings, mode: str, precision: str, replicas: int) -> dict[str, float]:
+    """K replicas: how fast, how much memory beyond the data, how long until the first update."""
+    with products_in(precision):
+        before = _reset_memory(settings)
+        pack = new_pack(replicas, settings.device)
+        made, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
+        step: Any = made
+        seconds = median_seconds(lambda: [step() for _ in range(settings.sizes.updates)], settings.device)
+    rate = settings.sizes.updates / seconds
+    memory = (torch.cuda.max_memory_allocated() - before) / 2**20 if settings.on_gpu else float("nan")
+    memory -= _data_bytes(step) / 2**20
+    return {
+        "replica updates/s": replicas * rate,
+        "updates/s": rate,
+        "MiB a replica": memory / replicas,
+        "seconds to build": seconds_to_build,
+    }
+
+
+def _reset_memory(settings: Settings) -> int:
+    """Bytes in use before a measurement."""
+    if not settings.on_gpu:
+        return 0
+    gc.collect()  # a step and its programs refer to each other
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _data_bytes(step: Any) -> int:
+    """Bytes of the data set, which does not grow with K."""
+    return sum(field.numel() * field.element_size() for field in step._data.fields)
+
+
+def profiled(settings: Settings, mode: str) -> dict[str, float]:
+    """Kernels of an update, and how long the device has nothing to do, by PyTorch's profiler."""
+    step = new_step(settings, new_pack(1, settings.device), mode)
+    updates, wait = settings.sizes.updates, synchronizer(settings.device)
+    for _ in range(3):
+        step()
+    wait()
+    activities = [torch.profiler.ProfilerActivity.CUDA] if settings.on_gpu else [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(updates):
+            step()
+        wait()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    return device_time([event for event in events if event.get("cat") in KERNELS], updates)
+
+
+def device_time(events: Sequence[Mapping[str, Any]], updates: int) -> dict[str, float]:
+    """Kernels and microseconds of an update, and the share of the time in which none ran.
+
+    Args:
+        events: what ran on the device, each with its start `ts` and its duration `dur` in microseconds.
+        updates: in how many updates.
+    """
+    if not events:
+        return {"kernels an update": 0.0}
+    spans = sorted((event["ts"], event["ts"] + event["dur"]) for event in events)
+    busy, free_from = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(0.0, end - max(start, free_from))
+        free_from = max(free_from, end)
+    whole = free_from - spans[0][0]
+    return {
+        "kernels an update": len(events) / updates,
+        "us an update": whole / updates,
+        "us busy": busy / updates,
+        "idle share": 1 - busy / whole,
+    }
+
+
+def sampled(settings: Settings, mode: str, n_timesteps: int, states: int) -> dict[str, float]:
+    """The sampler, and the baseline's, in alternation."""
+    chain = Chain(DiffusionPolicy(n_timesteps=n_timesteps), states, new_mode(mode), settings.device)
+    actor = Agent(DIMS.state, DIMS.action, settings.device, n_timesteps).actor
+    state = torch.randn(states, DIMS.state, device=settings.device)
+    calls = {"dqlab": (chain, 10), "baseline": (torch.no_grad()(lambda: actor.sample(state)), 10)}
+    seconds = alternating(calls, settings.device)
+    return {"us": 1e6 * seconds["dqlab"], "ratio": seconds["baseline"] / seconds["dqlab"]}

@@ -1,0 +1,57 @@
+"""The benchmarks themselves run: a few of them, untimed, and the checks for a GPU at tiny sizes on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, isolated
+
+FEW = "(sampler and eager) or (update and K1-eager) or reading or batch"
+
+
+def run(folder: Path, *command: str) -> str:
+    kept = {name: value for name, value in isolated(folder).items() if not name.startswith("PYTEST_")}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    done = subprocess.run(
+        command, cwd=ROOT, env={**kept, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_benchmarks(tmp_path: Path) -> None:
+    options = ("-p", "dqlab.benchmarking.plugin", "-p", "no:cacheprovider", "--quick", "--benchmark-disable")
+    said = run(tmp_path, sys.executable, "-m", "pytest", "benchmarks/", *options, "-k", FEW)
+    assert "4 passed" in said
+
+
+def test_gpu_checks(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--smoke", "--modes", "eager", "--only", "machine,details", "--out", str(tmp_path))
+    said = run(tmp_path, sys.executable, "-m", "gpu", *options)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found) == {"machine", "details"}
+    assert found["machine"]["copy"]["GB/s"] > 0
+    assert found["details"]["sampler, N=2, B=4, eager"]["ratio"] > 0
+    assert "kernels an update" in said
+    assert "| copy | GB/s" in (tmp_path / "results.md").read_text()
+
+
+def test_device_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu.figures import device_time
+
+    spans = [(10, 4), (12, 1), (13, 3), (18, 2)]  # busy from 10 to 16 and from 18 to 20
+    figures = device_time([{"ts": ts, "dur": dur} for ts, dur in reversed(spans)], 2)
+    assert figures == {"kernels an update": 2, "us an update": 5, "us busy": 4, "idle share": pytest.approx(0.2)}
+
+
+def test_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu.training import mean_and_half
+
+    assert mean_and_half([1.0, 2.0, 3.0]) == (2.0, pytest.approx(4.303 / 3**0.5))
