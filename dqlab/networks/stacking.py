@@ -11,11 +11,11 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import pad
 
 from dqlab.errors import RunError
@@ -87,37 +87,42 @@ def _cut(part: Tensor, shape: torch.Size) -> Tensor:
     return (part if count == part.shape[-1] else part[:count]).view(shape)
 
 
-class _Method(nn.Module):
-    """Another method of a module as the `forward` of this one: `functional_call` knows no other."""
-
-    def __init__(self, module: nn.Module, name: str) -> None:
-        super().__init__()
-        self.module, self.name = module, name
-
-    def forward(self, *args: Any) -> Any:
-        return getattr(self.module, self.name)(*args)
-
-
 @dataclass(frozen=True)
 class Network:
-    """A module called with parameters that live elsewhere."""
+    """A module called with parameters that live elsewhere; the module itself is not touched.
+
+    `torch.func.functional_call` puts parameters into the module and takes them out again at every call, which costs as
+    much as a small layer does and keeps two threads from calling it; here a copy of the module's frame holds them.
+    """
 
     module: nn.Module
     parameters: dict[str, Tensor]
     precision: Precision = FULL
 
+    @cached_property
+    def _bound(self) -> nn.Module:
+        named = self.module.named_parameters()
+        return _with_parameters(self.module, {id(value): self.parameters[name] for name, value in named})
+
     def __call__(self, *args: Tensor) -> Tensor:
         """The module's output for its inputs, in the parameters' type whatever the precision of its products."""
-        out: Tensor = self._run(self.module, self.parameters, args)
-        return out
+        own = next(iter(self.parameters.values()))
+        with self.precision.region(own.device):
+            out: Tensor = self._bound(*args)
+        return out.to(own.dtype)
 
     def call(self, method: str, *args: Any) -> Any:
         """The output of another method of the module, likewise."""
-        parameters = {f"module.{name}": value for name, value in self.parameters.items()}
-        return self._run(_Method(self.module, method), parameters, args)
-
-    def _run(self, module: nn.Module, parameters: dict[str, Tensor], args: tuple[Any, ...]) -> Any:
-        own = next(iter(parameters.values()))
+        own = next(iter(self.parameters.values()))
         with self.precision.region(own.device):
-            out = functional_call(module, parameters, args)
+            out = getattr(self._bound, method)(*args)
         return out.to(own.dtype) if isinstance(out, Tensor) else out
+
+
+def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
+    """A module that shares all with another but its parameters: tensors, by the identity of what they replace."""
+    bound: nn.Module = object.__new__(type(module))
+    own = {name: value if value is None else values[id(value)] for name, value in module._parameters.items()}
+    children = {name: child and _with_parameters(child, values) for name, child in module._modules.items()}
+    bound.__dict__ = {**module.__dict__, "_parameters": own, "_modules": children}
+    return bound

@@ -28,8 +28,6 @@ class Mode:
     """Makes programs ready to run; those of one mode object share what they can (compiled code, memory)."""
 
     reason = "as configured"
-    concurrent = False
-    """Whether programs may run in several threads at a time: not if they put parameters into a shared module."""
 
     def missing(self, device: torch.device) -> str:
         """What this machine lacks to run programs on that device this way; empty where nothing is."""
@@ -74,8 +72,6 @@ class Eager(Mode):
 @execution_modes.register("compile", source="PyTorch's Inductor")
 class Compile(Mode):
     """As one compiled graph of fused kernels; costs half a minute or more at first, seconds once it is cached."""
-
-    concurrent = True
 
     def __init__(self) -> None:
         self._compiled: dict[Any, Callable[[Tensors], Any]] = {}

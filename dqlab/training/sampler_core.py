@@ -37,7 +37,7 @@ class SamplerCore:
     """Acts with a pack, as it is at the time of the call, in a fixed number of states.
 
     Sampling chains of all candidates, the critics that rank them and the selection are one program, without autograd.
-    On a CPU states are cut into lanes, which cores compute side by side if the mode's programs can run so.
+    On a CPU states are cut into lanes, which its cores compute side by side, a thread each.
 
     Args:
         pack: whose networks act; its state's tensors must not be replaced afterwards.
@@ -53,7 +53,7 @@ class SamplerCore:
         pack.act(self._state[:, 0], {name: value[:, 0] for name, value in self._noise.items()})
         self._groups = pack.groups()
         self._runs = [mode(self._program(rows, lane)) for rows in self._groups for lane in range(self.lanes.count)]
-        workers = min(cores(), len(self._runs)) if mode.concurrent and pack.device.type == "cpu" else 1
+        workers = min(cores(), len(self._runs)) if pack.device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def noise_stream(self, name: str) -> NoiseStream:

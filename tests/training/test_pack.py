@@ -12,6 +12,7 @@ from dqlab.algorithms.base import Algorithm, Batch, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError, RunError
+from dqlab.networks.stacking import Layout
 from dqlab.noise import NoiseStream, integers
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
@@ -144,3 +145,27 @@ def test_what_lies_between_parameters_stays_zero() -> None:
     pack = train([DiffusionQL()], [0], torch.float64, steps=3)
     layout, row = pack.layouts["critic"], pack.state.parameters["critic"][0]
     assert torch.equal(layout.flatten(layout.unflatten(row)), row)
+
+
+class Tied(torch.nn.Module):
+    """One layer under two names, and one that is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(3, 3)
+        self.again = self.first
+        self.none = torch.nn.Linear(3, 3, bias=False)
+        self.register_module("absent", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.none(self.again(self.first(x)))
+
+
+def test_a_network_is_its_module_with_other_parameters() -> None:
+    """Layers used twice, missing biases and missing layers included; the module keeps its own."""
+    module, other, x = Tied(), Tied(), torch.randn(2, 3)
+    layout, before = Layout.of(module), module(x)
+    network = layout.bind(layout.flatten(dict(other.named_parameters())))
+    assert torch.equal(network(x), other(x))
+    assert torch.equal(network.call("forward", x), other(x))
+    assert torch.equal(module(x), before)
