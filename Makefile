@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test benchmarks format clean
 
 quickstart: $(VENV)/.base
 	$(BIN)/dqlab train --gin gin/quickstart.gin
@@ -13,6 +13,10 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+benchmarks: $(VENV)/.dev
+	$(BIN)/pytest benchmarks/ --quick --mlflow
+	$(BIN)/dqlab bench report
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

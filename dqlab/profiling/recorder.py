@@ -19,9 +19,9 @@ from dqlab.profiling.events import Event, events_of
 from dqlab.profiling.figures import UPDATE, device_figures, host_figures
 from dqlab.profiling.page import SUMMARY, TRACE, Profile, main_figures, page
 from dqlab.profiling.window import recorded_window, timed_window
-from dqlab.profiling.work import flops_of_update
 from dqlab.training.pack import Pack
 from dqlab.training.plan import Training
+from dqlab.training.work import flops_of_update
 
 SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 """Of the profiler's library: no chatter on stderr; no teardown, after which replays of CUDA graphs may crash."""

@@ -18,10 +18,10 @@ from dqlab.training.program import Program, Run, Tensors
 
 @dataclass(frozen=True)
 class Budget:
-    """What a choice of mode goes by: the device, and the seconds that all updates would take operation by operation."""
+    """What a choice of mode goes by: the device, and the floating-point operations of all updates' matrix products."""
 
     device: torch.device
-    eager_seconds: float
+    flops: float
 
 
 class Mode:
@@ -124,31 +124,35 @@ class CompiledCudaGraph(CudaGraph):
 
 @dataclass(frozen=True)
 class Pick:
-    """What `auto` knows of one kind of device: a mode that starts at once, one that is faster, and what that one costs.
+    """What `auto` knows of one kind of device.
 
     Attributes:
-        saves: the share of the eager time that the faster one saves over the quicker start.
-        costs: seconds until it runs, with nothing cached.
+        quick: a mode that starts at once.
+        fast: one that is faster, after it has compiled.
+        worth: floating-point operations from which on compiling pays.
     """
 
     quick: type[Mode]
     fast: type[Mode]
-    saves: float
-    costs: float
+    worth: float
 
 
-PICKS = {"cpu": Pick(Eager, Compile, 0.4, 45.0), "cuda": Pick(CudaGraph, CompiledCudaGraph, 0.05, 120.0)}
+PICKS = {"cpu": Pick(Eager, Compile, 3e12), "cuda": Pick(CudaGraph, CompiledCudaGraph, 1e14)}
+"""CPU: eager updates do some 40 GFLOP/s, compiled ones twice that; compiling takes half a minute. CUDA: a guess."""
 
 
 @execution_modes.register("auto", source="measured: docs/performance.md")
 class Auto(Mode):
-    """The fastest mode that pays: compiled where the budget is worth the time of compiling."""
+    """The fastest mode that pays: compiled where there is enough to compute.
+
+    It goes by the work, not by a clock: a run that is repeated is executed in the same way.
+    """
 
     def settle(self, budget: Budget) -> Mode:
-        """Compiled if it saves more seconds over the run than compiling costs; the reason says so."""
-        pick = PICKS.get(budget.device.type, Pick(Eager, Eager, 0.0, 0.0))
-        saved, lacking = pick.saves * budget.eager_seconds, pick.fast().missing(budget.device)
-        mode = pick.quick() if lacking or saved <= pick.costs else pick.fast()
-        what = f"compiling would save about {saved:,.0f} s of this run and costs up to {pick.costs:.0f} s"
-        mode.reason = f"there is not {lacking}" if lacking else what
+        """Compiled if all updates together are worth it; the reason says so."""
+        pick = PICKS.get(budget.device.type, Pick(Eager, Eager, 0.0))
+        lacking = pick.fast().missing(budget.device)
+        mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
+        work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
+        mode.reason = f"there is not {lacking}" if lacking else work
         return mode

@@ -7,7 +7,6 @@ sums, and moves the cursor on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from dqlab.noise import NoiseStream, integers
 from dqlab.training.execution import Budget, Mode
 from dqlab.training.pack import Pack
 from dqlab.training.program import Program, Tensors, tree_map
+from dqlab.training.work import flops_of_update
 
 
 class Step:
@@ -52,9 +52,9 @@ class Step:
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
         }
-        self.names, seconds = self._rehearse()
+        self.names = self._loss_names()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
-        self.mode = mode.settle(Budget(pack.device, seconds * updates))
+        self.mode = mode.settle(Budget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
         settled(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 
@@ -86,17 +86,12 @@ class Step:
         self.sums.zero_()
         return dict(zip(self.names, sums.unbind(1), strict=True))
 
-    def _rehearse(self) -> tuple[list[str], float]:
-        """The losses' names, and the seconds of an update operation by operation; nothing changes."""
+    def _loss_names(self) -> list[str]:
+        """What the losses report, found by computing them once; nothing changes."""
         rows = self.pack.groups()[0]
         noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
         batch = self._data.batch(noise.pop("batch_index"))
-        names = list(self.pack.losses(rows, batch, noise))
-        self.pack.synchronize()
-        started = time.perf_counter()
-        self.pack.losses(rows, batch, noise)
-        self.pack.synchronize()
-        return names, (time.perf_counter() - started) * len(self.pack.groups())
+        return list(self.pack.losses(rows, batch, noise))
 
     def _program(self, rows: slice) -> Program:
         own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})

@@ -9,8 +9,8 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.profiling.work import flops_of_update
 from dqlab.training.pack import Pack
+from dqlab.training.work import flops_of_update
 
 DIMS, BATCH, HIDDEN, TIME = Dims(5, 3), 8, 32, 4
 
