@@ -274,7 +274,7 @@ class Pack:
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) of every replica for its states (K, B, S), operation by operation.
 
-        `ActionSampler` does the same by an execution mode.
+        `SamplerCore` does the same by an execution mode, in one call for many states.
         """
         parts = [
             self.choose_actions(self.tensors(rows), state[rows], {name: value[rows] for name, value in noise.items()})
