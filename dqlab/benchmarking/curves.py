@@ -82,6 +82,7 @@ def draw_curve(curve: Curve, records: Sequence[Record]) -> Any:
     figure = new_sheet(4.5)
     axes = figure.subplots()
     varying = what_varies(records) - {curve.x, "mode"}
+    records = sorted(records, key=lambda record: [_rank(record.parameters.get(name)) for name in sorted(varying)])
     modes = list(dict.fromkeys(_mode(record) for record in records))
     settings = group(records, lambda record: label_of(record, varying))
     for number, (setting, members) in enumerate(settings.items()):
@@ -94,6 +95,11 @@ def draw_curve(curve: Curve, records: Sequence[Record]) -> Any:
     _dress(axes, curve, sorted({record.parameters[curve.x] for record in records}))
     _legend(figure, axes, len(settings))
     return figure
+
+
+def _rank(value: Any) -> tuple[float, str]:
+    """Numbers by size, words by the alphabet."""
+    return (float(value), "") if isinstance(value, (int, float)) else (0.0, str(value))
 
 
 def _joined(*words: str) -> str:
