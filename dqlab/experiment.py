@@ -28,7 +28,7 @@ from dqlab.fields import check_fields, require
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
-from dqlab.training.execution import Mode, execution_modes
+from dqlab.training.execution import Budget, Mode, execution_modes
 from dqlab.training.memory import free_bytes, need
 from dqlab.training.pack import Pack, default_width
 from dqlab.training.plan import Training
@@ -144,6 +144,7 @@ class Experiment:
         if self.the_device.type == "cuda":
             torch.cuda.set_device(self.the_device)
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
+        execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         try:
             rehearse(Pack([self.the_algorithm], self.dims, [0], precision=self.the_precision))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,9 @@ class Watch:
         name, configured = name_of(mode), self.experiment.plan.execution
         self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
         self.display.say(f"execution: {name} ({mode.reason})")
-        self.display.say(self.experiment.about_threads)
+        self.display.say(f"{self.experiment.about_threads}; matrix products: {self.experiment.precision}")
+        if mode.preparation:
+            self.display.say(mode.preparation)
 
     def logged(self, step: int, metrics: dict[str, float]) -> None:
         """Means of the losses."""
@@ -115,8 +118,9 @@ def train(
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         pack = experiment.pack()
         mode = experiment.mode(before)
-        watch = Watch(display, folder, experiment)
+        watch, started = Watch(display, folder, experiment), time.monotonic()
         loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, watch, mode, resume)
+        display.say(f"ready after {time.monotonic() - started:.0f} s")
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         if loop.step:
             display.say(f"resuming at step {loop.step:,}")

@@ -151,6 +151,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "missing data file": ([*QUICK, "--set", "load_dataset.sources=('file:no.hdf5',)"], "no dataset at 'no.hdf5'"),
     "no data at all": ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put the file into D4RL's cache"),
     "no CUDA": ([*QUICK, "--device", "cuda"], "PyTorch finds no CUDA device"),
+    "graphs without CUDA": ([*QUICK, "--set", "Training.execution=cuda_graph"], "'cuda_graph' needs a CUDA device"),
+    "tf32 without CUDA": ([*QUICK, "--set", "Experiment.precision=tf32"], "needs a CUDA device of compute capability"),
+    "unknown mode": ([*QUICK, "--set", "Training.execution=compil"], "Did you mean 'compile'"),
     "no such run": (["eval", "nowhere"], "not the folder of a dqlab run"),
     "nothing to resume": ([*QUICK, "--resume"], "no unfinished run runs/quickstart-* to resume"),
     "unknown kind": (["list", "noise_schedul"], "Did you mean 'noise_schedule'"),
@@ -192,10 +195,16 @@ def check_mistake(done: subprocess.CompletedProcess[str], message: str) -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_one_line_and_exit_code_2(dqlab: Run, mistake: str) -> None:
-    if mistake == "no CUDA" and torch.cuda.is_available():
+    if "CUDA" in mistake and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     args, message = MISTAKES[mistake]
     check_mistake(dqlab(*args), message)
+
+
+def test_a_refused_start_leaves_no_run_behind(dqlab: Run, tmp_path: Path) -> None:
+    check_mistake(dqlab(*QUICK, "--set", "Training.execution=compil", "--out", "mine"), "Did you mean")
+    check_mistake(dqlab(*QUICK, "--set", "Experiment.precision=bf17", "--out", "mine"), "Did you mean")
+    assert not (tmp_path / "mine").exists()
 
 
 def spoil(path: Path, how: str) -> str:

@@ -24,10 +24,15 @@ class Budget:
     flops: float
 
 
+COMPILING = "compiling: a minute or so the first time, two on a busy machine; seconds once it is cached"
+
+
 class Mode:
     """Makes programs ready to run; those of one mode object share what they can (compiled code, memory)."""
 
     reason = "as configured"
+    preparation = ""
+    """What making a program ready takes, where one would notice."""
 
     def missing(self, device: torch.device) -> str:
         """What this machine lacks to run programs on that device this way; empty where nothing is."""
@@ -40,9 +45,7 @@ class Mode:
             ConfigError: it cannot run on this machine.
         """
         if lacking := self.missing(budget.device):
-            raise ConfigError(
-                f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto' or 'eager'."
-            )
+            raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
         return self
 
     def __call__(self, program: Program) -> Run:
@@ -72,6 +75,8 @@ class Eager(Mode):
 @execution_modes.register("compile", source="PyTorch's Inductor")
 class Compile(Mode):
     """As one compiled graph of fused kernels; costs half a minute or more at first, seconds once it is cached."""
+
+    preparation = COMPILING
 
     def __init__(self) -> None:
         self._compiled: dict[Any, Callable[[Tensors], Any]] = {}
@@ -113,6 +118,8 @@ class CudaGraph(Mode):
 @execution_modes.register("compile+cuda_graph", source="LeanRL (2024)")
 class CompiledCudaGraph(CudaGraph):
     """Compiled into fused kernels, then recorded and replayed as one launch; the fastest on a GPU."""
+
+    preparation = COMPILING
 
     def __init__(self) -> None:
         self._compile = Compile()
