@@ -15,6 +15,7 @@ from rich.console import Console
 from dqlab import configuration
 from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError
+from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
 from dqlab.run_folder import RunFolder
@@ -29,6 +30,7 @@ from dqlab.training.model_selection import Evaluated, official_result, select
 
 if TYPE_CHECKING:
     from dqlab.profiling.recorder import Recorder
+from dqlab.training.pack import Pack
 
 WITHOUT_EFFECT = (
     "Tracking.mlflow",
@@ -112,18 +114,13 @@ def train(
     evaluator.prepare(len(experiment.seeds))
     folder.check(resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
+    pack = experiment.pack()
     folder.lock()
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
-        pack = experiment.pack()
-        mode = experiment.mode(before)
-        watch, started = Watch(display, folder, experiment), time.monotonic()
-        loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, watch, mode, resume)
-        display.say(f"ready after {time.monotonic() - started:.0f} s")
+        loop = _make_ready(experiment, pack, data, evaluator, folder, display, before)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
-        if loop.step:
-            display.say(f"resuming at step {loop.step:,}")
         recorder = _watch(loop, folder) if profile else None
         loop.run()
     summaries = {
@@ -134,6 +131,27 @@ def train(
     folder.write_facts(state="finished")
     sent = mirror.close(tracking.patience) if mirror else None
     return Finished(folder, summaries, known, sent, _about_profile(recorder) if recorder else ())
+
+
+def _make_ready(
+    experiment: Experiment,
+    pack: Pack,
+    data: Transitions,
+    evaluator: Evaluator,
+    folder: RunFolder,
+    display: Display,
+    before: dict[str, Any],
+) -> Loop:
+    """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on.
+
+    `before` is run.json of the run that is continued, or empty.
+    """
+    watch, mode, started = Watch(display, folder, experiment), experiment.mode(before), time.monotonic()
+    loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, watch, mode, bool(before))
+    display.say(f"ready after {time.monotonic() - started:.0f} s")
+    if loop.step:
+        display.say(f"resuming at step {loop.step:,}")
+    return loop
 
 
 def _watch(loop: Loop, folder: RunFolder) -> Recorder:
