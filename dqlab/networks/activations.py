@@ -87,16 +87,20 @@ def _slope(x: Tensor) -> Tensor:
     return n / (n + 2) + (bounded * e) * (4 * (e + 1) / (n + 2).square())
 
 
+def _widened(x: Tensor) -> Tensor:
+    """Half precision is computed in float32, as PyTorch's own kernels do."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def _decomposed(x: Tensor) -> Tensor:
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    wide = _widened(x)
     e = wide.clamp(max=LARGEST).exp()
     n = e * (e + 2)
     return (wide * (n / (n + 2))).to(x.dtype)
 
 
 def _decomposed_backward(gradient: Tensor, x: Tensor) -> Tensor:
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    return (gradient * _slope(wide)).to(x.dtype)
+    return (gradient * _slope(_widened(x))).to(x.dtype)
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {

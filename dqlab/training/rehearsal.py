@@ -14,8 +14,7 @@ from dqlab.training.pack import Pack
 
 def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec]) -> dict[str, Tensor]:
     """A draw of what `specs` ask for, for a pack of one replica."""
-    values = draw(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype)
-    return {name: value.unsqueeze(0) for name, value in values.items()}
+    return draw(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=1)
 
 
 def made_up_update(pack: Pack, rows: int) -> tuple[Batch, dict[str, Tensor]]:
