@@ -35,7 +35,7 @@ $(VENV)/.base: $(BIN)/pip pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[collect,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[collect,ray,slurm,dev]'
 	@touch $@ $(VENV)/.base
 
 clean:

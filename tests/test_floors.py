@@ -10,8 +10,9 @@ from conftest import ROOT
 
 FLOORS = [
     {"__main__", "cli"},
+    {"ablation", "comparison"},
     {"report", "catalogue", "description", "scaffold", "running", "testing", "benchmarking", "profiling", "figures"},
-    {"ablation", "experiment"},
+    {"experiment"},
     {"plugins", "rollback", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},
     {"training"},

@@ -22,7 +22,7 @@ Bindings = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Setting:
     """One experiment of a grid: its label, such as `N=5, eta=1.0`, what it sets, and other ways to say its label."""
 
     label: str
@@ -60,7 +60,7 @@ class Grid:
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Setting]:
         """Every combination of the axes' points, the last axis varying fastest.
 
         Raises:
@@ -68,7 +68,7 @@ class Grid:
         """
         return [_combined(points) for points in product(*(_points(name, axis) for name, axis in self.axes.items()))]
 
-    def cell(self, label: str) -> Cell:
+    def cell(self, label: str) -> Setting:
         """The cell of that label, or of the label with the axes' names: `BC` or `algorithm=BC`.
 
         Raises:
@@ -82,12 +82,12 @@ class Grid:
         return found
 
 
-def _combined(points: tuple[Cell, ...]) -> Cell:
+def _combined(points: tuple[Setting, ...]) -> Setting:
     label, aliases = (", ".join(names) for names in zip(*((p.label, *p.aliases) for p in points), strict=True))
-    return Cell(label, {name: value for point in points for name, value in point.bindings.items()}, (aliases,))
+    return Setting(label, {name: value for point in points for name, value in point.bindings.items()}, (aliases,))
 
 
-def _points(name: str, axis: Any) -> list[Cell]:
+def _points(name: str, axis: Any) -> list[Setting]:
     """An axis' points, as cells of their own."""
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
@@ -100,12 +100,12 @@ def _points(name: str, axis: Any) -> list[Cell]:
     return points
 
 
-def _labelled(name: str, axis: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
-    return [Cell(label, dict(bindings), (f"{name}={label}",)) for label, bindings in axis.items()]
+def _labelled(name: str, axis: Mapping[str, Mapping[str, Any]]) -> list[Setting]:
+    return [Setting(label, dict(bindings), (f"{name}={label}",)) for label, bindings in axis.items()]
 
 
-def _listed(name: str, axis: Mapping[str, Any]) -> list[Cell]:
+def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:
     (parameter, values), *others = axis.items()
     if others or not isinstance(values, (tuple, list)) or not values:
         raise ConfigError(f"Grid.axes['{name}'] must give one parameter a tuple of values, not {dict(axis)!r}.")
-    return [Cell(f"{name}={value}", {parameter: value}, (f"{name}={value}",)) for value in values]
+    return [Setting(f"{name}={value}", {parameter: value}, (f"{name}={value}",)) for value in values]

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, bindings
 
 from dqlab import configuration
-from dqlab.ablation.grid import Cell, Grid
+from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms.base import algorithms
 from dqlab.errors import ConfigError
 from dqlab.experiment import Experiment
@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = sorted((ROOT / "ablations").glob("*.gin"))
 
 
-def cells_of(path: Path) -> list[Cell]:
+def cells_of(path: Path) -> list[Setting]:
     configuration.load([path])
     return Grid().cells()
 

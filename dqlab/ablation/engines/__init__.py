@@ -1,0 +1,1 @@
+"""Engines: what carries the packs of a grid to processors."""

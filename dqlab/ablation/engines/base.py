@@ -1,0 +1,71 @@
+"""What an engine is to a grid: it runs jobs, a process each, and says how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dqlab.registry import Registry
+
+FINISHED, SOME_FAILED, FAILED, STOPPED = 0, 1, 2, 130
+"""Exit codes of a job: all of its cells have results; some have; none, and it said why; it was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pack, as an engine sees it.
+
+    Its process is `python -m dqlab.ablation.worker FOLDER [--set NAME=VALUE ...]`. It reads FOLDER/pack.gin, writes
+    into FOLDER only (checkpoints too: started again in the same folder, it continues), tells events as JSON objects,
+    one a line, on standard output, and writes its checkpoint and ends with STOPPED when its standard input ends.
+
+    Attributes:
+        id: of the pack.
+        folder: on the driver's machine; what the process writes must be there when the job has ended, at the latest.
+        inputs: datasets that it reads, where they are not part of dqlab: name of the task -> file.
+        threads: CPU threads that it computes with.
+        memory: bytes of memory that it is expected to take, on the host.
+        gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
+        seconds: that it is expected to take; 0 where nothing is known.
+    """
+
+    id: str
+    folder: Path
+    inputs: Mapping[str, Path]
+    threads: int = 1
+    memory: int = 0
+    gpu_memory: int = 0
+    seconds: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """Where the process's standard error goes."""
+        return self.folder / "worker.log"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: its exit code (negative: the signal that killed it), and the reason where it is not FINISHED."""
+
+    job: Job
+    code: int
+    reason: str = ""
+
+
+Tell = Callable[[Job, Mapping[str, Any]], None]
+"""Told of every event of a job; may be called from any thread."""
+
+
+class Engine(Protocol):
+    """Runs jobs. A job that dies without a word (killed, its node lost) is started again, `retries` times at most."""
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+        """Run every job; yields each as it ends, in any order; a failing job never ends the others."""
+
+    def stop(self) -> None:
+        """Ask all jobs to write their checkpoints and end: `run` yields them as STOPPED. A second call kills them."""
+
+
+engines: Registry[Callable[[], Engine]] = Registry("engine", "Where the packs of a grid are trained.", "Grid.engine")

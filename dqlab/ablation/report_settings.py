@@ -1,0 +1,38 @@
+"""What a grid's report shows, as gin sets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dqlab.fields import check_fields, require
+from dqlab.registry import configurable
+
+Reference = Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+@configurable("ablation")
+@dataclass(frozen=True)
+class Report:
+    """What a grid's report shows.
+
+    Attributes:
+        rules: selection rules shown first, of last, offline, best_online and mean_last_10; all four are computed.
+        reps: bootstrap repetitions of every interval.
+        confidence: of every interval.
+        reference: published scores beside ours: label -> task -> (score,) or (score, standard error).
+        reference_rule: the selection rule that the published scores were obtained with.
+        reference_source: paper and table that they are from.
+    """
+
+    rules: tuple[str, ...] = ("last", "offline", "best_online")
+    reps: int = 2000
+    confidence: float = 0.95
+    reference: Reference = field(default_factory=dict)
+    reference_rule: str = "offline"
+    reference_source: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        require(self.reps >= 100, self, "reps", "at least 100")
+        require(0.0 < self.confidence < 1.0, self, "confidence", "between 0 and 1")
