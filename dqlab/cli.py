@@ -278,7 +278,7 @@ def _cell(args: argparse.Namespace) -> list[str]:
     from dqlab.ablation.grid import Grid
 
     _load(args)
-    cell, given = Grid().cell(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
+    cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
     for name in sorted(given & set(cell.bindings)):
         print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
     return cell.as_text()

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,44 @@ def operative_text(loaded: Loaded) -> str:
     return imports + str(gin.operative_config_str(max_line_length=120))
 
 
+def bound() -> dict[str, Any]:
+    """What the current configuration binds, by complete name `module.Configurable.parameter`; macros by their own."""
+    return _by_name(gin_config._CONFIG)
+
+
+def used() -> dict[str, Any]:
+    """What has been read since `load`, by complete name, defaults included: the operative configuration."""
+    return {name: value for name, value in _by_name(gin_config._OPERATIVE_CONFIG).items() if _written(value)}
+
+
+def _by_name(config: Any) -> dict[str, Any]:
+    named = {}
+    for (scope, selector), parameters in config.items():
+        if selector == "gin.macro":
+            named[scope] = parameters["value"]
+        else:
+            prefix = f"{scope}/{selector}" if scope else selector
+            named |= {f"{prefix}.{name}": value for name, value in parameters.items()}
+    return named
+
+
+def _written(value: Any) -> bool:
+    """Whether a gin file can say this value."""
+    return _plain(value) is value or isinstance(value, gin_config.ConfigurableReference)
+
+
+def as_text(bindings: Mapping[str, Any]) -> str:
+    """Bindings as gin statements, one a line."""
+    return "".join(f"{name} = {value!r}\n" for name, value in bindings.items())
+
+
 def without_effect(loaded: Loaded, text: str) -> list[str]:
     """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
-    used = {_complete(name) for name in flat(text)}
-    return [name for name in loaded.single if _complete(name) not in used]
+    read = {complete(name) for name in flat(text)}
+    return [name for name in loaded.single if complete(name) not in read]
 
 
-def _complete(name: str) -> str:
+def complete(name: str) -> str:
     """A binding's name with the complete name of what it binds, however short it was written."""
     scope, slash, rest = name.rpartition("/")
     selector, _, parameter = rest.rpartition(".")

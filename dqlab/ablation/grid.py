@@ -3,19 +3,22 @@
     include 'gin/diffql_walker2d.gin'
     Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2, 5, 10, 20)}}
 
-A cell is one point of the grid: a label, and the bindings that it adds to those of the file.
+A setting is one point of the grid: a label, and the bindings that it adds to those of the file. On a task and with a
+seed it is a cell.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
 from dqlab.configuration import check_binding
 from dqlab.errors import MANY, ConfigError, nearest
-from dqlab.fields import check_fields
+from dqlab.fields import check_fields, require
 from dqlab.registry import configurable
 
 Bindings = dict[str, Any]
@@ -23,11 +26,19 @@ Bindings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """One experiment of a grid: its label, such as `N=5, eta=1.0`, what it sets, and other ways to say its label."""
+    """One point of a grid.
+
+    Attributes:
+        label: such as `N=5, eta=1.0`.
+        bindings: what it sets.
+        aliases: other ways to say its label.
+        points: its place on each axis, axis name -> text.
+    """
 
     label: str
     bindings: Bindings
     aliases: tuple[str, ...] = ()
+    points: Mapping[str, str] = field(default_factory=dict)
 
     def as_text(self) -> list[str]:
         """The bindings as gin statements, the record of its label among them."""
@@ -42,70 +53,121 @@ class Grid:
     Attributes:
         axes: axis name -> either one parameter and its values, `{'DiffusionQL.eta': (0.5, 1.0)}`; or labels and the
             bindings that each stands for, `{'BC': {'Experiment.algorithm': 'bc'}, 'Diffusion-QL': {}}`.
-        tasks: tasks to run every cell on; the base experiment's if empty.
-        seeds: replicas of every cell.
-        base: label of the cell that others are compared with; the first one if empty.
+        exclude: points that are left out, each as axis name -> point: `({'schedule': 'karras', 'N': 5},)`.
+        tasks: tasks to run every setting on; the base experiment's if empty.
+        task_gin: gin file with a task's own values, read before the grid's: `'gin/paper/{task}.gin'`; none if empty.
+        seeds: replicas of every setting on every task.
+        base: label of the setting that others are compared with; the first one if empty.
+        engine: a name from the `engine` registry.
+        pack: cells that one process trains together, at most; 0 chooses by the device.
+        hours: after so many no further pack is started; 0 sets no limit.
     """
 
     axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    exclude: tuple[Mapping[str, Any], ...] = ()
     tasks: tuple[str, ...] = ()
+    task_gin: str = ""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     base: str = ""
+    engine: str = "local"
+    pack: int = 0
+    hours: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not isinstance(self.axes, Mapping) or not self.axes:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
-        labels = [cell.label for cell in self.cells()]
+        for name in ("pack", "hours"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
+        fine = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        require(fine, self, "seeds", "a tuple of different integers")
+        require(len(set(self.tasks)) == len(self.tasks), self, "tasks", "different names")
+        labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
 
-    def cells(self) -> list[Setting]:
-        """Every combination of the axes' points, the last axis varying fastest.
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """Every combination of the axes' points that is not excluded, the last axis varying fastest.
 
         Raises:
-            ConfigError: an axis is neither a parameter with values nor labels with bindings, or sets what is unknown.
+            ConfigError: an axis is neither a parameter with values nor labels with bindings, or sets what is unknown;
+                an exclusion names no point, or all are excluded.
         """
-        return [_combined(points) for points in product(*(_points(name, axis) for name, axis in self.axes.items()))]
+        points = {name: _points(name, axis) for name, axis in self.axes.items()}
+        exclusions = _exclusions(self.exclude, points)
+        found = [_combined(combination) for combination in product(*points.values())]
+        kept = [setting for setting in found if not any(out.items() <= setting.points.items() for out in exclusions)]
+        if not kept:
+            raise ConfigError("Grid.exclude leaves nothing of the grid.")
+        return kept
 
-    def cell(self, label: str) -> Setting:
-        """The cell of that label, or of the label with the axes' names: `BC` or `algorithm=BC`.
+    @property
+    def axis_points(self) -> dict[str, tuple[str, ...]]:
+        """The texts of every axis' points, in order."""
+        return {name: tuple(dict.fromkeys(s.points[name] for s in self.settings)) for name in self.axes}
+
+    @property
+    def the_base(self) -> str:
+        """Label of the setting that others are compared with."""
+        return self.base or self.settings[0].label
+
+    def setting(self, label: str) -> Setting:
+        """The setting of that label, or of the label with the axes' names: `BC` or `algorithm=BC`.
 
         Raises:
-            ConfigError: there is none; the message names the cells.
+            ConfigError: there is none; the message names the settings.
         """
-        cells = self.cells()
-        found = next((cell for cell in cells if label in (cell.label, *cell.aliases)), None)
+        found = next((setting for setting in self.settings if label in (setting.label, *setting.aliases)), None)
         if found is None:
-            known = "; ".join(repr(cell.label) for cell in cells[:MANY]) + ("; ..." if len(cells) > MANY else "")
+            labels = [setting.label for setting in self.settings]
+            known = "; ".join(map(repr, labels[:MANY])) + ("; ..." if len(labels) > MANY else "")
             raise ConfigError(f"The grid has no cell '{label}'. It has {known}.")
         return found
 
 
 def _combined(points: tuple[Setting, ...]) -> Setting:
     label, aliases = (", ".join(names) for names in zip(*((p.label, *p.aliases) for p in points), strict=True))
-    return Setting(label, {name: value for point in points for name, value in point.bindings.items()}, (aliases,))
+    bindings = {name: value for point in points for name, value in point.bindings.items()}
+    return Setting(label, bindings, (aliases,), {axis: text for point in points for axis, text in point.points.items()})
 
 
 def _points(name: str, axis: Any) -> list[Setting]:
-    """An axis' points, as cells of their own."""
+    """An axis' points, as settings of their own."""
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
     points = (
         _labelled(name, axis) if all(isinstance(value, Mapping) for value in axis.values()) else _listed(name, axis)
     )
-    for point in points:
-        for parameter in point.bindings:
-            check_binding(parameter, f"Grid.axes['{name}']")
+    for parameter in dict.fromkeys(parameter for point in points for parameter in point.bindings):
+        check_binding(parameter, f"Grid.axes['{name}']")
+    if twice := [text for text, count in Counter(point.points[name] for point in points).items() if count > 1]:
+        raise ConfigError(f"Grid.axes['{name}'] has {', '.join(twice)} twice.")
     return points
 
 
 def _labelled(name: str, axis: Mapping[str, Mapping[str, Any]]) -> list[Setting]:
-    return [Setting(label, dict(bindings), (f"{name}={label}",)) for label, bindings in axis.items()]
+    return [Setting(label, dict(bindings), (f"{name}={label}",), {name: label}) for label, bindings in axis.items()]
 
 
 def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:
     (parameter, values), *others = axis.items()
     if others or not isinstance(values, (tuple, list)) or not values:
         raise ConfigError(f"Grid.axes['{name}'] must give one parameter a tuple of values, not {dict(axis)!r}.")
-    return [Setting(f"{name}={value}", {parameter: value}, (f"{name}={value}",)) for value in values]
+    return [
+        Setting(f"{name}={value}", {parameter: value}, (f"{name}={value}",), {name: str(value)}) for value in values
+    ]
+
+
+def _exclusions(excluded: Any, points: Mapping[str, list[Setting]]) -> list[dict[str, str]]:
+    """What is left out, as axis -> text of a point."""
+    if not isinstance(excluded, (tuple, list)) or not all(isinstance(out, Mapping) and out for out in excluded):
+        raise ConfigError(f"Grid.exclude must be a tuple of {{axis: point}}, not {excluded!r}.")
+    exclusions = [{str(axis): str(point) for axis, point in out.items()} for out in excluded]
+    for axis, text in ((axis, text) for out in exclusions for axis, text in out.items()):
+        if axis not in points:
+            raise ConfigError(f"Grid.exclude names the axis '{axis}'. {nearest(axis, points)}")
+        known = [point.points[axis] for point in points[axis]]
+        if text not in known:
+            raise ConfigError(f"Grid.exclude names '{text}' on the axis '{axis}'. {nearest(text, known)}")
+    return exclusions

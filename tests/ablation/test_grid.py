@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "ablations").glob("*.gin"))
 
 def cells_of(path: Path) -> list[Setting]:
     configuration.load([path])
-    return Grid().cells()
+    return Grid().settings
 
 
 def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
@@ -35,14 +35,14 @@ def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
         },
         base="eta=1.0, QL",
     )
-    assert [cell.label for cell in grid.cells()] == ["eta=0.5, QL", "eta=0.5, BC", "eta=1.0, QL", "eta=1.0, BC"]
-    assert grid.cell("eta=0.5, BC").as_text() == [
+    assert [cell.label for cell in grid.settings] == ["eta=0.5, QL", "eta=0.5, BC", "eta=1.0, QL", "eta=1.0, BC"]
+    assert grid.setting("eta=0.5, BC").as_text() == [
         "DiffusionQL.eta = 0.5",
         "Experiment.algorithm = 'bc'",
         "BehaviourCloning.policy = 'cvae'",
         "Experiment.cell = 'eta=0.5, BC'",
     ]
-    assert grid.cell("eta=0.5, algorithm=BC") == grid.cell("eta=0.5, BC")
+    assert grid.setting("eta=0.5, algorithm=BC") == grid.setting("eta=0.5, BC")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_mistakes_are_one_line(axes: dict[str, object], message: str) -> None:
 def test_an_unknown_cell_gets_the_nearest() -> None:
     configuration.load([ROOT / "ablations" / "steps.gin"])
     with pytest.raises(ConfigError, match="no cell 'N=11'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'."):
-        Grid().cell("N=11")
+        Grid().setting("N=11")
     with pytest.raises(ConfigError, match="Grid.base='N=7' is no cell"):
         Grid(base="N=7")
 
