@@ -7,7 +7,8 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,19 @@ CHUNK = 1 << 18
 
 def silent(done: int, total: int | None) -> None:
     """A progress callback that shows nothing."""
+
+
+_allowed: ContextVar[bool] = ContextVar("downloads", default=True)
+
+
+@contextlib.contextmanager
+def no_downloads() -> Iterator[None]:
+    """Within this, what would have to be fetched is not to be had."""
+    token = _allowed.set(False)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 def download(
@@ -41,6 +55,8 @@ def download(
         DataError: the transfer broke off (what came is kept for a resume), the digest is wrong (what came is
             deleted), or the disk is full.
     """
+    if not _allowed.get():
+        raise UnavailableError("not fetched while planning")
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,12 +36,19 @@ class Found:
     rows: Recorded | None = None
     stand_in: bool = False
 
+    def digest(self) -> str:
+        """SHA-256 of the file, or of the rows."""
+        if self.rows is not None:
+            return self.rows.digest()
+        assert self.path is not None
+        return sha256_of(self.path)
+
     def read(self, task: Task) -> tuple[Recorded, dict[str, Any]]:
         """The rows, and what `Provenance` wants to know of where they are from."""
         if self.rows is not None:
-            return self.rows, {"path": "", "digest": self.rows.digest(), "is_d4rl": False, "synthetic": True}
+            return self.rows, {"path": "", "digest": self.digest(), "is_d4rl": False, "synthetic": True}
         assert self.path is not None
-        origin = {"path": str(self.path), "digest": sha256_of(self.path), "is_d4rl": self.is_d4rl}
+        origin = {"path": str(self.path), "digest": self.digest(), "is_d4rl": self.is_d4rl}
         origin["stand_in"] = self.stand_in
         return read_d4rl(self.path, task.state_dim, task.action_dim), origin
 
@@ -120,6 +127,19 @@ def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: b
     if not argument or not path.exists():
         raise DataError(f"There is no dataset at '{argument}' (load_dataset.sources = 'file:PATH').")
     return Found(path, is_d4rl)
+
+
+def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = silent) -> tuple[str, Found]:
+    """The first of the sources that has the task's dataset, as it was named, and what it found; nothing is read.
+
+    Raises:
+        DataError: no source has it.
+    """
+    sources = (sources,) if isinstance(sources, str) else tuple(sources)
+    if not sources:
+        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
+    _, found, skipped = _first_available(task, sources, progress)
+    return sources[len(skipped)], found
 
 
 @configurable("data")

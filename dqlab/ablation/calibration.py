@@ -1,0 +1,174 @@
+"""What a pack will take, in time and memory, from a few updates and actions on made-up numbers."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dqlab import configuration
+from dqlab.ablation.planning import Pack
+from dqlab.algorithms.base import Batch
+from dqlab.data.transitions import Provenance, Transitions
+from dqlab.envs.tasks import make_env
+from dqlab.experiment import DTYPES, Experiment
+from dqlab.training.execution import Budget, Eager, execution_modes
+from dqlab.training.memory import need
+from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.step import Step
+from dqlab.training.work import flops_of_update
+
+SECONDS = 0.3
+"""For as long each part is timed."""
+START = 10.0
+"""Seconds that a process takes to start and to read its data."""
+COMPILED = 0.5
+"""Time of a compiled update, of an eager one's (docs/performance.md)."""
+MEASURED = 8
+"""Kinds of packs that are measured; others are taken to cost as much as the costliest of them."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a pack takes.
+
+    Attributes:
+        seconds: at most: with episodes of full length.
+        memory: bytes on the host, of the process.
+        gpu_memory: bytes on a GPU; 0 without one.
+        threads: CPU threads that it computes with.
+        measured: whether it was measured, or is taken to be as large as others.
+    """
+
+    seconds: float
+    memory: int
+    gpu_memory: int
+    threads: int
+    measured: bool = True
+
+
+PROCESS = 600 * 2**20
+"""Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
+
+
+def costs(packs: Iterable[Pack], told: Callable[[str], None] = lambda text: None) -> dict[str, Cost]:
+    """Cost of every pack, by its id; packs of one kind and size are measured once."""
+    packs = list(packs)
+    of_kind: dict[tuple[int, int], Pack] = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
+    chosen = _spread(list(of_kind.items()), MEASURED)
+    measured = {}
+    for number, (key, pack) in enumerate(chosen, 1):
+        told(f"calibrating {number} of {len(chosen)}")
+        measured[key] = measure(pack)
+    return {pack.id: _of(measured, (id(pack.kind), len(pack.cells))) for pack in packs}
+
+
+def _of(measured: Mapping[tuple[int, int], Cost], key: tuple[int, int]) -> Cost:
+    if key in measured:
+        return measured[key]
+    largest = max(measured.values(), key=lambda cost: cost.seconds)
+    memory = max(cost.memory for cost in measured.values())
+    return Cost(largest.seconds, memory, max(c.gpu_memory for c in measured.values()), largest.threads, False)
+
+
+def _spread(items: list[tuple[tuple[int, int], Pack]], limit: int) -> list[tuple[tuple[int, int], Pack]]:
+    """At most so many of the items, spread evenly, the last among them."""
+    if len(items) <= limit:
+        return items
+    return [items[math.ceil((index + 1) * len(items) / limit) - 1] for index in range(limit)]
+
+
+def load_pack(pack: Pack) -> Experiment:
+    """Make a pack the current configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pack.gin"
+        path.write_text(pack.as_gin())
+        configuration.load([path])
+    return Experiment()
+
+
+def measure(pack: Pack) -> Cost:
+    """Time updates and evaluations of a pack, and count its memory."""
+    experiment = load_pack(pack)
+    experiment.check()
+    plan, device = experiment.plan, experiment.the_device
+    replicas = experiment.pack()
+    data = _made_up(experiment)
+    step = Step(replicas, data, plan.batch_size, Eager())
+
+    def update() -> None:
+        step()
+        replicas.synchronize()
+
+    work = float(flops_of_update(replicas, plan.batch_size) * plan.steps)
+    mode = execution_modes.get(plan.execution)().settle(Budget(device, work))
+    factor = COMPILED if mode.preparation else 1.0
+    core = SamplerCore(replicas, plan.eval_episodes, Eager())
+    noise = core.noise_stream("calibration").at(0)
+    states = torch.zeros(replicas.replicas, plan.eval_episodes, experiment.dims.state)
+    a_step = factor * _seconds(lambda: core.sample_actions(states, noise).cpu())
+    a_step += replicas.replicas * plan.eval_episodes * _env_seconds(experiment)
+    evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
+    evaluating = evaluations * experiment.the_task.episode_limit * a_step
+    needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
+    training = len(pack.cells) * needed.kept + replicas.width * needed.working
+    on_gpu = device.type != "cpu"
+    return Cost(
+        START + plan.steps * factor * _seconds(update) + evaluating,
+        PROCESS + (0 if on_gpu else training) + _file_bytes(pack),
+        training if on_gpu else 0,
+        experiment.the_threads,
+    )
+
+
+def _file_bytes(pack: Pack) -> int:
+    path = pack.kind.data.path
+    return 2 * path.stat().st_size if path is not None else 0
+
+
+def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:
+    dims = experiment.dims
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    batch = Batch(
+        uniform(rows, dims.state),
+        uniform(rows, dims.action),
+        uniform(rows),
+        uniform(rows, dims.state),
+        torch.zeros(rows),
+    )
+    made = Provenance("made up", "", "", False, rows, 1, rows, 0.0, 0.0, 0.0, 0.0, synthetic=True)
+    return Transitions(*batch, made).to(experiment.the_device, DTYPES[experiment.dtype])
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    """Seconds a call, after two calls to warm up."""
+    function()
+    function()
+    calls, started = 0, time.perf_counter()
+    while calls < 3 or time.perf_counter() - started < SECONDS:
+        function()
+        calls += 1
+    return (time.perf_counter() - started) / calls
+
+
+def _env_seconds(experiment: Experiment) -> float:
+    """Seconds a step of the task's environment."""
+    env = make_env(experiment.the_task, experiment.physics)
+    env.reset(seed=0)
+    action = env.action_space.sample()
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset(seed=0)
+
+    return _seconds(step)

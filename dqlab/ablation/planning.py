@@ -1,0 +1,160 @@
+"""A grid file becomes a plan: its cells, each known by a digest of what it runs, and the packs they are trained in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from dqlab import configuration
+from dqlab.ablation.cells import Cell
+from dqlab.ablation.grid import Setting
+from dqlab.ablation.reader import SOURCES, Base, Data, Reader, Values, canonical
+
+DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, and how it is trained.
+
+    Attributes:
+        cell: the cell.
+        scalars: hyper-parameters of its own, in which it may differ from others of its pack; complete name -> value.
+        kind: digest of everything else, and so of the packs that it fits into.
+    """
+
+    cell: Cell
+    scalars: Values
+    kind: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the cells of a pack have in common.
+
+    Attributes:
+        task: the task's name.
+        text: their configuration without seeds and scalars, as a gin text.
+        data: the dataset.
+    """
+
+    task: str
+    text: str
+    data: Data
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Cells that one process trains together."""
+
+    id: str
+    kind: Kind
+    cells: tuple[Planned, ...]
+
+    def as_gin(self) -> str:
+        """Its configuration, complete."""
+        replicas = {
+            planned.cell.replica: {
+                "seed": planned.cell.seed,
+                "cell": planned.cell.label,
+                "points": dict(planned.cell.points),
+                "set": planned.scalars,
+            }
+            for planned in self.cells
+        }
+        return self.kind.text + configuration.as_text({"Experiment.replicas": replicas})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a grid, in its order, and the kinds of packs that they fit into."""
+
+    cells: tuple[Planned, ...]
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+
+    @property
+    def same(self) -> list[tuple[str, str]]:
+        """Pairs of settings that run the same."""
+        first: dict[str, str] = {}
+        pairs = [(first.setdefault(p.cell.id, p.cell.label), p.cell.label) for p in self.cells]
+        return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
+
+
+def make_plan(reader: Reader) -> Plan:
+    """Every cell of a grid: its settings on its tasks with its seeds.
+
+    Raises:
+        ConfigError: a setting does not build.
+        DataError: a dataset is not to be had.
+    """
+    cells, kinds = [], {}
+    for base in reader.bases():
+        for setting in reader.grid.settings:
+            identity, kind, scalars, make_kind = _read(reader, base, setting)
+            if kind not in kinds:
+                kinds[kind] = make_kind()
+            cells += [
+                Planned(Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed), scalars, kind)
+                for seed in reader.grid.seeds
+            ]
+    return Plan(tuple(cells), kinds)
+
+
+def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Values, Callable[[], Kind]]:
+    """Digest of what a setting runs, digest of its kind, its own scalars, and how to make the kind."""
+    values, choices = reader.values(base, setting)
+    data = reader.data(values)
+    # what is read counts, not where from
+    runs = {name: value for name, value in canonical(values).items() if name != SOURCES} | {"data": data.digest}
+    kind = {name: value for name, value in runs.items() if name not in choices.scalars}
+    own = {reader.name(name): value for name, value in setting.bindings.items()}
+    scalars = {name: value for name, value in own.items() if name in choices.scalars}
+    common = {name: value for name, value in own.items() if name not in choices.scalars}
+
+    def make_kind() -> Kind:
+        bound = {**base.values, **common, SOURCES: (data.source,)}
+        imports = "".join(f"import {module}\n" for module in reader.loaded.imports)
+        return Kind(base.task, imports + configuration.as_text(bound), data)
+
+    return _digest(runs), _digest(kind), scalars, make_kind
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[Kind], int]) -> list[Pack]:
+    """Packs of the wanted cells; cells that differ only in seeds and scalars share them.
+
+    Args:
+        plan: the plan.
+        wanted: ids of cells; one that several settings have is packed once.
+        width: cells that a pack of that kind may have, at most.
+    """
+    groups: dict[str, dict[str, Planned]] = {}
+    for planned in plan.cells:
+        if planned.cell.id in wanted:
+            groups.setdefault(planned.kind, {}).setdefault(planned.cell.id, planned)
+    packs = []
+    for name, group in groups.items():
+        kind = plan.kinds[name]
+        packs += [make_pack(kind, cells) for cells in even_parts(list(group.values()), width(kind))]
+    return packs
+
+
+def make_pack(kind: Kind, cells: Iterable[Planned]) -> Pack:
+    """A pack of cells; known by a digest of theirs."""
+    cells = tuple(cells)
+    return Pack(_digest([planned.cell.id for planned in cells]), kind, cells)
+
+
+def even_parts(items: Sequence[Planned], limit: int) -> list[Sequence[Planned]]:
+    """Parts of at most `limit` items, as even as can be, in order."""
+    count = -(-len(items) // max(limit, 1))
+    edges = [round(index * len(items) / count) for index in range(count + 1)]
+    return [items[start:stop] for start, stop in pairwise(edges)]

@@ -1,0 +1,224 @@
+"""What cells really run, read without building each of them.
+
+Which parameters a configuration reads depends on its choices (names, flags, what is bound at all), hardly ever on
+its numbers. So one cell of every combination of choices is built and exercised, and tells which parameters count, with
+their defaults; the others' values are then looked up. Numbers count as choices by their sign, and what an axis sets
+always counts: two cells of a grid are never taken for one because of a parameter that nothing seemed to read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dqlab import configuration
+from dqlab.ablation.grid import Grid, Setting
+from dqlab.algorithms.base import algorithms
+from dqlab.configuration import complete
+from dqlab.data.rewards import reward_transforms
+from dqlab.data.sources import find_dataset
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.experiment import Experiment
+from dqlab.gin_registry import wrapped
+from dqlab.running import WITHOUT_EFFECT
+from dqlab.training.model_selection import early_stops, offline_rules
+
+Values = dict[str, Any]
+
+ABOUT_THE_GRID = ("ablation.", "tracking.", "collection.")
+TASK = "experiment.Experiment.task"
+SOURCES = "data.load_dataset.sources"
+NOT_IDENTITY = ("seeds", "cell", "replicas", "device", "threads")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The dataset of some cells: the source that has it, its file (None where it is made), and its digest."""
+
+    source: str
+    path: Path | None
+    digest: str
+    is_d4rl: bool
+
+
+@dataclass(frozen=True)
+class Base:
+    """The experiment without its axes, on one task: everything that is bound, by complete name."""
+
+    task: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What experiments of the same choices have in common: parameters that they read, with defaults, and the scalars.
+
+    Attributes:
+        defaults: complete name -> value where nothing is bound.
+        scalars: complete names of the hyper-parameters that may differ between cells trained together.
+    """
+
+    defaults: Values
+    scalars: frozenset[str]
+
+
+class Reader:
+    """Reads a grid file's experiments.
+
+    Args:
+        files, bindings, imports: as `configuration.load` takes them.
+
+    Raises:
+        ConfigError: there is a mistake in them; or a binding sets what an axis varies.
+    """
+
+    def __init__(self, files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> None:
+        self.files, self.bindings, self.imports = list(files), list(bindings), list(imports)
+        self.loaded = configuration.load(files, bindings, imports)
+        self.grid = Grid()
+        self.text = configuration.as_text(configuration.bound())
+        self._names: dict[str, str] = {}
+        self._choices: dict[Any, Choices] = {}
+        self._found: dict[Any, Data] = {}
+        self._check_single()
+
+    def _check_single(self) -> None:
+        single = {self.name(name): name for name in self.loaded.single}
+        for axis, setting in ((axis, s) for s in self.grid.settings[:1] for axis in s.points):
+            for parameter in setting.bindings:
+                if self.name(parameter) in single:
+                    raise ConfigError(
+                        f"--set {single[self.name(parameter)]} sets what the grid varies (axis '{axis}'). Leave it "
+                        "off, or change the axis in the grid's file."
+                    )
+
+    def name(self, name: str) -> str:
+        """A binding's complete name."""
+        if name not in self._names:
+            self._names[name] = complete(name)
+        return self._names[name]
+
+    def bases(self) -> list[Base]:
+        """The base experiment on every task of the grid."""
+        tasks = self.grid.tasks or (self._own_task(),)
+        return [self._base(task) for task in tasks]
+
+    def _own_task(self) -> str:
+        task = configuration.bound().get(TASK, "")
+        if not task:
+            raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
+        return str(task)
+
+    def _base(self, task: str) -> Base:
+        self.load(task, ())
+        values = {
+            name: value
+            for name, value in configuration.bound().items()
+            if not name.startswith(ABOUT_THE_GRID[0]) or "/" in name
+        }
+        return Base(task, values)
+
+    def load(self, task: str, more: Sequence[str]) -> None:
+        """Make an experiment of the grid the current configuration: a task's, with more bindings."""
+        own = [self.grid.task_gin.format(task=task)] if self.grid.task_gin else []
+        bindings = [f"Experiment.task={task!r}", *self.bindings, *more]
+        configuration.load([*own, *self.files], bindings, self.imports)
+
+    def values(self, base: Base, setting: Setting) -> tuple[Values, Choices]:
+        """What a setting really runs on a task, name -> value; and what it shares with others of the same choices.
+
+        Raises:
+            ConfigError: its parts do not build, or fail; the message names the setting.
+        """
+        own = {self.name(name): value for name, value in setting.bindings.items()}
+        merged = {**base.values, **own}
+        key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
+        if key not in self._choices:
+            self._choices[key] = self._build(base, setting)
+        choices = self._choices[key]
+        read = {name: merged.get(name, default) for name, default in choices.defaults.items()}
+        return {**read, **own}, choices
+
+    def _build(self, base: Base, setting: Setting) -> Choices:
+        try:
+            self.load(base.task, setting.as_text())
+            experiment = Experiment()
+            experiment.check()
+            plan = experiment.plan
+            early_stops.get(plan.early_stop)([1.0])
+            offline_rules.get(plan.offline_rule)([1.0], 0)
+        except DqlabError as error:
+            raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
+        algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
+        scalars = frozenset(f"{algorithm}.{name}" for name in experiment.the_algorithm.hyper())
+        read = {**configuration.used(), **_read_with_the_data()}
+        return Choices({name: value for name, value in read.items() if _counts(name)}, scalars)
+
+    def data(self, values: Values) -> Data:
+        """The dataset that an experiment reads; the sources are asked once for all that ask the same.
+
+        Raises:
+            DataError: no source has it.
+        """
+        task, sources = values[TASK], values[SOURCES]
+        key = (task, repr(sources))
+        if key not in self._found:
+            source, found = find_dataset(tasks.get(task), sources)
+            self._found[key] = Data(_absolute(source), found.path, found.digest(), found.is_d4rl)
+        return self._found[key]
+
+
+def _absolute(source: str) -> str:
+    """A source that does not depend on the current folder."""
+    name, colon, argument = source.partition(":")
+    path = Path(argument).expanduser()
+    return f"{name}:{path.resolve()}" if colon and path.exists() else source
+
+
+def _read_with_the_data() -> Values:
+    """Parameters that are read where data is loaded, which a plan does not do."""
+
+    def parameters(selector: str) -> Values:
+        bound = {n: v for n, v in configuration.bound().items() if n.startswith(selector + ".")}
+        described = inspect.signature(wrapped(selector)).parameters.values()
+        known = {
+            f"{selector}.{p.name}": p.default for p in described if p.default is not p.empty and not callable(p.default)
+        }
+        return {**known, **bound}
+
+    of_data = parameters("data.load_dataset")
+    transform = reward_transforms.entry(str(of_data["data.load_dataset.reward_transform"]))
+    return {**of_data, **parameters(reward_transforms.selector(transform))}
+
+
+def _counts(name: str) -> bool:
+    """Whether a parameter has to do with what a cell gives."""
+    short = name.split(".", 1)[1] if "." in name else name
+    own = short in {f"Experiment.{field}" for field in NOT_IDENTITY}
+    return not (own or name.startswith(ABOUT_THE_GRID) or short in WITHOUT_EFFECT) or name == SOURCES
+
+
+def _choice(value: Any) -> Any:
+    """A value as far as it decides which parts are built: itself, or a number's sign."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value > 0) - (value < 0)
+    return value if isinstance(value, (str, bool, type(None))) else repr(value)
+
+
+def canonical(values: Mapping[str, Any]) -> Values:
+    """Values by which two configurations are equal exactly if they run the same: 5 is 5.0, a list is a tuple."""
+    return {name: _canonical(values[name]) for name in sorted(values)}
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, (bool, str, type(None))):
+        return value
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, (tuple, list)):
+        return [_canonical(item) for item in value]
+    return {str(k): _canonical(v) for k, v in value.items()} if isinstance(value, Mapping) else repr(value)
