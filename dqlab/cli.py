@@ -20,6 +20,7 @@ EPILOG = """examples:
   dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
   dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
   dqlab train --gin ablations/steps.gin --cell N=10
+  dqlab ablate --grid ablations/steps.gin --dry-run
   dqlab eval runs/mine --checkpoint best --episodes 100
   dqlab eval --official results/DIR --task walker2d-medium-expert-v2
   dqlab list noise_schedule
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_ablate(commands)
     _add_eval(commands)
     _add_list(commands)
     _add_describe(commands)
@@ -139,6 +141,37 @@ def _add_train(commands: Any) -> None:
         help="record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
+
+
+def _add_ablate(commands: Any) -> None:
+    text = "Run a grid of experiments, and report what it says; the same command continues what was killed."
+    parser = _command(commands, "ablate", _ablate, text)
+    parser.add_argument("--grid", required=True, metavar="FILE", help="gin file with Grid.axes")
+    parser.add_argument(
+        "--gin", action="append", default=[], metavar="FILE", help="more gin files, which override the grid's"
+    )
+    _add_set(parser)
+    parser.add_argument("--dry-run", action="store_true", help="show cells, packs, time and memory; train nothing")
+    parser.add_argument("--out", type=Path, help="the grid's folder; runs/NAME by default")
+    parser.add_argument("--engine", help="local (default), ray or slurm (Grid.engine)")
+    parser.add_argument("--workers", type=int, help="packs at a time on this machine (LocalEngine.workers)")
+    parser.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT (RayEngine.address)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of every cell (Grid.seeds)")
+    parser.add_argument("--tasks", nargs="+", help="to run every setting on (Grid.tasks)")
+    parser.add_argument("--steps", type=int, help="updates of every cell (Training.steps)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
+    parser.add_argument(
+        "--reuse",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="GRID",
+        help="folders of other grids, whose cells are not trained again",
+    )
+    parser.add_argument("--retry", action="store_true", help="try cells again that have diverged")
+    parser.add_argument("--force", action="store_true", help="train every cell again; what there is is set aside")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, report what there is")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
 
 
 def _add_eval(commands: Any) -> None:
@@ -271,6 +304,14 @@ def _train(args: argparse.Namespace) -> int:
     if not args.quiet:
         print_finished(finished)
     return 0
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from dqlab.ablation import command
+    from dqlab.plugins import load_plugins
+
+    load_plugins()
+    return command.run(args)
 
 
 def _cell(args: argparse.Namespace) -> list[str]:

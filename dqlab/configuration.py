@@ -27,6 +27,7 @@ CONFIGURABLE = (
     "dqlab.parts",
     "dqlab.experiment",
     "dqlab.ablation.grid",
+    "dqlab.ablation.report_settings",
     "dqlab.tracking.settings",
     "dqlab.collection.recipe",
 )
@@ -89,6 +90,29 @@ def find(path: str | Path) -> Path:
     here = [str(other) for other in path.parent.glob("*.gin")]
     shipped = [f"{folder.name}/{other.name}" for folder in SHIPPED for other in folder.glob("*.gin")]
     raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), {*here, *shipped})}")
+
+
+def bindings_of(path: str | Path) -> dict[str, Any]:
+    """What a gin file and those that it includes bind, as written, later ones overriding; nothing is changed.
+
+    Raises:
+        ConfigError: a file is missing, or a line cannot be parsed.
+    """
+    found: dict[str, Any] = {}
+    _gather(find(path), found, set())
+    return found
+
+
+def _gather(path: Path, found: dict[str, Any], seen: set[Path]) -> None:
+    if path.resolve() in seen:
+        return
+    seen.add(path.resolve())
+    for statement in _statements(path.read_text(), str(path)):
+        if isinstance(statement, config_parser.IncludeStatement):
+            _gather(_included(statement.filename, path.parent, str(path)), found, seen)
+        elif isinstance(statement, config_parser.BindingStatement):
+            scope = f"{statement.scope}/" if statement.scope else ""
+            found[f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")] = statement.value
 
 
 def operative_text(loaded: Loaded) -> str:

@@ -138,8 +138,12 @@ class GridFolder:
 
     def failed(self) -> dict[str, Mapping[str, Any]]:
         """What is known of cells that failed, by their ids."""
-        found = {cell: _read(path, f"{path} is damaged.") for cell, path in self.ended("failure.json")}
-        return {cell: failure for cell, failure in found.items() if cell not in self.finished()}
+        finished = self.finished()
+        return {
+            cell: _read(path, f"{path} is damaged.")
+            for cell, path in self.ended("failure.json")
+            if cell not in finished
+        }
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name."""

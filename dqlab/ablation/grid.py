@@ -16,12 +16,23 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from dqlab.configuration import check_binding
+from dqlab.configuration import bindings_of, check_binding
 from dqlab.errors import MANY, ConfigError, nearest
 from dqlab.fields import check_fields, require
 from dqlab.registry import configurable
 
 Bindings = dict[str, Any]
+
+OF_THE_GRID = (
+    "Experiment.task",
+    "Experiment.seeds",
+    "Training.",
+    "Tracking.",
+    "load_dataset.sources",
+    "Grid.",
+    "Report.",
+)
+"""What a gin file that stands for a label does not decide."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,17 @@ class Grid:
 
     Attributes:
         axes: axis name -> either one parameter and its values, `{'DiffusionQL.eta': (0.5, 1.0)}`; or labels and the
-            bindings that each stands for, `{'BC': {'Experiment.algorithm': 'bc'}, 'Diffusion-QL': {}}`.
+            bindings that each stands for, `{'BC': {'Experiment.algorithm': 'bc'}, 'Diffusion-QL': {}}`. In place of
+            bindings a gin file may be named: it gives what it sets but task, budget and data sources.
         exclude: points that are left out, each as axis name -> point: `({'schedule': 'karras', 'N': 5},)`.
         tasks: tasks to run every setting on; the base experiment's if empty.
-        task_gin: gin file with a task's own values, read before the grid's: `'gin/paper/{task}.gin'`; none if empty.
+        task_gin: gin file with a task's own values, read after the grid's: `'gin/paper/{task}.gin'`; none if empty.
+            What both include is read once, so that a budget in the grid's file stands.
         seeds: replicas of every setting on every task.
         base: label of the setting that others are compared with; the first one if empty.
         engine: a name from the `engine` registry.
         pack: cells that one process trains together, at most; 0 chooses by the device.
-        hours: after so many no further pack is started; 0 sets no limit.
+        hours: after so many all packs write their checkpoints and end, as by Ctrl-C; 0 sets no limit.
     """
 
     axes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -136,9 +149,8 @@ def _points(name: str, axis: Any) -> list[Setting]:
     """An axis' points, as settings of their own."""
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
-    points = (
-        _labelled(name, axis) if all(isinstance(value, Mapping) for value in axis.values()) else _listed(name, axis)
-    )
+    labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
+    points = _labelled(name, axis) if labelled else _listed(name, axis)
     for parameter in dict.fromkeys(parameter for point in points for parameter in point.bindings):
         check_binding(parameter, f"Grid.axes['{name}']")
     if twice := [text for text, count in Counter(point.points[name] for point in points).items() if count > 1]:
@@ -146,8 +158,15 @@ def _points(name: str, axis: Any) -> list[Setting]:
     return points
 
 
-def _labelled(name: str, axis: Mapping[str, Mapping[str, Any]]) -> list[Setting]:
-    return [Setting(label, dict(bindings), (f"{name}={label}",), {name: label}) for label, bindings in axis.items()]
+def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str]) -> list[Setting]:
+    return [Setting(label, _bundle(point), (f"{name}={label}",), {name: label}) for label, point in axis.items()]
+
+
+def _bundle(point: Mapping[str, Any] | str) -> Bindings:
+    """What a label stands for: its bindings, or those of a gin file that are no matter of the grid as a whole."""
+    if isinstance(point, Mapping):
+        return dict(point)
+    return {name: value for name, value in bindings_of(point).items() if not name.startswith(OF_THE_GRID)}
 
 
 def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:

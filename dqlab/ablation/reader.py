@@ -126,7 +126,7 @@ class Reader:
         """Make an experiment of the grid the current configuration: a task's, with more bindings."""
         own = [self.grid.task_gin.format(task=task)] if self.grid.task_gin else []
         bindings = [f"Experiment.task={task!r}", *self.bindings, *more]
-        configuration.load([*own, *self.files], bindings, self.imports)
+        configuration.load([*self.files, *own], bindings, self.imports)
 
     def values(self, base: Base, setting: Setting) -> tuple[Values, Choices]:
         """What a setting really runs on a task, name -> value; and what it shares with others of the same choices.

@@ -1,0 +1,76 @@
+"""The results of a grid, read from the folders of its packs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.planning import Plan
+from dqlab.ablation.reader import Reader
+from dqlab.ablation.results import Failure, GridResults, Result
+
+
+def collect(
+    name: str,
+    reader: Reader,
+    plan: Plan,
+    summaries: Mapping[str, Path],
+    failures: Mapping[str, tuple[str, str]],
+    facts: Mapping[str, Any],
+) -> GridResults:
+    """A grid as far as it has come.
+
+    Args:
+        name: of the grid.
+        reader, plan: what it is.
+        summaries: where the summary of every finished cell lies, by the cell's id.
+        failures: kind and reason of every failed cell, by its id.
+        facts: of the session that has run it.
+    """
+    cells = [planned.cell for planned in plan.cells]
+    known = {cell: json.loads(path.read_text()) for cell, path in summaries.items()}
+    wanted = {cell.id for cell in cells}
+    packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
+    return GridResults(
+        name=name,
+        base=reader.grid.the_base,
+        labels=tuple(setting.label for setting in reader.grid.settings),
+        axes=reader.grid.axis_points,
+        tasks=tuple(dict.fromkeys(cell.task for cell in cells)),
+        seeds=reader.grid.seeds,
+        results=tuple(Result(cell, known[cell.id]) for cell in cells if cell.id in known),
+        failures=tuple(Failure(cell, *failures[cell.id]) for cell in cells if cell.id in failures),
+        pending=tuple(cell for cell in cells if cell.id not in known and cell.id not in failures),
+        gin=reader.text,
+        facts={**_facts_of(sorted(packs)), **facts},
+    )
+
+
+def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
+    """Versions, devices and commits of the packs; several of a kind are all named."""
+    runs = [json.loads((path / "run.json").read_text()) for path in packs]
+    versions: dict[str, list[str]] = {}
+    for run in runs:
+        for package, version in run["versions"].items():
+            known = versions.setdefault(package, [])
+            known += [version] if version not in known else []
+    return {
+        "versions": {package: " and ".join(found) for package, found in versions.items()},
+        "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
+        "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
+        "executions": sorted({run.get("execution", "") for run in runs} - {""}),
+        "data": {run["task"]: run["data"] for run in runs},
+    }
+
+
+def scores_of(folder: GridFolder, cells: Sequence[str]) -> dict[str, float]:
+    """The last score of the named cells that have finished."""
+    return {cell: last_score(path) for cell, path in folder.finished().items() if cell in set(cells)}
+
+
+def last_score(path: Path) -> float:
+    """The last score in a summary."""
+    return float(json.loads(path.read_text())["selection"]["last"]["score_mean"])

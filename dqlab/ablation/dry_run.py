@@ -1,0 +1,96 @@
+"""What a grid would do: cells, packs, time and memory."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.ablation.calibration import costs
+from dqlab.ablation.cells import Cell
+from dqlab.ablation.display import duration
+from dqlab.ablation.driver import announce
+from dqlab.ablation.session import Request, Session, open_session, slots_of
+
+SHOWN = 40
+
+
+def dry_run(request: Request, console: Console) -> None:
+    """Show the plan of a grid; nothing is written, nothing fetched.
+
+    Raises:
+        DqlabError: a mistake in the grid's file, or a dataset that is not here.
+    """
+    session = open_session(request, planning_only=True)
+    announce(session, console)
+    session.costs = costs(session.packs, lambda text: console.print(text, style="dim"))
+    console.print(_cells(session))
+    console.print(_packs(session))
+    for line in _sums(session):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _cells(session: Session) -> Table:
+    """A row for every setting on every task."""
+    base = session.reader.grid.the_base
+    rows: dict[tuple[str, str], list[Cell]] = {}
+    for planned in session.plan.cells:
+        rows.setdefault((planned.cell.label, planned.cell.task), []).append(planned.cell)
+    table = Table(title="Cells", title_justify="left")
+    for column in ("cell", "task", "seeds", "finished", "failed", "ids"):
+        table.add_column(column, justify="right" if column in ("finished", "failed") else "left")
+    for (label, task), cells in list(rows.items())[:SHOWN]:
+        done = sum(cell.id in session.summaries for cell in cells)
+        failed = sum(cell.id in session.failures for cell in cells)
+        ids = " ".join(cell.id[:8] for cell in cells[:3]) + (" ..." if len(cells) > 3 else "")
+        name = label + (" (base)" if label == base else "")
+        table.add_row(name, task, _few([cell.seed for cell in cells]), str(done), str(failed), ids)
+    if len(rows) > SHOWN:
+        table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
+    return table
+
+
+def _few(seeds: list[int]) -> str:
+    return " ".join(map(str, seeds[:8])) + (f" ... ({len(seeds)})" if len(seeds) > 8 else "")
+
+
+def _packs(session: Session) -> Table:
+    table = Table(title="Packs: cells that are trained together, in one process", title_justify="left")
+    for column in ("pack", "task", "cells", "of", "time, at most", "memory", "on the GPU"):
+        table.add_column(column, justify="left" if column in ("pack", "task", "of") else "right")
+    for pack in session.packs[:SHOWN]:
+        cost = session.costs[pack.id]
+        labels = ", ".join(dict.fromkeys(planned.cell.label for planned in pack.cells))
+        about = "" if cost.measured else "~"
+        gpu = _bytes(cost.gpu_memory) if cost.gpu_memory else "-"
+        table.add_row(
+            pack.id[:8],
+            pack.kind.task,
+            str(len(pack.cells)),
+            labels,
+            about + duration(cost.seconds),
+            _bytes(cost.memory),
+            gpu,
+        )
+    if len(session.packs) > SHOWN:
+        table.add_row(f"... and {len(session.packs) - SHOWN:,} more")
+    return table
+
+
+def _sums(session: Session) -> list[str]:
+    if not session.packs:
+        return ["Nothing is left to train: the same command without --dry-run writes the report."]
+    slots, found = slots_of(session.engine), [session.costs[pack.id] for pack in session.packs]
+    work, longest = sum(cost.seconds for cost in found), max(cost.seconds for cost in found)
+    lines = [
+        f"About {duration(max(work / slots, longest))} at most with {min(slots, len(found))} packs at a time "
+        f"({duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
+        f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
+    ]
+    if any(not cost.measured for cost in found):
+        lines.append("~: not measured; as much as the costliest pack that was.")
+    return lines
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,145 @@
+"""A grid as a session finds it: what is asked for, what there is already, what is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dqlab.ablation.calibration import Cost
+from dqlab.ablation.engines.base import Engine, engines
+from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.planning import Pack, Plan, make_plan, pack_cells
+from dqlab.ablation.reader import Reader
+from dqlab.ablation.report_settings import Report
+from dqlab.ablation.widths import Widths
+from dqlab.data.download import no_downloads
+from dqlab.tracking.settings import Tracking
+from dqlab.training.threads import cores
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for.
+
+    Attributes:
+        files, bindings, imports: the grid's configuration, as `configuration.load` takes it.
+        out: the grid's folder.
+        reuse: folders of other grids, whose finished cells are not trained again.
+        force: train all cells again; what there is is set aside.
+        retry: try cells again that have diverged.
+        report_only: train nothing.
+    """
+
+    files: Sequence[str | Path]
+    bindings: Sequence[str]
+    imports: Sequence[str]
+    out: Path
+    reuse: Sequence[Path] = ()
+    force: bool = False
+    retry: bool = False
+    report_only: bool = False
+
+
+@dataclass
+class Session:
+    """A grid as it stands at the start of a session, and what is left to do.
+
+    Attributes:
+        name: of the grid.
+        reader, plan, folder: what it is, and where.
+        summaries: where the summary of every finished cell lies, by the cell's id.
+        failures: kind and reason of every failed cell, by its id.
+        packs: what is to be run.
+        costs: of the packs, by their ids.
+    """
+
+    name: str
+    reader: Reader
+    plan: Plan
+    folder: GridFolder
+    engine: Engine
+    settings: Report
+    tracking: Tracking
+    summaries: dict[str, Path] = field(default_factory=dict)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    packs: list[Pack] = field(default_factory=list)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all cells."""
+        return [planned.cell.id for planned in self.plan.cells]
+
+
+def open_session(request: Request, planning_only: bool = False) -> Session:
+    """Read a grid and what there is of it.
+
+    Args:
+        request: what is asked for.
+        planning_only: touch nothing, fetch nothing, claim nothing.
+
+    Raises:
+        DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
+    """
+    reader = Reader(request.files, request.bindings, request.imports)
+    engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
+    folder = GridFolder(request.out)
+    folder.check()
+    if planning_only:
+        with no_downloads():
+            plan = make_plan(reader)
+    else:
+        plan = make_plan(reader)
+        folder.lock()
+        _reset(folder, request)
+    session = Session(Path(request.files[0]).stem, reader, plan, folder, engine, settings, tracking)
+    take_stock(session, request.reuse)
+    if not request.report_only:
+        session.packs = packs_to_run(session)
+    return session
+
+
+def _reset(folder: GridFolder, request: Request) -> None:
+    if request.force:
+        folder.set_aside()
+    if request.retry:
+        folder.forget_failures()
+
+
+def take_stock(session: Session, reuse: Sequence[Path] = ()) -> None:
+    """See which cells have finished, here or in the folders of other grids, and which have failed.
+
+    Raises:
+        RunError: one of the others is no grid's folder.
+    """
+    wanted = set(session.ids)
+    for path in reuse:
+        other = GridFolder(path)
+        other.facts()
+        session.summaries |= {cell: summary for cell, summary in other.finished().items() if cell in wanted}
+    session.summaries |= {c: summary for c, summary in session.folder.finished().items() if c in wanted}
+    for cell, failure in session.folder.failed().items():
+        if cell in wanted:
+            session.failures[cell] = (str(failure["kind"]), str(failure["reason"]))
+
+
+def packs_to_run(session: Session) -> list[Pack]:
+    """Packs that have begun, as they were; and new ones of all other cells without a result."""
+    pending = set(session.ids) - set(session.summaries) - set(session.failures)
+    planned = {p.cell.id: p for p in session.plan.cells}
+    begun = session.folder.open_packs(pending)
+    kept = [
+        Pack(name, session.plan.kinds[planned[cells[0]].kind], tuple(planned[cell] for cell in cells))
+        for name, cells in begun.items()
+    ]
+    left = pending - {cell for cells in begun.values() for cell in cells}
+    widths = Widths(session.reader.grid.pack, len(left), slots_of(session.engine))
+    new = pack_cells(session.plan, left, widths)
+    return kept + [Pack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
+
+
+def slots_of(engine: Engine) -> int:
+    """How many packs the engine runs at a time, as far as it knows."""
+    slots = getattr(engine, "slots", None)
+    return max(int(slots()) if slots is not None else cores(), 1)
