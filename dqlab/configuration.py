@@ -166,6 +166,22 @@ def complete(name: str) -> str:
     return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
 
 
+def rebound(text: str, bindings: Mapping[str, Any]) -> str:
+    """An operative text in which some parameters have other values; those that it does not have come last."""
+    left = {complete(name): (name, value) for name, value in bindings.items()}
+    lines, replaced = [], False
+    for line in text.splitlines():
+        if not line.startswith(" "):  # a statement begins; lines that continue one are indented
+            name = line.partition("=")[0].strip()
+            found = left.pop(complete(name), None)
+            replaced = found is not None
+            line = f"{name} = {found[1]!r}" if found else line
+        elif replaced:
+            continue
+        lines.append(line)
+    return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
+
+
 def flat(text: str) -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value."""
     parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())

@@ -71,6 +71,5 @@ def _check_same(folder: RunFolder, loaded: configuration.Loaded) -> None:
 
 def _steps(folder: RunFolder) -> int:
     """Updates of a finished run."""
-    facts = folder.facts()
-    steps: int = folder.summary(facts["seeds"][0])["selection"]["last"]["step"]
+    steps: int = folder.summary(folder.replicas()[0])["selection"]["last"]["step"]
     return steps

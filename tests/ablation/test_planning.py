@@ -111,8 +111,7 @@ def test_what_changes_results_changes_every_id(binding: str) -> None:
 
 def test_ids_do_not_depend_on_the_process() -> None:
     code = (
-        "import json; from dqlab.ablation.engines.base import engines
-from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import Reader; "
+        "import json; from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import Reader; "
         f"print(json.dumps([p.cell.id for p in make_plan(Reader(['ablations/steps.gin'], [{EMBEDDED!r}])).cells]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
