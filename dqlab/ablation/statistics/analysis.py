@@ -43,7 +43,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Aggregates:
-    """Over all tasks and complete seeds of a setting: `optimality_gap` is of scores/100 (0: every run at 100 or above)."""
+    """Over all tasks and complete seeds of a setting; the optimality gap is of scores/100, 0 where all reach 100."""
 
     iqm: Estimate
     mean: Estimate
@@ -218,7 +218,7 @@ class Analysis:
         rules: by the name of the selection rule; all four.
         curves: one a label and task, in the grid's order.
         total_curves: one a label, over all tasks.
-        gaps: one a label with results.
+        gaps: one a label with a complete seed.
         references: None where the report has none.
         cautions: plain sentences that must stand beside the figures.
         enough: seeds below which no setting is called better or worse.
