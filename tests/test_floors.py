@@ -10,8 +10,9 @@ from conftest import ROOT
 
 FLOORS = [
     {"__main__", "cli"},
+    {"description", "testing"},
     {"ablation", "comparison"},
-    {"report", "catalogue", "description", "scaffold", "running", "testing", "benchmarking", "profiling", "figures"},
+    {"report", "catalogue", "scaffold", "running", "benchmarking", "profiling", "figures"},
     {"experiment"},
     {"plugins", "rollback", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},

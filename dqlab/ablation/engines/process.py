@@ -16,12 +16,12 @@ from threading import Thread
 from typing import Any
 
 from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED
+from dqlab.training.threads import QUIET_THREADS
 
 POLL = 0.1
 GRACE = 2.0
 """Seconds between two looks at a process; and after its end, for what a child of its own holds of its output."""
 LAST_WORDS = {"finished", "failed"}
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 Event = Mapping[str, Any]
 Hear = Callable[[Event], None]
@@ -60,7 +60,7 @@ def attempt(command: Sequence[str], log: Path, variables: Mapping[str, str], hea
 
 
 class Process:
-    """A process with a session of its own, so that a terminal's Ctrl-C does not reach it; killed if it is left early."""
+    """A process in a session of its own, which a terminal's Ctrl-C does not reach; killed if it is left early."""
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
         with log.open("ab") as errors:

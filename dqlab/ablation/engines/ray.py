@@ -69,7 +69,9 @@ class RayEngine:
     def _connected(self, jobs: Sequence[Job]) -> Iterator[None]:
         ray = _ray()
         if ray.is_initialized():
-            raise ConfigError("This process is connected to Ray already. Call ray.shutdown(), and set RayEngine.address.")
+            raise ConfigError(
+                "This process is connected to Ray already. Call ray.shutdown(), and set RayEngine.address."
+            )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         from dqlab.ablation.engines.cargo import modules_of
@@ -87,9 +89,7 @@ class RayEngine:
         try:
             if self.address:
                 _check_reachable(self.address)
-            ray.init(
-                self.address or "local", runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own
-            )
+            ray.init(self.address or "local", runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (OSError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
