@@ -14,6 +14,7 @@ from typing import Any
 
 from dqlab import __version__
 from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.training.threads import QUIET_THREADS
 
 EPILOG = """examples:
   dqlab train --gin gin/quickstart.gin
@@ -30,10 +31,6 @@ EPILOG = """examples:
   dqlab figure bandit
   dqlab bench compare
 """
-
-
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Idle threads of OpenMP sleep: spinning ones take the cores from other runs. Read when PyTorch is imported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

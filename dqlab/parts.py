@@ -3,6 +3,9 @@
 from importlib import import_module
 
 MODULES = (
+    "ablation.engines.local",
+    "ablation.engines.ray",
+    "ablation.engines.slurm",
     "algorithms.bc",
     "algorithms.cvae_ql",
     "algorithms.diffusion_ql",

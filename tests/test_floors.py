@@ -10,20 +10,9 @@ from conftest import ROOT
 
 FLOORS = [
     {"__main__", "cli"},
+    {"description", "testing"},
     {"ablation", "comparison"},
-    {
-        "report",
-        "catalogue",
-        "description",
-        "scaffold",
-        "running",
-        "watch",
-        "finishing",
-        "testing",
-        "benchmarking",
-        "profiling",
-        "figures",
-    },
+    {"report", "catalogue", "scaffold", "running", "watch", "finishing", "benchmarking", "profiling", "figures"},
     {"experiment"},
     {"plugins", "rollback", "scalars", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},

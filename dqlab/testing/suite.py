@@ -22,6 +22,7 @@ from dqlab.testing.diffusion import (
     check_sampler,
     check_stride,
 )
+from dqlab.testing.engines import check_engine
 from dqlab.testing.networks import check_activation, check_critic, check_denoiser, check_value_loss
 from dqlab.testing.selecting import check_selection
 from dqlab.testing.training import check_execution, check_lr_schedule
@@ -116,6 +117,7 @@ CHECKS: dict[str, Callable[[Entry[Any]], None]] = {
     "kernel": check_kernel,
     "lr_schedule": check_lr_schedule,
     "execution": check_execution,
+    "engine": check_engine,
 }
 NAMES_ONLY = ("task", "physics", "data_source", "reward_transform", "offline_rule", "early_stop", "precision")
 for _kind in NAMES_ONLY:

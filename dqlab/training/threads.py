@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""Environment in which idle threads of OpenMP sleep: spinning ones take the cores from other runs. Read when PyTorch is
+imported."""
+
 ROWS_A_THREAD = 1024
 """Measured (docs/performance.md): with batches of 256 two threads are slower than one, from 1024 rows on they pay."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,18 @@ from typing import Any, Protocol
 
 from dqlab.registry import Registry
 
-FINISHED, SOME_FAILED, FAILED, STOPPED = 0, 1, 2, 130
-"""Exit codes of a job: all of its cells have results; some have; none, and it said why; it was asked to stop."""
+FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
+"""Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another
+attempt may mend (so do all other codes say); it was asked to stop."""
 
 
 @dataclass(frozen=True)
 class Job:
     """A pack, as an engine sees it.
 
-    Its process is `python -m dqlab.ablation.worker FOLDER [--set NAME=VALUE ...]`. It reads FOLDER/pack.gin, writes
-    into FOLDER only (checkpoints too: started again in the same folder, it continues), tells events as JSON objects,
-    one a line, on standard output, and writes its checkpoint and ends with STOPPED when its standard input ends.
+    Its process is `python -m WORKER FOLDER [--set NAME=VALUE ...]`. It reads FOLDER/pack.gin, writes into FOLDER only
+    (checkpoints too: started again in the same folder, it continues), tells events as JSON objects, one a line, on
+    standard output, and writes its checkpoint and ends with STOPPED when its standard input ends.
 
     Attributes:
         id: of the pack.
@@ -29,6 +31,7 @@ class Job:
         memory: bytes of memory that it is expected to take, on the host.
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
+        worker: the module that is run.
     """
 
     id: str
@@ -38,6 +41,11 @@ class Job:
     memory: int = 0
     gpu_memory: int = 0
     seconds: float = 0.0
+    worker: str = "dqlab.ablation.worker"
+
+    def command(self, folder: Path, bindings: Sequence[str] = ()) -> list[str]:
+        """What is run, where its folder lies in `folder`."""
+        return [sys.executable, "-m", self.worker, str(folder), *(["--set", *bindings] if bindings else [])]
 
     @property
     def log(self) -> Path:

@@ -1,0 +1,73 @@
+"""What runs inside a SLURM job, and the files by which it and the driver speak to each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dqlab.ablation.engines.base import Job
+from dqlab.ablation.engines.process import Event, Outcome, attempt, environment
+
+POLL = 0.5
+
+
+class Notes:
+    """What driver and job write for each other into the pack's folder: events, and whether to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "submitit"
+        self.events, self.stop = self._folder / "events.jsonl", self._folder / "stop"
+
+    def clear(self) -> None:
+        """Forget what earlier drivers and jobs wrote."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self.events.touch()
+
+    def write(self, event: Event) -> None:
+        """Add an event."""
+        with self.events.open("a") as file:
+            file.write(json.dumps(dict(event)) + "\n")
+
+    def read(self, start: int) -> tuple[list[Event], int]:
+        """Whole events from a place in the file on, and the place after them."""
+        with self.events.open("rb") as file:
+            file.seek(start)
+            text, newline, _ = file.read().rpartition(b"\n")
+        return [json.loads(line) for line in text.splitlines()], start + len(text) + len(newline)
+
+
+@dataclass
+class Pack:
+    """What a SLURM job calls: one attempt at a pack. When SLURM wants its node back, it saves and is requeued."""
+
+    job: Job
+    preempted: bool = False
+
+    def __call__(self) -> Outcome:
+        """Run the pack's process, in a thread: submitit's signals come to this one."""
+        with ThreadPoolExecutor(1) as pool:
+            self._attempt: Future[Outcome] = pool.submit(self._run)
+            while not self._attempt.done():
+                time.sleep(POLL)
+            return self._attempt.result()
+
+    def checkpoint(self) -> Any:
+        """What is to be called when the job is requeued; called by submitit when the job must go."""
+        from submitit.helpers import DelayedSubmission
+
+        self.preempted = True
+        while not self._attempt.done():
+            time.sleep(POLL)
+        return DelayedSubmission(Pack(self.job))
+
+    def _run(self) -> Outcome:
+        notes = Notes(self.job.folder)
+        variables = environment(self.job.threads, None if self.job.gpu_memory else "")
+        command = self.job.command(self.job.folder)
+        return attempt(command, self.job.log, variables, notes.write, lambda: self.preempted or notes.stop.exists())

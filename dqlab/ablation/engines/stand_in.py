@@ -1,0 +1,74 @@
+"""A job that trains nothing: what engines are tried with. `python -m dqlab.ablation.engines.stand_in FOLDER`.
+
+FOLDER/pack.gin has lines `name = value` of these names:
+
+steps     that it counts; after each it writes its checkpoint
+seconds   that each takes
+die_at    at this step it is killed, `deaths` times in all
+fail_at   at this step it fails, and says so
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
+from dqlab.files import write_text
+from dqlab.run_folder import Journal, RunFolder
+
+DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0}
+
+
+def main(folder: Path) -> int:
+    """Count to `steps`; returns the exit code."""
+    plan = {**DEFAULTS, **_read(folder / "pack.gin")}
+    checkpoint = RunFolder(folder).checkpoint
+    first = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
+    journal = Journal(folder / "metrics.jsonl", first)
+    _tell("started", step=first, pid=os.getpid())
+    for step in range(first + 1, plan["steps"] + 1):
+        if _stopped(plan["seconds"]):
+            return STOPPED
+        if step == plan["die_at"]:
+            _die(folder / "deaths", plan["deaths"])
+        if step == plan["fail_at"]:
+            _tell("failed", reason="it was told to")
+            return FAILED
+        journal.append({"step": step})
+        write_text(checkpoint, json.dumps({"step": step}))
+        _tell("saved", step=step)
+    write_text(folder / "summary.json", json.dumps({"steps": plan["steps"], "first": first}))
+    _tell("finished")
+    return FINISHED
+
+
+def _read(path: Path) -> dict[str, Any]:
+    pairs = (line.partition("=") for line in path.read_text().splitlines())
+    return {name.strip(): ast.literal_eval(value.strip()) for name, _, value in pairs}
+
+
+def _tell(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+def _stopped(seconds: float) -> bool:
+    """Wait; whether the standard input has ended meanwhile."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
+
+
+def _die(path: Path, times: int) -> None:
+    count = int(path.read_text()) if path.exists() else 0
+    if count < times:
+        path.write_text(str(count + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
