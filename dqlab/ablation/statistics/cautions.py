@@ -1,0 +1,141 @@
+"""What must be said beside the figures, in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from dqlab.ablation.report_settings import Report
+from dqlab.ablation.results import RULES, GridResults
+from dqlab.ablation.statistics.analysis import Matrix, RuleAnalysis
+from dqlab.ablation.statistics.coverage import COVERED, covered
+from dqlab.ablation.statistics.improvement import ENOUGH
+from dqlab.ablation.statistics.same import same_settings
+from dqlab.errors import MANY
+
+
+def cautions(results: GridResults, settings: Report, rules: Mapping[str, RuleAnalysis]) -> tuple[str, ...]:
+    """Every sentence that applies, what concerns all scores first."""
+    matrices = rules["last"].matrices
+    return (
+        *_caveats(results),
+        *_missing(results),
+        *_not_finite(results),
+        *_incomplete(matrices),
+        *_few_seeds(results, settings, matrices),
+        *_few_tasks(results),
+        *_many_comparisons(rules, settings),
+        *_mixed(results),
+        *_same(results),
+        *_selection(settings),
+    )
+
+
+def _caveats(results: GridResults) -> Iterator[str]:
+    if results.caveat:
+        yield f"All scores: {results.caveat}."
+
+
+def _missing(results: GridResults) -> Iterator[str]:
+    every = len(results.results) + len(results.failures) + len(results.pending)
+    if results.pending:
+        yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
+    if results.failures:
+        kinds = Counter(failure.kind for failure in results.failures)
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        labels = _named({failure.cell.label: None for failure in results.failures})
+        yield (
+            f"{len(results.failures)} of {every} cells failed ({said}), of {labels}. They count in no figure, "
+            "so what is left of these settings may look better than they are."
+        )
+
+
+def _not_finite(results: GridResults) -> Iterator[str]:
+    lost = [
+        result.cell.label for result in results.results if not all(math.isfinite(result.score(rule)) for rule in RULES)
+    ]
+    if lost:
+        yield f"{len(lost)} finished cells have a score that is no number, of {_named(dict.fromkeys(lost))}: left out."
+
+
+def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
+    partial = {label: None for label, matrix in matrices.items() if matrix.left_out and matrix.seeds}
+    if partial:
+        yield (
+            f"Aggregates of {_named(partial)} leave out the seeds that lack a task; the tables per task have all of them."
+        )
+    without = {label: None for label, matrix in matrices.items() if not matrix.seeds}
+    if without:
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+
+
+def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Matrix]) -> Iterator[str]:
+    counts = [len(matrix.seeds) for matrix in matrices.values() if matrix.seeds]
+    seeds = min(counts, default=ENOUGH)
+    if seeds < ENOUGH:
+        where = "a setting has" if len(set(counts)) > 1 else "every setting has"
+        yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
+    if seeds == 1:
+        yield "One seed allows no interval."
+    known = covered(len(results.tasks), seeds)
+    if known and known[0] < COVERED and settings.confidence == 0.95:
+        yield (
+            f"The intervals are narrower than they should be: with {_count(seeds, 'seed')} on "
+            f"{_count(len(results.tasks), 'task')}, 95% intervals held the true value in {known[0]} to {known[1]}% of "
+            "simulated grids (docs/statistics.md)."
+        )
+
+
+def _few_tasks(results: GridResults) -> Iterator[str]:
+    if len(results.tasks) == 1:
+        yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
+
+
+def _many_comparisons(rules: Mapping[str, RuleAnalysis], settings: Report) -> Iterator[str]:
+    compared = rules["last"].comparisons
+    if not compared.comparisons:
+        return
+    yield (
+        f"{_count(compared.comparisons, 'comparison')} with {compared.base} by each selection rule; p-values are "
+        f"corrected for their number by {compared.correction}'s method, intervals are not. A rule is to be chosen "
+        "before its figures are seen."
+    )
+    least = compared.comparisons * min(row.smallest_p for row in compared.rows.values())
+    if least > 1.0 - settings.confidence:
+        yield (
+            f"So few pairs of runs cannot decide so many comparisons: even if all differences had one sign, "
+            f"the corrected p would be {min(1.0, least):.2g}."
+        )
+
+
+def _mixed(results: GridResults) -> Iterator[str]:
+    facts = results.facts
+    versions = {name: said for name, said in facts.get("versions", {}).items() if not isinstance(said, str)}
+    several = {"devices": facts.get("device_names", ()), "commits": facts.get("git_commits", ()), **versions}
+    for name, values in several.items():
+        if len(set(values)) > 1:
+            yield f"The cells ran with different {name}: {_named(dict.fromkeys(map(str, values)))}."
+
+
+def _same(results: GridResults) -> Iterator[str]:
+    for labels in same_settings(results)[:MANY]:
+        yield f"Every run of {_named(dict.fromkeys(labels))} gave the same scores: what they differ in had no effect."
+
+
+def _selection(settings: Report) -> Iterator[str]:
+    if "best_online" in settings.rules:
+        yield (
+            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
+            "not what one gets without the environment."
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _named(labels: Mapping[str, None] | Sequence[str]) -> str:
+    names = list(labels)
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return "; ".join(names[:MANY]) + more

@@ -1,0 +1,15 @@
+"""How often a 95% interval over few seeds held the true value, in simulated grids."""
+
+from __future__ import annotations
+
+COVERED = 92  # per cent: an interval of 95% that does so is taken as one
+
+COVERAGE: dict[tuple[int, int], tuple[int, int]] = {}
+"""(tasks, seeds) -> per cent of grids, from the worst to the best of two metrics (IQM, mean) and two distributions of
+scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.md has the whole table."""
+
+
+def covered(tasks: int, seeds: int) -> tuple[int, int] | None:
+    """Of the largest simulated grid that is not larger than this one; None below all of them."""
+    smaller = [grid for grid in COVERAGE if grid[0] <= tasks and grid[1] <= seeds]
+    return COVERAGE[max(smaller)] if smaller else None
