@@ -17,7 +17,7 @@ from dqlab.replica import Replica
 from dqlab.run_folder import RunFolder
 from dqlab.running import Finished
 from dqlab.tracking.display import summary_table
-from dqlab.tracking.mlflow import send_run, tracking_uri
+from dqlab.tracking.mlflow import tracking_uri
 from dqlab.training import checkpoint
 from dqlab.training.execution import Budget
 from dqlab.training.model_selection import Episodes
@@ -147,20 +147,21 @@ def _add_row(table: Table, experiment: Experiment, name: str, step: int, result:
 
 
 def sync(path: Path) -> None:
-    """Send the rest of a run to MLflow.
+    """Send the rest of a run or of a grid to MLflow; a pack's folder stands for its grid.
 
     Raises:
-        RunError: this is no run, or the server still cannot be reached.
+        RunError: this is neither, or the server still cannot be reached.
     """
-    from dqlab.tracking.mirror import mirror_environment, only_mirror
+    from dqlab.tracking.folders import grid_of, known_facts
+    from dqlab.tracking.mirror import mirror_environment
+    from dqlab.tracking.sending import send
 
-    folder = RunFolder(path)
-    facts = folder.facts()
+    path = grid_of(path) or path
+    facts = known_facts(path)
     os.environ.update(mirror_environment())
     uri = tracking_uri(path)
     try:
-        with only_mirror(path):
-            send_run(path, uri, facts["mlflow_experiment"], over=not folder.in_use())
+        send(path, facts["mlflow_experiment"], over=not RunFolder(path).in_use())
     except Exception as error:
         raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
     print(f"{path}: MLflow ({uri}) has all of it.")

@@ -14,6 +14,7 @@ from dqlab.benchmarking.session import FOLDER
 from dqlab.errors import BenchmarkError
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import LONGEST_VALUE, connect, experiment_id, tracking_uri
+from dqlab.tracking.runs import all_runs
 
 EXPERIMENT = "benchmarks"
 NAME, MACHINE, PARENT, WHEN = "benchmark", "machine", "mlflow.parentRunId", "when"
@@ -64,7 +65,7 @@ def _send(document: dict[str, Any], path: Path, uri: str) -> None:
 def _known(client: Any, experiment: str, session: str) -> dict[str, str]:
     """Runs of this session, by benchmark; the parent's name is empty. What was begun only is removed."""
     known = {}
-    for run in _all_runs(client, experiment, f"tags.session = '{session}'"):
+    for run in all_runs(client, [experiment], f"tags.session = '{session}'"):
         name = run.data.tags.get(NAME, "")
         if name and run.info.status != "FINISHED":
             client.delete_run(run.info.run_id)
@@ -123,24 +124,13 @@ def load(uri: str) -> list[Record]:
     try:
         client = connect(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        runs = _all_runs(client, experiment.experiment_id) if experiment else []
+        runs = all_runs(client, [experiment.experiment_id]) if experiment else []
     except Exception as error:
         raise BenchmarkError(f"MLflow ({uri}) cannot be read: {_first_line(error)}.") from error
     records = [_record(run) for run in runs if NAME in run.data.tags and run.info.status == "FINISHED"]
     if not records:
         raise nothing
     return records
-
-
-def _all_runs(client: Any, experiment: str, wanted: str = "") -> list[Any]:
-    """Runs of an experiment, page by page."""
-    runs: list[Any] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], wanted, max_results=1000, page_token=token)
-        runs, token = runs + list(page), page.token
-        if not token:
-            return runs
 
 
 def _record(run: Any) -> Record:

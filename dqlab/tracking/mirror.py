@@ -1,14 +1,13 @@
-"""The mirror: a process of its own that copies a run's folder into MLflow, and goes on trying when a server dies.
+"""The mirror: a process of its own that copies a run's or a grid's folder into MLflow, also after a server died.
 
 Training writes files only. The mirror reads them, remembers in RUN/mlflow.json what has been sent, and sends the
-rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what was missed.
+rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what was missed. A grid has one mirror.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import select
 import subprocess
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dqlab.files import write_text
+from dqlab.tracking.memory import Memory
 
 POLL_SECONDS = 5.0
 LONGEST_PAUSE = 60.0
@@ -33,26 +32,19 @@ def only_mirror(run: Path) -> Any:
         yield
 
 
-class Sent:
+class Sent(Memory):
     """What has been sent of a run, as RUN/mlflow.json remembers it."""
 
     def __init__(self, run: Path, uri: str) -> None:
-        self.path = run / "mlflow.json"
-        empty: dict[str, Any] = {"uri": uri, "parent": "", "children": {}, "records": {}}
-        empty |= {"status": "RUNNING", "finished": False}
-        known = json.loads(self.path.read_text()) if self.path.exists() else empty
-        self.state = known if known["uri"] == uri else empty
-
-    def save(self) -> None:
-        """Remember."""
-        write_text(self.path, json.dumps(self.state, indent=1))
+        empty: dict[str, Any] = {"parent": "", "children": {}, "records": {}, "status": "RUNNING", "finished": False}
+        super().__init__(run / "mlflow.json", uri, empty)
 
 
 class Mirror:
     """A mirror process beside a training process; the pipe to it closes with that process, however it ends.
 
     Args:
-        run: the run's folder.
+        run: the folder of a run or of a grid.
         experiment: MLflow's experiment.
     """
 
@@ -75,11 +67,12 @@ class Mirror:
 
 
 def mirror_environment() -> dict[str, str]:
-    """Environment of a mirror: short HTTP timeouts, its own retries, one thread, no usage reports."""
+    """Environment of a mirror: short HTTP timeouts, its own retries, one thread, no usage reports, no chatter."""
     defaults = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "OMP_NUM_THREADS": "1",
         "GIT_PYTHON_REFRESH": "quiet",
     }
@@ -125,10 +118,9 @@ def main() -> int:
     args = parser.parse_args()
 
     def send(over: bool) -> None:
-        from dqlab.tracking.mlflow import send_run, tracking_uri
+        from dqlab.tracking.sending import send as send_folder
 
-        with only_mirror(args.run):
-            send_run(args.run, tracking_uri(args.run), args.experiment, over)
+        send_folder(args.run, args.experiment, over)
 
     def say(text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, flush=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from dqlab.tracking.folders import facts_of
+from dqlab.tracking.journal_reader import chunks, metrics_of, new_records
 from dqlab.tracking.mirror import Sent
 
 ENDED = ("finished", "failed")
@@ -19,7 +19,7 @@ LONGEST_VALUE = 480  # and 500 characters a parameter
 
 def tracking_uri(run: Path) -> str:
     """$MLFLOW_TRACKING_URI, or where the run was recorded before, or an SQLite store beside the runs."""
-    facts = json.loads((run / "run.json").read_text()) if (run / "run.json").exists() else {}
+    facts = facts_of(run)
     beside = f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
     return str(os.environ.get("MLFLOW_TRACKING_URI") or facts.get("mlflow_uri") or beside)
 
@@ -84,19 +84,20 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
 def _create_run(client: Any, group: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:
     from mlflow.entities import Param
 
-    tags = {**_tags(facts), **extra, "mlflow.runName": name}
+    tags = {**run_tags(facts), **extra, "mlflow.runName": name}
     run_id = str(client.create_run(group, tags=tags, run_name=name).info.run_id)
     parameters = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in facts["parameters"].items()]
-    for chunk in _chunks(parameters, 90):
+    for chunk in chunks(parameters, 90):
         client.log_batch(run_id, params=chunk)
     return run_id
 
 
-def _tags(facts: dict[str, Any]) -> dict[str, str]:
+def run_tags(facts: dict[str, Any]) -> dict[str, str]:
+    """What a run's record says about it, as tags; `execution` is known only once it trains."""
     data = facts["data"]
     plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
     return {
-        **{name: str(facts[name]) for name in plain},
+        **{name: str(facts[name]) for name in plain if name in facts},
         **({"cell": facts["cell"]} if facts.get("cell") else {}),
         "data_source": data["source"],
         "data_digest": data["digest"],
@@ -108,19 +109,8 @@ def _tags(facts: dict[str, Any]) -> dict[str, str]:
 
 def _send_metrics(client: Any, sent: Sent, run_id: str, name: str, path: Path) -> None:
     """The records of one replica's journal that have not been sent, in batches."""
-    from mlflow.entities import Metric
-
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines()[sent.state["records"].get(name, 0) :]
-    for chunk in _chunks(lines, 50):
-        records = [json.loads(line) for line in chunk]
-        metrics = [
-            Metric(name, value, int(record["time"] * 1000), record["step"])
-            for record in records
-            for name, value in record["metrics"].items()
-        ]
-        for part in _chunks(metrics, BATCH):
+    for chunk in chunks(new_records(path, sent.state["records"].get(name, 0)), 50):
+        for part in chunks(metrics_of(chunk), BATCH):
             client.log_batch(run_id, metrics=part)
         sent.state["records"][name] = sent.state["records"].get(name, 0) + len(chunk)
         sent.save()
@@ -168,9 +158,3 @@ def _log_artifacts(client: Any, run_id: str, replica: Path) -> None:
             client.log_artifact(run_id, str(path))
     for path in sorted((replica / "checkpoints").glob("*.safetensors")):
         client.log_artifact(run_id, str(path), "checkpoints")
-
-
-def _chunks(items: list[Any], size: int) -> Iterable[list[Any]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

@@ -1,0 +1,111 @@
+"""Made-up grids as the folders that a driver and its workers write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dqlab.ablation.cells import Cell
+from dqlab.ablation.results import Failure, GridResults, Result
+from dqlab.run_folder import Journal
+
+START = 1_760_000_000.0
+GIN = """import dqlab.parts
+
+# Parameters for DiffusionPolicy:
+# ==============================================================================
+DiffusionPolicy.n_timesteps = {steps}
+
+# Parameters for Experiment:
+# ==============================================================================
+Experiment.algorithm = 'diffusion_ql'
+Experiment.cell = '{label}'
+Experiment.physics = 'mujoco210'
+Experiment.seeds = \\
+    ({seed},)
+Experiment.task = '{task}'
+
+# Parameters for Training:
+# ==============================================================================
+Training.steps = 5000
+"""
+
+
+def write_grid(folder: Path, grid: GridResults, records: int = 5, state: str = "finished", curve: bytes = b"") -> Path:
+    """Writes the folder of a grid with one pack for each setting and task; `records` journal lines for each cell."""
+    cells = [*(result.cell for result in grid.results), *(failure.cell for failure in grid.failures), *grid.pending]
+    packs: dict[str, list[Cell]] = {}
+    for cell in cells:
+        packs.setdefault(pack_of(grid, cell), []).append(cell)
+    for name, members in packs.items():
+        write_pack(folder / "packs" / name, members)
+    for result in grid.results:
+        begin_cell(folder, grid, result.cell, records)
+        finish_cell(folder, grid, result, curve)
+    for failure in grid.failures:
+        begin_cell(folder, grid, failure.cell, 1)
+        fail_cell(folder, grid, failure)
+    facts = {"name": grid.name, "axes": {name: list(points) for name, points in grid.axes.items()}}
+    facts |= {"labels": grid.labels, "base": grid.base, "tasks": grid.tasks, "seeds": grid.seeds, "gin": grid.gin}
+    facts |= {"mlflow_experiment": grid.name, "packs": list(packs), "cells": len(cells)}
+    write_state(folder, **facts, finished=len(grid.results), failed=len(grid.failures), state=state)
+    return folder
+
+
+def write_state(folder: Path, **facts: Any) -> None:
+    """Add to grid.json."""
+    path = folder / "grid.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **facts}))
+
+
+def pack_of(grid: GridResults, cell: Cell) -> str:
+    return f"{grid.labels.index(cell.label):04x}{grid.tasks.index(cell.task):04x}"
+
+
+def folder_of(folder: Path, grid: GridResults, cell: Cell) -> Path:
+    return folder / "packs" / pack_of(grid, cell) / cell.replica
+
+
+def write_pack(pack: Path, cells: Sequence[Cell], **changes: Any) -> None:
+    replicas = {
+        cell.replica: {"seed": cell.seed, "cell": cell.label, "points": dict(cell.points), "task": cell.task}
+        for cell in cells
+    }
+    data = {"source": "embedded", "digest": f"digest of {cells[0].task}", "is_d4rl": False}
+    facts = {"task": cells[0].task, "algorithm": "diffusion_ql", "physics": "mujoco210", "device": "cpu"}
+    facts |= {"device_name": "a processor", "execution": "eager", "git_commit": "abc", "caveat": "not D4RL"}
+    facts |= {"data": data, "versions": {"dqlab": "0.1.0", "torch": "2.13.0"}, "variants": {"lr_schedule": "cosine"}}
+    pack.mkdir(parents=True, exist_ok=True)
+    (pack / "run.json").write_text(json.dumps({**facts, "replicas": replicas, "state": "running", **changes}))
+
+
+def begin_cell(folder: Path, grid: GridResults, cell: Cell, records: int) -> None:
+    """Its configuration, and a journal that a made-up training would write."""
+    path = folder_of(folder, grid, cell)
+    path.mkdir(parents=True, exist_ok=True)
+    steps = cell.points["N"]
+    (path / "config.gin").write_text(GIN.format(steps=steps, label=cell.label, seed=cell.seed, task=cell.task))
+    journal = Journal(path / "metrics.jsonl")
+    for index in range(1, records + 1):
+        journal.append({"step": 1000 * index, "time": START + 10.0 * index, "metrics": metrics(cell, index)})
+
+
+def metrics(cell: Cell, index: int) -> Mapping[str, float]:
+    level = float(cell.points["N"]) + 0.1 * cell.seed
+    losses = {f"train/{name}": level / index for name in ("actor/bc_loss", "actor/q_loss", "critic/loss")}
+    return {**losses, "eval/score_mean": level * index, "eval/score_std": 4.0}
+
+
+def finish_cell(folder: Path, grid: GridResults, result: Result, curve: bytes = b"") -> None:
+    path = folder_of(folder, grid, result.cell)
+    (path / "failure.json").unlink(missing_ok=True)
+    (path / "curve.png").write_bytes(curve or b"a curve")
+    (path / "summary.json").write_text(json.dumps(dict(result.summary)))
+
+
+def fail_cell(folder: Path, grid: GridResults, failure: Failure) -> None:
+    reason = {"kind": failure.kind, "reason": failure.reason, "step": 1234}
+    (folder_of(folder, grid, failure.cell) / "failure.json").write_text(json.dumps(reason))

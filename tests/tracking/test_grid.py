@@ -1,0 +1,312 @@
+"""Grids in real MLflow: nested runs, readable parameters, and mirrors and servers that are killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_folders import begin_cell, fail_cell, finish_cell, folder_of, write_grid, write_pack, write_state
+from made_grids import made_grid
+from mlflow_server import Server
+
+from dqlab.ablation.results import Failure, GridResults
+from dqlab.errors import RunError
+from dqlab.report import sync
+from dqlab.tracking import grid as grid_module
+from dqlab.tracking.cells import config_digest, parameter
+from dqlab.tracking.grid import send_grid
+from dqlab.tracking.mirror import Mirror
+from dqlab.tracking.mlflow import connect
+from dqlab.tracking.runs import all_runs
+
+SMALL = made_grid(values=(2, 5), seeds=2)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def stored(uri: str) -> dict[str, list[Any]]:
+    """Runs of the experiment by kind."""
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("steps")
+    found: dict[str, list[Any]] = {"grid": [], "pack": [], "cell": []}
+    for run in all_runs(client, [experiment.experiment_id]) if experiment else []:
+        found[run.data.tags["kind"]].append(run)
+    return found
+
+
+def history(uri: str, run: Any) -> Counter[tuple[str, int, float]]:
+    client = connect(uri)
+    points = (m for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name))
+    return Counter((m.key, m.step, m.value) for m in points)
+
+
+def journal(folder: Path) -> Counter[tuple[str, int, float]]:
+    """What MLflow must have of a finished cell: every record and every rule's score, once."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    points = Counter((name, r["step"], value) for r in records for name, value in r["metrics"].items())
+    selection = json.loads((folder / "summary.json").read_text())["selection"]
+    return points + Counter((f"score/{rule}", row["step"], row["score_mean"]) for rule, row in selection.items())
+
+
+def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
+    """Every run once, nested, finished, with all of its metrics."""
+    found = stored(uri)
+    assert len(found["grid"]) == 1
+    assert len(found["pack"]) == len(grid.labels) * len(grid.tasks)
+    top, packs = found["grid"][0], {run.info.run_id: run for run in found["pack"]}
+    assert {run.data.tags["mlflow.parentRunId"] for run in packs.values()} == {top.info.run_id}
+    by_place = {(run.data.tags["cell"], run.data.tags["task"], run.data.tags["seed"]): run for run in found["cell"]}
+    assert len(found["cell"]) == len(by_place) == len(grid.results)
+    for result in grid.results:
+        run = by_place[result.cell.label, result.cell.task, str(result.cell.seed)]
+        pack = packs[run.data.tags["mlflow.parentRunId"]]
+        assert pack.data.tags["pack"] == folder_of(folder, grid, result.cell).parent.name
+        assert history(uri, run) == journal(folder_of(folder, grid, result.cell))
+    assert {run.info.status for kind in found.values() for run in kind} == {"FINISHED"}
+    progress = connect(uri).get_metric_history(top.info.run_id, "finished_cells")
+    assert sorted(point.value for point in progress) == list(range(1, len(grid.results) + 1))
+
+
+def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) -> None:
+    folder, uri = write_grid(tmp_path / "runs" / "steps-1", SMALL), f"sqlite:///{tmp_path}/mlflow.db"
+    (folder / "report" / "figures").mkdir(parents=True)
+    (folder / "report" / "index.html").write_text("a report")
+    (folder / "report" / "figures" / "scores.png").write_bytes(b"a figure")
+    send_grid(folder, uri, "steps")
+    check_complete(uri, folder, SMALL)
+    found, client = stored(uri), connect(uri)
+    cell = next(run for run in found["cell"] if run.data.tags["cell"] == "N=2")
+    assert cell.data.params == {"N": "2", "seed": cell.data.tags["seed"], "task": cell.data.tags["task"]}
+    assert {item.path for item in client.list_artifacts(cell.info.run_id)} == {
+        "config.gin",
+        "summary.json",
+        "curve.png",
+    }
+    assert cell.data.tags["data_digest"].startswith("digest of")
+    pack = next(run for run in found["pack"] if run.info.run_id == cell.data.tags["mlflow.parentRunId"])
+    assert pack.data.params == {"N": "2", "task": cell.data.tags["task"], "cells": "2"}, "what its cells share"
+    top = found["grid"][0]
+    assert top.data.params["name"] == "steps"
+    assert top.data.params["base"] == "N=2"
+    assert top.data.params["cells"] == "8"
+    assert top.data.tags["version.torch"] == "2.13.0"
+    assert {item.path for item in client.list_artifacts(top.info.run_id)} == {"grid.gin", "report"}
+    assert {item.path for item in client.list_artifacts(top.info.run_id, "report/figures")} == {
+        "report/figures/scores.png"
+    }
+    asked = []
+    client_of = grid_module.connect
+    try:
+        grid_module.connect = lambda uri: _Counting(client_of(uri), asked)
+        send_grid(folder, uri, "steps")
+    finally:
+        grid_module.connect = client_of
+    assert not asked, "nothing is new, so nothing is asked of MLflow"
+
+
+class _Counting:
+    """A client that notes what it is asked."""
+
+    def __init__(self, client: Any, asked: list[str]) -> None:
+        self._client, self._asked = client, asked
+
+    def __getattr__(self, name: str) -> Any:
+        self._asked.append(name)
+        return getattr(self._client, name)
+
+
+def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
+    """Cells run, fail, are tried again and finish; a report that changes is sent again; a dead driver is seen."""
+    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "runs" / "steps-1"
+    first, second, *rest = SMALL.results
+    failure = Failure(second.cell, "diverged", "the loss is not finite")
+    begun = replace(SMALL, results=(first,), failures=(failure,), pending=tuple(result.cell for result in rest))
+    write_grid(folder, begun, state="running")
+    (folder / "report").mkdir()
+    (folder / "report" / "index.html").write_text("half")
+    send_grid(folder, uri, "steps")
+    client, found = connect(uri), stored(uri)
+    by_cell = {(run.data.params["N"], run.data.params["task"], run.data.params["seed"]): run for run in found["cell"]}
+    failed = by_cell["2", second.cell.task, "1"]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["failure"] == "diverged: the loss is not finite"
+    assert {item.path for item in client.list_artifacts(failed.info.run_id)} == {"config.gin", "failure.json"}
+    assert by_cell["5", second.cell.task, "1"].info.status == "RUNNING"
+    assert found["grid"][0].info.status == "RUNNING"
+    send_grid(folder, uri, "steps", over=True)
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 1, "FAILED": 1, "KILLED": 6}
+    assert stored(uri)["grid"][0].info.status == "KILLED"
+    (folder_of(folder, SMALL, second.cell) / "failure.json").unlink()  # it is tried again
+    send_grid(folder, uri, "steps")
+    again = client.get_run(failed.info.run_id)
+    assert again.info.status == "RUNNING"
+    assert "failure" not in again.data.tags
+    for result in (second, *rest):
+        begin_cell(folder, SMALL, result.cell, 5)
+        finish_cell(folder, SMALL, result)
+    (folder / "report" / "index.html").write_text("the whole report")
+    write_state(folder, state="finished")
+    send_grid(folder, uri, "steps", over=True)
+    check_complete(uri, folder, SMALL)
+    top = stored(uri)["grid"][0].info.run_id
+    assert Path(client.download_artifacts(top, "report/index.html")).read_text() == "the whole report"
+
+
+def test_half_a_line_of_a_journal_is_left_for_later(tmp_path: Path) -> None:
+    grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=1)
+    cell = grid.results[0].cell
+    folder, uri = tmp_path / "steps", f"sqlite:///{tmp_path}/mlflow.db"
+    write_grid(folder, replace(grid, results=(), pending=(cell,)), state="running")
+    begin_cell(folder, grid, cell, 3)
+    path = folder_of(folder, grid, cell) / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    send_grid(folder, uri, "steps")
+    assert {step for _, step, _ in history(uri, stored(uri)["cell"][0])} == {1000, 2000}
+    path.write_text(whole)
+    finish_cell(folder, grid, grid.results[0])
+    write_state(folder, state="finished")
+    send_grid(folder, uri, "steps")
+    check_complete(uri, folder, grid)
+
+
+CALLS = ("create_run", "log_batch", "log_artifact", "set_terminated")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
+    call: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a call or right after it, that is: the server did it, and the answer was lost."""
+    grid = made_grid(values=(2,), seeds=2)
+    folder, uri = write_grid(tmp_path / "steps", grid), f"sqlite:///{tmp_path}/mlflow.db"
+    client_of, deaths = grid_module.connect, 0
+    for die_at in (1, 2, 4, 6):
+        dying = _Dying(client_of(uri), call, die_at, after)
+        monkeypatch.setattr(grid_module, "connect", lambda uri, dying=dying: dying)
+        try:
+            send_grid(folder, uri, "steps")
+        except ConnectionError:
+            deaths += 1
+    monkeypatch.setattr(grid_module, "connect", client_of)
+    assert deaths >= 2
+    send_grid(folder, uri, "steps")
+    check_complete(uri, folder, grid)
+
+
+class _Dying:
+    """A client whose connection breaks at the n-th call of a method."""
+
+    def __init__(self, client: Any, call: str, die_at: int, after: bool) -> None:
+        self._client, self._call, self._left, self._after = client, call, die_at, after
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        return self._breaking(method) if name == self._call else method
+
+    def _breaking(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._left -= 1
+            if self._left:
+                return method(*args, **kwargs)
+            if self._after:
+                method(*args, **kwargs)
+            raise ConnectionError("the server is gone")
+
+        return call
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_mirror_is_killed_and_the_server_dies(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real mirror of a grid: kill -9 in the middle, then another one; the server goes and comes back."""
+    grid = made_grid(values=(2, 5, 10), seeds=5)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    folder = write_grid(tmp_path / "runs" / "steps", grid)
+    mirror = Mirror(folder, "steps")
+    wait_for(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 2)
+    os.kill(mirror._process.pid, signal.SIGKILL)
+    mirror._process.wait()
+    assert len(stored(server.uri)["cell"]) < len(grid.results), "it was killed too late: this tests nothing"
+    second = Mirror(folder, "steps")
+    wait_for(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 4)
+    server.kill()
+    assert not second.close(patience=3.0)
+    server.start()
+    assert Mirror(folder, "steps").close(patience=60.0), (folder / "mlflow.log").read_text()
+    check_complete(server.uri, folder, grid)
+
+
+def test_sync_sends_a_grid(dqlab: Callable[..., Any], tmp_path: Path) -> None:
+    folder = write_grid(tmp_path / "runs" / "steps", SMALL)
+    done = dqlab("sync", "runs/steps")
+    assert done.returncode == 0, done.stderr
+    assert "runs/mlflow.db) has all of it" in done.stdout
+    check_complete(f"sqlite:///{tmp_path}/runs/mlflow.db", folder, SMALL)
+
+
+def test_sync_to_another_store_and_back_and_a_pack_stands_for_its_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, uris = write_grid(tmp_path / "steps", SMALL), [f"sqlite:///{tmp_path}/{name}.db" for name in "ab"]
+    pack = next((folder / "packs").iterdir())
+    for path, uri in ((folder, uris[0]), (pack, uris[1]), (folder, uris[0])):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        sync(path)
+        check_complete(uri, folder, SMALL)
+    with pytest.raises(RunError, match="is not the folder of a dqlab run or grid"):
+        sync(tmp_path)
+
+
+def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
+    """Its run.json knows no execution, its cells have no journal and no configuration."""
+    grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=2)
+    cells = [result.cell for result in grid.results]
+    folder, uri = tmp_path / "steps", f"sqlite:///{tmp_path}/mlflow.db"
+    write_grid(folder, replace(grid, results=(), pending=tuple(cells)), state="incomplete")
+    pack = folder / "packs" / "00000000"
+    write_pack(pack, cells)
+    facts = json.loads((pack / "run.json").read_text())
+    del facts["execution"]
+    (pack / "run.json").write_text(json.dumps(facts))
+    for cell in cells:
+        (pack / cell.replica).mkdir()
+        fail_cell(folder, grid, Failure(cell, "crashed", "killed by signal 9"))
+    send_grid(folder, uri, "steps", over=True)
+    assert {run.info.status for runs in stored(uri).values() for run in runs} == {"FAILED"}
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"), [("N", "N"), ("seed", "axis seed"), ("eta (Q)", "eta _Q_"), ("a/b", "a_b"), ("lr.x-1", "lr.x-1")]
+)
+def test_axes_become_names_that_mlflow_takes(axis: str, name: str) -> None:
+    assert parameter(axis) == name
+
+
+def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> None:
+    text = "A.x = 1\nExperiment.cell = 'N=2'\nExperiment.seeds = \\\n    (0,\n     1)\nExperiment.task = 'a'\n"
+    assert config_digest(text) == config_digest("# made today\nExperiment.task = 'a'\nA.x = 1\nExperiment.seeds = (7,)")
+    assert config_digest(text) != config_digest(text.replace("A.x = 1", "A.x = 2"))
+    assert config_digest(text) != config_digest(text.replace("'a'", "'b'"))
