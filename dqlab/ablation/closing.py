@@ -20,7 +20,7 @@ def close(results: GridResults, settings: Report, folder: Path, console: Console
     """Write the report, and say what it says."""
     with console.status("computing intervals"):
         analysis = analyse(results, settings)
-        write_report(results, analysis, settings, folder)
+        write_report(results, settings, folder, analysis)
     console.print(score_table(analysis, settings, results.caveat))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)

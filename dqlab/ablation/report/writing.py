@@ -31,7 +31,9 @@ FILES: Mapping[str, Writer] = {
 }
 
 
-def write_report(results: GridResults, settings: Report, folder: Path) -> list[Path]:
+def write_report(
+    results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None
+) -> list[Path]:
     """Write the report of a grid, as far as it has come; an older one is replaced at once, or stays as it is.
 
     Args:
@@ -39,6 +41,7 @@ def write_report(results: GridResults, settings: Report, folder: Path) -> list[P
         settings: what is shown.
         folder: of the report itself: `index.html`, `figures/`, `scores.csv`, `aggregates.csv`, `results.json`,
             `tables.tex`, `references.bib`.
+        analysis: theirs, where there is one already.
 
     Returns:
         The files, the page first.
@@ -46,7 +49,7 @@ def write_report(results: GridResults, settings: Report, folder: Path) -> list[P
     Raises:
         RunError: the folder holds something else than a report.
     """
-    analysis = analyse(results, settings)
+    analysis = analysis or analyse(results, settings)
     drawn = draw(results, analysis, settings.rules)
     files = {name: writer(results, analysis, settings, drawn).encode() for name, writer in FILES.items()}
     for name, figure in drawn.items():
