@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test benchmarks components format clean
+.PHONY: quickstart ablation-demo test benchmarks components format clean
 
 quickstart: $(VENV)/.base
 	$(BIN)/dqlab train --gin gin/quickstart.gin
+
+# The number of diffusion steps, small: 4 values x 3 seeds on the set that ships with dqlab, then the report.
+ablation-demo: $(VENV)/.base
+	$(BIN)/dqlab ablate --grid ablations/steps.gin --gin gin/quickstart.gin --seeds 0 1 2 --steps 2000 \
+	    --set Training.eval_every=500 Training.log_every=250 --out runs/ablation-demo
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
