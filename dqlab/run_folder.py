@@ -82,6 +82,11 @@ class RunFolder:
         """The folder of a profile."""
         return self.path / "profile"
 
+    @property
+    def finished(self) -> bool:
+        """Whether it holds a run that has finished."""
+        return (self.path / "run.json").exists() and self.facts().get("state") == "finished"
+
     def replicas(self) -> list[Replica]:
         """The run's replicas, as run.json has them.
 
@@ -115,7 +120,7 @@ class RunFolder:
                 raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
         elif not resume:
             raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
-        elif self.facts().get("state") == "finished":
+        elif self.finished:
             raise RunError(f"The run in {self.path} has finished: there is nothing to resume. See dqlab eval.")
         elif self.facts().get("state") == "failed":
             raise RunError(f"The run in {self.path} has failed, and would again: {self._first_failure()}")
