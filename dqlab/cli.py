@@ -14,7 +14,7 @@ from typing import Any
 
 from dqlab import __version__
 from dqlab.errors import ConfigError, DqlabError, message_of
-from dqlab.training.threads import QUIET_THREADS
+from dqlab.training.threads import quiet_threads
 
 EPILOG = """examples:
   dqlab train --gin gin/quickstart.gin
@@ -35,8 +35,7 @@ EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
     args = _parser().parse_args(argv)
-    for name, value in QUIET_THREADS.items():
-        os.environ.setdefault(name, value)
+    quiet_threads()
     try:
         return int(args.command(args) or 0)
     except DqlabError as error:
