@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Environment in which idle threads of OpenMP sleep: spinning ones take the cores from other runs. Read when PyTorch is
-imported."""
-
 ROWS_A_THREAD = 1024
 """Measured (docs/performance.md): with batches of 256 two threads are slower than one, from 1024 rows on they pay."""
+
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""Idle threads of OpenMP sleep: spinning ones take the cores from other runs."""
+
+
+def quiet_threads() -> None:
+    """Let idle threads sleep, unless the environment says otherwise; it is read when PyTorch is imported."""
+    for name, value in QUIET_THREADS.items():
+        os.environ.setdefault(name, value)
 
 
 def quiet_threads() -> None:

@@ -32,6 +32,9 @@ class Job:
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
+
+    Events have an `event`: `saved` and `evaluated` when files have been written that belong together; whatever ends a
+    job or a cell early has a `reason`. A job that ends without any event died: its interpreter failed.
     """
 
     id: str

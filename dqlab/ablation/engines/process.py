@@ -21,7 +21,6 @@ from dqlab.training.threads import QUIET_THREADS
 POLL = 0.1
 GRACE = 2.0
 """Seconds between two looks at a process; and after its end, for what a child of its own holds of its output."""
-LAST_WORDS = {"finished", "failed"}
 
 Event = Mapping[str, Any]
 Hear = Callable[[Event], None]
@@ -50,13 +49,13 @@ def environment(threads: int, device: str | None) -> dict[str, str]:
 
 def attempt(command: Sequence[str], log: Path, variables: Mapping[str, str], hear: Hear, asked: Asked) -> Outcome:
     """Run a process to its end; `hear` is called in this thread with each of its events, in order."""
-    last: Event = {}
+    heard, why = False, ""
     written = log.stat().st_size if log.exists() else 0
     with Process(command, log, variables) as process:
         for event in process.events(asked):
-            last = event if event.get("event") in LAST_WORDS else last
+            heard, why = True, str(event.get("reason", why))
             hear(event)
-    return _judged(process.code, last, _tail(log, written), asked())
+    return _judged(process.code, heard, why or _tail(log, written), asked())
 
 
 class Process:
@@ -135,15 +134,16 @@ class Process:
             log.write(line)
 
 
-def _judged(code: int, last: Event, tail: str, asked: int) -> Outcome:
+def _judged(code: int, heard: bool, why: str, asked: int) -> Outcome:
+    """What an exit code means; an interpreter that fails before any event has codes of its own."""
     if asked >= 2 and code < 0:
         return Outcome(STOPPED, "killed on request; it continues from its last checkpoint")
     if code == STOPPED:
         return Outcome(STOPPED, "stopped on request; it continues from its checkpoint")
-    if last and code in (FINISHED, SOME_FAILED, FAILED):
-        return Outcome(code, "" if code == FINISHED else str(last.get("reason", "")))
-    what = _signal(-code) if code < 0 else f"ended with exit code {code} and no last word"
-    return Outcome(code if code < 0 else DIED, f"{what}{tail and ': ' + tail}")
+    if heard and code in (FINISHED, SOME_FAILED, FAILED):
+        return Outcome(code, "" if code == FINISHED else why)
+    what = _signal(-code) if code < 0 else f"ended with exit code {code}"
+    return Outcome(code if code < 0 else DIED, f"{what}{why and ': ' + why}")
 
 
 def _signal(number: int) -> str:

@@ -19,6 +19,13 @@ from dqlab.fields import check_fields, require
 
 REACHED_WITHIN = 10.0
 """Seconds that a cluster has for taking a connection."""
+WHERE_RAY_IS = (
+    "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts a Ray of its own."
+)
+WANTS_A_TOKEN = (
+    "The cluster wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token that it was "
+    "started with, on every machine."
+)
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -91,10 +98,11 @@ class RayEngine:
                 _check_reachable(self.address)
             ray.init(self.address or "local", runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            token = "AuthToken" in str(error.__cause__)
             raise ConfigError(
-                f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason} Is this machine a node "
-                "of it (ray start --address=HOST:PORT)? RayEngine.address='' starts Ray here."
+                f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. "
+                + (WANTS_A_TOKEN if token else WHERE_RAY_IS)
             ) from error
 
 

@@ -79,7 +79,7 @@ class SlurmEngine:
         try:
             import submitit
 
-            executor = submitit.AutoExecutor(job.folder / "submitit", cluster=self.cluster)
+            executor = submitit.AutoExecutor(Notes(job.folder).folder, cluster=self.cluster)
         except ImportError as error:
             raise ConfigError("The slurm engine needs submitit: pip install 'dqlab[slurm]'.") from error
         except (RuntimeError, ValueError) as error:

@@ -17,16 +17,16 @@ POLL = 0.5
 
 
 class Notes:
-    """What driver and job write for each other into the pack's folder: events, and whether to stop."""
+    """What driver and job write for each other beside the pack's folder: events, whether to stop, submitit's files."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "submitit"
-        self.events, self.stop = self._folder / "events.jsonl", self._folder / "stop"
+        self.folder = folder.with_name(f".{folder.name}.slurm")
+        self.events, self.stop = self.folder / "events.jsonl", self.folder / "stop"
 
     def clear(self) -> None:
         """Forget what earlier drivers and jobs wrote."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
         self.events.touch()
 
     def write(self, event: Event) -> None:
