@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dqlab.ablation.statistics.resampling import SEED, Array
 
@@ -75,10 +76,14 @@ def _tests(differences: Array) -> list[Flips]:
 def _all_signs(pairs: int) -> Iterator[Array]:
     """Every pattern but for an overall sign, which changes no absolute sum."""
     bits = np.arange(2 ** (pairs - 1))[:, None] >> np.arange(pairs)
-    yield 1.0 - 2.0 * (bits & 1)
+    yield _signs(bits & 1)
 
 
 def _some_signs(pairs: int, most: int) -> Iterator[Array]:
     generator = np.random.default_rng(SEED)
     for start in range(0, SAMPLED, most):
-        yield 1.0 - 2.0 * generator.integers(0, 2, (min(most, SAMPLED - start), pairs))
+        yield _signs(generator.integers(0, 2, (min(most, SAMPLED - start), pairs)))
+
+
+def _signs(bits: NDArray[np.int64]) -> Array:
+    return (1 - 2 * bits).astype(np.float64)
