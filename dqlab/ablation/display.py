@@ -75,7 +75,7 @@ class GridDisplay:
         )
         table = Table(title=self.title, title_justify="left")
         for column in ("cell", "task", "seeds", "done", f"score so far{self._note}"):
-            table.add_column(column, justify="right" if column == "done" else "left", no_wrap=True)
+            table.add_column(column, justify="right" if column == "done" else "left", no_wrap=column != "task")
         for row in shown:
             table.add_row(row[0].cell.label, row[0].cell.task, _marks(row), _share(row), _scores(row))
         parts: list[RenderableType] = [table]

@@ -112,14 +112,18 @@ def announce(session: Session, console: Console) -> None:
     """Say what the grid is, and what of it is to be done."""
     grid, cells = session.reader.grid, set(session.ids)
     told = (
-        f"{session.name}: {len(grid.settings):,} settings x {len(session.reader.grid.tasks) or 1} tasks x "
-        f"{len(grid.seeds)} seeds = {len(cells):,} cells; {len(session.summaries):,} finished, "
+        f"{session.name}: {_count(len(grid.settings), 'setting')} x {_count(len(grid.tasks) or 1, 'task')} x "
+        f"{_count(len(grid.seeds), 'seed')} = {_count(len(cells), 'cell')}; {len(session.summaries):,} finished, "
         f"{len(session.failures):,} failed before, {sum(len(pack.cells) for pack in session.packs):,} to train in "
-        f"{len(session.packs):,} packs"
+        f"{_count(len(session.packs), 'pack')}"
     )
     console.print(Text(told), soft_wrap=True)
     for first, second in session.plan.same[:5]:
         console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _run(session: Session, console: Console) -> bool:
@@ -133,10 +137,10 @@ def _run(session: Session, console: Console) -> bool:
         {name: cost.seconds for name, cost in session.costs.items()},
     )
     title = f"{session.name} in {session.folder.path}"
-    with GridDisplay(board, console, title) as display, _stopping(session, display) as stopped:
+    caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
+    with GridDisplay(board, console, title, caveat) as display, _stopping(session, display) as stopped:
 
         def tell(job: Job, event: Mapping[str, Any]) -> None:
-            display.note = display.note or str(event.get("caveat") or "")
             display.changed(board.tell(job, event))
 
         for ended in session.engine.run(jobs, tell):

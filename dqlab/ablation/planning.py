@@ -16,6 +16,9 @@ from dqlab.ablation.reader import SOURCES, Base, Data, Reader, Values, canonical
 
 DIGITS = 16
 
+OF_PACKS = {"tracking.Tracking.mlflow": False}
+"""What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -116,7 +119,7 @@ def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Value
     common = {name: value for name, value in own.items() if name not in choices.scalars}
 
     def make_kind() -> Kind:
-        bound = {**base.values, **common, SOURCES: (data.source,)}
+        bound = {**base.values, **common, SOURCES: (data.source,), **OF_PACKS}
         imports = "".join(f"import {module}\n" for module in reader.loaded.imports)
         return Kind(base.task, imports + configuration.as_text(bound), data)
 

@@ -37,12 +37,19 @@ NOT_IDENTITY = ("seeds", "cell", "replicas", "device", "threads")
 
 @dataclass(frozen=True)
 class Data:
-    """The dataset of some cells: the source that has it, its file (None where it is made), and its digest."""
+    """The dataset of some cells.
+
+    Attributes:
+        source: that has it.
+        path: its file; None where it is made.
+        digest: SHA-256 of the file, or of the rows.
+        caveat: what must stand beside scores that come of it; empty for D4RL's own.
+    """
 
     source: str
     path: Path | None
     digest: str
-    is_d4rl: bool
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ class Reader:
         key = (task, repr(sources))
         if key not in self._found:
             source, found = find_dataset(tasks.get(task), sources)
-            self._found[key] = Data(_absolute(source), found.path, found.digest(), found.is_d4rl)
+            self._found[key] = Data(_absolute(source), found.path, found.digest(), found.caveat)
         return self._found[key]
 
 

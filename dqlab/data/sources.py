@@ -12,7 +12,7 @@ from typing import Any
 from dqlab.data.d4rl import Recorded, read_d4rl
 from dqlab.data.download import Progress, download, silent
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, q_learning_view
+from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
@@ -35,6 +35,11 @@ class Found:
     is_d4rl: bool
     rows: Recorded | None = None
     stand_in: bool = False
+
+    @property
+    def caveat(self) -> str:
+        """What must stand beside scores that come of it, as in `Provenance`."""
+        return caveat_of(self.is_d4rl, self.rows is not None)
 
     def digest(self) -> str:
         """SHA-256 of the file, or of the rows."""

@@ -14,6 +14,11 @@ from dqlab.data.d4rl import Recorded
 from dqlab.data.rewards import RewardTransform
 
 
+def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
+    """What must stand beside every score obtained with such data; empty for D4RL's own."""
+    return "" if is_d4rl else "synthetic" if synthetic else "not D4RL"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where a dataset comes from and what is in it.
@@ -54,7 +59,7 @@ class Provenance:
 
         Synthetic rows stand in for nothing: they are the task's own data, and are only named.
         """
-        return "" if self.is_d4rl else "synthetic" if self.synthetic else "not D4RL"
+        return caveat_of(self.is_d4rl, self.synthetic)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for records."""

@@ -31,9 +31,7 @@ FILES: Mapping[str, Writer] = {
 }
 
 
-def write_report(
-    results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None
-) -> list[Path]:
+def write_report(results: GridResults, settings: Report, folder: Path, analysis: Analysis | None = None) -> list[Path]:
     """Write the report of a grid, as far as it has come; an older one is replaced at once, or stays as it is.
 
     Args:
