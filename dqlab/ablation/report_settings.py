@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dqlab.ablation.results import RULES
+from dqlab.errors import ConfigError, nearest_of_few
 from dqlab.fields import check_fields, require
 from dqlab.registry import configurable
 
@@ -36,3 +38,6 @@ class Report:
         check_fields(self)
         require(self.reps >= 100, self, "reps", "at least 100")
         require(0.0 < self.confidence < 1.0, self, "confidence", "between 0 and 1")
+        require(bool(self.rules), self, "rules", "at least one selection rule")
+        if unknown := [rule for rule in self.rules if rule not in RULES]:
+            raise ConfigError(f"Report.rules: '{unknown[0]}' is no selection rule. {nearest_of_few(unknown[0], RULES)}")

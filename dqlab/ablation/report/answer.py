@@ -12,7 +12,7 @@ from dqlab.ablation.statistics.analysis import Analysis, Comparison
 def answer(results: GridResults, analysis: Analysis, rules: Sequence[str]) -> str:
     """A paragraph."""
     parts = [_compared(analysis), _progress(results), *_decided(analysis, rules), _optimism(analysis)]
-    return " ".join(filter(None, [*parts, f"All scores are {results.caveat}." if results.caveat else ""]))
+    return " ".join(filter(None, [*parts, f"All scores: {results.caveat}." if results.caveat else ""]))
 
 
 def _compared(analysis: Analysis) -> str:
@@ -26,7 +26,9 @@ def _progress(results: GridResults) -> str:
     total = count(done + failed + open_, "run")
     if not failed and not open_:
         return f"All {total} have finished."
-    others = [f"{failed:,} failed"] * bool(failed) + [f"{open_:,} still to come"] * bool(open_)
+    others = [f"{failed:,} failed"] * bool(failed) + [
+        f"{open_:,} {'is' if open_ == 1 else 'are'} still to come"
+    ] * bool(open_)
     return f"Of {total}, {done:,} finished, {' and '.join(others)}."
 
 

@@ -22,10 +22,10 @@ ALWAYS = (
     "towers2024gymnasium",
     "kingma2015adam",
 )
-DQLAB = """@software{{dqlab,
+DQLAB = """@misc{{dqlab,
   author = {{{{The dqlab authors}}}},
   title = {{{{dqlab}}: Reproduce, Ablate and Extend {{Diffusion-QL}}}},
-  version = {{{version}}},
+  note = {{Version {version}}},
 }}
 """
 YEAR = re.compile(r"\b(19|20)\d\d\b")

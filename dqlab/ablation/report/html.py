@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from html import escape
 
 from dqlab.ablation.report.figures import Drawn, image
-from dqlab.ablation.report.figures.style import INK
+from dqlab.ablation.report.figures.style import INK, TEXT_WIDTH
 from dqlab.ablation.report.table import Column, Table, Value
 
+MANY = 7  # columns from which on intervals stand below their numbers
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
@@ -48,30 +49,32 @@ def facts(known: Mapping[str, str]) -> str:
 
 def table(data: Table) -> str:
     """A table that scrolls where the page is narrow; its heads sort it where scripts run."""
-    head = "".join(_head(column) for column in data.columns)
-    body = "\n".join(_row(row, row[0].text in data.strong) for row in data.rows)
+    words = data.words()
+    head = "".join(_head(column, place in words) for place, column in enumerate(data.columns))
+    body = "\n".join(_row(row, words, row[0].text in data.strong) for row in data.rows)
+    kind = _class("many" if len(data.columns) > MANY else "")
     return (
-        f'<div class="wide" tabindex="0"><table id="{escape(data.name)}"><caption>{escape(data.caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+        f'<div class="wide" tabindex="0"><table id="{escape(data.name)}"{kind}>'
+        f"<caption><span>{escape(data.caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 
-def _head(column: Column) -> str:
+def _head(column: Column, words: bool) -> str:
     under = f"<small>{escape(column.under)}</small>" if column.under else ""
-    return f'<th scope="col">{escape(column.head)}{under}</th>'
+    return f'<th scope="col"{_class("text" if words else "")}>{escape(column.head)}{under}</th>'
 
 
-def _row(row: Sequence[Value], strong: bool) -> str:
+def _row(row: Sequence[Value], words: Container[int], strong: bool) -> str:
     first, *others = row
     base = " <em>base</em>" if strong else ""
-    cells = "".join(_cell(value) for value in others)
+    cells = "".join(_cell(value, place in words) for place, value in enumerate(others, 1))
     return f'<tr{_class("base" if strong else "")}><th scope="row">{escape(first.text)}{base}</th>{cells}</tr>'
 
 
-def _cell(value: Value) -> str:
+def _cell(value: Value, words: bool) -> str:
     detail = f" <small>{escape(value.detail)}</small>" if value.detail else ""
-    number = f' data-number="{value.number!r}"' if value.number is not None else ' class="text"'
-    return f"<td{number}>{escape(value.text)}{detail}</td>"
+    number = f' data-number="{value.number!r}"' if value.number is not None else ""
+    return f"<td{number}{_class('text' if words else '')}>{escape(value.text)}{detail}</td>"
 
 
 def figure(drawn: Drawn | None) -> str:
@@ -82,9 +85,11 @@ def figure(drawn: Drawn | None) -> str:
     start = svg.index("<svg")
     inside = svg.index(">", start) + 1
     data = base64.b64encode((svg[start:inside] + THEMED + svg[inside:]).encode()).decode()
+    share = drawn.figure.get_figwidth() / TEXT_WIDTH
     source = f"data:image/svg+xml;base64,{data}"
     return (
-        f'<figure id="figure-{escape(drawn.name)}"><img alt="{escape(drawn.caption)}" src="{source}">'
+        f'<figure id="figure-{escape(drawn.name)}" style="--share: {share:.3g}"><div class="wide">'
+        f'<img alt="{escape(drawn.caption)}" src="{source}"></div>'
         f"<figcaption>{escape(drawn.caption)}</figcaption></figure>"
     )
 

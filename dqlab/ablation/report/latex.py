@@ -36,7 +36,8 @@ SPECIAL = {
     "\u00d7": r"$\times$",
     "…": r"\ldots{}",
 }
-MOST_COLUMNS = 7
+HEADS_LEFT_OUT = ("mean difference", "least p")
+"""Of comparisons: what a paper's width has no room for."""
 
 
 def latex(results: GridResults, analysis: Analysis, settings: Report) -> str:
@@ -51,9 +52,9 @@ def _tables(tables: Tables, settings: Report) -> Iterator[Table]:
     yield tables.gaps()
     for rule in settings.rules:
         table = tables.tasks(rule)
-        yield table if len(table.columns) <= MOST_COLUMNS else table.turned()
+        yield min(table, table.turned("Task"), key=lambda each: each.width)
         if len(tables.analysis.labels) > 1:
-            yield tables.comparisons(rule)
+            yield tables.comparisons(rule).without(HEADS_LEFT_OUT)
     references = tables.references()
     if references is not None:
         yield references
@@ -66,7 +67,7 @@ def _table(table: Table) -> str:
     return "\n".join(
         [
             r"\begin{table}[t]",
-            r"  \centering\small",
+            r"  \centering\small\setlength{\tabcolsep}{4pt}",
             rf"  \caption{{{escape(table.caption)}}}",
             rf"  \label{{tab:{table.name.replace('_', '-')}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",

@@ -19,7 +19,7 @@ from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import RULES, GridResults
 from dqlab.ablation.statistics.analysis import Analysis
 
-MOST_COLUMNS = 8
+WIDEST = 120  # characters
 
 
 def page(results: GridResults, analysis: Analysis, settings: Report, drawn: Mapping[str, Drawn]) -> str:
@@ -97,6 +97,8 @@ class _Page:
     def _comparisons(self) -> list[str]:
         if len(self.analysis.labels) < 2:
             return [html.paragraph("There is one setting: nothing to compare it with.")]
+        if not any(self.analysis.rules[rule].comparisons.rows for rule in self.rules):
+            return [html.paragraph("No setting can be compared with the base yet.")]
         return [self._figure("improvement"), *(html.table(self.tables.comparisons(rule)) for rule in self.rules)]
 
     def _unfinished(self) -> Iterator[str]:
@@ -125,8 +127,7 @@ class _Page:
 
 def _narrow(table: Table) -> Table:
     """Turned where it would be wider than the page and turning helps."""
-    wide = len(table.columns) > MOST_COLUMNS and len(table.rows) < len(table.columns)
-    return table.turned() if wide else table
+    return min(table, table.turned("Task"), key=lambda each: each.width) if table.width > WIDEST else table
 
 
 def _renamed(table: Table, rule: str) -> Table:

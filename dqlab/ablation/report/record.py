@@ -14,7 +14,7 @@ from dqlab.ablation.statistics.analysis import Analysis
 
 
 def record(results: GridResults, analysis: Analysis, settings: Report) -> str:
-    """A JSON object: `grid`, `settings`, `caveat`, `facts`, `cells`, `analysis`; numbers that are not finite are null."""
+    """A JSON object: `grid`, `settings`, `caveat`, `facts`, `cells`, `analysis`; null for what is not finite."""
     grid = {name: getattr(results, name) for name in ("name", "base", "labels", "axes", "tasks", "seeds", "gin")}
     facts = {"caveat": results.caveat, "facts": results.facts, "settings": asdict(settings)}
     known = {"grid": grid, **facts, "cells": cells(results), "analysis": analysis.as_dict()}

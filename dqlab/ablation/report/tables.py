@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dqlab.ablation.report.table import NOTHING, Column, Table, Value
-from dqlab.ablation.report.words import MINUS, count, interval, minus, p_value, points, rule_name, share
+from dqlab.ablation.report.words import MINUS, count, interval, listed, minus, p_value, points, rule_name, share
 from dqlab.ablation.statistics.analysis import Aggregates, Analysis, CheckpointGap, Comparison, Estimate, TaskScores
 
 METRICS = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
@@ -20,16 +20,21 @@ class Tables:
     caveat: str
 
     @property
+    def unit(self) -> str:
+        """What every caption ends with: the unit, and the caveat."""
+        return f"D4RL-normalised scores{f', {self.caveat}' if self.caveat else ''}."
+
+    @property
     def says(self) -> str:
-        """What every caption ends with: unit, intervals, caveat."""
-        note = f" {self.caveat[0].upper()}{self.caveat[1:]}." if self.caveat else ""
-        return f"D4RL-normalised scores; {self.analysis.confidence:.0%} bootstrap intervals.{note}"
+        """The same where there are intervals."""
+        return f"In brackets: {self.analysis.confidence:.0%} bootstrap intervals. {self.unit}"
 
     def aggregates(self, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> Table:
         """A row a setting: aggregates over tasks and seeds, by each rule."""
         first, *others = (self._of_rule(rule, metrics) for rule in rules)
-        named = ", ".join(METRICS[metric] for metric in metrics)
-        caption = f"{named} over {count(len(self.analysis.tasks), 'task')}, by selection rule. {self.says}"
+        named = listed([METRICS[metric] for metric in metrics])
+        tasks = count(len(self.analysis.tasks), "task")
+        caption = f"{named[0].upper()}{named[1:]} over {tasks}, by selection rule. {self.says}"
         return replace(first.beside(*others), caption=caption)
 
     def gaps(self) -> Table:
@@ -50,7 +55,7 @@ class Tables:
         found = {(scores.label, scores.task): scores for scores in chosen.per_task}
         under = rule_name(rule)
         total = (Column("all tasks", under),) if len(analysis.tasks) > 1 else ()
-        columns = (Column("Setting", "Task"), *(Column(task, under) for task in analysis.tasks), *total)
+        columns = (Column("Setting"), *(Column(task, under) for task in analysis.tasks), *total)
         rows = tuple(
             (
                 Value(label),
@@ -61,8 +66,8 @@ class Tables:
         )
         seeds = count(len(analysis.seeds), "seed")
         caption = (
-            f"Selection rule: {under}. Mean ± standard error over {seeds} (in brackets where fewer have finished). "
-            f"{self.says}"
+            f"Selection rule: {under}. Mean ± standard error over {seeds} (their number in brackets where fewer "
+            f"have finished). {self.unit}"
         )
         return Table(f"tasks-{rule}", caption, columns, rows, frozenset({analysis.base}))
 
@@ -70,7 +75,7 @@ class Tables:
         """A row a setting other than the base: whether it is better, and how sure that is."""
         found = self.analysis.rules[rule].comparisons
         under = rule_name(rule)
-        scored = (Column(f"P(better than {found.base})", under), Column("IQM difference", under))
+        scored = (Column("P(better than base)", under), Column("IQM difference", under))
         plain = (Column("mean difference", under), Column("p", "raw"), Column("p", found.correction))
         columns = (Column("Setting"), *scored, *plain, Column("least p", "possible"), Column("verdict", under))
         rows = tuple(self._comparison(label, found.rows.get(label)) for label in self._others())

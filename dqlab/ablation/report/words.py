@@ -62,10 +62,12 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
-    """`a, b and c`; beyond `most` names, the first ones and how many more."""
+    """`a, b and c`; beyond `most` names, the first ones and how many more. Names with commas part at semicolons."""
+    comma = "; " if any(", " in name for name in names[:most]) else ", "
     if len(names) > most:
-        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "none"
+        return f"{comma.join(names[: most - 1])} and {len(names) - most + 1} more"
+    last = f"{comma.strip() if comma == '; ' else ''} and "
+    return last.join(filter(None, (comma.join(names[:-1]), names[-1]))) if names else "none"
 
 
 def duration(seconds: float) -> str:

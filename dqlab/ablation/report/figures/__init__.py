@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from dqlab.ablation.report.figures.curves import learning_curves
 from dqlab.ablation.report.figures.profiles import profiles
@@ -37,7 +39,8 @@ def image(drawn: Drawn, kind: str) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    settings = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
-    with matplotlib.rc_context(settings):
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a label's: a box is drawn
         drawn.figure.savefig(buffer, format=kind, dpi=200, transparent=kind == "svg", metadata=METADATA[kind])
     return buffer.getvalue()

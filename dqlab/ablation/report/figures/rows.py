@@ -7,7 +7,6 @@ from typing import Any
 
 from dqlab.ablation.report.figures.style import (
     COLOURS,
-    GRID,
     INK,
     MOST_ROWS,
     TEXT_WIDTH,
@@ -23,6 +22,7 @@ from dqlab.ablation.report.words import rule_name
 from dqlab.ablation.statistics.analysis import Analysis, Estimate
 
 Find = Callable[[str, str], Estimate | None]
+UNDECIDED = "#7b8794"
 VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1]}
 
 
@@ -38,10 +38,12 @@ def intervals(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | 
     if not drawn:
         return None
     figure = _panels(rules, drawn, iqm, lambda _, label: INK if label == analysis.base else COLOURS[0])
+    low, high = _span([found for rule in rules for label in drawn if (found := iqm(rule, label))])
     for axes in figure.axes:
+        axes.set_xlim(low, high)
         axes.set_xlabel(f"IQM, {points_label(caveat)}", fontsize=8)
     caption = f"Interquartile mean over tasks and seeds with its {analysis.confidence:.0%} bootstrap interval, by "
-    caption += f"selection rule; the base, {analysis.base}, in black. {choice.note}"
+    caption += f"selection rule; the base, {analysis.base}, in the text's colour. {choice.note}"
     return Drawn("iqm", caption.strip(), figure)
 
 
@@ -53,7 +55,7 @@ def improvement(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn 
         return found.probability if found else None
 
     def colour(rule: str, label: str) -> str:
-        return VERDICTS.get(analysis.rules[rule].comparisons.rows[label].verdict, GRID)
+        return VERDICTS.get(analysis.rules[rule].comparisons.rows[label].verdict, UNDECIDED)
 
     choice = _rows(analysis, rules, [label for label in analysis.labels if label != analysis.base])
     drawn = [label for label in choice.labels if any(probability(rule, label) for rule in rules)]
@@ -69,6 +71,13 @@ def improvement(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn 
     caption += f"orange: worse after {analysis.rules[rules[0]].comparisons.correction}'s correction; grey: undecided. "
     caption += f"{f'Scores: {caveat}. ' if caveat else ''}{choice.note}"
     return Drawn("improvement", caption.strip(), figure)
+
+
+def _span(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """From the lowest to the highest end, with some room: the same for all panels, so that rules can be compared."""
+    ends = [end for each in estimates for end in (each.point, each.low, each.high) if end is not None]
+    room = 0.06 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
 
 
 def _rows(analysis: Analysis, rules: Sequence[str], labels: Sequence[str]) -> Any:

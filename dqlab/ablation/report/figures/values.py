@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from dqlab.ablation.report.figures.style import (
@@ -27,7 +28,6 @@ from dqlab.ablation.statistics.analysis import Analysis, Estimate
 
 Lines = Mapping[str, Sequence[tuple[float, str]]]
 """Name of a line -> value on the axis and label of the setting, in order."""
-WIDE = 15  # times the smallest value: from there on, the axis is logarithmic
 
 
 def score_by_value(analysis: Analysis, results: GridResults, rules: Sequence[str], caveat: str) -> Drawn | None:
@@ -92,9 +92,15 @@ def _bars(found: Sequence[tuple[float, Estimate]]) -> Any:
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
-    """The values as ticks; logarithmic where they span more than a decade."""
-    if values[0] > 0 and values[-1] / values[0] >= WIDE:
+    """The values as ticks; a logarithmic axis where they lie more evenly on it."""
+    if len(values) > 2 and values[0] > 0 and _unevenness([math.log(value) for value in values]) < _unevenness(values):
         axes.set_xscale("log")
         axes.minorticks_off()
     if len(values) <= 8:
         axes.set_xticks(values, [f"{value:g}" for value in values], color=INK)
+
+
+def _unevenness(values: Sequence[float]) -> float:
+    """How much the gaps between values differ: largest over smallest."""
+    gaps = [after - before for before, after in pairwise(values)]
+    return max(gaps) / min(gaps)
