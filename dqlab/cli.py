@@ -30,6 +30,8 @@ EPILOG = """examples:
   dqlab check mylab
   dqlab figure bandit
   dqlab bench compare
+  dqlab compare runs/steps
+  dqlab ui runs
 """
 
 
@@ -91,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_sync(commands)
     _add_bench(commands)
     _add_figure(commands)
+    _add_compare(commands)
+    _add_ui(commands)
     return parser
 
 
@@ -260,6 +264,24 @@ def _add_figure(commands: Any) -> None:
     _add_set(bandit)
 
 
+def _add_compare(commands: Any) -> None:
+    text = "Say what differs between runs, and what they score, with intervals over seeds."
+    parser = _command(commands, "compare", _compare, text)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run, a grid or a pack, or an MLflow run id")
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of an MLflow experiment")
+    parser.add_argument("--filter", default="", help="MLflow's, e.g. \"params.N = '5'\"; with --experiment")
+    parser.add_argument("--rule", nargs="+", help="selection rules: last, offline, best-online (these by default), ...")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_uri(parser)
+
+
+def _add_ui(commands: Any) -> None:
+    parser = _command(commands, "ui", _ui, "Open MLflow's pages on the runs that were recorded here.")
+    parser.add_argument("place", nargs="?", metavar="DIR|URI", help="runs, one run, a grid, or MLflow's tracking URI")
+    parser.add_argument("--port", type=int, default=5000, help="the next free one from it; 5000 by default")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine only by default")
+
+
 def _add_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
 
@@ -419,6 +441,19 @@ def _sync(args: argparse.Namespace) -> int:
     for run in args.runs:
         sync(run)
     return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from dqlab.comparison.command import run
+
+    run(args.runs, args.experiment, args.filter, args.uri, args.rule, args.json)
+    return 0
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from dqlab.tracking.ui import serve
+
+    return serve(args.place, args.host, args.port)
 
 
 def _figure_bandit(args: argparse.Namespace) -> int:

@@ -1,0 +1,68 @@
+"""What is compared: finished runs with one seed each, wherever they were recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dqlab.running import WITHOUT_EFFECT
+from dqlab.tracking.mlflow import LONGEST_VALUE
+
+APART = ("Experiment.seeds", "Experiment.task", "Experiment.cell", "Experiment.device", *WITHOUT_EFFECT)
+"""Parameters that do not make another configuration: seeds and tasks are compared in other ways, the rest is no part
+of what is computed."""
+DESCRIBING = ("Grid.", "Report.")
+"""Parameters of the grid that a run belongs to."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One finished run of one seed.
+
+    Attributes:
+        name: where it is recorded: a folder or an MLflow run's id.
+        label: of the grid's setting that it belongs to, or empty.
+        task, seed, caveat, physics: of the run.
+        digest: of its data.
+        config: its configuration as text, without what makes no difference.
+        made_with: versions, commit and device: name -> text.
+        scores: selection rule -> D4RL-normalised score.
+    """
+
+    name: str
+    label: str
+    task: str
+    seed: int
+    caveat: str
+    physics: str
+    digest: str
+    config: Mapping[str, str]
+    made_with: Mapping[str, str]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is at one place: finished runs, and how many have failed or not finished."""
+
+    replicas: tuple[Replica, ...] = ()
+    failed: int = 0
+    unfinished: int = 0
+
+    @staticmethod
+    def all_of(parts: Iterable[Found]) -> Found:
+        """The runs of several places; a run that is named twice counts once."""
+        parts = list(parts)
+        replicas = {replica.name: replica for part in parts for replica in part.replicas}
+        failed, unfinished = sum(part.failed for part in parts), sum(part.unfinished for part in parts)
+        return Found(tuple(replicas.values()), failed, unfinished)
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, str]:
+    """A flat configuration as text, without what makes no difference to a run."""
+    return {
+        name: str(value)[:LONGEST_VALUE]
+        for name, value in config.items()
+        if name not in APART and not name.startswith(DESCRIBING)
+    }

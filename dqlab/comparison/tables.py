@@ -1,0 +1,76 @@
+"""A comparison, as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.ablation.statistics.analysis import Estimate
+from dqlab.comparison.compare import Compared
+from dqlab.comparison.groups import UNSET
+
+MANY = 6
+"""More groups than that are rows, not columns."""
+
+
+def show(compared: Compared, console: Console) -> None:
+    """Print what differs, the scores on every task, and warnings."""
+    console.print(_differences(compared) if len(compared.groups) > 1 else Text("One configuration."))
+    for task in dict.fromkeys(row.task for row, _ in compared.scores):
+        console.print(_scores(compared, task))
+    percent = f"{100 * compared.confidence:g}%"
+    console.print(
+        f"Intervals: {percent}, of the mean and the interquartile mean (IQM) over seeds, {compared.reps:,} bootstrap "
+        "samples. best-online chooses a checkpoint by the score that it then reports: it is too high."
+    )
+    for text in compared.warnings:
+        console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
+
+
+def _differences(compared: Compared) -> Table:
+    """Only what is not the same everywhere."""
+    if not compared.different:
+        return _listing(["group", "name"], [[g.letter, g.name] for g in compared.groups], "The same configuration")
+    groups = compared.groups
+    cells = [[group.config.get(name, UNSET) for group in groups] for name in compared.different]
+    title = "What differs in configuration"
+    if len(groups) > MANY:
+        rows = [[g.letter, *column] for g, column in zip(groups, zip(*cells, strict=True), strict=True)]
+        return _listing(["group", *compared.different], rows, title)
+    header = [f"{group.letter}: {group.name}" for group in groups]
+    return _listing(
+        ["parameter", *header], [[n, *row] for n, row in zip(compared.different, cells, strict=True)], title
+    )
+
+
+def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
+    table = Table(title=title)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _scores(compared: Compared, task: str) -> Table:
+    rows = [(row, scores) for row, scores in compared.scores if row.task == task]
+    several = len({row.digest for row, _ in rows}) > 1
+    caveats = sorted({run.caveat for row, _ in rows for run in row.replicas} - {""})
+    table = Table(title=f"{task}: scores" + (f" ({'; '.join(caveats)})" if caveats else ""))
+    for column in ("group", "seeds", "rule", "mean", "interval", "IQM", "interval"):
+        table.add_column(column, justify="left" if column in ("group", "rule") else "right")
+    for row, scores in rows:
+        name = f"{row.group.letter}: {row.group.name}" + (f" | data {row.digest[:12]}" if several else "")
+        first = [name, str(len(row.seeds))]
+        for score in scores:
+            table.add_row(*map(Text, (*first, score.rule.replace("_", "-"), *_shown(score.mean), *_shown(score.iqm))))
+            first = ["", ""]
+        table.add_section()
+    return table
+
+
+def _shown(estimate: Estimate) -> tuple[str, str]:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.point:.1f}", "-"
+    return f"{estimate.point:.1f}", f"{estimate.low:.1f} to {estimate.high:.1f}"
