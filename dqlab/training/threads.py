@@ -17,12 +17,6 @@ def quiet_threads() -> None:
         os.environ.setdefault(name, value)
 
 
-def quiet_threads() -> None:
-    """Let idle threads sleep, unless the environment says otherwise; it is read when PyTorch is imported."""
-    for name, value in QUIET_THREADS.items():
-        os.environ.setdefault(name, value)
-
-
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
