@@ -90,7 +90,7 @@ def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dqlab.ablation.statistics.resampling.LARGEST", 250)
     parts = BOOTSTRAP.of_each(many, mean)
     for key, item in whole.items():
-        assert (parts[key].low, parts[key].high) == pytest.approx((item.low, item.high))
+        assert [parts[key].low, parts[key].high] == [pytest.approx(item.low), pytest.approx(item.high)]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,14 @@ def test_sampled_sign_flips_agree_with_counted_ones() -> None:
     test = sign_flip_tests({"it": differences})["it"]
     assert test.p == pytest.approx(p, abs=5 * np.sqrt(p / sign_flips.SAMPLED))
     assert (test.exact, test.smallest_p) == (False, 2 / 2**17)
+
+
+@pytest.mark.parametrize("pairs", [14, 17])
+def test_portions_change_no_test(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = {"it": np.random.default_rng(0).normal(0.5, 1.0, size=(pairs, 1))}
+    whole = sign_flip_tests(differences)
+    monkeypatch.setattr(sign_flips, "AT_ONCE", 1000)
+    assert sign_flip_tests(differences) == whole
 
 
 def test_holm_by_hand() -> None:
@@ -147,6 +155,10 @@ def test_intervals_over_few_runs_do_not(simulation: ModuleType) -> None:
     shares = simulation.coverage("skewed", 3, 1, 500, 500)
     worst, best = COVERAGE[1, 3]
     assert all(worst - 5 <= 100 * share <= best + 5 for share in shares)
+
+
+def test_two_runs_hold_the_median_between_them_half_of_the_time(simulation: ModuleType) -> None:
+    assert simulation.coverage("normal", 2, 1, 2000, 500) == pytest.approx(0.5, abs=0.04)
 
 
 def test_coverage_of_the_next_smaller_grid() -> None:

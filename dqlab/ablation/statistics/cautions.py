@@ -70,7 +70,9 @@ def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
 
 def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Matrix]) -> Iterator[str]:
     counts = [len(matrix.seeds) for matrix in matrices.values() if matrix.seeds]
-    seeds = min(counts, default=ENOUGH)
+    if not counts:
+        return
+    seeds = min(counts)
     if seeds < ENOUGH:
         where = "a setting has" if len(set(counts)) > 1 else "every setting has"
         yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
