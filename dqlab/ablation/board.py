@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dqlab.ablation.cells import Cell
-from dqlab.ablation.engines.base import Ended, Job
+from dqlab.ablation.engines.base import STOPPED, Ended, Job
 from dqlab.ablation.planning import Pack
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
@@ -100,7 +100,7 @@ class Board:
     def ended(self, ended: Ended, finished: Mapping[str, float], failed: Mapping[str, str]) -> list[Standing]:
         """Take the end of a job in: scores of its cells that have finished, reasons of those that have failed."""
         with self._lock:
-            self._done[ended.job.id] = 1.0
+            self._done[ended.job.id] = self._done[ended.job.id] if ended.code == STOPPED else 1.0
             changed = []
             for cell in self._packs[ended.job.id]:
                 standing = self.cells[cell]

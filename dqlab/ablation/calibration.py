@@ -23,8 +23,8 @@ from dqlab.training.sampler_core import SamplerCore
 from dqlab.training.step import Step
 from dqlab.training.work import flops_of_update
 
-SECONDS = 0.3
-"""For as long each part is timed."""
+LONG, SHORT = 0.3, 0.05
+"""Seconds for which each part is timed: to be shown, and only to put packs into an order."""
 START = 10.0
 """Seconds that a process takes to start and to read its data."""
 COMPILED = 0.5
@@ -56,15 +56,17 @@ PROCESS = 600 * 2**20
 """Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
 
 
-def costs(packs: Iterable[Pack], told: Callable[[str], None] = lambda text: None) -> dict[str, Cost]:
-    """Cost of every pack, by its id; packs of one kind and size are measured once."""
+def costs(
+    packs: Iterable[Pack], seconds: float = LONG, told: Callable[[str], None] = lambda text: None
+) -> dict[str, Cost]:
+    """Cost of every pack, by its id; packs of one kind and size are measured once, each part for so many seconds."""
     packs = list(packs)
     of_kind: dict[tuple[int, int], Pack] = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
     chosen = _spread(list(of_kind.items()), MEASURED)
     measured = {}
     for number, (key, pack) in enumerate(chosen, 1):
         told(f"calibrating {number} of {len(chosen)}")
-        measured[key] = measure(pack)
+        measured[key] = measure(pack, seconds)
     return {pack.id: _of(measured, (id(pack.kind), len(pack.cells))) for pack in packs}
 
 
@@ -92,7 +94,7 @@ def load_pack(pack: Pack) -> Experiment:
     return Experiment()
 
 
-def measure(pack: Pack) -> Cost:
+def measure(pack: Pack, seconds: float = LONG) -> Cost:
     """Time updates and evaluations of a pack, and count its memory."""
     experiment = load_pack(pack)
     experiment.check()
@@ -111,15 +113,15 @@ def measure(pack: Pack) -> Cost:
     core = SamplerCore(replicas, plan.eval_episodes, Eager())
     noise = core.noise_stream("calibration").at(0)
     states = torch.zeros(replicas.replicas, plan.eval_episodes, experiment.dims.state)
-    a_step = factor * _seconds(lambda: core.sample_actions(states, noise).cpu())
-    a_step += replicas.replicas * plan.eval_episodes * _env_seconds(experiment)
+    a_step = factor * _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
+    a_step += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
     evaluating = evaluations * experiment.the_task.episode_limit * a_step
     needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.working
     on_gpu = device.type != "cpu"
     return Cost(
-        START + plan.steps * factor * _seconds(update) + evaluating,
+        START + plan.steps * factor * _seconds(update, seconds) + evaluating,
         PROCESS + (0 if on_gpu else training) + _file_bytes(pack),
         training if on_gpu else 0,
         experiment.the_threads,
@@ -149,18 +151,18 @@ def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:
     return Transitions(*batch, made).to(experiment.the_device, DTYPES[experiment.dtype])
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def _seconds(function: Callable[[], object], least: float) -> float:
     """Seconds a call, after two calls to warm up."""
     function()
     function()
     calls, started = 0, time.perf_counter()
-    while calls < 3 or time.perf_counter() - started < SECONDS:
+    while calls < 3 or time.perf_counter() - started < least:
         function()
         calls += 1
     return (time.perf_counter() - started) / calls
 
 
-def _env_seconds(experiment: Experiment) -> float:
+def _env_seconds(experiment: Experiment, least: float) -> float:
     """Seconds a step of the task's environment."""
     env = make_env(experiment.the_task, experiment.physics)
     env.reset(seed=0)
@@ -171,4 +173,4 @@ def _env_seconds(experiment: Experiment) -> float:
         if terminated or truncated:
             env.reset(seed=0)
 
-    return _seconds(step)
+    return _seconds(step, least)

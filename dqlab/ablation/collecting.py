@@ -58,7 +58,7 @@ def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
             known = versions.setdefault(package, [])
             known += [version] if version not in known else []
     return {
-        "versions": {package: " and ".join(found) for package, found in versions.items()},
+        "versions": {package: found[0] if len(found) == 1 else found for package, found in versions.items()},
         "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
         "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dqlab.ablation.board import Board
-from dqlab.ablation.calibration import costs
+from dqlab.ablation.calibration import SHORT, costs
 from dqlab.ablation.collecting import collect, last_score
 from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import FINISHED, SOME_FAILED, STOPPED, Ended, Job
@@ -59,7 +59,7 @@ def ablate(request: Request, console: Console) -> int:
     session = open_session(request)
     announce(session, console)
     with console.status("calibrating") if console.is_terminal else _nothing():
-        session.costs = costs(session.packs)
+        session.costs = costs(session.packs, SHORT)
     session.folder.write_plan(session.plan, session.packs)
     write_text(session.folder.path / "grid.gin", session.reader.text)
     _write_facts(session, "running")

@@ -23,7 +23,7 @@ def dry_run(request: Request, console: Console) -> None:
     """
     session = open_session(request, planning_only=True)
     announce(session, console)
-    session.costs = costs(session.packs, lambda text: console.print(text, style="dim"))
+    session.costs = costs(session.packs, told=lambda text: console.print(text, style="dim"))
     console.print(_cells(session))
     console.print(_packs(session))
     for line in _sums(session):

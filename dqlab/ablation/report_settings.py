@@ -22,7 +22,8 @@ class Report:
         rules: selection rules shown first, of last, offline, best_online and mean_last_10; all four are computed.
         reps: bootstrap repetitions of every interval.
         confidence: of every interval.
-        reference: published scores beside ours: label -> task -> (score,) or (score, standard error).
+        reference: published scores beside ours: label -> task -> (score,) or (score, standard error); `average` in
+            place of a task stands for all tasks of the grid.
         reference_rule: the selection rule that the published scores were obtained with.
         reference_source: paper and table that they are from.
     """

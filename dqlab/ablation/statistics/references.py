@@ -11,12 +11,17 @@ from dqlab.ablation.results import RULES
 from dqlab.ablation.statistics.analysis import Estimate, ReferenceAverage, ReferenceRow, References, RuleAnalysis
 from dqlab.errors import ConfigError, nearest_of_few
 
+AVERAGE = "average"
+"""In place of a task: the published average over all tasks of the grid."""
+
 
 def references_of(rules: Mapping[str, RuleAnalysis], settings: Report) -> References | None:
     """Published and own scores by the reference's selection rule; None without a reference."""
     if not settings.reference:
         return None
-    ours = {(row.label, row.task): row.mean for row in rules[settings.reference_rule].per_task}
+    own = rules[settings.reference_rule]
+    ours = {(row.label, row.task): row.mean for row in own.per_task}
+    ours |= {(label, AVERAGE): aggregates.mean for label, aggregates in own.aggregates.items()}
     found = tuple(
         _row(label, task, published, ours.get((label, task)))
         for label, tasks in settings.reference.items()
@@ -55,7 +60,7 @@ def _inside(score: float, ours: Estimate | None) -> bool | None:
 
 
 def _average(label: str, rows: list[ReferenceRow]) -> ReferenceAverage:
-    both = [(row.task, row.ours.point, row.published) for row in rows if row.ours is not None]
+    both = [(row.task, row.ours.point, row.published) for row in rows if row.ours is not None and row.task != AVERAGE]
     if not both:
         return ReferenceAverage(label, (), None, None, None)
     ours, published = float(np.mean([row[1] for row in both])), float(np.mean([row[2] for row in both]))
