@@ -13,6 +13,7 @@ import torch
 
 from dqlab import configuration
 from dqlab.ablation.planning import Pack
+from dqlab.ablation.reader import for_this_machine
 from dqlab.algorithms.base import Batch
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.envs.tasks import make_env
@@ -85,18 +86,21 @@ def _spread(items: list[tuple[tuple[int, int], Pack]], limit: int) -> list[tuple
     return [items[math.ceil((index + 1) * len(items) / limit) - 1] for index in range(limit)]
 
 
-def load_pack(pack: Pack) -> Experiment:
-    """Make a pack the current configuration."""
+def load_pack(pack: Pack) -> tuple[Experiment, bool]:
+    """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pack.gin"
         path.write_text(pack.as_gin())
         configuration.load([path])
-    return Experiment()
+        instead = for_this_machine(str(configuration.bound().get("experiment.Experiment.device", "")))
+        configuration.load([path], instead)
+    experiment = Experiment()
+    return experiment, bool(instead) or experiment.the_device.type != "cpu"
 
 
 def measure(pack: Pack, seconds: float = LONG) -> Cost:
     """Time updates and evaluations of a pack, and count its memory."""
-    experiment = load_pack(pack)
+    experiment, on_gpu = load_pack(pack)
     experiment.check()
     plan, device = experiment.plan, experiment.the_device
     replicas = experiment.pack()
@@ -119,7 +123,6 @@ def measure(pack: Pack, seconds: float = LONG) -> Cost:
     evaluating = evaluations * experiment.the_task.episode_limit * a_step
     needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.working
-    on_gpu = device.type != "cpu"
     return Cost(
         START + plan.steps * factor * _seconds(update, seconds) + evaluating,
         PROCESS + (0 if on_gpu else training) + _file_bytes(pack),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,7 @@ SHOWN = 40
 
 def close(results: GridResults, settings: Report, folder: Path, console: Console) -> None:
     """Write the report, and say what it says."""
-    with console.status("computing intervals"):
+    with console.status("computing intervals") if console.is_terminal else nullcontext():
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
     console.print(score_table(analysis, settings, results.caveat))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import Plan
 from dqlab.ablation.reader import Reader
 from dqlab.ablation.results import Failure, GridResults, Result
@@ -64,13 +63,3 @@ def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),
         "data": {run["task"]: run["data"] for run in runs},
     }
-
-
-def scores_of(folder: GridFolder, cells: Sequence[str]) -> dict[str, float]:
-    """The last score of the named cells that have finished."""
-    return {cell: last_score(path) for cell, path in folder.finished().items() if cell in set(cells)}
-
-
-def last_score(path: Path) -> float:
-    """The last score in a summary."""
-    return float(json.loads(path.read_text())["selection"]["last"]["score_mean"])

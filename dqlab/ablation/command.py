@@ -16,8 +16,12 @@ def run(args: argparse.Namespace) -> int:
     """Plan or run a grid; returns the exit code."""
     from dqlab.ablation.driver import ablate
     from dqlab.ablation.dry_run import dry_run
+    from dqlab.ablation.reporting import report
 
     request = request_of(args)
+    if args.report_only:
+        report(request, Console(quiet=args.quiet))
+        return 0
     if args.dry_run:
         dry_run(request, Console())
         return 0

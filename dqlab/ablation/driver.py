@@ -5,30 +5,74 @@ Nothing of a session is kept but what is in the grid's folder: killed at any mom
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from dqlab.ablation.board import Board
 from dqlab.ablation.calibration import SHORT, costs
-from dqlab.ablation.collecting import collect, last_score
 from dqlab.ablation.display import GridDisplay
-from dqlab.ablation.engines.base import FINISHED, SOME_FAILED, STOPPED, Ended, Job
+from dqlab.ablation.engines.base import Job
+from dqlab.ablation.ledger import Ledger, board_of
 from dqlab.ablation.planning import Pack
-from dqlab.ablation.results import GridResults
+from dqlab.ablation.record import Record
+from dqlab.ablation.reporting import report_apart
 from dqlab.ablation.session import Request, Session, open_session
-from dqlab.files import write_text
+from dqlab.ablation.stopping import stopping
 from dqlab.tracking.mirror import Mirror
-from dqlab.tracking.mlflow import tracking_uri
 
 EMBEDDED = Path(__file__).parent.parent / "data" / "embedded"
+SHOWN = 10
+
+
+def ablate(request: Request, console: Console) -> int:
+    """Run a grid to its end, or as far as it comes.
+
+    Returns:
+        The exit code: 0: every cell has a result; 1: some have failed; 130: it was interrupted.
+
+    Raises:
+        DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
+    """
+    started = time.monotonic()
+    session = open_session(request)
+    announce(session, console)
+    with console.status("calibrating") if console.is_terminal else nullcontext():
+        session.costs = costs(session.packs, SHORT)
+    record = Record(session)
+    record.begin()
+    mirror = Mirror(session.folder.path, record.experiment) if session.tracking.mlflow else None
+    state = "interrupted"
+    try:
+        state = _state(session, _run(session, record, console) if session.packs else False)
+        if session.summaries:
+            report_apart(request, console, session.failures, seconds=time.monotonic() - started)
+    finally:
+        record.update(state)
+        if mirror is not None and not mirror.close(session.tracking.patience):
+            console.print(f"MLflow lacks some of it yet. Later: dqlab sync {session.folder.path}", soft_wrap=True)
+    return _last_words(session, state, console)
+
+
+def _run(session: Session, record: Record, console: Console) -> bool:
+    """Let the engine run all packs; returns whether it was interrupted."""
+    board, ledger = board_of(session), Ledger(session)
+    jobs = [job_of(session, pack) for pack in session.packs]
+    caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
+    display = GridDisplay(board, console, f"{session.name} in {session.folder.path}", caveat)
+
+    def tell(job: Job, event: Mapping[str, Any]) -> None:
+        display.changed(board.tell(job, event))
+
+    with display, stopping(session.engine.stop, display.say, session.reader.grid.hours) as stopped:
+        for ended in session.engine.run(jobs, tell):
+            display.changed(board.ended(ended, *ledger.take_in(ended)))
+            record.keep_up()
+    return stopped.is_set()
 
 
 def job_of(session: Session, pack: Pack) -> Job:
@@ -46,68 +90,6 @@ def job_of(session: Session, pack: Pack) -> Job:
     )
 
 
-def ablate(request: Request, console: Console) -> int:
-    """Run a grid to its end, or as far as it comes; returns the exit code.
-
-    Returns:
-        0: every cell has a result; 1: some have failed; 130: it was interrupted.
-
-    Raises:
-        DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
-    """
-    started = time.monotonic()
-    session = open_session(request)
-    announce(session, console)
-    with console.status("calibrating") if console.is_terminal else _nothing():
-        session.costs = costs(session.packs, SHORT)
-    session.folder.write_plan(session.plan, session.packs)
-    write_text(session.folder.path / "grid.gin", session.reader.text)
-    _write_facts(session, "running")
-    mirror = Mirror(session.folder.path, _experiment(session)) if session.tracking.mlflow else None
-    interrupted = _run(session, console) if session.packs else False
-    results = collect(
-        session.name,
-        session.reader,
-        session.plan,
-        session.summaries,
-        session.failures,
-        {"seconds": time.monotonic() - started, "command": f"dqlab ablate --grid {request.files[0]}"},
-    )
-    code = _finish(session, results, interrupted, console)
-    if mirror is not None and not mirror.close(session.tracking.patience):
-        console.print(f"MLflow does not have all of it yet. Later: dqlab sync {session.folder.path}", soft_wrap=True)
-    return code
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _experiment(session: Session) -> str:
-    return session.tracking.experiment or session.name
-
-
-def _write_facts(session: Session, state: str) -> None:
-    grid, plan = session.reader.grid, session.plan
-    session.folder.write_facts(
-        name=session.name,
-        state=state,
-        axes=grid.axis_points,
-        labels=[setting.label for setting in grid.settings],
-        base=grid.the_base,
-        tasks=list(dict.fromkeys(planned.cell.task for planned in plan.cells)),
-        seeds=list(grid.seeds),
-        mlflow_experiment=_experiment(session),
-        mlflow_uri=tracking_uri(session.folder.path),
-        packs=sorted(session.folder.listed()),
-        gin=session.reader.text,
-        cells=len(set(session.ids)),
-        finished=len(session.summaries),
-        failed=len(session.failures),
-    )
-
-
 def announce(session: Session, console: Console) -> None:
     """Say what the grid is, and what of it is to be done."""
     grid, cells = session.reader.grid, set(session.ids)
@@ -118,7 +100,7 @@ def announce(session: Session, console: Console) -> None:
         f"{_count(len(session.packs), 'pack')}"
     )
     console.print(Text(told), soft_wrap=True)
-    for first, second in session.plan.same[:5]:
+    for first, second in session.plan.same[:SHOWN]:
         console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
 
 
@@ -126,106 +108,21 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _run(session: Session, console: Console) -> bool:
-    """Let the engine run all packs; returns whether it was interrupted."""
-    jobs = [job_of(session, pack) for pack in session.packs]
-    board = Board(
-        (planned.cell for planned in session.plan.cells),
-        {cell: last_score(path) for cell, path in session.summaries.items()},
-        {cell: reason for cell, (_, reason) in session.failures.items()},
-        session.packs,
-        {name: cost.seconds for name, cost in session.costs.items()},
-    )
-    title = f"{session.name} in {session.folder.path}"
-    caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
-    with GridDisplay(board, console, title, caveat) as display, _stopping(session, display) as stopped:
-
-        def tell(job: Job, event: Mapping[str, Any]) -> None:
-            display.changed(board.tell(job, event))
-
-        for ended in session.engine.run(jobs, tell):
-            _take_in(session, ended)
-            finished = {
-                cell: last_score(path) for cell, path in session.summaries.items() if cell in _cells(session, ended)
-            }
-            reasons = {cell: reason for cell, (_, reason) in session.failures.items()}
-            display.changed(board.ended(ended, finished, reasons))
-            _write_facts(session, "running")
-    return stopped.is_set()
+def _state(session: Session, interrupted: bool) -> str:
+    left = set(session.ids) - set(session.summaries)
+    if interrupted and left - set(session.failures):
+        return "interrupted"
+    return "incomplete" if left else "finished"
 
 
-def _cells(session: Session, ended: Ended) -> set[str]:
-    """Ids of a job's cells."""
-    return {p.cell.id for pack in session.packs if pack.id == ended.job.id for p in pack.cells}
-
-
-def _take_in(session: Session, ended: Ended) -> None:
-    """Note the results and failures of a job that has ended."""
-    own = _cells(session, ended)
-    folder = ended.job.folder
-    for cell in own:
-        summary, failure = (folder / f"cell-{cell}" / name for name in ("summary.json", "failure.json"))
-        if summary.exists():
-            session.summaries[cell] = summary
-        elif failure.exists():
-            session.failures[cell] = ("diverged", session.folder.failed()[cell]["reason"])
-        elif ended.code != STOPPED:
-            reason = ended.reason or ("it ended without a result" if ended.code in (FINISHED, SOME_FAILED) else "")
-            session.failures[cell] = ("crashed", reason)
-
-
-@contextmanager
-def _stopping(session: Session, display: GridDisplay) -> Iterator[threading.Event]:
-    """Within this, Ctrl-C, SIGTERM and the grid's limit of hours ask packs to end; a second Ctrl-C kills them."""
-    stopped = threading.Event()
-
-    def stop(reason: str) -> None:
-        if stopped.is_set():
-            display.say("Stopped at once; the same command continues from the last checkpoints.")
-        else:
-            display.say(
-                f"{reason}: packs write their checkpoints at their next log, and end. Ctrl-C ends them at once."
-            )
-        stopped.set()
-        session.engine.stop()
-
-    before = {number: signal.signal(number, lambda *_: stop("Stopping")) for number in (signal.SIGINT, signal.SIGTERM)}
-    hours = session.reader.grid.hours
-    timer = threading.Timer(3600 * hours, stop, [f"The grid's {hours} hours are over"]) if hours else None
-    if timer is not None:
-        timer.daemon = True
-        timer.start()
-    try:
-        yield stopped
-    finally:
-        if timer is not None:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _finish(session: Session, results: GridResults, interrupted: bool, console: Console) -> int:
-    """Write the report, say what has come of it; the exit code."""
-    from dqlab.ablation.closing import close
-
-    state = (
-        "interrupted"
-        if interrupted and results.pending
-        else "incomplete"
-        if results.pending or results.failures
-        else "finished"
-    )
-    if results.results:
-        close(results, session.settings, session.folder.report, console)
-    _write_facts(session, state)
+def _last_words(session: Session, state: str, console: Console) -> int:
+    """Say what is missing; the exit code."""
+    for planned in [each for each in session.plan.cells if each.cell.id in session.failures][:SHOWN]:
+        cell, (_, reason) = planned.cell, session.failures[planned.cell.id]
+        console.print(Text(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {reason}"), soft_wrap=True)
     if state == "interrupted":
+        left = set(session.ids) - set(session.summaries) - set(session.failures)
         console.print(
-            f"Interrupted with {len(results.pending)} cells to go: the same command continues.", soft_wrap=True
+            f"Interrupted with {_count(len(left), 'cell')} to go: the same command continues.", soft_wrap=True
         )
-        return 130
-    for failure in results.failures[:10]:
-        console.print(
-            Text(f"✗ {failure.cell.label}, {failure.cell.task}, seed {failure.cell.seed}: {failure.reason}"),
-            soft_wrap=True,
-        )
-    return 0 if state == "finished" else 1
+    return {"finished": 0, "incomplete": 1, "interrupted": 130}[state]

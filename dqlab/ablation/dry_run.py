@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -87,6 +88,8 @@ def _sums(session: Session) -> list[str]:
         f"({duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
         f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
     ]
+    if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
+        lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     if any(not cost.measured for cost in found):
         lines.append("~: not measured; as much as the costliest pack that was.")
     return lines

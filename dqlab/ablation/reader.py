@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dqlab import configuration
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms.base import algorithms
@@ -152,7 +154,8 @@ class Reader:
 
     def _build(self, base: Base, setting: Setting) -> Choices:
         try:
-            self.load(base.task, setting.as_text())
+            device = str(base.values.get("experiment.Experiment.device", ""))
+            self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
             experiment = Experiment()
             experiment.check()
             plan = experiment.plan
@@ -177,6 +180,13 @@ class Reader:
             source, found = find_dataset(tasks.get(task), sources)
             self._found[key] = Data(_absolute(source), found.path, found.digest(), found.caveat)
         return self._found[key]
+
+
+def for_this_machine(device: str) -> list[str]:
+    """Bindings with which parts that are meant for a GPU can be tried here, where there is none."""
+    if not device.startswith("cuda") or torch.cuda.is_available():
+        return []
+    return ["Experiment.device='cpu'", "Experiment.precision='full'", "Training.execution='auto'"]
 
 
 def _absolute(source: str) -> str:

@@ -11,6 +11,8 @@ from dqlab.training.memory import USABLE, free_bytes, need
 
 MOST_ON_CPU = 8
 MOST_ON_GPU = 64
+GPU_ELSEWHERE = 16 * 2**30
+"""Bytes that are counted on where packs go to GPUs that are not here."""
 
 
 @dataclass
@@ -43,9 +45,11 @@ class Widths:
 
 def _fitting(kind: Kind) -> int:
     """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
-    experiment = load_pack(Pack("", kind, ()))
-    if experiment.the_device.type == "cpu":
+    experiment, on_gpu = load_pack(Pack("", kind, ()))
+    if not on_gpu:
         return 0
+    here = experiment.the_device.type != "cpu"
+    free = free_bytes(experiment.the_device) if here else GPU_ELSEWHERE
     needed = need(experiment.the_algorithm, experiment.dims, experiment.plan.batch_size)
-    fit = int(USABLE * free_bytes(experiment.the_device) / (needed.kept + needed.working))
+    fit = int(USABLE * free / (needed.kept + needed.working))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -1,0 +1,62 @@
+"""What grid.json says of a grid, kept up to date while it runs."""
+
+from __future__ import annotations
+
+import time
+
+from dqlab.ablation.session import Session
+from dqlab.files import write_text
+from dqlab.tracking.mlflow import tracking_uri
+
+EVERY = 5.0
+"""Seconds between two updates while packs end."""
+
+
+class Record:
+    """Writes plan, configuration and facts of a grid into its folder.
+
+    Args:
+        session: whose grid.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._written = session, 0.0
+        self._packs: list[str] = []
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's."""
+        return self._session.tracking.experiment or self._session.name
+
+    def begin(self) -> None:
+        """Write everything, before anything is run."""
+        session = self._session
+        session.folder.write_plan(session.plan, session.packs)
+        write_text(session.folder.path / "grid.gin", session.reader.text)
+        self._packs = sorted(session.folder.listed())
+        grid = session.reader.grid
+        session.folder.write_facts(
+            name=session.name,
+            axes=grid.axis_points,
+            labels=[setting.label for setting in grid.settings],
+            base=grid.the_base,
+            tasks=list(dict.fromkeys(planned.cell.task for planned in session.plan.cells)),
+            seeds=list(grid.seeds),
+            mlflow_experiment=self.experiment,
+            mlflow_uri=tracking_uri(session.folder.path),
+            packs=self._packs,
+            gin=session.reader.text,
+            cells=len(set(session.ids)),
+        )
+        self.update("running")
+
+    def update(self, state: str) -> None:
+        """Write how far the grid is."""
+        session = self._session
+        session.folder.write_facts(state=state, finished=len(session.summaries), failed=len(session.failures))
+        self._written = time.monotonic()
+
+    def keep_up(self) -> None:
+        """The same while it runs, not too often."""
+        if time.monotonic() - self._written > EVERY:
+            self.update("running")

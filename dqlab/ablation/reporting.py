@@ -1,0 +1,67 @@
+"""The report of a grid, made in a process of its own: the one that drives the grid stays small."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from dqlab.ablation.session import Request, open_session
+from dqlab.errors import DqlabError, RunError, message_of
+
+Crashes = Mapping[str, tuple[str, str]]
+"""Kind and reason of failures that the grid's folder does not know of, by the cell's id."""
+
+
+def report(request: Request, console: Console, crashes: Crashes | None = None, **facts: Any) -> None:
+    """Report what there is of a grid.
+
+    Args:
+        request: as for a run.
+        console: where the table goes.
+        crashes: failures that left nothing behind.
+        facts: of the session that has run it.
+
+    Raises:
+        DqlabError: there is nothing to report, or the report cannot be written.
+    """
+    from dqlab.ablation.closing import close
+    from dqlab.ablation.collecting import collect
+
+    session = open_session(replace(request, report_only=True), planning_only=True)
+    if not session.summaries:
+        raise RunError(f"No cell of the grid has finished in {request.out}: there is nothing to report yet.")
+    failures = {**session.failures, **(crashes or {})}
+    known = {"command": f"dqlab ablate --grid {request.files[0]}", **facts}
+    results = collect(session.name, session.reader, session.plan, session.summaries, failures, known)
+    close(results, session.settings, session.folder.report, console)
+
+
+def report_apart(request: Request, console: Console, crashes: Crashes, **facts: Any) -> None:
+    """The same in a process of its own.
+
+    Raises:
+        RunError: it failed; it has said why.
+    """
+    size = (console.width, console.quiet, console.is_terminal)
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(request, size, dict(crashes), facts))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
+
+
+def _child(request: Request, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
+    from dqlab.plugins import load_plugins
+
+    width, quiet, terminal = size
+    load_plugins()
+    try:
+        report(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
+    except (DqlabError, OSError) as error:
+        print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
+        sys.exit(2)
