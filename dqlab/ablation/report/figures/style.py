@@ -13,7 +13,7 @@ INK, GRID = "#202428", "#9aa3ad"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito, without black and yellow
 DASHES = ("-", "--", ":")
 MARKERS = "osD^vP"
-MOST_LINES, FEWER_LINES, MOST_ROWS = 12, 8, 40
+MOST_LINES, FEWER_LINES, MOST_ROWS = 12, 7, 40
 TEXT_WIDTH = 7.0  # inches: the text of a page, two columns
 
 
