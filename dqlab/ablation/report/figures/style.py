@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dqlab.ablation.report.words import count, listed, rule_name
+from dqlab.ablation.report.words import count, rule_name
 from dqlab.ablation.statistics.analysis import Aggregates
 
 INK, GRID = "#202428", "#9aa3ad"
@@ -101,15 +101,3 @@ def legend(figure: Any, axes: Any, labels: Sequence[str]) -> None:
 def points_label(caveat: str) -> str:
     """What a score's axis says."""
     return f"normalised score ({caveat})" if caveat else "normalised score"
-
-
-def empty(figure: Any, reason: str) -> Any:
-    """A figure that says why there is nothing to see."""
-    figure.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9, color=INK)
-    return figure
-
-
-def missing(labels: Sequence[str], drawn: Sequence[str]) -> str:
-    """A sentence about settings without runs."""
-    lacking = [label for label in labels if label not in drawn]
-    return f"Without a finished run: {listed(lacking)}." if lacking else ""
