@@ -54,7 +54,7 @@ def table(data: Table) -> str:
     body = "\n".join(_row(row, words, row[0].text in data.strong) for row in data.rows)
     kind = _class("many" if len(data.columns) > MANY else "")
     return (
-        f'<div class="wide" tabindex="0"><table id="{escape(data.name)}"{kind}>'
+        f'<div class="wide" tabindex="0"><table id="table-{escape(data.name)}"{kind}>'
         f"<caption><span>{escape(data.caption)}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 

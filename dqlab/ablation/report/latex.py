@@ -64,13 +64,15 @@ def _table(table: Table) -> str:
     heads = " & ".join(escape(column.head) for column in table.columns)
     lines = [heads, *([_unders(table.columns)] if any(column.under for column in table.columns[1:]) else [])]
     body = [" & ".join(_value(value, row[0].text in table.strong) for value in row) for row in table.rows]
+    words = table.words()
+    columns = "".join("l" if place in words else "r" for place in range(len(table.columns)))
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"  \centering\small\setlength{\tabcolsep}{4pt}",
             rf"  \caption{{{escape(table.caption)}}}",
             rf"  \label{{tab:{table.name.replace('_', '-')}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
             *(rf"    {line} \\" for line in lines),
             r"    \midrule",

@@ -30,8 +30,8 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
         raise RunError(f"{folder} holds something else than a report: it is not replaced. Move it away.")
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -39,6 +39,24 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes have left beside it."""
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid == str(os.getpid()) or (pid.isdigit() and not _is_running(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _flush(folder: Path) -> None:

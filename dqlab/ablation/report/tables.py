@@ -22,7 +22,7 @@ class Tables:
     @property
     def unit(self) -> str:
         """What every caption ends with: the unit, and the caveat."""
-        return f"D4RL-normalised scores{f', {self.caveat}' if self.caveat else ''}."
+        return f"Normalised scores{f' ({self.caveat})' if self.caveat else ''}."
 
     @property
     def says(self) -> str:

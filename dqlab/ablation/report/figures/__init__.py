@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,17 @@ def draw(results: GridResults, analysis: Analysis, rules: Sequence[str]) -> dict
         improvement,
     )
     drawn = [paint(analysis, rules=rules, caveat=results.caveat) for paint in painters]
+    for each in drawn:
+        if each is not None:
+            _settle(each)
     return {figure.name: figure for figure in drawn if figure is not None}
+
+
+def _settle(drawn: Drawn) -> None:
+    """Lay the figure out once, for all formats."""
+    with _quietly():
+        drawn.figure.draw_without_rendering()
+    drawn.figure.set_layout_engine("none")
 
 
 def image(drawn: Drawn, kind: str) -> bytes:
@@ -40,7 +51,14 @@ def image(drawn: Drawn, kind: str) -> bytes:
 
     buffer = io.BytesIO()
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a label's: a box is drawn
+    with matplotlib.rc_context(settings), _quietly():
         drawn.figure.savefig(buffer, format=kind, dpi=200, transparent=kind == "svg", metadata=METADATA[kind])
     return buffer.getvalue()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Where the font lacks a label's character, a box is drawn: no warning is needed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield

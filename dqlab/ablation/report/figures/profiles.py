@@ -31,7 +31,7 @@ def profiles(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | N
     choice = choose(analysis.labels, analysis.base, ranks, rules[0], MOST_LINES, FEWER_LINES)
     labels = [label for label in choice.labels if any(label in analysis.rules[rule].profiles.shares for rule in rules)]
     figure = new_figure(TEXT_WIDTH, 2.5 + 0.2 * -(-len(labels) // 4))
-    grid = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
     for place, (axes, rule) in enumerate(zip(grid, rules, strict=True)):
         _lines(axes, analysis.rules[rule].profiles, labels, analysis.base)
         dress(axes, rule_name(rule), points_label(caveat), "share of runs above" if place == 0 else "")

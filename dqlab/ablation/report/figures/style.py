@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dqlab.ablation.report.words import count, listed, rule_name
+from dqlab.ablation.report.words import count, rule_name
 from dqlab.ablation.statistics.analysis import Aggregates
 
 INK, GRID = "#202428", "#9aa3ad"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito, without black and yellow
 DASHES = ("-", "--", ":")
 MARKERS = "osD^vP"
-MOST_LINES, FEWER_LINES, MOST_ROWS = 12, 8, 40
+MOST_LINES, FEWER_LINES, MOST_ROWS = 12, 7, 40
 TEXT_WIDTH = 7.0  # inches: the text of a page, two columns
 
 
@@ -101,15 +101,3 @@ def legend(figure: Any, axes: Any, labels: Sequence[str]) -> None:
 def points_label(caveat: str) -> str:
     """What a score's axis says."""
     return f"normalised score ({caveat})" if caveat else "normalised score"
-
-
-def empty(figure: Any, reason: str) -> Any:
-    """A figure that says why there is nothing to see."""
-    figure.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9, color=INK)
-    return figure
-
-
-def missing(labels: Sequence[str], drawn: Sequence[str]) -> str:
-    """A sentence about settings without runs."""
-    lacking = [label for label in labels if label not in drawn]
-    return f"Without a finished run: {listed(lacking)}." if lacking else ""

@@ -1,0 +1,441 @@
+"""Reports of grids: everything is written, agrees with the analysis, reads well, and replaces an older one at once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from made_grids import TASKS, made_grid
+
+from dqlab.ablation.report import bibtex, figures, latex, swap, write_report, writing
+from dqlab.ablation.report.answer import answer
+from dqlab.ablation.report.figures.style import choose
+from dqlab.ablation.report.figures.values import lines_of, numeric_axis
+from dqlab.ablation.report.parts_used import parts_used
+from dqlab.ablation.report.table import Column, Table, Value
+from dqlab.ablation.report.words import RULE_NAMES, duration, listed, points
+from dqlab.ablation.report_settings import Report
+from dqlab.ablation.results import RULES, Failure, GridResults
+from dqlab.ablation.statistics import analyse
+from dqlab.errors import ConfigError, RunError
+from dqlab.registry import Registry
+
+QUICK = Report(reps=100)
+REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
+LABELS = {"N=2": '<b>"a" & b_1</b>, 50%', "N=5": "base, ~#{}\\ it's η=½ $x$ 中", "N=10": "Diffusion-QL, 5 steps"}
+FILES = ["index.html", "scores.csv", "aggregates.csv", "results.json", "tables.tex", "references.bib"]
+FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles", "improvement"]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+def renamed(grid: GridResults) -> GridResults:
+    """The same grid with labels that every format has to escape."""
+    results = tuple(replace(r, cell=replace(r.cell, label=LABELS[r.cell.label])) for r in grid.results)
+    return replace(grid, base=LABELS[grid.base], labels=tuple(map(LABELS.__getitem__, grid.labels)), results=results)
+
+
+def with_gaps(grid: GridResults) -> GridResults:
+    """One cell failed, one is pending."""
+    (failed, pending), results = grid.results[:2], grid.results[2:]
+    return replace(grid, results=results, failures=(Failure(failed.cell, "diverged", REASON),), pending=(pending.cell,))
+
+
+GRID = with_gaps(renamed(made_grid(seeds=3)))
+SETTINGS = Report(
+    reps=100, reference={LABELS["N=5"]: {TASKS[0]: (110.1, 0.3), TASKS[1]: (111.3,)}}, reference_source="a paper"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grid") / "report"
+    written = write_report(GRID, SETTINGS, folder)
+    assert [str(path.relative_to(folder)) for path in written] == FILES + [
+        f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
+    ]
+    assert sorted(written) == sorted(path for path in folder.rglob("*") if path.is_file())
+    return folder
+
+
+class Page(HTMLParser):
+    """The parsed page: text, links, ids, captions, classes; refuses what is not balanced."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text, self.links, self.ids, self.captions = "", [], [], []  # type: ignore[var-annotated]
+        self.feed(path.read_text())
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.links += [known[name] for name in ("src", "href", "srcset", "data", "action") if name in known]
+        self.ids += [known[name] for name in ("id",) if name in known]
+        assert not any(name.startswith("on") for name in known)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "caption":
+            self.captions.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open or "script" in self.open:
+            return
+        self.text += data
+        if "caption" in self.open:
+            self.captions[-1] += data
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(report: Path) -> None:
+    page = Page(report / "index.html")
+    assert page.links
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", (report / "index.html").read_text())
+    assert [name for name, times in Counter(page.ids).items() if times > 1] == []
+    for text in (*GRID.labels, *TASKS, *RULE_NAMES.values(), REASON, GRID.gin.strip(), "not D4RL", "a paper", "2.13.0"):
+        assert text in page.text, text
+
+
+def test_no_scores_without_their_rule_and_caveat(report: Path) -> None:
+    captions = Page(report / "index.html").captions
+    scored = [caption for caption in captions if "ormalised scores" in caption]
+    assert len(scored) >= 10
+    assert all("not D4RL" in caption for caption in scored)
+    assert len(captions) - len(scored) == 2, "only failures and pending cells have no scores"
+    head = re.findall(r"<thead>.*?</thead>", (report / "index.html").read_text())[0]
+    for rule in SETTINGS.rules:
+        assert head.count(f"<small>{RULE_NAMES[rule]}</small>") == 2
+
+
+def test_the_sections_come_in_the_readers_order(report: Path) -> None:
+    wanted = ["aggregate", "values", "tasks", "curves", "profiles", "comparisons", "references", "open", "all-rules"]
+    found = re.findall(r'<section id="([\w-]+)"', (report / "index.html").read_text())
+    assert found == [*wanted, "gin", "made", "cite"]
+
+
+def test_the_figures_are_images(report: Path) -> None:
+    for name in FIGURES:
+        png, pdf = ((report / "figures" / f"{name}.{kind}").read_bytes() for kind in ("png", "pdf"))
+        assert png[:8] == b"\x89PNG\r\n\x1a\n"
+        width, height = struct.unpack(">II", png[16:24])
+        assert 600 <= width <= 1600
+        assert 200 <= height <= 1600
+        assert len(png) > 8000
+        assert pdf[:5] == b"%PDF-"
+        assert b"%%EOF" in pdf[-10:]
+
+
+def test_the_sheet_of_cells_has_them_all(report: Path) -> None:
+    rows = list(csv.DictReader((report / "scores.csv").open(newline="")))
+    assert len(rows) == 3 * 2 * 3
+    assert Counter(row["state"] for row in rows) == {"finished": 16, "diverged": 1, "pending": 1}
+    results = {result.cell.id: result for result in GRID.results}
+    for row in rows:
+        if row["state"] == "finished":
+            result = results[row["id"]]
+            assert [float(row[f"score_{rule}"]) for rule in RULES] == [result.score(rule) for rule in RULES]
+            known = (result.cell.label, result.cell.task, str(result.cell.seed), "5000", "not D4RL")
+            assert tuple(row[name] for name in ("label", "task", "seed", "steps", "caveat")) == known
+            assert row["N"] == result.cell.points["N"]
+    failed = next(row for row in rows if row["state"] == "diverged")
+    assert (failed["reason"], failed["score_last"]) == (REASON, "")
+
+
+def test_an_axis_may_be_called_as_a_column_is() -> None:
+    grid = made_grid(seeds=1)
+    cells = [replace(r, cell=replace(r.cell, points={"task": r.cell.points["N"]})) for r in grid.results]
+    text = writing.FILES["scores.csv"](replace(grid, axes={"task": grid.axes["N"]}, results=tuple(cells)), *[None] * 3)  # type: ignore[arg-type]
+    row = next(csv.DictReader(text.splitlines()))
+    assert (row["task_axis"], row["task"]) == ("2", TASKS[0])
+
+
+def test_the_data_are_the_analysis(report: Path) -> None:
+    analysis = analyse(GRID, SETTINGS)
+    known = json.loads((report / "results.json").read_text())
+    assert known["analysis"] == analysis.as_dict()
+    assert known["grid"]["labels"] == list(GRID.labels)
+    assert known["facts"] == json.loads(json.dumps(GRID.facts))
+    assert Counter(cell["state"] for cell in known["cells"]) == {"finished": 16, "diverged": 1, "pending": 1}
+    rows = {(row["rule"], row["label"]): row for row in csv.DictReader((report / "aggregates.csv").open(newline=""))}
+    assert len(rows) == len(RULES) * 3
+    for (rule, label), row in rows.items():
+        iqm = analysis.rules[rule].aggregates[label].iqm
+        wanted = ["" if each is None else str(each) for each in (iqm.point, iqm.low, iqm.high)]
+        assert [row["iqm"], row["iqm_low"], row["iqm_high"]] == wanted
+        compared = analysis.rules[rule].comparisons.rows.get(label)
+        assert row["corrected"] == ("" if compared is None else str(compared.corrected))
+
+
+def test_latex_prints_every_text_as_it_is() -> None:
+    assert latex.escape("50% of a_1 & #2 {x} $y$ ~^\\") == (
+        r"50\% of a\_1 \& \#2 \{x\} \$y\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert latex.escape('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
+    assert latex.escape("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
+    assert latex.escape("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
+
+
+def test_the_tables_are_booktabs(report: Path) -> None:
+    text = (report / "tables.tex").read_text()
+    tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.DOTALL)
+    assert len(tables) == 3 + 2 * len(SETTINGS.rules) + 1
+    assert len(set(re.findall(r"\\label\{.*\}", text))) == len(tables)
+    for table in tables:
+        assert all(table.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption"))
+        columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", table)[1])  # type: ignore[index]
+        rows = [line for line in table.splitlines() if line.endswith(r" \\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
+        assert "not D4RL" in table
+        assert not re.search(r"(?<!\\)[#_^]|[<>\"|]", table)
+    assert latex.escape(GRID.base) in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_the_tables_compile(report: Path, tmp_path: Path) -> None:
+    body = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables.tex}\end{document}"
+    (tmp_path / "paper.tex").write_text(body)
+    shutil.copy(report / "tables.tex", tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def one_label() -> GridResults:
+    return made_grid((5,), seeds=3)
+
+
+def one_seed() -> GridResults:
+    return made_grid(seeds=1)
+
+
+def nothing_finished() -> GridResults:
+    grid = made_grid(seeds=2)
+    failures = tuple(Failure(result.cell, "crashed", REASON) for result in grid.results[:3])
+    return replace(grid, results=(), failures=failures, pending=tuple(r.cell for r in grid.results[3:]))
+
+
+def only_pending() -> GridResults:
+    grid = made_grid(seeds=1)
+    return replace(grid, results=(), pending=tuple(r.cell for r in grid.results), gin="", facts={})
+
+
+@pytest.mark.parametrize("grid", [one_label, one_seed, nothing_finished, only_pending], ids=lambda grid: grid.__name__)
+def test_a_grid_as_far_as_it_has_come_has_a_report(grid: Callable[[], GridResults], tmp_path: Path) -> None:
+    results = grid()
+    settings = replace(QUICK, rules=("mean_last_10",))
+    written = write_report(results, settings, tmp_path / "report")
+    page = Page(tmp_path / "report" / "index.html")
+    assert [path.name for path in written][:6] == FILES
+    assert all(label in page.text for label in results.labels)
+    assert (REASON in page.text) == bool(results.failures)
+    rows = list(csv.DictReader((tmp_path / "report" / "scores.csv").open(newline="")))
+    assert len(rows) == len(results.labels) * len(results.tasks) * len(results.seeds)
+    json.loads((tmp_path / "report" / "results.json").read_text())
+
+
+def test_the_answer_says_what_is_decided() -> None:
+    clear = made_grid(seeds=12, score=lambda value, task, seed: 10.0 * float(value) + 0.2 * seed)  # type: ignore[arg-type]
+    text = answer(clear, analyse(clear, QUICK), QUICK.rules)
+    assert text.startswith(
+        "This grid compares 3 settings (N=2, N=5 and N=10) on 2 tasks "
+        "(walker2d-medium-expert-v2 and hopper-medium-expert-v2) with 12 seeds each. All 72 runs have finished. "
+        "By selection rule last, N=10 has the highest interquartile mean (IQM), 101.1"
+    )
+    assert re.search(r"Against the base, N=5: N=10 \(\+50\.0 .*?\) is better; N=2 \(\u221230\.0 .*?\) is worse\.", text)
+    assert text.endswith("is worth 3.0 points over the last one. All scores: not D4RL.")
+    few = with_gaps(made_grid(seeds=2))
+    text = answer(few, analyse(few, QUICK), QUICK.rules)
+    assert "Of 12 runs, 10 finished, 1 failed and 1 is still to come." in text
+    assert re.search(r"undecided \(nothing is decided below \d+ seeds\)", text)
+
+
+def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
+    grid = made_grid(tuple(range(1, 21)), TASKS[:1], 1, lambda value, task, seed: float(value))  # type: ignore[arg-type]
+    analysis = analyse(grid, QUICK)
+    ranks = analysis.rules["last"].aggregates
+    choice = choose(grid.labels, "N=1", ranks, "last", 12, 7)
+    assert choice.labels == ("N=1", *(f"N={value}" for value in range(15, 21)))
+    assert choice.note.startswith("Of 20 settings, the base and the 6 with the highest IQM (last) are drawn")
+    assert choose(grid.labels[:12], "N=1", ranks, "last", 12, 7).note == ""
+    drawn = figures.draw(grid, analysis, ("last",))
+    assert "Of 20 settings" in drawn["learning_curves"].caption
+    assert len(drawn["learning_curves"].figure.axes[0].lines) == 7
+
+
+def test_the_curves_are_those_of_the_analysis() -> None:
+    grid = made_grid(seeds=3)
+    analysis = analyse(grid, QUICK)
+    panels = figures.draw(grid, analysis, ("last",))["learning_curves"].figure.axes
+    assert [axes.get_title() for axes in panels] == list(TASKS)
+    for axes, task in zip(panels, TASKS, strict=True):
+        curves = [curve for curve in analysis.curves if curve.task == task]
+        assert [list(line.get_ydata()) for line in axes.lines] == [list(curve.mean.point) for curve in curves]
+        assert [list(line.get_xdata()) for line in axes.lines] == [list(curve.steps) for curve in curves]
+        assert len({line.get_color() for line in axes.lines}) == 3
+
+
+def test_values_are_an_axis_where_they_are_numbers() -> None:
+    grid = made_grid((2, 5, 10), seeds=1)
+    assert numeric_axis(grid) == "N"
+    assert lines_of(grid, "N") == {"": [(2.0, "N=2"), (5.0, "N=5"), (10.0, "N=10")]}
+    assert numeric_axis(replace(grid, axes={"N": ("2", "5"), "eta": ("0.5", "1.0")})) is None
+    assert numeric_axis(replace(grid, axes={"N": ("2", "five"), "eta": ("0.5", "1.0")})) == "eta"
+    assert numeric_axis(replace(grid, axes={"flag": ("True", "False"), "N": ("2", "nan")})) is None
+    both = [replace(r, cell=replace(r.cell, points={**r.cell.points, "s": "vp"})) for r in grid.results]
+    assert list(lines_of(replace(grid, results=tuple(both)), "N")) == ["vp"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cites", "cites_not"),
+    [
+        (
+            "samplers",
+            {"lu2022dpmsolverpp", "song2021denoising", "karras2022elucidating", "ho2020denoising"},
+            {"park2025flow"},
+        ),
+        (
+            "policy_class",
+            {"fujimoto2019off", "kumar2019stabilizing", "park2025flow", "liu2023flow"},
+            {"lu2022dpmsolverpp"},
+        ),
+        ("critics", {"kuznetsov2020controlling", "chen2021randomized"}, {"lu2022dpmsolverpp"}),
+    ],
+)
+def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str]) -> None:
+    text = (ROOT / "ablations" / f"{name}.gin").read_text()
+    gin = "\n".join(line for line in text.splitlines() if not line.startswith("include"))
+    grid = replace(made_grid(seeds=1), gin=gin)
+    keys = {work.key for work in bibtex.works(grid)}
+    assert keys >= {*bibtex.ALWAYS, *cites}
+    assert not keys & cites_not
+    written = bibtex.bibtex(grid)
+    assert set(re.findall(r"^@\w+\{(\w+),", written, re.MULTILINE)) == keys | {"dqlab"}
+    assert "said" not in written
+
+
+def test_every_source_of_a_part_has_an_entry() -> None:
+    parts_used(made_grid(seeds=1))  # fills the registries
+    own = [entry for registry in Registry.kinds.values() for entry in registry if entry.package == "dqlab"]
+    lacking = [entry.source for entry in own if bibtex.YEAR.search(entry.source) and not bibtex.cited(entry.source)]
+    assert len(own) > 50
+    assert lacking == []
+
+
+def test_entries_are_complete() -> None:
+    library = bibtex.library()
+    assert set(bibtex.ALWAYS) <= set(library)
+    for entry in library.values():
+        assert re.fullmatch(r"(19|20)\d\d", entry.fields["year"])
+        assert entry.fields["title"]
+        assert entry.text.count("{") == entry.text.count("}")
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", entry.fields.get("eprint", "1234.5678"))
+        assert not re.search(r"[{}\\]", entry.line)
+    assert library["wang2023diffusion"].line == (
+        "Wang et al. Diffusion Policies as an Expressive Policy Class for Offline Reinforcement Learning. "
+        "International Conference on Learning Representations. 2023. arXiv:2208.06193."
+    )
+
+
+def test_a_failure_while_writing_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "report"
+    write_report(only_pending(), QUICK, folder)
+    before = (folder / "index.html").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(swap, "_flush", full)
+        with pytest.raises(OSError, match="No space"):
+            write_report(nothing_finished(), QUICK, folder)
+    assert (folder / "index.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+from made_grids import made_grid
+from dqlab.ablation.report import swap
+swap._replace = lambda new, old: os.kill(os.getpid(), signal.SIGKILL)
+with swap.new_folder(Path(sys.argv[1]), lambda folder: True) as new:
+    (new / "index.html").write_text("half")
+"""
+
+
+def test_killed_while_writing_the_old_report_is_there_and_the_next_one_tidies_up(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    write_report(only_pending(), QUICK, folder)
+    before = (folder / "index.html").read_bytes()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert (folder / "index.html").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+    write_report(nothing_finished(), QUICK, folder)
+    assert (folder / "index.html").read_bytes() != before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_systems_that_cannot_exchange_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "_exchange", lambda one, other: False)
+    for text in ("first", "second"):
+        with swap.new_folder(tmp_path / "report", lambda folder: True) as new:
+            (new / "file").write_text(text)
+    assert (tmp_path / "report" / "file").read_text() == "second"
+    assert os.listdir(tmp_path) == ["report"]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds something else than a report"):
+        write_report(only_pending(), QUICK, tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_the_package_has_its_files() -> None:
+    package = files("dqlab.ablation.report")
+    assert all(package.joinpath(name).read_text() for name in ("page.html", "page.css", "sort.js", "references.bib"))
+
+
+def test_rules_are_checked() -> None:
+    with pytest.raises(ConfigError, match="Report.rules: 'best' is no selection rule. Did you mean 'best_online'"):
+        Report(rules=("last", "best"))
+
+
+def test_words() -> None:
+    assert [points(value) for value in (12.34, -0.04, -3.21)] == ["12.3", "0.0", "\u22123.2"]
+    assert points(0.26, signed=True) == "+0.3"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a, 1", "b", "c"]) == "a, 1; b; and c"
+    assert listed(list("abcdefgh"), 3) == "a, b and 6 more"
+    assert [duration(seconds) for seconds in (3.0, 600.0, 9000.0)] == ["3.0 s", "10.0 min", "2.5 h"]
+
+
+def test_tables_turn_and_join() -> None:
+    one = Table(
+        "t", "c", (Column("Setting"), Column("x", "last"), Column("y", "last")), ((Value("a"), Value("1"), Value("2")),)
+    )
+    assert one.turned("Task").columns == (Column("Task"), Column("a", "last"))
+    assert [[value.text for value in row] for row in one.turned("Task").rows] == [["x", "1"], ["y", "2"]]
+    assert [column.head for column in one.beside(one).columns] == ["Setting", "x", "y", "x", "y"]
+    assert [value.text for value in one.beside(one).rows[0]] == ["a", "1", "2", "1", "2"]
+    assert [column.head for column in one.without(["x"]).columns] == ["Setting", "y"]
