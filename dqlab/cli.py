@@ -266,6 +266,7 @@ def _train(args: argparse.Namespace) -> int:
     finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     if not args.quiet:
         print_finished(finished)
+    finished.check_complete()
     return 0
 
 
@@ -285,7 +286,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
         second = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if '"finished"' not in path.read_text())
+    unfinished = sorted(path.parent for path in earlier if '"state": "running"' in path.read_text())
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]
