@@ -10,13 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 OPTIONS = ("--block", "--num-cpus=1", "--object-store-memory=200000000", "--disable-usage-stats")
-TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 
 
 class Node:
@@ -27,11 +25,17 @@ class Node:
         assert program, "there is no program ray"
         self._process = subprocess.Popen(
             [program, "start", *arguments, *OPTIONS],
-            env={**os.environ, **TOKEN, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def has(self, pid: int) -> bool:
+        """Whether a process descends from this node's."""
+        while pid > 1 and pid != self._process.pid:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return pid == self._process.pid
 
     def kill(self) -> None:
         """kill -9 all of its own processes (not those of its packs, which have sessions of their own)."""
@@ -41,7 +45,7 @@ class Node:
 
 
 class Cluster:
-    """A head, and nodes that join it under addresses 127.0.0.2, 127.0.0.3, ..."""
+    """A head, which claims to have a GPU, and nodes that join it under addresses 127.0.0.2, 127.0.0.3, ..."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -49,7 +53,9 @@ class Cluster:
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
         self._folder = tempfile.mkdtemp(prefix="dq-")  # short: a socket's path has 107 characters
-        self._head = Node("--head", f"--port={port}", f"--temp-dir={self._folder}", "--include-dashboard=false")
+        self._head = Node(
+            "--head", f"--port={port}", f"--temp-dir={self._folder}", "--include-dashboard=false", "--num-gpus=1"
+        )
         self.nodes: list[Node] = []
         until(lambda: listens(port), 60)
 

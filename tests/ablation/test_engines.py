@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import TOKEN, Cluster, lives, until
+from ray_cluster import Cluster, lives, until
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job
 from dqlab.ablation.engines.local import LocalEngine
@@ -38,7 +38,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(params=list(NEEDED))
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(request: pytest.FixtureRequest) -> Engine:
     if find_spec(NEEDED[request.param]) is None:
         pytest.skip(f"{NEEDED[request.param]} is not installed")
     made: dict[str, Callable[[], Engine]] = {
@@ -46,8 +46,6 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
         "slurm": lambda: SlurmEngine(cluster="local"),
         "ray": lambda: RayEngine(request.getfixturevalue("address")),
     }
-    for name, value in TOKEN.items():
-        monkeypatch.setenv(name, value)
     return made[request.param]()
 
 
@@ -220,7 +218,7 @@ def kill_driver(module: str, engine: str, arguments: str, jobs: list[Job]) -> li
     """Run jobs by a driver of its own and kill it when all have a checkpoint; their process ids."""
     code = DRIVER.format(module=module, engine=engine, arguments=arguments)
     paths = [str(job.folder) for job in jobs]
-    driver = subprocess.Popen([sys.executable, "-c", code, *paths], env={**os.environ, **TOKEN})
+    driver = subprocess.Popen([sys.executable, "-c", code, *paths])
     pids = [job.folder.parent / f"{job.id}.pid" for job in jobs]
     try:
         until(lambda: all(map(Path.exists, pids)) and all(map(step_of, jobs)), 90)
