@@ -80,10 +80,8 @@ def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int
     _await_release(folder)
     if not folder.finished:
         _train(path, bindings, tell, stop)
-    if any(folder.failure(replica) for replica in folder.replicas()):
-        return SOME_FAILED
     tell({"event": "finished"})
-    return FINISHED
+    return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
 
 
 def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:

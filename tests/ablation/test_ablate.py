@@ -95,8 +95,8 @@ def test_a_grid_is_extended_in_a_folder_of_its_own_from_another(place: Path, fin
     assert wider.returncode == 0, wider.stderr
     assert "4 finished, 0 failed before, 2 to train" in wider.stdout
     assert [row["seed"] for row in scores(place / "wider")] == ["0", "1", "2"] * 2
-    shared = [row["last"] for row in scores(place / "wider") if row["seed"] != "2"]
-    assert shared == [row["last"] for row in scores(place / "calm")]
+    shared = [row["score_last"] for row in scores(place / "wider") if row["seed"] != "2"]
+    assert shared == [row["score_last"] for row in scores(place / "calm")]
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(place: Path) -> None:

@@ -17,7 +17,7 @@ from dqlab.ablation.engines.node import Input
 from dqlab.files import sha256_of
 
 IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
-CARRIED = ("MLFLOW_", "DQLAB_")
+CARRIED = "DQLAB_"
 
 
 def variables() -> dict[str, str]:

@@ -25,6 +25,10 @@ class Stops:
         """How often."""
         return self.count
 
+    def at_least_once(self) -> None:
+        """As if asked, unless it has been."""
+        self.count = max(self.count, 1)
+
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class LocalEngine:
             for future in as_completed(futures):
                 yield future.result()
         finally:  # whoever listens may leave early: her jobs save what they have
-            self.stop()
+            self.stops.at_least_once()
             pool.shutdown()
             self.stops.count = 0
 

@@ -71,7 +71,7 @@ class SlurmEngine:
             self.stops.count = 0
 
     def stop(self) -> None:
-        """Ask all jobs to save and end; cancel them at the second call."""
+        """Ask all jobs to save and end; kill them at the second call."""
         self.stops.count += 1
 
     def submit(self, job: Job) -> Any:
@@ -133,6 +133,6 @@ class Queued:
 def _ask(queued: Sequence[Queued], times: int) -> None:
     """Ask for an end; those that wait in the queue are taken out of it."""
     for item in queued:
-        item.notes.stop.touch()
-        if times >= 2 or item.submitted.state == "PENDING":
+        item.notes.ask(times)
+        if item.submitted.state == "PENDING":
             item.submitted.cancel()

@@ -12,6 +12,7 @@ from typing import Any
 
 from dqlab.ablation.engines.base import Job
 from dqlab.ablation.engines.process import Event, Outcome, attempt, environment
+from dqlab.files import write_text
 
 POLL = 0.5
 
@@ -28,6 +29,14 @@ class Notes:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.events.touch()
+
+    def ask(self, times: int) -> None:
+        """Have the job asked to stop (1), or killed (2)."""
+        write_text(self.stop, str(times))
+
+    def asked(self) -> int:
+        """What `ask` said last."""
+        return int(self.stop.read_text()) if self.stop.exists() else 0
 
     def write(self, event: Event) -> None:
         """Add an event."""
@@ -70,4 +79,4 @@ class Pack:
         notes = Notes(self.job.folder)
         variables = environment(self.job.threads, None if self.job.gpu_memory else "")
         command = self.job.command(self.job.folder)
-        return attempt(command, self.job.log, variables, notes.write, lambda: self.preempted or notes.stop.exists())
+        return attempt(command, self.job.log, variables, notes.write, lambda: notes.asked() or self.preempted)

@@ -6,6 +6,7 @@ steps     that it counts; after each it writes its checkpoint
 seconds   that each takes
 die_at    at this step it is killed, `deaths` times in all
 fail_at   at this step it fails, and says so
+deaf      whether it goes on when its standard input ends
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
 from dqlab.files import write_text
 from dqlab.run_folder import Journal, RunFolder
 
-DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0}
+DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0, "deaf": False}
+TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR")
+"""Variables of the environment that it tells."""
 
 
 def main(folder: Path) -> int:
@@ -32,9 +36,10 @@ def main(folder: Path) -> int:
     checkpoint = RunFolder(folder).checkpoint
     first = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
     journal = Journal(folder / "metrics.jsonl", first)
-    _tell("started", step=first, pid=os.getpid())
+    print("counting to", plan["steps"], flush=True)
+    _tell("started", step=first, pid=os.getpid(), environment={name: os.environ.get(name) for name in TOLD})
     for step in range(first + 1, plan["steps"] + 1):
-        if _stopped(plan["seconds"]):
+        if _stopped(plan["seconds"], plan["deaf"]):
             return STOPPED
         if step == plan["die_at"]:
             _die(folder / "deaths", plan["deaths"])
@@ -58,8 +63,11 @@ def _tell(event: str, **facts: Any) -> None:
     print(json.dumps({"event": event, **facts}), flush=True)
 
 
-def _stopped(seconds: float) -> bool:
+def _stopped(seconds: float, deaf: bool) -> bool:
     """Wait; whether the standard input has ended meanwhile."""
+    if deaf:
+        time.sleep(seconds)
+        return False
     return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 

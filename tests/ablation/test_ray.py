@@ -1,0 +1,143 @@
+"""A Ray cluster of two nodes, of which one is killed: nothing is lost, nothing done twice; and real packs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_packs import CELLS, check_same, pack_text, summary
+from ray_cluster import Cluster
+
+from dqlab.ablation.engines.base import FINISHED, Job
+from dqlab.ablation.engines.cargo import modules_of
+from dqlab.ablation.engines.local import LocalEngine
+from dqlab.ablation.engines.ray import RayEngine
+from dqlab.errors import ConfigError
+from dqlab.testing.engines import made_job
+
+pytest.importorskip("ray", reason="ray is not installed")
+
+PLUGIN = '''"""A schedule."""
+import torch
+from dqlab.diffusion.schedules import noise_schedules
+
+@noise_schedules.register("travelling", source="x")
+def travelling(n_timesteps: int) -> torch.Tensor:
+    """Constant."""
+    return torch.full((n_timesteps,), 0.3, dtype=torch.float64)
+'''
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    cluster.join()
+    yield cluster
+    cluster.close()
+
+
+def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    plain = [made_job(tmp_path / name, steps=60, seconds=0.05) for name in ("a", "b", "c")]
+    huge = replace(made_job(tmp_path / "huge"), threads=64, memory=10**15)  # more than any node has
+    gpu = replace(made_job(tmp_path / "gpu"), gpu_memory=1)
+    told: dict[str, list[Any]] = defaultdict(list)
+    moved: list[str] = []
+
+    def tell(job: Job, event: Any) -> None:
+        told[job.id].append(event)
+        on_second = cluster.nodes[0].has(told[job.id][0]["pid"]) if not moved and event.get("step") == 5 else False
+        if on_second:
+            moved.append(job.id)
+            cluster.nodes[0].kill()
+
+    ends = list(RayEngine(cluster.address).run([*plain, huge, gpu], tell))
+    assert sorted(end.job.id for end in ends) == ["a", "b", "c", "gpu", "huge"]
+    assert {end.code for end in ends} == {FINISHED}, ends
+    (name,) = moved
+    starts = {job.id: [e["step"] for e in told[job.id] if e["event"] == "started"] for job in (*plain, huge, gpu)}
+    assert {other: steps for other, steps in starts.items() if other != name} == {
+        other: [0] for other in starts if other != name
+    }
+    first, again = starts[name]
+    heard = max(e["step"] for e in told[name][: told[name].index(next(e for e in told[name] if e["step"] == again))])
+    assert first == 0
+    assert again >= 5
+    assert again - heard in (0, 1)  # what had been sent, and perhaps not been told yet
+    for job in plain:
+        lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
+        assert not (job.folder / ".incoming").exists()
+    seen = {job.id: told[job.id][0]["environment"] for job in (*plain, huge, gpu)}
+    assert {known["CUDA_VISIBLE_DEVICES"] for other, known in seen.items() if other != "gpu"} == {""}
+    assert seen["gpu"]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert seen["huge"]["OMP_NUM_THREADS"] == "64"
+
+
+def make_pack(folder: Path, cache: Path, sources: str) -> Job:
+    folder.mkdir(parents=True)
+    bindings = ("DiffusionPolicy.schedule = 'travelling'", f"load_dataset.sources = ('{sources}',)")
+    (folder / "pack.gin").write_text("import travelling_plugin\n" + pack_text(CELLS, *bindings, steps=40))
+    return Job(folder.name, folder, {"walker2d-medium-expert-v2": cache})
+
+
+def test_real_packs_give_what_they_give_on_this_machine(
+    cluster: Cluster, tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a plugin and a dataset that only the driver has, found as D4RL's own, and by a path."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "travelling_plugin.py").write_text(PLUGIN)
+    cache = tmp_path / "cache" / "walker2d_medium_expert-v2.hdf5"
+    cache.parent.mkdir()
+    d4rl_file(rows=200).rename(cache)
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    sources = {"cached": "d4rl_cache", "named": f"file:{cache}"}
+    there = [make_pack(tmp_path / "there" / name, cache, source) for name, source in sources.items()]
+    here = [make_pack(tmp_path / "here" / name, cache, source) for name, source in sources.items()]
+    far = list(RayEngine(cluster.address).run(there, lambda job, event: None))
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache.parent))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"), prepend=":")
+    near = list(LocalEngine(workers=1).run(here, lambda job, event: None))
+    assert [(end.code, end.reason) for end in (*far, *near)] == [(FINISHED, "")] * 4
+    for ours, theirs in zip(here, there, strict=True):
+        facts = [json.loads((job.folder / "run.json").read_text())["data"] for job in (ours, theirs)]
+        assert facts[0]["digest"] == facts[1]["digest"]
+        assert facts[0]["source"] == facts[1]["source"]
+        assert facts[0]["is_d4rl"] == facts[1]["is_d4rl"] == (ours.id == "cached")
+        assert str(tmp_path) not in facts[1]["path"], "it was read from where it lies here"
+        for name in CELLS:
+            scores = [summary(job.folder, name)["selection"]["last"]["score_mean"] for job in (ours, theirs)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+            check_same(ours.folder, name, theirs.folder)
+
+
+def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_package" / "deep").mkdir(parents=True)
+    (tmp_path / "a_package" / "__init__.py").write_text("")
+    (tmp_path / "a_module.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import a_package.deep\nimport a_module\nfrom dqlab import parts\nimport math\nimport not_there\n"
+    (tmp_path / "pack.gin").write_text(text + "a.text = 'import nothing'\n")
+    found = [Path(path).name for path in modules_of([Job("a", tmp_path, {})])]
+    assert found == ["dqlab", "a_module.py", "a_package"]
+
+
+def test_clusters_that_are_not_there(tmp_path: Path) -> None:
+    job = made_job(tmp_path / "a")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        closed = socket.create_server(("127.0.0.1", 0))
+        nobody = closed.getsockname()[1]
+        closed.close()
+        for address in (f"127.0.0.1:{nobody}", f"127.0.0.1:{deaf.getsockname()[1]}", "nonsense"):
+            started = time.monotonic()
+            with pytest.raises(ConfigError, match="ray start --address"):
+                list(RayEngine(address).run([job], print))
+            assert time.monotonic() - started < 40, address
+    with pytest.raises(ConfigError, match="auto, or HOST:PORT"):
+        RayEngine("ray://head:10001")
