@@ -72,7 +72,7 @@ def _seeds(rows: Sequence[Row]) -> Iterator[str]:
     for task in dict.fromkeys(row.task for row in rows):
         few = [f"{row.group.letter} ({len(row.seeds)})" for row in rows if row.task == task and len(row.seeds) < FEW]
         if few:
-            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Their intervals are too narrow; one seed has none."
+            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow."
     for task in dict.fromkeys(row.task for row in rows):
         if len({row.seeds for row in rows if row.task == task}) > 1:
             yield f"{task}: not every configuration has the same seeds."

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ class CellFolder:
             if (self.path / name).exists():
                 return status, self.path / name
         return "", None
+
+    @property
+    def began(self) -> float:
+        """When, in seconds; 0 where nothing shows it."""
+        config = self.path / "config.gin"
+        written = [config.stat().st_mtime] if config.exists() else []
+        with self.journal.open() if self.journal.exists() else StringIO() as journal:
+            first = journal.readline()
+        return min([*written, *([json.loads(first)["time"]] if first.endswith("\n") else [])], default=0.0)
 
     def tags(self) -> dict[str, str]:
         """Its configuration's digest, once it is known."""
