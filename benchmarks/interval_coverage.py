@@ -17,7 +17,7 @@ from dqlab.ablation.statistics.metrics import iqm, mean
 from dqlab.ablation.statistics.resampling import Bootstrap
 
 Array = NDArray[np.float64]
-SEEDS, TASKS = (3, 5, 10, 20), (1, 3, 9)
+SEEDS, TASKS = (2, 3, 5, 10, 20), (1, 3, 9)
 RUNS_FOR_TRUTH = 1_000_000
 
 

@@ -62,9 +62,7 @@ def _not_finite(results: GridResults) -> Iterator[str]:
 def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
     partial = {label: None for label, matrix in matrices.items() if matrix.left_out and matrix.seeds}
     if partial:
-        yield (
-            f"Aggregates of {_named(partial)} leave out the seeds that lack a task; the tables per task have all of them."
-        )
+        yield (f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them.")
     without = {label: None for label, matrix in matrices.items() if not matrix.seeds}
     if without:
         yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
@@ -72,7 +70,9 @@ def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
 
 def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Matrix]) -> Iterator[str]:
     counts = [len(matrix.seeds) for matrix in matrices.values() if matrix.seeds]
-    seeds = min(counts, default=ENOUGH)
+    if not counts:
+        return
+    seeds = min(counts)
     if seeds < ENOUGH:
         where = "a setting has" if len(set(counts)) > 1 else "every setting has"
         yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."

@@ -22,7 +22,7 @@ def by_rule(
     aggregates = aggregates_of(scores, bootstrap)
     rows = per_task(results, runs, bootstrap)
     comparisons = compared(matrices, results.base, rules, bootstrap)
-    profiles = profiles_of(scores, rules, bootstrap, True)
+    profiles = profiles_of(scores, rules, bootstrap)
     return {
         rule: RuleAnalysis(
             rule,

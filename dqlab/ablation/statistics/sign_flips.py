@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dqlab.ablation.statistics.resampling import SEED, Array
 
@@ -14,7 +15,7 @@ Key = TypeVar("Key")
 
 MOST_COUNTED = 16  # pairs; with more, flips are sampled
 SAMPLED = 99_999
-AT_ONCE = 2**24  # sums at a time
+AT_ONCE = 2**22  # sums at a time
 ROUNDING = 1e-9  # of the mean absolute difference: sums that equal but for rounding are ties
 
 
@@ -64,7 +65,7 @@ def _tests(differences: Array) -> list[Flips]:
     exact = pairs <= MOST_COUNTED
     observed = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
     as_far, patterns = np.zeros(columns), 0
-    for signs in _all_signs(pairs) if exact else _some_signs(pairs, max(1, AT_ONCE // columns)):
+    for signs in (_all_signs if exact else _some_signs)(pairs, max(1, AT_ONCE // columns)):
         as_far += (np.abs(signs @ differences) >= observed).sum(axis=0)
         patterns += len(signs)
     given = 0 if exact else 1
@@ -72,13 +73,21 @@ def _tests(differences: Array) -> list[Flips]:
     return [Flips(float(count + given) / (patterns + given), smallest, exact) for count in as_far]
 
 
-def _all_signs(pairs: int) -> Iterator[Array]:
+def _all_signs(pairs: int, most: int) -> Iterator[Array]:
     """Every pattern but for an overall sign, which changes no absolute sum."""
-    bits = np.arange(2 ** (pairs - 1))[:, None] >> np.arange(pairs)
-    yield 1.0 - 2.0 * (bits & 1)
+    for numbers in _portions(2 ** (pairs - 1), most):
+        yield _signs(np.array(numbers)[:, None] >> np.arange(pairs) & 1)
 
 
 def _some_signs(pairs: int, most: int) -> Iterator[Array]:
     generator = np.random.default_rng(SEED)
-    for start in range(0, SAMPLED, most):
-        yield 1.0 - 2.0 * generator.integers(0, 2, (min(most, SAMPLED - start), pairs))
+    for numbers in _portions(SAMPLED, most):
+        yield _signs(generator.integers(0, 2, (len(numbers), pairs)))
+
+
+def _portions(count: int, most: int) -> Iterator[range]:
+    return (range(start, min(start + most, count)) for start in range(0, count, most))
+
+
+def _signs(bits: NDArray[np.int64]) -> Array:
+    return (1 - 2 * bits).astype(np.float64)
