@@ -14,6 +14,7 @@ from typing import Any
 
 from dqlab import __version__
 from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.training.threads import quiet_threads
 
 EPILOG = """examples:
   dqlab train --gin gin/quickstart.gin
@@ -33,15 +34,10 @@ EPILOG = """examples:
 """
 
 
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""Idle threads of OpenMP sleep: spinning ones take the cores from other runs. Read when PyTorch is imported."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
     args = _parser().parse_args(argv)
-    for name, value in QUIET_THREADS.items():
-        os.environ.setdefault(name, value)
+    quiet_threads()
     try:
         return int(args.command(args) or 0)
     except DqlabError as error:
@@ -292,6 +288,7 @@ def _train(args: argparse.Namespace) -> int:
     finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
     if not args.quiet:
         print_finished(finished)
+    finished.check_complete()
     return 0
 
 
@@ -311,7 +308,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
         second = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if '"finished"' not in path.read_text())
+    unfinished = sorted(path.parent for path in earlier if '"state": "running"' in path.read_text())
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,32 @@ def operative_text(loaded: Loaded) -> str:
 
 def without_effect(loaded: Loaded, text: str) -> list[str]:
     """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
-    used = {_complete(name) for name in flat(text)}
-    return [name for name in loaded.single if _complete(name) not in used]
+    used = {complete(name) for name in flat(text)}
+    return [name for name in loaded.single if complete(name) not in used]
 
 
-def _complete(name: str) -> str:
+def complete(name: str) -> str:
     """A binding's name with the complete name of what it binds, however short it was written."""
     scope, slash, rest = name.rpartition("/")
     selector, _, parameter = rest.rpartition(".")
     found = [known for known in _configurables() if known == selector or known.endswith("." + selector)]
     return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
+
+
+def rebound(text: str, bindings: Mapping[str, Any]) -> str:
+    """An operative text in which some parameters have other values; those that it does not have come last."""
+    left = {complete(name): (name, value) for name, value in bindings.items()}
+    lines, replaced = [], False
+    for line in text.splitlines():
+        if not line.startswith(" "):  # a statement begins; lines that continue one are indented
+            name = line.partition("=")[0].strip()
+            found = left.pop(complete(name), None)
+            replaced = found is not None
+            line = f"{name} = {found[1]!r}" if found else line
+        elif replaced:
+            continue
+        lines.append(line)
+    return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
 
 
 def flat(text: str) -> dict[str, Any]:

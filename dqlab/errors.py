@@ -31,6 +31,10 @@ class BenchmarkError(DqlabError):
     """Benchmark figures are missing, unreadable, or cannot be recorded."""
 
 
+class StoppedError(Exception):
+    """A run was asked to stop, and its checkpoint is written: no mistake of anybody's."""
+
+
 def message_of(error: BaseException) -> str:
     """An error's own message, without the call chain that gin appends to every error passing through it."""
     return str(error).split("\n  In call to configurable", 1)[0]

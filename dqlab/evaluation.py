@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,27 @@ class Evaluator:
         Raises:
             RunError: a policy gives actions that are not finite.
         """
+        episodes = self.roll_out(pack, step, mode or self._eager, range(pack.replicas))
+        for seed, of_replica in zip(pack.seeds, episodes, strict=True):
+            if of_replica.fault:
+                raise RunError(f"The policy of seed {seed} gives {of_replica.fault}.")
+        return episodes
+
+    def roll_out(self, pack: Pack, step: int, mode: Mode, rows: Collection[int]) -> list[Episodes]:
+        """The same for some replicas only; a policy that gives no finite actions is a fault of its own episodes.
+
+        Args:
+            pack, step, mode: as in `run`.
+            rows: the replicas that act; what is given for others means nothing.
+        """
         envs = self.prepare(pack.replicas)
         seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
         states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
-        act = self._actor(self._core_of(pack, mode or self._eager), step)
-        return self._roll(envs, states, act, pack.replicas)
+        act = self._actor(self._core_of(pack, mode), step)
+        returns, lengths, faulty = self._roll(envs, states, act, rows)
+        fault = f"NaN or infinite actions after {step} updates"
+        pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
+        return [Episodes(*pair, fault if row in faulty else "") for row, pair in enumerate(pairs)]
 
     def prepare(self, replicas: int) -> list[Any]:
         """The environments of that many replicas, built where they are not yet."""
@@ -85,23 +101,23 @@ class Evaluator:
             seen = (states - mean) / std if len(mean) else states
             state = torch.from_numpy(seen).view(pack.replicas, self.episodes, -1)
             actions = core.sample_actions(state, noise.at(time)).double().cpu().numpy()
-            finite = np.isfinite(actions).all(axis=(1, 2))
-            if not finite.all():
-                seed = pack.seeds[int(finite.argmin())]
-                raise RunError(f"The policy of seed {seed} gives NaN or infinite actions after {step} updates.")
-            return actions.reshape(len(states), -1)
+            return np.asarray(actions.reshape(len(states), -1))
 
         return act
 
-    @staticmethod
     def _roll(
-        envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], replicas: int
-    ) -> list[Episodes]:
+        self, envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], rows: Collection[int]
+    ) -> tuple[NDArray[Any], NDArray[Any], set[int]]:
+        """Returns and lengths (K * E,) of all episodes, and the rows whose actions were not finite."""
         returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=np.int64)
-        live = list(range(len(envs)))
+        live = [i for i in range(len(envs)) if i // self.episodes in rows]
+        faulty: set[int] = set()
         time = 0
         while live:
             actions = act(states, time)
+            bad = np.flatnonzero(~np.isfinite(actions).all(axis=1)) // self.episodes
+            faulty |= set(bad.tolist()) & {i // self.episodes for i in live}
+            live = [i for i in live if i // self.episodes not in faulty]
             still = []
             for i in live:
                 states[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
@@ -110,5 +126,4 @@ class Evaluator:
                 if not (terminated or truncated):
                     still.append(i)
             live, time = still, time + 1
-        pairs = zip(np.split(returns, replicas), np.split(lengths, replicas), strict=True)
-        return [Episodes(of_replica, steps) for of_replica, steps in pairs]
+        return returns, lengths, faulty

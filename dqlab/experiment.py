@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +27,8 @@ from dqlab.fields import check_fields, require
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
+from dqlab.replica import Replica, is_seed
+from dqlab.scalars import check_varied, varied
 from dqlab.training.execution import Budget, Mode, execution_modes
 from dqlab.training.memory import free_bytes, need
 from dqlab.training.pack import Pack, default_width
@@ -45,7 +47,9 @@ class Experiment:
 
     Attributes:
         task, algorithm, physics: names from their registries.
-        seeds: one replica each, trained together.
+        seeds: one replica each, trained together, where `replicas` is empty.
+        replicas: name -> `{'seed': 0, 'cell': 'eta=0.5', 'points': {'eta': '0.5'}, 'set': {'DiffusionQL.eta': 0.5}}`:
+            what is trained together instead; `set` binds scalar hyper-parameters of the algorithm.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
         dtype: `float32` or `float64`.
         precision: of the networks' matrix products, a name from the `precision` registry; `full` is that of `dtype`.
@@ -62,20 +66,29 @@ class Experiment:
     precision: str = "full"
     threads: int = 0
     cell: str = ""
+    replicas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
         require(self.dtype in DTYPES, self, "dtype", f"one of {', '.join(DTYPES)}")
         seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
-        fine = (
-            bool(seeds)
-            and len(set(seeds)) == len(seeds)
-            and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
-        )
+        fine = bool(seeds) and len(set(seeds)) == len(seeds) and all(is_seed(seed) for seed in seeds)
         require(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
         require(self.threads >= 0, self, "threads", "at least 0")
+        require(isinstance(self.replicas, Mapping), self, "replicas", "a dictionary, name -> settings")
         precisions.get(self.precision)
+        _ = self.the_replicas
+
+    @cached_property
+    def the_replicas(self) -> tuple[Replica, ...]:
+        """What is trained together.
+
+        Raises:
+            ConfigError: a replica's settings are malformed.
+        """
+        named = tuple(Replica.read(name, given) for name, given in self.replicas.items())
+        return named or tuple(Replica.plain(seed, self.cell) for seed in self.seeds)
 
     @cached_property
     def the_task(self) -> Task:
@@ -86,6 +99,14 @@ class Experiment:
     def the_algorithm(self) -> Algorithm:
         """The algorithm, configured."""
         return algorithms.get(self.algorithm)()
+
+    def algorithm_of(self, replica: Replica) -> Algorithm:
+        """The algorithm with a replica's own scalars.
+
+        Raises:
+            ConfigError: it sets what cannot differ within a pack.
+        """
+        return varied(self.algorithm, self.the_algorithm, replica)
 
     @cached_property
     def plan(self) -> Training:
@@ -147,7 +168,9 @@ class Experiment:
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
+        each = [self.algorithm_of(replica) for replica in self.the_replicas]
         try:
+            check_varied(each, self.dims)
             rehearse(Pack([self.the_algorithm], self.dims, [0], precision=self.the_precision))
         except DqlabError:
             raise
@@ -167,24 +190,24 @@ class Experiment:
         unchanged = before.get("execution_configured") == self.plan.execution
         return execution_modes.get(before["execution"] if unchanged else self.plan.execution)()
 
-    def pack(self, seeds: Sequence[int] | None = None) -> Pack:
-        """Freshly initialised replicas, of the experiment's seeds or of others; computed together where they fit.
+    def pack(self, replicas: Sequence[Replica] | None = None) -> Pack:
+        """Freshly initialised replicas, the experiment's or others; computed together where they fit.
 
         Raises:
             ConfigError: they do not fit into the device's memory, not even computed one by one.
         """
-        seeds = self.seeds if seeds is None else seeds
+        replicas = self.the_replicas if replicas is None else replicas
         needed = need(self.the_algorithm, self.dims, self.plan.batch_size, DTYPES[self.dtype])
-        fits = needed.width(len(seeds), free_bytes(self.the_device))
+        fits = needed.width(len(replicas), free_bytes(self.the_device))
         return Pack(
-            [self.the_algorithm] * len(seeds),
+            [self.algorithm_of(replica) for replica in replicas],
             self.dims,
-            seeds,
+            [replica.seed for replica in replicas],
             dtype=DTYPES[self.dtype],
             device=self.the_device,
             learning_rate_factor=self.plan.factor(self.the_algorithm.lr_schedule),
             precision=self.the_precision,
-            width=min(fits, default_width(self.the_device, len(seeds))),
+            width=min(fits, default_width(self.the_device, len(replicas))),
         )
 
     def evaluator(self, episodes: int | None = None) -> Evaluator:
@@ -206,7 +229,8 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "task": experiment.task,
         "algorithm": experiment.algorithm,
         "cell": experiment.cell,
-        "seeds": list(experiment.seeds),
+        "seeds": sorted({replica.seed for replica in experiment.the_replicas}),
+        "replicas": {replica.name: replica.as_dict() for replica in experiment.the_replicas},
         "physics": experiment.physics,
         "device": str(experiment.the_device),
         "threads": experiment.the_threads,

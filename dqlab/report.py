@@ -13,6 +13,7 @@ from rich.table import Table
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError
 from dqlab.experiment import Experiment
+from dqlab.replica import Replica
 from dqlab.run_folder import RunFolder
 from dqlab.running import Finished
 from dqlab.tracking.display import summary_table
@@ -28,9 +29,12 @@ def print_finished(finished: Finished) -> None:
     """The table of scores, and where everything is."""
     console = Console()
     folder, facts = finished.folder, finished.facts
-    console.print(summary_table(finished.summaries, facts["data"], facts["caveat"]))
-    for seed in finished.summaries:
-        console.print(f"Learning curve: {folder.replica(seed) / 'curve.png'}", soft_wrap=True)
+    titles = {replica.name: replica.title for replica in folder.replicas()}
+    summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
+    failures = {titles[name]: failure.step for name, failure in finished.failures.items()}
+    console.print(summary_table(summaries, facts["data"], facts["caveat"], failures))
+    for name in finished.summaries:
+        console.print(f"Learning curve: {folder.replica(name) / 'curve.png'}", soft_wrap=True)
     console.print(f"Run:            {folder.path}", soft_wrap=True)
     for line in finished.profile:
         console.print(line, soft_wrap=True)
@@ -67,35 +71,40 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.physics}", facts["caveat"])
     evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
-    for file in _checkpoint_files(folder, facts["seeds"], seed, which):
+    replicas = {replica.name: replica for replica in folder.replicas()}
+    for file in _checkpoint_files(folder, seed, which):
         weights, record = checkpoint.load(file)
         if "seed" not in record:
             raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
-        pack = experiment.pack([record["seed"]])
+        replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
+        pack = experiment.pack([replica])
         pack.load(0, weights)
         result = evaluator.run(pack, record["step"], mode)[0]
-        _add_row(table, experiment, f"seed {record['seed']}", record["step"], result)
+        _add_row(table, experiment, replica.title, record["step"], result)
     Console().print(table)
 
 
-def _checkpoint_files(folder: RunFolder, known: Sequence[int], seed: int | None, which: str) -> list[Path]:
+def _checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
     """The files of a selection rule, one a replica, or the one file that is named."""
     if which not in RULES:
         if not Path(which).is_file():
             raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
         return [Path(which)]
-    if seed is not None and seed not in known:
-        raise RunError(f"{folder.path} has no seed {seed}; it has {list(known)}.")
-    return [_selected(folder, each, which) for each in (known if seed is None else [seed])]
+    known = folder.replicas()
+    wanted = [replica for replica in known if seed in (None, replica.seed)]
+    if not wanted:
+        seeds = sorted({replica.seed for replica in known})
+        raise RunError(f"{folder.path} has no seed {seed}; it has {seeds}.")
+    return [_selected(folder, replica, which) for replica in wanted]
 
 
-def _selected(folder: RunFolder, seed: int, which: str) -> Path:
+def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
     """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
-    kept = sorted((folder.replica(seed) / "checkpoints").glob("step-*.safetensors"))
+    kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
     if which == "last" and kept:
         return kept[-1]
-    step: int = folder.summary(seed)["selection"][RULES[which]]["step"]
-    return folder.snapshot(seed, step)
+    step: int = folder.summary(replica)["selection"][RULES[which]]["step"]
+    return folder.snapshot(replica.name, step)
 
 
 def evaluate_official(
@@ -114,7 +123,7 @@ def evaluate_official(
     experiment = Experiment()
     experiment.check()
     weights, stem = official.load_checkpoint(path, epoch)
-    pack = experiment.pack([0])
+    pack = experiment.pack([Replica.plain(0)])
     pack.load(0, weights)
     result = experiment.evaluator(episodes).run(pack, 0)[0]
     table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.physics}", "")

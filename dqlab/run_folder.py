@@ -4,7 +4,8 @@ RUN/config.gin              the operative configuration: reproduces the run
 RUN/run.json                facts of the run: task, data, versions, state
 RUN/checkpoint.safetensors  the full training state, for --resume
 RUN/profile/                with --profile: summary.md, trace.json.gz
-RUN/seed-<n>/               one replica: metrics.jsonl, summary.json, curve.png, best_score_*.txt, checkpoints/
+RUN/<replica>/              one replica, seed-<n> by default: config.gin (it alone), metrics.jsonl, checkpoints/;
+                            summary.json, curve.png, best_score_*.txt; or failure.json
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TextIO
 
 from dqlab.errors import RunError
 from dqlab.files import write_text
+from dqlab.replica import Replica
 
 LOCK = "run.lock"
+FAILURE = "failure.json"
+PACK, LOG = "pack.gin", "worker.log"
+BEFORE_A_RUN = ("*.lock", ".*.tmp", PACK, LOG)
+"""What may lie in a folder before a run starts there: locks, what a process killed while writing has left, a pack."""
 
 
 class Journal:
@@ -75,13 +82,28 @@ class RunFolder:
         """The folder of a profile."""
         return self.path / "profile"
 
-    def replica(self, seed: int) -> Path:
-        """One replica's folder."""
-        return self.path / f"seed-{seed}"
+    @property
+    def finished(self) -> bool:
+        """Whether it holds a run that has finished."""
+        return (self.path / "run.json").exists() and self.facts().get("state") == "finished"
 
-    def snapshot(self, seed: int, step: int) -> Path:
+    def replicas(self) -> list[Replica]:
+        """The run's replicas, as run.json has them.
+
+        Raises:
+            RunError: this is not a run's folder.
+        """
+        known = self.facts()
+        named = known.get("replicas") or {f"seed-{seed}": {"seed": seed} for seed in known["seeds"]}
+        return [Replica.read(name, given) for name, given in named.items()]
+
+    def replica(self, name: str) -> Path:
+        """One replica's folder."""
+        return self.path / name
+
+    def snapshot(self, name: str, step: int) -> Path:
         """One replica's weights at one evaluation."""
-        return self.replica(seed) / "checkpoints" / f"step-{step:09d}.safetensors"
+        return self.replica(name) / "checkpoints" / f"step-{step:09d}.safetensors"
 
     def check(self, resume: bool) -> None:
         """See that a run can be started, or resumed, here; touches nothing.
@@ -98,8 +120,10 @@ class RunFolder:
                 raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
         elif not resume:
             raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
-        elif self.facts().get("state") == "finished":
+        elif self.finished:
             raise RunError(f"The run in {self.path} has finished: there is nothing to resume. See dqlab eval.")
+        elif self.facts().get("state") == "failed":
+            raise RunError(f"The run in {self.path} has failed, and would again: {self._first_failure()}")
 
     def lock(self) -> None:
         """Claim the folder for this process; the claim ends with the process, however it ends.
@@ -133,8 +157,12 @@ class RunFolder:
         return False
 
     def foreign(self) -> list[str]:
-        """Names in the folder of something that is not a run."""
-        return [item.name for item in self.path.iterdir() if item.name != LOCK] if self.path.exists() else []
+        """Names in the folder of something that is not a run; an ablation's worker finds its pack there."""
+        names = sorted(item.name for item in self.path.iterdir()) if self.path.exists() else []
+        return [name for name in names if not any(fnmatch(name, own) for own in BEFORE_A_RUN)]
+
+    def _first_failure(self) -> str:
+        return next((str(known["reason"]) for known in map(self.failure, self.replicas()) if known), "")
 
     def _owner(self) -> str:
         try:
@@ -159,17 +187,24 @@ class RunFolder:
         known = self.facts() if (self.path / "run.json").exists() else {}
         write_text(self.path / "run.json", json.dumps({**known, **facts}, indent=1, default=str))
 
-    def summary(self, seed: int) -> dict[str, Any]:
+    def failure(self, replica: Replica) -> dict[str, Any] | None:
+        """Why a replica ended before its time, `{"kind", "reason", "step"}`; None where it did not."""
+        path = self.replica(replica.name) / FAILURE
+        return dict(json.loads(path.read_text())) if path.exists() else None
+
+    def summary(self, replica: Replica) -> dict[str, Any]:
         """A finished replica's summary.
 
         Raises:
-            RunError: the replica has not finished.
+            RunError: the replica has failed, or has not finished.
         """
+        if failure := self.failure(replica):
+            raise RunError(f"{self.replica(replica.name)} has no summary: {failure['reason']}")
         try:
-            summary: dict[str, Any] = json.loads((self.replica(seed) / "summary.json").read_text())
+            summary: dict[str, Any] = json.loads((self.replica(replica.name) / "summary.json").read_text())
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.replica(seed)} has no summary yet: the run has not finished. Continue it (dqlab train --resume "
-                f"--out {self.path}), or name a file of its checkpoints/."
+                f"{self.replica(replica.name)} has no summary yet: the run has not finished. Continue it "
+                f"(dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
             ) from error
         return summary

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,19 +18,20 @@ from dqlab.errors import RunError
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
+from dqlab.finishing import finish_replica, prune, write_own_config
 from dqlab.run_folder import RunFolder
-from dqlab.tracking.curve import draw_curve
 from dqlab.tracking.display import Display, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.settings import Tracking
-from dqlab.training.execution import Mode, name_of
+from dqlab.training.execution import name_of
 from dqlab.training.loop import Loop
-from dqlab.training.model_selection import Evaluated, official_result, select
+from dqlab.training.pack import Pack
+from dqlab.training.standing import Failure
+from dqlab.watch import Tell, Watch, nobody
 
 if TYPE_CHECKING:
     from dqlab.profiling.recorder import Recorder
-from dqlab.training.pack import Pack
 
 WITHOUT_EFFECT = (
     "Tracking.mlflow",
@@ -47,42 +48,36 @@ where the dataset comes from, its digest is compared)."""
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its folder, its summaries by seed, and whether MLflow has all of it (None: not asked to).
+    """A finished run.
 
-    `profile` is what there is to say about a profile, in lines.
+    Attributes:
+        folder: where everything is.
+        summaries: of the replicas that were trained to their end, by name.
+        failures: of the others.
+        facts: what run.json says.
+        sent: whether MLflow has all of it; None where it was not asked to.
+        profile: what there is to say about a profile, in lines.
     """
 
     folder: RunFolder
-    summaries: dict[int, dict[str, Any]]
+    summaries: dict[str, dict[str, Any]]
+    failures: dict[str, Failure]
     facts: dict[str, Any]
     sent: bool | None
     profile: Sequence[str] = ()
 
+    def check_complete(self) -> None:
+        """See that no replica has failed.
 
-@dataclass(frozen=True)
-class Watch:
-    """Passes on what a loop tells: to the display, and how it executes to run.json, so that a resume does the same."""
-
-    display: Display
-    folder: RunFolder
-    experiment: Experiment
-
-    def executes(self, mode: Mode) -> None:
-        """Say how updates are executed, and why."""
-        name, configured = name_of(mode), self.experiment.plan.execution
-        self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
-        self.display.say(f"execution: {name} ({mode.reason})")
-        self.display.say(f"{self.experiment.about_threads}; matrix products: {self.experiment.precision}")
-        if mode.preparation:
-            self.display.say(mode.preparation)
-
-    def logged(self, step: int, metrics: dict[str, float]) -> None:
-        """Means of the losses."""
-        self.display.logged(step, metrics)
-
-    def evaluated(self, step: int, evaluations: dict[int, Evaluated]) -> None:
-        """An evaluation."""
-        self.display.evaluated(step, evaluations)
+        Raises:
+            RunError: some have; the message names them, and the first one's reason.
+        """
+        titles = [replica.title for replica in self.folder.replicas() if replica.name in self.failures]
+        if titles:
+            first = next(iter(self.failures.values())).reason
+            raise RunError(
+                f"{len(titles)} of {len(titles) + len(self.summaries)} replicas failed ({'; '.join(titles)}). {first}"
+            )
 
 
 def train(
@@ -93,6 +88,8 @@ def train(
     quiet: bool = False,
     profile: bool = False,
     console: Console | None = None,
+    tell: Tell = nobody,
+    stop: Event | None = None,
 ) -> Finished:
     """Run the experiment that the current gin configuration describes.
 
@@ -103,15 +100,18 @@ def train(
         quiet: no progress.
         profile: record some updates with torch's profiler.
         console: where progress goes.
+        tell: told of events: `started` (`step`, `steps`, `execution`), and those of `Watch`.
+        stop: when it is set, the run saves its state at the next log and ends.
 
     Raises:
         DqlabError: anything the user can mend; nothing in the folder is lost.
+        StoppedError: it was asked to stop.
     """
     console = console or Console(quiet=quiet)
     experiment, tracking, folder = Experiment(), Tracking(), RunFolder(path)
     experiment.check()
     evaluator = experiment.evaluator()
-    evaluator.prepare(len(experiment.seeds))
+    evaluator.prepare(len(experiment.the_replicas))
     folder.check(resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
@@ -120,38 +120,55 @@ def train(
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
     with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
-        loop = _make_ready(experiment, pack, data, evaluator, folder, display, before)
+        watch = Watch(display, folder, experiment, tell)
+        loop = _make_ready(pack, data, evaluator, watch, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         recorder = _watch(loop, folder) if profile else None
         loop.run()
     summaries = {
-        seed: _finish_replica(experiment, folder, seed, done, known) for seed, done in loop.evaluations.items()
+        replica.name: finish_replica(experiment, folder, replica, loop.evaluations[replica.name], known)
+        for replica in experiment.the_replicas
+        if replica.name not in loop.standing.failed
     }
     if not tracking.keep_checkpoints:
-        _prune(folder, summaries)
-    folder.write_facts(state="finished")
+        prune(folder, summaries)
+    folder.write_facts(state="finished" if summaries else "failed")
     sent = mirror.close(tracking.patience) if mirror else None
-    return Finished(folder, summaries, known, sent, _about_profile(recorder) if recorder else ())
+    about = _about_profile(recorder) if recorder else ()
+    finished = Finished(folder, summaries, loop.standing.failed, known, sent, about)
+    if not summaries:
+        finished.check_complete()
+    return finished
 
 
 def _make_ready(
-    experiment: Experiment,
-    pack: Pack,
-    data: Transitions,
-    evaluator: Evaluator,
-    folder: RunFolder,
-    display: Display,
-    before: dict[str, Any],
+    pack: Pack, data: Transitions, evaluator: Evaluator, watch: Watch, before: dict[str, Any], stop: Event | None
 ) -> Loop:
     """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on.
 
     `before` is run.json of the run that is continued, or empty.
     """
-    watch, mode, started = Watch(display, folder, experiment), experiment.mode(before), time.monotonic()
-    loop = Loop(experiment.plan, pack, data, evaluator.run, experiment.the_task, folder, watch, mode, bool(before))
-    display.say(f"ready after {time.monotonic() - started:.0f} s")
+    experiment, folder, started = watch.experiment, watch.folder, time.monotonic()
+    loop = Loop(
+        experiment.plan,
+        pack,
+        data,
+        experiment.the_replicas,
+        evaluator.roll_out,
+        experiment.the_task,
+        folder,
+        watch,
+        experiment.mode(before),
+        bool(before),
+        stop,
+    )
+    watch.display.say(f"ready after {time.monotonic() - started:.0f} s")
     if loop.step:
-        display.say(f"resuming at step {loop.step:,}")
+        watch.display.say(f"resuming at step {loop.step:,}")
+    execution, text = name_of(loop.mode), folder.config.read_text()
+    for replica in experiment.the_replicas:
+        write_own_config(experiment, folder, replica, text, execution)
+    watch.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
     return loop
 
 
@@ -206,41 +223,3 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")
     if found:
         raise RunError(f"{folder.path} cannot be resumed with another configuration: {'; '.join(found)}.")
-
-
-def _finish_replica(
-    experiment: Experiment, folder: RunFolder, seed: int, evaluations: list[Evaluated], known: dict[str, Any]
-) -> dict[str, Any]:
-    """Summary, learning curve and the official code's result files of one replica."""
-    chosen = select(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
-    by_step = {evaluation.step: evaluation for evaluation in evaluations}
-    untrained = by_step.get(0)
-    summary = {
-        "seed": seed,
-        "task": known["task"],
-        "algorithm": known["algorithm"],
-        "caveat": known["caveat"],
-        "physics": known["physics"],
-        "selection": {rule: asdict(row) for rule, row in chosen.items()},
-        "untrained": untrained.as_dict() if untrained else None,
-        "data_return_mean": known["data"]["return_mean"],
-        "evaluations": [evaluation.as_dict() for evaluation in evaluations],
-    }
-    replica = folder.replica(seed)
-    for rule, name in (("best_online", "online"), ("offline", "offline")):
-        step = chosen[rule].step
-        assert step is not None
-        write_text(replica / f"best_score_{name}.txt", official_result(by_step[step], name))
-    title = " | ".join(part for part in (known["task"], known["algorithm"], f"seed {seed}", known["caveat"]) if part)
-    draw_curve(summary["evaluations"], summary["selection"], title, replica / "curve.png")
-    write_text(replica / "summary.json", json.dumps(summary, indent=1))
-    return summary
-
-
-def _prune(folder: RunFolder, summaries: dict[int, dict[str, Any]]) -> None:
-    """Delete the weights that no selection rule chose."""
-    for seed, summary in summaries.items():
-        kept = {folder.snapshot(seed, row["step"]) for row in summary["selection"].values() if row["step"] is not None}
-        for path in (folder.replica(seed) / "checkpoints").glob("step-*.safetensors"):
-            if path not in kept:
-                path.unlink()

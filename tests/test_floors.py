@@ -11,15 +11,27 @@ from conftest import ROOT
 FLOORS = [
     {"__main__", "cli"},
     {"ablation", "comparison"},
-    {"report", "catalogue", "description", "scaffold", "running", "testing", "benchmarking", "profiling", "figures"},
+    {
+        "report",
+        "catalogue",
+        "description",
+        "scaffold",
+        "running",
+        "watch",
+        "finishing",
+        "testing",
+        "benchmarking",
+        "profiling",
+        "figures",
+    },
     {"experiment"},
-    {"plugins", "rollback", "configuration"},
+    {"plugins", "rollback", "scalars", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},
     {"training"},
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"noise", "run_folder", "files", "fields", "registry", "entries", "gin_registry", "errors"},
+    {"noise", "replica", "run_folder", "files", "fields", "registry", "entries", "gin_registry", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "dqlab").rglob("*.py") if path.name != "__init__.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -89,11 +89,15 @@ class Algorithm(ABC):
     """One algorithm, written for a single replica. Subclasses are frozen dataclasses; `dims` come with each call.
 
     Losses draw no random numbers and read nothing but their arguments: `nets` are the trained networks and the
-    targets by name, `hyper` this replica's scalars (every field of the dataclass that is a float).
+    targets by name, `hyper` this replica's scalars: every field of the dataclass that is a float. What is read from
+    `self`, for building or acting say, is the same in all replicas of a pack; a float among it must be `structural`.
     """
 
     selection_loss = "actor/bc_loss"
     """The metric that offline model selection ranks by."""
+
+    structural: ClassVar[tuple[str, ...]] = ()
+    """Names of float fields that are read from `self`, and not from a loss's `hyper`: equal in all of a pack."""
 
     lr_schedule: str = "constant"
 
@@ -134,7 +138,8 @@ class Algorithm(ABC):
 
     def hyper(self) -> dict[str, float]:
         """The scalars that may differ between replicas of one pack."""
-        named = [field.name for field in fields(self) if kind_of(field) == "float"]  # type: ignore[arg-type]
+        floats = [field.name for field in fields(self) if kind_of(field) == "float"]  # type: ignore[arg-type]
+        named = [name for name in floats if name not in self.structural]
         return {name: float(getattr(self, name)) for name in named}
 
 

@@ -28,17 +28,12 @@ def finish(gin: str, path: Path, bindings: Sequence[str] = ()) -> str:
     """
     loaded = configuration.load([gin], bindings)
     folder = RunFolder(path)
-    if is_finished(folder):
+    if folder.finished:
         _check_same(folder, loaded)
         return f"finished before, {_steps(folder):,} updates"
     started = time.monotonic()
     train(loaded, path, resume=True, quiet=True)
     return f"{_steps(folder):,} updates, {time.monotonic() - started:.0f} s"
-
-
-def is_finished(folder: RunFolder) -> bool:
-    """Whether the folder holds a run that has finished."""
-    return (folder.path / "run.json").exists() and folder.facts().get("state") == "finished"
 
 
 def forget(path: Path) -> None:
@@ -71,6 +66,5 @@ def _check_same(folder: RunFolder, loaded: configuration.Loaded) -> None:
 
 def _steps(folder: RunFolder) -> int:
     """Updates of a finished run."""
-    facts = folder.facts()
-    steps: int = folder.summary(facts["seeds"][0])["selection"]["last"]["step"]
+    steps: int = folder.summary(folder.replicas()[0])["selection"]["last"]["step"]
     return steps

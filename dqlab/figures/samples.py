@@ -17,21 +17,21 @@ from dqlab.training import checkpoint
 
 
 def policy_samples(path: Path, count: int) -> NDArray[Any]:
-    """Actions (count, A) of a finished run's last policy, of its first seed, in the state of zeros.
+    """Actions (count, A) of a finished run's last policy, of its first replica, in the state of zeros.
 
-    The noise is a function of that seed, so the same run gives the same samples.
+    The noise is a function of its seed, so the same run gives the same samples.
 
     Raises:
         RunError: the run has not finished.
     """
     folder = RunFolder(path)
-    seed = folder.facts()["seeds"][0]
+    replica = folder.replicas()[0]
     configuration.load([folder.config])
     experiment = Experiment()
-    pack = experiment.pack([seed])
-    weights, _ = checkpoint.load(folder.snapshot(seed, folder.summary(seed)["selection"]["last"]["step"]))
+    pack = experiment.pack([replica])
+    weights, _ = checkpoint.load(folder.snapshot(replica.name, folder.summary(replica)["selection"]["last"]["step"]))
     pack.load(0, weights)
-    generator = generator_for(seed, "figure", 0, pack.device)
+    generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw(pack.algorithm.propose_noise(pack.dims, count), generator, pack.dtype, count=1)
     state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
     return np.asarray(pack.propose(state, noise)[0].double().cpu())

@@ -14,6 +14,7 @@ from dqlab.registry import Entry
 from dqlab.testing.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.program import tree_map
+from dqlab.training.rehearsal import read_directly
 
 
 def check_algorithm(entry: Entry[Callable[[], Algorithm]]) -> None:
@@ -49,7 +50,7 @@ def _check_trained(trained: Pack, algorithm: Algorithm) -> None:
 
 
 def _check_packed(algorithm: Algorithm) -> None:
-    """Two replicas of different seeds and different scalars give what each gives alone."""
+    """Two replicas of different seeds and different scalars train and act as each does alone."""
     other = replace(algorithm, **{name: 0.9 * value for name, value in algorithm.hyper().items()})  # type: ignore[type-var]
     packed = _train([algorithm, other], [3, 4])
     for row, (each, seed) in enumerate(((algorithm, 3), (other, 4))):
@@ -58,6 +59,21 @@ def _check_packed(algorithm: Algorithm) -> None:
             for key, value in values.items():
                 difference = float((value - packed.weights(row)[group][key]).abs().max())
                 assert difference <= 1e-9, f"{group}.{key} differs by {difference:.1e} when packed"
+        _check_acts_packed(packed, row, alone)
+    shared = sorted(read_directly(algorithm, DIMS))
+    assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
+
+
+def _check_acts_packed(packed: Pack, row: int, alone: Pack) -> None:
+    """A replica of a pack acts, and proposes, as it does alone."""
+    specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.propose_noise(DIMS, BATCH)
+    state = make_batch().state
+    for doing, spec in zip(("act", "propose"), specs, strict=True):
+        noise = make_noise(spec)
+        wanted = getattr(alone, doing)(state, noise)[0]
+        both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
+        difference = float((getattr(packed, doing)(state.expand(2, -1, -1), both)[row] - wanted).abs().max())
+        assert difference <= 1e-9, f"{doing} differs by {difference:.1e} when packed"
 
 
 def _check_losses(algorithm: Algorithm) -> None:

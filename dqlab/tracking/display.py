@@ -68,13 +68,13 @@ class Display:
         if not self._live:
             self.say(f"step {step:>8,} of {self._steps:,}  {rate} updates/s  {losses}")
 
-    def evaluated(self, step: int, evaluations: Mapping[int, Any]) -> None:
-        """New scores, by seed."""
+    def evaluated(self, step: int, evaluations: Mapping[str, Any]) -> None:
+        """New scores, by the replicas' titles."""
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
         self._progress.update(self._bar, score=f"score {scores}{self._caveat}")
-        for seed, result in evaluations.items():
+        for title, result in evaluations.items():
             self.say(
-                f"step {step:>8,}  seed {seed}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
+                f"step {step:>8,}  {title}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
                 f"  return {result.return_mean:.0f}"
             )
 
@@ -117,22 +117,37 @@ def download_progress(console: Console) -> Iterator[Callable[[int, int | None], 
         yield show
 
 
-def summary_table(summaries: Mapping[int, Mapping[str, Any]], data: Mapping[str, Any], caveat: str) -> Table:
-    """The table a run ends with: every selection rule's score, of every replica, and the data's mean return."""
+def summary_table(
+    summaries: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any],
+    caveat: str,
+    failures: Mapping[str, int] | None = None,
+) -> Table:
+    """The table a run ends with: every selection rule's score, of every replica, and the data's mean return.
+
+    Args:
+        summaries: by the replicas' titles.
+        data: provenance, as in run.json.
+        caveat: what must stand beside every score, or empty.
+        failures: of replicas without a summary: title -> step.
+    """
     note = f", {caveat}" if caveat else ""
     scale = "normalised" if data.get("synthetic") else "D4RL-normalised"
     table = Table(title=f"Scores ({scale}{note}) by selection rule")
-    for column in ("seed", "rule", "step", "score", "+-", "return"):
-        table.add_column(column, justify="left" if column == "rule" else "right")
-    for seed, summary in summaries.items():
+    for column in ("replica", "rule", "step", "score", "+-", "return"):
+        table.add_column(column, justify="left" if column in ("replica", "rule") else "right")
+    for title, summary in summaries.items():
         for row in summary["selection"].values():
             step = "-" if row["step"] is None else f"{row['step']:,}"
             score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
-            table.add_row(str(seed), row["rule"].replace("_", "-"), step, score, spread, f"{row['return_mean']:.0f}")
+            table.add_row(title, row["rule"].replace("_", "-"), step, score, spread, f"{row['return_mean']:.0f}")
         if summary.get("untrained"):
             row = summary["untrained"]
             score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
-            table.add_row(str(seed), "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
+            table.add_row(title, "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
+        table.add_section()
+    for title, failed_at in (failures or {}).items():
+        table.add_row(title, "failed", f"{failed_at:,}", "-", "-", "-")
         table.add_section()
     table.add_row("", "mean return of the data", "", f"{data['score_mean']:.1f}", "", f"{data['return_mean']:.0f}")
     return table

@@ -12,6 +12,7 @@ from dqlab.tracking.folders import facts_of
 from dqlab.tracking.journal_reader import chunks, metrics_of, new_records
 from dqlab.tracking.mirror import Sent
 
+ENDED = ("finished", "failed")
 BATCH = 900  # MLflow takes at most 1000 metrics a request
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
 LONGEST_VALUE = 480  # and 500 characters a parameter
@@ -39,11 +40,11 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
     client, sent = connect(uri), Sent(run, uri)
     facts = json.loads((run / "run.json").read_text())
     _create(client, sent, run, facts, experiment)
-    for seed, child in sent.state["children"].items():
-        _send_metrics(client, sent, child, seed, run / f"seed-{seed}" / "metrics.jsonl")
-    if facts["state"] == "finished" and not sent.state["finished"]:
+    for name, child in sent.state["children"].items():
+        _send_metrics(client, sent, child, name, run / name / "metrics.jsonl")
+    if facts["state"] in ENDED and not sent.state["finished"]:
         _finish(client, sent, run, facts)
-    elif facts["state"] != "finished":
+    elif facts["state"] not in ENDED:
         _set_status(client, sent, "KILLED" if over else "RUNNING")
 
 
@@ -57,16 +58,18 @@ def connect(uri: str) -> Any:
 
 
 def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
-    """The parent run and a child for each seed, with parameters and tags."""
+    """The parent run and a child for each replica, with parameters and tags."""
     group = experiment_id(client, experiment, run, sent.state["uri"])
     if not sent.state["parent"]:
         sent.state["parent"] = _create_run(client, group, run.name, facts, {})
         sent.save()
-    for seed in facts["seeds"]:
-        if str(seed) not in sent.state["children"]:
-            tags = {"mlflow.parentRunId": sent.state["parent"], "seed": str(seed)}
-            child = _create_run(client, group, f"{run.name} seed {seed}", facts, tags)
-            sent.state["children"][str(seed)] = child
+    for name, replica in facts["replicas"].items():
+        if name not in sent.state["children"]:
+            tags = {"mlflow.parentRunId": sent.state["parent"], "seed": str(replica["seed"])}
+            tags |= {"cell": replica["cell"]} if replica["cell"] else {}
+            own = {**facts, "parameters": {**facts["parameters"], **replica["set"]}}
+            title = " ".join(part for part in (run.name, replica["cell"], f"seed {replica['seed']}") if part)
+            sent.state["children"][name] = _create_run(client, group, title, own, tags)
             sent.save()
 
 
@@ -105,32 +108,40 @@ def run_tags(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _send_metrics(client: Any, sent: Sent, run_id: str, seed: str, path: Path) -> None:
+def _send_metrics(client: Any, sent: Sent, run_id: str, name: str, path: Path) -> None:
     """The records of one replica's journal that have not been sent, in batches."""
-    for chunk in chunks(new_records(path, sent.state["records"].get(seed, 0)), 50):
+    for chunk in chunks(new_records(path, sent.state["records"].get(name, 0)), 50):
         for part in chunks(metrics_of(chunk), BATCH):
             client.log_batch(run_id, metrics=part)
-        sent.state["records"][seed] = sent.state["records"].get(seed, 0) + len(chunk)
+        sent.state["records"][name] = sent.state["records"].get(name, 0) + len(chunk)
         sent.save()
 
 
 def _finish(client: Any, sent: Sent, run: Path, facts: dict[str, Any]) -> None:
-    """Final scores by selection rule, artifacts, and the end of every run."""
-    summaries = {seed: json.loads((run / f"seed-{seed}" / "summary.json").read_text()) for seed in facts["seeds"]}
-    for seed, summary in summaries.items():
-        child = sent.state["children"][str(seed)]
-        for rule, row in summary["selection"].items():
-            client.log_metric(child, f"score/{rule}", row["score_mean"])
-        _log_artifacts(client, child, run, run / f"seed-{seed}")
-        client.set_terminated(child, "FINISHED")
-    parent = sent.state["parent"]
-    for rule in next(iter(summaries.values()))["selection"]:
-        scores = [summary["selection"][rule]["score_mean"] for summary in summaries.values()]
+    """Final scores by selection rule, artifacts, and the end of every run; a failed replica's is shown as failed."""
+    selections = [_finish_replica(client, sent.state["children"][name], run / name) for name in facts["replicas"]]
+    selections, parent = [selection for selection in selections if selection], sent.state["parent"]
+    for rule in selections[0] if selections else ():
+        scores = [selection[rule]["score_mean"] for selection in selections]
         client.log_metric(parent, f"score/{rule}", sum(scores) / len(scores))
     client.log_artifact(parent, str(run / "config.gin"))
-    client.set_terminated(parent, "FINISHED")
+    client.set_terminated(parent, facts["state"].upper())
     sent.state["finished"] = True
     sent.save()
+
+
+def _finish_replica(client: Any, child: str, replica: Path) -> dict[str, dict[str, Any]]:
+    """A replica's artifacts, and its scores or why it failed; returns its selection, nothing where it failed."""
+    selection: dict[str, dict[str, Any]] = {}
+    if (replica / "failure.json").exists():
+        client.set_tag(child, "failure", json.loads((replica / "failure.json").read_text())["reason"])
+    else:
+        selection = json.loads((replica / "summary.json").read_text())["selection"]
+    for rule, row in selection.items():
+        client.log_metric(child, f"score/{rule}", row["score_mean"])
+    _log_artifacts(client, child, replica)
+    client.set_terminated(child, "FINISHED" if selection else "FAILED")
+    return selection
 
 
 def _set_status(client: Any, sent: Sent, status: str) -> None:
@@ -142,8 +153,8 @@ def _set_status(client: Any, sent: Sent, status: str) -> None:
         sent.save()
 
 
-def _log_artifacts(client: Any, run_id: str, run: Path, replica: Path) -> None:
-    for path in [run / "config.gin", *sorted(replica.iterdir())]:
+def _log_artifacts(client: Any, run_id: str, replica: Path) -> None:
+    for path in sorted(replica.iterdir()):
         if path.is_file() and path.name != "metrics.jsonl":
             client.log_artifact(run_id, str(path))
     for path in sorted((replica / "checkpoints").glob("*.safetensors")):

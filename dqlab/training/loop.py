@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from threading import Event
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
-from dqlab.errors import RunError
+from dqlab.errors import RunError, StoppedError
+from dqlab.replica import Replica
 from dqlab.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution import Mode
 from dqlab.training.model_selection import Episodes, Evaluated, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
+from dqlab.training.standing import Failure, Standing
 from dqlab.training.step import Step
 
 
@@ -31,11 +33,17 @@ class Observer(Protocol):
     def logged(self, step: int, metrics: dict[str, float]) -> None:
         """Means over replicas of the losses since the last log."""
 
-    def evaluated(self, step: int, evaluations: dict[int, Evaluated]) -> None:
-        """The evaluation of every replica still running, by seed."""
+    def evaluated(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+        """The evaluation of every replica still running, by name."""
+
+    def saved(self, step: int) -> None:
+        """A checkpoint is written."""
+
+    def failed(self, name: str, reason: str) -> None:
+        """One replica has ended before its time; the others go on."""
 
 
-Evaluate = Callable[[Pack, int, Mode], list[Episodes]]
+Evaluate = Callable[[Pack, int, Mode, Collection[int]], list[Episodes]]
 
 
 class Loop:
@@ -44,12 +52,14 @@ class Loop:
     Args:
         plan: budget and intervals.
         pack, data: on the same device.
-        evaluate: `(pack, step, mode) -> Episodes of each replica`.
+        replicas: the pack's rows, by name.
+        evaluate: `(pack, step, mode, rows) -> Episodes of each replica`, those of the rows meaning something.
         task: whose scores are meant.
         folder: where everything is written.
         observer: told of progress.
         mode: how the update is executed.
         resume: continue from the folder's checkpoint, if there is one.
+        stop: when it is set, the loop saves and ends at the next log.
     """
 
     def __init__(
@@ -57,23 +67,27 @@ class Loop:
         plan: Training,
         pack: Pack,
         data: Transitions,
+        replicas: Sequence[Replica],
         evaluate: Evaluate,
         task: Task,
         folder: RunFolder,
         observer: Observer,
         mode: Mode,
         resume: bool = False,
+        stop: Event | None = None,
     ) -> None:
         self.plan, self.pack, self.data, self.task = plan, pack, data, task
         self.folder, self.observer, self._evaluate = folder, observer, evaluate
-        self.evaluations: dict[int, list[Evaluated]] = {seed: [] for seed in pack.seeds}
-        self.stopped: set[int] = set()
+        self.evaluations: dict[str, list[Evaluated]] = {replica.name: [] for replica in replicas}
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
         self._interval_steps = 0
         self._saved_at = time.monotonic()
-        counts = self._restore() if resume and folder.checkpoint.exists() else {}
+        self._stop = stop or Event()
+        record = self._restore() if resume and folder.checkpoint.exists() else None
+        self.standing = Standing(replicas, folder, record)
+        counts = record["journal"] if record else {}
         self.journals = {
-            seed: Journal(folder.replica(seed) / "metrics.jsonl", counts.get(str(seed), 0)) for seed in pack.seeds
+            name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0)) for name in self.evaluations
         }
         left = plan.steps - pack.state.step
         self._step = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
@@ -87,14 +101,19 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent, or every replica has stopped early."""
-        return self.step >= self.plan.steps or len(self.stopped) == self.pack.replicas
+        """Whether the budget is spent, or no replica is in training any more."""
+        return self.step >= self.plan.steps or not self.standing.running()
 
     def run(self) -> None:
-        """Train to the end of the budget, or until every replica has stopped early."""
+        """Train to the end of the budget, or until no replica is in training any more.
+
+        Raises:
+            StoppedError: it was asked to stop; the checkpoint is written.
+        """
         if self.step == 0 and self.plan.evaluate_untrained and not any(self.evaluations.values()):
             self._record_evaluation()
         while not self.finished:
+            self._heed_stop()
             stop = self.plan.next_stop(self.step)
             started, first = time.monotonic(), self.step
             while self.step < stop:
@@ -106,6 +125,11 @@ class Loop:
             if evaluate or time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
                 self.save()
 
+    def _heed_stop(self) -> None:
+        if self._stop.is_set():
+            self.save()
+            raise StoppedError(f"stopped at step {self.step:,}; the checkpoint is written")
+
     def _log(self, steps: int, seconds: float) -> None:
         """Record the means over the last `steps` updates; the only place where losses reach the host."""
         sums = self._step.take_sums()
@@ -113,38 +137,49 @@ class Loop:
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
         self._interval_steps += steps
-        for row, seed in enumerate(self.pack.seeds):
-            if seed not in self.stopped:
-                metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
-                self._write(seed, {**metrics, "train/updates_per_second": steps / seconds})
-        means = {name: float(value.mean() / steps) for name, value in sums.items()}
-        self.observer.logged(self.step, {**means, "updates_per_second": steps / seconds})
+        running = self.standing.running()
+        for row, replica in running.items():
+            metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
+            self._write(replica.name, {**metrics, "train/updates_per_second": steps / seconds})
+        if running:
+            means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
+            self.observer.logged(self.step, {**means, "updates_per_second": steps / seconds})
 
     def _check_finite(self, sums: dict[str, Tensor]) -> None:
-        for name, value in sums.items():
-            for seed, total in zip(self.pack.seeds, value.tolist(), strict=True):
-                if not np.isfinite(total) and seed not in self.stopped:
-                    raise RunError(
-                        f"{name} of seed {seed} became NaN or infinite before step {self.step}. Start another run with "
-                        f"a lower learning rate or a gradient bound (grad_norm); the records are in {self.folder.path}."
-                    )
+        for row, replica in self.standing.running().items():
+            broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
+            if broken:
+                self._fail(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
+
+    def _fail(self, replica: Replica, what: str) -> None:
+        """End one replica; the others go on."""
+        advice = (
+            "Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
+            f"{self.folder.path}."
+        )
+        self.standing.fail(replica, Failure(f"{what} {advice}", self.step))
+        self.observer.failed(replica.name, f"{what} {advice}")
 
     def _record_evaluation(self) -> None:
-        episodes = self._evaluate(self.pack, self.step, self.mode)
-        recorded = {}
-        for row, seed in enumerate(self.pack.seeds):
-            if seed in self.stopped:
-                continue
-            recorded[seed] = evaluated = self._evaluated(row, episodes[row])
-            self.evaluations[seed].append(evaluated)
-            checkpoint.save(
-                self.folder.snapshot(seed, self.step), self.pack.weights(row), {"seed": seed, **evaluated.as_dict()}
-            )
-            self._write(seed, _evaluation_metrics(evaluated, episodes[row]))
-            if self._stops(seed):
-                self.stopped.add(seed)
+        running, recorded = self.standing.running(), {}
+        episodes = self._evaluate(self.pack, self.step, self.mode, running)
+        for row, replica in running.items():
+            if episodes[row].fault:
+                self._fail(replica, f"The policy of {replica.title} gives {episodes[row].fault}.")
+            else:
+                recorded[replica.name] = self._record_one(row, replica, episodes[row])
         self._interval, self._interval_steps = {}, 0
         self.observer.evaluated(self.step, recorded)
+
+    def _record_one(self, row: int, replica: Replica, episodes: Episodes) -> Evaluated:
+        evaluated, name = self._evaluated(row, episodes), replica.name
+        self.evaluations[name].append(evaluated)
+        record = {"replica": name, "seed": replica.seed, **evaluated.as_dict()}
+        checkpoint.save(self.folder.snapshot(name, self.step), self.pack.weights(row), record)
+        self._write(name, _evaluation_metrics(evaluated, episodes))
+        if self._stops(name):
+            self.standing.stopped.add(name)
+        return evaluated
 
     def _evaluated(self, row: int, episodes: Episodes) -> Evaluated:
         means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
@@ -159,12 +194,12 @@ class Loop:
             means,
         )
 
-    def _stops(self, seed: int) -> bool:
-        losses = [e.selection_loss for e in self.evaluations[seed] if e.selection_loss is not None]
+    def _stops(self, name: str) -> bool:
+        losses = [e.selection_loss for e in self.evaluations[name] if e.selection_loss is not None]
         return bool(losses) and early_stops.get(self.plan.early_stop)(losses)
 
-    def _write(self, seed: int, metrics: dict[str, float]) -> None:
-        self.journals[seed].append({"step": self.step, "time": time.time(), "metrics": metrics})
+    def _write(self, name: str, metrics: dict[str, float]) -> None:
+        self.journals[name].append({"step": self.step, "time": time.time(), "metrics": metrics})
 
     def save(self) -> None:
         """Write the full state: together with the seeds, all that the rest of the run depends on."""
@@ -172,9 +207,9 @@ class Loop:
         record = {
             "step": state.step,
             "seeds": self.pack.seeds,
-            "stopped": sorted(self.stopped),
-            "evaluations": {seed: [e.as_dict() for e in done] for seed, done in self.evaluations.items()},
-            "journal": {seed: journal.count for seed, journal in self.journals.items()},
+            **self.standing.record(),
+            "evaluations": {name: [e.as_dict() for e in done] for name, done in self.evaluations.items()},
+            "journal": {name: journal.count for name, journal in self.journals.items()},
             "interval_steps": self._interval_steps,
         }
         tensors = {
@@ -187,9 +222,13 @@ class Loop:
             journal.sync()
         checkpoint.save(self.folder.checkpoint, tensors, record)
         self._saved_at = time.monotonic()
+        self.observer.saved(state.step)
 
-    def _restore(self) -> dict[str, int]:
+    def _restore(self) -> dict[str, Any]:
         tensors, record = checkpoint.load(self.folder.checkpoint)
+        if record["evaluations"].keys() != self.evaluations.keys():
+            theirs = ", ".join(record["evaluations"])
+            raise RunError(f"{self.folder.checkpoint} is of other replicas: {theirs}. Choose another --out.")
         device = self.pack.device
 
         def group(name: str) -> dict[str, Tensor]:
@@ -197,10 +236,8 @@ class Loop:
 
         self.pack.state = PackState(group("parameters"), group("moments"), group("targets"), record["step"])
         self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
-        self.stopped = set(record["stopped"])
-        self.evaluations = {int(seed): [Evaluated(**e) for e in done] for seed, done in record["evaluations"].items()}
-        counts: dict[str, int] = record["journal"]
-        return counts
+        self.evaluations = {name: [Evaluated(**e) for e in done] for name, done in record["evaluations"].items()}
+        return record
 
 
 def _evaluation_metrics(evaluated: Evaluated, episodes: Episodes) -> dict[str, float]:

@@ -20,10 +20,14 @@ STEPS_PER_EPOCH = 1000  # the official code's epoch
 
 @dataclass(frozen=True)
 class Episodes:
-    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes."""
+    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes.
+
+    `fault` says what its policy gave instead of actions, where it did; its numbers then mean nothing.
+    """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    fault: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Batch
+from dqlab.algorithms.base import Algorithm, Batch
 from dqlab.errors import ConfigError
 from dqlab.noise import NoiseSpec, draw, generator_for
+from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
 
 
@@ -34,3 +37,29 @@ def rehearse(pack: Pack) -> None:
         name = type(pack.algorithm).__name__
         raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(reported)}.")
     pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
+
+
+def read_directly(algorithm: Algorithm, dims: Dims) -> set[str]:
+    """Scalar hyper-parameters that an update, an action or a proposal reads from the algorithm, not from `hyper`."""
+    watched, read = _watched(algorithm)
+    pack = Pack([watched], dims, [0])
+    rehearse(pack)
+    state = torch.zeros(1, 2, dims.state, dtype=pack.dtype)
+    pack.propose(state, made_up_noise(pack, watched.propose_noise(dims, 2)))
+    return read & set(algorithm.hyper())
+
+
+def _watched(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
+    """A copy of an algorithm, and the names of what is read from it, which fill as it is used."""
+    kind: Any = type(algorithm)
+    read: set[str] = set()
+
+    def note(self: Any, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    methods = {"__getattribute__": note, "hyper": lambda self: algorithm.hyper()}
+    copy = object.__new__(type(kind)(kind.__name__, (kind,), methods))
+    for field in fields(kind):  # not what is cached: it was made from fields
+        object.__setattr__(copy, field.name, getattr(algorithm, field.name))
+    return copy, read

@@ -7,6 +7,15 @@ import os
 ROWS_A_THREAD = 1024
 """Measured (docs/performance.md): with batches of 256 two threads are slower than one, from 1024 rows on they pay."""
 
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""Idle threads of OpenMP sleep: spinning ones take the cores from other runs."""
+
+
+def quiet_threads() -> None:
+    """Let idle threads sleep, unless the environment says otherwise; it is read when PyTorch is imported."""
+    for name, value in QUIET_THREADS.items():
+        os.environ.setdefault(name, value)
+
 
 def cores() -> int:
     """Cores that this process may use."""

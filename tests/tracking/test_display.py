@@ -22,7 +22,7 @@ def show(terminal: bool, quiet: bool = False) -> str:
     console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
     with Display(100, "not D4RL", quiet, console) as display:
         display.logged(10, {"actor/bc_loss": 0.25, "critic/loss": 3.0, "updates_per_second": 12.34})
-        display.evaluated(10, {7: evaluations()[1]})
+        display.evaluated(10, {"seed 7": evaluations()[1]})
     return text.getvalue()
 
 

@@ -1,0 +1,131 @@
+"""The process of a pack: trains FOLDER/pack.gin in FOLDER until it has finished, or until standard input ends.
+
+    python -m dqlab.ablation.worker FOLDER [--set NAME=VALUE ...]
+
+Events are JSON objects on standard output, one a line; all else goes to standard error. Started again in the same
+folder, it goes on from the last checkpoint, however it ended. Exit codes are those of `engines.base`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
+from dqlab.errors import DqlabError, StoppedError, message_of, place_of
+from dqlab.run_folder import PACK, RunFolder
+from dqlab.training.threads import quiet_threads
+
+UNEXPECTED = 3
+"""Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""
+
+DYING = 30.0
+"""Seconds that an earlier process of the same pack is given to let go of the folder."""
+
+
+class Events:
+    """Writes events to what was standard output; whatever else is printed goes to standard error from now on."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._file: int | None = os.dup(1)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Tell, if anybody still listens: training goes on without."""
+        left = (json.dumps(event) + "\n").encode()
+        try:
+            while left and self._file is not None:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            self._file = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train a pack; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="dqlab.ablation.worker", description="Train a pack until stdin ends.")
+    parser.add_argument("folder", type=Path, help=f"has {PACK}; everything is written there")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="single bindings")
+    args = parser.parse_args(argv)
+    quiet_threads()
+    tell, stop = Events(), Event()
+    _heed_signals(stop)
+    Thread(target=_heed_stdin, args=(stop,), daemon=True).start()
+    try:
+        return _work(args.folder, args.set, tell, stop)
+    except StoppedError:
+        return STOPPED
+    except DqlabError as error:
+        tell({"event": "failed", "reason": message_of(error)})
+        return FAILED
+    except Exception as error:  # a plugin's part may fail in any way, and so may the machine
+        traceback.print_exc()
+        tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({place_of(error)})"})
+        return UNEXPECTED
+
+
+def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int:
+    """Train what is left of the pack; returns the exit code of one with results."""
+    folder = RunFolder(path)
+    _await_release(folder)
+    if not folder.finished:
+        _train(path, bindings, tell, stop)
+    if any(folder.failure(replica) for replica in folder.replicas()):
+        return SOME_FAILED
+    tell({"event": "finished"})
+    return FINISHED
+
+
+def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
+    """Train from the last checkpoint on, or from the beginning where there is none."""
+    from rich.console import Console
+
+    from dqlab import configuration
+    from dqlab.plugins import load_plugins
+    from dqlab.running import train
+
+    load_plugins()
+    loaded = configuration.load([path / PACK], bindings)
+    train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
+
+
+def _await_release(folder: RunFolder) -> None:
+    """Wait while an earlier process, which may be dying, has the folder."""
+    deadline = time.monotonic() + DYING
+    while folder.in_use() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _heed_stdin(stop: Event) -> None:
+    """Ask training to stop when standard input ends, as it does when whoever started this process dies."""
+    try:
+        while os.read(0, 4096):  # not sys.stdin: a thread that reads it would hinder the interpreter's end
+            pass
+    except OSError:
+        pass
+    stop.set()
+
+
+def _heed_signals(stop: Event) -> None:
+    """Ask training to stop at the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A replica: one training of a pack, known by its name; its seed, its place in a grid, and the scalars that it sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dqlab.errors import ConfigError, nearest
+
+KEYS = ("seed", "cell", "points", "set")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One training of a pack.
+
+    Attributes:
+        name: of its folder in the run's folder, and of its records.
+        seed: of its initial networks and its noise.
+        cell: label of the ablation's cell that it is; empty where it is none.
+        points: the cell's place on each axis, axis name -> text.
+        bindings: scalar hyper-parameters that it sets, gin name -> number.
+    """
+
+    name: str
+    seed: int
+    cell: str = ""
+    points: Mapping[str, str] = field(default_factory=dict)
+    bindings: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)
+        self._require(bool(re.fullmatch(r"\w[\w.=+-]*", self.name)), "its name must be letters, digits and ._=+- only")
+        self._require(is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}")
+        self._require(isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}")
+        self._require(mapped, "points and set must be dictionaries")
+
+    def _require(self, condition: bool, wanted: str) -> None:
+        if not condition:
+            raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
+
+    @classmethod
+    def plain(cls, seed: int, cell: str = "") -> Replica:
+        """A seed of an ordinary run."""
+        return cls(f"seed-{seed}", seed, cell)
+
+    @classmethod
+    def read(cls, name: str, given: Any) -> Replica:
+        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`.
+
+        Raises:
+            ConfigError: a key is unknown, or a value of the wrong type; the message names the replica.
+        """
+        place = f"Experiment.replicas['{name}']"
+        if not isinstance(given, Mapping) or "seed" not in given:
+            raise ConfigError(
+                f"{place} must be {{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}}, not {given!r}."
+            )
+        for key in given:
+            if key not in KEYS:
+                raise ConfigError(f"{place} has no '{key}'. {nearest(str(key), KEYS)}")
+        return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The inverse of `read`."""
+        return {"seed": self.seed, "cell": self.cell, "points": dict(self.points), "set": dict(self.bindings)}
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: `seed 0`, `eta=0.5, seed 0`."""
+        return f"{self.cell}, seed {self.seed}" if self.cell else f"seed {self.seed}"
+
+
+def is_seed(value: Any) -> bool:
+    """Whether a value can seed a replica."""
+    return type(value) is int and 0 <= value < 2**32

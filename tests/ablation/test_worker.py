@@ -1,0 +1,154 @@
+"""The process of a pack, as engines start it: asked to stop, killed, started again; a diverging cell; mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import isolated
+from made_packs import BROKEN, CELLS, check_same, pack_text
+
+OFTEN = ("Training.checkpoint_seconds=0.0", "Training.eval_every=100", "Training.log_every=5")
+STEPS = 300
+
+
+def make_pack(folder: Path, replicas: dict[str, Any], *bindings: str, steps: int = STEPS) -> Path:
+    folder.mkdir()
+    (folder / "pack.gin").write_text(pack_text(replicas, *OFTEN, *bindings, steps=steps))
+    return folder
+
+
+def start(folder: Path, *sets: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dqlab.ablation.worker", str(folder), *(("--set", *sets) if sets else ())]
+    with (folder / "worker.log").open("a") as log:
+        return subprocess.Popen(
+            command,
+            cwd=folder.parent,
+            env=isolated(folder.parent),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+
+
+def run(folder: Path, *sets: str) -> tuple[int, list[Any]]:
+    """Exit code and events of a process that nobody disturbs."""
+    process = start(folder, *sets)
+    assert process.stdout is not None
+    events = [json.loads(line) for line in process.stdout]
+    return process.wait(60), events
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> Any:
+    assert process.stdout is not None
+    return next(told for told in map(json.loads, process.stdout) if told["event"] == event)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_pack(tmp_path_factory.mktemp("workers") / "whole", CELLS)
+    code, events = run(folder)
+    assert code == 0, (folder / "worker.log").read_text()
+    assert [events[0]["event"], events[-1]] == ["started", {"event": "finished"}]
+    return folder
+
+
+def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
+    folder = make_pack(tmp_path / "pack", CELLS)
+    first = start(folder)
+    wait_for(first, "progress")
+    assert first.stdin is not None
+    first.stdin.close()  # as when whoever started it dies
+    assert first.wait(60) == 130, (folder / "worker.log").read_text()
+    second = start(folder)
+    begun = wait_for(second, "started")
+    assert 0 < begun["step"] < STEPS
+    time.sleep(random.uniform(0.0, 1.0))
+    os.kill(second.pid, signal.SIGKILL)
+    code, events = run(folder)  # at once, while the dying one may still hold the folder
+    assert second.wait(60) == -signal.SIGKILL, "it ended before it was killed: this tests nothing"
+    assert code == 0, (folder / "worker.log").read_text()
+    assert events[0]["step"] >= begun["step"]
+    for name in CELLS:
+        check_same(folder, name, whole)
+    assert run(folder) == (0, [{"event": "finished"}])
+
+
+def test_killed_while_it_begins(whole: Path, tmp_path: Path) -> None:
+    """Before the first checkpoint: begun afresh, whatever lies there."""
+    folder = make_pack(tmp_path / "pack", CELLS, "Training.checkpoint_seconds=1e9", "Training.evaluate_untrained=False")
+    process = start(folder)
+    wait_for(process, "started")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(60)
+    assert (folder / "run.json").exists()
+    assert not (folder / "checkpoint.safetensors").exists()
+    (folder / ".run.json.1.tmp").write_text("{")
+    again = start(folder, "Training.steps=300")
+    assert wait_for(again, "started")["step"] == 0
+    again.terminate()
+    assert again.wait(60) == 130
+    assert (folder / "checkpoint.safetensors").exists()
+
+
+def test_a_diverging_cell(tmp_path: Path) -> None:
+    steps = "Training.steps=20"
+    both, alone = make_pack(tmp_path / "both", BROKEN), make_pack(tmp_path / "alone", CELLS)
+    code, events = run(both, steps)
+    assert code == 1
+    assert [e["replica"] for e in events if e["event"] == "cell_failed"] == ["cell-x"]
+    assert json.loads((both / "cell-x" / "failure.json").read_text())["kind"] == "diverged"
+    assert run(both, steps) == (1, [])
+    assert run(alone, steps)[0] == 0
+    for name in ("cell-a", "cell-c"):
+        check_same(both, name, alone)
+
+
+def test_nothing_but_diverging_cells(tmp_path: Path) -> None:
+    folder = make_pack(tmp_path / "pack", {"cell-x": BROKEN["cell-x"]}, steps=20)
+    for _ in range(2):  # it does not try again
+        code, events = run(folder)
+        assert (code, events[-1]["event"]) == (2, "failed")
+        assert "became NaN or infinite" in events[-1]["reason"]
+
+
+def test_mistakes_and_accidents_are_told(tmp_path: Path) -> None:
+    folder = make_pack(tmp_path / "pack", CELLS, "DiffusionQL.etta=1")
+    code, events = run(folder)
+    assert (code, events[-1]["event"]) == (2, "failed")
+    assert "has no parameter 'etta'" in events[-1]["reason"]
+    plugin = "import sys, os\nprint('chatter')\nos.write(1, b'more')\nsys.modules['torch'].Tensor.numel = None\n"
+    (tmp_path / "breaks_torch.py").write_text(plugin)
+    broken = make_pack(tmp_path / "broken", CELLS)
+    (broken / "pack.gin").write_text(f"import breaks_torch\n{(broken / 'pack.gin').read_text()}")
+    code, events = run(broken)
+    assert code == 3
+    assert events[-1]["reason"].startswith("TypeError: ")
+    log = (broken / "worker.log").read_text()
+    assert "Traceback" in log
+    assert "chatter" in log
+    assert "more" in log
+
+
+def test_nobody_listens_any_more(tmp_path: Path) -> None:
+    """Its checkpoint is written all the same."""
+    folder = make_pack(tmp_path / "pack", CELLS)
+    process = start(folder)
+    wait_for(process, "started")
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdout.close()
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    time.sleep(0.5)
+    process.stdin.close()
+    assert process.wait(60) == 130, (folder / "worker.log").read_text()
+    assert (folder / "checkpoint.safetensors").exists()

@@ -1,0 +1,55 @@
+"""Packs of tiny cells of Diffusion-QL, and what is left of them when they have been trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import ROOT, TINY
+
+from dqlab.training import checkpoint
+
+BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}
+
+
+def cell(eta: float, seed: int, **more: Any) -> dict[str, Any]:
+    return {"seed": seed, "cell": f"eta={eta}", "points": {"eta": str(eta)}, "set": {"DiffusionQL.eta": eta}, **more}
+
+
+CELLS = {"cell-a": cell(0.5, 0), "cell-b": cell(2.0, 0), "cell-c": cell(2.0, 3)}
+BROKEN = {"cell-a": CELLS["cell-a"], "cell-x": cell(9.0, 0, set=BREAKING), "cell-c": CELLS["cell-c"]}
+
+
+def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
+    """A gin text; later bindings override."""
+    lines = [f"include '{ROOT / 'gin' / 'quickstart.gin'}'", *TINY, f"Training.steps={steps}", *bindings]
+    return "\n".join([*lines, f"Experiment.replicas = {replicas!r}", ""])
+
+
+def summary(run: Path, name: str, *without: str) -> dict[str, Any]:
+    known = json.loads((run / name / "summary.json").read_text())
+    return {key: value for key, value in known.items() if key not in without}
+
+
+def records(run: Path, name: str) -> list[Any]:
+    """A replica's journal, without what a clock says."""
+    lines = [json.loads(line) for line in (run / name / "metrics.jsonl").read_text().splitlines()]
+    clock = "train/updates_per_second"
+    return [(line["step"], {key: value for key, value in line["metrics"].items() if key != clock}) for line in lines]
+
+
+def check_same(run: Path, name: str, other: Path, other_name: str = "") -> None:
+    """Scores, losses and weights are equal to the last bit; places in a grid may differ."""
+    other_name = other_name or name
+    assert summary(run, name, "points") == summary(other, other_name, "points")
+    assert records(run, name) == records(other, other_name)
+    files = sorted(path.name for path in (run / name / "checkpoints").iterdir())
+    assert files
+    assert files == sorted(path.name for path in (other / other_name / "checkpoints").iterdir())
+    for file in files:
+        ours, _ = checkpoint.load(run / name / "checkpoints" / file)
+        theirs, _ = checkpoint.load(other / other_name / "checkpoints" / file)
+        for group, named in theirs.items():
+            assert all(torch.equal(ours[group][key], value) for key, value in named.items()), f"{file}: {group}"
