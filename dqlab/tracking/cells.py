@@ -27,8 +27,8 @@ def parameter(axis: str) -> str:
 
 
 def config_digest(text: str) -> str:
-    """Digest of a gin text without the seeds and the cell's label: equal for the seeds of one configuration."""
-    kept = re.sub(r"(?m)^Experiment\.(seeds|cell)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
+    """Digest of a gin text without seeds and labels: equal for the seeds of one configuration."""
+    kept = re.sub(r"(?m)^Experiment\.(seeds|cell|replicas)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
     statements = sorted(line for line in kept.splitlines() if line.strip() and not line.startswith("#"))
     return hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
 
@@ -59,7 +59,7 @@ class CellFolder:
 
     def ended(self) -> tuple[str, Path | None]:
         """MLflow's status and the file that says so; nothing while it may go on."""
-        for name, status in (("summary.json", "FINISHED"), ("failure.json", "FAILED")):
+        for name, status in (("failure.json", "FAILED"), ("summary.json", "FINISHED")):
             if (self.path / name).exists():
                 return status, self.path / name
         return "", None

@@ -75,10 +75,7 @@ def _send_pack(client: Any, runs: Runs, grid: Memory, pack: Path, over: bool) ->
     """What is new of one pack."""
     facts = facts_of(pack)
     memory = Memory(pack / "mlflow.json", grid.state["uri"], {"run": "", "status": "RUNNING", "cells": {}})
-    cells = {
-        name: CellFolder(pack / name, replica, str(replica.get("task", facts["task"])))
-        for name, replica in facts["replicas"].items()
-    }
+    cells = {name: CellFolder(pack / name, own, facts["task"]) for name, own in facts["replicas"].items()}
     _make_runs(client, runs, grid, memory, pack, facts, cells)
     before = json.dumps(memory.state)
     try:
