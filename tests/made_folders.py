@@ -23,6 +23,7 @@ DiffusionPolicy.n_timesteps = {steps}
 Experiment.algorithm = 'diffusion_ql'
 Experiment.cell = '{label}'
 Experiment.physics = 'mujoco210'
+Experiment.replicas = {{}}
 Experiment.seeds = \\
     ({seed},)
 Experiment.task = '{task}'
@@ -71,8 +72,7 @@ def folder_of(folder: Path, grid: GridResults, cell: Cell) -> Path:
 
 def write_pack(pack: Path, cells: Sequence[Cell], **changes: Any) -> None:
     replicas = {
-        cell.replica: {"seed": cell.seed, "cell": cell.label, "points": dict(cell.points), "task": cell.task}
-        for cell in cells
+        cell.replica: {"seed": cell.seed, "cell": cell.label, "points": dict(cell.points), "set": {}} for cell in cells
     }
     data = {"source": "embedded", "digest": f"digest of {cells[0].task}", "is_d4rl": False}
     facts = {"task": cells[0].task, "algorithm": "diffusion_ql", "physics": "mujoco210", "device": "cpu"}

@@ -16,9 +16,9 @@ from dqlab.ablation.statistics.aggregates import aggregates_of
 from dqlab.ablation.statistics.analysis import Estimate
 from dqlab.ablation.statistics.matrices import Of
 from dqlab.ablation.statistics.resampling import Bootstrap
+from dqlab.comparison.finished_runs import Found
 from dqlab.comparison.folders import read_folder
 from dqlab.comparison.groups import UNSET, Group, Row, differing, grouped, rows_of
-from dqlab.comparison.replicas import Found
 from dqlab.comparison.stored import read_experiment, read_run
 from dqlab.comparison.warnings import warnings
 from dqlab.errors import ConfigError, RunError, nearest
@@ -66,7 +66,7 @@ class Compared:
             {
                 "group": row.group.letter,
                 "data_digest": row.digest,
-                "caveat": row.replicas[0].caveat,
+                "caveat": row.runs[0].caveat,
                 "seeds": row.seeds,
                 "scores": {score.rule: {"mean": asdict(score.mean), "iqm": asdict(score.iqm)} for score in scores},
             }
@@ -88,7 +88,7 @@ def find(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> 
         raise ConfigError("--filter belongs to --experiment.")
     parts = [_find(name, uri) for name in runs]
     found = Found.all_of([*parts, *([read_experiment(uri, experiment, wanted)] if experiment else [])])
-    if not found.replicas:
+    if not found.runs:
         where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
         filtered = f' with the filter "{wanted}"' if wanted else ""
         raise RunError(
@@ -116,7 +116,7 @@ def compare(found: Found, rules: Sequence[str]) -> Compared:
     for rule in rules:
         if rule not in RULES:
             raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, RULES)}")
-    settings, groups = Report(), grouped(found.replicas)
+    settings, groups = Report(), grouped(found.runs)
     rows = rows_of(groups)
     scores = _scores(rows, rules, Bootstrap(settings.reps, settings.confidence))
     different = differing([group.config for group in groups])
@@ -139,7 +139,7 @@ def _scores(
 
 def _samples(row: Row, rules: Sequence[str]) -> dict[str, list[float]]:
     """The scores by each rule that all of a row's runs have, and what choosing the best by its score is worth."""
-    scores = [run.scores for run in row.replicas]
+    scores = [run.scores for run in row.runs]
     known = [rule for rule in rules if all(rule in each for each in scores)]
     samples = {rule: [each[rule] for each in scores] for rule in known}
     if all(set(GAP) <= set(each) for each in scores):

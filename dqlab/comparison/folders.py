@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dqlab import configuration
-from dqlab.comparison.replicas import Found, Replica, comparable
+from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
+from dqlab.replica import Replica
+from dqlab.run_folder import RunFolder
 from dqlab.tracking.folders import is_grid, known_facts
 
 
@@ -23,32 +24,36 @@ def read_folder(path: Path) -> Found:
         return _read_run(path, facts)
     packs = [path / "packs" / name for name in facts["packs"]]
     found = Found.all_of(_read_run(pack, known_facts(pack)) for pack in packs if (pack / "run.json").exists())
-    waiting = facts.get("cells", 0) - len(found.replicas) - found.failed
-    return Found(found.replicas, found.failed, max(waiting, found.unfinished))
+    waiting = facts.get("cells", 0) - len(found.runs) - found.failed
+    return Found(found.runs, found.failed, max(waiting, found.unfinished))
 
 
 def _read_run(path: Path, facts: Mapping[str, Any]) -> Found:
     """The replicas of a run or of a pack."""
-    replicas = facts.get("replicas") or {f"seed-{seed}": {"seed": seed} for seed in facts["seeds"]}
-    done = {name: replica for name, replica in replicas.items() if (path / name / "summary.json").exists()}
-    failed = sum((path / name / "failure.json").exists() for name in replicas if name not in done)
-    found = tuple(_replica(path, name, replica, facts) for name, replica in done.items())
-    return Found(found, failed, len(replicas) - len(done) - failed)
+    folder = RunFolder(path)
+    replicas = folder.replicas()
+    failed = [replica for replica in replicas if folder.failure(replica)]
+    done = [
+        replica
+        for replica in replicas
+        if replica not in failed and (folder.replica(replica.name) / "summary.json").exists()
+    ]
+    found = tuple(_compared(folder, replica, facts) for replica in done)
+    return Found(found, len(failed), len(replicas) - len(done) - len(failed))
 
 
-def _replica(path: Path, name: str, replica: Mapping[str, Any], facts: Mapping[str, Any]) -> Replica:
-    folder = path / name
-    config = next(file for file in (folder / "config.gin", path / "config.gin") if file.exists() or file.parent == path)
-    summary = json.loads((folder / "summary.json").read_text())
-    return Replica(
-        name=str(folder.resolve()),
-        label=str(replica.get("cell") or facts.get("cell") or ""),
+def _compared(folder: RunFolder, replica: Replica, facts: Mapping[str, Any]) -> FinishedRun:
+    own, summary = folder.replica(replica.name) / "config.gin", folder.summary(replica)
+    config = (own if own.exists() else folder.config).read_text()
+    return FinishedRun(
+        name=str(folder.replica(replica.name).resolve()),
+        label=replica.cell or str(facts.get("cell") or ""),
         task=summary["task"],
-        seed=int(replica["seed"]),
+        seed=replica.seed,
         caveat=summary["caveat"],
         physics=summary["physics"],
         digest=facts["data"]["digest"],
-        config=comparable(configuration.flat(config.read_text())),
+        config=comparable(configuration.flat(config)),
         made_with={**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]},
         scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from dqlab.comparison.replicas import Replica
+from dqlab.comparison.finished_runs import FinishedRun
 
 UNSET = "unset"
 SHORT = 3
@@ -18,12 +18,12 @@ class Group:
 
     letter: str
     name: str
-    replicas: tuple[Replica, ...]
+    runs: tuple[FinishedRun, ...]
 
     @property
     def config(self) -> Mapping[str, str]:
         """Of all of its runs."""
-        return self.replicas[0].config
+        return self.runs[0].config
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Row:
     group: Group
     task: str
     digest: str
-    replicas: tuple[Replica, ...]
+    runs: tuple[FinishedRun, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Of the runs."""
-        return tuple(replica.seed for replica in self.replicas)
+        return tuple(run.seed for run in self.runs)
 
 
-def grouped(replicas: Iterable[Replica]) -> tuple[Group, ...]:
+def grouped(runs: Iterable[FinishedRun]) -> tuple[Group, ...]:
     """Groups in the order in which they are met."""
-    found: dict[object, list[Replica]] = {}
-    for replica in replicas:
-        found.setdefault((frozenset(replica.config.items()), replica.physics), []).append(replica)
+    found: dict[object, list[FinishedRun]] = {}
+    for run in runs:
+        found.setdefault((frozenset(run.config.items()), run.physics), []).append(run)
     different = differing([runs[0].config for runs in found.values()])
     return tuple(
         Group(_letter(place), _name(runs, different), tuple(runs)) for place, runs in enumerate(found.values())
@@ -64,7 +64,7 @@ def _letter(place: int) -> str:
     return (_letter(more - 1) if more else "") + ascii_uppercase[last]
 
 
-def _name(runs: Sequence[Replica], different: Sequence[str]) -> str:
+def _name(runs: Sequence[FinishedRun], different: Sequence[str]) -> str:
     """The grid's label, or the first parameters that differ."""
     labels = {run.label for run in runs} - {""}
     if len(labels) == 1:
@@ -77,9 +77,9 @@ def rows_of(groups: Iterable[Group]) -> tuple[Row, ...]:
     """Each group on each task and data set; of two runs with the same seed the first one counts."""
     rows = []
     for group in groups:
-        kinds = dict.fromkeys((run.task, run.digest) for run in group.replicas)
+        kinds = dict.fromkeys((run.task, run.digest) for run in group.runs)
         for task, digest in kinds:
-            runs = [run for run in reversed(group.replicas) if (run.task, run.digest) == (task, digest)]
+            runs = [run for run in reversed(group.runs) if (run.task, run.digest) == (task, digest)]
             by_seed = {run.seed: run for run in runs}
             rows.append(Row(group, task, digest, tuple(by_seed[seed] for seed in sorted(by_seed))))
     return tuple(rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab import configuration
-from dqlab.comparison.replicas import Found, Replica, comparable
+from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
 from dqlab.errors import RunError, nearest
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import connect
@@ -81,7 +81,7 @@ def _found(client: Any, runs: list[Any]) -> Found:
     done = [run for run in replicas if run.info.status == "FINISHED"]
     failed = sum(run.info.status == "FAILED" for run in replicas)
     configure = _configurations(client, done)
-    return Found(tuple(_replica(run, configure) for run in done), failed, len(replicas) - len(done) - failed)
+    return Found(tuple(_finished(run, configure) for run in done), failed, len(replicas) - len(done) - failed)
 
 
 def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str, str]]:
@@ -104,10 +104,10 @@ def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str
     return configure
 
 
-def _replica(run: Any, configure: Callable[[Any], Mapping[str, str]]) -> Replica:
+def _finished(run: Any, configure: Callable[[Any], Mapping[str, str]]) -> FinishedRun:
     tags, metrics = run.data.tags, run.data.metrics
     versions = {name.removeprefix("version."): text for name, text in tags.items() if name.startswith("version.")}
-    return Replica(
+    return FinishedRun(
         name=run.info.run_id,
         label=tags.get("cell", ""),
         task=tags["task"],

@@ -56,7 +56,7 @@ def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
 def _scores(compared: Compared, task: str) -> Table:
     rows = [(row, scores) for row, scores in compared.scores if row.task == task]
     several = len({row.digest for row, _ in rows}) > 1
-    caveats = sorted({run.caveat for row, _ in rows for run in row.replicas} - {""})
+    caveats = sorted({run.caveat for row, _ in rows for run in row.runs} - {""})
     table = Table(title=f"{task}: scores" + (f" ({'; '.join(caveats)})" if caveats else ""))
     for column in ("group", "seeds", "rule", "mean", "interval", "IQM", "interval"):
         table.add_column(column, justify="left" if column in ("group", "rule") else "right")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
+from dqlab.comparison.finished_runs import FinishedRun, Found
 from dqlab.comparison.groups import Group, Row
-from dqlab.comparison.replicas import Found, Replica
 
 FEW = 5
 
@@ -28,7 +28,7 @@ def _left_out(found: Found) -> Iterator[str]:
 
 def _twice(groups: Sequence[Group]) -> Iterator[str]:
     for group in groups:
-        counts = Counter((run.task, run.digest, run.seed) for run in group.replicas)
+        counts = Counter((run.task, run.digest, run.seed) for run in group.runs)
         for (task, _, seed), number in counts.items():
             if number > 1:
                 yield f"{group.letter} on {task} has {number} runs with seed {seed}: only the first one counts."
@@ -57,14 +57,14 @@ def _physics(groups: Sequence[Group]) -> Iterator[str]:
 
 
 def _versions(groups: Sequence[Group]) -> Iterator[str]:
-    names = dict.fromkeys(name for group in groups for run in group.replicas for name in run.made_with)
+    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.made_with)
     for name in names:
         letters = _letters_by(groups, partial(_made_with, name))
         if len(letters) > 1:
             yield f"Made with different {name}: {_listed(letters)}."
 
 
-def _made_with(name: str, run: Replica) -> str:
+def _made_with(name: str, run: FinishedRun) -> str:
     return run.made_with.get(name, "") or "unknown"
 
 
@@ -72,17 +72,17 @@ def _seeds(rows: Sequence[Row]) -> Iterator[str]:
     for task in dict.fromkeys(row.task for row in rows):
         few = [f"{row.group.letter} ({len(row.seeds)})" for row in rows if row.task == task and len(row.seeds) < FEW]
         if few:
-            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Their intervals are too narrow; one seed has none."
+            yield f"{task}: fewer than {FEW} seeds: {', '.join(few)}. Such intervals are too narrow."
     for task in dict.fromkeys(row.task for row in rows):
         if len({row.seeds for row in rows if row.task == task}) > 1:
             yield f"{task}: not every configuration has the same seeds."
 
 
-def _letters_by(groups: Iterable[Group], what: Callable[[Replica], str]) -> dict[str, list[str]]:
+def _letters_by(groups: Iterable[Group], what: Callable[[FinishedRun], str]) -> dict[str, list[str]]:
     """What the runs say -> the letters of the groups whose runs say so."""
     found: dict[str, list[str]] = {}
     for group in groups:
-        for text in dict.fromkeys(what(run) for run in group.replicas):
+        for text in dict.fromkeys(what(run) for run in group.runs):
             found.setdefault(text, []).append(group.letter)
     return found
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ def parameter(axis: str) -> str:
 
 
 def config_digest(text: str) -> str:
-    """Digest of a gin text without the seeds and the cell's label: equal for the seeds of one configuration."""
-    kept = re.sub(r"(?m)^Experiment\.(seeds|cell)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
+    """Digest of a gin text without seeds and labels: equal for the seeds of one configuration."""
+    kept = re.sub(r"(?m)^Experiment\.(seeds|cell|replicas)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
     statements = sorted(line for line in kept.splitlines() if line.strip() and not line.startswith("#"))
     return hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
 
@@ -58,10 +59,19 @@ class CellFolder:
 
     def ended(self) -> tuple[str, Path | None]:
         """MLflow's status and the file that says so; nothing while it may go on."""
-        for name, status in (("summary.json", "FINISHED"), ("failure.json", "FAILED")):
+        for name, status in (("failure.json", "FAILED"), ("summary.json", "FINISHED")):
             if (self.path / name).exists():
                 return status, self.path / name
         return "", None
+
+    @property
+    def began(self) -> float:
+        """When, in seconds; 0 where nothing shows it."""
+        config = self.path / "config.gin"
+        written = [config.stat().st_mtime] if config.exists() else []
+        with self.journal.open() if self.journal.exists() else StringIO() as journal:
+            first = journal.readline()
+        return min([*written, *([json.loads(first)["time"]] if first.endswith("\n") else [])], default=0.0)
 
     def tags(self) -> dict[str, str]:
         """Its configuration's digest, once it is known."""

@@ -55,12 +55,13 @@ def _send_grid_run(client: Any, runs: Runs, memory: Memory, grid: Path, facts: M
     if memory.state["run"]:
         return
     tags = {"kind": "grid", "grid": facts["name"], "caveat": facts.get("caveat", "")}
-    run = runs.make({"grid": New(grid.resolve().name, tags=tags)})["grid"]
+    began = min(path.stat().st_mtime for path in grid.iterdir())
+    run = runs.make({"grid": New(grid.resolve().name, tags=tags, began=began)})["grid"]
     axes = {parameter(axis): ", ".join(points) for axis, points in facts["axes"].items()}
     known = {"name": facts["name"], "base": facts["base"], "tasks": ", ".join(facts["tasks"]), "cells": facts["cells"]}
     log(client, run, [], {**axes, **known, "seeds": ", ".join(map(str, facts["seeds"]))}, {})
     client.log_text(run, facts["gin"], "grid.gin")
-    memory.state["run"] = run
+    memory.state |= {"run": run, "began": began}
     memory.save()
 
 
@@ -74,10 +75,7 @@ def _send_pack(client: Any, runs: Runs, grid: Memory, pack: Path, over: bool) ->
     """What is new of one pack."""
     facts = facts_of(pack)
     memory = Memory(pack / "mlflow.json", grid.state["uri"], {"run": "", "status": "RUNNING", "cells": {}})
-    cells = {
-        name: CellFolder(pack / name, replica, str(replica.get("task", facts["task"])))
-        for name, replica in facts["replicas"].items()
-    }
+    cells = {name: CellFolder(pack / name, own, facts["task"]) for name, own in facts["replicas"].items()}
     _make_runs(client, runs, grid, memory, pack, facts, cells)
     before = json.dumps(memory.state)
     try:
@@ -108,7 +106,8 @@ def _make_runs(
         grid.save()
     if not memory.state["run"]:
         tags = {**common, "kind": "pack", "pack": pack.name}
-        new = New(_pack_name(pack.name, cells), grid.state["run"], tags)
+        began = min((cell.began for cell in cells.values() if cell.began), default=0.0)
+        new = New(_pack_name(pack.name, cells), grid.state["run"], tags, began)
         run = runs.make({f"pack {pack.name}": new})[f"pack {pack.name}"]
         log(client, run, [], {**_shared(cells), "cells": len(cells)}, {})
         memory.state["run"] = run
@@ -125,7 +124,7 @@ def _make_runs(
 def _new_cell(cell: CellFolder, parent: str, common: Mapping[str, str]) -> New:
     seed = str(cell.facts["seed"])
     tags = {**common, "kind": "cell", "cell": cell.label, "seed": seed, "task": cell.task}
-    return New(f"{cell.label} | {cell.task} | seed {seed}", parent, tags)
+    return New(f"{cell.label} | {cell.task} | seed {seed}", parent, tags, cell.began)
 
 
 def _pack_name(name: str, cells: Mapping[str, CellFolder]) -> str:
@@ -159,7 +158,7 @@ def _show(client: Any, memory: Memory, status: str) -> None:
 def _settle(
     client: Any, grid: Memory, pack: Path, states: Mapping[str, Mapping[str, Any]], cells: Mapping[str, CellFolder]
 ) -> None:
-    """Draw the grid's progress, a point for each cell that finished, at the time when it did; close a finished pack."""
+    """Draw the grid's progress, finished cells over seconds, a point for each; close a finished pack."""
     from mlflow.entities import Metric
 
     known = grid.state["finished"]
@@ -168,7 +167,7 @@ def _settle(
     points = []
     for at, name in new:
         known[name] = len(known) + 1
-        points.append(Metric("finished_cells", known[name], int(at * 1000), known[name]))
+        points.append(Metric("finished_cells", known[name], int(at * 1000), int(max(0.0, at - grid.state["began"]))))
     if new:
         log(client, grid.state["run"], points, {}, {})
         if len(done) == len(states):

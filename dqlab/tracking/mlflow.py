@@ -14,6 +14,7 @@ from dqlab.tracking.mirror import Sent
 
 ENDED = ("finished", "failed")
 BATCH = 900  # MLflow takes at most 1000 metrics a request
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
 LONGEST_VALUE = 480  # and 500 characters a parameter
 
 
@@ -78,7 +79,7 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = (run.resolve().parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location, tags=KIND))
 
 
 def _create_run(client: Any, group: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from made_folders import begin_cell, fail_cell, finish_cell, folder_of, write_grid, write_pack, write_state
 from made_grids import made_grid
 from mlflow_server import Server
+from mlflow_stores import fresh_store
 
 from dqlab.ablation.results import Failure, GridResults
 from dqlab.errors import RunError
@@ -82,7 +83,7 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
 
 
 def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) -> None:
-    folder, uri = write_grid(tmp_path / "runs" / "steps-1", SMALL), f"sqlite:///{tmp_path}/mlflow.db"
+    folder, uri = write_grid(tmp_path / "runs" / "steps-1", SMALL), fresh_store(tmp_path)
     (folder / "report" / "figures").mkdir(parents=True)
     (folder / "report" / "index.html").write_text("a report")
     (folder / "report" / "figures" / "scores.png").write_bytes(b"a figure")
@@ -131,7 +132,7 @@ class _Counting:
 
 def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     """Cells run, fail, are tried again and finish; a report that changes is sent again; a dead driver is seen."""
-    uri, folder = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "runs" / "steps-1"
+    uri, folder = fresh_store(tmp_path), tmp_path / "runs" / "steps-1"
     first, second, *rest = SMALL.results
     failure = Failure(second.cell, "diverged", "the loss is not finite")
     begun = replace(SMALL, results=(first,), failures=(failure,), pending=tuple(result.cell for result in rest))
@@ -169,7 +170,7 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
 def test_half_a_line_of_a_journal_is_left_for_later(tmp_path: Path) -> None:
     grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=1)
     cell = grid.results[0].cell
-    folder, uri = tmp_path / "steps", f"sqlite:///{tmp_path}/mlflow.db"
+    folder, uri = tmp_path / "steps", fresh_store(tmp_path)
     write_grid(folder, replace(grid, results=(), pending=(cell,)), state="running")
     begin_cell(folder, grid, cell, 3)
     path = folder_of(folder, grid, cell) / "metrics.jsonl"
@@ -194,7 +195,7 @@ def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
 ) -> None:
     """Before a call or right after it, that is: the server did it, and the answer was lost."""
     grid = made_grid(values=(2,), seeds=2)
-    folder, uri = write_grid(tmp_path / "steps", grid), f"sqlite:///{tmp_path}/mlflow.db"
+    folder, uri = write_grid(tmp_path / "steps", grid), fresh_store(tmp_path)
     client_of, deaths = grid_module.connect, 0
     for die_at in (1, 2, 4, 6):
         dying = _Dying(client_of(uri), call, die_at, after)
@@ -270,7 +271,7 @@ def test_sync_sends_a_grid(dqlab: Callable[..., Any], tmp_path: Path) -> None:
 def test_sync_to_another_store_and_back_and_a_pack_stands_for_its_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, uris = write_grid(tmp_path / "steps", SMALL), [f"sqlite:///{tmp_path}/{name}.db" for name in "ab"]
+    folder, uris = write_grid(tmp_path / "steps", SMALL), [fresh_store(tmp_path, name) for name in ("a.db", "b.db")]
     pack = next((folder / "packs").iterdir())
     for path, uri in ((folder, uris[0]), (pack, uris[1]), (folder, uris[0])):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -284,7 +285,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     """Its run.json knows no execution, its cells have no journal and no configuration."""
     grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=2)
     cells = [result.cell for result in grid.results]
-    folder, uri = tmp_path / "steps", f"sqlite:///{tmp_path}/mlflow.db"
+    folder, uri = tmp_path / "steps", fresh_store(tmp_path)
     write_grid(folder, replace(grid, results=(), pending=tuple(cells)), state="incomplete")
     pack = folder / "packs" / "00000000"
     write_pack(pack, cells)

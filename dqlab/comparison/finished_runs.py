@@ -9,7 +9,8 @@ from typing import Any
 from dqlab.running import WITHOUT_EFFECT
 from dqlab.tracking.mlflow import LONGEST_VALUE
 
-APART = ("Experiment.seeds", "Experiment.task", "Experiment.cell", "Experiment.device", *WITHOUT_EFFECT)
+IDENTITY = ("seeds", "task", "cell", "replicas", "device")
+APART = (*(f"Experiment.{name}" for name in IDENTITY), *WITHOUT_EFFECT)
 """Parameters that do not make another configuration: seeds and tasks are compared in other ways, the rest is no part
 of what is computed."""
 DESCRIBING = ("Grid.", "Report.")
@@ -17,7 +18,7 @@ DESCRIBING = ("Grid.", "Report.")
 
 
 @dataclass(frozen=True)
-class Replica:
+class FinishedRun:
     """One finished run of one seed.
 
     Attributes:
@@ -46,7 +47,7 @@ class Replica:
 class Found:
     """What there is at one place: finished runs, and how many have failed or not finished."""
 
-    replicas: tuple[Replica, ...] = ()
+    runs: tuple[FinishedRun, ...] = ()
     failed: int = 0
     unfinished: int = 0
 
@@ -54,9 +55,9 @@ class Found:
     def all_of(parts: Iterable[Found]) -> Found:
         """The runs of several places; a run that is named twice counts once."""
         parts = list(parts)
-        replicas = {replica.name: replica for part in parts for replica in part.replicas}
+        runs = {run.name: run for part in parts for run in part.runs}
         failed, unfinished = sum(part.failed for part in parts), sum(part.unfinished for part in parts)
-        return Found(tuple(replicas.values()), failed, unfinished)
+        return Found(tuple(runs.values()), failed, unfinished)
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,240 @@
+"""dqlab compare: groups by configuration, intervals, warnings, the same from folders and from MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_folders import folder_of, write_grid
+from made_grids import TASKS, made_grid
+from mlflow_stores import fresh_store
+from rliable import library, metrics
+
+from dqlab import cli
+from dqlab.ablation.results import RULES, Failure, GridResults
+from dqlab.comparison import stored
+from dqlab.comparison.compare import Compared, compare, find
+from dqlab.comparison.groups import _letter, differing, grouped
+from dqlab.tracking import runs as runs_module
+from dqlab.tracking.grid import send_grid
+
+Run = Callable[..., Any]
+GRID = made_grid(values=(2, 5), seeds=6)
+
+
+def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Compared:
+    return compare(find([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
+
+
+def scores_of(grid: GridResults, label: str, task: str, rule: str) -> list[float]:
+    return [r.score(rule) for r in grid.results if (r.cell.label, r.cell.task) == (label, task)]
+
+
+def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
+    result = compared(write_grid(tmp_path / "steps", GRID), rules=("last", "offline", "best-online"))
+    assert [(group.letter, group.name) for group in result.groups] == [("A", "N=2"), ("B", "N=5")]
+    assert result.different == ("DiffusionPolicy.n_timesteps",)
+    assert result.warnings == ()
+    assert [(row.group.name, row.task, row.seeds) for row, _ in result.scores] == [
+        (label, task, tuple(range(6))) for label in GRID.labels for task in TASKS
+    ]
+    for row, scores in result.scores:
+        by_rule = {score.rule: score for score in scores}
+        assert set(by_rule) == {"last", "offline", "best_online", "best_online minus last"}
+        expected = scores_of(GRID, row.group.name, row.task, "last")
+        assert by_rule["last"].mean.point == pytest.approx(np.mean(expected))
+        assert by_rule["last"].iqm.point == pytest.approx(np.mean(sorted(expected)[1:-1]))
+        gap = by_rule["best_online minus last"].mean
+        assert (gap.point, gap.low, gap.high) == pytest.approx((3.0, 3.0, 3.0)), "best-online is 3 points above"
+    row, scores = result.scores[0]
+    np.random.seed(0)
+    matrix = np.array(scores_of(GRID, "N=2", TASKS[0], "last"))[:, None]
+    _, bounds = library.get_interval_estimates(
+        {"x": matrix}, lambda x: np.array([metrics.aggregate_mean(x)]), reps=2000
+    )
+    assert (scores[0].mean.low, scores[0].mean.high) == pytest.approx(tuple(bounds["x"][:, 0]))
+
+
+def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid's folder, its packs, its experiment (page by page), and the id of its run."""
+    monkeypatch.setattr(runs_module, "PAGE", 7)
+    folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
+    send_grid(folder, uri, "steps")
+    wanted = compared(folder).as_dict()
+    assert compared(*sorted((folder / "packs").iterdir())).as_dict() == wanted
+    assert compared(folder, folder).as_dict() == wanted, "named twice, counted once"
+    assert sorted_groups(compare(find([], "steps", "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    top = json.loads((folder / "mlflow.json").read_text())["run"]
+    pack = json.loads(next((folder / "packs").glob("*/mlflow.json")).read_text())["run"]
+    assert sorted_groups(compare(find([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    assert len(find([pack], None, "", uri).runs) == 6
+    some = find([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
+    assert {(run.label, run.task) for run in some.runs} == {("N=5", TASKS[0])}
+
+
+def sorted_groups(said: dict[str, Any]) -> Any:
+    """A comparison without its letters, which follow the order of runs."""
+    names = {group["group"]: group["name"] for group in said["groups"]}
+    return {
+        task: sorted((names[row["group"]], row["seeds"], json.dumps(row["scores"])) for row in rows)
+        for task, rows in said["tasks"].items()
+    }
+
+
+def change(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_different_data_physics_and_versions_are_never_pooled_silently(tmp_path: Path) -> None:
+    grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=6)
+    one, other = (write_grid(tmp_path / name, grid) for name in ("one", "other"))
+    same = compared(one, other)
+    assert len(same.groups) == 1
+    assert same.scores[0][0].seeds == tuple(range(6)), "the same seeds again are no new information"
+    assert any("2 runs with seed 0: only the first one counts" in text for text in same.warnings)
+    pack = other / "packs" / "00000000"
+    data = json.loads((pack / "run.json").read_text())["data"]
+    change(pack / "run.json", data={**data, "digest": "another"}, versions={"torch": "2.6.0", "dqlab": "0.1.0"})
+    result = compared(one, other)
+    assert [row.digest for row, _ in result.scores] == [f"digest of {TASKS[0]}", "another"]
+    assert any("the data differ" in text for text in result.warnings)
+    assert "Made with different torch: 2.13.0: A; 2.6.0: A." in result.warnings
+    for summary in pack.glob("*/summary.json"):
+        change(summary, physics="modern")
+    result = compared(one, other)
+    assert len(result.groups) == 2
+    assert any("The physics differ" in text for text in result.warnings)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    """Failures, runs that go on, tasks and seeds that not every configuration has, few seeds."""
+    grid = made_grid(values=(2, 5), seeds=3)
+    first, _, *rest = grid.results
+    failure = Failure(first.cell, "diverged", "not finite")
+    rest = [result for result in rest if (result.cell.label, result.cell.task) != ("N=5", TASKS[1])]
+    pending = tuple(r.cell for r in grid.results if r not in (first, *rest))
+    folder = write_grid(tmp_path / "steps", replace(grid, results=tuple(rest), failures=(failure,), pending=pending))
+    assert sorted(compared(folder).warnings) == [
+        "1 run has failed: left out.",
+        "4 runs have not finished: left out.",
+        f"Not every configuration was run on every task: {TASKS[0]}: A, B; {TASKS[1]}: A.",
+        f"{TASKS[1]}: fewer than 5 seeds: A (3). Such intervals are too narrow.",
+        f"{TASKS[0]}: fewer than 5 seeds: A (1), B (3). Such intervals are too narrow.",
+        f"{TASKS[0]}: not every configuration has the same seeds.",
+    ]
+    one_seed = next(scores for row, scores in compared(folder).scores if row.seeds == (2,))
+    assert one_seed[0].mean.low is None
+
+
+def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
+    """In MLflow, cells of both have the same parameters; their files config.gin tell them apart."""
+    grid, uri = made_grid(values=(5,), tasks=TASKS[:1], seeds=2), fresh_store(tmp_path)
+    folders = [write_grid(tmp_path / name, grid) for name in ("one", "other")]
+    for config in folders[1].glob("packs/*/*/config.gin"):
+        config.write_text(config.read_text().replace("Training.steps = 5000", "Training.steps = 9000"))
+    for folder in folders:
+        send_grid(folder, uri, "steps")
+    result = compare(find([], "steps", "", uri), ["last"])
+    assert result.different == ("Training.steps",)
+    assert sorted(group.config["Training.steps"] for group in result.groups) == ["5000", "9000"]
+
+
+def test_the_tables_name_rule_caveat_and_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    folder = str(write_grid(tmp_path / "steps", made_grid(values=(2, 5), seeds=3)))
+    assert cli.main(["compare", folder, "--rule", "best-online"]) == 0
+    said = capsys.readouterr().out
+    for text in ("A: N=2", "B: N=5", "n_timesteps", "best-online", "(not D4RL)", "95%", "fewer than 5 seeds"):
+        assert text in said
+    assert "offline" not in said, "rules that were not asked for"
+    assert cli.main(["compare", folder, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["tasks"]) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "wants folders"),
+        (["nowhere"], "There is no folder 'nowhere'"),
+        (["."], "is not the folder of a dqlab run or grid"),
+        (["empty"], "no run of empty has finished (0 failed, 2 not finished)"),
+        (["--experiment", "step"], "has no experiment 'step'. Did you mean 'steps'?"),
+        (["--experiment", "steps", "--filter", "params.N ?? 3"], "Invalid clause"),
+        (["--experiment", "steps", "--filter", "params.N = '99'"], "with the filter \"params.N = '99'\" has finished"),
+        (["--experiment", "steps", "--rule", "lats"], "There is no selection rule 'lats'. Did you mean 'last'?"),
+        (["--filter", "params.N = '5'", "grid"], "--filter belongs to --experiment"),
+        (["0" * 32], "0" * 32),
+        (["--experiment", "steps", "--uri", "sqlite:///no.db"], "There is no MLflow store sqlite:///no.db"),
+        (["--experiment", "steps", "--uri", "http://127.0.0.1:9"], "the server does not answer"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(
+    args: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert cli.main(["compare", *args]) == 2
+    output = capsys.readouterr()
+    assert said in output.err
+    assert output.err.count("dqlab: error:") == 1
+    assert not output.out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recorded grid and one of which nothing has finished."""
+    folder = tmp_path_factory.mktemp("place")
+    grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
+    send_grid(write_grid(folder / "grid", grid), fresh_store(folder), "steps")
+    write_grid(
+        folder / "empty", replace(grid, results=(), pending=tuple(r.cell for r in grid.results)), state="running"
+    )
+    return folder
+
+
+def test_plain_runs_of_several_seeds_and_cells(tmp_path: Path) -> None:
+    """A run without a grid: its seeds share config.gin; one that is older has no list of replicas."""
+    grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
+    pack = write_grid(tmp_path / "grid", grid) / "packs" / "00000000"
+    text = folder_of(tmp_path / "grid", grid, grid.results[0].cell).joinpath("config.gin").read_text()
+    (pack / "config.gin").write_text(text)
+    for result in grid.results:
+        own = pack / result.cell.replica
+        (own / "config.gin").unlink()
+        own.rename(pack / f"seed-{result.cell.seed}")
+    facts = json.loads((pack / "run.json").read_text())
+    del facts["replicas"]
+    (pack / "run.json").write_text(json.dumps({**facts, "seeds": [0, 1]}))
+    result = compared(pack)
+    assert [(row.task, row.seeds) for row, _ in result.scores] == [(TASKS[0], (0, 1))]
+
+
+def test_letters_and_differences() -> None:
+    assert [_letter(place) for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
+    assert differing([{"x": "1", "y": "2"}, {"x": "1"}, {"x": "1", "y": "2"}]) == ("y",)
+    assert grouped([]) == ()
+
+
+def test_every_rule_can_be_asked_for(tmp_path: Path) -> None:
+    result = compared(write_grid(tmp_path / "steps", GRID), rules=RULES)
+    assert {score.rule for score in result.scores[0][1]} == {*RULES, "best_online minus last"}
+
+
+def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One config.gin a configuration and task, however many seeds."""
+    folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
+    send_grid(folder, uri, "steps")
+    client, fetched = stored.connect(uri), []
+    download = client.download_artifacts
+    client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]
+    monkeypatch.setattr(stored, "connect", lambda uri: client)
+    find([], "steps", "", uri)
+    assert len(fetched) == 4
