@@ -1,0 +1,50 @@
+"""What several commands share: options, and how a configuration is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+
+def command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    """A command with the options that all have."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first"
+    )
+    return parser
+
+
+def add_gin(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Options of a configuration: --gin and --set."""
+    text = "gin file, of yours or of those that ship with dqlab; later ones override"
+    parser.add_argument("--gin", action="append", required=required, default=None, metavar="FILE", help=text)
+    add_set(parser)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """--set."""
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one binding, e.g. DiffusionQL.eta=0.5",
+    )
+
+
+def add_uri(parser: argparse.ArgumentParser) -> None:
+    """--uri."""
+    parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
+
+
+def load(args: argparse.Namespace, extra: Sequence[str] = ()) -> Any:
+    """Plugins, then the configuration that the arguments name; what `configuration.load` returns."""
+    from dqlab import configuration
+    from dqlab.plugins import load_plugins
+
+    load_plugins()
+    return configuration.load(args.gin, [*args.set, *extra], args.plugin)

@@ -1,0 +1,92 @@
+"""`dqlab list`, `describe`, `check`, `new-plugin`: what gin files can choose."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from dqlab.cli.options import command
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    _add_list(commands)
+    _add_describe(commands)
+    _add_check(commands)
+    _add_new_plugin(commands)
+
+
+def _add_list(commands: Any) -> None:
+    parser = command(commands, "list", _list, "List the parts that gin files can choose, with parameters and sources.")
+    parser.add_argument("kind", nargs="?", help="one kind only, e.g. noise_schedule")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything that is known of each part, as JSON")
+    form.add_argument("--markdown", action="store_true", help="tables of dqlab's own parts: docs/components.md")
+
+
+def _add_describe(commands: Any) -> None:
+    parser = command(
+        commands, "describe", _describe, "Describe one part: parameters, gin example, the contract of its kind."
+    )
+    parser.add_argument("kind", help="e.g. noise_schedule")
+    parser.add_argument("name", nargs="?", default="", help="e.g. vp")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_check(commands: Any) -> None:
+    parser = command(commands, "check", _check, "Put every part of an installed plugin through the conformance suite.")
+    parser.add_argument("name", metavar="PLUGIN", help="its entry point, its distribution, or a module")
+
+
+def _add_new_plugin(commands: Any) -> None:
+    text = "Write a package of your own with a part of each of five kinds, which passes `dqlab check`."
+    parser = commands.add_parser("new-plugin", help=text, description=text)
+    parser.set_defaults(command=_new_plugin)
+    parser.add_argument("name", help="of the package, e.g. mylab or my-lab")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to be made; ./NAME by default")
+
+
+def _list(args: argparse.Namespace) -> int:
+    from dqlab import catalogue
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    if args.json or args.markdown:
+        print(catalogue.as_json(args.kind) if args.json else catalogue.markdown(args.kind))
+    else:
+        catalogue.print_parts(args.kind)
+    return 0
+
+
+def _describe(args: argparse.Namespace) -> int:
+    from dqlab import description
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    print((description.describe_json if args.json else description.describe)(args.kind, args.name))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from dqlab.plugins import load_plugins
+    from dqlab.testing import examine
+
+    load_plugins(args.plugin)
+    failed = False
+    try:
+        for kind, name, trouble in examine(args.name):
+            print(f"{kind} '{name}': {trouble or 'ok'}", flush=True)
+            failed |= bool(trouble)
+    except AssertionError as error:  # it registers nothing
+        print(f"dqlab: {error}", file=sys.stderr)
+        return 1
+    return int(failed)
+
+
+def _new_plugin(args: argparse.Namespace) -> int:
+    from dqlab.scaffold import write_plugin
+
+    print(write_plugin(args.name, args.out or Path(args.name)))
+    return 0

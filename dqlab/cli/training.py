@@ -1,0 +1,172 @@
+"""`dqlab train`, `eval`, `collect`, `figure`: runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dqlab.cli.options import add_gin, add_set, command, load
+from dqlab.errors import ConfigError
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    _add_train(commands)
+    _add_eval(commands)
+    _add_collect(commands)
+    _add_figure(commands)
+
+
+def _add_train(commands: Any) -> None:
+    parser = command(commands, "train", _train, "Train what a gin file describes, one or many seeds together.")
+    add_gin(parser, required=False)
+    parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
+    parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
+    parser.add_argument("--cell", metavar="LABEL", help="one cell of an ablation's file, e.g. --cell N=10")
+    parser.add_argument("--out", type=Path, help="the run's folder; runs/NAME-TIME by default")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
+
+
+def _add_eval(commands: Any) -> None:
+    parser = command(commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.")
+    parser.add_argument("run", nargs="?", type=Path, help="the run's folder")
+    parser.add_argument("--checkpoint", default="last", help="last, best, offline, or a .safetensors file")
+    parser.add_argument("--seed", type=int, help="which replica; all of them by default")
+    parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
+    parser.add_argument(
+        "--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
+    )
+    parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
+    parser.add_argument("--task", help="the official checkpoint's task")
+    add_set(parser)
+
+
+def _add_collect(commands: Any) -> None:
+    parser = command(
+        commands,
+        "collect",
+        _collect,
+        "Make a D4RL-style dataset: train behaviour policies (PPO), roll two of them out.",
+    )
+    add_gin(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("collected"), help="folder; a second call reuses what is there"
+    )
+
+
+def _add_figure(commands: Any) -> None:
+    text = "Train what a figure of the paper shows, and draw it."
+    doors = commands.add_parser("figure", help=text, description=text).add_subparsers(required=True, metavar="FIGURE")
+    bandit = command(doors, "bandit", _figure_bandit, "The 2D bandit: four policies by cloning, four by Q-learning.")
+    bandit.add_argument("--out", type=Path, default=Path("runs/bandit"), help="folder; runs/bandit by default")
+    bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
+    bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")
+    bandit.add_argument("--fresh", action="store_true", help="train again what has been trained before")
+    add_set(bandit)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dqlab.report import print_finished
+    from dqlab.running import train
+
+    chosen = {
+        "Experiment.seeds": args.seeds and tuple(args.seeds),
+        "Experiment.device": args.device,
+        "Training.steps": args.steps,
+    }
+    stem = Path(args.gin[-1]).stem if args.gin else "*"
+    if args.cell:
+        stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
+    folder = args.out or _default_folder(stem, args.resume)
+    args.gin = args.gin or [_own_config(folder, args.resume)]
+    if args.cell:
+        args.set = [*_cell(args), *args.set]
+    loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
+    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
+    if not args.quiet:
+        print_finished(finished)
+    finished.check_complete()
+    return 0
+
+
+def _cell(args: argparse.Namespace) -> list[str]:
+    """What the chosen cell of a grid file sets."""
+    from dqlab.ablation.grid import Grid
+
+    load(args)
+    cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
+    for name in sorted(given & set(cell.bindings)):
+        print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
+    return cell.as_text()
+
+
+def _default_folder(stem: str, resume: bool) -> Path:
+    if not resume:
+        second = time.strftime("%Y%m%d-%H%M%S")
+        return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
+    earlier = Path("runs").glob(f"{stem}-2*/run.json")
+    unfinished = sorted(path.parent for path in earlier if '"state": "running"' in path.read_text())
+    if not unfinished:
+        raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
+    return unfinished[-1]
+
+
+def _own_config(folder: Path, resume: bool) -> Path:
+    """The configuration that a run stored, for a resume that names none."""
+    if resume and not (folder / "config.gin").exists():
+        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
+    if not resume:
+        raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
+    return folder / "config.gin"
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from dqlab.plugins import load_plugins
+    from dqlab.report import evaluate_official, evaluate_run
+
+    if (args.run is None) == (args.official is None):
+        raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
+    if args.run is not None and (args.task or args.epoch):
+        raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
+    load_plugins(args.plugin)
+    bindings = [*args.set, *([f"Experiment.device={args.device!r}"] if args.device else [])]
+    if args.official is not None:
+        evaluate_official(
+            args.official, args.task, args.epoch, 10 if args.episodes is None else args.episodes, bindings
+        )
+    else:
+        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings)
+    return 0
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from dqlab.collection.recipe import Collection
+
+    load(args)
+    print(Collection().run(args.out))
+    return 0
+
+
+def _figure_bandit(args: argparse.Namespace) -> int:
+    from dqlab.figures import bandit
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    steps = [f"Training.steps={args.steps}"] if args.steps is not None else []
+    bandit.make(args.out, [*args.set, *steps], args.samples, args.fresh)
+    return 0
