@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from dqlab import __version__
 from dqlab.cli import grids, parts, records, training
