@@ -22,6 +22,7 @@ def parts_used(results: GridResults) -> list[Entry[Any]]:
     bound["Experiment.algorithm"] = bound.get("Experiment.algorithm", set()) | named or {Experiment.algorithm}
     used: dict[tuple[str, str], Entry[Any]] = {}
     _follow("Experiment", {"algorithm": Experiment.algorithm, "physics": Experiment.physics}, bound, used)
+    _follow("Grid", {"engine": ""}, bound, used)
     return list(used.values())
 
 
