@@ -15,7 +15,6 @@ from dqlab.ablation.report_settings import Report
 from dqlab.ablation.widths import Widths
 from dqlab.data.download import no_downloads
 from dqlab.tracking.settings import Tracking
-from dqlab.training.threads import cores
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,10 @@ def packs_to_run(session: Session) -> list[Pack]:
     return kept + [Pack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
 
 
+ON_A_CLUSTER = 16
+
+
 def slots_of(engine: Engine) -> int:
-    """How many packs the engine runs at a time, as far as it knows."""
+    """How many packs the engine runs at a time; a guess where it does not know before it runs."""
     slots = getattr(engine, "slots", None)
-    return max(int(slots()) if slots is not None else cores(), 1)
+    return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER

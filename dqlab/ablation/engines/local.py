@@ -73,6 +73,12 @@ class LocalEngine:
             pool.shutdown()
             self.stops.count = 0
 
+    def slots(self) -> int:
+        """Packs at a time, at most."""
+        from dqlab.training.threads import cores
+
+        return self.workers or cores()
+
     def stop(self) -> None:
         """Ask all jobs to save and end; kill them at the second call."""
         self.stops.count += 1
