@@ -84,7 +84,9 @@ class Dispatch:
     def _wants(self, job: Job) -> dict[str, float]:
         """What a job takes of a node; no more than the largest has, so that it is not waited for forever."""
         if job.gpu_memory and not self._room.get("GPU"):
-            raise ConfigError("The grid's packs want a GPU, and no node of the cluster has one. Use Experiment.device='cpu'.")
+            raise ConfigError(
+                "The grid's packs want a GPU, and no node of the cluster has one. Use Experiment.device='cpu'."
+            )
         return {
             "num_cpus": min(job.threads, self._room.get("CPU", 0)),
             "num_gpus": self._gpus if job.gpu_memory else 0,
