@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, isolated
 
+from dqlab.cli import main
+
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 
@@ -24,6 +26,7 @@ include 'gin/diffql_walker2d.gin'
 Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2, 3)}}
 Grid.base = 'N=3'
 Grid.seeds = (0, 1)
+Grid.pack = 2
 Report.reps = 100
 """
 
@@ -181,15 +184,24 @@ def test_ctrl_c_saves_and_ends_and_the_same_command_continues(place: Path, finis
     ("more", "message"),
     [
         (("--engine", "locl"), "Unknown engine 'locl'. Did you mean 'local'?"),
-        (("--out", "."), "is not empty and holds no grid. Choose another --out."),
+        (("--out", "holds"), "holds is not empty and holds no grid. Choose another --out."),
         (("--reuse", "nowhere"), "nowhere is not the folder of a grid"),
         (("--tasks", "walker2d"), "Unknown task 'walker2d'."),
         (("--seeds", "0", "0"), "Grid.seeds must be a tuple of different integers"),
     ],
 )
-def test_mistakes_are_one_line(place: Path, more: tuple[str, ...], message: str) -> None:
-    done = run(place, *more)
-    assert done.returncode == 2
-    assert done.stderr.startswith("dqlab: error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_line(
+    place: Path,
+    more: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "holds").mkdir(exist_ok=True)
+    (place / "holds" / "something").touch()
+    assert main(arguments(*more)[3:]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("dqlab: error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
