@@ -83,12 +83,6 @@ class LocalEngine:
         """Ask all jobs to save and end; kill them at the second call."""
         self.stops.count += 1
 
-    def slots(self) -> int:
-        """Packs at a time, on CPUs."""
-        from dqlab.training.threads import cores
-
-        return self.workers or cores()
-
     def _run_one(self, job: Job, tell: Tell, slots: SimpleQueue[str | None]) -> Ended:
         if self.stops():
             return Ended(job, STOPPED, "not started")
