@@ -38,14 +38,13 @@ def _cells(session: Session) -> Table:
     for planned in session.plan.cells:
         rows.setdefault((planned.cell.label, planned.cell.task), []).append(planned.cell)
     table = Table(title="Cells", title_justify="left")
-    for column in ("cell", "task", "seeds", "finished", "failed", "ids"):
+    for column in ("cell", "task", "seeds", "finished", "failed"):
         table.add_column(column, justify="right" if column in ("finished", "failed") else "left")
     for (label, task), cells in list(rows.items())[:SHOWN]:
         done = sum(cell.id in session.summaries for cell in cells)
         failed = sum(cell.id in session.failures for cell in cells)
-        ids = " ".join(cell.id[:8] for cell in cells[:3]) + (" ..." if len(cells) > 3 else "")
         name = label + (" (base)" if label == base else "")
-        table.add_row(name, task, _few([cell.seed for cell in cells]), str(done), str(failed), ids)
+        table.add_row(name, task, _few([cell.seed for cell in cells]), str(done), str(failed))
     if len(rows) > SHOWN:
         table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
     return table
@@ -57,30 +56,25 @@ def _few(seeds: list[int]) -> str:
 
 def _packs(session: Session) -> Table:
     table = Table(title="Packs: cells that are trained together, in one process", title_justify="left")
-    for column in ("pack", "task", "cells", "of", "time, at most", "memory", "on the GPU"):
+    gpus = any(cost.gpu_memory for cost in session.costs.values())
+    for column in ("pack", "task", "cells", "of", "time, at most", "memory", *(["on the GPU"] if gpus else [])):
         table.add_column(column, justify="left" if column in ("pack", "task", "of") else "right")
     for pack in session.packs[:SHOWN]:
         cost = session.costs[pack.id]
         labels = ", ".join(dict.fromkeys(planned.cell.label for planned in pack.cells))
-        about = "" if cost.measured else "~"
-        gpu = _bytes(cost.gpu_memory) if cost.gpu_memory else "-"
-        table.add_row(
-            pack.id[:8],
-            pack.kind.task,
-            str(len(pack.cells)),
-            labels,
-            about + duration(cost.seconds),
-            _bytes(cost.memory),
-            gpu,
-        )
+        time = ("" if cost.measured else "~") + duration(cost.seconds)
+        memory = [_bytes(cost.memory), *([_bytes(cost.gpu_memory)] if gpus else [])]
+        table.add_row(pack.id[:8], pack.kind.task, str(len(pack.cells)), labels, time, *memory)
     if len(session.packs) > SHOWN:
         table.add_row(f"... and {len(session.packs) - SHOWN:,} more")
     return table
 
 
 def _sums(session: Session) -> list[str]:
+    """How long it takes, what it takes, and what these figures leave out."""
+    unfetched = [f"Not here yet, fetched when the grid is run: {url}" for url in session.reader.not_fetched or ()]
     if not session.packs:
-        return ["Nothing is left to train: the same command without --dry-run writes the report."]
+        return [*unfetched, "Nothing is left to train: the same command without --dry-run writes the report."]
     slots, found = slots_of(session.engine), [session.costs[pack.id] for pack in session.packs]
     work, longest = sum(cost.seconds for cost in found), max(cost.seconds for cost in found)
     lines = [
@@ -92,7 +86,7 @@ def _sums(session: Session) -> list[str]:
         lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
     if any(not cost.measured for cost in found):
         lines.append("~: not measured; as much as the costliest pack that was.")
-    return lines
+    return [*lines, *unfetched]
 
 
 def _bytes(count: int) -> str:

@@ -23,7 +23,7 @@ from dqlab.configuration import complete
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import find_dataset
 from dqlab.envs.tasks import tasks
-from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.experiment import Experiment
 from dqlab.gin_registry import wrapped
 from dqlab.running import WITHOUT_EFFECT
@@ -93,6 +93,8 @@ class Reader:
         self._names: dict[str, str] = {}
         self._choices: dict[Any, Choices] = {}
         self._found: dict[Any, Data] = {}
+        self.not_fetched: list[str] | None = None
+        """Addresses of datasets that only a run fetches; None where they are fetched."""
         self._check_single()
 
     def _check_single(self) -> None:
@@ -177,9 +179,18 @@ class Reader:
         task, sources = values[TASK], values[SOURCES]
         key = (task, repr(sources))
         if key not in self._found:
-            source, found = find_dataset(tasks.get(task), sources)
-            self._found[key] = Data(_absolute(source), found.path, found.digest(), found.caveat)
+            self._found[key] = self._find(task, sources)
         return self._found[key]
+
+    def _find(self, task: str, sources: Any) -> Data:
+        before = len(self.not_fetched or ())
+        try:
+            source, found = find_dataset(tasks.get(task), sources)
+        except DataError:
+            if len(self.not_fetched or ()) == before:
+                raise
+            return Data(str(sources), None, f"{task}: not here yet")
+        return Data(_absolute(source), found.path, found.digest(), found.caveat)
 
 
 def for_this_machine(device: str) -> list[str]:

@@ -86,7 +86,7 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
     folder = GridFolder(request.out)
     folder.check()
     if planning_only:
-        with no_downloads():
+        with no_downloads() as reader.not_fetched:
             plan = make_plan(reader)
     else:
         plan = make_plan(reader)

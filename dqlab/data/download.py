@@ -25,17 +25,18 @@ def silent(done: int, total: int | None) -> None:
     """A progress callback that shows nothing."""
 
 
-_allowed: ContextVar[bool] = ContextVar("downloads", default=True)
+_refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
 
 
 @contextlib.contextmanager
-def no_downloads() -> Iterator[None]:
-    """Within this, what would have to be fetched is not to be had."""
-    token = _allowed.set(False)
+def no_downloads() -> Iterator[list[str]]:
+    """Within this, what would have to be fetched is not to be had; yields the addresses that were asked for."""
+    refused: list[str] = []
+    token = _refused.set(refused)
     try:
-        yield
+        yield refused
     finally:
-        _allowed.reset(token)
+        _refused.reset(token)
 
 
 def download(
@@ -55,7 +56,8 @@ def download(
         DataError: the transfer broke off (what came is kept for a resume), the digest is wrong (what came is
             deleted), or the disk is full.
     """
-    if not _allowed.get():
+    if (refused := _refused.get()) is not None:
+        refused.append(url)
         raise UnavailableError("not fetched while planning")
     part = path.with_name(path.name + ".part")
     try:
