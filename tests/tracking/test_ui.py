@@ -1,0 +1,180 @@
+"""MLflow's own pages, in a real browser, on a grid as it is recorded: what `dqlab ui` opens."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import isolated
+from made_folders import write_grid
+from made_grids import TASKS, made_grid
+from mlflow_stores import fresh_store
+
+from dqlab.errors import RunError
+from dqlab.tracking.grid import send_grid
+from dqlab.tracking.mlflow import connect
+from dqlab.tracking.runs import all_runs
+from dqlab.tracking.ui import free_port, serve, store_of
+
+GRID = made_grid(values=(2, 10), tasks=TASKS[:1], seeds=2)
+PATIENCE = 120_000  # milliseconds; the pages are large, and the machine may be busy
+CELLS = "searchFilter=tags.kind%20%3D%20%27cell%27"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with a recorded grid."""
+    runs = tmp_path_factory.mktemp("work") / "runs"
+    uri = fresh_store(runs)
+    send_grid(write_grid(runs / "steps-1", GRID, records=20), uri, "steps")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def address(recorded: Path) -> Iterator[str]:
+    """`dqlab ui` in the folder above; Ctrl-C ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28500"],
+        cwd=recorded.parent,
+        env=isolated(recorded.parent),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    found = re.search(r"http://127\.0\.0\.1:\d+", said)
+    assert found, said
+    assert str(recorded / "mlflow.db") in said
+    yield found[0]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    port = int(found[0].rpartition(":")[2])
+    assert free_port("127.0.0.1", port) == port, "the server has ended with it"
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser_path is None:
+        pytest.skip("there is no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1700, "height": 1000}, base_url=address)
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def runs(recorded: Path) -> dict[str, list[Any]]:
+    """What is recorded, by kind."""
+    client = connect(f"sqlite:///{recorded}/mlflow.db")
+    experiment = client.get_experiment_by_name("steps").experiment_id
+    found: dict[str, list[Any]] = {"experiment": [experiment]}
+    for run in all_runs(client, [experiment]):
+        found.setdefault(run.data.tags["kind"], []).append(run)
+    return found
+
+
+def visit(page: Any, route: str) -> None:
+    """A route of the single-page application, from the start."""
+    page.goto("about:blank")
+    page.goto(f"/#/{route}", wait_until="domcontentloaded")
+
+
+def test_the_runs_of_a_grid_are_listed(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
+    """Packs, and below each its cells."""
+    visit(page, f"experiments/{runs['experiment'][0]}/runs?{CELLS}")
+    page.get_by_text("Training runs").first.wait_for()
+    for pack in runs["pack"]:
+        name = page.get_by_text(pack.data.tags["mlflow.runName"], exact=True).first
+        page.locator("[role=row]", has=name).locator("button").first.click()
+    for cell in runs["cell"]:
+        page.get_by_text(cell.data.tags["mlflow.runName"], exact=True).first.wait_for()
+    page.screenshot(path=tmp_path / "list.png")
+
+
+def test_curves_are_grouped_by_the_axis(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
+    """One curve for each value of N, the mean over seeds."""
+    visit(page, f"experiments/{runs['experiment'][0]}/runs?compareRunsMode=CHART&{CELLS}")
+    page.get_by_text("Group by").first.click()
+    page.get_by_role("menuitemcheckbox", name="N", exact=True).first.click()
+    page.keyboard.press("Escape")
+    for value in ("2", "10"):
+        page.get_by_text(f"{value} (eval/score_mean)").first.wait_for()
+    page.screenshot(path=tmp_path / "grouped.png")
+
+
+def test_two_cells_are_compared_by_the_axis(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
+    two = [next(run for run in runs["cell"] if run.data.params["N"] == value) for value in ("2", "10")]
+    ids = ",".join(f"%22{run.info.run_id}%22" for run in two)
+    visit(page, f"compare-runs?runs=[{ids}]&experiments=[%22{runs['experiment'][0]}%22]")
+    for run in two:
+        page.get_by_text(run.data.tags["mlflow.runName"], exact=True).first.wait_for()
+    page.locator(".js-plotly-plot svg.main-svg").first.wait_for(state="attached")
+    row = page.locator("tr", has=page.get_by_text("N", exact=True)).first
+    row.wait_for(state="attached")
+    assert re.findall(r"\d+", row.inner_text()) == ["2", "10"]
+    page.get_by_text("score/last").first.wait_for(state="attached")
+    page.screenshot(path=tmp_path / "compare.png", full_page=True)
+
+
+def test_a_metric_is_drawn(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
+    run = runs["cell"][0]
+    visit(page, f"experiments/{runs['experiment'][0]}/runs/{run.info.run_id}/model-metrics")
+    page.get_by_text("score_mean").first.wait_for()
+    points = page.locator(".js-plotly-plot .scatterlayer .trace .points path")
+    points.first.wait_for(state="attached")
+    deadline = time.monotonic() + PATIENCE / 1000
+    while points.count() < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    page.screenshot(path=tmp_path / "metrics.png")
+
+
+def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(recorded.parent)
+    uri = f"sqlite:///{recorded}/mlflow.db"
+    grid = recorded / "steps-1"
+    for place in (None, "runs", str(grid), str(next((grid / "packs").iterdir())), uri):
+        assert store_of(place) == uri
+    other = fresh_store(tmp_path / "runs" / "newer")
+    os.utime(tmp_path / "runs" / "newer" / "mlflow.db", (2e9, 2e9))
+    fresh_store(tmp_path / "runs")
+    assert store_of(str(tmp_path)) == other, "the one that was written last"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://team:5000")
+    assert store_of(None) == "http://team:5000"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"there is no mlflow\.db"):
+        store_of(str(tmp_path / "empty"))
+
+
+def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve("https://mlflow.example.org", "127.0.0.1", 5000) == 0
+    assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
+
+
+def test_a_taken_port_is_passed_over_and_a_foreign_host_refused(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < free_port("127.0.0.1", port) <= port + 100
+    with pytest.raises(RunError, match="can be used"):
+        free_port("192.0.2.1", 5000)
+    with pytest.raises(RunError, match="There is no MLflow store"):
+        serve(f"sqlite:///{tmp_path}/no.db", "127.0.0.1", 5000)
