@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,10 +12,9 @@ from dqlab.ablation.engines.local import Stops, ended
 from dqlab.ablation.engines.process import Outcome
 from dqlab.ablation.engines.slurm_job import Notes, Pack
 from dqlab.errors import ConfigError
-from dqlab.fields import check_fields, require
+from dqlab.fields import check_fields
 
 POLL = 0.5
-GIGABYTE = 1e9
 
 
 @engines.register("slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", example={"cluster": "local"})
@@ -24,28 +23,19 @@ class SlurmEngine:
     """A SLURM cluster with a shared file system: a job for every pack, requeued from its checkpoint when preempted.
 
     Attributes:
-        partition: where jobs are queued; SLURM's default if empty.
-        hours: that a job may take; one that is cut off is requeued and continues, three times.
-        cpus: of a job; 0: as many as the pack has threads.
-        gpus: of a pack that wants one.
-        setup: shell commands that are run on the node first, such as `module load cuda`.
+        parameters: what submitit's AutoExecutor takes beside cores, GPUs and memory, such as
+            `{'timeout_min': 720, 'slurm_partition': 'gpu'}`. A job that is cut off is requeued, three times.
         retries: how many times a pack is started again that was killed, or ended without saying why.
         cluster: `slurm`, or `local`: submitit's stand-in, processes of this machine, to try things out.
     """
 
-    partition: str = ""
-    hours: float = 24.0
-    cpus: int = 0
-    gpus: int = 1
-    setup: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=lambda: {"timeout_min": 1440})
     retries: int = 2
     cluster: str = "slurm"
     stops: Stops = field(default_factory=Stops, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.hours > 0, self, "hours", "above 0")
-        require(self.cpus >= 0 and self.retries >= 0, self, "cpus", "at least 0, and so must retries")
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.
@@ -62,8 +52,7 @@ class SlurmEngine:
                     told = self.stops()
                     _ask(queued, told)
                 for item in list(queued):
-                    done = item.ended(tell)
-                    if done:
+                    if done := item.ended(tell):
                         queued.remove(item)
                         yield done
         finally:
@@ -71,7 +60,7 @@ class SlurmEngine:
             self.stops.count = 0
 
     def stop(self) -> None:
-        """Ask all jobs to save and end; kill them at the second call."""
+        """Ask all jobs to save and end; cancel them at the second call."""
         self.stops.count += 1
 
     def submit(self, job: Job) -> Any:
@@ -84,17 +73,9 @@ class SlurmEngine:
             raise ConfigError("The slurm engine needs submitit: pip install 'dqlab[slurm]'.") from error
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"SlurmEngine: {str(error).rstrip('.?')}. Run this where sbatch and srun are.") from error
-        memory = {"mem_gb": max(1.0, job.memory / GIGABYTE)} if job.memory else {}
-        chosen = {"slurm_partition": self.partition} if self.partition else {}
-        executor.update_parameters(
-            name=f"dqlab-{job.id}",
-            timeout_min=max(1, round(60 * self.hours)),
-            cpus_per_task=self.cpus or job.threads,
-            gpus_per_node=self.gpus if job.gpu_memory else 0,
-            **{name: list(self.setup) for name in ("slurm_setup", "local_setup") if self.setup},
-            **memory,
-            **chosen,
-        )
+        wants = {"cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}
+        memory = {"mem_gb": max(1.0, job.memory / 1e9)} if job.memory else {}
+        executor.update_parameters(**{"name": f"dqlab-{job.id}", **wants, **memory, **self.parameters})
         return executor.submit(Pack(replace(job, folder=job.folder.resolve())))
 
 
@@ -103,24 +84,24 @@ class Queued:
 
     def __init__(self, engine: SlurmEngine, job: Job, retries: int) -> None:
         self._engine, self._job, self._retries = engine, job, retries
-        self.notes = Notes(job.folder)
-        self.notes.clear()
+        self.notes = Notes(job.folder, new=True)
         self.submitted, self._read = engine.submit(job), 0
 
     def ended(self, tell: Tell) -> Ended | None:
         """Pass on its events; how it ended, if it has, and is not to be started again."""
         done = self.submitted.done()
-        events, self._read = self.notes.read(self._read)
-        for event in events:
+        events = self.notes.read()
+        for event in events[self._read :]:
             tell(self._job, event)
+        self._read = len(events)
         if not done:
             return None
-        outcome, asked = self._outcome(), self._engine.stops()
-        if outcome.mendable and self._retries and not asked:
+        outcome = self._outcome()
+        if outcome.mendable and self._retries and not self._engine.stops():
             self._retries -= 1
             self.submitted = self._engine.submit(self._job)
             return None
-        return ended(self._job, outcome, asked)
+        return ended(self._job, outcome, self._engine.stops())
 
     def _outcome(self) -> Outcome:
         try:

@@ -20,15 +20,13 @@ POLL = 0.5
 class Notes:
     """What driver and job write for each other beside the pack's folder: events, whether to stop, submitit's files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, new: bool = False) -> None:
         self.folder = folder.with_name(f".{folder.name}.slurm")
         self.events, self.stop = self.folder / "events.jsonl", self.folder / "stop"
-
-    def clear(self) -> None:
-        """Forget what earlier drivers and jobs wrote."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self.events.touch()
+        if new:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            self.events.touch()
 
     def ask(self, times: int) -> None:
         """Have the job asked to stop (1), or killed (2)."""
@@ -43,12 +41,9 @@ class Notes:
         with self.events.open("a") as file:
             file.write(json.dumps(dict(event)) + "\n")
 
-    def read(self, start: int) -> tuple[list[Event], int]:
-        """Whole events from a place in the file on, and the place after them."""
-        with self.events.open("rb") as file:
-            file.seek(start)
-            text, newline, _ = file.read().rpartition(b"\n")
-        return [json.loads(line) for line in text.splitlines()], start + len(text) + len(newline)
+    def read(self) -> list[Event]:
+        """All events that are whole."""
+        return [json.loads(line) for line in self.events.read_text().rpartition("\n")[0].splitlines()]
 
 
 @dataclass
@@ -76,7 +71,8 @@ class Pack:
         return DelayedSubmission(Pack(self.job))
 
     def _run(self) -> Outcome:
-        notes = Notes(self.job.folder)
-        variables = environment(self.job.threads, None if self.job.gpu_memory else "")
-        command = self.job.command(self.job.folder)
-        return attempt(command, self.job.log, variables, notes.write, lambda: notes.asked() or self.preempted)
+        notes, job = Notes(self.job.folder), self.job
+        variables = environment(job.threads, None if job.gpu_memory else "")
+        return attempt(
+            job.command(job.folder), job.log, variables, notes.write, lambda: notes.asked() or self.preempted
+        )
