@@ -28,6 +28,7 @@ from dqlab.experiment import Experiment
 from dqlab.gin_registry import wrapped
 from dqlab.running import WITHOUT_EFFECT
 from dqlab.training.model_selection import early_stops, offline_rules
+from dqlab.training.rehearsal import read_directly
 
 Values = dict[str, Any]
 
@@ -166,7 +167,8 @@ class Reader:
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
-        scalars = frozenset(f"{algorithm}.{name}" for name in experiment.the_algorithm.hyper())
+        shared = read_directly(experiment.the_algorithm, experiment.dims)
+        scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.the_algorithm.hyper()) - shared)
         read = {**configuration.used(), **_read_with_the_data()}
         return Choices({name: value for name, value in read.items() if _counts(name)}, scalars)
 
