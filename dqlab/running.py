@@ -40,10 +40,11 @@ WITHOUT_EFFECT = (
     "Tracking.keep_checkpoints",
     "Training.checkpoint_seconds",
     "Training.execution",
+    "Experiment.threads",
     "load_dataset.sources",
 )
-"""What a resumed run may change: its results do not depend on it (on the execution, in their last bits; and instead of
-where the dataset comes from, its digest is compared)."""
+"""What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
+instead of where the dataset comes from, its digest is compared)."""
 
 
 @dataclass(frozen=True)

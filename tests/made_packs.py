@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from conftest import ROOT, TINY
 
+from dqlab import configuration
+from dqlab.running import Finished, train
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}
@@ -26,6 +28,12 @@ def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
     """A gin text; later bindings override."""
     lines = [f"include '{ROOT / 'gin' / 'quickstart.gin'}'", *TINY, f"Training.steps={steps}", *bindings]
     return "\n".join([*lines, f"Experiment.replicas = {replicas!r}", ""])
+
+
+def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: Any) -> Finished:
+    gin = folder.parent / f"{folder.name}.gin"
+    gin.write_text(pack_text(replicas, *bindings))
+    return train(configuration.load([gin]), folder, quiet=True, **options)
 
 
 def summary(run: Path, name: str, *without: str) -> dict[str, Any]:

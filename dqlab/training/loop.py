@@ -84,6 +84,7 @@ class Loop:
         self._saved_at = time.monotonic()
         self._stop = stop or Event()
         record = self._restore() if resume and folder.checkpoint.exists() else None
+        self._saved_step = self.step if record else -1
         self.standing = Standing(replicas, folder, record)
         counts = record["journal"] if record else {}
         self.journals = {
@@ -127,7 +128,8 @@ class Loop:
 
     def _heed_stop(self) -> None:
         if self._stop.is_set():
-            self.save()
+            if self._saved_step != self.step:
+                self.save()
             raise StoppedError(f"stopped at step {self.step:,}; the checkpoint is written")
 
     def _log(self, steps: int, seconds: float) -> None:
@@ -221,7 +223,7 @@ class Loop:
         for journal in self.journals.values():
             journal.sync()
         checkpoint.save(self.folder.checkpoint, tensors, record)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), state.step
         self.observer.saved(state.step)
 
     def _restore(self) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY, isolated
+from made_packs import BROKEN, run_pack
 from mlflow_server import Server
+
+from dqlab.tracking.mlflow import send_run
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]
@@ -97,15 +100,40 @@ def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_pat
     wait_for(lambda: (run / "mlflow.json").exists() and '"KILLED"' in (run / "mlflow.json").read_text())
     at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     sent = json.loads((run / "mlflow.json").read_text())
-    assert at.get_run(sent["children"]["1"]).info.status == "KILLED"
+    assert at.get_run(sent["children"]["seed-1"]).info.status == "KILLED"
     assert dqlab(*args, "--resume").returncode == 0
     again = json.loads((run / "mlflow.json").read_text())
     assert again["children"] == sent["children"], "the resumed run is the same MLflow run"
-    for seed, child in again["children"].items():
+    for name, child in again["children"].items():
         clocks = {"train/updates_per_second"}  # a clock's figures differ the second time
         values = [item for item in stored(at, child) if item[0] not in clocks]
-        assert sorted(set(values)) == [item for item in journal(run / f"seed-{seed}") if item[0] not in clocks]
+        assert sorted(set(values)) == [item for item in journal(run / name) if item[0] not in clocks]
         assert at.get_run(child).info.status == "FINISHED"
+
+
+def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
+    """The others are complete, and each has its own scalars; the parent's score is theirs."""
+    run = tmp_path / "run"
+    few = "Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False"
+    finished = run_pack(run, BROKEN, *few)
+    for _ in range(2):  # nothing is done twice
+        send_run(run, f"sqlite:///{tmp_path}/mlflow.db", "packs", over=True)
+    at, sent = client(f"sqlite:///{tmp_path}/mlflow.db"), json.loads((run / "mlflow.json").read_text())
+    runs = {name: at.get_run(child) for name, child in sent["children"].items()}
+    assert {name: child.info.status for name, child in runs.items()} == {
+        "cell-a": "FINISHED",
+        "cell-x": "FAILED",
+        "cell-c": "FINISHED",
+    }
+    assert "became NaN" in runs["cell-x"].data.tags["failure"]
+    assert "failure" not in runs["cell-a"].data.tags
+    assert [(r.data.params["DiffusionQL.eta"], r.data.tags["cell"]) for r in (runs["cell-a"], runs["cell-c"])] == [
+        ("0.5", "eta=0.5"),
+        ("2.0", "eta=2.0"),
+    ]
+    parent, scores = at.get_run(sent["parent"]), [s["selection"]["last"] for s in finished.summaries.values()]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["score/last"] == pytest.approx(sum(score["score_mean"] for score in scores) / 2)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:

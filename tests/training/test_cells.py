@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
-from made_packs import BROKEN, CELLS, cell, check_same, pack_text, records, summary
+from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summary
 
 from dqlab import configuration
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.experiment import Experiment
 from dqlab.report import evaluate_run
 from dqlab.running import Finished, train
-
-Tell = Callable[[Mapping[str, Any]], None]
-
-
-def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: Any) -> Finished:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    gin = folder.parent / f"{folder.name}.gin"
-    gin.write_text(pack_text(replicas, *bindings))
-    return train(configuration.load([gin]), folder, quiet=True, **options)
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,15 @@ def make_data(dtype: torch.dtype) -> Transitions:
     )
 
 
-def train(each: list[Algorithm], seeds: list[int], dtype: torch.dtype, steps: int = 50, batch: int = 32) -> Pack:
-    pack = Pack(each, DIMS, seeds, dtype=dtype)
+def train(
+    each: list[Algorithm],
+    seeds: list[int],
+    dtype: torch.dtype,
+    steps: int = 50,
+    batch: int = 32,
+    width: int | None = None,
+) -> Pack:
+    pack = Pack(each, DIMS, seeds, dtype=dtype, width=width)
     specs = {**each[0].update_noise(DIMS, batch), "batch_index": integers(500, batch)}
     stream = NoiseStream(specs, tuple(seeds), "update", dtype=dtype)
     data = make_data(dtype)
@@ -78,6 +85,17 @@ def test_scalars_vary_along_the_pack() -> None:
         assert largest_difference(together.weights(row), alone.weights(0)) < 1e-9
         if row:
             assert largest_difference(together.weights(row), together.weights(0)) > 1e-5
+
+
+def test_a_diverging_replica_leaves_those_computed_with_it_alone() -> None:
+    """Under one vmap, as on a GPU."""
+    base = DiffusionQL(ema_start=5)
+    broken = replace(base, learning_rate=1e30, grad_norm=0.0)
+    together = train([base, broken, base], [0, 1, 2], torch.float64, steps=10, width=3)
+    without = train([base, base, base], [0, 1, 2], torch.float64, steps=10, width=3)
+    assert not torch.isfinite(together.state.parameters["actor"][1]).all()
+    for row in (0, 2):
+        assert largest_difference(together.weights(row), without.weights(row)) == 0
 
 
 def test_structure_must_be_shared() -> None:
