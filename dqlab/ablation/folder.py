@@ -20,8 +20,7 @@ from typing import Any, TextIO
 from dqlab.ablation.planning import Pack, Plan
 from dqlab.errors import RunError
 from dqlab.files import write_text
-
-LOCK = "grid.lock"
+from dqlab.run_folder import LOCK
 
 
 class GridFolder:
