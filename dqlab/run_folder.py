@@ -60,6 +60,26 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
+def claim(folder: Path, owner: str = "") -> TextIO:
+    """Claim a folder for this process, as long as the file that is returned is open: until the process ends.
+
+    Raises:
+        RunError: another process has it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(f"{folder} is in use by another run{owner}. Choose another --out.") from error
+    except OSError as error:
+        raise RunError(f"Cannot write to {folder}: {error.strerror}. Choose another --out.") from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
 class RunFolder:
     """The files of one run, locked while a process trains in it."""
 
@@ -131,19 +151,9 @@ class RunFolder:
         Raises:
             RunError: another process has it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("a+")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{self.path} is in use by another run{self._owner()}. Choose another --out.") from error
-        except OSError as error:
-            raise RunError(f"Cannot write to {self.path}: {error.strerror}. Choose another --out.") from error
+        self._lock = claim(self.path, self._owner())
         for leftover in self.path.rglob(".*.tmp"):  # of a process killed while writing
             leftover.unlink(missing_ok=True)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
 
     def in_use(self) -> bool:
         """Whether some process trains in the folder now."""

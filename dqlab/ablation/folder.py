@@ -9,9 +9,7 @@ GRID/report/            index.html, figures/, tables
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, TextIO
 from dqlab.ablation.planning import Pack, Plan
 from dqlab.errors import RunError
 from dqlab.files import write_text
-from dqlab.run_folder import LOCK
+from dqlab.run_folder import LOCK, claim
 
 
 class GridFolder:
@@ -62,19 +60,9 @@ class GridFolder:
         """Claim the folder for this process; the claim ends with the process, however it ends.
 
         Raises:
-            RunError: another process has it.
+            RunError: another process has it, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("a+")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{self.path} is in use by another dqlab ablate. Choose another --out.") from error
-        except OSError as error:
-            raise RunError(f"Cannot write to {self.path}: {error.strerror}. Choose another --out.") from error
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self._lock = claim(self.path)
 
     def facts(self) -> dict[str, Any]:
         """What grid.json says.
