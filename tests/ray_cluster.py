@@ -33,8 +33,9 @@ class Node:
 
     def has(self, pid: int) -> bool:
         """Whether a process descends from this node's."""
-        while pid > 1 and pid != self._process.pid:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        with suppress(FileNotFoundError):
+            while pid > 1 and pid != self._process.pid:
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         return pid == self._process.pid
 
     def kill(self) -> None:
@@ -61,9 +62,18 @@ class Cluster:
 
     def join(self) -> Node:
         """A further node."""
+        before = self._alive()
         node = Node(f"--address={self.address}", f"--node-ip-address=127.0.0.{len(self.nodes) + 2}")
         self.nodes.append(node)
+        until(lambda: self._alive() > before, 60)
         return node
+
+    def _alive(self) -> int:
+        """How many nodes the head knows of."""
+        from ray._raylet import GcsClient
+
+        found = GcsClient(address=self.address).get_all_node_info(timeout=10)
+        return sum(node.state == 0 for node in found.values())
 
     def close(self) -> None:
         """End all nodes."""

@@ -53,7 +53,8 @@ def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
 
     def tell(job: Job, event: Any) -> None:
         told[job.id].append(event)
-        on_second = cluster.nodes[0].has(told[job.id][0]["pid"]) if not moved and event.get("step") == 5 else False
+        ripe = not moved and event["event"] == "saved" and event["step"] >= 5
+        on_second = ripe and cluster.nodes[0].has(told[job.id][0]["pid"])
         if on_second:
             moved.append(job.id)
             cluster.nodes[0].kill()
