@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from dqlab.errors import RunError
 
 
 @contextmanager
@@ -27,6 +31,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def read_json(path: Path, *keys: str, mend: str = "Delete it, and run the same command again.") -> dict[str, Any]:
+    """A JSON object that must have these keys.
+
+    Raises:
+        RunError: the file is missing or damaged; the message ends with `mend`.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}). {mend}") from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking or not isinstance(found, dict):
+        raise RunError(f"{path} is damaged: it has no {lacking[0] if lacking else 'entries'}. {mend}")
+    return found
 
 
 def sha256_of(path: Path) -> str:

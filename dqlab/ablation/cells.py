@@ -20,7 +20,7 @@ class Cell:
     """
 
     id: str
-    label: str
+    label: str = ""
     points: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
     seed: int = 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dqlab.ablation.ledger import TRAIN_AGAIN
 from dqlab.ablation.planning import Plan
 from dqlab.ablation.reader import Reader
 from dqlab.ablation.results import Failure, GridResults, Result
+from dqlab.files import read_json
 
 
 def collect(
@@ -30,7 +31,8 @@ def collect(
         facts: of the session that has run it.
     """
     cells = [planned.cell for planned in plan.cells]
-    known = {cell: json.loads(path.read_text()) for cell, path in summaries.items()}
+    keys = ("selection", "evaluations", "caveat", "steps")
+    known = {cell: read_json(path, *keys, mend=TRAIN_AGAIN) for cell, path in summaries.items()}
     wanted = {cell.id for cell in cells}
     packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
     return GridResults(
@@ -50,7 +52,10 @@ def collect(
 
 def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
-    runs = [json.loads((path / "run.json").read_text()) for path in packs]
+    keys = ("versions", "device", "device_name", "git_commit", "task", "data")
+    runs = [
+        read_json(path / "run.json", *keys, mend="Delete the folder to have its cells trained again.") for path in packs
+    ]
     versions: dict[str, list[str]] = {}
     for run in runs:
         for package, version in run["versions"].items():

@@ -5,6 +5,7 @@ Nothing of a session is kept but what is in the grid's folder: killed at any mom
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -38,6 +39,7 @@ def ablate(request: Request, console: Console) -> int:
     Raises:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
     started = time.monotonic()
     session = open_session(request)
     announce(session, console)
@@ -49,6 +51,7 @@ def ablate(request: Request, console: Console) -> int:
     state = "interrupted"
     try:
         state = _state(session, _run(session, record, console) if session.packs else False)
+        record.update(state)
         if session.summaries:
             report_apart(request, console, session.failures, seconds=time.monotonic() - started)
     finally:
@@ -117,9 +120,14 @@ def _state(session: Session, interrupted: bool) -> str:
 
 def _last_words(session: Session, state: str, console: Console) -> int:
     """Say what is missing; the exit code."""
-    for planned in [each for each in session.plan.cells if each.cell.id in session.failures][:SHOWN]:
-        cell, (_, reason) = planned.cell, session.failures[planned.cell.id]
+    failed = [each.cell for each in session.plan.cells if each.cell.id in session.failures]
+    for cell in failed[:SHOWN]:
+        _, reason = session.failures[cell.id]
         console.print(Text(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {reason}"), soft_wrap=True)
+    if len(failed) > SHOWN:
+        console.print(f"... and {len(failed) - SHOWN} more failures", soft_wrap=True)
+    if not session.summaries:
+        console.print("No cell has a result: there is no report.", soft_wrap=True)
     if state == "interrupted":
         left = set(session.ids) - set(session.summaries) - set(session.failures)
         console.print(

@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dqlab.ablation.planning import Pack, Plan
+from dqlab.ablation.reader import SOURCES
+from dqlab.configuration import as_text
 from dqlab.errors import RunError
-from dqlab.files import write_text
-from dqlab.run_folder import LOCK, claim
+from dqlab.files import read_json, write_text
+from dqlab.run_folder import LOCK, PACK, claim
+
+WITHOUT_PLAN = "Delete it: what has finished is kept, and packs that were under way begin anew."
 
 
 class GridFolder:
@@ -52,7 +56,8 @@ class GridFolder:
             raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
         if (self.path / "run.json").exists():
             raise RunError(f"{self.path} holds a single run, not a grid. Choose another --out.")
-        others = [item.name for item in self.path.iterdir() if item.name != LOCK] if self.path.exists() else []
+        names = [item.name for item in self.path.iterdir()] if self.path.exists() else []
+        others = [name for name in names if name != LOCK and not name.startswith(".")]
         if others and not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
 
@@ -70,7 +75,9 @@ class GridFolder:
         Raises:
             RunError: this is not a grid's folder.
         """
-        return _read(self.path / "grid.json", f"{self.path} is not the folder of a grid (no readable grid.json).")
+        if not (self.path / "grid.json").exists():
+            raise RunError(f"{self.path} is not the folder of a grid (it has no grid.json).")
+        return read_json(self.path / "grid.json", "name", mend="Delete it, and run the grid's command again.")
 
     def write_facts(self, **facts: Any) -> None:
         """Add to grid.json."""
@@ -78,35 +85,47 @@ class GridFolder:
         write_text(self.path / "grid.json", json.dumps({**known, **facts}, indent=1, default=str))
 
     def write_plan(self, plan: Plan, packs: Iterable[Pack]) -> None:
-        """Write plan.json, and every pack's folder with its pack.gin where it is not there."""
+        """Write plan.json, and every pack's pack.gin: anew where it has not begun, its data's place where it has."""
         for pack in packs:
-            path = self.packs / pack.id
-            if not (path / "pack.gin").exists():
-                path.mkdir(parents=True, exist_ok=True)
-                write_text(path / "pack.gin", pack.as_gin())
+            path = self.packs / pack.id / PACK
+            path.parent.mkdir(parents=True, exist_ok=True)
+            begun = path.with_name("run.json").exists() and path.exists()
+            path.write_text(pack.as_gin() if not begun else _reading_from(path.read_text(), pack.kind.data.source))
         listed = {pack.id: [planned.cell.id for planned in pack.cells] for pack in packs}
         cells = [planned.cell.as_dict() for planned in plan.cells]
         write_text(self.path / "plan.json", json.dumps({"cells": cells, "packs": {**self.listed(), **listed}}))
 
     def listed(self) -> dict[str, list[str]]:
         """Ids of the cells of every pack that was ever planned here, by the pack's id."""
-        if not (self.path / "plan.json").exists():
-            return {}
-        known: dict[str, list[str]] = _read(self.path / "plan.json", f"{self.path}/plan.json is damaged.")["packs"]
+        path = self.path / "plan.json"
+        known = read_json(path, "packs", mend=WITHOUT_PLAN)["packs"] if path.exists() else {}
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
-        """Packs that have begun and can go on: all of their cells are pending."""
-        return {
-            name: cells
-            for name, cells in self.listed().items()
-            if set(cells) <= pending and not self.is_over(name) and (self.packs / name / "run.json").exists()
-        }
+        """Packs that have begun and can go on: their cells are pending, or have ended there; none is in two of them."""
+        found: dict[str, list[str]] = {}
+        taken: set[str] = set()
+        begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
+        for name in sorted(begun, key=self._progress, reverse=True):
+            left = [cell for cell in begun[name] if cell in pending]
+            others = [cell for cell in begun[name] if cell not in pending]
+            if left and not taken & set(left) and not self.is_over(name) and all(self._has(name, c) for c in others):
+                found[name] = begun[name]
+                taken |= set(left)
+        return found
+
+    def _has(self, pack: str, cell: str) -> bool:
+        own = self.packs / pack / f"cell-{cell}"
+        return any((own / name).exists() for name in ("summary.json", "failure.json"))
+
+    def _progress(self, pack: str) -> int:
+        """How much a pack has recorded."""
+        return max((path.stat().st_size for path in (self.packs / pack).glob("cell-*/metrics.jsonl")), default=0)
 
     def is_over(self, pack: str) -> bool:
         """Whether a pack has run to its end, well or not."""
-        facts = self.packs / pack / "run.json"
-        return facts.exists() and json.loads(facts.read_text()).get("state") in ("finished", "failed")
+        path = self.packs / pack / "run.json"
+        return path.exists() and read_json(path, "state")["state"] in ("finished", "failed")
 
     def free_id(self, pack: str) -> str:
         """An id under which a pack can be run afresh, though one of the same cells has run to its end."""
@@ -115,7 +134,7 @@ class GridFolder:
 
     def ended(self, file: str) -> Iterator[tuple[str, Path]]:
         """Ids of cells that have a file such as summary.json, and where; a later attempt after an earlier one."""
-        for pack in sorted(self.packs.glob("*"), key=lambda path: (path.name.count("-"), path.name)):
+        for pack in sorted(self.packs.glob("*"), key=_attempt):
             for path in pack.glob(f"cell-*/{file}"):
                 yield path.parent.name.removeprefix("cell-"), path
 
@@ -127,14 +146,14 @@ class GridFolder:
         """What is known of cells that failed, by their ids."""
         finished = self.finished()
         return {
-            cell: _read(path, f"{path} is damaged.")
-            for cell, path in self.ended("failure.json")
-            if cell not in finished
+            cell: read_json(path, "kind", "reason") for cell, path in self.ended("failure.json") if cell not in finished
         }
 
     def forget_failures(self) -> None:
-        """Let failed cells be tried again: their records get another name."""
+        """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""
         for _, path in list(self.ended("failure.json")):
+            if not self.is_over(path.parent.parent.name):
+                continue
             path.rename(path.with_name(f"failure-{time.strftime('%Y%m%d-%H%M%S')}.json"))
 
     def set_aside(self) -> None:
@@ -143,9 +162,13 @@ class GridFolder:
             self.packs.rename(self.path / f"packs-until-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
-def _read(path: Path, complaint: str) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(complaint) from error
-    return facts
+def _attempt(pack: Path) -> tuple[str, int]:
+    """A pack's id, and which attempt at it this is."""
+    name, _, attempt = pack.name.partition("-")
+    return name, int(attempt or 1)
+
+
+def _reading_from(text: str, source: str) -> str:
+    """A pack's configuration with its dataset read from another place."""
+    line = as_text({SOURCES: (source,)})
+    return "".join(line if each.startswith(f"{SOURCES} =") else each for each in text.splitlines(keepends=True))

@@ -93,7 +93,10 @@ class Reader:
         self.text = configuration.as_text(configuration.bound())
         self._names: dict[str, str] = {}
         self._choices: dict[Any, Choices] = {}
-        self._found: dict[Any, Data] = {}
+        self.found: dict[str, Data] = {}
+        """Datasets, by task and sources."""
+        self.remembered: Mapping[str, Mapping[str, str]] = {}
+        """Digests and caveats as `found` has them, where results are reported and the data need not be there."""
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""
         self._check_single()
@@ -179,10 +182,12 @@ class Reader:
             DataError: no source has it.
         """
         task, sources = values[TASK], values[SOURCES]
-        key = (task, repr(sources))
-        if key not in self._found:
-            self._found[key] = self._find(task, sources)
-        return self._found[key]
+        key = f"{task} from {sources!r}"
+        if key in self.remembered:
+            return Data("", None, **self.remembered[key])
+        if key not in self.found:
+            self.found[key] = self._find(task, sources)
+        return self.found[key]
 
     def _find(self, task: str, sources: Any) -> Data:
         before = len(self.not_fetched or ())

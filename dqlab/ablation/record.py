@@ -31,6 +31,7 @@ class Record:
     def begin(self) -> None:
         """Write everything, before anything is run."""
         session = self._session
+        session.folder.write_facts(name=session.name)  # from now on this is a grid's folder
         session.folder.write_plan(session.plan, session.packs)
         write_text(session.folder.path / "grid.gin", session.reader.text)
         self._packs = sorted(session.folder.listed())
@@ -47,8 +48,17 @@ class Record:
             packs=self._packs,
             gin=session.reader.text,
             cells=len(set(session.ids)),
+            data={
+                asked: {"digest": data.digest, "caveat": data.caveat} for asked, data in session.reader.found.items()
+            },
+            elsewhere=self._elsewhere(),
         )
         self.update("running")
+
+    def _elsewhere(self) -> dict[str, str]:
+        """Folders of finished cells that other grids have trained, by the cell's id."""
+        own, found = self._session.folder.packs.resolve(), self._session.summaries.items()
+        return {cell: str(path.parent.resolve()) for cell, path in found if own not in path.resolve().parents}
 
     def update(self, state: str) -> None:
         """Write how far the grid is."""

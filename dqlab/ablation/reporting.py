@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,7 +51,11 @@ def report_apart(request: Request, console: Console, crashes: Crashes, **facts: 
     size = (console.width, console.quiet, console.is_terminal)
     process = multiprocessing.get_context("spawn").Process(target=_child, args=(request, size, dict(crashes), facts))
     process.start()
-    process.join()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     if process.exitcode:
         raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
 
@@ -59,6 +64,7 @@ def _child(request: Request, size: tuple[int, bool, bool], crashes: Crashes, fac
     from dqlab.plugins import load_plugins
 
     width, quiet, terminal = size
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it
     load_plugins()
     try:
         report(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)

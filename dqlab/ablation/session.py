@@ -82,6 +82,8 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
     reader = Reader(request.files, request.bindings, request.imports)
+    if request.report_only and (request.out / "grid.json").exists():
+        reader.remembered = GridFolder(request.out).facts().get("data", {})
     engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
     folder = GridFolder(request.out)
     folder.check()
@@ -93,7 +95,7 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
         folder.lock()
         _reset(folder, request)
     session = Session(Path(request.files[0]).stem, reader, plan, folder, engine, settings, tracking)
-    take_stock(session, request.reuse)
+    take_stock(session, request, planning_only)
     if not request.report_only:
         session.packs = packs_to_run(session)
     return session
@@ -106,20 +108,22 @@ def _reset(folder: GridFolder, request: Request) -> None:
         folder.forget_failures()
 
 
-def take_stock(session: Session, reuse: Sequence[Path] = ()) -> None:
+def take_stock(session: Session, request: Request, planning_only: bool = False) -> None:
     """See which cells have finished, here or in the folders of other grids, and which have failed.
 
     Raises:
-        RunError: one of the others is no grid's folder.
+        RunError: one of the others is no grid's folder; a file is damaged.
     """
     wanted = set(session.ids)
-    for path in reuse:
+    for path in request.reuse if not request.force else ():
         other = GridFolder(path)
         other.facts()
         session.summaries |= {cell: summary for cell, summary in other.finished().items() if cell in wanted}
-    session.summaries |= {c: summary for c, summary in session.folder.finished().items() if c in wanted}
-    for cell, failure in session.folder.failed().items():
-        if cell in wanted:
+    if not request.force:
+        session.summaries |= {cell: path for cell, path in session.folder.finished().items() if cell in wanted}
+    retried = planning_only and (request.force or request.retry)
+    for cell, failure in session.folder.failed().items() if not retried else ():
+        if cell in wanted and cell not in session.summaries:
             session.failures[cell] = (str(failure["kind"]), str(failure["reason"]))
 
 
@@ -128,10 +132,10 @@ def packs_to_run(session: Session) -> list[Pack]:
     pending = set(session.ids) - set(session.summaries) - set(session.failures)
     planned = {p.cell.id: p for p in session.plan.cells}
     begun = session.folder.open_packs(pending)
-    kept = [
-        Pack(name, session.plan.kinds[planned[cells[0]].kind], tuple(planned[cell] for cell in cells))
-        for name, cells in begun.items()
-    ]
+    kept = []
+    for name, cells in begun.items():
+        own = [planned[cell] for cell in cells if cell in planned]
+        kept.append(Pack(name, session.plan.kinds[own[0].kind], tuple(own)))
     left = pending - {cell for cells in begun.values() for cell in cells}
     widths = Widths(session.reader.grid.pack, len(left), slots_of(session.engine))
     new = pack_cells(session.plan, left, widths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 FIRST = "packs write their checkpoints at their next log, and end. Ctrl-C ends them at once."
 SECOND = "Ending at once; the same command continues from the last checkpoints."
@@ -26,9 +26,11 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None], hours: float 
     stopped = threading.Event()
 
     def heed(reason: str) -> None:
-        say(SECOND if stopped.is_set() else f"{reason}: {FIRST}")
+        told = SECOND if stopped.is_set() else f"{reason}: {FIRST}"
         stopped.set()
         stop()
+        with suppress(RuntimeError):  # the signal may have come while something else was printed
+            say(told)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: heed("Stopping")) for number in numbers}

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,9 +26,6 @@ from dqlab.training.threads import quiet_threads
 
 UNEXPECTED = 3
 """Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""
-
-DYING = 30.0
-"""Seconds that an earlier process of the same pack is given to let go of the folder."""
 
 
 class Events:
@@ -77,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int:
     """Train what is left of the pack; returns the exit code of one with results."""
     folder = RunFolder(path)
-    _await_release(folder)
+    if _stopped_waiting(folder, tell, stop):
+        return STOPPED
     if not folder.finished:
         _train(path, bindings, tell, stop)
     tell({"event": "finished"})
@@ -97,11 +94,13 @@ def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> No
     train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
 
 
-def _await_release(folder: RunFolder) -> None:
-    """Wait while an earlier process, which may be dying, has the folder."""
-    deadline = time.monotonic() + DYING
-    while folder.in_use() and time.monotonic() < deadline:
-        time.sleep(0.1)
+def _stopped_waiting(folder: RunFolder, tell: Events, stop: Event) -> bool:
+    """Wait while an earlier process of the same pack has the folder, until its next log; whether to stop instead."""
+    if folder.in_use():
+        tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
+    while folder.in_use() and not stop.wait(0.1):
+        pass
+    return stop.is_set()
 
 
 def _heed_stdin(stop: Event) -> None:

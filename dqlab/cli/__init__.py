@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("dqlab: interrupted; a training run continues with the same command and --resume", file=sys.stderr)
+        print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
         return 130
 
 

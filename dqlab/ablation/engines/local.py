@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 
-from dqlab.ablation.engines.base import STOPPED, Ended, Job, Tell, engines
+from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Tell, engines
 from dqlab.ablation.engines.process import Outcome, attempt, environment
 from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
@@ -90,6 +90,8 @@ class LocalEngine:
         variables = environment(job.threads, slot if job.gpu_memory else "")
         try:
             return ended(job, self._persist(job, variables, tell), self.stops())
+        except OSError as error:  # no process, no log: a full disk ends one job, not all
+            return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
         finally:
             slots.put(slot)
 

@@ -63,12 +63,12 @@ class SlurmEngine:
         """Ask all jobs to save and end; cancel them at the second call."""
         self.stops.count += 1
 
-    def submit(self, job: Job) -> Any:
+    def submit(self, job: Job, notes: Notes) -> Any:
         """Hand a job to submitit."""
         try:
             import submitit
 
-            executor = submitit.AutoExecutor(Notes(job.folder).folder, cluster=self.cluster)
+            executor = submitit.AutoExecutor(notes.folder, cluster=self.cluster)
         except ImportError as error:
             raise ConfigError("The slurm engine needs submitit: pip install 'dqlab[slurm]'.") from error
         except (RuntimeError, ValueError) as error:
@@ -76,7 +76,7 @@ class SlurmEngine:
         wants = {"cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}
         memory = {"mem_gb": max(1.0, job.memory / 1e9)} if job.memory else {}
         executor.update_parameters(**{"name": f"dqlab-{job.id}", **wants, **memory, **self.parameters})
-        return executor.submit(Pack(replace(job, folder=job.folder.resolve())))
+        return executor.submit(Pack(replace(job, folder=job.folder.resolve()), notes))
 
 
 class Queued:
@@ -84,8 +84,8 @@ class Queued:
 
     def __init__(self, engine: SlurmEngine, job: Job, retries: int) -> None:
         self._engine, self._job, self._retries = engine, job, retries
-        self.notes = Notes(job.folder, new=True)
-        self.submitted, self._read = engine.submit(job), 0
+        self.notes = Notes.new(job.folder)
+        self.submitted, self._read = engine.submit(job, self.notes), 0
 
     def ended(self, tell: Tell) -> Ended | None:
         """Pass on its events; how it ended, if it has, and is not to be started again."""
@@ -99,7 +99,7 @@ class Queued:
         outcome = self._outcome()
         if outcome.mendable and self._retries and not self._engine.stops():
             self._retries -= 1
-            self.submitted = self._engine.submit(self._job)
+            self.submitted = self._engine.submit(self._job, self.notes)
             return None
         return ended(self._job, outcome, self._engine.stops())
 
@@ -107,7 +107,7 @@ class Queued:
         try:
             outcome: Outcome = self.submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
-            return Outcome(DIED, f"lost by SLURM: {str(error).strip().splitlines()[-1]}")
+            return Outcome(DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
         return outcome
 
 

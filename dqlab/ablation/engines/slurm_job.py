@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +16,32 @@ from dqlab.files import write_text
 POLL = 0.5
 
 
+@dataclass(frozen=True)
 class Notes:
-    """What driver and job write for each other beside the pack's folder: events, whether to stop, submitit's files."""
+    """What driver and job write for each other: events, whether to stop, submitit's files; a folder a driver."""
 
-    def __init__(self, folder: Path, new: bool = False) -> None:
-        self.folder = folder.with_name(f".{folder.name}.slurm")
-        self.events, self.stop = self.folder / "events.jsonl", self.folder / "stop"
-        if new:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            self.events.touch()
+    folder: Path
+
+    @classmethod
+    def new(cls, pack: Path) -> Notes:
+        """Notes beside a pack's folder; jobs that an earlier driver has left behind are asked to stop."""
+        every = pack.resolve().with_name(f".{pack.name}.slurm")
+        for earlier in every.glob("*/"):
+            cls(earlier).ask(1)
+        notes = cls(every / str(time.time_ns()))
+        notes.folder.mkdir(parents=True)
+        notes.events.touch()
+        return notes
+
+    @property
+    def events(self) -> Path:
+        """Of the job, one a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """Whether it is to stop."""
+        return self.folder / "stop"
 
     def ask(self, times: int) -> None:
         """Have the job asked to stop (1), or killed (2)."""
@@ -51,6 +66,7 @@ class Pack:
     """What a SLURM job calls: one attempt at a pack. When SLURM wants its node back, it saves and is requeued."""
 
     job: Job
+    notes: Notes
     preempted: bool = False
 
     def __call__(self) -> Outcome:
@@ -68,10 +84,10 @@ class Pack:
         self.preempted = True
         while not self._attempt.done():
             time.sleep(POLL)
-        return DelayedSubmission(Pack(self.job))
+        return DelayedSubmission(Pack(self.job, self.notes))
 
     def _run(self) -> Outcome:
-        notes, job = Notes(self.job.folder), self.job
+        notes, job = self.notes, self.job
         variables = environment(job.threads, None if job.gpu_memory else "")
         return attempt(
             job.command(job.folder), job.log, variables, notes.write, lambda: notes.asked() or self.preempted

@@ -1,0 +1,188 @@
+"""A grid's folder: what is continued, what is tried again, what is found again, what is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.planning import Pack, Plan, make_plan, pack_cells
+from dqlab.ablation.reader import Reader
+from dqlab.ablation.session import Request, open_session
+from dqlab.errors import RunError
+
+EMBEDDED = "load_dataset.sources=('embedded',)"
+GRID = """
+include 'gin/diffql_walker2d.gin'
+Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}
+Grid.seeds = (0, 1)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "made.gin"
+    path.write_text(GRID)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> GridFolder:
+    return GridFolder(tmp_path / "grid")
+
+
+def planned(file: Path, *bindings: str, width: int = 2) -> tuple[Plan, list[Pack]]:
+    plan = make_plan(Reader([file], [EMBEDDED, *bindings]))
+    return plan, pack_cells(plan, {each.cell.id for each in plan.cells}, lambda kind: width)
+
+
+def begin(folder: GridFolder, pack: Pack, state: str = "running", recorded: int = 1) -> None:
+    """What a pack that has been trained for a while leaves behind."""
+    path = folder.packs / pack.id
+    (path / "run.json").write_text(json.dumps({"state": state}))
+    for each in pack.cells:
+        (path / each.cell.replica).mkdir(exist_ok=True)
+        (path / each.cell.replica / "metrics.jsonl").write_text("{}\n" * recorded)
+
+
+def end(folder: GridFolder, pack: Pack, cell: int, file: str) -> str:
+    """One of its cells ends."""
+    known = {"kind": "diverged", "reason": "NaN"} if file.startswith("failure") else {"selection": {}}
+    (folder.packs / pack.id / pack.cells[cell].cell.replica / file).write_text(json.dumps(known))
+    return pack.cells[cell].cell.id
+
+
+def ids(packs: Sequence[Pack]) -> set[str]:
+    return {each.cell.id for pack in packs for each in pack.cells}
+
+
+@pytest.mark.parametrize("file_name", ["summary.json", "failure.json"])
+def test_a_pack_of_which_a_cell_has_ended_goes_on_with_the_others(
+    folder: GridFolder, file: Path, file_name: str
+) -> None:
+    plan, packs = planned(file)
+    folder.write_plan(plan, packs)
+    begin(folder, packs[0])
+    ended = end(folder, packs[0], 0, file_name)
+    assert list(folder.open_packs(ids(packs) - {ended})) == [packs[0].id]
+    assert folder.open_packs(set()) == {}
+    begin(folder, packs[0], state="finished")
+    assert folder.open_packs(ids(packs) - {ended}) == {}
+
+
+def test_a_pack_whose_cell_has_ended_elsewhere_is_not_continued(folder: GridFolder, file: Path) -> None:
+    plan, packs = planned(file)
+    folder.write_plan(plan, packs)
+    begin(folder, packs[0])
+    assert folder.open_packs({packs[0].cells[1].cell.id}) == {}
+
+
+def test_no_cell_is_in_two_packs_that_go_on(folder: GridFolder, file: Path) -> None:
+    plan, (wide, *_) = planned(file, width=4)
+    _, narrow = planned(file, width=1)
+    folder.write_plan(plan, [wide, *narrow])
+    begin(folder, wide, recorded=1)
+    begin(folder, narrow[0], recorded=5)
+    assert list(folder.open_packs(ids([wide]))) == [narrow[0].id]  # it has come further
+    begin(folder, wide, recorded=9)
+    assert list(folder.open_packs(ids([wide]))) == [wide.id]
+
+
+def test_failures_of_packs_under_way_are_kept_until_these_are_over(folder: GridFolder, file: Path) -> None:
+    plan, packs = planned(file)
+    folder.write_plan(plan, packs)
+    failed = []
+    for pack, state in zip(packs, ("running", "finished"), strict=True):
+        begin(folder, pack, state)
+        failed.append(end(folder, pack, 0, "failure.json"))
+    assert set(folder.failed()) == set(failed)
+    folder.forget_failures()
+    assert set(folder.failed()) == {failed[0]}
+    assert folder.free_id(packs[1].id) == f"{packs[1].id}-2"
+    assert folder.free_id(packs[0].id) == packs[0].id
+
+
+def test_later_attempts_come_after_earlier_ones(folder: GridFolder, file: Path) -> None:
+    plan, packs = planned(file)
+    attempts = [packs[0].id, *(f"{packs[0].id}-{number}" for number in (2, 9, 10))]
+    for number, name in enumerate(attempts):
+        pack = replace(packs[0], id=name)
+        folder.write_plan(plan, [pack])
+        begin(folder, pack)
+        (folder.packs / name / packs[0].cells[0].cell.replica / "summary.json").write_text(str(number))
+    assert folder.finished()[packs[0].cells[0].cell.id].read_text() == "3"
+
+
+def test_a_pack_that_has_not_begun_is_configured_anew(folder: GridFolder, file: Path) -> None:
+    plan, packs = planned(file, "Experiment.device='cpu'")
+    folder.write_plan(plan, packs)
+    begin(folder, packs[0])
+    plan, again = planned(file, "Experiment.threads=3")
+    moved = [
+        replace(pack, kind=replace(pack.kind, data=replace(pack.kind.data, source="file:/moved"))) for pack in again
+    ]
+    folder.write_plan(plan, moved)
+    begun, fresh = ((folder.packs / pack.id / "pack.gin").read_text() for pack in packs)
+    assert "Experiment.threads = 3" in fresh
+    assert "Experiment.device = 'cpu'" in begun
+    assert "Experiment.threads" not in begun
+    assert "data.load_dataset.sources = ('file:/moved',)\n" in begun
+
+
+def test_a_driver_killed_while_planning_leaves_a_grids_folder(folder: GridFolder) -> None:
+    folder.path.mkdir()
+    (folder.path / ".grid.json.123.tmp").touch()
+    folder.check()
+    folder.write_facts(name="made")
+    (folder.path / "packs").mkdir()
+    folder.check()
+    folder.lock()
+    with pytest.raises(RunError, match="is in use by another run"):
+        GridFolder(folder.path).lock()
+
+
+def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file: Path) -> None:
+    plan, packs = planned(file)
+    folder.write_facts(name="made")
+    folder.write_plan(plan, packs)
+    for pack in packs:
+        begin(folder, pack, "finished")
+    end(folder, packs[0], 0, "summary.json")
+    end(folder, packs[0], 1, "failure.json")
+    request = Request([file], [EMBEDDED], [], folder.path)
+
+    def to_train(**flags: bool) -> int:
+        return len(ids(open_session(replace(request, **flags), planning_only=True).packs))
+
+    assert (to_train(), to_train(retry=True), to_train(force=True)) == (2, 3, 4)
+    assert folder.failed()
+    assert folder.finished()
+
+
+def test_results_are_reported_where_the_data_is_no_longer(tmp_path: Path, file: Path) -> None:
+    data = tmp_path / "mine.hdf5"
+    data.write_bytes(b"rows")
+    source = f"load_dataset.sources=('file:{data}',)"
+    reader = Reader([file], [source])
+    before = [each.cell.id for each in make_plan(reader).cells]
+    known = {asked: {"digest": found.digest, "caveat": found.caveat} for asked, found in reader.found.items()}
+    data.unlink()
+    later = Reader([file], [source])
+    later.remembered = known
+    assert [each.cell.id for each in make_plan(later).cells] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("plan.json", "{"), ("plan.json", "[]"), ("plan.json", "{}"), ("grid.json", "[]")]
+)
+def test_damaged_files_are_named_with_a_way_out(folder: GridFolder, file: Path, name: str, text: str) -> None:
+    plan, packs = planned(file)
+    folder.write_facts(name="made")
+    folder.write_plan(plan, packs)
+    (folder.path / name).write_text(text)
+    with pytest.raises(RunError, match=rf"{name} (is damaged|cannot be read).* Delete it"):
+        folder.listed() if name == "plan.json" else folder.facts()
