@@ -16,6 +16,8 @@ import pytest
 from conftest import isolated
 from made_packs import BROKEN, CELLS, check_same, pack_text
 
+from dqlab.run_folder import claim
+
 OFTEN = ("Training.checkpoint_seconds=0.0", "Training.eval_every=100", "Training.log_every=5")
 STEPS = 300
 
@@ -62,6 +64,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_it_waits_for_an_earlier_process_of_the_same_pack(whole: Path) -> None:
+    """However long that takes; asked to stop, it stops waiting."""
+    held = claim(whole)
+    patient = start(whole)
+    wait_for(patient, "waiting")
+    assert patient.stdin is not None
+    patient.stdin.close()
+    assert patient.wait(30) == 130
+    patient = start(whole)
+    wait_for(patient, "waiting")
+    held.close()
+    wait_for(patient, "finished")
+    assert patient.wait(30) == 0
+
+
 def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
     folder = make_pack(tmp_path / "pack", CELLS)
     first = start(folder)
@@ -77,7 +94,7 @@ def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_pa
     code, events = run(folder)  # at once, while the dying one may still hold the folder
     assert second.wait(60) == -signal.SIGKILL, "it ended before it was killed: this tests nothing"
     assert code == 0, (folder / "worker.log").read_text()
-    assert events[0]["step"] >= begun["step"]
+    assert next(event for event in events if event["event"] == "started")["step"] >= begun["step"]
     for name in CELLS:
         check_same(folder, name, whole)
     assert run(folder) == (0, [{"event": "finished"}])
