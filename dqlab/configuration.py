@@ -292,12 +292,14 @@ def _bind(statement: Any, place: str) -> None:
         raise ConfigError(f"{place}: {_fault(statement.selector, statement.arg_name) or error}") from error
 
 
-def check_binding(name: str, place: str) -> None:
+def check_binding(name: Any, place: str) -> None:
     """Check that gin could bind `Configurable.parameter`.
 
     Raises:
         ConfigError: there is no such parameter; the message names `place` and the nearest names.
     """
+    if not isinstance(name, str) or "." not in name:
+        raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
     selector, _, parameter = name.rpartition(".")
     if fault := _fault(selector, parameter):
         raise ConfigError(f"{place}: {fault}")

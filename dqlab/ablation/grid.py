@@ -10,29 +10,39 @@ seed it is a cell.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from typing import Any
 
-from dqlab.configuration import bindings_of, check_binding
+from dqlab.configuration import bindings_of, check_binding, complete
 from dqlab.errors import MANY, ConfigError, nearest
 from dqlab.fields import check_fields, require
 from dqlab.registry import configurable
+from dqlab.replica import is_seed
 
 Bindings = dict[str, Any]
 
 OF_THE_GRID = (
-    "Experiment.task",
-    "Experiment.seeds",
-    "Training.",
-    "Tracking.",
-    "load_dataset.sources",
-    "Grid.",
-    "Report.",
+    "experiment.Experiment.task",
+    "experiment.Experiment.seeds",
+    "training.Training.",
+    "tracking.",
+    "data.load_dataset.sources",
+    "ablation.",
 )
-"""What a gin file that stands for a label does not decide."""
+"""What a gin file that stands for a label does not decide: beginnings of complete names."""
+
+REFUSED = {
+    "experiment.Experiment.task": "Use Grid.tasks.",
+    "experiment.Experiment.seeds": "Use Grid.seeds.",
+    "experiment.Experiment.replicas": "Use Grid.seeds; the grid makes the replicas itself.",
+    "experiment.Experiment.cell": "A setting's label is its cell.",
+    "ablation.": "It holds for the grid as a whole: set it beside Grid.axes.",
+    "tracking.": "It holds for the grid as a whole: set it beside Grid.axes.",
+}
+"""What no axis can set: beginnings of complete names, and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +98,33 @@ class Grid:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not isinstance(self.axes, Mapping) or not self.axes:
-            raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
+        self._check_axes()
         for name in ("pack", "hours"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
-        fine = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
-        require(fine, self, "seeds", "a tuple of different integers")
-        require(len(set(self.tasks)) == len(self.tasks), self, "tasks", "different names")
+        seeds = bool(self.seeds) and _different(self.seeds, is_seed)
+        require(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
+        require(_different(self.tasks, _is_text), self, "tasks", "a tuple of different names, such as ('my-task-v0',)")
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
+
+    def _check_axes(self) -> None:
+        require(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
+        if not self.axes:
+            raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
+        for name in self.axes:
+            if not _is_text(name):
+                raise ConfigError(f"Grid.axes: an axis' name must be a text, not {name!r}.")
+
+    @cached_property
+    def points(self) -> dict[str, list[Setting]]:
+        """Every axis' points, as settings of their own."""
+        return {name: _points(name, axis) for name, axis in self.axes.items()}
+
+    @property
+    def parameters(self) -> dict[str, tuple[str, ...]]:
+        """The parameters that every axis sets at any of its points, as written."""
+        return {name: _parameters(points) for name, points in self.points.items()}
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -105,14 +132,15 @@ class Grid:
 
         Raises:
             ConfigError: an axis is neither a parameter with values nor labels with bindings, or sets what is unknown;
-                an exclusion names no point, or all are excluded.
+                an exclusion names no point, or all are excluded; two settings have one label.
         """
-        points = {name: _points(name, axis) for name, axis in self.axes.items()}
-        exclusions = _exclusions(self.exclude, points)
-        found = [_combined(combination) for combination in product(*points.values())]
+        exclusions = _exclusions(self.exclude, self.points)
+        found = [_combined(combination) for combination in product(*self.points.values())]
         kept = [setting for setting in found if not any(out.items() <= setting.points.items() for out in exclusions)]
         if not kept:
             raise ConfigError("Grid.exclude leaves nothing of the grid.")
+        if twice := _twice(setting.label for setting in kept):
+            raise ConfigError(f"Grid.axes: several settings have the label '{twice[0]}'. Name points without commas.")
         return kept
 
     @property
@@ -131,12 +159,26 @@ class Grid:
         Raises:
             ConfigError: there is none; the message names the settings.
         """
-        found = next((setting for setting in self.settings if label in (setting.label, *setting.aliases)), None)
-        if found is None:
+        named = [setting for setting in self.settings if setting.label == label]
+        found = named or [setting for setting in self.settings if label in setting.aliases]
+        if not found:
             labels = [setting.label for setting in self.settings]
             known = "; ".join(map(repr, labels[:MANY])) + ("; ..." if len(labels) > MANY else "")
             raise ConfigError(f"The grid has no cell '{label}'. It has {known}.")
-        return found
+        return found[0]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _different(values: Any, fine: Callable[[Any], bool]) -> bool:
+    """Whether it is a tuple or list of fine values, none of them twice."""
+    return isinstance(values, (tuple, list)) and all(map(fine, values)) and len(set(values)) == len(values)
+
+
+def _twice(texts: Iterable[str]) -> list[str]:
+    return [text for text, count in Counter(texts).items() if count > 1]
 
 
 def _combined(points: tuple[Setting, ...]) -> Setting:
@@ -151,14 +193,28 @@ def _points(name: str, axis: Any) -> list[Setting]:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
     labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
     points = _labelled(name, axis) if labelled else _listed(name, axis)
-    for parameter in dict.fromkeys(parameter for point in points for parameter in point.bindings):
-        check_binding(parameter, f"Grid.axes['{name}']")
-    if twice := [text for text, count in Counter(point.points[name] for point in points).items() if count > 1]:
+    for parameter in _parameters(points):
+        _check_parameter(parameter, f"Grid.axes['{name}']")
+    if twice := _twice(point.points[name] for point in points):
         raise ConfigError(f"Grid.axes['{name}'] has {', '.join(twice)} twice.")
     return points
 
 
+def _parameters(points: Iterable[Setting]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parameter for point in points for parameter in point.bindings))
+
+
+def _check_parameter(parameter: str, place: str) -> None:
+    check_binding(parameter, place)
+    for beginning, instead in REFUSED.items():
+        if complete(parameter).startswith(beginning):
+            raise ConfigError(f"{place}: {parameter} cannot differ between settings. {instead}")
+
+
 def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str]) -> list[Setting]:
+    for label in axis:
+        if not _is_text(label):
+            raise ConfigError(f"Grid.axes['{name}']: a label must be a text, not {label!r}.")
     return [Setting(label, _bundle(point), (f"{name}={label}",), {name: label}) for label, point in axis.items()]
 
 
@@ -166,7 +222,7 @@ def _bundle(point: Mapping[str, Any] | str) -> Bindings:
     """What a label stands for: its bindings, or those of a gin file that are no matter of the grid as a whole."""
     if isinstance(point, Mapping):
         return dict(point)
-    return {name: value for name, value in bindings_of(point).items() if not name.startswith(OF_THE_GRID)}
+    return {name: value for name, value in bindings_of(point).items() if not complete(name).startswith(OF_THE_GRID)}
 
 
 def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:

@@ -103,8 +103,8 @@ class Reader:
 
     def _check_single(self) -> None:
         single = {self.name(name): name for name in self.loaded.single}
-        for axis, setting in ((axis, s) for s in self.grid.settings[:1] for axis in s.points):
-            for parameter in setting.bindings:
+        for axis, parameters in self.grid.parameters.items():
+            for parameter in parameters:
                 if self.name(parameter) in single:
                     raise ConfigError(
                         f"--set {single[self.name(parameter)]} sets what the grid varies (axis '{axis}'). Leave it "
@@ -138,10 +138,20 @@ class Reader:
         return Base(task, values)
 
     def load(self, task: str, more: Sequence[str]) -> None:
-        """Make an experiment of the grid the current configuration: a task's, with more bindings."""
-        own = [self.grid.task_gin.format(task=task)] if self.grid.task_gin else []
+        """Make an experiment of the grid the current configuration: a task's, with more bindings.
+
+        Raises:
+            ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
+        """
+        own = [self._task_file(task)] if self.grid.task_gin else []
         bindings = [f"Experiment.task={task!r}", *self.bindings, *more]
         configuration.load([*self.files, *own], bindings, self.imports)
+
+    def _task_file(self, task: str) -> Path:
+        try:
+            return configuration.find(self.grid.task_gin.replace("{task}", task))
+        except ConfigError as error:
+            raise ConfigError(f"Grid.task_gin, for the task '{task}': {error}") from error
 
     def values(self, base: Base, setting: Setting) -> tuple[Values, Choices]:
         """What a setting really runs on a task, name -> value; and what it shares with others of the same choices.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from dqlab.ablation.results import RULES
 from dqlab.errors import ConfigError, nearest_of_few
@@ -39,6 +41,43 @@ class Report:
         check_fields(self)
         require(self.reps >= 100, self, "reps", "at least 100")
         require(0.0 < self.confidence < 1.0, self, "confidence", "between 0 and 1")
-        require(bool(self.rules), self, "rules", "at least one selection rule")
-        if unknown := [rule for rule in self.rules if rule not in RULES]:
-            raise ConfigError(f"Report.rules: '{unknown[0]}' is no selection rule. {nearest_of_few(unknown[0], RULES)}")
+        listed = isinstance(self.rules, (tuple, list)) and bool(self.rules)
+        require(listed, self, "rules", "a tuple of at least one selection rule")
+        for rule in self.rules:
+            _check_rule(rule, "Report.rules: ")
+        require(len(set(self.rules)) == len(self.rules), self, "rules", "different selection rules")
+        check_reference(self)
+
+
+def check_reference(settings: Report) -> None:
+    """See that the reference can be read.
+
+    Raises:
+        ConfigError: the rule is unknown; the reference is not label -> task -> score; or a score is neither `(score,)`
+            nor `(score, standard error)`, finite, the error not negative.
+    """
+    _check_rule(settings.reference_rule, "Report.reference_rule=")
+    _check_names(settings.reference, "Report.reference", "{label: {task: (score,)}}")
+    for label, tasks in settings.reference.items():
+        _check_names(tasks, f"Report.reference['{label}']", "{task: (score,)}")
+        for task, published in tasks.items():
+            if not _is_score(published):
+                where = f"Report.reference['{label}']['{task}']"
+                raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
+
+
+def _check_rule(rule: Any, place: str) -> None:
+    if rule not in RULES:
+        raise ConfigError(f"{place}{rule!r} is no selection rule. {nearest_of_few(str(rule), RULES)}")
+
+
+def _check_names(given: Any, place: str, wanted: str) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
+
+
+def _is_score(published: Any) -> bool:
+    if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
+        return False
+    numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)
+    return numbers and (len(published) == 1 or published[1] >= 0)

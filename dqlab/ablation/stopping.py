@@ -18,7 +18,7 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None], hours: float 
     Args:
         stop: asks an engine; called at every signal.
         say: told what happens.
-        hours: after which the same happens by itself; 0: never.
+        hours: after which the same happens by itself; 0: never. More than a timer can wait for (centuries) is cut.
 
     Yields:
         An event that is set once it has happened.
@@ -34,7 +34,7 @@ def stopping(stop: Callable[[], None], say: Callable[[str], None], hours: float 
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda *_: heed("Stopping")) for number in numbers}
-    timer = threading.Timer(3600 * hours, heed, [f"The grid's {hours:g} hours are over"])
+    timer = threading.Timer(min(3600 * hours, threading.TIMEOUT_MAX), heed, [f"The grid's {hours:g} hours are over"])
     timer.daemon = True
     if hours:
         timer.start()

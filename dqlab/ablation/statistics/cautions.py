@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 
 from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import RULES, GridResults
 from dqlab.ablation.statistics.analysis import Matrix, RuleAnalysis
 from dqlab.ablation.statistics.coverage import COVERED, covered
 from dqlab.ablation.statistics.improvement import ENOUGH
+from dqlab.ablation.statistics.references import AVERAGE
 from dqlab.ablation.statistics.same import same_settings
+from dqlab.envs.tasks import tasks
 from dqlab.errors import MANY
+
+ALIKE = 0.7
+"""Likeness from which on a published label may be meant for one of the grid's; rivals' short names are less alike."""
 
 
 def cautions(results: GridResults, settings: Report, rules: Mapping[str, RuleAnalysis]) -> tuple[str, ...]:
@@ -27,8 +33,10 @@ def cautions(results: GridResults, settings: Report, rules: Mapping[str, RuleAna
         *_few_tasks(results),
         *_many_comparisons(rules, settings),
         *_mixed(results),
+        *_different_budgets(results),
         *_same(results),
         *_selection(settings),
+        *beside_nothing(results, settings),
     )
 
 
@@ -118,6 +126,12 @@ def _mixed(results: GridResults) -> Iterator[str]:
             yield f"The cells ran with different {name}: {_named(dict.fromkeys(map(str, values)))}."
 
 
+def _different_budgets(results: GridResults) -> Iterator[str]:
+    steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
+    if len(steps) > 1:
+        yield f"Cells were trained for different numbers of updates: {_named([f'{number:,}' for number in steps])}."
+
+
 def _same(results: GridResults) -> Iterator[str]:
     for labels in same_settings(results)[:MANY]:
         yield f"Every run of {_named(dict.fromkeys(labels))} gave the same scores: what they differ in had no effect."
@@ -129,6 +143,22 @@ def _selection(settings: Report) -> Iterator[str]:
             "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
             "not what one gets without the environment."
         )
+
+
+def beside_nothing(results: GridResults, settings: Report) -> Iterator[str]:
+    """Published names that are nearly those of the grid's settings or tasks, and so perhaps mistakes."""
+    for label in settings.reference:
+        if _nearly(label, results.labels):
+            yield f"The reference names '{label}', which is no setting of this grid; nothing is beside it."
+    named = dict.fromkeys(task for published in settings.reference.values() for task in published)
+    for task in named:
+        if task not in (AVERAGE, *tasks.names()) and _nearly(task, results.tasks):
+            yield f"The reference names '{task}', which is no task of this grid; nothing is beside it."
+
+
+def _nearly(name: str, known: Sequence[str]) -> bool:
+    """Whether a name is like one of those known, and yet none of them."""
+    return name not in known and bool(get_close_matches(name.lower(), [other.lower() for other in known], 1, ALIKE))
 
 
 def _count(number: int, what: str) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from dqlab.ablation.report_settings import Report
-from dqlab.ablation.results import RULES
+from dqlab.ablation.report_settings import check_reference as check_reference
 from dqlab.ablation.statistics.analysis import Estimate, ReferenceAverage, ReferenceRow, References, RuleAnalysis
-from dqlab.errors import ConfigError, nearest_of_few
 
 AVERAGE = "average"
 """In place of a task: the published average over all tasks of the grid."""
@@ -29,22 +28,6 @@ def references_of(rules: Mapping[str, RuleAnalysis], settings: Report) -> Refere
     )
     averages = tuple(_average(label, [row for row in found if row.label == label]) for label in settings.reference)
     return References(settings.reference_rule, settings.reference_source, found, averages)
-
-
-def check_reference(settings: Report) -> None:
-    """See that the reference can be read.
-
-    Raises:
-        ConfigError: the rule is unknown, or a score is no `(score,)` or `(score, standard error)`.
-    """
-    rule = settings.reference_rule
-    if rule not in RULES:
-        raise ConfigError(f"Report.reference_rule='{rule}' is no selection rule. {nearest_of_few(rule, RULES)}")
-    for label, tasks in settings.reference.items():
-        for task, published in tasks.items():
-            if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
-                where = f"Report.reference['{label}']['{task}']"
-                raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
 
 
 def _row(label: str, task: str, published: tuple[float, ...], ours: Estimate | None) -> ReferenceRow:
