@@ -93,9 +93,14 @@ def find(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> 
         filtered = f' with the filter "{wanted}"' if wanted else ""
         raise RunError(
             f"Nothing to compare: no run of {where}{filtered} has finished "
-            f"({found.failed} failed, {found.unfinished} not finished)."
+            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in _lost(found))
         )
     return found
+
+
+def _lost(found: Found) -> list[str]:
+    """Why the first of those is left out that are damaged or gone."""
+    return [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
 
 
 def _find(name: str, uri: str) -> Found:

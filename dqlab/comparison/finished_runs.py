@@ -45,11 +45,20 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is at one place: finished runs, and how many have failed or not finished."""
+    """What there is at one place: finished runs, how many have failed or not finished, and why others cannot be read.
+
+    Attributes:
+        runs: finished ones.
+        failed, unfinished: numbers of others.
+        damaged: a sentence or two on each run, or pack, whose records are damaged.
+        gone: folders of reused cells that are not there any more.
+    """
 
     runs: tuple[FinishedRun, ...] = ()
     failed: int = 0
     unfinished: int = 0
+    damaged: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     @staticmethod
     def all_of(parts: Iterable[Found]) -> Found:
@@ -57,7 +66,9 @@ class Found:
         parts = list(parts)
         runs = {run.name: run for part in parts for run in part.runs}
         failed, unfinished = sum(part.failed for part in parts), sum(part.unfinished for part in parts)
-        return Found(tuple(runs.values()), failed, unfinished)
+        damaged = dict.fromkeys(text for part in parts for text in part.damaged)
+        gone = dict.fromkeys(path for part in parts for path in part.gone)
+        return Found(tuple(runs.values()), failed, unfinished, tuple(damaged), tuple(gone))
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,59 +1,99 @@
-"""Finished runs in folders: of a run, of a pack, of a whole grid."""
+"""Finished runs in folders: of a run, of a pack, of a whole grid with the cells that it took from others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dqlab import configuration
 from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
+from dqlab.errors import RunError
 from dqlab.replica import Replica
-from dqlab.run_folder import RunFolder
-from dqlab.tracking.folders import is_grid, known_facts
+from dqlab.run_folder import FAILURE, RunFolder
+from dqlab.tracking.damage import Leaving, read_summary, reading
+from dqlab.tracking.folders import GRID, RUN, is_grid, known_facts
+from dqlab.tracking.reused import planned_cells, reused_cells
+
+SUMMARY = "summary.json"
+Facts = Mapping[str, Any]
 
 
 def read_folder(path: Path) -> Found:
-    """All runs in a folder.
+    """All runs in a folder; of those that are damaged it is said why.
 
     Raises:
-        RunError: it is the folder of neither a run nor a grid.
+        RunError: it is the folder of neither a run nor a grid, or the file that says what it is is damaged.
     """
     facts = known_facts(path)
-    if not is_grid(path):
-        return _read_run(path, facts)
-    packs = [path / "packs" / name for name in facts["packs"]]
-    found = Found.all_of(_read_run(pack, known_facts(pack)) for pack in packs if (pack / "run.json").exists())
-    waiting = facts.get("cells", 0) - len(found.runs) - found.failed
-    return Found(found.runs, found.failed, max(waiting, found.unfinished))
+    return _read_grid(path, facts) if is_grid(path) else _read_run(path, facts)
 
 
-def _read_run(path: Path, facts: Mapping[str, Any]) -> Found:
+def _read_grid(path: Path, facts: Facts) -> Found:
+    with reading(path / GRID):
+        packs, number = [path / "packs" / name for name in facts["packs"]], int(facts["cells"])
+    leaving, parts = Leaving(), []
+    for pack in packs:
+        with leaving.damaged():
+            parts += [_read_run(pack, known_facts(pack))] if (pack / RUN).exists() else []
+    here = Found.all_of(parts)
+    found = Found.all_of([here, _read_reused(path, facts, {Path(run.name).name for run in here.runs})])
+    seen = len(found.runs) + found.failed + len(found.damaged) + len(found.gone)
+    unfinished = max(number - seen, found.unfinished) if not leaving.out else found.unfinished
+    return replace(found, unfinished=unfinished, damaged=(*found.damaged, *leaving.out))
+
+
+def _read_reused(grid: Path, facts: Facts, here: Iterable[str]) -> Found:
+    """Cells that other grids have trained, except those that are finished here too."""
+    elsewhere = {cell: path for cell, path in reused_cells(grid, facts).items() if f"cell-{cell}" not in here}
+    there = {cell: path for cell, path in elsewhere.items() if (path / SUMMARY).exists()}
+    planned, pack_facts = planned_cells(grid) if there else {}, cache(known_facts)
+    leaving, runs = Leaving(), []
+    for cell, path in there.items():
+        with leaving.damaged():
+            if cell not in planned:
+                raise RunError(f"{grid / GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
+            own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
+            runs.append(_compared(RunFolder(path.parent), own, pack_facts(path.parent)))
+    gone = (str(path) for cell, path in elsewhere.items() if cell not in there)
+    return Found(tuple(runs), damaged=tuple(leaving.out), gone=tuple(gone))
+
+
+def _read_run(path: Path, facts: Facts) -> Found:
     """The replicas of a run or of a pack."""
     folder = RunFolder(path)
-    replicas = folder.replicas()
-    failed = [replica for replica in replicas if folder.failure(replica)]
-    done = [
-        replica
-        for replica in replicas
-        if replica not in failed and (folder.replica(replica.name) / "summary.json").exists()
-    ]
-    found = tuple(_compared(folder, replica, facts) for replica in done)
-    return Found(found, len(failed), len(replicas) - len(done) - len(failed))
+    with reading(path / RUN):
+        replicas = folder.replicas()
+    failed = [replica for replica in replicas if (folder.replica(replica.name) / FAILURE).exists()]
+    ended = [replica for replica in replicas if (folder.replica(replica.name) / SUMMARY).exists()]
+    done = [replica for replica in ended if replica not in failed]
+    leaving, runs = Leaving(), []
+    for replica in done:
+        with leaving.damaged():
+            runs.append(_compared(folder, replica, facts))
+    return Found(tuple(runs), len(failed), len(replicas) - len(done) - len(failed), tuple(leaving.out))
 
 
-def _compared(folder: RunFolder, replica: Replica, facts: Mapping[str, Any]) -> FinishedRun:
-    own, summary = folder.replica(replica.name) / "config.gin", folder.summary(replica)
-    config = (own if own.exists() else folder.config).read_text()
+def _compared(folder: RunFolder, replica: Replica, facts: Facts) -> FinishedRun:
+    place = folder.replica(replica.name)
+    own, summary = place / "config.gin", read_summary(place / SUMMARY)
+    written = own if own.exists() else folder.config
+    with reading(written):
+        config = configuration.flat(written.read_text())
+    with reading(folder.path / RUN):
+        made_with = {**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]}
+        digest = facts["data"]["digest"]
     return FinishedRun(
-        name=str(folder.replica(replica.name).resolve()),
+        name=str(place.resolve()),
         label=replica.cell or str(facts.get("cell") or ""),
         task=summary["task"],
         seed=replica.seed,
         caveat=summary["caveat"],
         physics=summary["physics"],
-        digest=facts["data"]["digest"],
-        config=comparable(configuration.flat(config)),
-        made_with={**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]},
+        digest=digest,
+        config=comparable(config),
+        made_with=made_with,
         scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
     )

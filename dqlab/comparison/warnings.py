@@ -24,6 +24,11 @@ def _left_out(found: Found) -> Iterator[str]:
     for number, how in ((found.failed, "failed"), (found.unfinished, "not finished")):
         if number:
             yield f"{number} {'run has' if number == 1 else 'runs have'} {how}: left out."
+    if found.gone:
+        number, first = len(found.gone), found.gone[0]
+        whose = "A reused cell is" if number == 1 else f"{number} reused cells are"
+        yield f"{whose} gone ({first}{', ...' if number > 1 else ''}): left out. Run the grid again to train them here."
+    yield from (f"Left out: {text}" for text in found.damaged)
 
 
 def _twice(groups: Sequence[Group]) -> Iterator[str]:

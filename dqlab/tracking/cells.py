@@ -11,8 +11,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from dqlab.tracking.damage import read_object, read_summary, reading
 from dqlab.tracking.journal_reader import metrics_of, new_records
-from dqlab.tracking.runs import log
+from dqlab.tracking.runs import New, log
 
 FRESH = {"records": 0, "bytes": -1, "shown": "", "status": ""}
 """What is remembered of a cell's run that has got nothing yet."""
@@ -35,11 +36,19 @@ def config_digest(text: str) -> str:
 
 @dataclass(frozen=True)
 class CellFolder:
-    """The folder of one cell in its pack: `facts` is the cell's entry in run.json, `task` the pack's."""
+    """The folder of one cell in its pack.
+
+    Attributes:
+        path: the folder.
+        facts: `seed`, `cell` (its label) and `points`, as the pack's run.json has them.
+        task: the pack's.
+        history: whether its journal is sent, not only how it ended.
+    """
 
     path: Path
     facts: Mapping[str, Any]
     task: str
+    history: bool = True
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -69,9 +78,16 @@ class CellFolder:
         """When, in seconds; 0 where nothing shows it."""
         config = self.path / "config.gin"
         written = [config.stat().st_mtime] if config.exists() else []
+        return min([*written, *self._first_time()], default=0.0)
+
+    def _first_time(self) -> list[float]:
+        """When its first record was written, if that can be read."""
         with self.journal.open() if self.journal.exists() else StringIO() as journal:
             first = journal.readline()
-        return min([*written, *([json.loads(first)["time"]] if first.endswith("\n") else [])], default=0.0)
+        try:
+            return [float(json.loads(first)["time"])]
+        except (ValueError, LookupError, TypeError):
+            return []
 
     def tags(self) -> dict[str, str]:
         """Its configuration's digest, once it is known."""
@@ -79,20 +95,33 @@ class CellFolder:
         return {"config_digest": config_digest(config.read_text())} if config.exists() else {}
 
 
+def new_cell(cell: CellFolder, parent: str, common: Mapping[str, str]) -> New:
+    """The run of a cell, still to be made: below its parent, with tags that are common to several."""
+    seed = str(cell.facts["seed"])
+    tags = {**common, "kind": "cell", "cell": cell.label, "seed": seed, "task": cell.task}
+    return New(f"{cell.label} | {cell.task} | seed {seed}", parent, tags, cell.began)
+
+
 def send_cell(client: Any, cell: CellFolder, state: dict[str, Any], over: bool) -> None:
     """Send what is new of a cell; `state` is what is remembered of it, and changed.
 
     Metrics carry the time at which they were recorded, so that MLflow keeps one of two that are sent twice.
+
+    Raises:
+        RunError: one of its files is damaged; nothing was sent.
     """
     status, file = cell.ended()
     status = status or ("KILLED" if over else "RUNNING")
     shown = f"{status} {file.stat().st_mtime_ns}" if file else status
-    size = cell.journal.stat().st_size if cell.journal.exists() else -1
+    size = cell.journal.stat().st_size if cell.history and cell.journal.exists() else -1
     if shown == state["shown"] and size == state["bytes"]:
         return
-    records = new_records(cell.journal, state["records"])
+    with reading(cell.journal):
+        records = new_records(cell.journal, state["records"]) if cell.history else []
+        metrics = metrics_of(records)
     first = not state["shown"]
-    metrics, tags = metrics_of(records), cell.tags() if first or file else {}
+    with reading(cell.path / "config.gin"):
+        tags = cell.tags() if first or file else {}
     if file and status == "FINISHED":
         metrics += _scores(file)
     if file and status == "FAILED":
@@ -109,13 +138,13 @@ def _scores(summary: Path) -> list[Any]:
     """The final score by every selection rule, at the step of the checkpoint that the rule chose."""
     from mlflow.entities import Metric
 
-    selection = json.loads(summary.read_text())["selection"]
+    selection = read_summary(summary)["selection"]
     at = int(summary.stat().st_mtime * 1000)
     return [Metric(f"score/{rule}", row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]
 
 
 def _failure(file: Path) -> dict[str, str]:
-    failure = json.loads(file.read_text())
+    failure = read_object(file, "kind", "reason")
     return {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
 
 
@@ -126,7 +155,14 @@ def _end(client: Any, cell: CellFolder, run: str, status: str, file: Path) -> No
     client.set_terminated(run, status, int(file.stat().st_mtime * 1000))
 
 
-def _go_on(client: Any, state: dict[str, Any], status: str) -> None:
+def show_killed(client: Any, state: dict[str, Any]) -> None:
+    """Nobody trains a cell any more of which nothing says how it ended."""
+    if state["status"] != "KILLED":
+        _go_on(client, state, "KILLED")
+        state["status"] = "KILLED"
+
+
+def _go_on(client: Any, state: Mapping[str, Any], status: str) -> None:
     """A cell that was shown as ended goes on, or one that goes on is shown as killed."""
     client.update_run(state["run"], status=status)
     if state["status"] == "FAILED":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from dqlab.errors import RunError
+from dqlab.tracking.damage import read_object
 
 RUN, GRID = "run.json", "grid.json"
+NEEDED = {RUN: ("task", "data", "versions"), GRID: ("name", "axes", "base", "tasks", "seeds", "gin", "packs", "cells")}
+"""What these files say from the beginning."""
 
 
 def is_grid(folder: Path) -> bool:
@@ -28,21 +30,21 @@ def facts_of(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: the file is there and cannot be read.
     """
-    path = next((path for path in (folder / GRID, folder / RUN) if path.exists()), None)
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text()) if path else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}.") from error
-    return facts
+    path = _file_of(folder)
+    return read_object(path) if path else {}
 
 
 def known_facts(folder: Path) -> dict[str, Any]:
     """The same, of a folder that must hold a run or a grid.
 
     Raises:
-        RunError: it holds neither.
+        RunError: it holds neither, or its file of facts is damaged.
     """
-    facts = facts_of(folder)
-    if not facts:
+    path = _file_of(folder)
+    if path is None:
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
-    return facts
+    return read_object(path, *NEEDED[path.name])
+
+
+def _file_of(folder: Path) -> Path | None:
+    return next((path for path in (folder / GRID, folder / RUN) if path.exists()), None)

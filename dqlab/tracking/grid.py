@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dqlab.tracking.cells import FRESH, CellFolder, parameter, send_cell
-from dqlab.tracking.folders import facts_of
+from dqlab.tracking.cells import FRESH, new_cell, send_cell, show_killed
+from dqlab.tracking.damage import Leaving
+from dqlab.tracking.deleted import Lasting
+from dqlab.tracking.folders import known_facts
 from dqlab.tracking.memory import Memory
-from dqlab.tracking.mlflow import connect, experiment_id, run_tags
+from dqlab.tracking.mlflow import connect, experiment_id
+from dqlab.tracking.packs import PackFolder
+from dqlab.tracking.progress import draw
+from dqlab.tracking.reused import send_reused
 from dqlab.tracking.runs import New, Runs, log
 
 STATUS = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}
@@ -31,15 +36,21 @@ def send_grid(grid: Path, uri: str, experiment: str, over: bool = False) -> None
         over: the driver has ended; what has not finished is then shown as killed, until it goes on.
 
     Raises:
+        LeftOutError: something in the folder is damaged; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    client, memory, facts = connect(uri), _remembered(grid, uri), facts_of(grid)
+    facts, memory, leaving = known_facts(grid), _remembered(grid, uri), Leaving()
+    client = Lasting(connect(uri), memory)
     runs = Runs(client, lambda: experiment_id(client, experiment, grid, uri), memory)
     _send_grid_run(client, runs, memory, grid, facts)
-    for pack in _open_packs(grid, facts, memory.state["settled"]):
-        _send_pack(client, runs, memory, pack, over)
+    with leaving.damaged():
+        send_reused(client, runs, memory, grid, facts, leaving)
+    for pack in _open_packs(grid, facts, memory):
+        with leaving.damaged():
+            _send_pack(client, runs, memory, pack, over, leaving)
     runs.sure()
     _send_end(client, memory, grid, facts, over)
+    leaving.tell()
 
 
 def _remembered(grid: Path, uri: str) -> Memory:
@@ -52,96 +63,102 @@ def _remembered(grid: Path, uri: str) -> Memory:
 
 
 def _send_grid_run(client: Any, runs: Runs, memory: Memory, grid: Path, facts: Mapping[str, Any]) -> None:
-    if memory.state["run"]:
-        return
-    tags = {"kind": "grid", "grid": facts["name"], "caveat": facts.get("caveat", "")}
-    began = min(path.stat().st_mtime for path in grid.iterdir())
-    run = runs.make({"grid": New(grid.resolve().name, tags=tags, began=began)})["grid"]
-    axes = {parameter(axis): ", ".join(points) for axis, points in facts["axes"].items()}
-    known = {"name": facts["name"], "base": facts["base"], "tasks": ", ".join(facts["tasks"]), "cells": facts["cells"]}
-    log(client, run, [], {**axes, **known, "seeds": ", ".join(map(str, facts["seeds"]))}, {})
-    client.log_text(run, facts["gin"], "grid.gin")
-    memory.state |= {"run": run, "began": began}
-    memory.save()
+    """The grid's run, and what the grid is: tags, because a grid may grow and parameters stay as they were."""
+    if not memory.state["run"]:
+        tags = {"kind": "grid", "caveat": facts.get("caveat", "")}
+        began = min(path.stat().st_mtime for path in grid.iterdir())
+        run = runs.make({"grid": New(grid.resolve().name, tags=tags, began=began)})["grid"]
+        memory.state |= {"run": run, "began": began}
+        memory.save()
+    described = _described(facts)
+    if memory.state.get("described") != [described, facts["gin"]]:
+        log(client, memory.state["run"], [], {}, described)
+        client.log_text(memory.state["run"], facts["gin"], "grid.gin")
+        memory.state["described"] = [described, facts["gin"]]
+        memory.save()
 
 
-def _open_packs(grid: Path, facts: Mapping[str, Any], settled: list[str]) -> list[Path]:
-    """Packs that have begun and of which not every cell has been sent with its result."""
-    waiting = [grid / "packs" / name for name in facts["packs"] if name not in set(settled)]
-    return [pack for pack in waiting if (pack / "run.json").exists()]
+def _described(facts: Mapping[str, Any]) -> dict[str, str]:
+    axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
+    lists = {name: ", ".join(map(str, facts[name])) for name in ("tasks", "seeds")}
+    return {"grid": facts["name"], "axes": axes, **lists, "base": facts["base"], "cells": str(facts["cells"])}
 
 
-def _send_pack(client: Any, runs: Runs, grid: Memory, pack: Path, over: bool) -> None:
+def _open_packs(grid: Path, facts: Mapping[str, Any], memory: Memory) -> list[Path]:
+    """Packs that have begun and of which not every cell has been sent with its result.
+
+    One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
+    """
+    packs = {name: grid / "packs" / name for name in facts["packs"]}
+    settled = [name for name in memory.state["settled"] if name in packs and (packs[name] / "mlflow.json").exists()]
+    if settled != memory.state["settled"]:
+        memory.state["settled"] = settled
+        memory.save()
+    done = set(settled)
+    return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
+
+
+def _send_pack(client: Any, runs: Runs, grid: Memory, path: Path, over: bool, leaving: Leaving) -> None:
     """What is new of one pack."""
-    facts = facts_of(pack)
-    memory = Memory(pack / "mlflow.json", grid.state["uri"], {"run": "", "status": "RUNNING", "cells": {}})
-    cells = {name: CellFolder(pack / name, own, facts["task"]) for name, own in facts["replicas"].items()}
-    _make_runs(client, runs, grid, memory, pack, facts, cells)
-    before = json.dumps(memory.state)
+    pack = PackFolder.read(path)
+    memory = _remembered_pack(grid, pack)
+    _make_runs(client, runs, grid, memory, pack)
+    before, states = json.dumps(memory.state), memory.state["cells"]
     try:
-        for name, cell in cells.items():
-            send_cell(client, cell, memory.state["cells"][name], over)
-        _show(client, memory, _status_of(memory.state["cells"]))
+        for name, cell in pack.cells.items():
+            with leaving.damaged():
+                send_cell(client, cell, states[name], over)
+                continue
+            if over:
+                show_killed(client, states[name])
+        _show(client, memory, _status_of(states))
     finally:
         if json.dumps(memory.state) != before:
             memory.save()
-    _settle(client, grid, pack, memory.state["cells"], cells)
+    _settle(client, grid, pack, states)
 
 
-def _make_runs(
-    client: Any,
-    runs: Runs,
-    grid: Memory,
-    memory: Memory,
-    pack: Path,
-    facts: Mapping[str, Any],
-    cells: Mapping[str, CellFolder],
-) -> None:
+def _remembered_pack(grid: Memory, pack: PackFolder) -> Memory:
+    """What is known of a pack's earlier sendings; one that begins gets a name that no pack before it had."""
+    empty = {"run": "", "status": "RUNNING", "cells": {}, "attempt": uuid.uuid4().hex[:8]}
+    path = pack.path / "mlflow.json"
+    begins = not path.exists()
+    memory = Memory(path, grid.state["uri"], empty, grid.state["run"])
+    if begins:
+        for name in pack.cells:
+            grid.state["finished"].pop(name, None)
+        memory.save()
+    elif memory.forgotten:
+        memory.state["attempt"] = memory.forgotten.get("attempt", "")
+    return memory
+
+
+def _make_runs(client: Any, runs: Runs, grid: Memory, memory: Memory, pack: PackFolder) -> None:
     """A run for the pack and one for each of its cells, where there are none."""
-    common = run_tags(dict(facts))
     if not grid.state["versions"]:
-        kept = {name: value for name, value in common.items() if name.startswith("version.") or name == "git_commit"}
+        kept = {name: text for name, text in pack.tags.items() if name.startswith("version.") or name == "git_commit"}
         log(client, grid.state["run"], [], {}, kept)
         grid.state["versions"] = True
         grid.save()
+    tags = {**pack.tags, "pack": pack.path.name}
+    attempt = " ".join(part for part in (pack.path.name, memory.state.get("attempt", "")) if part)
     if not memory.state["run"]:
-        tags = {**common, "kind": "pack", "pack": pack.name}
-        began = min((cell.began for cell in cells.values() if cell.began), default=0.0)
-        new = New(_pack_name(pack.name, cells), grid.state["run"], tags, began)
-        run = runs.make({f"pack {pack.name}": new})[f"pack {pack.name}"]
-        log(client, run, [], {**_shared(cells), "cells": len(cells)}, {})
+        new = New(pack.title, grid.state["run"], {**tags, "kind": "pack"}, pack.began)
+        run = runs.make({f"pack {attempt}": new})[f"pack {attempt}"]
+        log(client, run, [], {**pack.shared, "cells": len(pack.cells)}, {})
         memory.state["run"] = run
         memory.save()
-    known = memory.state["cells"]
-    parent, tags = memory.state["run"], {**common, "pack": pack.name}
-    wanted = {name: _new_cell(cell, parent, tags) for name, cell in cells.items() if name not in known}
-    for name, run in runs.make({f"{pack.name} {name}": new for name, new in wanted.items()}).items():
-        known[name.partition(" ")[2]] = {"run": run, **FRESH}
+    known, parent = memory.state["cells"], memory.state["run"]
+    wanted = {name: new_cell(cell, parent, tags) for name, cell in pack.cells.items() if name not in known}
+    for key, run in runs.make({f"{attempt} {name}": new for name, new in wanted.items()}).items():
+        known[key.rpartition(" ")[2]] = {"run": run, **FRESH}
     if wanted:
         memory.save()
 
 
-def _new_cell(cell: CellFolder, parent: str, common: Mapping[str, str]) -> New:
-    seed = str(cell.facts["seed"])
-    tags = {**common, "kind": "cell", "cell": cell.label, "seed": seed, "task": cell.task}
-    return New(f"{cell.label} | {cell.task} | seed {seed}", parent, tags, cell.began)
-
-
-def _pack_name(name: str, cells: Mapping[str, CellFolder]) -> str:
-    """Labels of its cells, as far as they are few."""
-    labels = list(dict.fromkeys(cell.label for cell in cells.values()))
-    return f"pack {name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
-
-
-def _shared(cells: Mapping[str, CellFolder]) -> dict[str, str]:
-    """Parameters that all cells of a pack have in common."""
-    first, *others = (cell.parameters for cell in cells.values())
-    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
-
-
 def _status_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
-    """A pack's status: the first of these that one of its cells has."""
-    found = {cell["status"] for cell in cells.values()}
+    """A pack's status: the first of these that one of its cells has; nothing is known of damaged ones."""
+    found = {cell["status"] or "RUNNING" for cell in cells.values()}
     return next(status for status in ("RUNNING", "KILLED", "FAILED", "FINISHED") if status in found)
 
 
@@ -155,29 +172,19 @@ def _show(client: Any, memory: Memory, status: str) -> None:
         memory.state["status"] = status
 
 
-def _settle(
-    client: Any, grid: Memory, pack: Path, states: Mapping[str, Mapping[str, Any]], cells: Mapping[str, CellFolder]
-) -> None:
-    """Draw the grid's progress, finished cells over seconds, a point for each; close a finished pack."""
-    from mlflow.entities import Metric
-
-    known = grid.state["finished"]
+def _settle(client: Any, grid: Memory, pack: PackFolder, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the grid's progress; close a finished pack."""
     done = [name for name, state in states.items() if state["status"] == "FINISHED"]
-    new = sorted((cells[name].ended()[1].stat().st_mtime, name) for name in done if name not in known)  # type: ignore[union-attr]
-    points = []
-    for at, name in new:
-        known[name] = len(known) + 1
-        points.append(Metric("finished_cells", known[name], int(at * 1000), int(max(0.0, at - grid.state["began"]))))
-    if new:
-        log(client, grid.state["run"], points, {}, {})
-        if len(done) == len(states):
-            grid.state["settled"].append(pack.name)
+    new = (name for name in done if name not in grid.state["finished"])
+    draw(client, grid, [((pack.cells[name].path / "summary.json").stat().st_mtime, name) for name in new])
+    if len(done) == len(states):
+        grid.state["settled"].append(pack.path.name)
         grid.save()
 
 
 def _send_end(client: Any, memory: Memory, grid: Path, facts: Mapping[str, Any], over: bool) -> None:
     """The report's new files, and the grid's status."""
-    status = STATUS.get(facts["state"], "KILLED" if over else "RUNNING")
+    status = STATUS.get(facts.get("state", ""), "KILLED" if over else "RUNNING")
     if status != "RUNNING" or time.time() - memory.state["reported"] > REPORT_SECONDS:
         _send_report(client, memory, grid / "report")
     if memory.state["status"] != status:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from dqlab.tracking.damage import LeftOutError
 from dqlab.tracking.memory import Memory
 
 POLL_SECONDS = 5.0
@@ -89,9 +90,9 @@ def follow(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], N
         patience: seconds of last attempts after the end.
 
     Returns:
-        Whether the last attempt succeeded.
+        Whether the last attempt succeeded, and left nothing out.
     """
-    pause, deadline = POLL_SECONDS, float("inf")
+    pause, deadline, said = POLL_SECONDS, float("inf"), ""
     while True:
         over = bool(select.select([stop], [], [], 0 if deadline < float("inf") else pause)[0])
         if over and deadline == float("inf"):
@@ -101,6 +102,13 @@ def follow(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], N
             pause = POLL_SECONDS
             if over:
                 return True
+        except LeftOutError as error:  # to try again at once would not help
+            if str(error) != said:
+                said = str(error)
+                say(f"left out: {said}")
+            pause = POLL_SECONDS
+            if over:
+                return False
         except Exception as error:  # whatever the server or its client does, training's records are safe
             say(f"not sent: {type(error).__name__}: {str(error)[:300]}")
             pause = min(2 * pause, LONGEST_PAUSE)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from dqlab.tracking.folders import facts_of
+from dqlab.tracking.damage import Leaving, read_object, read_summary
+from dqlab.tracking.deleted import Lasting
+from dqlab.tracking.folders import facts_of, known_facts
 from dqlab.tracking.journal_reader import chunks, metrics_of, new_records
 from dqlab.tracking.mirror import Sent
 
@@ -35,10 +36,11 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
         over: the training process has ended; an unfinished run is then shown as killed, until it is resumed.
 
     Raises:
+        LeftOutError: something in the folder is damaged; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    client, sent = connect(uri), Sent(run, uri)
-    facts = json.loads((run / "run.json").read_text())
+    sent, facts = Sent(run, uri), known_facts(run)
+    client = Lasting(connect(uri), sent)
     _create(client, sent, run, facts, experiment)
     for name, child in sent.state["children"].items():
         _send_metrics(client, sent, child, name, run / name / "metrics.jsonl")
@@ -119,13 +121,17 @@ def _send_metrics(client: Any, sent: Sent, run_id: str, name: str, path: Path) -
 
 def _finish(client: Any, sent: Sent, run: Path, facts: dict[str, Any]) -> None:
     """Final scores by selection rule, artifacts, and the end of every run; a failed replica's is shown as failed."""
-    selections = [_finish_replica(client, sent.state["children"][name], run / name) for name in facts["replicas"]]
-    selections, parent = [selection for selection in selections if selection], sent.state["parent"]
+    found, leaving, parent = [], Leaving(), sent.state["parent"]
+    for name in facts["replicas"]:
+        with leaving.damaged():
+            found.append(_finish_replica(client, sent.state["children"][name], run / name))
+    selections = [selection for selection in found if selection]
     for rule in selections[0] if selections else ():
         scores = [selection[rule]["score_mean"] for selection in selections]
         client.log_metric(parent, f"score/{rule}", sum(scores) / len(scores))
     client.log_artifact(parent, str(run / "config.gin"))
     client.set_terminated(parent, facts["state"].upper())
+    leaving.tell()
     sent.state["finished"] = True
     sent.save()
 
@@ -134,9 +140,9 @@ def _finish_replica(client: Any, child: str, replica: Path) -> dict[str, dict[st
     """A replica's artifacts, and its scores or why it failed; returns its selection, nothing where it failed."""
     selection: dict[str, dict[str, Any]] = {}
     if (replica / "failure.json").exists():
-        client.set_tag(child, "failure", json.loads((replica / "failure.json").read_text())["reason"])
+        client.set_tag(child, "failure", read_object(replica / "failure.json", "reason")["reason"])
     else:
-        selection = json.loads((replica / "summary.json").read_text())["selection"]
+        selection = read_summary(replica / "summary.json")["selection"]
     for rule, row in selection.items():
         client.log_metric(child, f"score/{rule}", row["score_mean"])
     _log_artifacts(client, child, replica)
