@@ -298,7 +298,7 @@ def check_binding(name: Any, place: str) -> None:
     Raises:
         ConfigError: there is no such parameter; the message names `place` and the nearest names.
     """
-    if not isinstance(name, str) or "." not in name:
+    if not isinstance(name, str) or not all(name.rpartition(".")):
         raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
     selector, _, parameter = name.rpartition(".")
     if fault := _fault(selector, parameter):

@@ -89,6 +89,8 @@ def test_tasks(tasks: Any) -> None:
         ({"a": {5: (1,)}}, "Grid.axes['a']: 5 is no parameter's name. Write it as Configurable.parameter."),
         ({"a": {"x": {5: 1}}}, "Grid.axes['a']: 5 is no parameter's name"),
         ({"a": {"nonsense": (1,)}}, "Grid.axes['a']: 'nonsense' is no parameter's name"),
+        ({"a": {".eta": (1,)}}, "Grid.axes['a']: '.eta' is no parameter's name"),
+        ({"a": {"DiffusionQL.": (1,)}}, "Grid.axes['a']: 'DiffusionQL.' is no parameter's name"),
     ],
 )
 def test_axes(axes: Any, words: str) -> None:
