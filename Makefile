@@ -10,8 +10,8 @@ quickstart: $(VENV)/.base
 
 # The number of diffusion steps, small: 4 values x 3 seeds on the set that ships with dqlab, then the report.
 ablation-demo: $(VENV)/.base
-	$(BIN)/dqlab ablate --grid ablations/steps.gin --gin gin/quickstart.gin --seeds 0 1 2 --steps 2000 \
-	    --set Training.eval_every=500 Training.log_every=250 --out runs/ablation-demo
+	$(BIN)/dqlab ablate --grid ablations/steps.gin --gin gin/quickstart.gin --seeds 0 1 2 --steps 1500 \
+	    --set Training.eval_every=500 Training.log_every=250 Training.execution=eager --out runs/ablation-demo
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .

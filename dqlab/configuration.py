@@ -20,7 +20,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from dqlab.errors import ConfigError, nearest
-from dqlab.gin_registry import configurables
+from dqlab.gin_registry import configurables, short
 from dqlab.registry import contested
 
 CONFIGURABLE = (
@@ -145,6 +145,17 @@ def _by_name(config: Any) -> dict[str, Any]:
 def _written(value: Any) -> bool:
     """Whether a gin file can say this value."""
     return _plain(value) is value or isinstance(value, gin_config.ConfigurableReference)
+
+
+def briefly(bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with names as short as gin understands them."""
+    return {_brief(name): value for name, value in bindings.items()}
+
+
+def _brief(name: str) -> str:
+    scope, slash, rest = name.rpartition("/")
+    selector, dot, parameter = rest.rpartition(".")
+    return f"{scope}{slash}{short(selector)}.{parameter}" if dot else name
 
 
 def as_text(bindings: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from dqlab.ablation.engines.base import STOPPED, Ended, Job
 from dqlab.ablation.planning import Pack
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+STARTING = "starting"
+"""Its process reads data and, where that pays, compiles: half a minute or more."""
 
 
 @dataclass
@@ -69,6 +71,10 @@ class Board:
                 handler(job.id, event)
             return [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
 
+    def _on_starting(self, pack: str, event: Mapping[str, Any]) -> None:
+        for standing in self._members(pack):
+            standing.state = STARTING
+
     def _on_started(self, pack: str, event: Mapping[str, Any]) -> None:
         self._steps(pack, event)
         self._begun[pack] = self._done[pack]
@@ -104,20 +110,21 @@ class Board:
             changed = []
             for cell in self._packs[ended.job.id]:
                 standing = self.cells[cell]
+                before = standing.state
                 if cell in finished:
                     standing.state, standing.share, standing.score = FINISHED, 1.0, finished[cell]
                 elif cell in failed:
                     standing.state, standing.reason = FAILED, failed[cell]
                 else:
                     standing.state = WAITING
-                changed.append(standing)
+                changed += [standing] if standing.state != before else []
             return changed
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""
         with self._lock:
             states = [standing.state for standing in self.cells.values()]
-        return {state: states.count(state) for state in (FINISHED, RUNNING, WAITING, FAILED)}
+        return {state: states.count(state) for state in (FINISHED, RUNNING, STARTING, WAITING, FAILED)}
 
     def seconds_left(self) -> float | None:
         """An estimate by the pace so far; None before there is any."""

@@ -38,7 +38,7 @@ def score_table(analysis: Analysis, settings: Report, caveat: str) -> Table:
     table.add_column("runs", justify="right")
     for rule in settings.rules:
         table.add_column(rule.replace("_", "-"), justify="right")
-    table.add_column("best-online minus last", justify="right")
+    table.add_column("best-online minus last (mean)", justify="right")
     gaps = {gap.label: gap.over_last for gap in analysis.gaps}
     for label in analysis.labels[:SHOWN]:
         table.add_row(*_row(analysis, settings, label, gaps.get(label)))

@@ -50,6 +50,12 @@ def collect(
     )
 
 
+def _about(data: Mapping[str, Any]) -> str:
+    """A dataset in a few words."""
+    rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes" if "rows" in data else ""
+    return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
+
+
 def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
     keys = ("versions", "device", "device_name", "git_commit", "task", "data")
@@ -66,5 +72,5 @@ def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
         "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
         "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),
-        "data": {run["task"]: run["data"] for run in runs},
+        "data": {run["task"]: _about(run["data"]) for run in runs},
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -48,4 +50,5 @@ def request_of(args: argparse.Namespace) -> Request:
         force=args.force,
         retry=args.retry,
         report_only=args.report_only,
+        command=shlex.join(["dqlab", *sys.argv[1:]]),
     )

@@ -12,10 +12,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.ablation.board import FAILED, FINISHED, RUNNING, WAITING, Board, Standing
+from dqlab.ablation.board import FAILED, FINISHED, RUNNING, STARTING, WAITING, Board, Standing
 
-MARKS = {FINISHED: ("●", "green"), RUNNING: ("◐", "yellow"), WAITING: ("·", "dim"), FAILED: ("✗", "bold red")}
-ORDER = (FAILED, RUNNING, FINISHED, WAITING)
+MARKS = {
+    FINISHED: ("●", "green"),
+    RUNNING: ("◐", "yellow"),
+    STARTING: ("◌", "yellow"),
+    WAITING: ("·", "dim"),
+    FAILED: ("✗", "bold red"),
+}
+ORDER = (FAILED, RUNNING, STARTING, FINISHED, WAITING)
 
 
 class GridDisplay:
@@ -56,7 +62,13 @@ class GridDisplay:
         """Tell of cells whose state has changed, where there is no table."""
         for standing in standings if not self._is_live else ():
             cell = standing.cell
-            score = "" if standing.score is None else f"  score {standing.score:.1f}{self._note}"
+            if standing.state == WAITING:
+                continue
+            score = (
+                ""
+                if standing.score is None or standing.state == FAILED
+                else f"  score {standing.score:.1f}{self._note}"
+            )
             why = f"  {standing.reason}" if standing.reason else ""
             counts = self.board.counts()
             text = f"[{counts[FINISHED]}/{len(self.board.cells)}] {cell.label}  {cell.task}  seed {cell.seed}"

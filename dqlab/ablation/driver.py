@@ -53,7 +53,7 @@ def ablate(request: Request, console: Console) -> int:
         state = _state(session, _run(session, record, console) if session.packs else False)
         record.update(state)
         if session.summaries:
-            report_apart(request, console, session.failures, seconds=time.monotonic() - started)
+            report_apart(request, console, session.failures, seconds=record.add_seconds(time.monotonic() - started))
     finally:
         record.update(state)
         if mirror is not None and not mirror.close(session.tracking.patience):

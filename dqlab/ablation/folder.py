@@ -46,11 +46,11 @@ class GridFolder:
         """The report's folder."""
         return self.path / "report"
 
-    def check(self) -> None:
-        """See that a grid can be run here; touches nothing.
+    def check(self, name: str = "") -> None:
+        """See that a grid of that name can be run here; touches nothing.
 
         Raises:
-            RunError: the path is a file, or holds something else.
+            RunError: the path is a file, or holds something else, or another grid.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file, not a folder. Choose another --out.")
@@ -60,6 +60,11 @@ class GridFolder:
         others = [name for name in names if name != LOCK and not name.startswith(".")]
         if others and not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
+        known = self.facts()["name"] if others else name
+        if name and known != name:
+            raise RunError(
+                f"{self.path} holds the grid '{known}', not '{name}'. Choose another --out (and --reuse it)."
+            )
 
     def lock(self) -> None:
         """Claim the folder for this process; the claim ends with the process, however it ends.
@@ -141,6 +146,12 @@ class GridFolder:
     def finished(self) -> dict[str, Path]:
         """Where the summary of every finished cell lies, by the cell's id."""
         return dict(self.ended("summary.json"))
+
+    def elsewhere(self) -> dict[str, Path]:
+        """Summaries of cells that other grids have trained, as far as they are still there; by the cell's id."""
+        known = self.facts().get("elsewhere", {}) if (self.path / "grid.json").exists() else {}
+        found = {cell: Path(folder) / "summary.json" for cell, folder in known.items()}
+        return {cell: path for cell, path in found.items() if path.exists()}
 
     def failed(self) -> dict[str, Mapping[str, Any]]:
         """What is known of cells that failed, by their ids."""

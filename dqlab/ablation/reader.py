@@ -90,7 +90,7 @@ class Reader:
         self.files, self.bindings, self.imports = list(files), list(bindings), list(imports)
         self.loaded = configuration.load(files, bindings, imports)
         self.grid = Grid()
-        self.text = configuration.as_text(configuration.bound())
+        self.text = configuration.as_text(configuration.briefly(configuration.bound()))
         self._names: dict[str, str] = {}
         self._choices: dict[Any, Choices] = {}
         self.found: dict[str, Data] = {}

@@ -66,6 +66,12 @@ class Record:
         session.folder.write_facts(state=state, finished=len(session.summaries), failed=len(session.failures))
         self._written = time.monotonic()
 
+    def add_seconds(self, seconds: float) -> float:
+        """Add the time of this session to those before; their sum."""
+        total = float(self._session.folder.facts().get("seconds", 0.0)) + seconds
+        self._session.folder.write_facts(seconds=total)
+        return total
+
     def keep_up(self) -> None:
         """The same while it runs, not too often."""
         if time.monotonic() - self._written > EVERY:

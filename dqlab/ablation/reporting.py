@@ -37,7 +37,7 @@ def report(request: Request, console: Console, crashes: Crashes | None = None, *
     if not session.summaries:
         raise RunError(f"No cell of the grid has finished in {request.out}: there is nothing to report yet.")
     failures = {**session.failures, **(crashes or {})}
-    known = {"command": f"dqlab ablate --grid {request.files[0]}", **facts}
+    known = {"command": request.command, **facts}
     results = collect(session.name, session.reader, session.plan, session.summaries, failures, known)
     close(results, session.settings, session.folder.report, console)
 

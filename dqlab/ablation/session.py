@@ -28,6 +28,7 @@ class Request:
         force: train all cells again; what there is is set aside.
         retry: try cells again that have diverged.
         report_only: train nothing.
+        command: what was typed, for the record.
     """
 
     files: Sequence[str | Path]
@@ -38,6 +39,7 @@ class Request:
     force: bool = False
     retry: bool = False
     report_only: bool = False
+    command: str = ""
 
 
 @dataclass
@@ -85,8 +87,10 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
     if request.report_only and (request.out / "grid.json").exists():
         reader.remembered = GridFolder(request.out).facts().get("data", {})
     engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
-    folder = GridFolder(request.out)
-    folder.check()
+    name, folder = Path(request.files[0]).stem, GridFolder(request.out)
+    folder.check(name)
+    for path in request.reuse:
+        GridFolder(path).facts()
     if planning_only:
         with no_downloads() as reader.not_fetched:
             plan = make_plan(reader)
@@ -94,7 +98,7 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
         plan = make_plan(reader)
         folder.lock()
         _reset(folder, request)
-    session = Session(Path(request.files[0]).stem, reader, plan, folder, engine, settings, tracking)
+    session = Session(name, reader, plan, folder, engine, settings, tracking)
     take_stock(session, request, planning_only)
     if not request.report_only:
         session.packs = packs_to_run(session)
@@ -112,14 +116,15 @@ def take_stock(session: Session, request: Request, planning_only: bool = False) 
     """See which cells have finished, here or in the folders of other grids, and which have failed.
 
     Raises:
-        RunError: one of the others is no grid's folder; a file is damaged.
+        RunError: a file is damaged.
     """
     wanted = set(session.ids)
     for path in request.reuse if not request.force else ():
-        other = GridFolder(path)
-        other.facts()
-        session.summaries |= {cell: summary for cell, summary in other.finished().items() if cell in wanted}
+        found = GridFolder(path).finished().items()
+        session.summaries |= {cell: summary for cell, summary in found if cell in wanted}
     if not request.force:
+        reused = session.folder.elsewhere().items()
+        session.summaries |= {cell: summary for cell, summary in reused if cell in wanted}
         session.summaries |= {cell: path for cell, path in session.folder.finished().items() if cell in wanted}
     retried = planning_only and (request.force or request.retry)
     for cell, failure in session.folder.failed().items() if not retried else ():

@@ -89,6 +89,7 @@ def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> No
     from dqlab.plugins import load_plugins
     from dqlab.running import train
 
+    tell({"event": "starting"})
     load_plugins()
     loaded = configuration.load([path / PACK], bindings)
     train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)

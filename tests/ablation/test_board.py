@@ -38,7 +38,8 @@ def board() -> Board:
 
 
 def test_a_board_follows_its_packs(board: Board) -> None:
-    assert board.counts() == {"finished": 1, "running": 0, "waiting": 4, "failed": 1}
+    assert board.counts() == {"finished": 1, "running": 0, "starting": 0, "waiting": 4, "failed": 1}
+    assert {each.state for each in board.tell(job("a"), {"event": "starting"})} == {"starting"}
     changed = board.tell(job("a"), {"event": "started", "step": 0, "steps": 100})
     assert [standing.cell.id for standing in changed] == ["0002", "0003"]
     assert board.tell(job("a"), {"event": "progress", "step": 50, "updates_per_second": 3.0}) == []
@@ -51,7 +52,7 @@ def test_a_board_follows_its_packs(board: Board) -> None:
     assert board.cells["0003"].share == 0.5  # it stays where it ended
     board.tell(job("a"), {"event": "of a later version"})
     board.ended(Ended(job("a"), FINISHED), {"0002": 13.0}, {"0003": "NaN"})
-    assert board.counts() == {"finished": 2, "running": 0, "waiting": 2, "failed": 2}
+    assert board.counts() == {"finished": 2, "running": 0, "starting": 0, "waiting": 2, "failed": 2}
     assert (board.cells["0002"].score, board.cells["0002"].share) == (13.0, 1.0)
 
 

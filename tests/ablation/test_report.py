@@ -264,7 +264,7 @@ def test_the_answer_says_what_is_decided() -> None:
     few = with_gaps(made_grid(seeds=2))
     text = answer(few, analyse(few, QUICK), QUICK.rules)
     assert "Of 12 runs, 10 finished, 1 failed and 1 is still to come." in text
-    assert re.search(r"undecided \(nothing is decided below \d+ seeds\)", text)
+    assert re.search(r"undecided \(no test decides below \d+ seeds, however large the difference\)", text)
 
 
 def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:

@@ -199,7 +199,7 @@ def test_cautions(whole: Analysis) -> None:
     assert said(whole, "All scores: not D4RL.")
     assert said(whole, "Few seeds: every setting has 5. Below 10")
     assert said(whole, "2 comparisons with N=5 by each selection rule; p-values are corrected")
-    assert said(whole, "with 5 seeds on 2 tasks, 95% intervals held the true value in")
+    assert said(whole, "with 5 seeds on 1 task, 95% intervals held the true value in")
     assert not said(whole, "One task only")
     facts = {"versions": {"torch": ("2.12", "2.13"), "dqlab": "0.1"}, "device_names": ["H200", "a processor"]}
     grid = replace(made_grid(tasks=(WALKER,), seeds=20), facts=facts)

@@ -60,7 +60,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_pack(tmp_path_factory.mktemp("workers") / "whole", CELLS)
     code, events = run(folder)
     assert code == 0, (folder / "worker.log").read_text()
-    assert [events[0]["event"], events[-1]] == ["started", {"event": "finished"}]
+    assert [event["event"] for event in events[:2]] == ["starting", "started"]
+    assert events[-1] == {"event": "finished"}
     return folder
 
 

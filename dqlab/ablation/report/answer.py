@@ -54,12 +54,14 @@ def _verdicts(analysis: Analysis, rule: str) -> str:
     said = {verdict: _of(analysis, rule, verdict) for verdict in ("better", "worse", "undecided")}
     clauses = [f"{listed([_evidence(row) for row in said[v]], 4)} {_is(said[v])} {v}" for v in said if said[v]]
     few = max(row.seeds for row in comparisons.rows.values()) < analysis.enough
-    reason = f" (nothing is decided below {count(analysis.enough, 'seed')})" if few else ""
+    reason = f" (no test decides below {count(analysis.enough, 'seed')}, however large the difference)" if few else ""
     return f"Against the base, {comparisons.base}: {'; '.join(clauses)}{reason}."
 
 
 def _of(analysis: Analysis, rule: str, verdict: str) -> list[Comparison]:
-    return [row for row in analysis.rules[rule].comparisons.rows.values() if row.verdict == verdict]
+    """Comparisons with that verdict, the largest difference first."""
+    rows = [row for row in analysis.rules[rule].comparisons.rows.values() if row.verdict == verdict]
+    return sorted(rows, key=lambda row: -abs(row.iqm_difference.point))
 
 
 def _evidence(row: Comparison) -> str:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import RULES, GridResults
 from dqlab.ablation.statistics.analysis import Matrix, RuleAnalysis
-from dqlab.ablation.statistics.coverage import COVERED, covered
+from dqlab.ablation.statistics.coverage import COVERAGE, COVERED, simulated
 from dqlab.ablation.statistics.improvement import ENOUGH
 from dqlab.ablation.statistics.references import AVERAGE
 from dqlab.ablation.statistics.same import same_settings
@@ -86,12 +86,13 @@ def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Ma
         yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
     if seeds == 1:
         yield "One seed allows no interval."
-    known = covered(len(results.tasks), seeds)
-    if known and known[0] < COVERED and settings.confidence == 0.95:
+    near = simulated(len(results.tasks), seeds)
+    if near and COVERAGE[near][0] < COVERED and settings.confidence == 0.95:
+        low, high = COVERAGE[near]
         yield (
-            f"The intervals are narrower than they should be: with {_count(seeds, 'seed')} on "
-            f"{_count(len(results.tasks), 'task')}, 95% intervals held the true value in {known[0]} to {known[1]}% of "
-            "simulated grids (docs/statistics.md)."
+            f"The intervals are narrower than they should be: with {_count(near[1], 'seed')} on "
+            f"{_count(near[0], 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
+            "(docs/statistics.md)."
         )
 
 

@@ -25,7 +25,7 @@ COVERAGE: dict[tuple[int, int], tuple[int, int]] = {
 scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.md has the whole table."""
 
 
-def covered(tasks: int, seeds: int) -> tuple[int, int] | None:
-    """Of the largest simulated grid that is not larger than this one; None below all of them."""
+def simulated(tasks: int, seeds: int) -> tuple[int, int] | None:
+    """Tasks and seeds of the largest simulated grid that is not larger than this one; None below all of them."""
     smaller = [grid for grid in COVERAGE if grid[0] <= tasks and grid[1] <= seeds]
-    return COVERAGE[max(smaller)] if smaller else None
+    return max(smaller, default=None)
