@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def write_grid(folder: Path, grid: GridResults, records: int = 5, state: str = "
     facts |= {"labels": grid.labels, "base": grid.base, "tasks": grid.tasks, "seeds": grid.seeds, "gin": grid.gin}
     facts |= {"mlflow_experiment": grid.name, "packs": list(packs), "cells": len(cells)}
     write_state(folder, **facts, finished=len(grid.results), failed=len(grid.failures), state=state)
+    return folder
+
+
+def write_reusing(folder: Path, grid: GridResults, other: Path, reused: Sequence[Cell]) -> Path:
+    """A grid that takes some of its cells from another grid's folder, which has all of them."""
+    results = tuple(result for result in grid.results if result.cell not in reused)
+    write_grid(folder, replace(grid, results=results))
+    (folder / "plan.json").write_text(json.dumps({"cells": [r.cell.as_dict() for r in grid.results], "packs": {}}))
+    elsewhere = {cell.id: str(folder_of(other, grid, cell)) for cell in reused}
+    write_state(folder, cells=len(grid.results), finished=len(grid.results), elsewhere=elsewhere)
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_folders import folder_of, write_grid
+from made_folders import folder_of, write_grid, write_reusing
 from made_grids import TASKS, made_grid
 from mlflow_stores import fresh_store
 from rliable import library, metrics
@@ -238,3 +238,66 @@ def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stored, "connect", lambda uri: client)
     find([], "steps", "", uri)
     assert len(fetched) == 4
+
+
+def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> None:
+    """From another grid's folder, where they have another label; one that is gone is told of."""
+    wanted = compared(write_grid(tmp_path / "whole", GRID)).as_dict()
+    other = write_grid(tmp_path / "other", GRID)
+    for facts in other.glob("packs/*/run.json"):
+        facts.write_text(facts.read_text().replace('"cell": "N=', '"cell": "another label, N='))
+    folder = write_reusing(tmp_path / "steps", GRID, other, [r.cell for r in GRID.results[:8]])
+    assert sorted_groups(compared(folder).as_dict()) == sorted_groups(wanted)
+    assert compared(folder).warnings == ()
+    lost = folder_of(other, GRID, GRID.results[0].cell)
+    lost.rename(tmp_path / "away")
+    said = compared(folder).warnings
+    assert said[0] == f"A reused cell is gone ({lost}): left out. Run the grid again to train them here."
+    assert not any("not finished" in text for text in said)
+
+
+DAMAGED = ("", "{}", "[]", '{"task": "a", "sel', '{"task": "a", "caveat": "", "physics": "", "selection": []}')
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_summary_is_left_out_and_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_grid(tmp_path / "steps", made_grid(values=(2,), tasks=TASKS[:1], seeds=3))
+    summaries = sorted(folder.glob("packs/*/*/summary.json"))
+    summaries[0].write_text(text)
+    result = compared(folder)
+    assert [row.seeds for row, _ in result.scores] == [(1, 2)]
+    assert [f"Left out: {summaries[0]} is damaged" in told for told in result.warnings].count(True) == 1
+    assert not any("not finished" in told for told in result.warnings)
+    for summary in summaries:
+        summary.write_text(text)
+    assert cli.main(["compare", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{summaries[0]} is damaged" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "{", '{"task": "a"}', '{"task": 1, "data": 2, "versions": 3, "replicas": 4}']
+)
+@pytest.mark.parametrize("name", ["run.json", "grid.json"])
+def test_damaged_facts_are_told_in_one_line(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_grid(tmp_path / "steps", made_grid(values=(2, 5), tasks=TASKS[:1], seeds=2))
+    path = folder / name if name == "grid.json" else folder / "packs" / "00000000" / name
+    path.write_text(text)
+    assert cli.main(["compare", str(path.parent)]) == 2
+    said = capsys.readouterr().err
+    assert f"{path} is damaged" in said
+    assert said.count("\n") == 1
+    if name == "run.json":
+        assert [row.group.name for row, _ in compared(folder).scores] == ["N=5"]
+        assert any(f"Left out: {path} is damaged" in told for told in compared(folder).warnings)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{"])
+def test_a_damaged_failure_is_a_failure(text: str, tmp_path: Path) -> None:
+    grid = made_grid(values=(2,), tasks=TASKS[:1], seeds=3)
+    folder = write_grid(tmp_path / "steps", grid)
+    (folder_of(folder, grid, grid.results[0].cell) / "failure.json").write_text(text)
+    assert compared(folder).warnings[0] == "1 run has failed: left out."

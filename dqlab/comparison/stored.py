@@ -15,7 +15,7 @@ from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
 from dqlab.errors import RunError, nearest
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import connect
-from dqlab.tracking.runs import PARENT, all_runs
+from dqlab.tracking.runs import KEY, OWNER, PARENT, all_runs
 
 SCORE = "score/"
 Configure = Callable[[str, str], Mapping[str, str]]
@@ -77,11 +77,18 @@ def _is_replica(run: Any) -> bool:
 
 
 def _found(client: Any, runs: list[Any]) -> Found:
-    replicas = sorted((run for run in runs if _is_replica(run)), key=lambda run: run.info.start_time)
+    replicas = _latest(sorted((run for run in runs if _is_replica(run)), key=lambda run: run.info.start_time))
     done = [run for run in replicas if run.info.status == "FINISHED"]
     failed = sum(run.info.status == "FAILED" for run in replicas)
     configure = _configurations(client, done)
     return Found(tuple(_finished(run, configure) for run in done), failed, len(replicas) - len(done) - failed)
+
+
+def _latest(runs: list[Any]) -> list[Any]:
+    """Of the attempts at one cell of a grid the last one; all other runs."""
+    tags = [run.data.tags for run in runs]
+    cells = [(tag[OWNER], tag[KEY].rpartition(" ")[2]) if KEY in tag else id(tag) for tag in tags]
+    return list(dict(zip(cells, runs, strict=True)).values())
 
 
 def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str, str]]:

@@ -13,16 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_folders import begin_cell, fail_cell, finish_cell, folder_of, write_grid, write_pack, write_state
+from made_folders import (
+    begin_cell,
+    fail_cell,
+    finish_cell,
+    folder_of,
+    write_grid,
+    write_pack,
+    write_reusing,
+    write_state,
+)
 from made_grids import made_grid
 from mlflow_server import Server
 from mlflow_stores import fresh_store
 
 from dqlab.ablation.results import Failure, GridResults
+from dqlab.comparison.compare import find
 from dqlab.errors import RunError
 from dqlab.report import sync
 from dqlab.tracking import grid as grid_module
 from dqlab.tracking.cells import config_digest, parameter
+from dqlab.tracking.damage import LeftOutError
 from dqlab.tracking.grid import send_grid
 from dqlab.tracking.mirror import Mirror
 from dqlab.tracking.mlflow import connect
@@ -101,9 +112,9 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     pack = next(run for run in found["pack"] if run.info.run_id == cell.data.tags["mlflow.parentRunId"])
     assert pack.data.params == {"N": "2", "task": cell.data.tags["task"], "cells": "2"}, "what its cells share"
     top = found["grid"][0]
-    assert top.data.params["name"] == "steps"
-    assert top.data.params["base"] == "N=2"
-    assert top.data.params["cells"] == "8"
+    assert top.data.tags["grid"] == "steps"
+    assert top.data.tags["base"] == "N=2"
+    assert top.data.tags["cells"] == "8"
     assert top.data.tags["version.torch"] == "2.13.0"
     assert {item.path for item in client.list_artifacts(top.info.run_id)} == {"grid.gin", "report"}
     assert {item.path for item in client.list_artifacts(top.info.run_id, "report/figures")} == {
@@ -311,3 +322,128 @@ def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> Non
     assert config_digest(text) == config_digest("# made today\nExperiment.task = 'a'\nA.x = 1\nExperiment.seeds = (7,)")
     assert config_digest(text) != config_digest(text.replace("A.x = 1", "A.x = 2"))
     assert config_digest(text) != config_digest(text.replace("'a'", "'b'"))
+
+
+def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
+    """One each, however often they are sent; one that is gone is left out and told of, the others are not."""
+    other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
+    reused = [result.cell for result in SMALL.results[:3]]
+    folder = write_reusing(tmp_path / "steps", SMALL, other, reused)
+    lost = folder_of(other, SMALL, reused[0])
+    lost.rename(tmp_path / "away")
+    with pytest.raises(LeftOutError, match=f"{lost} is gone"):
+        send_grid(folder, uri, "steps")
+    assert len(stored(uri)["cell"]) == 7
+    (tmp_path / "away").rename(lost)
+    for _ in range(2):
+        send_grid(folder, uri, "steps")
+    found = stored(uri)
+    by_source = {run.data.tags["reused_from"]: run for run in found["cell"] if "reused_from" in run.data.tags}
+    assert (len(found["cell"]), set(by_source)) == (8, {str(folder_of(other, SMALL, cell)) for cell in reused})
+    run, result = by_source[str(lost)], SMALL.results[0]
+    assert run.data.tags["mlflow.parentRunId"] == found["grid"][0].info.run_id
+    assert run.data.params == {"N": "2", "seed": "0", "task": result.cell.task}
+    assert run.data.metrics == {f"score/{rule}": row["score_mean"] for rule, row in result.summary["selection"].items()}
+    assert {item.path for item in connect(uri).list_artifacts(run.info.run_id)} >= {"config.gin", "summary.json"}
+    assert {run.info.status for run in found["cell"]} == {"FINISHED"}
+    progress = connect(uri).get_metric_history(found["grid"][0].info.run_id, "finished_cells")
+    assert sorted(point.value for point in progress) == list(range(1, 9))
+    assert len(find([found["grid"][0].info.run_id], None, "", uri).runs) == 8
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set aside, then trained under the same ids; a sender that dies in between leaves none twice."""
+    folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
+    send_grid(folder, uri, "steps")
+    first = {run.info.run_id for run in stored(uri)["cell"]}
+    (folder / "packs").rename(folder / "packs-until-today")
+    again = made_grid(values=(2, 5), seeds=2, score=lambda value, task, seed: 10.0 + seed)
+    write_grid(folder, again)
+    later = time.time() + 5
+    for config in folder.glob("packs/*/*/config.gin"):
+        os.utime(config, (later, later))
+        (config.parent / "metrics.jsonl").unlink()
+    if dies:
+        dying, client_of = _Dying(connect(uri), "create_run", 3, True), grid_module.connect
+        monkeypatch.setattr(grid_module, "connect", lambda uri: dying)
+        with pytest.raises(ConnectionError):
+            send_grid(folder, uri, "steps")
+        monkeypatch.setattr(grid_module, "connect", client_of)
+    send_grid(folder, uri, "steps")
+    new = [run for run in stored(uri)["cell"] if run.info.run_id not in first]
+    assert len(new) == 8
+    assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
+        ("FINISHED", 10.0)
+    }
+    found = find([stored(uri)["grid"][0].info.run_id], None, "", uri)
+    assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
+
+
+def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
+    folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
+    send_grid(folder, uri, "steps")
+    write_grid(folder, made_grid(values=(2, 5, 10), seeds=3))
+    write_state(folder, gin="a longer grid")
+    send_grid(folder, uri, "steps")
+    top = stored(uri)["grid"][0]
+    assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "18")
+    assert not top.data.params, "which could not follow"
+    assert Path(connect(uri).download_artifacts(top.info.run_id, "grid.gin")).read_text() == "a longer grid"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("summary.json", "{}"), ("summary.json", "[]"), ("failure.json", "{}"), ("metrics.jsonl", "{]\n")],
+)
+def test_a_mirror_goes_on_after_a_damaged_cell(name: str, text: str, tmp_path: Path) -> None:
+    folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
+    path = folder_of(folder, SMALL, SMALL.results[0].cell) / name
+    whole = path.read_text() if path.exists() else None
+    path.write_text(text)
+    with pytest.raises(LeftOutError, match=f"{path} is damaged"):
+        send_grid(folder, uri, "steps", over=True)
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 7, "KILLED": 1}
+    assert stored(uri)["grid"][0].info.status == "FINISHED"
+    path.write_text(whole) if whole else path.unlink()
+    send_grid(folder, uri, "steps", over=True)
+    check_complete(uri, folder, SMALL)
+
+
+def test_a_mirror_says_once_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    broken = folder / "packs" / "00000000" / "run.json"
+    broken.write_text("{}")
+    assert not Mirror(folder, "steps").close(patience=60.0), "not all of it was sent"
+    assert (folder / "mlflow.log").read_text().count(f"left out: {broken} is damaged") == 1
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 6}
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{"])
+def test_a_damaged_grid_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_grid(tmp_path / "steps", SMALL)
+    (folder / "grid.json").write_text(text)
+    with pytest.raises(RunError, match=f"{folder}/grid.json is damaged"):
+        sync(folder)
+
+
+@pytest.mark.parametrize("kind", ["cell", "pack"])
+def test_deleted_runs_stay_deleted_and_others_go_on(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, folder = fresh_store(tmp_path), tmp_path / "steps"
+    pending = tuple(result.cell for result in SMALL.results)
+    write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")
+    send_grid(folder, uri, "steps")
+    deleted = stored(uri)[kind][0].info.run_id
+    connect(uri).delete_run(deleted)
+    write_grid(folder, SMALL)
+    for _ in range(2):
+        send_grid(folder, uri, "steps", over=True)
+    assert capsys.readouterr().out.count(f"run {deleted} was deleted in MLflow") == 1
+    runs = [run for found in stored(uri).values() for run in found]
+    assert (len(runs), {run.info.status for run in runs}) == (1 + 4 + 8 - 1, {"FINISHED"})
+    (folder / "mlflow.json").unlink()
+    send_grid(folder, uri, "steps", over=True)
+    assert len(stored(uri)["cell"]) == (15 if kind == "cell" else 16), "all of it, anew"
