@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -281,3 +282,15 @@ def test_as_dict_is_plain_json(whole: Analysis) -> None:
     broken = replace(whole, confidence=math.nan)
     with pytest.raises(ValueError, match="not finite"):
         broken.as_dict()
+
+
+@pytest.mark.parametrize(("more", "compared"), [({}, True), ({"hopper-medium-v2": (50.0,)}, False)])
+def test_a_published_average_stands_beside_ours_over_the_same_tasks(more: dict[str, Any], compared: bool) -> None:
+    grid = made_grid((5,), score=lambda value, task, seed: 50.0 if task == TASKS[0] else 70.0)
+    published = {"N=5": {TASKS[0]: (52.0,), "average": (61.0,), **more}}
+    found = analyse(grid, Report(reps=100, reference=published, reference_rule="last")).references
+    assert found is not None
+    row = next(row for row in found.rows if row.task == "average")
+    assert (row.ours is not None) == compared
+    assert row.difference == (pytest.approx(-1.0) if compared else None)
+    assert found.averages[0].tasks == (TASKS[0],)  # the average row is no task of its own

@@ -65,12 +65,13 @@ def _table(table: Table) -> str:
     lines = [heads, *([_unders(table.columns)] if any(column.under for column in table.columns[1:]) else [])]
     body = [" & ".join(_value(value, row[0].text in table.strong) for value in row) for row in table.rows]
     words = table.words()
+    base = " The base's name is in bold." if table.strong else ""
     columns = "".join("l" if place in words else "r" for place in range(len(table.columns)))
     return "\n".join(
         [
             r"\begin{table}[t]",
             r"  \centering\small\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{escape(table.caption)}}}",
+            rf"  \caption{{{escape(table.caption + base)}}}",
             rf"  \label{{tab:{table.name.replace('_', '-')}}}",
             rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",

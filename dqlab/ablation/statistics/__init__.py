@@ -24,7 +24,7 @@ from dqlab.ablation.statistics.curves import curves
 from dqlab.ablation.statistics.gaps import checkpoint_gaps
 from dqlab.ablation.statistics.improvement import ENOUGH
 from dqlab.ablation.statistics.matrices import matrices_of, runs_of
-from dqlab.ablation.statistics.references import check_reference, references_of
+from dqlab.ablation.statistics.references import references_of
 from dqlab.ablation.statistics.resampling import Bootstrap
 from dqlab.ablation.statistics.rules import by_rule
 
@@ -53,11 +53,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
 
     Intervals are percentile intervals of rliable's stratified bootstrap with `settings.reps` repetitions, from the same
     draws every time: equal results have equal intervals. numpy's global generator is left as it was.
-
-    Raises:
-        ConfigError: the settings' reference cannot be read.
     """
-    check_reference(settings)
     bootstrap = Bootstrap(settings.reps, settings.confidence)
     runs = {rule: runs_of(results, rule) for rule in RULES}
     matrices = matrices_of(runs)

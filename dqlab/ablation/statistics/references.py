@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from dqlab.ablation.report_settings import Report
-from dqlab.ablation.report_settings import check_reference as check_reference
 from dqlab.ablation.statistics.analysis import Estimate, ReferenceAverage, ReferenceRow, References, RuleAnalysis
 
 AVERAGE = "average"
@@ -20,7 +19,8 @@ def references_of(rules: Mapping[str, RuleAnalysis], settings: Report) -> Refere
         return None
     own = rules[settings.reference_rule]
     ours = {(row.label, row.task): row.mean for row in own.per_task}
-    ours |= {(label, AVERAGE): aggregates.mean for label, aggregates in own.aggregates.items()}
+    if _tasks(settings) <= {row.task for row in own.per_task}:  # the average of fewer tasks is another figure
+        ours |= {(label, AVERAGE): aggregates.mean for label, aggregates in own.aggregates.items()}
     found = tuple(
         _row(label, task, published, ours.get((label, task)))
         for label, tasks in settings.reference.items()
@@ -28,6 +28,11 @@ def references_of(rules: Mapping[str, RuleAnalysis], settings: Report) -> Refere
     )
     averages = tuple(_average(label, [row for row in found if row.label == label]) for label in settings.reference)
     return References(settings.reference_rule, settings.reference_source, found, averages)
+
+
+def _tasks(settings: Report) -> set[str]:
+    """Tasks that published scores are given of."""
+    return {task for scores in settings.reference.values() for task in scores} - {AVERAGE}
 
 
 def _row(label: str, task: str, published: tuple[float, ...], ours: Estimate | None) -> ReferenceRow:
