@@ -255,8 +255,8 @@ def test_preempted_slurm_jobs_are_requeued_and_go_on(tmp_path: Path, monkeypatch
     job, submitted = made_job(tmp_path / "a", steps=40, seconds=0.05), []
     submit = SlurmEngine.submit
 
-    def keep(engine: SlurmEngine, job: Job) -> Any:
-        submitted.append(submit(engine, job))
+    def keep(engine: SlurmEngine, job: Job, *notes: Any) -> Any:
+        submitted.append(submit(engine, job, *notes))
         return submitted[-1]
 
     monkeypatch.setattr(SlurmEngine, "submit", keep)

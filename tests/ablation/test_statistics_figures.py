@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from dqlab.ablation.statistics import sign_flips
 from dqlab.ablation.statistics.aggregates import aggregates_of
-from dqlab.ablation.statistics.coverage import COVERAGE, covered
+from dqlab.ablation.statistics.coverage import COVERAGE, simulated
 from dqlab.ablation.statistics.improvement import ENOUGH, wins
 from dqlab.ablation.statistics.matrices import Of
 from dqlab.ablation.statistics.metrics import iqm, mean, median, optimality_gap
@@ -162,6 +162,6 @@ def test_two_runs_hold_the_median_between_them_half_of_the_time(simulation: Modu
 
 
 def test_coverage_of_the_next_smaller_grid() -> None:
-    assert covered(9, 25) == COVERAGE[9, 20]
-    assert covered(5, 7) == COVERAGE[3, 5]
-    assert covered(1, 1) is None
+    assert simulated(9, 25) == (9, 20)
+    assert simulated(5, 7) == (3, 5)
+    assert simulated(1, 1) is None
