@@ -20,6 +20,7 @@ from dqlab.envs.tasks import make_env
 from dqlab.experiment import DTYPES, Experiment
 from dqlab.training.execution import Budget, Eager, execution_modes
 from dqlab.training.memory import need
+from dqlab.training.pack import Pack as Replicas
 from dqlab.training.sampler_core import SamplerCore
 from dqlab.training.step import Step
 from dqlab.training.work import flops_of_update
@@ -99,36 +100,45 @@ def load_pack(pack: Pack) -> tuple[Experiment, bool]:
 
 
 def measure(pack: Pack, seconds: float = LONG) -> Cost:
-    """Time updates and evaluations of a pack, and count its memory."""
+    """Time updates and evaluations of a pack, and count its memory.
+
+    On a CPU replicas are computed one by one, so that one is measured for all.
+    """
     experiment, on_gpu = load_pack(pack)
     experiment.check()
     plan, device = experiment.plan, experiment.the_device
-    replicas = experiment.pack()
-    data = _made_up(experiment)
-    step = Step(replicas, data, plan.batch_size, Eager())
+    times = len(pack.cells) if device.type == "cpu" else 1
+    replicas = experiment.pack(experiment.the_replicas[:1] if device.type == "cpu" else None)
+    step = Step(replicas, _made_up(experiment), plan.batch_size, Eager())
 
     def update() -> None:
         step()
         replicas.synchronize()
 
-    work = float(flops_of_update(replicas, plan.batch_size) * plan.steps)
+    work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
     mode = execution_modes.get(plan.execution)().settle(Budget(device, work))
     factor = COMPILED if mode.preparation else 1.0
-    core = SamplerCore(replicas, plan.eval_episodes, Eager())
-    noise = core.noise_stream("calibration").at(0)
-    states = torch.zeros(replicas.replicas, plan.eval_episodes, experiment.dims.state)
-    a_step = factor * _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
-    a_step += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
+    updating = plan.steps * factor * _seconds(update, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
-    evaluating = evaluations * experiment.the_task.episode_limit * a_step
+    acting = factor * _act_seconds(experiment, replicas, seconds)
+    acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
+    evaluating = evaluations * experiment.the_task.episode_limit * acting
     needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.working
     return Cost(
-        START + plan.steps * factor * _seconds(update, seconds) + evaluating,
+        START + times * (updating + evaluating),
         PROCESS + (0 if on_gpu else training) + _file_bytes(pack),
         training if on_gpu else 0,
         experiment.the_threads,
     )
+
+
+def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> float:
+    """Seconds that actions for one step of all episodes take."""
+    core = SamplerCore(replicas, experiment.plan.eval_episodes, Eager())
+    noise = core.noise_stream("calibration").at(0)
+    states = torch.zeros(replicas.replicas, experiment.plan.eval_episodes, experiment.dims.state)
+    return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
 
 
 def _file_bytes(pack: Pack) -> int:
