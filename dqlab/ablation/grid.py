@@ -132,8 +132,11 @@ class Grid:
 
         Raises:
             ConfigError: an axis is neither a parameter with values nor labels with bindings, or sets what is unknown;
-                an exclusion names no point, or all are excluded; two settings have one label.
+                an exclusion names no point, or all are excluded; two settings have one label, or two axes one
+                parameter.
         """
+        if shared := _twice(complete(name) for names in self.parameters.values() for name in names):
+            raise ConfigError(f"Grid.axes: several axes set {shared[0]}, and only one can. Make one axis of them.")
         exclusions = _exclusions(self.exclude, self.points)
         found = [_combined(combination) for combination in product(*self.points.values())]
         kept = [setting for setting in found if not any(out.items() <= setting.points.items() for out in exclusions)]

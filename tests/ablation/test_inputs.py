@@ -237,3 +237,10 @@ def test_different_numbers_of_updates_get_a_caution() -> None:
 
     assert "Cells were trained for different numbers of updates: 40; 20,000." in cautions_of(with_steps(20000, 40))
     assert "numbers of updates" not in cautions_of(with_steps(40))
+
+
+def test_no_two_axes_set_one_parameter() -> None:
+    configuration.load([])
+    axes = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}, "kind": {"a": {}, "b": {"algorithm.DiffusionQL.eta": 2.0}}}
+    with pytest.raises(ConfigError, match=r"several axes set algorithm.DiffusionQL.eta"):
+        Grid(axes=axes)
