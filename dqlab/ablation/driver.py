@@ -112,10 +112,9 @@ def _count(number: int, thing: str) -> str:
 
 
 def _state(session: Session, interrupted: bool) -> str:
-    left = set(session.ids) - set(session.summaries)
-    if interrupted and left - set(session.failures):
+    if interrupted and session.pending:
         return "interrupted"
-    return "incomplete" if left else "finished"
+    return "incomplete" if session.pending or session.failures else "finished"
 
 
 def _last_words(session: Session, state: str, console: Console) -> int:
@@ -129,8 +128,6 @@ def _last_words(session: Session, state: str, console: Console) -> int:
     if not session.summaries:
         console.print("No cell has a result: there is no report.", soft_wrap=True)
     if state == "interrupted":
-        left = set(session.ids) - set(session.summaries) - set(session.failures)
-        console.print(
-            f"Interrupted with {_count(len(left), 'cell')} to go: the same command continues.", soft_wrap=True
-        )
+        left = _count(len(session.pending), "cell")
+        console.print(f"Interrupted with {left} to go: the same command continues.", soft_wrap=True)
     return {"finished": 0, "incomplete": 1, "interrupted": 130}[state]

@@ -72,6 +72,11 @@ class Session:
         """Of all cells."""
         return [planned.cell.id for planned in self.plan.cells]
 
+    @property
+    def pending(self) -> set[str]:
+        """Ids of the cells that have neither a result nor a failure."""
+        return set(self.ids) - set(self.summaries) - set(self.failures)
+
 
 def open_session(request: Request, planning_only: bool = False) -> Session:
     """Read a grid and what there is of it.
@@ -134,7 +139,7 @@ def take_stock(session: Session, request: Request, planning_only: bool = False) 
 
 def packs_to_run(session: Session) -> list[Pack]:
     """Packs that have begun, as they were; and new ones of all other cells without a result."""
-    pending = set(session.ids) - set(session.summaries) - set(session.failures)
+    pending = session.pending
     planned = {p.cell.id: p for p in session.plan.cells}
     begun = session.folder.open_packs(pending)
     kept = []
