@@ -15,7 +15,9 @@ import pytest
 from baseline import Agent, evaluate
 from subjects import DIMS, devices, modes, new_mode, new_pack, synchronizer
 
-from dqlab.envs.tasks import Task, make_env, tasks
+from dqlab.envs.backend import GymnasiumEnvironments
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task, tasks
 from dqlab.evaluation import Evaluator
 
 pytest.importorskip("mujoco")
@@ -53,8 +55,11 @@ def short_walk() -> Task:
 
 def test_evaluation(measure: Callable[..., Any], case: Case) -> None:
     evaluator, mode = Evaluator(short_walk(), "mujoco210", case.episodes), new_mode(case.mode)
-    for env in evaluator.prepare(1):
+    environments = GymnasiumEnvironments(short_walk(), "mujoco210")
+    environments.prepare(case.episodes)
+    for env in environments.envs:
         endless(env)
+    evaluator.environments = environments
     pack, agent = new_pack(1, case.device), Agent(DIMS.state, DIMS.action, case.device)
     alone = endless(make_env(short_walk()))
     (episodes,) = evaluator.run(pack, 0, mode)

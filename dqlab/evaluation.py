@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqlab.envs.tasks import Task, make_env
+from dqlab.envs.backend import Environments, env_backends
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError
 from dqlab.training.execution import Eager, Mode
 from dqlab.training.model_selection import Episodes
@@ -26,23 +28,29 @@ def initial_seeds(seed: int, step: int, episodes: int) -> list[int]:
     return [int(value) for value in sequence.generate_state(episodes)]
 
 
+def group_seeds(seed: int, step: int, episodes: int) -> list[int]:
+    """What an evaluation's episodes share: the official code evaluates in one environment, made for the occasion."""
+    return [int(np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step, 1]).generate_state(1)[0])] * episodes
+
+
 class Evaluator:
     """Rolls out the replicas of a pack.
 
     Args:
         task: whose environment; `physics` as in `make_env`.
         episodes: E, of each replica.
+        backend: what steps the environments, a name from the `env_backend` registry.
 
     Attributes:
         standardised_by: mean and deviation of the states (S,) that the policies were trained on; empty for none.
     """
 
-    def __init__(self, task: Task, physics: str, episodes: int) -> None:
+    def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium") -> None:
         if episodes < 1:
             raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes}.")
         self.task, self.physics, self.episodes = task, physics, episodes
         self.standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ())
-        self._envs: list[Any] = []
+        self._make = env_backends.get(backend)
         self._eager = Eager()
         self._core: tuple[Pack, Mode, SamplerCore] | None = None
 
@@ -70,20 +78,21 @@ class Evaluator:
             pack, step, mode: as in `run`.
             rows: the replicas that act; what is given for others means nothing.
         """
-        envs = self.prepare(pack.replicas)
-        seeds = [seed for replica in pack.seeds for seed in initial_seeds(replica, step, self.episodes)]
-        states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+        seeds, groups = (
+            [number for replica in pack.seeds for number in numbers(replica, step, self.episodes)]
+            for numbers in (initial_seeds, group_seeds)
+        )
+        states = self.environments.reset(seeds, groups)
         act = self._actor(self._core_of(pack, mode), step)
-        returns, lengths, faulty = self._roll(envs, states, act, rows)
+        returns, lengths, faulty = self._roll(states, act, rows)
         fault = f"NaN or infinite actions after {step} updates"
         pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
         return [Episodes(*pair, fault if row in faulty else "") for row, pair in enumerate(pairs)]
 
-    def prepare(self, replicas: int) -> list[Any]:
-        """The environments of that many replicas, built where they are not yet."""
-        while len(self._envs) < replicas * self.episodes:
-            self._envs.append(make_env(self.task, self.physics))
-        return self._envs[: replicas * self.episodes]
+    @cached_property
+    def environments(self) -> Environments:
+        """What is stepped, made once."""
+        return self._make(self.task, self.physics)
 
     def _core_of(self, pack: Pack, mode: Mode) -> SamplerCore:
         """The sampler of this pack, kept from evaluation to evaluation: compiled or captured once."""
@@ -106,24 +115,23 @@ class Evaluator:
         return act
 
     def _roll(
-        self, envs: Sequence[Any], states: NDArray[Any], act: Callable[..., NDArray[Any]], rows: Collection[int]
+        self, states: NDArray[Any], act: Callable[..., NDArray[Any]], rows: Collection[int]
     ) -> tuple[NDArray[Any], NDArray[Any], set[int]]:
         """Returns and lengths (K * E,) of all episodes, and the rows whose actions were not finite."""
-        returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), dtype=np.int64)
-        live = [i for i in range(len(envs)) if i // self.episodes in rows]
+        returns, lengths = np.zeros(len(states)), np.zeros(len(states), dtype=np.int64)
+        live = np.array([i for i in range(len(states)) if i // self.episodes in rows], dtype=np.int64)
         faulty: set[int] = set()
         time = 0
-        while live:
+        while len(live):
             actions = act(states, time)
             bad = np.flatnonzero(~np.isfinite(actions).all(axis=1)) // self.episodes
-            faulty |= set(bad.tolist()) & {i // self.episodes for i in live}
-            live = [i for i in live if i // self.episodes not in faulty]
-            still = []
-            for i in live:
-                states[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
-                returns[i] += reward
-                lengths[i] += 1
-                if not (terminated or truncated):
-                    still.append(i)
-            live, time = still, time + 1
+            faulty |= set(bad.tolist()) & set((live // self.episodes).tolist())
+            live = live[~np.isin(live // self.episodes, list(faulty))]
+            if not len(live):
+                break
+            stepped = self.environments.step(live.tolist(), actions[live])
+            states[live] = stepped.state
+            returns[live] += stepped.reward
+            lengths[live] += 1
+            live, time = live[~stepped.over], time + 1
         return returns, lengths, faulty

@@ -19,6 +19,7 @@ from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
+from dqlab.envs.backend import env_backends
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of, place_of
@@ -52,6 +53,7 @@ class Experiment:
             what is trained together instead; `set` binds scalar hyper-parameters of the algorithm.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
         dtype: `float32` or `float64`.
+        env_backend: what steps the environments of evaluations, a name from its registry.
         precision: of the networks' matrix products, a name from the `precision` registry; `full` is that of `dtype`.
         threads: CPU threads of the tensor library; 0 chooses by size.
         cell: label of the ablation's cell that this is, for the record; empty where it is none.
@@ -61,6 +63,7 @@ class Experiment:
     algorithm: str = "diffusion_ql"
     seeds: tuple[int, ...] = (0,)
     physics: str = "mujoco210"
+    env_backend: str = "gymnasium"
     device: str = "auto"
     dtype: str = "float32"
     precision: str = "full"
@@ -168,6 +171,7 @@ class Experiment:
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
+        env_backends.get(self.env_backend)
         each = [self.algorithm_of(replica) for replica in self.the_replicas]
         try:
             check_varied(each, self.dims)
@@ -213,7 +217,7 @@ class Experiment:
     def evaluator(self, episodes: int | None = None) -> Evaluator:
         """Roll-outs on the task's environment."""
         wanted = self.plan.eval_episodes if episodes is None else episodes
-        return Evaluator(self.the_task, self.physics, wanted)
+        return Evaluator(self.the_task, self.physics, wanted, self.env_backend)
 
 
 def _where(error: Exception) -> str:
@@ -232,6 +236,7 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "seeds": sorted({replica.seed for replica in experiment.the_replicas}),
         "replicas": {replica.name: replica.as_dict() for replica in experiment.the_replicas},
         "physics": experiment.physics,
+        "env_backend": experiment.env_backend,
         "device": str(experiment.the_device),
         "threads": experiment.the_threads,
         "precision": experiment.precision,

@@ -112,7 +112,7 @@ def train(
     experiment, tracking, folder = Experiment(), Tracking(), RunFolder(path)
     experiment.check()
     evaluator = experiment.evaluator()
-    evaluator.prepare(len(experiment.the_replicas))
+    evaluator.environments.prepare(len(experiment.the_replicas) * evaluator.episodes)
     folder.check(resume)
     data = _load_data(experiment, Console(stderr=True) if quiet else console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)

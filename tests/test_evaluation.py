@@ -10,7 +10,8 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.envs.tasks import make_env, tasks
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
 from dqlab.evaluation import Evaluator, initial_seeds
 from dqlab.networks.denoisers import MLPDenoiser

@@ -16,7 +16,7 @@ from dqlab.ablation.planning import Pack
 from dqlab.ablation.reader import for_this_machine
 from dqlab.algorithms.base import Batch
 from dqlab.data.transitions import Provenance, Transitions
-from dqlab.envs.tasks import make_env
+from dqlab.envs.making import make_env
 from dqlab.experiment import DTYPES, Experiment
 from dqlab.training.execution import Budget, Eager, execution_modes
 from dqlab.training.memory import need

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dqlab.envs.tasks import Task, make_env
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.registry import configurable
 

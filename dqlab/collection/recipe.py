@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dqlab.collection.behaviour import BehaviourPolicy, BehaviourTraining
 from dqlab.data.d4rl import write_d4rl
-from dqlab.envs.tasks import Task, make_env, tasks
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import DataError
 from dqlab.fields import check_fields, require
 from dqlab.files import write_text

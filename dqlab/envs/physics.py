@@ -8,6 +8,7 @@ old values into a compiled model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,19 @@ from numpy.typing import NDArray
 
 from dqlab.registry import Registry
 
-DENSITY = 1000.0  # kg / m^3, MuJoCo's default, which all three locomotion models use
+
+@dataclass(frozen=True)
+class Body:
+    """What a compiled model does not tell about how its bodies' masses came about.
+
+    Attributes:
+        density: kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use.
+        total_mass: kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it.
+    """
+
+    density: float = 1000.0
+    total_mass: float | None = None
+
 
 physics_laws: Registry[Any] = Registry(
     "physics",
@@ -27,10 +40,10 @@ physics_laws: Registry[Any] = Registry(
 Array = NDArray[np.float64]
 
 
-def capsule_as_cylinder(radius: float, half_length: float) -> tuple[float, Array]:
+def capsule_as_cylinder(radius: float, half_length: float, density: float = 1000.0) -> tuple[float, Array]:
     """Mass (kg) and principal inertia (3,), z along the axis, of a capsule as MuJoCo <= 2.1.1 compiled it."""
     length = 2.0 * half_length + radius
-    mass = DENSITY * np.pi * radius**2 * length
+    mass = density * np.pi * radius**2 * length
     across = mass * (3.0 * radius**2 + length**2) / 12.0
     return mass, np.array([across, across, mass * radius**2 / 2.0])
 
@@ -43,11 +56,11 @@ def _rotation(quat: Array) -> Array:
     return matrix.reshape(3, 3)
 
 
-def _body_inertia(model: Any, body: int) -> tuple[float, Array, Array]:
+def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, Array]:
     """Mass, centre of mass (3,) and inertia tensor (3, 3) about it, in the body's frame, from its capsules."""
     first = model.body_geomadr[body]
     geoms = range(first, first + model.body_geomnum[body])
-    parts = [capsule_as_cylinder(*model.geom_size[g][:2]) for g in geoms]
+    parts = [capsule_as_cylinder(model.geom_size[g][0], model.geom_size[g][1], density) for g in geoms]
     masses = np.array([mass for mass, _ in parts])
     positions = model.geom_pos[list(geoms)]
     centre = masses @ positions / masses.sum()
@@ -73,12 +86,12 @@ def _principal(tensor: Array) -> tuple[Array, Array]:
 
 
 @physics_laws.register("mujoco210", source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco data")
-def legacy_inertia(model: Any, total_mass: float | None = None) -> None:
+def legacy_inertia(model: Any, about: Body = Body()) -> None:
     """Give every capsule-built body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
 
     Args:
         model: an `mujoco.MjModel` whose moving bodies consist of capsules only.
-        total_mass: kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it.
+        about: what the compiled model does not tell.
 
     Raises:
         ValueError: a moving body has a geom that is not a capsule.
@@ -88,18 +101,18 @@ def legacy_inertia(model: Any, total_mass: float | None = None) -> None:
     if np.any(model.geom_type[model.geom_bodyid > 0] != mujoco.mjtGeom.mjGEOM_CAPSULE):
         raise ValueError("MuJoCo 2.1 inertias are known for bodies made of capsules only")
     for body in range(1, model.nbody):
-        mass, centre, tensor = _body_inertia(model, body)
+        mass, centre, tensor = _body_inertia(model, body, about.density)
         inertia, quat = _principal(tensor)
         model.body_mass[body] = mass
         model.body_ipos[body], model.body_iquat[body] = centre, quat
         model.body_inertia[body] = inertia
-    if total_mass is not None:
-        scale = total_mass / model.body_mass.sum()
+    if about.total_mass is not None:
+        scale = about.total_mass / model.body_mass.sum()
         model.body_mass *= scale
         model.body_inertia *= scale
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
 @physics_laws.register("modern", source="the installed MuJoCo release")
-def modern_inertia(model: Any, total_mass: float | None = None) -> None:
+def modern_inertia(model: Any, about: Body = Body()) -> None:
     """Leave the compiled model as the installed MuJoCo made it: exact capsules, scores unlike D4RL's."""

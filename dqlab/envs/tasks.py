@@ -1,16 +1,15 @@
-"""The tasks: D4RL's names, reference scores, episode limits and files, as data (Fu et al. 2020; D4RL 1.1)."""
+"""The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json)."""
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
-from dqlab.envs.physics import physics_laws
-from dqlab.errors import ConfigError
+from dqlab.envs.physics import Body
 from dqlab.registry import Registry
-
-D4RL_ROOT = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 
 
 @dataclass(frozen=True)
@@ -19,14 +18,16 @@ class Task:
 
     Attributes:
         name: D4RL's name, such as `walker2d-medium-expert-v2`.
-        robot: the body, which fixes environment and reference scores.
+        robot: the environment among D4RL's, such as `walker2d` or `antmaze-large`; tasks with the same one share it.
         env_id: the Gymnasium environment with the same observation, reward and termination as D4RL's, as `NAME`, or
             `MODULE:NAME` where importing a module registers it.
         min_score, max_score: returns that D4RL scores as 0 and 100.
         episode_limit: steps after which an episode is truncated.
-        file: the dataset's file, relative to D4RL's server; empty where D4RL has none.
+        file: the dataset's file, relative to D4RL's root; empty where D4RL has none.
         state_dim, action_dim: widths of observation and action; actions lie in [-1, 1].
-        total_mass: kg, where the robot's XML fixes it.
+        body: what a physics law must know of the model's bodies; None for a model that needs no correction.
+        env_kwargs: arguments of the environment.
+        extra: the extra of dqlab's that installs what the environment needs; empty for none.
     """
 
     name: str
@@ -38,7 +39,9 @@ class Task:
     file: str
     state_dim: int
     action_dim: int
-    total_mass: float | None = None
+    body: Body | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    extra: str = ""
 
     def score(self, episode_return: Any) -> Any:
         """D4RL's normalised score (0 random, 100 expert) of an undiscounted return, or of an array of them."""
@@ -47,55 +50,29 @@ class Task:
     @property
     def url(self) -> str:
         """Where D4RL publishes the dataset."""
-        return D4RL_ROOT + self.file
+        return str(D4RL["root"]) + self.file
 
 
 tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
 
-# robot: environment, scores 0 and 100, widths of state and action, total mass
-ROBOTS: dict[str, tuple[str, float, float, int, int, float | None]] = {
-    "walker2d": ("Walker2d-v4", 1.629008, 4592.3, 17, 6, None),
-    "hopper": ("Hopper-v4", -20.272305, 3234.3, 11, 3, None),
-    "halfcheetah": ("HalfCheetah-v4", -280.178953, 12135.0, 17, 6, 14.0),
+D4RL: dict[str, Any] = json.loads((files("dqlab.envs") / "d4rl.json").read_text())
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "walker2d": {"env_id": "Walker2d-v4", "body": Body()},
+    "hopper": {"env_id": "Hopper-v4", "body": Body()},
+    "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0)},
 }
+"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies."""
 
 
-def _locomotion(robot: str, level: str) -> Task:
-    env_id, low, high, state_dim, action_dim, mass = ROBOTS[robot]
-    file = f"gym_mujoco_v2/{robot}_{level.replace('-', '_')}-v2.hdf5"
-    return Task(f"{robot}-{level}-v2", robot, env_id, low, high, 1000, file, state_dim, action_dim, mass)
+def _task(name: str, robot: str, file: str) -> Task:
+    facts = D4RL["environments"][robot]
+    return Task(name=name, robot=robot, file=file, **facts, **ENVIRONMENTS[robot])
 
 
-for _robot in ROBOTS:
-    for _level in ("medium", "medium-replay", "medium-expert"):
-        _task = _locomotion(_robot, _level)
-        tasks.add(_task.name, _task, source="D4RL (Fu et al. 2020)", summary=f"{_robot}, {_level} data, {_task.env_id}")
-
-
-def make_env(task: Task, physics: str = "mujoco210") -> Any:
-    """The task's Gymnasium environment, with an episode limit and the chosen physics.
-
-    Args:
-        task: which task.
-        physics: a name from the `physics` registry; `mujoco210` gives D4RL's dynamics. Environments without a MuJoCo
-            model have none.
-
-    Raises:
-        ConfigError: unknown physics, or gymnasium with MuJoCo is not installed.
-    """
-    law = physics_laws.get(physics)
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
-    with warnings.catch_warnings():  # v4, not v5, has D4RL's reward and bodies
-        warnings.filterwarnings("ignore", message=".*is out of date.*")
-        try:
-            env = gymnasium.make(task.env_id, max_episode_steps=task.episode_limit, disable_env_checker=True)
-        except (ImportError, gymnasium.error.Error) as error:
-            raise ConfigError(f"Cannot build {task.env_id}: {error}. Try: pip install dqlab") from error
-    if (model := getattr(env.unwrapped, "model", None)) is not None:  # not MuJoCo's: no bodies to correct
-        law(model, total_mass=task.total_mass)
-    return env
+for _name, (_robot, _file) in D4RL["tasks"].items():
+    if _robot in ENVIRONMENTS:
+        _made = _task(_name, _robot, _file)
+        tasks.add(_name, _made, source="D4RL (Fu et al. 2020)", summary=f"{_robot}; {_made.env_id}")

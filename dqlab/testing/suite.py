@@ -119,6 +119,16 @@ CHECKS: dict[str, Callable[[Entry[Any]], None]] = {
     "execution": check_execution,
     "engine": check_engine,
 }
-NAMES_ONLY = ("task", "physics", "data_source", "reward_transform", "offline_rule", "early_stop", "precision")
+NAMES_ONLY = (
+    "task",
+    "physics",
+    "env_backend",
+    "data_source",
+    "data_format",
+    "reward_transform",
+    "offline_rule",
+    "early_stop",
+    "precision",
+)
 for _kind in NAMES_ONLY:
     CHECKS[_kind] = partial(check_resolvable, _kind)

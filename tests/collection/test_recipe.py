@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, isolated
 
 from dqlab.data.d4rl import read_d4rl
-from dqlab.envs.tasks import make_env, tasks
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
 
 pytest.importorskip("stable_baselines3")
 

@@ -14,7 +14,8 @@ from dqlab.data.bandit import make_rows
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
 from dqlab.envs.bandit import BANDIT, BEST, MODES, Mode, modes_of
-from dqlab.envs.tasks import make_env, tasks
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment

@@ -10,7 +10,7 @@ import h5py
 import pytest
 
 from dqlab.data.sources import cache_path, embedded, load_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError, DataError
 
 WALKER = tasks.get("walker2d-medium-expert-v2")
@@ -20,7 +20,7 @@ SETS = {"walker2d": WALKER, "hopper": tasks.get("hopper-medium-expert-v2")}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("dqlab.envs.tasks.D4RL_ROOT", "http://127.0.0.1:9/")
+    monkeypatch.setitem(D4RL, "root", "http://127.0.0.1:9/")
     return tmp_path / "cache"
 
 

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from dqlab.envs.making import make_env
 from dqlab.envs.physics import capsule_as_cylinder, legacy_inertia
-from dqlab.envs.tasks import make_env, tasks
+from dqlab.envs.tasks import tasks
 
 ROBOTS = ("walker2d", "hopper", "halfcheetah")
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,0 +1,1 @@
+"""File formats that datasets are read from and written to."""

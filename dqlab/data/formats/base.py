@@ -1,0 +1,86 @@
+"""Formats of datasets: how each is read, column by column and block by block, and written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from dqlab.registry import Registry
+
+
+class Column(Protocol):
+    """An array on disk or in memory, of which rows `[a:b]` are read without the others; h5py's and numpy's are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def dtype(self) -> Any:
+        """numpy's."""
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Some rows, in memory."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The rows of a dataset, in order, episode after episode. Shapes and dtypes are checked, values are not.
+
+    Attributes:
+        observations (n, S), actions (n, A), rewards (n,): numbers.
+        terminals (n,): the environment ended the episode here.
+        timeouts (n,): the episode was cut here; None where that is not recorded.
+        next_observations (n, S): what followed each row, known also where an episode was cut; None where what follows
+            is the next row's observation, as in D4RL's files.
+        metadata: what is said of the set, by name.
+    """
+
+    observations: Column
+    actions: Column
+    rewards: Column
+    terminals: Column
+    timeouts: Column | None = None
+    next_observations: Column | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.observations.shape[0]
+
+
+class Format(ABC):
+    """A file format.
+
+    Attributes:
+        suffixes: of its files, such as `.hdf5`; empty where a dataset is not a file.
+    """
+
+    suffixes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def open(self, path: Path) -> AbstractContextManager[Columns]:
+        """The columns, readable within the context.
+
+        Raises:
+            DataError: the file is missing, damaged or not of this format; what is in it has wrong shapes or dtypes.
+        """
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write a dataset, block by block, whole or not at all.
+
+        Raises:
+            DataError: the file cannot be written, or this format cannot say what is in the columns.
+            ConfigError: this format is only read.
+        """
+        raise NotImplementedError
+
+
+data_formats: Registry[type[Format]] = Registry(
+    "data_format", "A file format of datasets: `dqlab data convert`, and `file:PATH` as a source.", arguments=0
+)

@@ -1,0 +1,108 @@
+"""What steps a task's environments: the seam between evaluation and the two stacks, today's and D4RL's own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task
+from dqlab.registry import Registry
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What one step gave to m environments.
+
+    Attributes:
+        state (m, S), reward (m,).
+        over (m,): whether the episode has ended, by the environment or by its step limit.
+    """
+
+    state: Array
+    reward: Array
+    over: NDArray[np.bool_]
+
+
+class Environments(ABC):
+    """Copies of a task's environment, made as they are needed and known by their numbers."""
+
+    @abstractmethod
+    def prepare(self, count: int) -> None:
+        """Make as many as will be needed, so that what is missing shows early.
+
+        Raises:
+            ConfigError: the environment cannot be made.
+        """
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        """Begin an episode in environments 0, 1, ..., n - 1; their states (n, S).
+
+        Args:
+            seeds: n, of the initial states and whatever else is drawn in an episode.
+            groups: n, of what D4RL draws once and keeps for all episodes of an evaluation, such as AntMaze's goal:
+                environments with the same number share it.
+        """
+
+    @abstractmethod
+    def step(self, which: Sequence[int], actions: Array) -> Stepped:
+        """Step the environments with these numbers by actions (m, A)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of processes and memory."""
+
+
+class GymnasiumEnvironments(Environments):
+    """Today's packages, in this process."""
+
+    def __init__(self, task: Task, physics: str) -> None:
+        self._task, self._physics = task, physics
+        self.envs: list[Any] = []
+
+    def prepare(self, count: int) -> None:
+        """As in `Environments`."""
+        while len(self.envs) < count:
+            self.envs.append(make_env(self._task, self._physics))
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        """As in `Environments`; the group reaches an environment as the option `group`."""
+        self.prepare(len(seeds))
+        begun = zip(self.envs, seeds, groups, strict=False)
+        return np.stack([env.reset(seed=seed, options={"group": group})[0] for env, seed, group in begun])
+
+    def step(self, which: Sequence[int], actions: Array) -> Stepped:
+        """As in `Environments`."""
+        each = [self.envs[number].step(action)[:4] for number, action in zip(which, actions, strict=True)]
+        states, rewards, terminated, truncated = (np.array(column) for column in zip(*each, strict=True))
+        return Stepped(states, rewards.astype(np.float64), terminated | truncated)
+
+    def close(self) -> None:
+        """Close them."""
+        for env in self.envs:
+            env.close()
+        self.envs = []
+
+
+EnvBackend = Callable[[Task, str], Environments]
+
+env_backends: Registry[EnvBackend] = Registry(
+    "env_backend",
+    "What steps the environments of an evaluation: `(task, physics) -> Environments`.",
+    "Experiment.env_backend",
+    arguments=2,
+)
+
+
+@env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
+def gymnasium_backend(task: Task, physics: str) -> Environments:
+    """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
+    return GymnasiumEnvironments(task, physics)
