@@ -11,22 +11,34 @@ import pytest
 from conftest import ROOT, TINY
 
 from dqlab import configuration
+from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError
 from dqlab.experiment import Experiment
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 
-# reference values: task -> (grad norm, top_k), Diffusion-QL's table of hyper-parameters
+# Diffusion-QL's table of hyper-parameters: lr, eta, max_q_backup, reward, epochs, grad norm, top_k
 PAPER = {
-    "halfcheetah-medium-v2": (9, 1),
-    "hopper-medium-v2": (9, 2),
-    "walker2d-medium-v2": (1, 1),
-    "halfcheetah-medium-replay-v2": (2, 0),
-    "hopper-medium-replay-v2": (4, 2),
-    "walker2d-medium-replay-v2": (4, 1),
-    "halfcheetah-medium-expert-v2": (7, 0),
-    "hopper-medium-expert-v2": (5, 2),
-    "walker2d-medium-expert-v2": (5, 1),
+    "halfcheetah-medium-v2": (3e-4, 1.0, False, "none", 2000, 9, 1),
+    "hopper-medium-v2": (3e-4, 1.0, False, "none", 2000, 9, 2),
+    "walker2d-medium-v2": (3e-4, 1.0, False, "none", 2000, 1, 1),
+    "halfcheetah-medium-replay-v2": (3e-4, 1.0, False, "none", 2000, 2, 0),
+    "hopper-medium-replay-v2": (3e-4, 1.0, False, "none", 2000, 4, 2),
+    "walker2d-medium-replay-v2": (3e-4, 1.0, False, "none", 2000, 4, 1),
+    "halfcheetah-medium-expert-v2": (3e-4, 1.0, False, "none", 2000, 7, 0),
+    "hopper-medium-expert-v2": (3e-4, 1.0, False, "none", 2000, 5, 2),
+    "walker2d-medium-expert-v2": (3e-4, 1.0, False, "none", 2000, 5, 1),
+    "antmaze-umaze-v0": (3e-4, 0.5, False, "cql_antmaze", 1000, 2, 2),
+    "antmaze-umaze-diverse-v0": (3e-4, 2.0, True, "cql_antmaze", 1000, 3, 2),
+    "antmaze-medium-play-v0": (1e-3, 2.0, True, "cql_antmaze", 1000, 2, 1),
+    "antmaze-medium-diverse-v0": (3e-4, 3.0, True, "cql_antmaze", 1000, 1, 1),
+    "antmaze-large-play-v0": (3e-4, 4.5, True, "cql_antmaze", 1000, 10, 2),
+    "antmaze-large-diverse-v0": (3e-4, 3.5, True, "cql_antmaze", 1000, 7, 1),
+    "pen-human-v1": (3e-5, 0.15, False, "standardise", 1000, 7, 2),
+    "pen-cloned-v1": (3e-5, 0.1, False, "standardise", 1000, 8, 2),
+    "kitchen-complete-v0": (3e-4, 0.005, False, "none", 250, 9, 2),
+    "kitchen-partial-v0": (3e-4, 0.005, False, "none", 1000, 10, 2),
+    "kitchen-mixed-v0": (3e-4, 0.005, False, "none", 1000, 10, 0),
 }
 
 
@@ -136,12 +148,21 @@ def test_the_papers_files_say_what_the_paper_says(task: str) -> None:
     configuration.load([ROOT / "gin" / "paper" / f"{task}.gin"])
     experiment = Experiment()
     algorithm, plan = experiment.the_algorithm, experiment.plan
+    lr, eta, max_q_backup, reward, epochs, grad_norm, top_k = PAPER[task]
     assert experiment.task == task
-    assert (algorithm.grad_norm, plan.top_k) == PAPER[task]
-    assert (algorithm.eta, algorithm.learning_rate, algorithm.critic_learning_rate) == (1.0, 3e-4, 3e-4)
-    assert (algorithm.discount, algorithm.tau, algorithm.max_q_backup) == (0.99, 0.005, False)
-    assert (plan.steps, plan.batch_size, plan.eval_every, plan.eval_episodes) == (2_000_000, 256, 50_000, 10)
+    assert (algorithm.grad_norm, plan.top_k) == (grad_norm, top_k)
+    assert (algorithm.eta, algorithm.learning_rate, algorithm.critic_learning_rate) == (eta, lr, 3e-4)
+    assert (algorithm.discount, algorithm.tau, algorithm.max_q_backup) == (0.99, 0.005, max_q_backup)
+    episodes = 10 if task.endswith("-v2") else 100
+    assert (plan.steps, plan.batch_size, plan.eval_every, plan.eval_episodes) == (epochs * 1000, 256, 50_000, episodes)
     assert gin.query_parameter("load_dataset.sources") == ("d4rl_cache", "d4rl_download")
+    assert gin.query_parameter("load_dataset.reward_transform") == reward
+    assert gin.query_parameter("BehaviourCloning.learning_rate") == lr
+
+
+def test_every_task_of_the_paper_has_a_file_and_an_environment() -> None:
+    assert {path.stem for path in (ROOT / "gin" / "paper").glob("*.gin")} == set(PAPER) == set(D4RL["tasks"])
+    assert set(PAPER) <= set(tasks.names())
 
 
 def test_bc_differs_in_what_it_must_only() -> None:
