@@ -36,6 +36,7 @@ class Worker:
 
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
         self._answer_seconds, self._asked, self._rest = answer_seconds, 0, b""
+        self._last = "none"
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [str(python), "-m", WORKER],
@@ -103,10 +104,13 @@ class Worker:
 
     def _failed(self, what: str) -> StackError:
         """The error of a worker that can no longer be used, with the last line that it wrote."""
-        last = last_line(self._said)
+        if not self._said.closed:
+            self._last = last_line(self._said)
         self.close()
         code = self._process.returncode
-        return StackError(f"The process of D4RL's original stack {what} (exit code {code}). Its last words: {last}")
+        return StackError(
+            f"The process of D4RL's original stack {what} (exit code {code}). Its last words: {self._last}"
+        )
 
 
 def environment(python: Path) -> dict[str, str]:
