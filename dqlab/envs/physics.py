@@ -110,6 +110,7 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
         scale = about.total_mass / model.body_mass.sum()
         model.body_mass *= scale
         model.body_inertia *= scale
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE  # its boxes stay in the inertial frames as compiled
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.fidelity.sides import Array, Side
+from dqlab.fidelity.starts import near_goals
 from dqlab.fidelity.states import State
 
 Policy = Callable[[Array], Array]
@@ -86,8 +87,9 @@ def _nudged(state: State, by: Array) -> State:
 
 
 def returns(original: Side, today: Side, policy: Policy, seed: int = 0) -> tuple[Array, Array]:
-    """Undiscounted returns (n,) of a policy in both, from the same initial states."""
+    """Undiscounted returns (n,) of a policy in both, from the same initial states, near the goals if there are any."""
     states = _begin(original, seed)
+    states = near_goals(states, original.stand(states), seed)
     today.reset(_seeds(len(states), seed))
     return _roll(original, original.stand(states), policy), _roll(today, today.stand(states), policy)
 
