@@ -59,10 +59,18 @@ tasks: Registry[Task] = Registry(
 
 D4RL: dict[str, Any] = json.loads((files("dqlab.envs") / "d4rl.json").read_text())
 
+
+def _kitchen(*goals: str) -> dict[str, Any]:
+    return {"env_id": "dqlab.envs.kitchen:dqlab/Kitchen-v0", "env_kwargs": {"goals": goals}, "extra": "robotics"}
+
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "walker2d": {"env_id": "Walker2d-v4", "body": Body()},
     "hopper": {"env_id": "Hopper-v4", "body": Body()},
     "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0)},
+    "pen": {"env_id": "dqlab.envs.adroit:dqlab/AdroitPen-v1", "extra": "robotics"},
+    "kitchen-slider": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
+    "kitchen-burner": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
 }
 """What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies."""
 
