@@ -177,6 +177,7 @@ class Experiment:
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         env_backends.get(self.env_backend)
+        self.the_task.arguments()
         each = [self.algorithm_of(replica) for replica in self.the_replicas]
         try:
             check_varied(each, self.dims)

@@ -27,6 +27,7 @@ MODULES = (
     "diffusion.solvers",
     "diffusion.strides",
     "diffusion.weightings",
+    "envs.antmaze.goals",
     "envs.backend",
     "envs.legacy.backend",
     "envs.physics",

@@ -40,7 +40,9 @@ def kitchen_model() -> Any:
     import mujoco
 
     model = mujoco.MjModel.from_xml_path(str(model_file()))
-    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE  # it loses contacts that are nearer than their margin
+    model.opt.disableflags |= (
+        mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+    )  # it loses contacts that are nearer than their margin
     let_arm_pass_its_stand(model)
     for body, mass in CAPSULE_MASSES.items():
         legacy_capsules(model, body, mass)

@@ -33,8 +33,8 @@ def _hidden(env: Any) -> State:
     found: State = {}
     if hasattr(env, "target_obj_body_id"):
         found["desired_orien"] = env.model.body_quat[env.target_obj_body_id].tolist()
-    if hasattr(env, "goal_xy"):
-        found["goal"] = np.asarray(env.goal_xy).tolist()
+    if hasattr(env, "maze"):
+        found["goal"] = env.goal.tolist()
     if hasattr(env, "open_goals"):
         found["remaining"] = sorted(env.open_goals)
     return found
@@ -44,11 +44,12 @@ def _hide(env: Any, state: State) -> None:
     if "desired_orien" in state:
         env.model.body_quat[env.target_obj_body_id] = state["desired_orien"]
     if "goal" in state:
-        env.goal_xy = np.array(state["goal"])
+        env.goal = np.array(state["goal"])
     if "remaining" in state:
         env.open_goals = set(state["remaining"])
 
 
 def _observe(env: Any) -> Any:
-    """The kitchen's `_observe` also notes where its velocity control starts from."""
-    return env._observe() if hasattr(env, "_observe") else env._get_obs()
+    """By whichever name it has; the kitchen's also notes where its velocity control starts from."""
+    named = (getattr(env, name, None) for name in ("_observe", "_observation", "_get_obs"))
+    return next(function for function in named if function is not None)()
