@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart ablation-demo test benchmarks components format clean
+.PHONY: quickstart ablation-demo test legacy test-legacy fidelity benchmarks components format clean
 
 quickstart: $(VENV)/.base
 	$(BIN)/dqlab train --gin gin/quickstart.gin
@@ -18,6 +18,16 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# D4RL's own stack on MuJoCo 2.1.0, in .venv-legacy. LEGACY_PYTHON chooses its interpreter (3.8 to 3.11).
+legacy:
+	@scripts/legacy.sh .venv-legacy
+
+test-legacy: $(VENV)/.dev legacy
+	$(BIN)/pytest -m legacy tests/legacy
+
+fidelity: $(VENV)/.dev legacy
+	$(BIN)/dqlab fidelity --out docs/fidelity.md
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/pytest benchmarks/ --quick --mlflow
@@ -44,4 +54,4 @@ $(VENV)/.dev: $(BIN)/pip pyproject.toml
 	@touch $@ $(VENV)/.base
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-legacy .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -19,7 +19,7 @@ from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import env_backends
+from dqlab.envs.backend import env_backends, physics_of
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of, place_of
@@ -98,6 +98,11 @@ class Experiment:
         """The task's facts."""
         return tasks.get(self.task)
 
+    @property
+    def stepped_by(self) -> str:
+        """The physics of its evaluations: the law, or that of a backend to which laws do not apply."""
+        return physics_of(self.env_backend, self.physics)
+
     @cached_property
     def the_algorithm(self) -> Algorithm:
         """The algorithm, configured."""
@@ -172,6 +177,7 @@ class Experiment:
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         env_backends.get(self.env_backend)
+        self.the_task.arguments()
         each = [self.algorithm_of(replica) for replica in self.the_replicas]
         try:
             check_varied(each, self.dims)
@@ -235,7 +241,7 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "cell": experiment.cell,
         "seeds": sorted({replica.seed for replica in experiment.the_replicas}),
         "replicas": {replica.name: replica.as_dict() for replica in experiment.the_replicas},
-        "physics": experiment.physics,
+        "physics": experiment.stepped_by,
         "env_backend": experiment.env_backend,
         "device": str(experiment.the_device),
         "threads": experiment.the_threads,

@@ -68,7 +68,7 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     configuration.load([folder.config], bindings)
     experiment = Experiment()
     experiment.check()
-    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.physics}", facts["caveat"])
+    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}", facts["caveat"])
     evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
@@ -126,7 +126,7 @@ def evaluate_official(
     pack = experiment.pack([Replica.plain(0)])
     pack.load(0, weights)
     result = experiment.evaluator(episodes).run(pack, 0)[0]
-    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.physics}", "")
+    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.stepped_by}", "")
     _add_row(table, experiment, stem, 0, result)
     Console().print(table)
 

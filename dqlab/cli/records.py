@@ -1,4 +1,4 @@
-"""`dqlab sync`, `ui`, `bench`: what is recorded."""
+"""`dqlab sync`, `ui`, `bench`, `fidelity`: what is recorded and measured."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     _add_sync(commands)
     _add_ui(commands)
     _add_bench(commands)
+    _add_fidelity(commands)
 
 
 def _add_sync(commands: Any) -> None:
@@ -42,6 +43,15 @@ def _add_bench(commands: Any) -> None:
     send = command(doors, "send", _bench_send, "Send to MLflow what could not be sent after the benchmarks.")
     send.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     add_uri(send)
+
+
+def _add_fidelity(commands: Any) -> None:
+    text = "Step today's environments and D4RL's own (`make legacy`) side by side; write a Markdown page on it."
+    parser = command(commands, "fidelity", _fidelity, text)
+    parser.add_argument("--out", type=Path, default=Path("fidelity.md"), help="the page; fidelity.md by default")
+    parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
+    parser.add_argument("--run", type=Path, action="append", default=[], help="evaluate this run's policy in both too")
+    parser.add_argument("--episodes", type=int, default=10, help="roll-outs and episodes of each figure; 10 by default")
 
 
 def _sync(args: argparse.Namespace) -> int:
@@ -80,6 +90,16 @@ def _bench_send(args: argparse.Namespace) -> int:
     for path in args.files:
         send(path, the_uri(args.uri))
         print(f"{path}: MLflow ({the_uri(args.uri)}) has all of it.")
+    return 0
+
+
+def _fidelity(args: argparse.Namespace) -> int:
+    from dqlab.fidelity.command import make
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    make(args.out, args.robot, args.run, args.episodes, print)
+    print(args.out)
     return 0
 
 

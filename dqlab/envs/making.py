@@ -20,14 +20,14 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         arguments: more of the environment's own, such as `render_mode`.
 
     Raises:
-        ConfigError: unknown physics, or what the environment needs is not installed.
+        ConfigError: unknown physics, a wrong choice, or what the environment needs is not installed.
     """
     law = physics_laws.get(physics)
     try:
         import gymnasium
     except ImportError as error:
         raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
-    given = {**task.env_kwargs, **arguments}
+    given = {**task.arguments(), **arguments}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:

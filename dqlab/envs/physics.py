@@ -2,12 +2,13 @@
 
 MuJoCo up to 2.1.1 compiled a capsule of radius r and half-length h as a cylinder of radius r and
 length 2h + r. Later releases compute the exact capsule, which changes every mass and inertia of the
-D4RL robots and with them the return of a fixed policy by a factor of two. `legacy_inertia` writes the
-old values into a compiled model.
+D4RL robots and with them the return of a fixed policy by a factor of two. Spheres were exact then, too.
+`legacy_inertia` writes the old values into a compiled model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,25 @@ def capsule_as_cylinder(radius: float, half_length: float, density: float = 1000
     return mass, np.array([across, across, mass * radius**2 / 2.0])
 
 
+def sphere(radius: float, density: float = 1000.0) -> tuple[float, Array]:
+    """Mass (kg) and principal inertia (3,) of a sphere: exact in MuJoCo 2.1.0."""
+    mass = density * 4.0 / 3.0 * np.pi * radius**3
+    return mass, np.full(3, 2.0 / 5.0 * mass * radius**2)
+
+
+SOLIDS: dict[str, Callable[[Array, float], tuple[float, Array]]] = {
+    "mjGEOM_SPHERE": lambda size, density: sphere(size[0], density),
+    "mjGEOM_CAPSULE": lambda size, density: capsule_as_cylinder(size[0], size[1], density),
+}
+"""Mass and principal inertia of a geom, by MuJoCo's name of its type, from its sizes (3,) and density."""
+
+
+def _type_names(model: Any) -> list[str]:
+    import mujoco
+
+    return [mujoco.mjtGeom(number).name for number in model.geom_type]
+
+
 def _rotation(quat: Array) -> Array:
     import mujoco
 
@@ -57,10 +77,10 @@ def _rotation(quat: Array) -> Array:
 
 
 def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, Array]:
-    """Mass, centre of mass (3,) and inertia tensor (3, 3) about it, in the body's frame, from its capsules."""
-    first = model.body_geomadr[body]
+    """Mass, centre of mass (3,) and inertia tensor (3, 3) about it, in the body's frame, from its geoms."""
+    first, types = model.body_geomadr[body], _type_names(model)
     geoms = range(first, first + model.body_geomnum[body])
-    parts = [capsule_as_cylinder(model.geom_size[g][0], model.geom_size[g][1], density) for g in geoms]
+    parts = [SOLIDS[types[g]](model.geom_size[g], density) for g in geoms]
     masses = np.array([mass for mass, _ in parts])
     positions = model.geom_pos[list(geoms)]
     centre = masses @ positions / masses.sum()
@@ -85,22 +105,36 @@ def _principal(tensor: Array) -> tuple[Array, Array]:
     return values, quat
 
 
-@physics_laws.register("mujoco210", source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco data")
+def _note_depths(model: Any) -> None:
+    """Where a model has room for it, note how deep MuJoCo 2.1.0 lets a round geom's contact with a box be: its radius.
+
+    Who steps such a model corrects contacts by that (`antmaze/contacts.py`).
+    """
+    if model.nuser_geom:
+        round_geoms = np.isin(_type_names(model), list(SOLIDS))
+        model.geom_user[:, 0] = np.where(round_geoms, model.geom_size[:, 0], 0.0)
+
+
+@physics_laws.register("mujoco210", source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco and AntMaze data")
 def legacy_inertia(model: Any, about: Body = Body()) -> None:
-    """Give every capsule-built body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
+    """Give every body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
+
+    The world's own geoms (floors, walls) have no mass, and a body that was compiled without mass stays so.
 
     Args:
-        model: an `mujoco.MjModel` whose moving bodies consist of capsules only.
+        model: an `mujoco.MjModel` whose bodies consist of capsules and spheres.
         about: what the compiled model does not tell.
 
     Raises:
-        ValueError: a moving body has a geom that is not a capsule.
+        ValueError: a body with mass has a geom of another type.
     """
     import mujoco
 
-    if np.any(model.geom_type[model.geom_bodyid > 0] != mujoco.mjtGeom.mjGEOM_CAPSULE):
-        raise ValueError("MuJoCo 2.1 inertias are known for bodies made of capsules only")
-    for body in range(1, model.nbody):
+    bodies = [body for body in range(1, model.nbody) if model.body_mass[body] > 0]
+    unknown = {name for name, of in zip(_type_names(model), model.geom_bodyid, strict=True) if of in bodies} - {*SOLIDS}
+    if unknown:
+        raise ValueError(f"MuJoCo 2.1 inertias are known for capsules and spheres only, not for {sorted(unknown)}")
+    for body in bodies:
         mass, centre, tensor = _body_inertia(model, body, about.density)
         inertia, quat = _principal(tensor)
         model.body_mass[body] = mass
@@ -110,6 +144,8 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
         scale = about.total_mass / model.body_mass.sum()
         model.body_mass *= scale
         model.body_inertia *= scale
+    model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE  # its boxes stay in the inertial frames as compiled
+    _note_depths(model)
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from dqlab.envs.antmaze.goals import AntMaze
 from dqlab.envs.physics import Body
 from dqlab.registry import Registry
 
@@ -27,6 +28,7 @@ class Task:
         state_dim, action_dim: widths of observation and action; actions lie in [-1, 1].
         body: what a physics law must know of the model's bodies; None for a model that needs no correction.
         env_kwargs: arguments of the environment.
+        settings: a configurable dataclass whose fields are more of them: what gin may choose; None for none.
         extra: the extra of dqlab's that installs what the environment needs; empty for none.
     """
 
@@ -41,11 +43,21 @@ class Task:
     action_dim: int
     body: Body | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Callable[[], Any] | None = None
     extra: str = ""
 
     def score(self, episode_return: Any) -> Any:
         """D4RL's normalised score (0 random, 100 expert) of an undiscounted return, or of an array of them."""
         return 100.0 * (episode_return - self.min_score) / (self.max_score - self.min_score)
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the environment: the task's own, and those that gin has chosen.
+
+        Raises:
+            ConfigError: a choice is wrong.
+        """
+        chosen = asdict(self.settings()) if self.settings else {}
+        return {**self.env_kwargs, **chosen}
 
     @property
     def url(self) -> str:
@@ -59,10 +71,26 @@ tasks: Registry[Task] = Registry(
 
 D4RL: dict[str, Any] = json.loads((files("dqlab.envs") / "d4rl.json").read_text())
 
+
+def _kitchen(*goals: str) -> dict[str, Any]:
+    return {"env_id": "dqlab.envs.kitchen:dqlab/Kitchen-v0", "env_kwargs": {"goals": goals}, "extra": "robotics"}
+
+
+def _antmaze(maze: str) -> dict[str, Any]:
+    env_id = "dqlab.envs.antmaze.env:dqlab/AntMaze-v0"
+    return {"env_id": env_id, "env_kwargs": {"maze": maze}, "settings": AntMaze, "body": Body(density=5.0)}
+
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "walker2d": {"env_id": "Walker2d-v4", "body": Body()},
     "hopper": {"env_id": "Hopper-v4", "body": Body()},
     "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0)},
+    "pen": {"env_id": "dqlab.envs.adroit:dqlab/AdroitPen-v1", "extra": "robotics"},
+    "kitchen-slider": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
+    "kitchen-burner": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
+    "antmaze-umaze": _antmaze("umaze"),
+    "antmaze-medium": _antmaze("medium"),
+    "antmaze-large": _antmaze("large"),
 }
 """What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies."""
 

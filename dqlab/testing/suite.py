@@ -122,6 +122,7 @@ CHECKS: dict[str, Callable[[Entry[Any]], None]] = {
 NAMES_ONLY = (
     "task",
     "physics",
+    "goal_law",
     "env_backend",
     "data_source",
     "data_format",

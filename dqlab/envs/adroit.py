@@ -1,0 +1,62 @@
+"""D4RL's Adroit pen on gymnasium-robotics' environment; importing this module registers `dqlab/AdroitPen-v1`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from copy import copy
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
+    from gymnasium_robotics.envs.adroit_hand.adroit_pen import AdroitHandPenEnv
+
+Array = NDArray[np.float64]
+
+DROPPED = 0.075
+"""m; a pen whose centre is lower has fallen off the hand."""
+
+
+@lru_cache(maxsize=1)
+def _compiled(file: str) -> Any:
+    return mujoco.MjModel.from_xml_path(file)
+
+
+class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
+    """A hand (24 actions in [-1, 1]: angles of its joints) turns a pen to the orientation of a target.
+
+    Observation (45,): 24 joint angles; position, velocity and axis of the pen; axis of the target; what position and
+    axis lack. The reward is the cosine between the axes, minus the distance from the target's place, plus 10 (60) when
+    that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped. The latter ends the episode.
+
+    Args:
+        arguments: of `MujocoEnv`, such as `render_mode`.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(reward_type="dense", **arguments)
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        model = copy(_compiled(self.fullpath))  # the target's orientation is part of the model
+        return model, mujoco.MjData(model)
+
+    def reset_model(self) -> Array:
+        """The one initial state with a random target; its observation (45,)."""
+        mujoco.mj_forward(self.model, self.data)
+        observation = super().reset_model()
+        mujoco.mj_forward(self.model, self.data)
+        return observation
+
+    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """50 ms under an action (24,); `info["goal_achieved"]` as in D4RL."""
+        observation, reward, _, _, info = super().step(action)
+        dropped = bool(self.data.xpos[self.obj_body_id][2] < DROPPED)
+        return observation, float(reward), dropped, False, {"goal_achieved": bool(info["success"])}
+
+
+gymnasium.register("dqlab/AdroitPen-v1", entry_point=AdroitPen, max_episode_steps=100)

@@ -1,0 +1,1 @@
+"""D4RL's AntMaze: its mazes, its ant, its goals, and the environment."""

@@ -1,0 +1,77 @@
+"""MuJoCo 2.1.0's contacts of round geoms deep inside a box, on a modern MuJoCo.
+
+A capsule touches a box with one or two spheres. Where such a sphere's centre lies inside the box, MuJoCo 2.1.0 gives
+the contact the sphere's radius as its depth, however deep it is; later releases give the true depth. Position and
+normal are the same, and so are all other contacts. It is rare: the axis of an ant's leg must be inside a wall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mujoco
+import numpy as np
+
+SUSPECT = 0.5
+"""Where no substep ends with a contact deeper than this share of the smallest radius, none had a capped one inside."""
+
+STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
+
+
+class Stepper:
+    """Steps a model as MuJoCo does; contacts are corrected where a physics law has noted depths in the model.
+
+    Args:
+        model: whose `geom_user` holds, for each round geom, the depth (m) that its contacts with boxes cannot exceed;
+            0 for none.
+        data: its state.
+    """
+
+    def __init__(self, model: Any, data: Any) -> None:
+        self._model, self._data = model, data
+        self._before = np.empty(mujoco.mj_stateSize(model, STATE))
+        self.read_depths()
+
+    def read_depths(self) -> None:
+        """Look again what the model notes."""
+        self._depth = self._model.geom_user[:, 0].copy()
+        noted = self._depth[self._depth > 0]
+        self._suspect = -SUSPECT * noted.min() if len(noted) else -np.inf
+
+    def step(self, substeps: int) -> None:
+        """Step by step; if a contact becomes suspect, all over with corrected contacts."""
+        mujoco.mj_getState(self._model, self._data, self._before, STATE)
+        for _ in range(substeps):
+            mujoco.mj_step(self._model, self._data)
+            if self._data.ncon and self._data.contact.dist.min() < self._suspect:
+                self._over_again(substeps)
+                return
+
+    def _over_again(self, substeps: int) -> None:
+        mujoco.mj_setState(self._model, self._data, self._before, STATE)
+        with self._corrected():
+            mujoco.mj_step(self._model, self._data, substeps)
+
+    @contextmanager
+    def _corrected(self) -> Iterator[None]:
+        """MuJoCo calls `mjcb_passive`, for whatever model, between finding contacts and solving for their forces."""
+        theirs = mujoco.get_mjcb_passive()
+        mujoco.set_mjcb_passive(self._correct)
+        try:
+            yield
+        finally:
+            mujoco.set_mjcb_passive(theirs)
+
+    def _correct(self, model: Any, data: Any) -> None:
+        if model._address != self._model._address or not data.ncon:
+            return
+        pairs, boxes = data.contact.geom, model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
+        depth = np.where(boxes[pairs].any(axis=1), self._depth[pairs].max(axis=1), 0.0)
+        deep = np.flatnonzero((depth > 0) & (data.contact.dist < -depth))
+        for number in deep:
+            data.contact[number].dist = -depth[number]
+        if len(deep):
+            mujoco.mj_makeConstraint(model, data)
+            mujoco.mj_projectConstraint(model, data)

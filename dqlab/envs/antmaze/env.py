@@ -1,0 +1,107 @@
+"""AntMaze as a Gymnasium environment; importing this module registers `dqlab/AntMaze-v0`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+from numpy.typing import NDArray
+
+from dqlab.envs.antmaze.contacts import Stepper
+from dqlab.envs.antmaze.goals import AntMaze, draw_goal, goal_laws
+from dqlab.envs.antmaze.mazes import maze_called
+from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_in
+
+Array = NDArray[np.float64]
+
+SUBSTEPS = 5
+START_NOISE = 0.1
+
+
+class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
+    """An ant that is to reach a goal in a maze: D4RL's antmaze-*-v0.
+
+    The observation (29,) is position (15,) and velocity (14,); the goal is not in it. An action (8,) in [-1, 1] is
+    a share of 30 N m, clipped. The reward is 1 within 0.5 m of the goal, where the episode ends, and 0 elsewhere;
+    nothing else ends it. Episodes start at the origin, positions off by U(-0.1, 0.1), velocities by 0.1 N(0, 1).
+
+    Args:
+        maze: `umaze`, `medium` or `large`.
+        goal_law: when a goal is drawn, a name from its registry.
+        rendering: `render_mode`, `width`, `height` and more of `MujocoEnv`'s; by default the camera is above the maze.
+
+    Attributes:
+        goal: x and y (m), from the first reset on; also in every `info`.
+
+    Raises:
+        ConfigError: there is no such maze, or no such law.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
+        "render_fps": 10,
+    }
+
+    def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
+        self.maze, self._draws = maze_called(maze), goal_laws.get(goal_law)
+        self.goal: Array | None = None
+        self._group: int | None = None
+        states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
+        camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
+        super().__init__("ant.xml", SUBSTEPS, states, **{**camera, **rendering})
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
+        self._stepper = Stepper(self.model, self.data)
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        """Compile the edited model instead of the file."""
+        model = mujoco.MjModel.from_xml_string(ant_in(self.maze, self.fullpath))
+        size = model.vis.global_
+        size.offwidth, size.offheight = max(size.offwidth, self.width), max(size.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: of the initial state, and of a goal drawn for this environment or episode.
+            options: `group`, a number: under the law `per_environment`, episodes with the same one share their goal.
+        """
+        self._group = (options or {}).get("group")
+        self._stepper.read_depths()
+        return super().reset(seed=seed, options=options)  # type: ignore[no-any-return]
+
+    def reset_model(self) -> Array:
+        """Draw the initial state, then the goal."""
+        qpos = self.init_qpos + self.np_random.uniform(-START_NOISE, START_NOISE, self.model.nq)
+        qvel = self.init_qvel + START_NOISE * self.np_random.standard_normal(self.model.nv)
+        mujoco.mj_normalizeQuat(self.model, qpos)  # MuJoCo 2.1.0 did whenever it computed positions
+        rng = self._draws(self.np_random, self._group, self.goal is not None)
+        if rng is not None:
+            self._place_goal(draw_goal(self.maze, rng))
+        self.set_state(qpos, qvel)
+        return self._observation()
+
+    def _place_goal(self, goal: Array) -> None:
+        self.goal = goal
+        self.model.site(GOAL_SITE).pos[:2] = goal
+
+    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step of 0.1 s."""
+        self.data.ctrl[:] = np.clip(TORQUE * (action + 1.0) - TORQUE, -TORQUE, TORQUE)
+        self._stepper.step(self.frame_skip)
+        reached = bool(np.linalg.norm(self.data.qpos[:2] - self.goal) <= GOAL_RADIUS)
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), float(reached), reached, False, {"goal": self.goal}
+
+    def _get_reset_info(self) -> dict[str, Any]:
+        return {"goal": self.goal}
+
+    def _observation(self) -> Array:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+gymnasium.register("dqlab/AntMaze-v0", entry_point=AntMazeEnv)
