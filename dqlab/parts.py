@@ -19,6 +19,7 @@ MODULES = (
     "algorithms.td3_bc",
     "data.bandit",
     "data.formats.base",
+    "data.formats.d4rl",
     "data.formats.minari",
     "data.rewards",
     "data.sources",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dqlab.data.formats.checking import DamagedError
 from dqlab.errors import ConfigError, DataError, nearest
 
 METADATA = "metadata.json"
@@ -108,9 +109,11 @@ def readable(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except DataError:
+        raise
     except (OSError, ValueError, KeyError, AssertionError, RuntimeError, TypeError, IndexError, ImportError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
+        raise DamagedError(
             f"The Minari dataset '{name}' in {folder_of(name)} cannot be read ({said}). "
             "Delete that folder, and fetch or write it again."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from dqlab.files import sha256_of
 from dqlab.registry import Registry
 
 
@@ -40,6 +42,7 @@ class Columns:
         next_observations (n, S): what followed each row, known also where an episode was cut; None where what follows
             is the next row's observation, as in D4RL's files.
         metadata: what is said of the set, by name.
+        where: what messages call the set, usually its path.
     """
 
     observations: Column
@@ -49,6 +52,7 @@ class Columns:
     timeouts: Column | None = None
     next_observations: Column | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    where: str = "the dataset"
 
     def __len__(self) -> int:
         return self.observations.shape[0]
@@ -79,6 +83,10 @@ class Format(ABC):
         """
         return path
 
+    def digest(self, path: Path) -> str:
+        """SHA-256 of the file or folder at `place`, hexadecimal; of names and contents where it is a folder."""
+        return digest_of(self.place(path))
+
     def write(self, path: Path, columns: Columns) -> None:
         """Write a dataset, block by block, whole or not at all.
 
@@ -87,6 +95,15 @@ class Format(ABC):
             ConfigError: this format is only read.
         """
         raise NotImplementedError
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's files by their relative names, hexadecimal."""
+    if not path.is_dir():
+        return sha256_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{sha256_of(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 data_formats: Registry[type[Format]] = Registry(

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Columns
+from dqlab.data.formats.base import Column, Columns
+from dqlab.data.formats.checking import checked
+from dqlab.data.formats.steps import BLOCK
 from dqlab.data.minari_store import readable
 from dqlab.errors import DataError
 
@@ -101,9 +103,10 @@ class EpisodeColumn:
         start, stop, step = rows.indices(len(self._episodes))
         if step < 1:
             raise ValueError("rows are read forwards")
-        if stop <= start:
+        pieces = [(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
+        if not pieces:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)
-        return self._episodes.rows(start, stop)[self._name][::step]
+        return np.concatenate([self._episodes.rows(*piece)[self._name] for piece in pieces])[::step]
 
 
 def columns_of(dataset: Any) -> Columns:
@@ -115,8 +118,8 @@ def columns_of(dataset: Any) -> Columns:
     episodes = Episodes(dataset)
     if not len(episodes):
         raise DataError(f"The Minari dataset '{episodes.name}' has no step.")
-    column = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
-    return Columns(**column, metadata=metadata_of(dataset))
+    columns: dict[str, Column] = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
+    return checked(f"minari:{episodes.name}", columns, metadata_of(dataset))
 
 
 def key_of(dataset: Any) -> str:

@@ -78,15 +78,15 @@ def episodes(columns: Columns) -> Iterator[Steps]:
 def _recorded(columns: Columns, start: int, stop: int) -> Steps:
     assert columns.next_observations is not None
     states, following = columns.observations[start : stop + 1], columns.next_observations[start:stop]
-    terminals = _flags(columns.terminals[start:stop])
-    timeouts = _flags(columns.timeouts[start:stop]) if columns.timeouts is not None else np.zeros_like(terminals)
+    terminals = columns.terminals[start:stop].astype(bool)
+    timeouts = columns.timeouts[start:stop].astype(bool) if columns.timeouts is not None else np.zeros_like(terminals)
     breaks = np.ones(stop - start, dtype=bool)  # after the last row of all
     compared = len(states) - 1 if len(states) > stop - start else stop - start - 1
     breaks[:compared] = _differ(following[:compared], states[1 : compared + 1])
     return Steps(
         states[: stop - start],
         columns.actions[start:stop],
-        _flat(columns.rewards[start:stop]),
+        columns.rewards[start:stop],
         following,
         terminals,
         (timeouts | breaks) & ~terminals,
@@ -95,14 +95,16 @@ def _recorded(columns: Columns, start: int, stop: int) -> Steps:
 
 def _as_in_d4rl(columns: Columns, start: int, stop: int) -> Steps:
     states = columns.observations[start : stop + 1]
-    terminals = _flags(columns.terminals[start:stop])
-    cuts = _flags(columns.timeouts[start : stop + 1]) if columns.timeouts is not None else np.zeros(len(states), bool)
+    terminals = columns.terminals[start:stop].astype(bool)
+    cuts = (
+        columns.timeouts[start : stop + 1].astype(bool) if columns.timeouts is not None else np.zeros(len(states), bool)
+    )
     followed = cuts[1:].copy()
     followed[-1] |= stop == len(columns) - 1
     found = Steps(
         states[:-1],
         columns.actions[start:stop],
-        _flat(columns.rewards[start:stop]),
+        columns.rewards[start:stop],
         states[1:],
         terminals,
         followed & ~terminals,
@@ -113,12 +115,3 @@ def _as_in_d4rl(columns: Columns, start: int, stop: int) -> Steps:
 def _differ(one: Array, other: Array) -> NDArray[np.bool_]:
     same = (one == other) | (np.isnan(one) & np.isnan(other))
     return np.asarray(~same.all(axis=1))
-
-
-def _flags(column: Array) -> NDArray[np.bool_]:
-    return _flat(column).astype(bool)
-
-
-def _flat(column: Array) -> Array:
-    """Some files keep (n, 1) columns."""
-    return column.reshape(len(column))
