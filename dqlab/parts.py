@@ -25,6 +25,7 @@ MODULES = (
     "data.bandit",
     "data.formats.base",
     "data.formats.d4rl",
+    "data.formats.minari",
     "data.rewards",
     "data.sources",
     "diffusion.predictions",

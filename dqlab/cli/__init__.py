@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from dqlab import __version__
-from dqlab.cli import grids, parts, records, training
+from dqlab.cli import data, grids, parts, records, training
 from dqlab.errors import DqlabError, message_of
 from dqlab.training.threads import quiet_threads
 
@@ -21,6 +21,8 @@ EPILOG = """examples:
   dqlab ablate --grid ablations/steps.gin --dry-run
   dqlab eval runs/mine --checkpoint best --episodes 100
   dqlab eval --official results/DIR --task walker2d-medium-expert-v2
+  dqlab data info walker2d-medium-v2
+  dqlab data convert mine.npz mine.hdf5
   dqlab list noise_schedule
   dqlab describe noise_schedule vp
   dqlab new-plugin mylab
@@ -79,6 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (training, grids, parts, records):
+    for group in (training, grids, data, parts, records):
         group.add(commands)
     return parser

@@ -61,7 +61,7 @@ class Behaviour(ABC):
     def __init__(self, argument: str, stage: Stage) -> None:
         self.argument, self.stage = argument, stage
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027
         """Train, load, choose.
 
         Raises:

@@ -17,7 +17,10 @@ from dqlab.errors import ConfigError, RunError
 
 @behaviours.register("python", source="a function of yours")
 class PythonFunction(Acting):
-    """A function `(observation (S,), numpy.random.Generator) -> action (A,)` in [-1, 1], as `python:MODULE:FUNCTION`."""
+    """A function of yours, `python:MODULE:FUNCTION`: `(observation (S,), generator) -> action (A,)` in [-1, 1].
+
+    The generator is a `numpy.random.Generator`, the only place from which it may draw.
+    """
 
     def prepare(self) -> None:
         """Import it."""

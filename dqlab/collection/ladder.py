@@ -206,7 +206,7 @@ class Checkpoint(PPOPolicy):
 
 @behaviours.register("replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC")
 class Replay(Behaviour):
-    """All that PPO experienced until a level: `replay` until medium, `replay:expert`, or `replay:full` for all of it."""
+    """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
 
     trains = True
     records = True

@@ -70,7 +70,7 @@ class Recorder(gymnasium.Wrapper):  # type: ignore[misc]
 
 def physics_state(env: Any) -> Rows:
     """Positions and velocities of a MuJoCo environment, from which a step can be replayed; none of others."""
-    data = getattr(env.unwrapped, "data", None)
+    data: Any = getattr(env.unwrapped, "data", None)
     if not (hasattr(data, "qpos") and hasattr(data, "qvel")):
         return {}
     return {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}

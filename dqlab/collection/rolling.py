@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,7 @@ def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
 def run_episodes(behaviour: Acting, stage: Stage, envs: list[Any], key: str, first: int) -> list[Rows]:
     """Episodes first, first + 1, ..., one in each environment, stepped together."""
     recorded: dict[int, Rows] = {}
-    recorders = [
-        Recorder(env, lambda rows, number=number: recorded.setdefault(number, rows)) for number, env in enumerate(envs)
-    ]
+    recorders = [Recorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
     seeds = [episode_seeds(stage.seed, key, first + number) for number in range(len(envs))]
     act = behaviour.begin([noise for _, noise in seeds])
     pairs = zip(recorders, seeds, strict=True)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,8 @@ class BehaviourTraining:
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-        venv = DummyVecEnv([lambda env=env: Monitor(env) for env in envs])
-        model = sb3.PPO(
+        venv = DummyVecEnv([partial(Monitor, env) for env in envs])
+        model: Any = sb3.PPO(
             "MlpPolicy",
             VecNormalize(venv, gamma=self.discount),
             learning_rate=lambda _: self.learning_rate * max(0.0, 1.0 - model.num_timesteps / self.targets[-1]),

@@ -18,6 +18,7 @@ from dqlab.collection.behaviours import Behaviour, Stage, slug
 from dqlab.collection.shards import Piece, Stacked, load_arrays
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Columns, data_formats
+from dqlab.envs.custom import BOXED, action_bounds
 from dqlab.envs.tasks import Task
 from dqlab.files import write_text
 
@@ -45,7 +46,7 @@ class Collected:
         others = [name for name in load_arrays(pieces[0].path) if name.startswith("infos/")]
         arrays = {name: Stacked(name, pieces) for name in (*FIELDS, *others)}
         extras = {name: arrays.pop(name) for name in others}
-        return Columns(**arrays, extras=extras, metadata=self.metadata)
+        return Columns(**arrays, extras=extras, metadata=self.metadata, where="the collection")
 
     @cached_property
     def returns(self) -> dict[str, NDArray[np.float64]]:
@@ -77,8 +78,7 @@ class Collected:
             "name": recipe.the_name(task),
             "provenance": "Collected by dqlab; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
-            "environment": f"{task.env_id}, physics {stage.physics if task.body else 'its own'}, episode limit "
-            f"{task.episode_limit}",
+            "environment": _environment(task, stage.physics),
             "task": json.dumps(_facts_of(recipe.task, task)),
             "action_bounds": json.dumps(_bounds(task)),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
@@ -98,8 +98,8 @@ class Collected:
         returns, rows = self.returns[key], sum(len(piece.rows) for piece in self.pieces[key])
         scores, about = task.score(returns), self.parts[key].about()
         text = (
-            f"{about}, {len(returns)} episodes, {rows} transitions, return {returns.mean():.0f} +- {returns.std():.0f}, "
-            f"score {scores.mean():.1f}"
+            f"{about}, {len(returns)} episodes, {rows} transitions, "
+            f"return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
         )
         return {
             "name": key,
@@ -136,7 +136,7 @@ def write(collected: Collected, folder: Path) -> list[str]:
 
 
 def digest(columns: Columns) -> str:
-    """SHA-256 of the values of observations, actions, rewards, terminals, timeouts, next observations, in this order."""
+    """SHA-256 of the values of the rows, a field after the other, in the order of `FIELDS`."""
     sha = hashlib.sha256()
     for name in FIELDS:
         for _, block in raw_blocks(getattr(columns, name)):
@@ -166,6 +166,13 @@ def training_gin(collected: Collected, place: str) -> str:
     return "\n".join([*lines, f"load_dataset.sources = ({f'file:{source}'!r},)"]) + "\n"
 
 
+def _environment(task: Task, physics: str) -> str:
+    plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+    known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+    given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
+    return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
+
+
 def _place(format_name: str, folder: Path, name: str, minari_id: str) -> Path:
     suffixes = data_formats.get(format_name).suffixes
     return folder / f"{name}{suffixes[0]}" if suffixes else Path(minari_id or f"dqlab/{name}-v0")
@@ -182,8 +189,6 @@ def _facts_of(name: str, task: Task) -> dict[str, Any]:
 
 def _bounds(task: Task) -> dict[str, Any]:
     """What the stored actions -1 and 1 stand for in the environment."""
-    from dqlab.envs.custom import action_bounds
-
     low, high = action_bounds(task)
     return {"stored": [-1.0, 1.0], "low": low, "high": high}
 

@@ -22,7 +22,8 @@ import pytest
 from conftest import ROOT
 from made_grids import TASKS, made_grid
 
-from dqlab.ablation.report import bibtex, figures, latex, swap, write_report, writing
+from dqlab import swap
+from dqlab.ablation.report import bibtex, figures, latex, write_report, writing
 from dqlab.ablation.report.answer import answer
 from dqlab.ablation.report.figures.style import choose
 from dqlab.ablation.report.figures.values import lines_of, numeric_axis
@@ -375,7 +376,7 @@ import os, signal, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from made_grids import made_grid
-from dqlab.ablation.report import swap
+from dqlab import swap
 swap._replace = lambda new, old: os.kill(os.getpid(), signal.SIGKILL)
 with swap.new_folder(Path(sys.argv[1]), lambda folder: True) as new:
     (new / "index.html").write_text("half")

@@ -11,11 +11,11 @@ from dqlab.ablation.report.latex import latex
 from dqlab.ablation.report.page import page
 from dqlab.ablation.report.record import record
 from dqlab.ablation.report.sheets import aggregates_sheet, scores_sheet
-from dqlab.ablation.report.swap import new_folder
 from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import GridResults
 from dqlab.ablation.statistics import analyse
 from dqlab.ablation.statistics.analysis import Analysis
+from dqlab.swap import new_folder
 
 MARK = "results.json"
 """The file by which a report's folder is known."""

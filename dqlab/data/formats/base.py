@@ -78,9 +78,17 @@ class Format(ABC):
             DataError: the file is missing, damaged or not of this format; what is in it has wrong shapes or dtypes.
         """
 
+    def place(self, path: Path) -> Path:
+        """The file or folder that holds the dataset, or would hold it.
+
+        Raises:
+            DataError: no dataset of this format can have that name.
+        """
+        return path
+
     def digest(self, path: Path) -> str:
-        """SHA-256 of what is at the path, hexadecimal; of names and contents where it is a folder."""
-        return digest_of(path)
+        """SHA-256 of the file or folder at `place`, hexadecimal; of names and contents where it is a folder."""
+        return digest_of(self.place(path))
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write a dataset, block by block, whole or not at all.

@@ -17,18 +17,19 @@ HERE = -100  # AT_FDCWD
 
 
 @contextmanager
-def new_folder(folder: Path, is_own: Callable[[Path], bool]) -> Iterator[Path]:
+def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
 
     Args:
         folder: what is replaced, if it is there.
         is_own: whether an existing folder may be replaced: it is of the same making.
+        what: what it holds then.
 
     Raises:
         RunError: the folder holds something else.
     """
     if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
-        raise RunError(f"{folder} holds something else than a report: it is not replaced. Move it away.")
+        raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -1,0 +1,156 @@
+"""`dqlab data list`, `download`, `verify`, `info`, `convert`, `import`: datasets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dqlab.cli.options import command
+
+DATASET = "a task's name, a path, or minari:ID"
+
+
+def add(commands: Any) -> None:
+    """Add these commands."""
+    text = "List, fetch, check, describe and convert datasets."
+    doors = commands.add_parser("data", help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+    _add_list(doors)
+    _add_download(doors)
+    _add_verify(doors)
+    _add_info(doors)
+    _add_convert(doors)
+    _add_import(doors)
+
+
+def _add_list(doors: Any) -> None:
+    parser = command(doors, "list", _list, "List the tasks with a dataset, and the datasets on this machine.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_download(doors: Any) -> None:
+    parser = command(doors, "download", _download, "Fetch tasks' datasets into D4RL's cache.")
+    parser.add_argument("tasks", nargs="+", metavar="TASK")
+    parser.add_argument("--force", action="store_true", help="fetch again what is there")
+    parser.add_argument(
+        "--from",
+        nargs="+",
+        metavar="SOURCE",
+        dest="sources",
+        default=["d4rl_download"],
+        help="as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; D4RL's server by default",
+    )
+
+
+def _add_verify(doors: Any) -> None:
+    parser = command(doors, "verify", _verify, "Read datasets from end to end and tell what is wrong with them.")
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help=DATASET)
+    _add_task(parser)
+
+
+def _add_info(doors: Any) -> None:
+    parser = command(doors, "info", _info, "Describe a dataset: rows, episodes, returns, actions, where it is from.")
+    parser.add_argument("dataset", metavar="DATASET", help=DATASET)
+    _add_task(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    text = "draw histograms of returns and lengths; into runs/data/NAME.png if no file is named"
+    parser.add_argument("--png", nargs="?", type=Path, const=Path(), metavar="FILE", help=text)
+
+
+def _add_convert(doors: Any) -> None:
+    parser = command(doors, "convert", _convert, "Write a dataset in another format.")
+    parser.add_argument("source", metavar="FROM", help=DATASET)
+    parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz), or minari:ID")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+    _add_task(parser)
+
+
+def _add_import(doors: Any) -> None:
+    parser = command(doors, "import", _import, "Put your copy of a task's dataset into D4RL's cache, if it fits.")
+    parser.add_argument("source", metavar="FILE", help="a path, or minari:ID")
+    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", metavar="TASK", help="whose data it is, where its name does not say so")
+
+
+def _ready(args: argparse.Namespace) -> None:
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dqlab.datasets import listing
+
+    _ready(args)
+    if args.json:
+        print(json.dumps(listing.as_data(), indent=1))
+    else:
+        listing.show(Console())
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dqlab.datasets.fetching import fetch
+    from dqlab.tracking.display import download_progress
+
+    _ready(args)
+    failures = []
+    with download_progress(Console(stderr=True)) as progress:
+        for done in fetch(args.tasks, args.sources, args.force, progress):
+            if done.failed:
+                failures.append(done)
+            else:
+                print(f"{done.task}: {done.text}", flush=True)
+    for done in failures:
+        print(f"dqlab: error: {done.task}: {done.text}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from dqlab.datasets.checks import report
+
+    _ready(args)
+    damaged = False
+    for name in args.datasets:
+        damaged |= report(name, args.task)
+    return 2 if damaged else 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from dqlab.datasets.describing import info
+
+    _ready(args)
+    info(args.dataset, args.task, args.json, args.png)
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from dqlab.datasets.converting import convert
+    from dqlab.datasets.locating import find, name_it
+
+    _ready(args)
+    for line in convert(find(args.source, args.task), name_it(args.target, args.task), args.force):
+        print(line)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from dqlab.datasets.importing import bring
+    from dqlab.datasets.watching import watched
+
+    _ready(args)
+    with watched(args.source) as tell:
+        lines = bring(args.source, args.task, args.force, tell)
+    for line in lines:
+        print(line)
+    return 0

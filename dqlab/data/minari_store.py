@@ -1,0 +1,119 @@
+"""The local store of Minari's datasets: where one lies, whether it is whole, and opening it."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dqlab.data.formats.checking import DamagedError
+from dqlab.errors import ConfigError, DataError, nearest
+
+METADATA = "metadata.json"
+MAIN_FILE = "main_data.hdf5"
+
+
+def library() -> Any:
+    """The package `minari`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import minari
+    except ImportError as error:
+        raise ConfigError(
+            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
+        ) from error
+    return minari
+
+
+def store() -> Path:
+    """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def folder_of(name: str) -> Path:
+    """Where the dataset of this id lies, or would lie.
+
+    Raises:
+        DataError: no dataset can have such an id.
+    """
+    library()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(name)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"'{name}' is no id of a Minari dataset: it reads NAMESPACE/NAME-vVERSION, "
+            "for example mujoco/walker2d/medium-v0."
+        ) from error
+    return store() / name
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """What the metadata of a dataset's folder says; empty where there is none, or it cannot be read."""
+    try:
+        found = json.loads((folder / "data" / METADATA).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether everything is there that the metadata speaks of: a download may have broken off."""
+    known = facts(folder)
+    if not known:
+        return False
+    data, episodes = folder / "data", int(known.get("total_episodes", 0))
+    if (data / MAIN_FILE).exists():
+        return True
+    return episodes > 0 and all(any((data / str(episode)).glob("*")) for episode in range(episodes))
+
+
+def local_ids() -> list[str]:
+    """The ids of the whole datasets in the store, sorted; Minari need not be installed."""
+    found = (path.parent.parent for path in store().rglob(f"data/{METADATA}"))
+    names = ((folder.relative_to(store()), folder) for folder in found)
+    return sorted(
+        name.as_posix() for name, folder in names if not any(p.startswith(".") for p in name.parts) and is_whole(folder)
+    )
+
+
+def load(name: str) -> Any:
+    """A local dataset as Minari opens it.
+
+    Raises:
+        DataError: it is not in the store, damaged, or of a version that the installed Minari does not read.
+    """
+    folder = folder_of(name)
+    if not folder.exists():
+        known = local_ids()
+        hint = nearest(name, known) if known else "The store is empty."
+        raise DataError(
+            f"There is no Minari dataset '{name}' in {store()}. {hint} `minari download {name}` fetches it."
+        )
+    with readable(name):
+        return library().load_dataset(name)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Whatever Minari and its storages raise while they read becomes one message."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, TypeError, IndexError, ImportError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedError(
+            f"The Minari dataset '{name}' in {folder_of(name)} cannot be read ({said}). "
+            "Delete that folder, and fetch or write it again."
+        ) from error

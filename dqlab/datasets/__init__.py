@@ -1,0 +1,1 @@
+"""Looking at, checking, fetching and converting datasets: what `dqlab data` does."""

@@ -1,0 +1,208 @@
+"""What `dqlab data info` says of a dataset: figures as data, then as tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.datasets.histogram import default_path, draw
+from dqlab.datasets.locating import Dataset, find
+from dqlab.datasets.survey import BY_LIMIT, RECORDED, Survey, survey
+from dqlab.datasets.watching import watched
+from dqlab.machine import in_words
+
+MOST_TEXT = 300
+
+
+def info(name: str, task: str | None = None, as_json: bool = False, png: Path | None = None) -> None:
+    """Read a dataset and print what is known of it.
+
+    Args:
+        name: as `locating.find` takes it.
+        task: whose data it holds.
+        as_json: one JSON object instead of tables.
+        png: a picture to draw; `Path()` for the default one.
+
+    Raises:
+        DqlabError: there is no such dataset, or it cannot be read.
+    """
+    dataset = find(name, task)
+    with watched(name) as tell, dataset.open() as columns:
+        found = survey(columns, dataset.task, tell)
+        known = facts(dataset, found, dataset.digest())
+    if png is not None:
+        picture = png if png.name else default_path(dataset)
+        draw(dataset, found, picture)
+        known["png"] = str(picture)
+    if as_json:
+        print(json.dumps(known, indent=1))
+    else:
+        show(known, Console())
+
+
+def facts(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
+    """Everything that is known of a dataset, as plain values; what is not finite is None."""
+    known: dict[str, Any] = {
+        "dataset": dataset.named,
+        "place": str(dataset.place),
+        "bytes": dataset.size,
+        "sha256": digest,
+        "task": dataset.task.name if dataset.task else None,
+        "rows": found.rows,
+        "episodes": len(found.lengths),
+        "unfinished_rows": found.unfinished,
+        "terminals": found.terminals,
+        "timeouts": found.timeouts,
+        "timeouts_from": found.cuts,
+        "terminal_and_timeout": found.both,
+        "duplicate_rows": found.duplicates,
+        "columns": _columns(found),
+        "action_saturation": found.actions.saturation.tolist(),
+        "actions_outside": found.actions.beyond,
+        "episode_length": distribution(found.lengths),
+        "episode_return": distribution(found.returns),
+        "metadata": dict(found.metadata),
+    }
+    if dataset.task:
+        known["normalised_score"] = distribution(dataset.task.score(found.returns))
+    cleaned: dict[str, Any] = _plain(known)
+    return cleaned
+
+
+def distribution(values: NDArray[Any]) -> dict[str, float]:
+    """Least, quartiles, greatest, mean and standard deviation of the finite ones; empty where there are none."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return {}
+    names = ("min", "quartile_1", "median", "quartile_3", "max")
+    found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
+    return {**found, "mean": float(values.mean()), "std": float(values.std())}
+
+
+def _columns(found: Survey) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"shape": list(found.shapes[name]), "dtype": found.dtypes[name], **_of(found, name)}
+        for name in found.shapes
+    }
+
+
+def _of(found: Survey, name: str) -> dict[str, Any]:
+    if name not in found.values:
+        return {}
+    values = found.values[name]
+    return {
+        "nan": values.nans,
+        "infinite": values.infinities,
+        "min": float(values.low.min()),
+        "max": float(values.high.max()),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show(known: Mapping[str, Any], console: Console) -> None:
+    """Print the figures as tables."""
+    console.print(_summary(known))
+    if known["episode_length"]:
+        console.print(_distributions(known))
+    console.print(_column_table(known))
+    console.print(_saturation(known))
+    if known["metadata"]:
+        console.print(_metadata(known["metadata"]))
+    if "png" in known:
+        console.print(Text(f"Figure: {known['png']}"), soft_wrap=True)
+
+
+def _summary(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title=Text(known["dataset"]), show_header=False)
+    unfinished = f", and {known['unfinished_rows']:,} rows of one that does not end" if known["unfinished_rows"] else ""
+    cuts = {RECORDED: "", BY_LIMIT: " (by the task's step limit; none are recorded)"}.get(
+        known["timeouts_from"], " (not recorded)"
+    )
+    rows = {
+        "place": f"{known['place']} ({in_words(known['bytes'])})",
+        "SHA-256": known["sha256"],
+        "task": known["task"] or "not known (--task TASK)",
+        "rows": f"{known['rows']:,}",
+        "episodes": f"{known['episodes']:,}{unfinished}",
+        "terminals": f"{known['terminals']:,}",
+        "timeouts": f"{known['timeouts']:,}{cuts}",
+        "duplicate rows": f"{known['duplicate_rows']:,} ({known['duplicate_rows'] / max(1, known['rows']):.2%})",
+    }
+    for name, text in rows.items():
+        table.add_row(name, Text(text, overflow="fold"))
+    return table
+
+
+HEADINGS = {
+    "min": "min",
+    "quartile_1": "25%",
+    "median": "median",
+    "quartile_3": "75%",
+    "max": "max",
+    "mean": "mean",
+    "std": "std",
+}
+
+
+def _distributions(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title="Episodes")
+    table.add_column("")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right")
+    for name in ("episode_return", "normalised_score", "episode_length"):
+        if found := known.get(name):
+            table.add_row(name.replace("_", " "), *(f"{found[key]:,.1f}" for key in HEADINGS))
+    return table
+
+
+def _column_table(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title="Columns")
+    for heading in ("column", "shape", "dtype", "min", "max", "NaN", "infinite"):
+        table.add_column(heading, justify="left" if heading in ("column", "shape", "dtype") else "right")
+    for name, column in known["columns"].items():
+        ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
+        counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
+        table.add_row(name, str(tuple(column["shape"])), column["dtype"], *ends, *counts)
+    return table
+
+
+PER_LINE = 8
+
+
+def _saturation(known: Mapping[str, Any]) -> Table:
+    """Shares, eight dimensions a line."""
+    shares = known["action_saturation"]
+    table = Table(title_justify="left", title="Actions: share of |a| > 0.99, by dimension")
+    width = min(PER_LINE, len(shares))
+    table.add_column("dimensions")
+    for _ in range(width):
+        table.add_column("", justify="right")
+    for first in range(0, len(shares), PER_LINE):
+        line = shares[first : first + PER_LINE]
+        cells = [f"{share:.1%}" for share in line] + [""] * (width - len(line))
+        table.add_row(f"{first} to {first + len(line) - 1}", *cells)
+    return table
+
+
+def _metadata(metadata: Mapping[str, str]) -> Table:
+    table = Table(title_justify="left", title="Metadata", show_header=False)
+    for name, text in sorted(metadata.items()):
+        shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
+        table.add_row(Text(name, overflow="fold"), Text(shown, overflow="fold"))
+    return table

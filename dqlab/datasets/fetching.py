@@ -1,0 +1,52 @@
+"""Fetching several tasks' datasets, each on its own: a failure does not hide the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dqlab.data.download import Progress, silent
+from dqlab.data.sources import find_dataset
+from dqlab.datasets.locating import size_of, task_of
+from dqlab.errors import DqlabError, message_of
+from dqlab.machine import in_words
+
+HERE = ("d4rl_cache",)
+FROM = ("d4rl_download",)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """How one task's download went, in one line."""
+
+    task: str
+    text: str
+    failed: bool = False
+
+
+def fetch(
+    names: Sequence[str], sources: Sequence[str] = FROM, force: bool = False, progress: Progress = silent
+) -> Iterator[Fetched]:
+    """Fetch each task's dataset from the first source that has it, unless it is in D4RL's cache; tell of each.
+
+    Args:
+        names: of tasks; all are looked up before the first is fetched.
+        sources: as in load_dataset.sources.
+        force: fetch it though it is there.
+        progress: called with bytes done and in all.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    for name in names:
+        task_of(name)
+    asked = (*(() if force else HERE), *sources)
+    for name in names:
+        try:
+            source, found = find_dataset(task_of(name), asked, progress)
+        except DqlabError as error:
+            yield Fetched(name, message_of(error), failed=True)
+            continue
+        there = "already there: " if (source,) == HERE else ""
+        size = f" ({in_words(size_of(found.path))})" if found.path else ""
+        yield Fetched(name, f"{there}{found.path or source}{size}")

@@ -1,0 +1,54 @@
+"""A local copy of a task's data put into D4RL's cache, once it is known to fit."""
+
+from __future__ import annotations
+
+import shutil
+
+from dqlab.datasets.checks import verify
+from dqlab.datasets.converting import check_target, convert
+from dqlab.datasets.locating import Dataset, find, name_it, task_of
+from dqlab.datasets.survey import Tell
+from dqlab.errors import DataError
+from dqlab.files import atomic_path
+
+OWN = "Collected by dqlab; not D4RL."
+
+
+def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda rows: None) -> list[str]:
+    """Verify a dataset and put it into D4RL's cache, byte by byte, or converted from another format.
+
+    Args:
+        name: a path, or `FORMAT:NAME`.
+        task_name: whose data it is.
+        force: replace what is there.
+        tell: called with the rows that are done.
+
+    Raises:
+        DqlabError: it does not fit the task, is damaged or not D4RL's, or the cache has that file.
+    """
+    task = task_of(task_name)
+    source, target = find(name, task_name), name_it(task_name)
+    if target.place.exists() and target.place.samefile(source.place):
+        return [f"{target.place} is that file already."]
+    check_target(target, force)
+    seen = verify(source, tell)
+    if seen.damaged or seen.survey is None:
+        wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
+        raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
+    if seen.survey.metadata.get("provenance", "").startswith(OWN):
+        raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
+    notes = [f"Note: {finding.text}." for finding in seen.findings]
+    if type(source.format) is type(target.format):
+        _copy(source, target)
+        return [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
+    return [*convert(source, target, force), *notes, "Not D4RL's own file: scores count as D4RL's all the same."]
+
+
+def _copy(source: Dataset, target: Dataset) -> None:
+    try:
+        with atomic_path(target.place) as temporary:
+            shutil.copyfile(source.place, temporary)
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {target.place}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
+        ) from error

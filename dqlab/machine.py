@@ -1,0 +1,46 @@
+"""What this machine has to spare."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """Bytes that new data may take without swapping: what the system has, and what this container may have."""
+    return max(0, min(_of_the_system(), *_of_the_container()))
+
+
+def available_disk(folder: Path) -> int:
+    """Free bytes where a folder is, or would be made."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def in_words(count: int) -> str:
+    """Bytes for people, such as `1.3 GB`."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,} bytes"
+
+
+def _of_the_system() -> int:
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _of_the_container() -> list[int]:
+    """What a control group, version 2, leaves; files that are only cached do not count."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        used = int((CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return [int((CGROUP / "memory.max").read_text()) - used + int(stat["inactive_file"])]
+    return []
