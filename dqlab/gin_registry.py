@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 from gin import config as gin_config
+
+STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
+"""gin's variables that make up the current configuration."""
+
+
+class OtherConfiguration(AbstractContextManager[None]):
+    """A configuration of its own, empty at first; the current one stands aside while the context lasts.
+
+    The context may be entered again, and finds its configuration as it was left.
+    """
+
+    def __init__(self) -> None:
+        self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange()
+
+    def _exchange(self) -> None:
+        for name in STATE:
+            current = getattr(gin_config, name)
+            setattr(gin_config, name, self._aside[name])
+            self._aside[name] = current
 
 
 def configurables() -> dict[str, Any]:

@@ -72,7 +72,7 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
-    for file in _checkpoint_files(folder, seed, which):
+    for file in checkpoint_files(folder, seed, which):
         weights, record = checkpoint.load(file)
         if "seed" not in record:
             raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
@@ -84,7 +84,7 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     Console().print(table)
 
 
-def _checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
+def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
     """The files of a selection rule, one a replica, or the one file that is named."""
     if which not in RULES:
         if not Path(which).is_file():

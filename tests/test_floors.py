@@ -13,6 +13,7 @@ FLOORS = [
     {"description", "testing"},
     {"ablation", "comparison"},
     {
+        "collection",
         "report",
         "fidelity",
         "datasets",
@@ -27,7 +28,7 @@ FLOORS = [
     },
     {"experiment"},
     {"plugins", "rollback", "scalars", "configuration"},
-    {"evaluation", "collection", "official", "tracking", "parts"},
+    {"evaluation", "official", "tracking", "parts"},
     {"training"},
     {"algorithms", "data"},
     {"policies", "selection"},

@@ -62,12 +62,13 @@ def _add_collect(commands: Any) -> None:
         commands,
         "collect",
         _collect,
-        "Make a D4RL-style dataset: train behaviour policies (PPO), roll two of them out.",
+        "Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed.",
     )
     add_gin(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("collected"), help="folder; a second call reuses what is there"
+        "--out", type=Path, default=Path("collected"), help="folder; a second call continues or reuses what is there"
     )
+    parser.add_argument("--format", action="append", help="d4rl, minari; several are written (Collection.formats)")
 
 
 def _add_figure(commands: Any) -> None:
@@ -159,8 +160,9 @@ def _eval(args: argparse.Namespace) -> int:
 def _collect(args: argparse.Namespace) -> int:
     from dqlab.collection.recipe import Collection
 
-    load(args)
-    print(Collection().run(args.out))
+    load(args, [f"Collection.formats={tuple(args.format)!r}"] if args.format else [])
+    for place in Collection().run(args.out):
+        print(place)
     return 0
 
 

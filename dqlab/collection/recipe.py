@@ -1,164 +1,164 @@
-"""The recipe of a D4RL-style medium-expert set: train, rank the checkpoints, roll two of them out, write HDF5."""
+"""The recipe of a set: an environment, a mixture of behaviours, how much, and in which formats."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import gin
-import numpy as np
-from numpy.typing import NDArray
 
-from dqlab.collection.behaviour import BehaviourPolicy, BehaviourTraining
-from dqlab.data.d4rl import write_d4rl
-from dqlab.envs.making import make_env
+from dqlab.collection.amounts import Amount, check_shares
+from dqlab.collection.behaviours import Behaviour, Stage, behaviour_of, slug
+from dqlab.collection.ladder import Ladder, Range
+from dqlab.collection.training import BehaviourTraining
+from dqlab.data.formats.base import data_formats
+from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import DataError
+from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
-from dqlab.files import write_text
 from dqlab.registry import configurable
+from dqlab.run_folder import claim
 
 Say = Callable[[str], None]
-Episode = dict[str, NDArray[Any]]
+EXPERT, MEDIUM = 100.0, 100.0 / 3
+"""Scores that D4RL gives an expert and a medium policy: a third of the expert's."""
 
 
 @configurable("collection")
 @dataclass(frozen=True)
 class Collection:
-    """Collect a `<robot>-medium-expert` set with one training run's own checkpoints.
+    """Collect a set as D4RL does: behaviour policies from one training run of PPO, or others, each with its share.
 
     Attributes:
-        task: whose environment and reference scores are used.
-        name: of the set, and of the file.
-        medium_scores, expert_scores: D4RL scores between which each behaviour policy's mean must lie.
-        episodes: complete episodes of each of the two policies, medium first.
+        task: whose environment and reference scores are used; or `env_id`.
+        env_id: any Gymnasium environment with continuous actions, as `NAME` or `MODULE:NAME`.
+        env_kwargs: arguments of that environment.
+        episode_limit: steps after which its episodes are cut; 0 for its own.
+        reference_scores: returns that are scored as 0 and 100 there. By default the random policy's mean return, and
+            the best policy's.
+        name: of the set, and of the file; environment and mixture by default.
+        mixture: behaviour -> share, in the order of the file; shares sum to 1. Behaviours are `KIND` or
+            `KIND:ARGUMENT` with a kind that `dqlab list behaviour` shows.
+        episodes: complete episodes in all, of which the shares are taken; or `transitions`.
+        transitions: rows in all, of which the shares are taken; each behaviour's last episode is cut where they are
+            full. Where neither is given, a mixture of `replay` alone has all there is.
+        medium_scores, expert_scores: scores between which each level's mean must lie.
         ranking_episodes: by which a checkpoint is ranked.
+        n_envs: episodes stepped together: changes nothing but the speed.
         seed: of the initial states and the action noise of the episodes.
+        formats: in which the set is written, names of the `data_format` registry.
+        minari_id: of the set in Minari's store; `dqlab/NAME-v0` by default.
+        author, licence: as the set's metadata shall say.
     """
 
     task: str = ""
+    env_id: str = ""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    episode_limit: int = 0
+    reference_scores: tuple[float, ...] = ()
     name: str = ""
-    medium_scores: tuple[float, float] = (40.0, 70.0)
-    expert_scores: tuple[float, float] = (85.0, 150.0)
-    episodes: int = 25
+    mixture: Mapping[str, float] = field(default_factory=lambda: {"medium": 0.5, "expert": 0.5})
+    episodes: int = 0
+    transitions: int = 0
+    medium_scores: Range = (25.0, 45.0)
+    expert_scores: Range = (85.0, 150.0)
     ranking_episodes: int = 10
+    n_envs: int = 10
     seed: int = 0
+    formats: tuple[str, ...] = ("d4rl",)
+    minari_id: str = ""
+    author: str = ""
+    licence: str = "MIT, as dqlab"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
-        require(bool(self.name), self, "name", "set")
+        if bool(self.task) == bool(self.env_id):
+            raise ConfigError(
+                "Set Collection.task (one of those that `dqlab list task` shows), or Collection.env_id for any "
+                "Gymnasium environment: one of the two."
+            )
+        check_shares(self.mixture)
+        for name in ("episodes", "transitions", "episode_limit", "seed"):
+            require(getattr(self, name) >= 0, self, name, "at least 0")
+        for name in ("ranking_episodes", "n_envs"):
+            require(getattr(self, name) > 0, self, name, "above 0")
+        if self.episodes and self.transitions:
+            raise ConfigError("Set Collection.episodes or Collection.transitions, not both.")
+        for name in ("medium_scores", "expert_scores", "reference_scores"):
+            self._check_range(name)
+        formats = self.formats if isinstance(self.formats, (tuple, list)) else ()
+        require(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'minari')")
+        for name in formats:
+            data_formats.get(name)
 
-    def run(self, folder: Path, say: Say = print) -> Path:
-        """Train (or reuse what is trained), rank, roll out; returns the written file.
+    def _check_range(self, name: str) -> None:
+        values = getattr(self, name)
+        fine = isinstance(values, (tuple, list)) and len(values) == 2 and values[0] < values[1]
+        require(fine or (name == "reference_scores" and not values), self, name, "two numbers, the lower one first")
+
+    @property
+    def amount(self) -> Amount:
+        """How much in all."""
+        return Amount(self.episodes, self.transitions)
+
+    def the_task(self) -> tuple[Task, bool]:
+        """The task, and whether its reference scores are known beforehand.
 
         Raises:
-            DataError: no checkpoint's score lies in one of the two ranges.
+            ConfigError: there is no such task or environment, or its spaces are not dqlab's.
         """
-        task, training = tasks.get(self.task), BehaviourTraining()
-        say(f"Behaviour policies for {task.robot}: {training.steps:,} steps of PPO (kept in {folder / 'behaviour'})")
-        checkpoints = training.run(task, folder / "behaviour")
-        scores = self._rank(task, training.physics, checkpoints, folder / "ranking.json", say)
-        chosen = {
-            "medium": _nearest(scores, self.medium_scores, "medium", sum(self.medium_scores) / 2),
-            "expert": _nearest(scores, self.expert_scores, "expert", self.expert_scores[1]),
+        if self.task:
+            return tasks.get(self.task), True
+        task = describe_environment(self.env_id, self.env_kwargs, self.episode_limit)
+        low, high = self.reference_scores or (task.min_score, task.max_score)
+        return replace(task, min_score=float(low), max_score=float(high)), bool(self.reference_scores)
+
+    def the_name(self, task: Task) -> str:
+        """Of the set."""
+        return self.name or "-".join([task.robot, *map(slug, self.mixture)])
+
+    def run(self, folder: Path, say: Say = print) -> list[str]:
+        """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
+
+        Args:
+            folder: of everything.
+            say: tells the user.
+
+        Returns:
+            The written sets, as the source `file:` takes them.
+
+        Raises:
+            ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
+            range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
+        """
+        from dqlab.collection.writing import Collected, write
+
+        task, known = self.the_task()
+        training = BehaviourTraining()
+        with claim(folder):
+            stage = self._stage(task, known, training, folder, say)
+            parts = {key: behaviour_of(key, stage) for key in self.mixture}
+            self._check_amount(parts)
+            if any(part.records for part in parts.values()):
+                stage = replace(stage, ladder=replace(stage.ladder, record=True))
+                parts = {key: behaviour_of(key, stage) for key in self.mixture}
+            config = str(gin.operative_config_str())
+            for part in parts.values():
+                part.prepare()
+            amounts = self.amount.shared(self.mixture)
+            pieces = {key: part.gather(amounts[key], key) for key, part in parts.items()}
+            return write(Collected(self, stage, parts, pieces, config), folder)
+
+    def _check_amount(self, parts: Mapping[str, Behaviour]) -> None:
+        if self.amount.everything and not (len(parts) == 1 and all(part.records for part in parts.values())):
+            raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
+
+    def _stage(self, task: Task, known: bool, training: BehaviourTraining, folder: Path, say: Say) -> Stage:
+        levels = {
+            "medium": (self.medium_scores, max(min(MEDIUM, self.medium_scores[1]), self.medium_scores[0])),
+            "expert": (self.expert_scores, self.expert_scores[1]),
         }
-        episodes: list[Episode] = []
-        metadata = self._metadata(task, training)
-        for number, (level, path) in enumerate(chosen.items()):
-            rolled = roll_out(task, training.physics, BehaviourPolicy(path), self.episodes, self.seed + number)
-            metadata[f"{level}_policy"] = _describe(task, path, rolled)
-            say(f"{level}: {metadata[f'{level}_policy']}")
-            episodes += rolled
-        target = folder / f"{self.name}.hdf5"
-        write_d4rl(target, _join(episodes), metadata)
-        return target
-
-    def _rank(self, task: Task, physics: str, checkpoints: list[Path], cache: Path, say: Say) -> dict[Path, float]:
-        known = json.loads(cache.read_text()) if cache.exists() else {}
-        for path in checkpoints:
-            if path.name not in known:
-                rolled = roll_out(task, physics, BehaviourPolicy(path), self.ranking_episodes, self.seed + 1000)
-                known[path.name] = _mean_score(task, rolled)
-                say(f"{path.name}: score {known[path.name]:.1f}")
-                write_text(cache, json.dumps(known, indent=1))
-        return {path: known[path.name] for path in checkpoints}
-
-    def _metadata(self, task: Task, training: BehaviourTraining) -> dict[str, str]:
-        import gymnasium
-        import mujoco
-        import stable_baselines3
-
-        return {
-            "name": self.name,
-            "provenance": "Collected by dqlab; not D4RL. See `dqlab collect --help`.",
-            "environment": f"{task.env_id}, physics {training.physics}, episode limit {task.episode_limit}",
-            "behaviour": str(training),
-            "versions": f"gymnasium {gymnasium.__version__}, mujoco {mujoco.__version__}, "
-            f"stable-baselines3 {stable_baselines3.__version__}",
-            "config": gin.operative_config_str(),
-            "licence": "MIT, as dqlab",
-        }
-
-
-def roll_out(task: Task, physics: str, policy: BehaviourPolicy, episodes: int, seed: int) -> list[Episode]:
-    """Complete stochastic episodes, all stepped together; episode i starts from the i-th seed derived from `seed`."""
-    seeds = np.random.SeedSequence(seed).generate_state(episodes)
-    policy.seed(int(seeds[0]))
-    envs = [make_env(task, physics) for _ in range(episodes)]
-    observations = [env.reset(seed=int(s))[0] for env, s in zip(envs, seeds, strict=True)]
-    rows: list[list[tuple[Any, ...]]] = [[] for _ in envs]
-    live = list(range(episodes))
-    while live:
-        actions = policy.act(np.stack([observations[i] for i in live]))
-        still = []
-        for i, action in zip(live, actions, strict=True):
-            following, reward, terminated, truncated, _ = envs[i].step(action)
-            rows[i].append((observations[i], action, reward, terminated, truncated and not terminated))
-            observations[i] = following
-            if not (terminated or truncated):
-                still.append(i)
-        live = still
-    return [_episode(row) for row in rows]
-
-
-def _episode(rows: list[tuple[Any, ...]]) -> Episode:
-    names = ("observations", "actions", "rewards", "terminals", "timeouts")
-    kinds = (np.float32, np.float32, np.float32, np.bool_, np.bool_)
-    columns = zip(*rows, strict=True)
-    return {name: np.asarray(column, dtype=kind) for name, kind, column in zip(names, kinds, columns, strict=True)}
-
-
-def _join(episodes: list[Episode]) -> Episode:
-    return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
-
-
-def _returns(episodes: list[Episode]) -> NDArray[np.float64]:
-    return np.array([episode["rewards"].sum(dtype=np.float64) for episode in episodes])
-
-
-def _mean_score(task: Task, episodes: list[Episode]) -> float:
-    return float(task.score(_returns(episodes).mean()))
-
-
-def _describe(task: Task, path: Path, episodes: list[Episode]) -> str:
-    returns = _returns(episodes)
-    return (
-        f"PPO checkpoint {path.name}, stochastic, {len(episodes)} episodes, return {returns.mean():.0f} "
-        f"+- {returns.std():.0f}, D4RL score {_mean_score(task, episodes):.1f}"
-    )
-
-
-def _nearest(scores: dict[Path, float], bounds: tuple[float, float], level: str, wanted: float) -> Path:
-    """The checkpoint inside the bounds whose score is nearest the wanted one."""
-    inside = {path: score for path, score in scores.items() if bounds[0] <= score <= bounds[1]}
-    if not inside:
-        best = max(scores.values())
-        raise DataError(
-            f"No {level} policy: no checkpoint scores between {bounds[0]:g} and {bounds[1]:g} (best: {best:.1f}). "
-            "Train longer (BehaviourTraining.steps), another seed, or widen the range."
-        )
-    return min(inside, key=lambda path: abs(inside[path] - wanted))
+        ladder = Ladder(training, task, known, levels, self.ranking_episodes, folder, self.seed, False, say)
+        return Stage(task, training.physics, folder, self.seed, self.n_envs, ladder, say)

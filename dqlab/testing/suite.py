@@ -120,6 +120,7 @@ CHECKS: dict[str, Callable[[Entry[Any]], None]] = {
     "engine": check_engine,
 }
 NAMES_ONLY = (
+    "behaviour",
     "task",
     "physics",
     "goal_law",

@@ -42,6 +42,8 @@ class Columns:
         next_observations (n, S): what followed each row, known also where an episode was cut; None where what follows
             is the next row's observation, as in D4RL's files.
         metadata: what is said of the set, by name.
+        extras: further columns (n, ...) by name, such as D4RL's `infos/qpos`, which formats write that have a place for
+            them.
         where: what messages call the set, usually its path.
     """
 
@@ -52,6 +54,7 @@ class Columns:
     timeouts: Column | None = None
     next_observations: Column | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Column] = field(default_factory=dict)
     where: str = "the dataset"
 
     def __len__(self) -> int:

@@ -100,7 +100,7 @@ def checked(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str
         )
     if rows < (2 if following is None else 1):
         raise DataError(f"{where}: {rows} row(s) make no transition.")
-    return Columns(**known, metadata=metadata or {}, where=where)
+    return Columns(**known, metadata=metadata or {}, extras={}, where=where)
 
 
 def _shaped(where: str, name: str, column: Column) -> Column:

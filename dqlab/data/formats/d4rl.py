@@ -31,6 +31,6 @@ class D4RL(Format):
             yield checked(str(path), arrays, Notes(path))
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write all columns compressed, `next_observations` too where they are known."""
-        arrays = {name: getattr(columns, name) for name in KNOWN}
+        """Write all columns compressed, `next_observations` too where they are known, and the extras."""
+        arrays = {**{name: getattr(columns, name) for name in KNOWN}, **columns.extras}
         write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)

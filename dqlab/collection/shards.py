@@ -1,0 +1,138 @@
+"""Episodes on disk: files of whole episodes, each written whole or not at all, readable as one set."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.errors import DataError
+from dqlab.files import atomic_path
+
+Array = NDArray[Any]
+LENGTHS = "lengths"
+
+
+def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """Write arrays by name into one file, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space and run the same command again: "
+            "it continues."
+        ) from error
+
+
+def load_arrays(path: Path, *names: str) -> dict[str, Array]:
+    """Arrays of a file that `save_arrays` wrote: those named, or all.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names or stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is damaged ({error}). Delete it and run the same command again: it is made anew."
+        ) from error
+
+
+def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:
+    """Write whole episodes into one file."""
+    from dqlab.collection.recording import joined
+
+    lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
+    save_arrays(path, {**(joined(episodes) if episodes else {}), LENGTHS: lengths})
+
+
+def lengths_of(path: Path) -> Array:
+    """Lengths (E,) of a file's episodes."""
+    return load_arrays(path, LENGTHS)[LENGTHS]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a file of episodes.
+
+    Attributes:
+        path: the file.
+        rows (n,): which rows, rising.
+        cut: whether the last row is cut short, in the middle of its episode.
+    """
+
+    path: Path
+    rows: NDArray[np.int64]
+    cut: bool = False
+
+
+def pieces_of(path: Path, chosen: Sequence[int], limit: int) -> Piece:
+    """The chosen episodes of a file, and at most `limit` rows of them."""
+    lengths = lengths_of(path)
+    ends = np.cumsum(lengths)
+    each = [np.arange(ends[number] - lengths[number], ends[number]) for number in chosen]
+    rows = np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    return Piece(path, rows[:limit], cut=len(rows) > limit)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """One array of several pieces, read a file at a time.
+
+    Attributes:
+        name: of the array.
+        pieces: where its rows are, in order.
+    """
+
+    name: str
+    pieces: tuple[Piece, ...]
+    _open: dict[Path, Array] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each piece, and one behind the last."""
+        return np.cumsum([0, *(len(piece.rows) for piece in self.pieces)])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return (int(self.starts[-1]), *self._array(self.pieces[0].path).shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """As stored."""
+        return self._array(self.pieces[0].path).dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, stop, _ = rows.indices(int(self.starts[-1]))
+        first = max(int(np.searchsorted(self.starts, start, side="right")) - 1, 0)
+        parts = []
+        while first < len(self.pieces) and self.starts[first] < stop:
+            offset = int(self.starts[first])
+            parts.append(self._piece(self.pieces[first])[max(start - offset, 0) : stop - offset])
+            first += 1
+        return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def _piece(self, piece: Piece) -> Array:
+        values = self._array(piece.path)[piece.rows]
+        if self.name == "timeouts" and piece.cut:
+            values[-1] = not load_arrays(piece.path, "terminals")["terminals"][piece.rows[-1]]
+        return values
+
+    def _array(self, path: Path) -> Array:
+        if path not in self._open:
+            self._open.clear()
+            self._open[path] = load_arrays(path, self.name)[self.name]
+        return self._open[path]

@@ -1,0 +1,193 @@
+"""Behaviour policies: stable-baselines3's PPO, trained in stages, each of which continues from the last one's file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dqlab.collection import saved
+from dqlab.collection.behaviours import environment_of
+from dqlab.collection.shards import save_episodes
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task
+from dqlab.errors import ConfigError, DataError
+from dqlab.fields import check_fields, require
+from dqlab.files import write_text
+from dqlab.registry import configurable
+
+SETTINGS = "settings.json"
+
+
+@configurable("collection")
+@dataclass(frozen=True)
+class BehaviourTraining:
+    """PPO (Schulman et al. 2017) with normalised observations and returns and a linearly decaying learning rate.
+
+    A stage lasts from one saved policy to the next. Each begins with fresh environments and with generators seeded
+    from (seed, stage), so that a stage is a function of the file before it: what is killed continues to the same
+    policies. Episodes that are under way at the end of a stage are cut.
+
+    Attributes:
+        steps: environment steps in all.
+        checkpoint_every: environment steps between two saved policies, rounded up to whole updates.
+        n_envs, n_steps: environments stepped together, and steps of each between two updates.
+        batch_size, epochs: of each PPO update.
+        learning_rate: at the start; it falls linearly to 0.
+        discount, gae_lambda: of returns, and of the advantages' estimate.
+        seed: of networks, environments and action noise.
+        physics: a name from the `physics` registry.
+    """
+
+    steps: int = 3_000_000
+    checkpoint_every: int = 100_000
+    n_envs: int = 16
+    n_steps: int = 128
+    batch_size: int = 64
+    epochs: int = 10
+    learning_rate: float = 3e-4
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+    seed: int = 0
+    physics: str = "mujoco210"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("steps", "checkpoint_every", "n_envs", "n_steps", "batch_size", "epochs"):
+            require(getattr(self, name) > 0, self, name, "above 0")
+
+    @property
+    def targets(self) -> list[int]:
+        """Environment steps done at the end of each stage: whole updates."""
+        update = self.n_envs * self.n_steps
+        last, every = math.ceil(self.steps / update), math.ceil(self.checkpoint_every / update)
+        return [min(count, last) * update for count in range(every, last + every, every)]
+
+    def run(self, task: Task, folder: Path, record: bool = False, say: Callable[[str], None] = print) -> list[Path]:
+        """Train what is not trained yet; returns the policies' files, oldest first.
+
+        Args:
+            task: whose environment.
+            folder: of the files.
+            record: keep all that is experienced, too: `experience_of(path)`.
+            say: tells the user.
+
+        Raises:
+            ConfigError: the folder holds policies of other settings. DataError: a file is damaged or not writable.
+        """
+        self._claim(task, folder)
+        paths = [folder / f"step-{target:09d}.npz" for target in self.targets]
+        for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
+            if not path.exists() or (record and not experience_of(path).exists()):
+                reward = self._stage(task, before, path, target, record)
+                say(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
+        return paths
+
+    def _claim(self, task: Task, folder: Path) -> None:
+        settings = {"training": str(self), "environment": environment_of(task, self.physics)}
+        known = folder / SETTINGS
+        if not known.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise ConfigError(f"{folder} holds something else than policies of this version. Choose another --out.")
+            _write(known, json.dumps(settings, indent=1))
+        elif known.read_text() != json.dumps(settings, indent=1):
+            raise ConfigError(
+                f"{folder} holds behaviour policies trained with other settings ({known}). Choose another --out."
+            )
+
+    def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
+        """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
+        from dqlab.collection.recording import Recorder, Rows
+
+        episodes: list[Rows] = []
+        keep = episodes.append if record else _ignore
+        recorders = [Recorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]
+        with _one_thread():
+            model = self._model(recorders)
+            if before:
+                saved.restore(model, before)
+            model.set_random_seed(self._stage_seed(target))
+            model.learn(target - model.num_timesteps, reset_num_timesteps=False)
+        for recorder in recorders:
+            recorder.cut()
+        if record:
+            save_episodes(experience_of(path), episodes)
+        saved.save(model, path)
+        model.env.close()
+        returns = [episode["r"] for episode in model.ep_info_buffer]
+        return float(np.mean(returns)) if returns else math.nan
+
+    def _stage_seed(self, target: int) -> int:
+        return int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
+
+    def _model(self, envs: list[Any]) -> Any:
+        sb3 = import_sb3()
+        from stable_baselines3.common.monitor import Monitor
+        from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+        venv = DummyVecEnv([partial(Monitor, env) for env in envs])
+        model: Any = sb3.PPO(
+            "MlpPolicy",
+            VecNormalize(venv, gamma=self.discount),
+            learning_rate=lambda _: self.learning_rate * max(0.0, 1.0 - model.num_timesteps / self.targets[-1]),
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            n_epochs=self.epochs,
+            gamma=self.discount,
+            gae_lambda=self.gae_lambda,
+            vf_coef=0.25,
+            seed=self.seed,
+            device="cpu",
+            _init_setup_model=False,
+        )
+        model._setup_model()  # now that the learning rate can be asked for
+        return model
+
+
+def experience_of(path: Path) -> Path:
+    """The file of what was experienced in the stage that ended with a policy."""
+    return path.parent / "experience" / path.name
+
+
+def import_sb3() -> Any:
+    """stable-baselines3.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import stable_baselines3
+    except ImportError as error:
+        raise ConfigError("Collecting needs stable-baselines3: pip install 'dqlab[collect]'") from error
+    return stable_baselines3
+
+
+def _ignore(rows: object) -> None:
+    """Nothing is kept."""
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}. Choose another --out.") from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks so small are fastest on one thread; and results depend on their number in the last bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

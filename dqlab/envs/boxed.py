@@ -1,0 +1,84 @@
+"""Any Gymnasium environment as dqlab's policies see it; importing this module registers `dqlab/Boxed-v0`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from gymnasium.wrappers import FlattenObservation, RescaleAction
+
+from dqlab.errors import ConfigError
+
+NO_LIMIT = -1
+"""What tells Gymnasium not to cut episodes: whoever makes the boxed environment says where."""
+
+
+def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
+    """The environment with actions in [-1, 1] and a flat observation, and no step limit.
+
+    Args:
+        env_id: `NAME`, or `MODULE:NAME` where importing a module registers it.
+        env_kwargs: arguments of the environment.
+        render_mode: as Gymnasium's.
+
+    Raises:
+        ConfigError: it cannot be made; its actions are no bounded, flat `Box`; its observation is neither a flat `Box`
+            nor a `Dict` of such.
+    """
+    env = make_plain(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
+    _check_actions(env_id, env.action_space)
+    _check_observations(env_id, env.observation_space)
+    env = FlattenObservation(env) if isinstance(env.observation_space, Dict) else env
+    ones = np.ones(env.action_space.shape, env.action_space.dtype)
+    return RescaleAction(env, -ones, ones)
+
+
+def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
+    """The environment as it is, without a step limit.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
+    except (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error) as error:
+        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".")
+        raise ConfigError(
+            f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
+            "installed; an id that a module registers is written MODULE:NAME."
+        ) from error
+
+
+def bounds_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """The environment's own bounds of actions (A,), which -1 and 1 stand for."""
+    env = make_plain(env_id, env_kwargs)
+    env.close()
+    return env.action_space.low.tolist(), env.action_space.high.tolist()
+
+
+def _check_actions(env_id: str, space: Any) -> None:
+    if not isinstance(space, Box):
+        raise ConfigError(
+            f"{env_id} has actions {space}; dqlab's policies act continuously. Choose an environment with Box actions."
+        )
+    if len(space.shape) != 1:
+        raise ConfigError(f"{env_id} has actions of shape {space.shape}; dqlab's are vectors. Wrap it first.")
+    if not np.isfinite([space.low, space.high]).all():
+        raise ConfigError(
+            f"{env_id} has unbounded actions ({space}); dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
+        )
+
+
+def _check_observations(env_id: str, space: Any) -> None:
+    leaves = space.spaces.values() if isinstance(space, Dict) else [space]
+    if not all(isinstance(leaf, Box) and len(leaf.shape) == 1 for leaf in leaves):
+        raise ConfigError(
+            f"{env_id} has observations {space}; dqlab's networks read vectors: a flat Box, or a Dict of such. "
+            "Wrap it first (gymnasium.wrappers.FlattenObservation)."
+        )
+
+
+gymnasium.register("dqlab/Boxed-v0", entry_point=boxed)

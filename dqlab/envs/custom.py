@@ -1,0 +1,116 @@
+"""Tasks that nobody has defined yet: any Gymnasium environment, with reference scores of the user's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gin
+
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task, tasks
+from dqlab.errors import ConfigError
+from dqlab.registry import configurable
+
+BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
+SOURCE = "gymnasium_task"
+
+
+def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None, episode_limit: int = 0) -> Task:
+    """The facts of an environment, measured on it; its scores are its returns.
+
+    Args:
+        env_id, env_kwargs: as `gymnasium.make` takes them.
+        episode_limit: steps after which an episode is cut; 0 for the environment's own.
+
+    Raises:
+        ConfigError: there is no such environment, its episodes have no limit, or its spaces are not dqlab's.
+    """
+    own = dict(env_kwargs or {})
+    limit = episode_limit or _limit_of(env_id, own)
+    made = {"env_id": env_id, "env_kwargs": own}
+    task = Task(_name_of(env_id), _name_of(env_id), BOXED, 0.0, 100.0, limit, "", 0, 0, env_kwargs=made)
+    env = make_env(task)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    return replace(task, state_dim=sizes[0], action_dim=sizes[1])
+
+
+def _limit_of(env_id: str, env_kwargs: Mapping[str, Any]) -> int:
+    from dqlab.envs.boxed import make_plain
+
+    make_plain(env_id, env_kwargs).close()
+    import gymnasium
+
+    limit = gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps
+    if not limit:
+        raise ConfigError(f"{env_id} does not say when its episodes are cut: set episode_limit, in steps.")
+    return int(limit)
+
+
+def _name_of(env_id: str) -> str:
+    return re.sub(r"[^\w.+~-]+", "-", env_id)
+
+
+def action_bounds(task: Task) -> tuple[list[float], list[float]]:
+    """What -1 and 1 stand for in the task's own environment, (A,) each."""
+    if task.env_id != BOXED:
+        return [-1.0] * task.action_dim, [1.0] * task.action_dim
+    from dqlab.envs.boxed import bounds_of
+
+    return bounds_of(**task.env_kwargs)
+
+
+@configurable("envs")
+def gymnasium_task(
+    env_id: str = gin.REQUIRED,
+    min_score: float = gin.REQUIRED,
+    max_score: float = gin.REQUIRED,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episode_limit: int = 0,
+    state_dim: int = 0,
+    action_dim: int = 0,
+    name: str = "",
+) -> str:
+    """Make a task of any Gymnasium environment: `Experiment.task = @gymnasium_task()`; returns its name.
+
+    Args:
+        env_id: such as `Pendulum-v1`, or `MODULE:NAME` where importing a module registers it.
+        min_score, max_score: returns that are scored as 0 (a random policy's) and 100 (a good one's).
+        env_kwargs: arguments of the environment.
+        episode_limit: steps after which an episode is cut; 0 for the environment's own.
+        state_dim, action_dim: widths of observation and action; 0 looks at the environment.
+        name: of the task; the environment's by default.
+
+    Raises:
+        ConfigError: the environment cannot be used, the scores do not differ, or the name is another task's.
+    """
+    if not max_score > min_score:
+        raise ConfigError(f"gymnasium_task.max_score ({max_score:g}) must be above min_score ({min_score:g}).")
+    known = bool(episode_limit and state_dim and action_dim)
+    made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
+    plain = Task("", "", BOXED, 0.0, 1.0, episode_limit, "", state_dim, action_dim, env_kwargs=made)
+    task = plain if known else describe_environment(env_id, env_kwargs, episode_limit)
+    return file_task(
+        replace(
+            task,
+            name=name or _name_of(env_id),
+            robot=_name_of(env_id),
+            min_score=float(min_score),
+            max_score=float(max_score),
+        )
+    )
+
+
+def file_task(task: Task) -> str:
+    """File a task of the user's, in place of an earlier one of hers; returns its name.
+
+    Raises:
+        ConfigError: the name is that of another task.
+    """
+    if task.name in tasks and tasks.entry(task.name).source == SOURCE:
+        tasks.remove(task.name)
+    tasks.add(task.name, task, source=SOURCE, summary=f"{task.env_kwargs['env_id']}, as configured")
+    return task.name
