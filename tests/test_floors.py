@@ -12,7 +12,8 @@ FLOORS = [
     {"__main__", "cli"},
     {"description", "testing"},
     {"ablation", "comparison"},
-    {"report", "catalogue", "scaffold", "running", "watch", "finishing", "benchmarking", "profiling", "figures"},
+    {"report", "catalogue", "scaffold", "running", "watch", "finishing", "benchmarking", "profiling", "figures"}
+    | {"doctor", "scoring", "filming", "sending"},
     {"experiment"},
     {"plugins", "rollback", "scalars", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},
@@ -20,7 +21,7 @@ FLOORS = [
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"noise", "replica", "run_folder", "files", "fields", "registry", "entries", "gin_registry", "errors"},
+    {"children", "noise", "replica", "run_folder", "files", "fields", "registry", "entries", "gin_registry", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "dqlab").rglob("*.py") if path.name != "__init__.py")
