@@ -27,6 +27,10 @@ class RunError(DqlabError):
     """A run folder is in use, incomplete, or differs from what is asked of it."""
 
 
+class StackError(DqlabError):
+    """The process that steps environments for dqlab does not start, has died, hangs, or reports an error."""
+
+
 class BenchmarkError(DqlabError):
     """Benchmark figures are missing, unreadable, or cannot be recorded."""
 

@@ -19,7 +19,7 @@ from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.data.download import Progress, silent
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import env_backends
+from dqlab.envs.backend import env_backends, physics_of
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of, place_of
@@ -97,6 +97,11 @@ class Experiment:
     def the_task(self) -> Task:
         """The task's facts."""
         return tasks.get(self.task)
+
+    @property
+    def stepped_by(self) -> str:
+        """The physics of its evaluations: the law, or that of a backend to which laws do not apply."""
+        return physics_of(self.env_backend, self.physics)
 
     @cached_property
     def the_algorithm(self) -> Algorithm:
@@ -235,7 +240,7 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "cell": experiment.cell,
         "seeds": sorted({replica.seed for replica in experiment.the_replicas}),
         "replicas": {replica.name: replica.as_dict() for replica in experiment.the_replicas},
-        "physics": experiment.physics,
+        "physics": experiment.stepped_by,
         "env_backend": experiment.env_backend,
         "device": str(experiment.the_device),
         "threads": experiment.the_threads,

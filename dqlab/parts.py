@@ -28,6 +28,7 @@ MODULES = (
     "diffusion.strides",
     "diffusion.weightings",
     "envs.backend",
+    "envs.legacy.backend",
     "envs.physics",
     "envs.tasks",
     "networks.activations",

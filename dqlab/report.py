@@ -79,7 +79,7 @@ def evaluate_run(
     configuration.load([folder.config], bindings)
     experiment = Experiment()
     experiment.check()
-    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.physics}", facts["caveat"])
+    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}", facts["caveat"])
     evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
@@ -150,7 +150,7 @@ def evaluate_official(
     evaluator = experiment.evaluator(episodes)
     filming = Filming(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
-    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.physics}", "")
+    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.stepped_by}", "")
     _add_row(table, experiment, stem, 0, result)
     Console().print(table)
     if filming:

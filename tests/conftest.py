@@ -16,6 +16,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -55,11 +58,24 @@ SMALL = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU skip where there is none."""
+    """Tests that need a GPU, or the original stack, skip where there is none."""
+    if lacking := no_legacy():
+        for item in items:
+            if item.get_closest_marker("legacy"):
+                item.add_marker(pytest.mark.skip(reason=lacking))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+def no_legacy() -> str:
+    """Why there is no original stack; empty where there is one."""
+    try:
+        legacy_python()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ FLOORS = [
     {"description", "testing"},
     {"ablation", "comparison"},
     {"report", "catalogue", "scaffold", "running", "watch", "finishing", "benchmarking", "profiling", "figures"}
-    | {"doctor", "scoring", "filming", "sending"},
+    | {"doctor", "fidelity", "scoring", "filming", "sending"},
     {"experiment"},
     {"plugins", "rollback", "scalars", "configuration"},
     {"evaluation", "collection", "official", "tracking", "parts"},

@@ -48,6 +48,7 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="which replica; all of them by default")
     parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
+    parser.add_argument("--env-backend", metavar="NAME", help="gymnasium, or d4rl after `make legacy`; as in training")
     parser.add_argument(
         "--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
     )
@@ -155,7 +156,8 @@ def _eval(args: argparse.Namespace) -> int:
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
     load_plugins(args.plugin)
-    bindings = [*args.set, *([f"Experiment.device={args.device!r}"] if args.device else [])]
+    chosen = {"device": args.device, "env_backend": args.env_backend}
+    bindings = [*args.set, *(f"Experiment.{name}={value!r}" for name, value in chosen.items() if value)]
     film = _film(args)
     if args.official is not None:
         episodes = 10 if args.episodes is None else args.episodes

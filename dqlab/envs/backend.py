@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,13 @@ class Stepped:
 
 
 class Environments(ABC):
-    """Copies of a task's environment, made as they are needed and known by their numbers."""
+    """Copies of a task's environment, made as they are needed and known by their numbers.
+
+    Attributes:
+        own_physics: what they are stepped with, where that cannot be chosen by a physics law; empty where it can.
+    """
+
+    own_physics: ClassVar[str] = ""
 
     @abstractmethod
     def prepare(self, count: int) -> None:
@@ -106,3 +112,8 @@ env_backends: Registry[EnvBackend] = Registry(
 def gymnasium_backend(task: Task, physics: str) -> Environments:
     """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
     return GymnasiumEnvironments(task, physics)
+
+
+def physics_of(backend: str, physics: str) -> str:
+    """What a record says of the dynamics: the physics law, or the backend's own physics, to which no law applies."""
+    return str(getattr(env_backends.get(backend), "own_physics", "") or physics)

@@ -1,0 +1,63 @@
+"""D4RL's own environments as a backend: gym, mujoco-py and MuJoCo 2.1.0, in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from dqlab.envs.backend import Array, Environments, Stepped, env_backends
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import Worker
+from dqlab.envs.tasks import Task
+from dqlab.errors import ConfigError
+
+
+@env_backends.register("d4rl", source="D4RL 1.1 (Fu et al. 2020) on gym 0.23.1, mujoco-py 2.1.2.14, MuJoCo 2.1.0")
+class OriginalStack(Environments):
+    """D4RL's own environments on MuJoCo 2.1.0 (`make legacy`); a physics law does not apply.
+
+    Raises:
+        ConfigError: the stack is not installed, or D4RL has no such task.
+    """
+
+    own_physics: ClassVar[str] = "MuJoCo 2.1.0"
+
+    def __init__(self, task: Task, physics: str) -> None:
+        if not task.file:
+            raise ConfigError(f"D4RL has no {task.name}: Experiment.env_backend='gymnasium' steps it.")
+        self._task, self._python, self._count = task, legacy_python(), 0
+
+    @cached_property
+    def worker(self) -> Worker:
+        """The process, started when it is first needed."""
+        return Worker(self._python)
+
+    def prepare(self, count: int) -> None:
+        """As in `Environments`.
+
+        Raises:
+            StackError: the process fails.
+        """
+        if count > self._count:
+            self.worker.ask("make", task=self._task.name, count=count)
+            self._count = count
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        """As in `Environments`; AntMaze's goal is drawn as D4RL draws it, with numpy seeded by the group."""
+        self.prepare(len(seeds))
+        return np.array(self.worker.ask("reset", seeds=list(seeds), groups=list(groups))["observations"])
+
+    def step(self, which: Sequence[int], actions: Array) -> Stepped:
+        """As in `Environments`."""
+        got = self.worker.ask("step", which=list(which), actions=np.asarray(actions, dtype=np.float64).tolist())
+        return Stepped(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
+
+    def close(self) -> None:
+        """End the process."""
+        if "worker" in self.__dict__:
+            self.worker.close()
+            del self.__dict__["worker"]
+        self._count = 0

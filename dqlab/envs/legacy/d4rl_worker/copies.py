@@ -1,0 +1,93 @@
+"""One environment of D4RL's: its episodes, and its state, which can be read and set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .originals import build, core
+
+
+class Copy:
+    """An environment, with what its family hides beside `qpos` and `qvel`.
+
+    Args:
+        task: D4RL's name.
+    """
+
+    def __init__(self, task: str) -> None:
+        self.env = build(task)
+        self.core = core(self.env)
+        self.group: Any = None
+
+    def reset(self, seed: int, group: int) -> list[float]:
+        """Begin an episode. A new group draws what D4RL draws when it builds an environment: AntMaze's goal."""
+        if group != self.group and hasattr(self.core, "set_target_goal"):
+            np.random.seed(group % 2**32)  # D4RL draws it from numpy's global generator
+            self.core.set_target_goal()
+        self.group = group
+        self.core.seed(seed)
+        return plain(self.env.reset())
+
+    def step(self, action: np.ndarray) -> tuple[list[float], float, bool, bool]:
+        """Observation, reward, whether the environment ended the episode, whether it is over by that or its limit."""
+        observation, reward, done, info = self.env.step(action)
+        terminated = bool(done) and not info.get("TimeLimit.truncated", False)
+        return plain(observation), float(reward), terminated, bool(done)
+
+    def state(self) -> dict[str, Any]:
+        """All that decides what follows, as JSON has it."""
+        data = self.core.sim.data
+        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **hidden(self.core)}
+
+    def set_state(self, state: dict[str, Any]) -> list[float]:
+        """Forget the past (contacts, warm starts, time), stand in this state; the observation of it."""
+        sim = self.core.sim
+        qpos, qvel = np.array(state["qpos"], dtype=float), np.array(state["qvel"], dtype=float)
+        if qpos.shape != sim.data.qpos.shape or qvel.shape != sim.data.qvel.shape:
+            raise ValueError(f"qpos and qvel have {sim.model.nq} and {sim.model.nv} numbers here")
+        sim.reset()
+        sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
+        hide(self.core, state)
+        sim.forward()
+        return plain(observe(self.core))
+
+    def silence(self) -> None:
+        """No noise in what the kitchen's robot observes (and, through its velocity control, does)."""
+        robot = getattr(self.core, "robot", None)
+        if robot is not None:
+            robot.robot_pos_noise_amp[:] = 0.0
+            robot.robot_vel_noise_amp[:] = 0.0
+
+
+def hidden(env: Any) -> dict[str, Any]:
+    """What decides beside `qpos` and `qvel`: the pen's wanted quaternion, AntMaze's goal, the kitchen's open tasks."""
+    found: dict[str, Any] = {}
+    if hasattr(env, "target_obj_bid"):
+        found["desired_orien"] = plain(env.model.body_quat[env.target_obj_bid])
+    if hasattr(env, "set_target_goal"):
+        found["goal"] = plain(env.target_goal)
+    if hasattr(env, "tasks_to_complete"):
+        found["remaining"] = sorted(env.tasks_to_complete)
+    return found
+
+
+def hide(env: Any, state: dict[str, Any]) -> None:
+    """Set that, where the state says it."""
+    if "desired_orien" in state:
+        env.model.body_quat[env.target_obj_bid] = state["desired_orien"]
+    if "goal" in state:
+        env.set_target_goal(tuple(state["goal"]))
+    if "remaining" in state:
+        env.tasks_to_complete = set(state["remaining"])
+
+
+def observe(env: Any) -> Any:
+    """The observation of the state as it is; the kitchen's also enters its velocity control."""
+    return env.get_obs() if hasattr(env, "get_obs") else env._get_obs()
+
+
+def plain(values: Any) -> list[float]:
+    """A flat list of Python floats: JSON writes them so that reading gives the same numbers."""
+    return [float(value) for value in np.asarray(values, dtype=float).ravel()]

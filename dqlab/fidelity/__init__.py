@@ -1,0 +1,1 @@
+"""How close today's environments come to D4RL's own, measured by stepping both."""

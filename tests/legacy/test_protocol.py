@@ -1,0 +1,170 @@
+"""The real worker: exact numbers, seeds that reach D4RL's environments, mistakes answered, deaths told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import Worker, environment
+from dqlab.errors import StackError
+
+pytestmark = pytest.mark.legacy
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    made = Worker(legacy_python())
+    yield made
+    made.close()
+
+
+def test_it_is_the_original_stack(worker: Worker) -> None:
+    wanted = {"mujoco": "2.1.0", "gym": "0.23.1", "d4rl": "1.1", "mujoco-py": "2.1.2.14"}
+    assert wanted.items() <= worker.versions.items()
+
+
+def test_numbers_arrive_as_they_are(worker: Worker) -> None:
+    facts = worker.ask("make", task="hopper-medium-v2", count=1)
+    assert {"state_dim": 11, "action_dim": 3, "episode_limit": 1000}.items() <= facts.items()
+    state = {
+        "qpos": [0.1, 1 / 3, np.pi, 5e-324, -0.0, 1e-17],
+        "qvel": [1.0, 2**-40, -1 / 7, 0.3, 9.999999999999998, 2.0],
+    }
+    worker.ask("set_state", which=[0], states=[state])
+    assert worker.ask("get_state", which=[0])["states"] == [state]
+
+
+@pytest.mark.parametrize("task", ["walker2d-medium-v2", "antmaze-umaze-v0", "pen-human-v1", "kitchen-complete-v0"])
+def test_seeds_reach_the_environment(worker: Worker, task: str) -> None:
+    """D4RL's wrapper keeps `seed` from walker2d and its kin; the worker seeds what is inside."""
+    worker.ask("make", task=task, count=3)
+    first, again, other = worker.ask("reset", seeds=[5, 5, 6], groups=[0, 0, 0])["observations"]
+    assert first == again != other
+    assert worker.ask("reset", seeds=[6], groups=[0])["observations"] == [other]
+
+
+def goals(worker: Worker, count: int) -> list[Any]:
+    return [state["goal"] for state in worker.ask("get_state", which=list(range(count)))["states"]]
+
+
+def test_a_group_shares_antmazes_goal(worker: Worker) -> None:
+    worker.ask("make", task="antmaze-large-play-v0", count=3)
+    worker.ask("reset", seeds=[1, 2, 3], groups=[7, 7, 8])
+    first, second, third = goals(worker, 3)
+    assert first == second != third
+    worker.ask("reset", seeds=[4, 5, 6], groups=[8, 7, 8])
+    assert goals(worker, 3) == [third, first, third]
+
+
+def test_an_episode_ends_by_its_limit(worker: Worker) -> None:
+    worker.ask("make", task="antmaze-umaze-v0", count=1)
+    worker.ask("reset", seeds=[0], groups=[0])
+    over = [worker.ask("step", which=[0], actions=[[0.0] * 8]) for _ in range(700)]
+    assert [answer["over"][0] for answer in over] == [False] * 699 + [True]
+    assert not over[-1]["terminated"][0]
+
+
+MISTAKES = {
+    "no JSON": ("{", "BadRequest"),
+    "no object": ("[1]", "BadRequest"),
+    "unknown request": ('{"do": "fly"}', "unknown request 'fly'; there are make, reset"),
+    "not a request": ('{"do": "_chosen", "which": []}', "unknown request"),
+    "missing field": ('{"do": "step", "which": [0]}', "missing a required argument: 'actions'"),
+    "unknown field": ('{"do": "get_state", "which": [0], "why": 1}', "unexpected keyword argument 'why'"),
+    "no such environment": ('{"do": "get_state", "which": [9]}', "there are environments 0 to 0"),
+    "lengths": ('{"do": "reset", "seeds": [1], "groups": []}', "seeds and groups differ in length"),
+    "action too short": ('{"do": "step", "which": [0], "actions": [[0.0]]}', "not 3 finite numbers"),
+    "action not finite": ('{"do": "step", "which": [0], "actions": [[NaN, 0, 0]]}', "not 3 finite numbers"),
+    "state too short": ('{"do": "set_state", "which": [0], "states": [{"qpos": [], "qvel": []}]}', "6 and 6 numbers"),
+    "no such task": ('{"do": "make", "task": "chess-v0", "count": 1}', "chess"),
+}
+
+
+@pytest.fixture(scope="module")
+def raw() -> Iterator[Any]:
+    """The worker's pipes themselves: a line in, a line out."""
+    python = legacy_python()
+    command = [str(python), "-m", "d4rl_worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment(python), text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert json.loads(process.stdout.readline())["ok"]
+
+        def ask(line: str) -> dict[str, Any]:
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            return dict(json.loads(process.stdout.readline()))
+
+        assert ask('{"id": 3, "do": "make", "task": "hopper-medium-v2", "count": 1}')["id"] == 3
+        yield ask
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_and_it_goes_on(raw: Any, mistake: str) -> None:
+    line, expected = MISTAKES[mistake]
+    answer = raw(line)
+    assert not answer["ok"]
+    assert expected in f"{answer['kind']}: {answer['error']}"
+    raw('{"do": "make", "task": "hopper-medium-v2", "count": 1}')
+    assert raw('{"id": 8, "do": "get_state", "which": [0]}')["ok"]
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether a process ends within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_worker_that_was_killed() -> None:
+    worker = Worker(legacy_python())
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(StackError, match=r"(has ended at|before) 'make' \(exit code -9\)"):
+        worker.ask("make", task="hopper-medium-v2", count=1)
+    with pytest.raises(StackError):
+        worker.ask("make", task="hopper-medium-v2", count=1)
+
+
+def test_a_worker_that_hangs_is_ended() -> None:
+    worker = Worker(legacy_python(), answer_seconds=0.5)
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(StackError, match=r"has not answered 'make' within 0\.5 seconds"):
+        worker.ask("make", task="hopper-medium-v2", count=1)
+    assert gone(worker.pid)
+
+
+ORPHAN = """
+import time
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import Worker
+worker = Worker(legacy_python())
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_orphan_when_dqlab_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())  # type: ignore[union-attr]
+        assert not gone(pid, 0.2)
+        parent.kill()
+    assert gone(pid)
