@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -58,11 +59,20 @@ def attempt_command(command: Sequence[str], *, timeout: float, env: Mapping[str,
     """Run a command; arguments as in `attempt`."""
     changed = {**os.environ, **(env or {})}
     given = {name: value for name, value in changed.items() if value is not None}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        process = subprocess.Popen(command, **pipes, env=given, text=True, errors="replace", start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=given,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as error:
         return Outcome("", f"{command[0]}: {error.strerror}")
+    _running.add(process)
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -72,8 +82,19 @@ def attempt_command(command: Sequence[str], *, timeout: float, env: Mapping[str,
     return Outcome(output, _trouble(process.returncode, errors) if process.returncode else "")
 
 
+_running: set[subprocess.Popen[str]] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """None outlives this process, however it is interrupted."""
+    for process in list(_running):
+        _end(process)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """It and its own children."""
+    _running.discard(process)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dqlab.data.cache import cache_folder
 from dqlab.data.d4rl import Recorded, read_d4rl
 from dqlab.data.download import Progress, download, silent
 from dqlab.data.rewards import reward_transforms
@@ -77,8 +77,7 @@ def cache_path(task: Task) -> Path:
     """
     if not task.file:
         raise UnavailableError(f"{task.name} is not a task of D4RL's")
-    folder = os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets"
-    return Path(folder) / Path(task.file).name
+    return cache_folder() / Path(task.file).name
 
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")

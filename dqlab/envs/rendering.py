@@ -48,7 +48,7 @@ class OpenGL:
 WAYS = (
     OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
     OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
-    OpenGL("glfw", "GLFW", "needs a display ($DISPLAY) and apt-get install libglfw3 libgl1; not needed for videos"),
+    OpenGL("glfw", "GLFW", "only windows on a display need it: set DISPLAY; apt-get install libgl1"),
 )
 """In the order in which they are tried."""
 

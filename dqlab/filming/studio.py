@@ -59,7 +59,7 @@ class Studio:
         """Play the episodes again and write the video; returns its size and speed in words."""
         with self._camera() as env:
             fps = float(env.metadata.get("render_fps") or USUAL_FPS)
-            env.reset(seed=takes[0].seed)
+            _begin(env, takes[0])
             height, width = _picture(env).shape[:2]
             with encoding(film.path, fps, (width, height)) as encoder:
                 for take in takes:
@@ -93,7 +93,7 @@ class Studio:
 
     def _play(self, env: Any, take: Take, encoder: Encoder) -> None:
         """One episode; a warning where its return is not the evaluation's."""
-        env.reset(seed=take.seed, options={"group": take.group})
+        _begin(env, take)
         encoder.add(partial(_picture, env))
         total = 0.0
         for action in take.actions:
@@ -102,6 +102,10 @@ class Studio:
         if abs(total - take.total) > 1e-6 * max(1.0, abs(take.total)):
             text = f"the episode in the video has the return {total:.1f}, the evaluation's had {take.total:.1f}"
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
+
+
+def _begin(env: Any, take: Take) -> None:
+    env.reset(seed=take.seed, options={"group": take.group})
 
 
 def _picture(env: Any) -> Frame:
