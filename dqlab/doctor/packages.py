@@ -21,8 +21,12 @@ def wanted(extra: str = "") -> tuple[Any, ...]:
     each = [Requirement(text) for text in metadata.requires("dqlab") or []]
     if not extra:
         return tuple(item for item in each if item.marker is None or item.marker.evaluate({"extra": ""}))
-    others = [item for item in each if item.marker is not None and not item.marker.evaluate({"extra": ""})]
-    return tuple(item for item in others if item.marker.evaluate({"extra": extra}))
+    return tuple(item for item in each if item.marker and _adds(item.marker, extra))
+
+
+def _adds(marker: Any, extra: str) -> bool:
+    """Whether an extra adds what has this marker."""
+    return bool(marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}))
 
 
 def version_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -13,22 +14,28 @@ from rich.text import Text
 from dqlab.doctor.examination import Report
 from dqlab.doctor.finding import Finding, State
 
+STATE_WIDTH = max(len(state.value) for state in State)
 STYLES = {State.OK: "green", State.WARNING: "yellow", State.MISSING: "dim", State.BROKEN: "bold red"}
 
 
 def show(report: Report, console: Console | None = None) -> None:
     """Print it."""
     console = console or Console()
-    table = Table.grid(padding=(0, 1))
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    longest = max(len(finding.name) for finding in report.findings)
     for group, findings in report.groups:
-        table.add_row(Text(group, style="bold"))
-        for finding in findings:
-            table.add_row(Text(finding.state.value, style=STYLES[finding.state]), finding.name, _said(finding))
-    console.print(table)
+        console.print(Text(group, style="bold"))
+        console.print(_table(findings, longest))
     console.print(f"{_verdict(report)} ({report.seconds:.1f} s)", soft_wrap=True)
+
+
+def _table(findings: Sequence[Finding], longest: int) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=STATE_WIDTH)
+    table.add_column(width=longest, no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        table.add_row(Text(finding.state.value, style=STYLES[finding.state]), finding.name, _said(finding))
+    return table
 
 
 def _said(finding: Finding) -> Text:

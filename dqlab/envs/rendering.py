@@ -34,11 +34,13 @@ class OpenGL:
         value: of $MUJOCO_GL.
         title: as people call it.
         fix: what to install where it does not work.
+        wants: variables of the environment, one of which it needs.
     """
 
     value: str
     title: str
     fix: str
+    wants: tuple[str, ...] = ()
 
     def draws(self) -> Outcome:
         """Draw one picture, in a process of its own."""
@@ -48,7 +50,7 @@ class OpenGL:
 WAYS = (
     OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
     OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
-    OpenGL("glfw", "GLFW", "only windows on a display need it: set DISPLAY; apt-get install libgl1"),
+    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1", ("DISPLAY", "WAYLAND_DISPLAY")),
 )
 """In the order in which they are tried."""
 

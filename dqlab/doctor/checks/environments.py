@@ -15,7 +15,7 @@ GROUP = "Environments"
 SECONDS = 8.0
 EXACT = 1e-9
 MUJOCO = "mujoco>=3.1.6,<3.3"
-WHY = "MuJoCo 2.1's inertias, and pen, are exact on these"
+WHY = "MuJoCo 2.1's inertias are exact there"
 
 REPLAY = """
 import warnings
@@ -44,7 +44,7 @@ def mujoco() -> Iterator[Finding]:
     elif trouble:
         yield Finding("MuJoCo", State.WARNING, f"{trouble[0]}: {WHY}", fix)
     else:
-        yield Finding("MuJoCo", State.OK, f"{version_of('mujoco')} ({MUJOCO.removeprefix('mujoco')}: {WHY})")
+        yield Finding("MuJoCo", State.OK, f"{version_of('mujoco')}, within {MUJOCO.removeprefix('mujoco')}: {WHY}")
 
 
 @check(GROUP, "D4RL physics", needed=True)

@@ -14,18 +14,19 @@ from dqlab.filming.encoders import ffmpeg
 
 GROUP = "Pictures"
 SECONDS = 5.0
-LAST = 70
+NO_DISPLAY = "there is no display"
 
 
 def _look(way: OpenGL) -> Callable[[], Iterator[Finding]]:
     def look() -> Iterator[Finding]:
         tried = way.draws()
         chosen = f", which {VARIABLE} chooses" if os.environ.get(VARIABLE, "").lower() == way.value else ""
+        trouble = tried.trouble if any(map(os.environ.get, way.wants)) or not way.wants else NO_DISPLAY
         if tried.fine:
             yield Finding(way.title, State.OK, f"draws MuJoCo's pictures{chosen}")
         else:
             state = State.BROKEN if chosen else State.MISSING
-            yield Finding(way.title, state, f"cannot draw ({tried.trouble[:LAST]}){chosen}", way.fix)
+            yield Finding(way.title, state, f"cannot draw ({trouble}){chosen}", way.fix)
 
     return look
 
@@ -45,7 +46,7 @@ def encoder() -> Iterator[Finding]:
         return
     tried = attempt_command([program, "-version"], timeout=SECONDS)
     if tried.fine:
-        text = f"{' '.join(tried.output.split()[1:3])}, imageio-ffmpeg {version_of('imageio-ffmpeg')}: .mp4 videos"
+        text = f"imageio-ffmpeg {version_of('imageio-ffmpeg')}, ffmpeg {tried.output.split()[2][:20]}: .mp4 videos"
         yield Finding("ffmpeg", State.OK, text)
     else:
         yield Finding("ffmpeg", State.BROKEN, tried.trouble, "pip install --force-reinstall imageio-ffmpeg")
