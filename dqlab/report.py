@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,12 @@ from rich.table import Table
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError
 from dqlab.experiment import Experiment
+from dqlab.filming.request import Film
+from dqlab.filming.session import Filming
 from dqlab.replica import Replica
 from dqlab.run_folder import RunFolder
 from dqlab.running import Finished
+from dqlab.sending import send_rest
 from dqlab.tracking.display import summary_table
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.training import checkpoint
@@ -55,13 +57,22 @@ def _how_to_open(uri: str) -> str:
     return command.replace(f"{Path.cwd()}/", "")
 
 
-def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None, bindings: Sequence[str] = ()) -> None:
+def evaluate_run(
+    path: Path,
+    which: str,
+    seed: int | None,
+    episodes: int | None,
+    bindings: Sequence[str] = (),
+    film: Film | None = None,
+) -> None:
     """Evaluate a checkpoint of each replica (or one), with the run's own configuration.
 
     With the run's number of episodes the evaluation repeats the recorded one: same initial states, same noise.
+    A video goes into the replica's folder and to MLflow too, if the run is recorded there.
 
     Raises:
         RunError: no such run, replica or checkpoint.
+        ConfigError: a video is wanted and cannot be made here.
     """
     folder = RunFolder(path)
     facts = folder.facts()
@@ -72,7 +83,9 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
     evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
-    for file in checkpoint_files(folder, seed, which):
+    files = checkpoint_files(folder, seed, which)
+    filming = Filming(evaluator, film, len(files)) if film else None
+    for file in files:
         weights, record = checkpoint.load(file)
         if "seed" not in record:
             raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
@@ -81,7 +94,11 @@ def evaluate_run(path: Path, which: str, seed: int | None, episodes: int | None,
         pack.load(0, weights)
         result = evaluator.run(pack, record["step"], mode)[0]
         _add_row(table, experiment, replica.title, record["step"], result)
+        if filming:
+            filming.note(replica.name, record["step"])
     Console().print(table)
+    if filming:
+        filming.finish(folder)
 
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
@@ -108,7 +125,12 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
 
 
 def evaluate_official(
-    path: Path, task_name: str | None, epoch: str | None, episodes: int, bindings: Sequence[str] = ()
+    path: Path,
+    task_name: str | None,
+    epoch: str | None,
+    episodes: int,
+    bindings: Sequence[str] = (),
+    film: Film | None = None,
 ) -> None:
     """Evaluate the official code's checkpoint as the official code acts: 50 candidates, softmax over the critics.
 
@@ -125,10 +147,15 @@ def evaluate_official(
     weights, stem = official.load_checkpoint(path, epoch)
     pack = experiment.pack([Replica.plain(0)])
     pack.load(0, weights)
-    result = experiment.evaluator(episodes).run(pack, 0)[0]
+    evaluator = experiment.evaluator(episodes)
+    filming = Filming(evaluator, film, 1) if film else None
+    result = evaluator.run(pack, 0)[0]
     table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.stepped_by}", "")
     _add_row(table, experiment, stem, 0, result)
     Console().print(table)
+    if filming:
+        filming.note(stem, 0)
+        filming.finish(None)
 
 
 def _evaluation_table(title: str, caveat: str) -> Table:
@@ -152,16 +179,5 @@ def sync(path: Path) -> None:
     Raises:
         RunError: this is neither, or the server still cannot be reached.
     """
-    from dqlab.tracking.folders import grid_of, known_facts
-    from dqlab.tracking.mirror import mirror_environment
-    from dqlab.tracking.sending import send
-
-    path = grid_of(path) or path
-    facts = known_facts(path)
-    os.environ.update(mirror_environment())
-    uri = tracking_uri(path)
-    try:
-        send(path, facts["mlflow_experiment"], over=not RunFolder(path).in_use())
-    except Exception as error:
-        raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
+    path, uri = send_rest(path)
     print(f"{path}: MLflow ({uri}) has all of it.")

@@ -12,20 +12,8 @@ FLOORS = [
     {"__main__", "cli"},
     {"description", "testing"},
     {"ablation", "comparison"},
-    {
-        "collection",
-        "report",
-        "fidelity",
-        "datasets",
-        "catalogue",
-        "scaffold",
-        "running",
-        "watch",
-        "finishing",
-        "benchmarking",
-        "profiling",
-        "figures",
-    },
+    {"report", "catalogue", "scaffold", "running", "watch", "finishing", "benchmarking", "profiling", "figures"}
+    | {"doctor", "fidelity", "scoring", "filming", "sending", "collection", "datasets"},
     {"experiment"},
     {"plugins", "rollback", "scalars", "configuration"},
     {"evaluation", "official", "tracking", "parts"},
@@ -33,7 +21,8 @@ FLOORS = [
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"noise", "replica", "run_folder", "files", "machine", "fields", "registry", "entries", "gin_registry", "errors", "swap"},
+    {"children", "noise", "replica", "run_folder", "files", "machine", "swap"}
+    | {"fields", "registry", "entries", "gin_registry", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "dqlab").rglob("*.py") if path.name != "__init__.py")

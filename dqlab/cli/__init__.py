@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from dqlab import __version__
-from dqlab.cli import data, grids, parts, records, training
+from dqlab.cli import checks, data, grids, parts, records, training
 from dqlab.errors import DqlabError, message_of
 from dqlab.training.threads import quiet_threads
 
@@ -31,6 +31,8 @@ EPILOG = """examples:
   dqlab bench compare
   dqlab compare runs/steps
   dqlab ui runs
+  dqlab score hopper-medium-v2 -20.27 3234.3
+  dqlab doctor
 """
 
 
@@ -81,6 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (training, grids, data, parts, records):
+    for group in (training, grids, data, parts, records, checks):
         group.add(commands)
     return parser

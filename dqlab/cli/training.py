@@ -54,7 +54,18 @@ def _add_eval(commands: Any) -> None:
     )
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
+    _add_render(parser)
     add_set(parser)
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    """Options of a video."""
+    text = "make a video of what is evaluated, .mp4 or .gif; one for each replica, if there are several"
+    parser.add_argument("--render", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--render-episodes", type=int, metavar="N", help="that it shows, the first ones; 1 by default")
+    parser.add_argument(
+        "--render-size", metavar="WxH", help="in pixels; the environment's own by default, e.g. 480x480"
+    )
 
 
 def _add_collect(commands: Any) -> None:
@@ -148,13 +159,22 @@ def _eval(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     chosen = {"device": args.device, "env_backend": args.env_backend}
     bindings = [*args.set, *(f"Experiment.{name}={value!r}" for name, value in chosen.items() if value)]
+    film = _film(args)
     if args.official is not None:
-        evaluate_official(
-            args.official, args.task, args.epoch, 10 if args.episodes is None else args.episodes, bindings
-        )
+        episodes = 10 if args.episodes is None else args.episodes
+        evaluate_official(args.official, args.task, args.epoch, episodes, bindings, film)
     else:
-        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings)
+        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, film)
     return 0
+
+
+def _film(args: argparse.Namespace) -> Any:
+    """The video that is wanted, if one is."""
+    from dqlab.filming.request import Film
+
+    if args.render is None and (args.render_episodes is not None or args.render_size):
+        raise ConfigError("--render-episodes and --render-size belong to --render FILE.")
+    return Film.read(args.render, args.render_episodes, args.render_size) if args.render else None
 
 
 def _collect(args: argparse.Namespace) -> int:

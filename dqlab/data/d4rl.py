@@ -31,7 +31,9 @@ def read_d4rl(path: Path, state_dim: int | None = None, action_dim: int | None =
         check_widths(columns, state_dim, action_dim)
         where = columns.where
         timeouts = None if columns.timeouts is None else flags(where, "timeouts", columns.timeouts)
-        tables = {name: floats(where, name, getattr(columns, name)) for name in ("observations", "actions", "rewards")}
+        tables: dict[str, Any] = {
+            name: floats(where, name, getattr(columns, name)) for name in ("observations", "actions", "rewards")
+        }
         terminals = flags(where, "terminals", columns.terminals)
         return Columns(**tables, terminals=terminals, timeouts=timeouts, metadata=columns.metadata, where=where)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from dqlab.data.cache import cache_folder
 from dqlab.data.contents import View
 from dqlab.data.download import HDF5_MAGIC, Progress, silent
 from dqlab.data.formats.choosing import format_of
@@ -30,11 +30,6 @@ data_sources: Registry[DataSource] = Registry(
     chosen_as="('{}',)",
     arguments=3,
 )
-
-
-def cache_folder() -> Path:
-    """Where D4RL keeps its files: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
 def cache_path(task: Task) -> Path:

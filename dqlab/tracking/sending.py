@@ -8,6 +8,7 @@ from dqlab.tracking.folders import is_grid
 from dqlab.tracking.grid import send_grid
 from dqlab.tracking.mirror import only_mirror
 from dqlab.tracking.mlflow import send_run, tracking_uri
+from dqlab.tracking.videos import send_videos
 
 
 def send(folder: Path, experiment: str, over: bool) -> str:
@@ -24,4 +25,6 @@ def send(folder: Path, experiment: str, over: bool) -> str:
     uri = tracking_uri(folder)
     with only_mirror(folder):
         (send_grid if is_grid(folder) else send_run)(folder, uri, experiment, over)
+        if over:
+            send_videos(folder, uri)
     return uri

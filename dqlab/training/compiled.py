@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,3 @@ def trace(function: Callable[..., Any], values: list[Tensor]) -> torch.fx.GraphM
 def signature(tensors: Tensors) -> tuple[Any, ...]:
     """What compiled code depends on: shapes, strides and types of the tensors, and their device."""
     return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in leaves(tensors))
-
-
-def compiler() -> str:
-    """The C++ compiler that Inductor would use on a CPU, or nothing."""
-    names = [os.environ.get("CXX", ""), "g++", "clang++"]
-    return next((found for name in names if name and (found := shutil.which(name))), "")

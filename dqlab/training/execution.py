@@ -11,9 +11,10 @@ import torch
 
 from dqlab.errors import ConfigError
 from dqlab.registry import Registry
-from dqlab.training.compiled import compile_program, compiler, signature
+from dqlab.training.compiled import compile_program, signature
 from dqlab.training.graphs import capture
 from dqlab.training.program import Program, Run, Tensors
+from dqlab.training.toolchain import compiler
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""MuJoCo, D4RL's physics on it, and what other environments need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from dqlab.children import attempt, attempt_command
+from dqlab.doctor.finding import Finding, State, check
+from dqlab.doctor.packages import extra, unfit, version_of, wanted
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.errors import ConfigError
+
+GROUP = "Environments"
+SECONDS = 8.0
+EXACT = 1e-9
+MUJOCO = "mujoco>=3.1.6,<3.3"
+WHY = "MuJoCo 2.1's inertias are exact there"
+
+REPLAY = """
+import warnings
+warnings.simplefilter("ignore")
+from dqlab.doctor.replay import largest_error
+print(*largest_error())
+"""
+PEN = """
+import warnings
+warnings.simplefilter("ignore")
+import gymnasium, gymnasium_robotics
+gymnasium.register_envs(gymnasium_robotics)
+env = gymnasium.make("AdroitHandPen-v1", disable_env_checker=True)
+env.reset(seed=0)
+env.step(env.action_space.sample())
+"""
+
+
+@check(GROUP, "MuJoCo", needed=True)
+def mujoco() -> Iterator[Finding]:
+    """Its version, within the range in which D4RL's physics hold."""
+    fix = f"pip install '{MUJOCO}'"
+    trouble = [text for text in unfit(wanted()) if text.startswith("mujoco ")]
+    if not version_of("mujoco"):
+        yield Finding("MuJoCo", State.MISSING, "not installed", fix, needed=True)
+    elif trouble:
+        yield Finding("MuJoCo", State.WARNING, f"{trouble[0]}: {WHY}", fix)
+    else:
+        yield Finding("MuJoCo", State.OK, f"{version_of('mujoco')}, within {MUJOCO.removeprefix('mujoco')}: {WHY}")
+
+
+@check(GROUP, "D4RL physics", needed=True)
+def physics() -> Iterator[Finding]:
+    """Steps of a D4RL environment, repeated."""
+    name, tried = "D4RL physics", attempt(REPLAY, timeout=SECONDS)
+    if not tried.fine:
+        fix = "unset MUJOCO_GL" if os.environ.get("MUJOCO_GL") else f"pip install --force-reinstall '{MUJOCO}'"
+        yield Finding(name, State.BROKEN, f"no environment can be made: {tried.trouble}", fix, needed=True)
+        return
+    steps, error = tried.output.split()[-2:]
+    text = f"walker2d: {steps} steps of MuJoCo 2.1.0 repeated, largest error {float(error):.0e}"
+    if float(error) < EXACT:
+        yield Finding(name, State.OK, text, needed=True)
+    else:
+        text += ": scores would not be D4RL's"
+        yield Finding(name, State.BROKEN, text, f"pip install '{MUJOCO}'", needed=True)
+
+
+@check(GROUP, "pen, kitchen")
+def robotics() -> Iterator[Finding]:
+    """A step of pen."""
+    found = extra("robotics", "pen and kitchen", "pen, kitchen")
+    if found.state is State.OK:
+        tried = attempt(PEN, timeout=SECONDS)
+        if not tried.fine:
+            yield Finding(found.name, State.BROKEN, tried.trouble, "pip install 'dqlab[robotics]'")
+            return
+    yield found
+
+
+@check(GROUP, "original stack")
+def original_stack() -> Iterator[Finding]:
+    """D4RL's own environments, in their own Python."""
+    from dqlab.envs.legacy.process import environment
+
+    name = "original stack"
+    try:
+        python = legacy_python()
+    except ConfigError as error:
+        text, _, fix = str(error).partition(": ")
+        yield Finding(name, State.MISSING, f"{text} (--env-backend d4rl)", fix.partition(";")[0])
+        return
+    code = "import mujoco_py, gym; print(gym.__version__)"
+    tried = attempt_command([str(python), "-c", code], timeout=SECONDS, env=environment(python))
+    if tried.fine:
+        yield Finding(name, State.OK, f"gym {tried.output.split()[-1]} and mujoco-py in {python.parent.parent}")
+    else:
+        yield Finding(name, State.BROKEN, f"{python}: {tried.trouble}", "rm -r .venv-legacy; make legacy")

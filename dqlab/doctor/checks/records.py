@@ -1,0 +1,137 @@
+"""Data, disks, and where runs are recorded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from dqlab.children import attempt
+from dqlab.data.cache import cache_folder
+from dqlab.doctor.finding import Finding, State, check
+from dqlab.doctor.packages import extra
+from dqlab.envs.tasks import D4RL
+from dqlab.tracking.mlflow import tracking_uri
+
+GROUP = "Data and records"
+GIB = 2**30
+LITTLE, TOO_LITTLE = 2.0, 0.2
+"""GiB: a run's checkpoints, and a dataset, take some hundred MiB."""
+SHOWN = 3
+SECONDS = 9.0
+
+SEARCH = """
+import sys
+from dqlab.tracking.mlflow import connect
+connect(sys.argv[1]).search_experiments(max_results=1)
+"""
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+
+@check(GROUP, "runs", needed=True)
+def runs() -> Iterator[Finding]:
+    """Whether runs can be written here."""
+    yield _writable("runs", Path("runs"), "runs are written here by default: cd elsewhere, or use --out")
+
+
+def _writable(name: str, folder: Path, otherwise: str) -> Finding:
+    """Whether a folder, or what there is above it, can be written, and how much space it has."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        text = f"{there} cannot be written ({error.strerror})"
+        return Finding(name, State.BROKEN, text, otherwise, needed=True)
+    free = shutil.disk_usage(there).free / GIB
+    state = State.OK if free > LITTLE else State.WARNING if free > TOO_LITTLE else State.BROKEN
+    fix = "" if state is State.OK else f"free some space; {otherwise}"
+    return Finding(name, state, f"{folder.absolute()} can be written; {free:.1f} GiB free", fix, needed=True)
+
+
+@check(GROUP, "D4RL cache", needed=True)
+def d4rl_cache() -> Iterator[Finding]:
+    """D4RL's files that are there."""
+    folder, fix = cache_folder(), "set D4RL_DATASET_DIR to a folder that you can read and write"
+    try:
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir()} if os.path.lexists(folder) else {}
+    except OSError as error:
+        text = f"{folder} cannot be read ({error.strerror})"
+        yield Finding("D4RL cache", State.BROKEN, text, fix, needed=True)
+        return
+    place = _writable("D4RL cache", folder, fix)
+    if place.state is not State.OK:
+        yield place if not sizes else Finding(place.name, State.WARNING, place.text, place.fix)
+        return
+    space = place.text.rpartition("; ")[2]
+    yield Finding("D4RL cache", State.OK, f"{folder}: {_files(sizes)}; {space}", needed=True)
+
+
+def _files(sizes: dict[str, int]) -> str:
+    """The tasks whose files there are."""
+    names = {task: Path(file).name for task, (_, file) in D4RL["tasks"].items()}
+    there = {task: sizes[name] for task, name in names.items() if name in sizes}
+    if not there:
+        return f"none of {len(names)} files yet (dqlab train fetches its own)"
+    some = ", ".join(list(there)[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+    return f"{len(there)} of {len(names)} files, {sum(there.values()) / GIB:.1f} GiB ({some})"
+
+
+@check(GROUP, "Minari")
+def minari() -> Iterator[Finding]:
+    """Installed, and what its store holds."""
+    found = extra("minari", "Minari's data sets", "Minari")
+    if found.state is not State.OK:
+        yield found
+        return
+    store = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    try:
+        sets = len(list(store.rglob("data"))) if store.exists() else 0
+    except OSError as error:
+        yield Finding("Minari", State.BROKEN, f"{store} cannot be read ({error.strerror})", "set MINARI_DATASETS_PATH")
+        return
+    yield Finding("Minari", State.OK, f"{found.text.partition(':')[0]}; {sets} data sets in {store}")
+
+
+@check(GROUP, "MLflow")
+def mlflow() -> Iterator[Finding]:
+    """The store that runs are recorded in: asked for its experiments, or locked for writing."""
+    uri = tracking_uri(Path("runs") / "run")
+    shown, local = without_password(uri), Path(uri.removeprefix("sqlite:///"))
+    fix = "training goes on without it, and `dqlab sync RUN` sends later; set MLFLOW_TRACKING_URI"
+    if uri.startswith("sqlite:"):
+        trouble = _sqlite_trouble(local)
+        said = "can be written" if local.exists() else "will be made"
+    else:
+        tried = attempt(SEARCH, uri, timeout=SECONDS, env=IMPATIENT)
+        trouble, said = tried.trouble, "answers"
+    if trouble:
+        hidden = trouble.replace(urlsplit(uri).password or "\0", "***")
+        yield Finding("MLflow", State.BROKEN, f"{shown}: {without_password(hidden)}", fix)
+    else:
+        yield Finding("MLflow", State.OK, f"{shown} {said}")
+
+
+def without_password(uri: str) -> str:
+    """The same address with *** for a password, in the user's part or in the query."""
+    hidden = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", uri)
+    return re.sub(r"(?i)((?:password|token|secret)[^=&]*=)[^&\s]*", r"\1***", hidden)
+
+
+def _sqlite_trouble(path: Path) -> str:
+    """Why a store cannot be written; empty where it can."""
+    if not path.exists():
+        found = _writable("MLflow", path.parent, "")
+        return "" if found.state in (State.OK, State.WARNING) else found.text
+    try:
+        with sqlite3.connect(path, timeout=2.0) as store:
+            store.execute("BEGIN IMMEDIATE")
+            store.rollback()
+        store.close()
+    except sqlite3.Error as error:
+        return str(error)
+    return ""

@@ -1,0 +1,82 @@
+"""Which OpenGL can draw MuJoCo's pictures here, without a display: found out by drawing one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dqlab.children import Outcome, attempt
+from dqlab.errors import ConfigError
+
+VARIABLE = "MUJOCO_GL"
+"""Read when mujoco is first imported."""
+SECONDS = 8.0
+
+DRAW = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 3'/><geom size='1' rgba='1 0 0 1'/></worldbody></mujoco>"
+)
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 48, 64) as renderer:
+    renderer.update_scene(data)
+    picture = renderer.render()
+assert picture.shape == (48, 64, 3) and picture[..., 0].max() > picture[..., 1].max(), "the picture is wrong"
+"""
+
+
+@dataclass(frozen=True)
+class OpenGL:
+    """A way to draw.
+
+    Attributes:
+        value: of $MUJOCO_GL.
+        title: as people call it.
+        fix: what to install where it does not work.
+        wants: variables of the environment, one of which it needs.
+    """
+
+    value: str
+    title: str
+    fix: str
+    wants: tuple[str, ...] = ()
+
+    def draws(self) -> Outcome:
+        """Draw one picture, in a process of its own."""
+        return attempt(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
+
+
+WAYS = (
+    OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
+    OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
+    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1", ("DISPLAY", "WAYLAND_DISPLAY")),
+)
+"""In the order in which they are tried."""
+
+
+def choose_gl() -> str:
+    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture.
+
+    Call it before mujoco is imported.
+
+    Returns:
+        The value: gymnasium knows those of `WAYS` only, for other words of MuJoCo's it stands for GLFW.
+
+    Raises:
+        ConfigError: none works, or the user's own does not.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        tried = attempt(DRAW, timeout=SECONDS)
+        if not tried.fine:
+            raise ConfigError(
+                f"Nothing can be drawn with {VARIABLE}={chosen} ({tried.trouble}). Unset it: dqlab chooses."
+            )
+        word = chosen.lower().strip()
+        os.environ[VARIABLE] = word if word in {way.value for way in WAYS} else "glfw"
+        return os.environ[VARIABLE]
+    for way in WAYS:
+        if way.draws().fine:
+            os.environ[VARIABLE] = way.value
+            return way.value
+    raise ConfigError(f"Nothing can be drawn here: {WAYS[1].fix}, or {WAYS[0].fix}. `dqlab doctor` says more.")

@@ -1,0 +1,87 @@
+"""The videos of one evaluation command: noted while it evaluates, made and sent at its end."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from dqlab.errors import RunError
+from dqlab.evaluation import Evaluator
+from dqlab.filming.recording import Take
+from dqlab.filming.request import Film
+from dqlab.filming.studio import Studio
+from dqlab.run_folder import RunFolder
+from dqlab.sending import send_rest
+from dqlab.tracking.videos import is_tracked, keep
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A replica's video to be.
+
+    Attributes:
+        name, step: the replica's, and the updates that its policy has seen.
+        film: the file that is wanted.
+        takes: the episodes.
+    """
+
+    name: str
+    step: int
+    film: Film
+    takes: list[Take]
+
+
+class Filming:
+    """Notes the episodes of each replica's evaluation, and makes the videos when all have been evaluated.
+
+    Args:
+        evaluator: that evaluates.
+        film: what is wanted.
+        replicas: how many will be evaluated; each of several gets a file of its own.
+
+    Raises:
+        ConfigError: as `Studio`.
+    """
+
+    def __init__(self, evaluator: Evaluator, film: Film, replicas: int) -> None:
+        self._studio, self._film, self._alone = Studio(evaluator, film), film, replicas == 1
+        self._task = evaluator.task
+        self._scenes: list[Scene] = []
+
+    def note(self, name: str, step: int) -> None:
+        """A replica has been evaluated."""
+        self._scenes.append(Scene(name, step, self._film.of(name, self._alone), self._studio.takes()))
+
+    def finish(self, folder: RunFolder | None) -> None:
+        """Make the videos and say what they show; send them where the run is recorded.
+
+        Args:
+            folder: the run's; None for what is no run of dqlab's.
+
+        Raises:
+            RunError: a video could not be written.
+        """
+        console, waiting = Console(), Console(stderr=True)
+        for scene in self._scenes:
+            with waiting.status(f"filming {scene.film.path}"):
+                about = self._studio.shoot(scene.takes, scene.film)
+            console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
+            for number, take in enumerate(scene.takes, 1):
+                score = float(self._task.score(take.total))
+                lines = f"{len(take.actions)} steps, return {take.total:.1f}, score {score:.1f}"
+                console.print(f"  episode {number}: {lines}", soft_wrap=True)
+        if folder is not None and is_tracked(folder.path):
+            self._send(folder)
+
+    def _send(self, folder: RunFolder) -> None:
+        """Videos into the run's folder, and to MLflow; a dead server costs a warning."""
+        known = {replica.name for replica in folder.replicas()}
+        for scene in self._scenes:
+            if scene.name in known:
+                keep(scene.film.path, folder.replica(scene.name), scene.step)
+        try:
+            send_rest(folder.path)
+        except RunError as error:
+            print(f"dqlab: warning: {error} The video waits. Later: dqlab sync {folder.path}", file=sys.stderr)

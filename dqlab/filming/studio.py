@@ -1,0 +1,112 @@
+"""Episodes of an evaluation, played again before a camera.
+
+The evaluation itself draws nothing: it is the same with and without a video. Its first episodes are noted, and their
+actions played again, one episode after the other, in an environment that draws.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dqlab.envs.backend import GymnasiumEnvironments
+from dqlab.envs.making import make_env
+from dqlab.envs.rendering import choose_gl
+from dqlab.errors import ConfigError
+from dqlab.evaluation import Evaluator
+from dqlab.filming.encoders import Encoder, Frame, encoding
+from dqlab.filming.recording import Recording, Take
+from dqlab.filming.request import Film
+
+MODE = "rgb_array"
+USUAL_FPS = 30.0
+"""Of an environment that says nothing of its own."""
+
+
+class Studio:
+    """Makes the videos of an evaluator's evaluations.
+
+    Args:
+        evaluator: whose environments are noted from now on.
+        film: what is wanted.
+
+    Raises:
+        ConfigError: the environments cannot be drawn, or the video not be encoded, here.
+    """
+
+    def __init__(self, evaluator: Evaluator, film: Film) -> None:
+        film.check(evaluator.episodes)
+        self._task, self._physics, self._film = evaluator.task, evaluator.physics, film
+        environments = evaluator.environments
+        if not isinstance(environments, GymnasiumEnvironments):
+            environments.close()
+            raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
+        choose_gl()
+        with self._camera():
+            pass
+        self._recording = evaluator.environments = Recording(environments, film.episodes)
+
+    def takes(self) -> list[Take]:
+        """What the latest evaluation noted."""
+        return self._recording.takes
+
+    def shoot(self, takes: Sequence[Take], film: Film) -> str:
+        """Play the episodes again and write the video; returns its size and speed in words."""
+        with self._camera() as env:
+            fps = float(env.metadata.get("render_fps") or USUAL_FPS)
+            _begin(env, takes[0])
+            height, width = _picture(env).shape[:2]
+            with encoding(film.path, fps, (width, height)) as encoder:
+                for take in takes:
+                    self._play(env, take, encoder)
+        return f"{width}x{height}, {fps:g} frames/s"
+
+    @contextmanager
+    def _camera(self) -> Iterator[Any]:
+        """An environment that draws.
+
+        Raises:
+            ConfigError: the task's draws nothing, or not at this size.
+        """
+        size = dict(zip(("width", "height"), self._film.size or (), strict=False))
+        try:
+            env = make_env(self._task, self._physics, render_mode=MODE, **size)
+        except TypeError as error:
+            self._explain(error)
+        try:
+            if MODE not in env.metadata.get("render_modes", ()):
+                raise ConfigError(f"--render: {self._task.name} has nothing to draw.")
+            yield env
+        finally:
+            env.close()
+
+    def _explain(self, error: TypeError) -> None:
+        """An environment that does not know these arguments."""
+        if "render_mode" in str(error):
+            raise ConfigError(f"--render: {self._task.name} has nothing to draw.") from error
+        raise ConfigError(f"{self._task.name} is drawn at its own size only: leave out --render-size.") from error
+
+    def _play(self, env: Any, take: Take, encoder: Encoder) -> None:
+        """One episode; a warning where its return is not the evaluation's."""
+        _begin(env, take)
+        encoder.add(partial(_picture, env))
+        total = 0.0
+        for action in take.actions:
+            total += float(env.step(action)[1])
+            encoder.add(partial(_picture, env))
+        if abs(total - take.total) > 1e-6 * max(1.0, abs(take.total)):
+            text = f"the episode in the video has the return {total:.1f}, the evaluation's had {take.total:.1f}"
+            print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
+
+
+def _begin(env: Any, take: Take) -> None:
+    env.reset(seed=take.seed, options={"group": take.group})
+
+
+def _picture(env: Any) -> Frame:
+    return np.asarray(env.render())

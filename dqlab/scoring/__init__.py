@@ -1,0 +1,1 @@
+"""D4RL-normalised scores of raw returns."""

@@ -1,0 +1,133 @@
+"""Returns as people have them: on the command line, on standard input, in files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.errors import DataError
+
+Array = NDArray[np.float64]
+COLUMNS = ("return", "returns", "episode_return")
+"""A CSV file's column that is taken where it has several and none is named."""
+
+
+def read_returns(given: Sequence[str], column: str = "") -> Array:
+    """The returns (n,) that arguments name: numbers, files, or `-` for standard input.
+
+    Args:
+        given: each a number; `-`; or a .npy, .json or .csv file, or one with a number a line.
+        column: of CSV files.
+
+    Raises:
+        DataError: a file cannot be read, holds something else, or a return is not finite.
+    """
+    found = [value for item in given for value in _returns_of(item, column)]
+    if not found:
+        raise DataError("There are no returns to score. Name numbers, files, or - for standard input.")
+    wrong = [index for index, value in enumerate(found) if not np.isfinite(value)]
+    if wrong:
+        raise DataError(
+            f"Return {wrong[0] + 1} of {len(found)} is {found[wrong[0]]}: only finite returns have a score."
+        )
+    return np.array(found, dtype=np.float64)
+
+
+def _returns_of(item: str, column: str) -> list[float]:
+    if item == "-":
+        return _lines("standard input", sys.stdin.read())
+    try:
+        return [float(item)]
+    except ValueError:
+        pass
+    path = Path(item)
+    if not path.is_file():
+        raise DataError(f"'{item}' is neither a number nor a file.")
+    if path.suffix == ".csv":
+        return _csv(path, column)
+    return READERS.get(path.suffix, _text)(path)
+
+
+def _text(path: Path) -> list[float]:
+    try:
+        return _lines(str(path), path.read_text())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text. Known files: .npy, .json, .csv, or a number a line.") from error
+
+
+def _lines(where: str, text: str) -> list[float]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            found += [float(word) for word in line.replace(",", " ").split()]
+        except ValueError as error:
+            raise DataError(f"{where}, line {number}: '{line.strip()[:60]}' is no number.") from error
+    return found
+
+
+def _npy(path: Path) -> list[float]:
+    try:
+        return _numbers(path, np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
+
+
+def _json(path: Path) -> list[float]:
+    try:
+        return _numbers(path, json.loads(path.read_text()))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _numbers(path: Path, values: Any) -> list[float]:
+    """A list of numbers, of whatever shape."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(array.dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} holds no plain list of numbers.") from error
+    return [float(value) for value in array.ravel()]
+
+
+READERS: dict[str, Callable[[Path], list[float]]] = {".npy": _npy, ".json": _json}
+
+
+def _csv(path: Path, column: str) -> list[float]:
+    """One column; with a header if the first row is not all numbers."""
+    rows = [row for row in csv.reader(io.StringIO(path.read_text())) if row]
+    if not rows:
+        return []
+    header = [] if all(map(_is_number, rows[0])) else [name.strip() for name in rows[0]]
+    index = _column(path, header or [str(number) for number in range(len(rows[0]))], column)
+    body = list(enumerate(rows, 1))[1 if header else 0 :]
+    for number, row in body:
+        if index >= len(row) or not _is_number(row[index]):
+            raise DataError(f"{path}, line {number}: no number in column '{column or index}'.")
+    return [float(row[index]) for _, row in body]
+
+
+def _column(path: Path, names: Sequence[str], column: str) -> int:
+    wanted = [column] if column else list(COLUMNS)
+    if not column and len(names) == 1:
+        return 0
+    found = [names.index(name) for name in wanted if name in names]
+    if not found:
+        raise DataError(f"{path}: which column are the returns? Name one with --column: {', '.join(names)}.")
+    return found[0]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False

@@ -1,0 +1,34 @@
+"""Sending to MLflow, from the command line, what a run's or a grid's folder has and MLflow has not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dqlab.errors import RunError
+from dqlab.run_folder import RunFolder
+from dqlab.tracking.folders import grid_of, known_facts
+from dqlab.tracking.mirror import mirror_environment
+from dqlab.tracking.mlflow import tracking_uri
+
+
+def send_rest(path: Path) -> tuple[Path, str]:
+    """Send the rest; a pack's folder stands for its grid.
+
+    Returns:
+        What was sent, and the tracking URI.
+
+    Raises:
+        RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
+    """
+    from dqlab.tracking.sending import send
+
+    path = grid_of(path) or path
+    facts = known_facts(path)
+    os.environ.update(mirror_environment())
+    uri = tracking_uri(path)
+    try:
+        send(path, facts["mlflow_experiment"], over=not RunFolder(path).in_use())
+    except Exception as error:
+        raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
+    return path, uri
