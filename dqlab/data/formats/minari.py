@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from dqlab.data.formats.minari_columns import FORMAL, columns_of
 from dqlab.data.formats.steps import BLOCK, Steps, episodes
 from dqlab.data.minari_store import facts, folder_of, library, load, store
 from dqlab.errors import DataError
+from dqlab.machine import available_disk, in_words
 from dqlab.swap import new_folder
 
 PROSE = {"description", "algorithm_name", "code_permalink"}
@@ -49,11 +51,23 @@ class MinariFormat(Format):
         library()
         name = path.as_posix()
         folder = folder_of(name)
+        _check_room(name, columns)
         with _writable(name), new_folder(folder, lambda old: bool(facts(old)), "a Minari dataset") as temporary:
             steps = _write(temporary, name, columns)
             _make_namespaces(name)
         if (found := load(name).total_steps) != steps:
             raise DataError(f"Minari reads {found} steps of the {steps} that were written to '{name}' in {store()}.")
+
+
+def _check_room(name: str, columns: Columns) -> None:
+    """Refuse what will not fit: HDF5's library does not always survive a full disk."""
+    stored = (columns.observations, columns.actions, columns.rewards)
+    needed = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
+    if needed > (free := available_disk(store())):
+        raise DataError(
+            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {store()} has {in_words(free)} free. "
+            "Free some space, or set MINARI_DATASETS_PATH to another folder."
+        )
 
 
 @contextmanager
