@@ -21,6 +21,7 @@ MODULES = (
     "data.formats.base",
     "data.formats.d4rl",
     "data.formats.minari",
+    "data.minari",
     "data.rewards",
     "data.sources",
     "diffusion.predictions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,10 @@ PEOPLE = {"author", "author_email"}
 """Metadata that Minari shows; all others of ours stand under `dqlab`."""
 
 OWN = FORMAL | {"dataset_id", "minari_version", "env_spec", "observations"}
+
+
+REASON = re.compile(r"error message = '([^']*)'")
+"""Where HDF5's messages say what the system said."""
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)")
@@ -75,9 +80,10 @@ def _writable(name: str) -> Iterator[None]:
     """Full disks and read-only stores, as one message."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises both
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
+        why = REASON.search(str(error))
         raise DataError(
-            f"Cannot write the Minari dataset '{name}' to {store()}: {error}. "
+            f"Cannot write the Minari dataset '{name}' to {store()}: {why.group(1) if why else error}. "
             "Free some space, or set MINARI_DATASETS_PATH to another folder."
         ) from error
 
