@@ -13,11 +13,14 @@ COMMIT = "0" * 40
 
 
 class Hub:
-    """Serves `folder/GROUP/...` as the dataset repositories farama-minari/GROUP; breaks off files named in `broken`."""
+    """Serves `folder/GROUP/...` as the dataset repositories farama-minari/GROUP.
+
+    Files whose names are in `withheld` are listed, but not given.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.broken: set[str] = set()
+        self.withheld: set[str] = set()
         self.served: list[str] = []
 
     def repository(self, group: str) -> dict[str, object]:
@@ -64,7 +67,7 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
                 self._send(b"{}", body)
 
         def _file(self, path: Path, body: bool) -> None:
-            if not path.is_file():
+            if not path.is_file() or path.name in hub.withheld:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", "0")
@@ -72,18 +75,16 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
                 return
             if body:
                 hub.served.append(path.name)
-            self._send(path.read_bytes(), body, broken=path.name in hub.broken)
+            self._send(path.read_bytes(), body)
 
-        def _send(self, content: bytes, body: bool, broken: bool = False) -> None:
+        def _send(self, content: bytes, body: bool) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", f'"{hash(content):x}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if body:
-                self.wfile.write(content[: len(content) // 2] if broken else content)
-            if broken:
-                self.close_connection = True
+                self.wfile.write(content)
 
         def log_message(self, *args: object) -> None:
             pass
