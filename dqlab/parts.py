@@ -20,6 +20,8 @@ MODULES = (
     "data.bandit",
     "data.formats.base",
     "data.formats.d4rl",
+    "data.formats.npz",
+    "data.formats.trajectories",
     "data.rewards",
     "data.sources",
     "diffusion.predictions",
