@@ -21,6 +21,8 @@ MODULES = (
     "data.formats.base",
     "data.formats.d4rl",
     "data.formats.minari",
+    "data.formats.npz",
+    "data.formats.trajectories",
     "data.minari",
     "data.rewards",
     "data.sources",
