@@ -23,7 +23,7 @@ PROSE = {"description", "algorithm_name", "code_permalink"}
 PEOPLE = {"author", "author_email"}
 """Metadata that Minari shows; all others of ours stand under `dqlab`."""
 
-OWN = FORMAL | {"dataset_id", "minari_version", "env_spec", "observations"}
+OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
 
 
 REASON = re.compile(r"error message = '([^']*)'")
