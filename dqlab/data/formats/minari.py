@@ -26,6 +26,9 @@ PEOPLE = {"author", "author_email"}
 OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
 
 
+EPISODE = 16_384
+"""Bytes that HDF5 takes for an episode beside its numbers: 14 kB, measured."""
+
 REASON = re.compile(r"error message = '([^']*)'")
 """Where HDF5's messages say what the system said."""
 
@@ -67,8 +70,10 @@ class MinariFormat(Format):
 def _check_room(name: str, columns: Columns) -> None:
     """Refuse what will not fit: HDF5's library does not always survive a full disk."""
     stored = (columns.observations, columns.actions, columns.rewards)
-    needed = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
-    if needed > (free := available_disk(store())):
+    numbers = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
+    ends = sum(int(flags[:].astype(bool).sum()) for flags in (columns.terminals, columns.timeouts) if flags is not None)
+    needed, free = numbers + EPISODE * (ends + 1), available_disk(store())
+    if needed > free:
         raise DataError(
             f"The Minari dataset '{name}' needs about {in_words(needed)}, and {store()} has {in_words(free)} free. "
             "Free some space, or set MINARI_DATASETS_PATH to another folder."
