@@ -13,7 +13,7 @@ from dqlab.data.blocks import flags, floats
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.checking import check_widths
 from dqlab.data.formats.d4rl import D4RL
-from dqlab.data.formats.hdf5 import write_hdf5
+from dqlab.data.formats.hdf5_writing import write_hdf5
 
 
 def read_d4rl(path: Path, state_dim: int | None = None, action_dim: int | None = None) -> Columns:

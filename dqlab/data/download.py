@@ -49,6 +49,17 @@ def no_downloads() -> Iterator[list[str]]:
         _refused.reset(token)
 
 
+def refuse_if_planning(address: str) -> None:
+    """Whatever fetches something asks this first.
+
+    Raises:
+        UnavailableError: within `no_downloads`.
+    """
+    if (refused := _refused.get()) is not None:
+        refused.append(address)
+        raise UnavailableError("not fetched while planning")
+
+
 def download(
     url: str,
     path: Path,
@@ -76,9 +87,7 @@ def download(
             deleted).
         DataError: the file cannot be written: the disk is full, or the folder read-only.
     """
-    if (refused := _refused.get()) is not None:
-        refused.append(url)
-        raise UnavailableError("not fetched while planning")
+    refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dqlab.data.formats.base import Columns, Format, data_formats
 from dqlab.data.formats.checking import KNOWN, REQUIRED, check_names, checked
-from dqlab.data.formats.hdf5 import Notes, open_hdf5, write_hdf5
+from dqlab.data.formats.hdf5 import Notes, open_hdf5
+from dqlab.data.formats.hdf5_writing import write_hdf5
 
 READ = (*REQUIRED, "timeouts")
 

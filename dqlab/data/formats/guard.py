@@ -24,9 +24,6 @@ from numpy.typing import NDArray
 from dqlab.data.formats.checking import DamagedError
 from dqlab.errors import DataError
 
-PATIENCE = 300.0
-"""Seconds for one answer."""
-
 Answer = Callable[..., Any]
 
 
@@ -37,10 +34,11 @@ class Guarded:
         where: what messages call the dataset.
         pid: of the process.
         pipe: to it.
+        patience: seconds for one answer; None for ever.
     """
 
-    def __init__(self, where: str, pid: int, pipe: Connection) -> None:
-        self.where, self._pid, self._pipe = where, pid, pipe
+    def __init__(self, where: str, pid: int, pipe: Connection, patience: float | None) -> None:
+        self.where, self._pid, self._pipe, self._patience = where, pid, pipe, patience
 
     def ask(self, *question: Any) -> Any:
         """An answer: plain values, or an array.
@@ -72,8 +70,8 @@ class Guarded:
         return self._pipe.recv_bytes()
 
     def _wait(self) -> None:
-        if not self._pipe.poll(PATIENCE):
-            raise self._damaged(f"gave no answer in {PATIENCE:.0f} seconds")
+        if not self._pipe.poll(self._patience):
+            raise self._damaged(f"gave no answer in {self._patience:.0f} seconds")
 
     def _damaged(self, what: str) -> DamagedError:
         return DamagedError(f"{self.where} is damaged: the library that reads it {what}. Fetch or write it again.")
@@ -87,12 +85,15 @@ class Guarded:
 
 
 @contextmanager
-def guarded(where: str, opening: Callable[[], AbstractContextManager[Answer]]) -> Iterator[Guarded]:
+def guarded(
+    where: str, opening: Callable[[], AbstractContextManager[Answer]], patience: float | None
+) -> Iterator[Guarded]:
     """A process that opens something and answers questions about it until the context ends.
 
     Args:
         where: what messages call the dataset.
         opening: what that process opens; gives a function from a question to its answer, values for JSON or an array.
+        patience: seconds for one answer; None for ever.
 
     Raises:
         DataError: it cannot be opened.
@@ -107,7 +108,7 @@ def guarded(where: str, opening: Callable[[], AbstractContextManager[Answer]]) -
         here.close()
         _serve(there, opening)
     there.close()
-    child = Guarded(where, pid, here)
+    child = Guarded(where, pid, here, patience)
     try:
         child.ask()
         yield child
@@ -136,6 +137,7 @@ def _serve(pipe: Connection, opening: Callable[[], AbstractContextManager[Answer
 def _be_quiet() -> None:
     """What this process dies of is said by the other one; an interrupt is the other one's."""
     faulthandler.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

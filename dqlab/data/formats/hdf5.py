@@ -1,4 +1,4 @@
-"""HDF5 files: columns that lie in the file itself, read by a process of their own; and writing."""
+"""HDF5 files read by a process of their own: columns that lie in the file itself, and its texts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Column
 from dqlab.data.formats.checking import DamagedError, check_claim
 from dqlab.data.formats.guard import Guarded, guarded
 from dqlab.errors import DataError
-from dqlab.files import atomic_path
 
 CHUNK_CACHE = 8 << 20
+PATIENCE = 300.0
+"""Seconds in which a block must have been read."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def open_hdf5(
 
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
-    with guarded(str(path), partial(_opened, path)) as child:
+    with guarded(str(path), partial(_opened, path), PATIENCE) as child:
         there = child.ask("names")
         check(there)
         yield {name: _stored(child, name) for name in names if name in there}
@@ -89,7 +89,7 @@ class Notes(Mapping[str, str]):
 
     @cached_property
     def _found(self) -> dict[str, str]:
-        with guarded(str(self._path), partial(_opened, self._path)) as child:
+        with guarded(str(self._path), partial(_opened, self._path), PATIENCE) as child:
             found: dict[str, str] = child.ask("notes")
         return found
 
@@ -150,8 +150,21 @@ def _describe(path: Path, file: Any, name: str) -> dict[str, Any]:
         raise DataError(f"{path}: '{name}' lies in other files, which are not read. Copy the data into this one.")
     if dataset.dtype.kind not in "biuf":
         raise DataError(f"{path}: '{name}' has dtype {dataset.dtype}, expected numbers.")
+    _check_filters(path, name, dataset)
     check_claim(f"{path}: '{name}'", dataset.nbytes, path.stat().st_size)
     return {"shape": dataset.shape, "dtype": dataset.dtype.str, "chunks": dataset.chunks}
+
+
+def _check_filters(path: Path, name: str, dataset: Any) -> None:
+    import h5py
+
+    created = dataset.id.get_create_plist()
+    used = [created.get_filter(place)[0] for place in range(created.get_nfilters())]
+    missing = [number for number in used if not h5py.h5z.filter_avail(number)]
+    if missing:
+        raise DataError(
+            f"{path}: '{name}' is compressed by HDF5's filter {missing[0]}, which is not installed. Use gzip."
+        )
 
 
 def _notes(file: Any) -> dict[str, str]:
@@ -169,28 +182,3 @@ def _notes(file: Any) -> dict[str, str]:
             value = node[()]
             found[name] = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     return found
-
-
-def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
-    """Write arrays by name, block by block, and `metadata/<name>` strings; compressed; whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    import h5py
-
-    try:
-        with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-            for name, array in arrays.items():
-                _write_column(file, name, array)
-            for name, text in metadata.items():
-                file.create_dataset(f"metadata/{name}", data=text)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"Cannot write {path}: {error}. Free some space or choose another place.") from error
-
-
-def _write_column(file: Any, name: str, column: Column) -> None:
-    packing = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    dataset = file.create_dataset(name, column.shape, column.dtype, **packing)
-    for start, block in raw_blocks(column):
-        dataset[start : start + len(block)] = block
