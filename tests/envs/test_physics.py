@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dqlab.envs.making import make_env
-from dqlab.envs.physics import capsule_as_cylinder, legacy_inertia
+from dqlab.envs.physics import Body, capsule_as_cylinder, legacy_inertia, sphere
 from dqlab.envs.tasks import tasks
 
 ROBOTS = ("walker2d", "hopper", "halfcheetah")
@@ -94,12 +94,41 @@ def test_every_replayable_row_of_real_d4rl(shared: Path, robot: str) -> None:
     assert worst_reward < 1e-4
 
 
-def test_other_geoms_are_refused() -> None:
+def test_sphere_by_hand() -> None:
+    """r = 0.25, density 5 (the ant's torso): mass 5 * 4/3 pi r^3 = 0.3272492, inertia 2/5 m r^2."""
+    mass, inertia = sphere(0.25, 5.0)
+    assert mass == pytest.approx(0.3272492, abs=1e-7)
+    assert inertia == pytest.approx([0.0081812] * 3, abs=1e-7)
+
+
+def compiled(world: str) -> Any:
     import mujoco
 
-    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><body><geom size='1'/></body></worldbody></mujoco>")
-    with pytest.raises(ValueError, match="capsules only"):
-        legacy_inertia(model)
+    return mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{world}</worldbody></mujoco>")
+
+
+def test_a_body_of_two_geoms_by_hand() -> None:
+    """Spheres of radius 0.1 at x = 0 and 0.2 at 0.9: the centre is eight ninths of the way; parallel axes."""
+    joint = "<joint axis='0 0 1'/>"
+    model = compiled(f"<body>{joint}<geom size='0.1'/><geom size='0.2' pos='0.9 0 0'/></body>")
+    legacy_inertia(model)
+    small, large = 4000 / 3 * np.pi * 0.1**3, 4000 / 3 * np.pi * 0.2**3
+    assert model.body_mass[1] == pytest.approx(small + large)
+    assert model.body_ipos[1] == pytest.approx([0.8, 0.0, 0.0])
+    along = 0.4 * (small * 0.1**2 + large * 0.2**2)
+    assert np.sort(model.body_inertia[1]) == pytest.approx([along] + 2 * [along + small * 0.8**2 + large * 0.1**2])
+
+
+def test_walls_and_frames_have_no_mass() -> None:
+    wall, frame = "<geom type='box' size='1 1 1'/>", "<body><body><joint/><geom size='0.1'/></body></body>"
+    model = compiled(wall + frame)
+    legacy_inertia(model, Body(density=5.0))
+    assert model.body_mass == pytest.approx([0.0, 0.0, 5.0 * 4 / 3 * np.pi * 0.1**3])
+
+
+def test_other_geoms_are_refused() -> None:
+    with pytest.raises(ValueError, match="capsules and spheres only"):
+        legacy_inertia(compiled("<body><geom type='box' size='1 1 1'/></body>"))
 
 
 @pytest.mark.parametrize("name", tasks.names())

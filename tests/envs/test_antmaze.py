@@ -1,0 +1,303 @@
+"""AntMaze against D4RL 1.1 on genuine MuJoCo 2.1.0: dynamics, walls, starts, goals, rewards, and real D4RL rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from dqlab import configuration
+from dqlab.envs.antmaze.goals import draw_goal
+from dqlab.envs.antmaze.mazes import FREE, GOAL, MAZES, START, WALL, maze_called
+from dqlab.envs.backend import GymnasiumEnvironments
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError
+
+GOLDEN = Path(__file__).parent / "golden"
+TASKS = {maze: tasks.get(f"antmaze-{maze}{kind}-v0") for maze, kind in zip(MAZES, ("", "-play", "-play"), strict=True)}
+
+
+def made(maze: str = "umaze", **arguments: Any) -> Any:
+    env = make_env(TASKS[maze], **arguments)
+    env.reset(seed=0)
+    return env.unwrapped
+
+
+def replay(env: Any, golden: Any, run: str, steps: int) -> float:
+    """Largest error of the state over the first steps of a recorded run."""
+    env.set_state(golden[f"{run}_qpos0"], golden[f"{run}_qvel0"])
+    worst = 0.0
+    for i in range(steps):
+        observation = env.step(golden[f"{run}_actions"][i])[0]
+        recorded = np.concatenate([golden[f"{run}_qpos"][i], golden[f"{run}_qvel"][i]])
+        worst = max(worst, float(np.abs(observation - recorded).max()))
+    return worst
+
+
+# dynamics
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_masses_and_inertias_of_mujoco_210(maze: str) -> None:
+    golden, model = np.load(GOLDEN / "antmaze.npz"), made(maze).model
+    assert np.abs(model.body_mass - golden["body_mass"]).max() < 1e-12
+    assert np.abs(np.sort(model.body_inertia) - np.sort(golden["body_inertia"])).max() < 1e-12
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_on_the_floor_as_in_mujoco_210(maze: str) -> None:
+    golden, env = np.load(GOLDEN / "antmaze.npz"), made(maze)
+    assert max(replay(env, golden, f"floor_{run}", 20) for run in (0, 1)) < 1e-9
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_in_the_walls_as_in_mujoco_210(maze: str) -> None:
+    """Runs that begin with legs in a wall, axes and all."""
+    assert replay(made(maze), np.load(GOLDEN / "antmaze_walls.npz"), maze, 10) < 1e-9
+
+
+def test_the_corrections_are_what_makes_it_so() -> None:
+    floor, walls, env = np.load(GOLDEN / "antmaze.npz"), np.load(GOLDEN / "antmaze_walls.npz"), made()
+    assert replay(made(physics="modern"), floor, "floor_0", 20) > 1e-3
+    env.model.geom_user[:] = 0
+    env.reset(seed=0)
+    assert replay(env, walls, "umaze", 10) > 1e-1
+
+
+def test_no_callback_of_mujocos_is_left_behind() -> None:
+    import mujoco
+
+    assert replay(made(), np.load(GOLDEN / "antmaze_walls.npz"), "umaze", 10) < 1e-9
+    assert mujoco.get_mjcb_passive() is None
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_a_run_of_mujoco_210(shared: Path, run: int) -> None:
+    """300 steps; errors grow with time, as they do between two builds of MuJoCo."""
+    recorded = np.load(shared / "mujoco210" / f"antmaze-umaze_{run}.npz")
+    golden = {f"run_{name}": recorded[name] for name in recorded}
+    assert replay(made(), golden, "run", 100) < 1e-9
+    assert replay(made(), golden, "run", 300) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "maze"), [("umaze", "umaze"), ("medium-diverse", "medium")])
+def test_every_row_of_real_d4rl(shared: Path, name: str, maze: str) -> None:
+    """In AntMaze's files `infos/qpos` and `infos/qvel` are the state that follows a row's observation and action."""
+    with h5py.File(shared / "d4rl-excerpts" / f"antmaze-{name}-v0.hdf5") as file:
+        states, actions = file["observations"][()].astype(float), file["actions"][()]
+        after = np.concatenate([file["infos/qpos"][()], file["infos/qvel"][()]], axis=1)
+    env, worst = made(maze), 0.0
+    for state, action, following in zip(states, actions, after, strict=True):
+        env.set_state(state[:15], state[15:])
+        worst = max(worst, float(np.abs(env.step(action)[0] - following).max()))
+    assert worst < 1e-5  # the files are float32
+
+
+def test_a_real_rows_rewards_fit_the_goals_law(shared: Path) -> None:
+    """The excerpt's last three rows, and no other, are within 0.5 m of some goal that the law can draw."""
+    with h5py.File(shared / "d4rl-excerpts" / "antmaze-medium-diverse-v0.hdf5") as file:
+        places, rewards = file["observations"][:, :2].astype(float), file["rewards"][()]
+        assert (file["terminals"][()] == (rewards > 0)).all()
+    maze = MAZES["medium"]
+    goals = maze.centre(maze.goal) + np.mgrid[0:1.5:0.02, 0:1.5:0.02].reshape(2, -1).T
+    near = np.linalg.norm(places[:, None] - goals, axis=-1) <= 0.5
+    assert (near == (rewards > 0)[:, None]).all(axis=0).any()
+
+
+# mazes
+
+
+@pytest.mark.parametrize("name", MAZES)
+def test_a_maze_is_closed_and_leads_to_its_goal(name: str) -> None:
+    maze = MAZES[name]
+    rows, columns = len(maze.rows), len(maze.rows[0])
+    assert {len(row) for row in maze.rows} == {columns}
+    edge = {(i, j) for i in range(rows) for j in range(columns) if i in (0, rows - 1) or j in (0, columns - 1)}
+    assert edge <= set(maze.cells(WALL))
+    assert len(maze.cells(START)) == len(maze.cells(GOAL)) == 1
+    open_cells, reached, fringe = set(maze.cells(FREE + START + GOAL)), set(), {maze.start}
+    while fringe:
+        reached |= fringe
+        beside = {(i + a, j + b) for i, j in fringe for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))}
+        fringe = (beside & open_cells) - reached
+    assert maze.goal in reached
+
+
+def test_where_goals_lie() -> None:
+    """Four metres a cell, from the start's."""
+    assert {name: maze.centre(maze.goal).tolist() for name, maze in MAZES.items()} == {
+        "umaze": [0.0, 8.0],
+        "medium": [20.0, 20.0],
+        "large": [32.0, 24.0],
+    }
+
+
+def test_an_unknown_maze_is_one_message() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown maze 'larg' of AntMaze. Did you mean 'large'\?"):
+        make_env(replace(TASKS["large"], env_kwargs={"maze": "larg"}))
+    assert maze_called("large") is MAZES["large"]
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_walls_are_where_the_maze_has_them(maze: str) -> None:
+    model = made(maze).model
+    boxes = {tuple(model.geom_pos[g][:2]) for g in range(model.ngeom) if model.geom(g).name.startswith("wall")}
+    assert boxes == {tuple(MAZES[maze].centre(cell)) for cell in MAZES[maze].cells(WALL)}
+
+
+@pytest.mark.parametrize(("x", "y"), [(-1.0, 0.0), (0.0, -1.0), (0.0, 1.0)])
+def test_walls_stop_the_ant(x: float, y: float) -> None:
+    """At 6 m/s into each wall about the start, 2 m from it; without walls it gets further."""
+    env, ghost, way = made(), made(), np.array([x, y])
+    ghost.model.geom_contype[ghost.model.geom_type == 6] = ghost.model.geom_conaffinity[ghost.model.geom_type == 6] = 0
+    furthest = []
+    for each in (env, ghost):
+        qpos, qvel = each.init_qpos.copy(), each.init_qvel.copy()
+        qpos[:2], qpos[7:], qvel[:2] = way, [0, 1, 0, -1, 0, -1, 0, 1], 6.0 * way
+        each.set_state(qpos, qvel)
+        furthest.append(max(float(each.step(np.zeros(8))[0][:2] @ way) for _ in range(15)))
+    assert furthest[0] < 2.0 < furthest[1]
+
+
+# starts, goals, rewards
+
+
+def test_the_start_and_the_goal_that_d4rl_draws() -> None:
+    """Seed 7 of the environment's own generator; goals of NumPy's global one, seeded with 123456789."""
+    golden, env = np.load(GOLDEN / "antmaze.npz"), made("large")
+    observation, info = env.reset(seed=7, options={"group": 123456789})
+    assert np.abs(observation - golden["start_7"]).max() < 1e-12
+    assert (info["goal"] == golden["goal_123456789"]).all()
+    assert (env.goal == info["goal"]).all()
+
+
+def test_starts_lie_in_the_start_cell() -> None:
+    env = made()
+    starts = np.array([env.reset(seed=seed)[0] for seed in range(400)])
+    assert np.abs(starts[:, :2]).max() <= 0.1
+    assert np.abs(starts[:, 2] - 0.75).max() <= 0.1
+    assert np.abs(starts[:, 7:15]).max() <= 0.1
+    assert starts[:, 7:15].std() == pytest.approx(0.2 / np.sqrt(12), rel=0.05)
+    assert starts[:, 15:].std() == pytest.approx(0.1, rel=0.05)
+    assert np.abs(np.linalg.norm(starts[:, 3:7], axis=1) - 1.0).max() < 1e-12
+
+
+def trapezoid(z: np.ndarray) -> np.ndarray:
+    """P(U(0, 1) + U(0, 1/2) <= z), by hand: z^2, then z - 1/4, then 1 - (3/2 - z)^2."""
+    return np.select([z <= 0.5, z <= 1.0], [z**2, z - 0.25], 1.0 - (1.5 - z) ** 2)
+
+
+@pytest.mark.parametrize("maze", MAZES)
+def test_the_law_of_goals(maze: str) -> None:
+    """Kolmogorov and Smirnov at 0.1%, in both directions, which are independent."""
+    rng = np.random.default_rng(0)
+    off = np.array([draw_goal(MAZES[maze], rng) for _ in range(3000)]) - MAZES[maze].centre(MAZES[maze].goal)
+    assert off.min() >= 0.0
+    assert off.max() <= 1.5
+    for column in off.T:
+        steps = np.arange(1, len(off) + 1) / len(off)
+        assert np.abs(trapezoid(np.sort(column)) - steps).max() < 1.95 / np.sqrt(len(off))
+    assert abs(np.corrcoef(off.T)[0, 1]) < 0.06
+
+
+def test_a_group_shares_its_goal() -> None:
+    environments = GymnasiumEnvironments(TASKS["medium"], "mujoco210")
+    states = environments.reset([1, 2, 3], [5, 5, 6])
+    goals = [tuple(env.unwrapped.goal) for env in environments.envs]
+    assert goals[0] == goals[1] != goals[2]
+    assert np.abs(states[0] - states[1]).max() > 1e-3
+    again = environments.reset([3, 9, 2], [6, 5, 5])
+    assert [tuple(env.unwrapped.goal) for env in environments.envs] == [goals[2], goals[0], goals[0]]
+    assert (again[0] == states[2]).all()
+
+
+def goals_of(env: Any, seeds: Any) -> list[tuple[float, ...]]:
+    return [tuple(env.reset(seed=seed)[1]["goal"]) for seed in seeds]
+
+
+def test_without_a_group_an_environment_keeps_its_goal() -> None:
+    first = goals_of(make_env(TASKS["umaze"]), (1, 2, None))
+    assert len(set(first)) == 1
+    assert goals_of(make_env(TASKS["umaze"]), (1, 5)) == first[:2]
+    assert goals_of(make_env(TASKS["umaze"]), (2,)) != first[:1]
+
+
+def test_gin_chooses_the_law() -> None:
+    configuration.load([], ["AntMaze.goal_law=per_episode"])
+    env = make_env(TASKS["umaze"])
+    assert len(set(goals_of(env, (1, 2, 3)))) == 3
+    shared_goal = [tuple(env.reset(seed=1, options={"group": group})[1]["goal"]) for group in (5, 6)]
+    assert shared_goal[0] == shared_goal[1]
+    assert configuration.used()["envs.AntMaze.goal_law"] == "per_episode"
+
+
+def test_an_unknown_law_shows_before_training() -> None:
+    from dqlab.experiment import Experiment
+
+    configuration.load([], ["Experiment.task=antmaze-umaze-v0", "AntMaze.goal_law=per_epsode"])
+    with pytest.raises(ConfigError, match="Unknown goal_law 'per_epsode'. Did you mean 'per_episode'"):
+        Experiment().check()
+
+
+@pytest.mark.parametrize(("share", "reward"), [(1 - 1e-9, 1.0), (1 + 1e-9, 0.0)])
+def test_reward_and_end_at_the_radius(share: float, reward: float) -> None:
+    """The distance after the step counts: half a metre, in any direction."""
+    env, start = made(), made().data.qpos.copy()
+    env.set_state(start, np.zeros(14))
+    arrived = env.step(np.zeros(8))[0][:2]
+    for angle in (0.0, 1.0, 4.0):
+        env.goal = arrived + 0.5 * share * np.array([np.cos(angle), np.sin(angle)])
+        env.set_state(start, np.zeros(14))
+        got = env.step(np.zeros(8))
+        assert got[1:4] == (reward, reward == 1.0, False)
+        assert (got[4]["goal"] == env.goal).all()
+
+
+def test_nothing_else_ends_an_episode() -> None:
+    """On its back, at the limit of 700 steps, far from the goal."""
+    env = make_env(replace(TASKS["umaze"], episode_limit=5))
+    env.reset(seed=0)
+    qpos = env.unwrapped.data.qpos.copy()
+    qpos[2], qpos[3:7] = 0.2, [0, 1, 0, 0]
+    env.unwrapped.set_state(qpos, np.zeros(14))
+    steps = [env.step(np.ones(8))[1:4] for _ in range(5)]
+    assert steps == [(0.0, False, False)] * 4 + [(0.0, False, True)]
+
+
+def test_actions_are_shares_of_30_newton_metres() -> None:
+    env = made()
+    env.step(np.array([-1.0, -0.5, 0.0, 0.25, 1.0, 2.0, -3.0, 0.1]))
+    assert env.data.ctrl == pytest.approx([-30.0, -15.0, 0.0, 7.5, 30.0, 30.0, -30.0, 3.0])
+    assert (env.model.actuator_gear[:, 0] == 1.0).all()
+
+
+# seen
+
+
+def test_the_picture_shows_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: MuJoCo chooses how to draw when it is imported."""
+    import subprocess
+    import sys
+
+    code = """
+import sys
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+env = make_env(tasks.get("antmaze-umaze-v0"), render_mode="rgb_array", width=160, height=120)
+env.reset(seed=0)
+picture = env.render().astype(int)
+red = (picture[..., 0] > picture[..., 1] + 60) & (picture[..., 0] > picture[..., 2] + 60)
+rows, columns = red.nonzero()
+print(picture.shape, 20 < red.sum() < 400, rows.max() < 60, columns.max() < 80)
+env.close()
+"""
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    if "EGL" in done.stderr or "OpenGL" in done.stderr:
+        pytest.skip("there is no EGL here")
+    assert done.stdout.strip() == "(120, 160, 3) True True True", done.stderr
