@@ -7,6 +7,7 @@ actions played again, one episode after the other, in an environment that draws.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -75,7 +76,9 @@ class Studio:
         """
         size = dict(zip(("width", "height"), self._film.size or (), strict=False))
         try:
-            env = make_env(self._task, self._physics, render_mode=MODE, **size)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a render mode that is not there
+                env = make_env(self._task, self._physics, render_mode=MODE, **size)
         except TypeError as error:
             self._explain(error)
         try:

@@ -52,7 +52,7 @@ def physics() -> Iterator[Finding]:
     """Steps of a D4RL environment, repeated."""
     name, tried = "D4RL physics", attempt(REPLAY, timeout=SECONDS)
     if not tried.fine:
-        fix = "unset MUJOCO_GL" if os.environ.get("MUJOCO_GL") else f"pip install --force-reinstall '{MUJOCO}'"
+        fix = _or_unset(f"pip install --force-reinstall '{MUJOCO}'")
         yield Finding(name, State.BROKEN, f"no environment can be made: {tried.trouble}", fix, needed=True)
         return
     steps, error = tried.output.split()[-2:]
@@ -64,14 +64,20 @@ def physics() -> Iterator[Finding]:
         yield Finding(name, State.BROKEN, text, f"pip install '{MUJOCO}'", needed=True)
 
 
+def _or_unset(fix: str) -> str:
+    """MuJoCo cannot be imported where $MUJOCO_GL names what is not there."""
+    return f"unset MUJOCO_GL, or {fix}" if os.environ.get("MUJOCO_GL") else fix
+
+
 @check(GROUP, "pen, kitchen")
 def robotics() -> Iterator[Finding]:
     """A step of pen."""
-    found = extra("robotics", "pen and kitchen", "pen, kitchen")
+    found = extra("robotics", "pen can be stepped", "pen, kitchen")
     if found.state is State.OK:
         tried = attempt(PEN, timeout=SECONDS)
         if not tried.fine:
-            yield Finding(found.name, State.BROKEN, tried.trouble, "pip install 'dqlab[robotics]'")
+            fix = _or_unset("pip install --force-reinstall gymnasium-robotics")
+            yield Finding(found.name, State.BROKEN, tried.trouble, fix)
             return
     yield found
 

@@ -38,7 +38,7 @@ def ray() -> Iterator[Finding]:
     text = f"{found.text}; $RAY_ADDRESS={address}"
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()) or "://" in address:
-        yield replace(found, text=f"{text} is not tried" if address == "auto" else f"{text} is no HOST:PORT")
+        yield replace(found, text=f"{text} is no HOST:PORT and not tried")
         return
     try:
         socket.create_connection((host, int(port)), REACHED_WITHIN).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ LITTLE, TOO_LITTLE = 2.0, 0.2
 """GiB: a run's checkpoints, and a dataset, take some hundred MiB."""
 SHOWN = 3
 SECONDS = 9.0
+REACHED_WITHIN = 3.0
 
 SEARCH = """
 import sys
@@ -107,13 +109,28 @@ def mlflow() -> Iterator[Finding]:
         trouble = _sqlite_trouble(local)
         said = "can be written" if local.exists() else "will be made"
     else:
-        tried = attempt(SEARCH, uri, timeout=SECONDS, env=IMPATIENT)
-        trouble, said = tried.trouble, "answers"
+        trouble, said = _server_trouble(uri), "answers"
     if trouble:
-        hidden = trouble.replace(urlsplit(uri).password or "\0", "***")
-        yield Finding("MLflow", State.BROKEN, f"{shown}: {without_password(hidden)}", fix)
+        yield Finding("MLflow", State.BROKEN, f"{shown}: {trouble}", fix)
     else:
         yield Finding("MLflow", State.OK, f"{shown} {said}")
+
+
+def _server_trouble(uri: str) -> str:
+    """Why a server does not answer, without a password; empty where it does."""
+    try:
+        parts = urlsplit(uri)
+        port, password = parts.port, parts.password
+    except ValueError as error:
+        return str(error)
+    if port and parts.scheme not in ("http", "https"):  # what asks a database goes on for long; http may have a proxy
+        try:
+            socket.create_connection((parts.hostname or "", port), REACHED_WITHIN).close()
+        except OSError as error:
+            return error.strerror or str(error)
+    said = attempt(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble
+    reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", said)
+    return reason[1] if reason else without_password(said.replace(password or "\0", "***"))
 
 
 def without_password(uri: str) -> str:

@@ -1,0 +1,237 @@
+"""Videos for real, on EGL or OSMesa: they show the evaluation's episodes, whole or not at all, here and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import isolated
+from made_packs import CELLS, run_pack
+from mlflow_stores import fresh_store
+from PIL import Image
+
+from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.envs.bandit import BANDIT
+from dqlab.envs.rendering import WAYS, choose_gl
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError, RunError
+from dqlab.evaluation import Evaluator
+from dqlab.filming.encoders import GIF_FPS, Mp4, encoding
+from dqlab.filming.request import Film
+from dqlab.filming.studio import Studio
+from dqlab.policies.base import Dims
+from dqlab.report import evaluate_run, sync
+from dqlab.tracking.mlflow import connect
+from dqlab.training.pack import Pack
+
+HOPPER = tasks.get("hopper-medium-v2")
+FPS = 125.0
+"""Of gym's hopper."""
+FILM = partial(Film, episodes=2, size=(64, 48))
+
+
+@pytest.fixture(scope="module")
+def drawing() -> None:
+    if not any(way.draws().fine for way in WAYS[:2]):
+        pytest.skip("neither EGL nor OSMesa draws anything here")
+
+
+@pytest.fixture(autouse=True)
+def no_choice_is_left(drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def evaluated(film: Film) -> tuple[Studio, Any]:
+    """A studio, and what an untrained policy did in three episodes."""
+    evaluator = Evaluator(HOPPER, "mujoco210", 3)
+    studio = Studio(evaluator, film)
+    pack = Pack([BehaviourCloning()], Dims(HOPPER.state_dim, HOPPER.action_dim), [4])
+    return studio, evaluator.run(pack, 0)[0]
+
+
+def frames(path: Path) -> list[np.ndarray]:
+    """Of an .mp4."""
+    import imageio_ffmpeg
+
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about = next(reader)
+    assert about["fps"] == FPS
+    width, height = about["size"]
+    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first episodes, one after the other; each is a state more than it has steps. The GIF has every fifth."""
+    studio, result = evaluated(film := FILM(tmp_path / "new" / "a.mp4"))
+    takes = studio.takes()
+    assert [take.total for take in takes] == result.returns[:2].tolist()
+    assert [len(take.actions) for take in takes] == result.lengths[:2].tolist()
+    assert studio.shoot(takes, film) == "64x48, 125 frames/s"
+    count = int(result.lengths[:2].sum()) + 2
+    shown = frames(film.path)
+    assert len(shown) == count
+    assert shown[0].shape == (48, 64, 3)
+    apart = [float(np.abs(frame.astype(float) - shown[0]).mean()) for frame in shown]
+    begins = int(result.lengths[0]) + 1
+    assert apart[begins] < 0.7 * apart[begins - 1], "the second episode begins where the first one did"
+    assert apart[begins - 1] > 2 * apart[1], "the first one moves"
+    gif = FILM(tmp_path / "a.gif")
+    studio.shoot(takes, gif)
+    every = math.ceil(FPS / GIF_FPS)
+    with Image.open(gif.path) as picture:
+        assert picture.n_frames == math.ceil(count / every)
+        assert (picture.size, picture.info["duration"], picture.info["loop"]) == ((64, 48), 1000 * every / FPS, 0)
+        assert np.abs(np.asarray(picture.convert("RGB")).astype(float) - shown[0]).mean() < 12
+    assert capsys.readouterr().err == "", "the episodes repeat"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.gif", "a.mp4"]
+
+
+def test_an_episode_that_does_not_repeat_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studio, _ = evaluated(film := Film(tmp_path / "a.gif", 1, (64, 48)))
+    take = studio.takes()[0]
+    take.seed += 1
+    studio.shoot([take], film)
+    assert "Hopper-v4 does not repeat an episode" in capsys.readouterr().err
+
+
+def interrupted() -> np.ndarray:
+    raise KeyboardInterrupt
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from dqlab.filming.encoders import encoding
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+noise = np.random.default_rng(0)
+with encoding(Path(sys.argv[1]), 30.0, (64, 48)) as encoder:
+    for _ in range(60):
+        encoder.add(lambda: noise.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+"""
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
+def test_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
+    """No space in the middle, for real; an earlier video stays."""
+    (tmp_path / name).write_text("an earlier one")
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path / name], capture_output=True, text=True)
+    assert "RunError: The video" in done.stderr
+    assert "Free some space" in done.stderr
+    assert (tmp_path / name).read_text() == "an earlier one"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(KeyboardInterrupt), encoding(tmp_path / name, 30.0, (64, 48)) as encoder:
+        encoder.add(interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, message in (
+        ((tmp_path / "a.avi", None, None), r"ends with \.mp4 or \.gif"),
+        ((tmp_path / "a.mp4", 0, None), "at least 1"),
+        ((tmp_path / "a.mp4", 1, "64"), "WIDTHxHEIGHT"),
+        ((tmp_path / "a.mp4", 1, "63x64"), "even numbers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Film.read(*arguments)
+    with pytest.raises(ConfigError, match="the evaluation has 3 only"):
+        evaluated(Film(tmp_path / "a.gif", 4))
+    with pytest.raises(ConfigError, match="bandit-2d has nothing to draw"):
+        Studio(Evaluator(BANDIT, "mujoco210", 1), Film(tmp_path / "a.gif"))
+    other = Evaluator(HOPPER, "mujoco210", 1)
+    other.environments = Studio(Evaluator(HOPPER, "mujoco210", 1), Film(tmp_path / "a.gif"))._recording
+    with pytest.raises(ConfigError, match="Gymnasium's environments only"):
+        Studio(other, Film(tmp_path / "a.gif"))
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
+        Mp4.check()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_opengl_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EGL without a vendor, an OSMesa that is no library, no display; then an OpenGL of the user's that is not one."""
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("libOSMesa.so", "libOSMesa.so.6", "libOSMesa.so.8"):
+        (tmp_path / name).write_text("no library")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"Nothing can be drawn here: apt-get install .*dqlab doctor"):
+        choose_gl()
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(ConfigError, match=r"MUJOCO_GL=nonsense .*Unset it"):
+        choose_gl()
+
+
+def dead_server() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def artifacts(uri: str, run: Path) -> dict[str, list[str]]:
+    client, sent = connect(uri), json.loads((run / "mlflow.json").read_text())
+    return {name: [a.path for a in client.list_artifacts(child, "videos")] for name, child in sent["children"].items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two cells, as recorded in a store beside it."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    few = ("Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False")
+    run_pack(run, {name: CELLS[name] for name in ("cell-a", "cell-b")}, *few, "Training.execution='eager'")
+    fresh_store(run.parent)
+    sync(run)
+    return run
+
+
+def test_a_runs_videos_are_its_artifacts(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file for each replica; MLflow gets it at the next sync where the server is dead, and at once where it is not.
+
+    The command line draws with the user's own OpenGL, without a display.
+    """
+    store = f"sqlite:///{trained.parent}/mlflow.db"
+    command = [sys.executable, "-m", "dqlab.cli", "eval", str(trained), "--render", "a.mp4", "--render-size", "64x48"]
+    env = {name: value for name, value in isolated(tmp_path).items() if name != "DISPLAY"}
+    env |= {"MUJOCO_GL": own_opengl(), "MLFLOW_TRACKING_URI": dead_server(), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"dqlab sync {trained}" in done.stderr
+    assert "Video: a-cell-b.mp4 (64x48, 125 frames/s)\n  episode 1:" in done.stdout
+    assert len(frames(tmp_path / "a-cell-b.mp4")) > 5
+    name = "videos/step-000000010"
+    assert artifacts(store, trained) == {"cell-a": [], "cell-b": []}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sync(trained)
+    assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
+    file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
+    evaluate_run(trained, str(file), None, None, film=Film(tmp_path / "b.gif", 1, (64, 48)))
+    printed, summary = capsys.readouterr().out, json.loads((trained / "cell-b" / "summary.json").read_text())
+    assert f"{summary['selection']['last']['return_mean']:.1f}" in printed, "the evaluation is the recorded one"
+    assert artifacts(store, trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cell-a.mp4", "a-cell-b.mp4", "b.gif"]
+
+
+def own_opengl() -> str:
+    """OSMesa, as MuJoCo takes it and Gymnasium does not; EGL where there is no OSMesa."""
+    return "OSMesa" if WAYS[1].draws().fine else "EGL"
+
+
+def test_videos_of_a_run_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not the folder"):
+        evaluate_run(tmp_path, "last", None, None, film=Film(tmp_path / "a.gif"))
+    assert not (tmp_path / "a.gif").exists()
