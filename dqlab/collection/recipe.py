@@ -138,6 +138,8 @@ class Collection:
         task, known = self.the_task()
         training = BehaviourTraining()
         with claim(folder):
+            for leftover in folder.rglob(".*.tmp"):  # of a process killed while writing
+                leftover.unlink(missing_ok=True)
             stage = self._stage(task, known, training, folder, say)
             parts = {key: behaviour_of(key, stage) for key in self.mixture}
             self._check_amount(parts)

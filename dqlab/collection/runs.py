@@ -112,4 +112,4 @@ class DqlabRun(Acting):
         padded = np.resize(states, (self.rows, states.shape[1]))
         with self._own:
             actions = self._core.sample_actions(torch.from_numpy(padded)[None], noise)
-        return np.array(actions[0, : len(states)].double().cpu())
+        return np.array(actions[0, : len(states)].double().cpu().numpy())

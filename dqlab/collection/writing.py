@@ -19,6 +19,7 @@ from dqlab.collection.shards import Piece, Stacked, load_arrays
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Columns, data_formats
 from dqlab.envs.custom import BOXED, action_bounds
+from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
 from dqlab.files import write_text
 
@@ -79,6 +80,7 @@ class Collected:
             "provenance": "Collected by dqlab; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, stage.physics),
+            "env_spec": specification(task, stage.physics),
             "task": json.dumps(_facts_of(recipe.task, task)),
             "action_bounds": json.dumps(_bounds(task)),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
@@ -164,6 +166,13 @@ def training_gin(collected: Collected, place: str) -> str:
         ]
     source = str(Path(place).resolve()) if Path(place).suffix else place
     return "\n".join([*lines, f"load_dataset.sources = ({f'file:{source}'!r},)"]) + "\n"
+
+
+def specification(task: Task, physics: str) -> str:
+    """The environment as Gymnasium's JSON: it can be made again, with actions in [-1, 1], but without the physics."""
+    env = make_env(task, physics)
+    env.close()
+    return str(env.spec.to_json())
 
 
 def _environment(task: Task, physics: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,8 +33,9 @@ def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode:
     _check_actions(env_id, env.action_space)
     _check_observations(env_id, env.observation_space)
     env = FlattenObservation(env) if isinstance(env.observation_space, Dict) else env
-    ones = np.ones(env.action_space.shape, env.action_space.dtype)
-    return RescaleAction(env, -ones, ones)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered.*")  # +-1 are exact in any precision
+        return RescaleAction(env, -1.0, 1.0)
 
 
 def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
@@ -81,4 +83,4 @@ def _check_observations(env_id: str, space: Any) -> None:
         )
 
 
-gymnasium.register("dqlab/Boxed-v0", entry_point=boxed)
+gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")

@@ -1,0 +1,138 @@
+"""Any continuous environment: bounds, refusals, and training on what was collected there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, MultiDiscrete
+from made_collections import arrays, collect, notes
+
+from dqlab import configuration
+from dqlab.envs.custom import describe_environment, gymnasium_task
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError, DqlabError
+from dqlab.experiment import Experiment
+
+FLAT = Box(-1.0, 1.0, (3,))
+
+
+class Made(gymnasium.Env):  # type: ignore[misc]
+    """An environment with the spaces that are asked for; the reward is the first action."""
+
+    def __init__(self, observation: Any = FLAT, action: Any = FLAT) -> None:
+        self.observation_space, self.action_space = observation, action
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), float(action[0]), False, False, {}
+
+
+gymnasium.register("collected/Made-v0", entry_point=Made)
+ODD = [
+    ("Pendulm-v1", {}, "Did you mean: `Pendulum`"),
+    ("no_such_module:Made-v0", {}, "No module named 'no_such_module'"),
+    ("Pendulum-v1", {"gravity": 1}, "unexpected keyword argument 'gravity'"),
+    ("CartPole-v1", {}, "has actions Discrete"),
+    ("collected/Made-v0", {"action": MultiDiscrete([2, 2])}, "has actions MultiDiscrete"),
+    ("collected/Made-v0", {"action": Box(-np.inf, np.inf, (2,))}, "unbounded actions"),
+    ("collected/Made-v0", {"action": Box(-1, 1, (2, 2))}, r"actions of shape \(2, 2\)"),
+    ("collected/Made-v0", {"observation": Box(0, 255, (8, 8, 3))}, "flat Box"),
+    ("collected/Made-v0", {"observation": MultiDiscrete([3])}, "flat Box"),
+]
+
+
+@pytest.mark.parametrize(("env_id", "arguments", "said"), ODD, ids=lambda value: str(value)[:30])
+def test_what_cannot_be_collected_is_refused_in_a_line(env_id: str, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        describe_environment(env_id, arguments, 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_environment_without_a_limit_needs_one() -> None:
+    with pytest.raises(ConfigError, match="set episode_limit"):
+        describe_environment("collected/Made-v0")
+
+
+def test_a_dictionary_is_flattened_and_bounds_are_recorded(tmp_path: Path) -> None:
+    spaces = {
+        "observation": Dict(b=Box(0, 1, (2,)), a=Box(0, 1, (1,))),
+        "action": Box(np.array([0.0, -4.0]), np.array([10.0, 4.0])),
+    }
+    task = describe_environment("collected/Made-v0", spaces, 10)
+    assert (task.state_dim, task.action_dim) == (3, 2)
+    env = make_env(task)
+    env.reset(seed=0)
+    rewards = [env.step(np.array([action, 0.0]))[1] for action in (-1.0, 0.0, 1.0)]
+    assert rewards == pytest.approx([0.0, 5.0, 10.0])
+
+
+def test_recorded_rows_are_the_environments_own(tmp_path: Path) -> None:
+    """Pendulum's torque lies in [-2, 2]: its own environment gives the rewards for the stored actions times 2."""
+    path = collect(
+        tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=1", "Collection.reference_scores=()"
+    )
+    rows, said = arrays(path), notes(path)
+    assert json.loads(said["action_bounds"]) == {"stored": [-1.0, 1.0], "low": [-2.0], "high": [2.0]}
+    assert "random actions" in said["reference_scores"]
+    env = gymnasium.make("Pendulum-v1").unwrapped
+    env.reset()
+    cosine, sine, speed = rows["observations"][7].astype(float)
+    env.state = np.array([np.arctan2(sine, cosine), speed])
+    following, reward, *_ = env.step(2.0 * rows["actions"][7])
+    assert reward == pytest.approx(float(rows["rewards"][7]), abs=1e-4)
+    assert following == pytest.approx(rows["next_observations"][7], abs=1e-5)
+
+
+def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
+    collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=2", "Collection.name='made'")
+    loaded = configuration.load([tmp_path / "made.gin"])
+    experiment = Experiment()
+    assert (experiment.task, experiment.the_task.min_score, experiment.the_task.max_score) == (
+        "Pendulum-v1",
+        -400.0,
+        0.0,
+    )
+    assert experiment.the_task.score(-100.0) == 75.0
+    assert len(experiment.data()) == 2 * 49
+    assert "@gymnasium_task()" in configuration.operative_text(loaded)
+    tasks.remove("Pendulum-v1")
+
+
+def test_mistakes_with_a_task_of_ones_own() -> None:
+    with pytest.raises(ConfigError, match="must be above min_score"):
+        gymnasium_task("Pendulum-v1", 0.0, -100.0)
+    with pytest.raises(DqlabError, match="walker2d-medium-v2"):
+        gymnasium_task("Pendulum-v1", -1000.0, -100.0, name="walker2d-medium-v2")
+
+
+WRONG = [
+    ("Collection.mixture={'random': 0.5, 'expert': 0.4}", "sum to 1, these sum to 0.9"),
+    ("Collection.mixture={'random': 1.5, 'expert': -0.5}", "positive"),
+    ("Collection.mixture={}", "dictionary"),
+    ("Collection.mixture={'rndom': 1.0}", "Unknown behaviour 'rndom'. Did you mean 'random'"),
+    ("Collection.mixture={'run:nowhere': 1.0}", "nowhere is not the folder of a dqlab run"),
+    ("Collection.mixture={'sb3:nowhere.zip': 1.0}", "There is no file 'nowhere.zip'"),
+    ("Collection.mixture={'python:json:nothing': 1.0}", "cannot be imported"),
+    ("Collection.mixture={'replay:novice': 1.0}", "is no level. Known: expert, full, medium"),
+    ("Collection.mixture={'ppo:many': 1.0}", "names no number of steps"),
+    ("Collection.transitions=5", "not both"),
+    ("Collection.formats=('csv',)", "Unknown data_format 'csv'"),
+    ("Collection.task='hopper-medium-v2'", "one of the two"),
+    ("Collection.medium_scores=(3, 2)", "the lower one first"),
+]
+
+
+@pytest.mark.parametrize(("binding", "said"), WRONG, ids=lambda value: str(value)[:40])
+def test_mistakes_are_one_message(binding: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DqlabError, match=said):
+        collect(tmp_path, "Collection.episodes=1", binding, "BehaviourTraining.steps=128")
+    assert not list(tmp_path.rglob("*.hdf5"))

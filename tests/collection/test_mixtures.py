@@ -1,0 +1,161 @@
+"""Every behaviour and every recipe: sizes, shares, seeds, and what the set says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from made_collections import arrays, collect, notes
+
+from dqlab import configuration
+from dqlab.collection.amounts import Amount
+from dqlab.collection.behaviours import behaviours
+from dqlab.errors import DqlabError
+from dqlab.running import train
+
+sb3 = pytest.importorskip("stable_baselines3")
+RECIPES = sorted(path for path in (ROOT / "gin" / "collect").glob("*.gin") if path.stem != "base")
+
+
+def lean_left(observation: np.ndarray, generator: np.random.Generator) -> list[float]:
+    """A policy as a plain function."""
+    return [-0.5 + 0.1 * generator.standard_normal() + 0.01 * float(observation[0])]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One collection's folder: what is trained there serves all tests."""
+    return tmp_path_factory.mktemp("collection")
+
+
+@pytest.fixture(scope="module")
+def keys(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A mixture's name of each kind of behaviour."""
+    import gymnasium
+
+    other = tmp_path_factory.mktemp("policies")
+    model = sb3.SAC("MlpPolicy", gymnasium.make("Pendulum-v1"), policy_kwargs={"net_arch": [8]}, seed=0)
+    model.save(other / "policy.zip")
+    collect(folder, "Collection.mixture={'random': 1.0}", "Collection.name='first'", "Collection.episodes=4")
+    small = [binding for binding in TINY if not binding.startswith("load_dataset")]
+    loaded = configuration.load(
+        [folder / "first.gin"], [*small, "Training.steps=20", "load_dataset.standardise_states=True"]
+    )
+    train(loaded, other / "run", quiet=True)
+    return {
+        "random": "random",
+        "medium": "medium",
+        "expert": "expert",
+        "ppo": "ppo:128",
+        "replay": "replay",
+        "run": f"run:{other / 'run'}",
+        "sb3": f"sb3:{other / 'policy.zip'}",
+        "python": f"python:{__name__}:lean_left",
+    }
+
+
+@pytest.mark.parametrize("kind", behaviours.names())
+def test_every_behaviour_gives_the_same_rows_however_many_are_stepped_together(
+    kind: str, keys: dict[str, str], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "behaviour").mkdir(exist_ok=True)
+    (tmp_path / "behaviour").symlink_to(folder / "behaviour")
+    mixture = f"Collection.mixture={{{keys[kind]!r}: 1.0}}"
+    found = {}
+    for n_envs in (1, 4):
+        path = collect(
+            tmp_path, mixture, f"Collection.n_envs={n_envs}", f"Collection.name='{kind}'", "Collection.transitions=120"
+        )
+        found[n_envs] = arrays(path), notes(path)
+        for kept in (tmp_path / "episodes").rglob("*.npz"):
+            kept.unlink()
+    rows, said = found[4]
+    assert all(np.array_equal(found[1][0][name], rows[name]) for name in rows)
+    assert len(rows["rewards"]) == 120
+    assert np.abs(rows["actions"]).max() <= 1.0
+    ends = rows["terminals"] | rows["timeouts"]
+    assert ends[-1], "what is cut says so"
+    assert np.array_equal(rows["next_observations"][:-1][~ends[:-1]], rows["observations"][1:][~ends[:-1]])
+    (known,) = json.loads(said["policies"])
+    assert known["name"] == keys[kind]
+    assert known["transitions"] == 120
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_gives_its_shares(recipe: Path, folder: Path) -> None:
+    path = collect(
+        folder,
+        "Collection.transitions=200",
+        "Collection.episodes=0",
+        f"Collection.name='{recipe.stem}'",
+        files=(str(recipe),),
+    )
+    parts = json.loads(notes(path)["policies"])
+    assert [known["transitions"] for known in parts] == [round(200 * known["share"]) for known in parts]
+    assert len(arrays(path)["rewards"]) == 200
+
+
+def test_medium_replay_is_all_that_was_experienced(folder: Path) -> None:
+    recipe = ROOT / "gin" / "collect" / "medium-replay.gin"
+    first = collect(folder, "Collection.name='all'", "Collection.mixture={'replay:full': 1.0}", files=(str(recipe),))
+    rows = arrays(first)
+    assert len(rows["rewards"]) == 256, "every step of PPO's"
+    thin = collect(folder, "Collection.name='thin'", "Collection.mixture={'replay:full': 1.0}", "Collection.episodes=2")
+    assert len(arrays(thin)["rewards"]) < 256
+    with pytest.raises(DqlabError, match="fewer than are asked for"):
+        collect(folder, "Collection.mixture={'replay': 1.0}", "Collection.transitions=1000")
+
+
+def test_minari_has_the_same_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minari = pytest.importorskip("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    formats = "Collection.formats=('d4rl', 'minari')"
+    path = collect(
+        folder, "Collection.mixture={'random': 1.0}", "Collection.transitions=120", "Collection.name='both'", formats
+    )
+    rows, episodes = arrays(path), list(minari.load_dataset("dqlab/both-v0"))
+    assert [len(episode.rewards) for episode in episodes] == [50, 50, 20]
+    assert np.array_equal(np.concatenate([episode.actions for episode in episodes]), rows["actions"])
+    assert np.array_equal(episodes[0].observations[1:], rows["next_observations"][:50])
+    assert "env_spec" in notes(path)
+    env = minari.load_dataset("dqlab/both-v0").recover_environment()
+    assert env.action_space.low == -1.0
+
+
+def test_another_seed_gives_other_rows(folder: Path) -> None:
+    sets = [
+        collect(
+            folder,
+            "Collection.mixture={'random': 1.0}",
+            "Collection.episodes=1",
+            f"Collection.name='seed-{seed}'",
+            f"Collection.seed={seed}",
+        )
+        for seed in (0, 1)
+    ]
+    assert not np.array_equal(*(arrays(path)["actions"] for path in sets))
+
+
+@given(st.integers(1, 5000), st.lists(st.integers(1, 20), min_size=1, max_size=6))
+def test_shares_are_whole_numbers_that_add_up(count: int, weights: list[int]) -> None:
+    shares = {str(number): weight / sum(weights) for number, weight in enumerate(weights)}
+    if count * min(shares.values()) < 1:
+        return
+    parts = Amount(transitions=count).shared(shares)
+    assert sum(part.transitions for part in parts.values()) == count
+    assert all(abs(part.transitions - count * shares[name]) <= 1 for name, part in parts.items())
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())
+def test_thinning_takes_enough_and_spreads(lengths: list[int], data: st.DataObject) -> None:
+    wanted = data.draw(st.integers(1, sum(lengths)))
+    chosen = Amount(transitions=wanted).thinned(lengths, "it")
+    taken = sum(lengths[number] for number in chosen)
+    assert chosen == sorted(set(chosen))
+    assert wanted <= taken < wanted + max(lengths)
+    assert len(Amount(episodes=len(lengths)).thinned(lengths, "it")) == len(lengths)
