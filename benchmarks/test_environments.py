@@ -64,7 +64,7 @@ class Bare(mujoco_env.MujocoEnv):  # type: ignore[misc, name-defined]
     """Gymnasium's own base class around another environment's compiled model, beginning in its present state."""
 
     def __init__(self, other: Any) -> None:
-        self._other = other
+        self._other, self.metadata = other, other.metadata
         super().__init__(other.fullpath, other.frame_skip, other.observation_space)
         self.start = other.data.qpos.copy(), other.data.qvel.copy()
         self._scale = self.model.actuator_ctrlrange[:, 1].copy()
