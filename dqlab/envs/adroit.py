@@ -32,7 +32,7 @@ class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
 
     Observation (45,): 24 joint angles; position, velocity and axis of the pen; axis of the target; what position and
     axis lack. The reward is the cosine between the axes, minus the distance from the target's place, plus 10 (60) when
-    that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped. The latter ends the episode.
+    that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped, which ends the episode.
 
     Args:
         arguments: of `MujocoEnv`, such as `render_mode`.
@@ -44,13 +44,6 @@ class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
     def _initialize_simulation(self) -> tuple[Any, Any]:
         model = copy(_compiled(self.fullpath))  # the target's orientation is part of the model
         return model, mujoco.MjData(model)
-
-    def reset_model(self) -> Array:
-        """The one initial state with a random target; its observation (45,)."""
-        mujoco.mj_forward(self.model, self.data)
-        observation = super().reset_model()
-        mujoco.mj_forward(self.model, self.data)
-        return observation
 
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """50 ms under an action (24,); `info["goal_achieved"]` as in D4RL."""

@@ -18,6 +18,9 @@ CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}
 WEIGHED_GROUPS = range(3, 6)
 """Groups of geoms that count for inertia (`inertiagrouprange`); the others are for the eye."""
 
+FRAME = 480
+"""Pixels a side of a rendered frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software."""
+
 Array = NDArray[np.float64]
 
 
@@ -43,6 +46,7 @@ def kitchen_model() -> Any:
     model.opt.disableflags |= (
         mujoco.mjtDisableBit.mjDSBL_MIDPHASE
     )  # it loses contacts that are nearer than their margin
+    model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
     let_arm_pass_its_stand(model)
     for body, mass in CAPSULE_MASSES.items():
         legacy_capsules(model, body, mass)

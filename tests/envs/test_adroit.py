@@ -1,0 +1,157 @@
+"""The pen against genuine MuJoCo 2.1.0 (D4RL's own code ran there), and against real D4RL rows.
+
+`golden/pen.npz`: the first ten of the hundred steps of ../shared/data/mujoco210/pen_0.npz, and `seeded_observation`,
+what D4RL's environment gives after `env.seed(5); env.reset()` with gym 0.23.1.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+
+pytest.importorskip("gymnasium_robotics")
+GOLDEN = Path(__file__).parent / "golden" / "pen.npz"
+TASK = tasks.get("pen-human-v1")
+
+
+@pytest.fixture(scope="module")
+def env() -> Any:
+    made = make_env(TASK)
+    made.reset(seed=0)
+    return made
+
+
+def put(env: Any, golden: Any) -> Any:
+    base = env.unwrapped
+    env.reset()
+    base.set_env_state({"qpos": golden["qpos0"], "qvel": golden["qvel0"], "desired_orien": golden["desired_orien"]})
+    return base
+
+
+def test_committed_excerpt_of_mujoco_210(env: Any) -> None:
+    golden = np.load(GOLDEN)
+    base = put(env, golden)
+    for i, action in enumerate(golden["actions"]):
+        observation, reward, terminated, _, _ = base.step(action)
+        assert np.abs(base.data.qpos - golden["qpos"][i]).max() < 1e-9
+        assert np.abs(base.data.qvel - golden["qvel"][i]).max() < 1e-9
+        assert abs(reward - golden["rewards"][i]) < 1e-9
+        assert terminated == golden["dones"][i]
+    assert np.abs(observation - golden["observation"]).max() < 1e-9
+
+
+def test_a_seed_draws_the_target_that_d4rl_draws(env: Any) -> None:
+    observation, _ = env.reset(seed=5)
+    assert np.abs(observation - np.load(GOLDEN)["seeded_observation"]).max() < 1e-12
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_mujoco_210_runs(shared: Path, env: Any, run: int) -> None:
+    """All hundred steps, contacts and the falling pen included."""
+    golden = np.load(shared / "mujoco210" / f"pen_{run}.npz")
+    base = put(env, golden)
+    assert np.abs(base._get_obs() - golden["observation0"]).max() < 1e-12
+    for i, action in enumerate(golden["actions"]):
+        observation, reward, terminated, _, _ = base.step(action)
+        assert np.abs(base.data.qpos - golden["qpos"][i]).max() < 1e-8
+        assert np.abs(observation - golden["observations"][i]).max() < 2e-8  # velocities: metres and radians a second
+        assert abs(reward - golden["rewards"][i]) < 1e-8
+        assert terminated == golden["dones"][i]
+    assert golden["dones"].any()
+
+
+@pytest.mark.parametrize("name", ["human", "cloned"])
+def test_every_row_of_real_d4rl(shared: Path, env: Any, name: str) -> None:
+    """State, observation and reward after each recorded step, from the recorded state before it (float32)."""
+    with h5py.File(shared / "d4rl-excerpts" / f"pen-{name}-v1.hdf5") as file:
+        qpos, qvel, goal = (file[f"infos/{key}"][()].astype(float) for key in ("qpos", "qvel", "desired_orien"))
+        actions, observations = file["actions"][()].astype(float), file["observations"][()]
+        rewards, terminals = file["rewards"][()], file["terminals"][()].astype(bool)
+        ends = file["timeouts"][()].astype(bool) | terminals
+    base, worst = put(env, {"qpos0": qpos[0], "qvel0": qvel[0], "desired_orien": goal[0]}), 0.0
+    rows = np.flatnonzero(~ends[:-1])
+    assert len(rows) > 190
+    for i in rows:
+        base.set_env_state({"qpos": qpos[i], "qvel": qvel[i], "desired_orien": goal[i]})
+        observation, reward, terminated, _, _ = base.step(actions[i])
+        assert terminated == terminals[i]
+        errors = base.data.qpos - qpos[i + 1], base.data.qvel - qvel[i + 1], observation - observations[i + 1]
+        worst = max(worst, abs(reward - rewards[i]), *(float(np.abs(error).max()) for error in errors))
+    assert worst < 2e-5
+
+
+def test_a_dropped_pen_ends_the_episode_and_costs_five(env: Any) -> None:
+    """The same fall, 0.2 m lower: nothing else in the reward changes by as much."""
+    env.reset(seed=1)
+    base = env.unwrapped
+    state = base.get_env_state()
+    rewards, ended = [], []
+    for depth in (0.0, 0.2):
+        base.set_env_state({**state, "qpos": state["qpos"] - depth * (np.arange(30) == 26)})
+        _, reward, terminated, truncated, info = base.step(np.zeros(24))
+        rewards.append(reward)
+        ended.append((terminated, truncated, info["goal_achieved"]))
+    assert ended == [(False, False, False), (True, False, False)]
+    assert -5.5 < rewards[1] - rewards[0] < -4.5
+
+
+def test_actions_are_clipped(env: Any) -> None:
+    finals = []
+    for size in (1.0, 7.0):
+        env.reset(seed=2)
+        finals.append(env.step(np.full(24, size, np.float32))[0])
+    assert np.array_equal(*finals)
+
+
+def test_a_seeded_episode_repeats_and_lasts_a_hundred_steps(env: Any) -> None:
+    def episode(made: Any) -> list[float]:
+        made.reset(seed=3, options={"group": 4})
+        stepped = [made.step(np.zeros(24)) for _ in range(100)]
+        assert [truncated for *_, truncated, _ in stepped] == [False] * 99 + [True]
+        return [reward for _, reward, *_ in stepped]
+
+    other = make_env(TASK)
+    other.reset(seed=9)  # its own target: environments share a file, not a model
+    assert episode(env) == episode(other)
+
+
+def test_copies_and_vectors(env: Any) -> None:
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    assert np.array_equal(twin.reset(seed=3)[0], env.reset(seed=3)[0])
+    with_three = gymnasium.vector.SyncVectorEnv([lambda: make_env(TASK) for _ in range(3)])
+    observations, _ = with_three.reset(seed=[3, 4, 3])
+    assert np.array_equal(observations[0], observations[2])
+    assert not np.array_equal(observations[0], observations[1])
+    assert with_three.step(np.zeros((3, 24), np.float32))[0].shape == (3, 45)
+
+
+@pytest.mark.parametrize("task", ["pen-human-v1", "kitchen-mixed-v0"])
+def test_what_to_install(task: str) -> None:
+    """In a process without gymnasium-robotics, the mistake is one line."""
+    code = f"""if True:
+        import sys; sys.modules["gymnasium_robotics"] = None
+        from dqlab.envs.making import make_env; from dqlab.envs.tasks import tasks
+        from dqlab.errors import ConfigError
+        try: make_env(tasks.get({task!r}))
+        except ConfigError as error: print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip().endswith("Try: pip install 'dqlab[robotics]'"), run.stderr
+    assert len(run.stdout.splitlines()) == 1
+
+
+def test_nothing_is_printed() -> None:
+    code = "from dqlab.envs.making import make_env; from dqlab.envs.tasks import tasks; make_env(tasks.get('pen-cloned-v1'))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

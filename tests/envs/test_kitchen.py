@@ -1,0 +1,181 @@
+"""The kitchen against D4RL's own code on genuine MuJoCo 2.1.0.
+
+`golden/kitchen.npz` was recorded with D4RL 1.1's `KitchenMicrowaveKettleLightSliderV0`, gym 0.23.1 and mujoco-py
+2.1.2.14 (`USE_DM_CONTROL = False`). First part, noise off: the hand pushes at the microwave, from state `qpos0`, `qvel0`,
+`actions`, and after each `qpos`, `qvel` and how many `contacts` there are. Second part, D4RL's noise: after
+`env.seed(5)`, the first 30 numbers of the observation of `env.reset()` and of the steps with `noisy_actions`. Third, the
+compiled inertias of the bodies with capsules.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+
+pytest.importorskip("gymnasium_robotics")
+from dqlab.envs.kitchen import GOALS, INITIAL
+from dqlab.envs.kitchen_model import model_file
+
+GOLDEN = Path(__file__).parent / "golden" / "kitchen.npz"
+TASK = tasks.get("kitchen-complete-v0")
+
+
+@pytest.fixture(scope="module")
+def env() -> Any:
+    return make_env(TASK)
+
+
+@pytest.fixture(scope="module")
+def still() -> Any:
+    """Without noise."""
+    return make_env(TASK, noise=0.0)
+
+
+def put(env: Any, qpos: np.ndarray) -> Any:
+    """The environment at rest in this state, and having seen it."""
+    base = env.unwrapped
+    base.set_state(qpos, np.zeros(29))
+    base._observe()
+    return base
+
+
+def replay(base: Any, golden: Any) -> float:
+    """Largest error of states after the recorded actions."""
+    base.reset(seed=0)
+    base.set_state(golden["qpos0"], golden["qvel0"])
+    base._observe()
+    worst = 0.0
+    for i, action in enumerate(golden["actions"]):
+        base.step(action)
+        errors = base.data.qpos - golden["qpos"][i], base.data.qvel - golden["qvel"][i]
+        worst = max(worst, *(float(np.abs(error).max()) for error in errors))
+    return worst
+
+
+def test_contacts_of_mujoco_210(still: Any) -> None:
+    golden = np.load(GOLDEN)
+    assert golden["contacts"].max() > 4, "four hold the kettle"
+    assert replay(still.unwrapped, golden) < 1e-9
+
+
+def test_the_mid_phase_loses_contacts(still: Any) -> None:
+    """What the model's correction is for; should it become unnecessary one day, this says so."""
+    flags = still.unwrapped.model.opt
+    flags.disableflags &= ~mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+    try:
+        assert replay(still.unwrapped, np.load(GOLDEN)) > 1e-4
+    finally:
+        flags.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+
+
+def test_inertias_of_mujoco_210(env: Any) -> None:
+    golden, model = np.load(GOLDEN), env.unwrapped.model
+    plain = mujoco.MjModel.from_xml_path(str(model_file()))
+    for name, body in (("kettle", "kettleroot"), ("door", "microdoorroot")):
+        legacy = golden[f"body_inertia_{name}"]
+        assert np.abs(np.sort(model.body(body).inertia) - np.sort(legacy)).max() < 1e-12
+        assert np.abs(np.sort(plain.body(body).inertia) - np.sort(legacy)).max() > 1e-6
+    assert np.array_equal(model.body_mass, plain.body_mass)
+
+
+def test_noise_and_its_order_are_d4rls(env: Any) -> None:
+    golden = np.load(GOLDEN)
+    seen = [env.reset(seed=5)[0]] + [env.step(action)[0] for action in golden["noisy_actions"]]
+    assert np.abs(np.array(seen)[:, :30] - golden["noisy_observations"]).max() < 1e-12
+
+
+def test_noise_amplitudes_by_hand(env: Any) -> None:
+    """A tenth of the robot's table: 0.01 for the arm, 5e-5 for knobs, 5e-4 for the slide cabinet, 0.01 for the doors."""
+    start = INITIAL.copy()
+    start[26:] /= np.linalg.norm(start[26:])
+    off = np.array([env.reset(seed=seed)[0][:30] - start for seed in range(200)])
+    most = np.abs(off).max(axis=0)
+    wanted = np.array([0.01] * 9 + [5e-4] * 2 + [5e-5] * 6 + [5e-4] * 3 + [0.01] * 3 + [5e-4] * 3 + [0.01] * 3 + [5e-4])
+    assert (most <= wanted + 1e-15).all()
+    assert (most > 0.9 * wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "absent"),
+    [
+        ("kitchen-complete-v0", "bottom burner"),
+        ("kitchen-partial-v0", "bottom burner"),
+        ("kitchen-mixed-v0", "slide cabinet"),
+    ],
+)
+def test_the_goal_is_part_of_the_observation(task: str, absent: str) -> None:
+    observation, _ = make_env(tasks.get(task)).reset(seed=0)
+    goal = observation[30:]
+    assert observation.shape == (60,)
+    assert goal[22] == -0.75
+    assert goal[17:19].tolist() == [-0.69, -0.05]
+    assert goal[23:].tolist() == [-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06]
+    assert not goal[GOALS[absent][0]].any()
+    assert not goal[:11].any()
+
+
+def test_each_goal_counts_once_and_the_last_ends_the_episode(still: Any) -> None:
+    still.reset(seed=0)
+    qpos, rewards = INITIAL.copy(), []
+    for name in ("microwave", "light switch", "bottom burner", "kettle", "slide cabinet"):
+        where, wanted = GOALS[name]
+        qpos[where] = wanted
+        base = put(still, qpos)
+        _, reward, terminated, truncated, info = base.step(np.zeros(9))
+        rewards.append(reward)
+        assert terminated == (name == "slide cabinet")
+        assert not truncated
+    assert rewards == [1.0, 1.0, 0.0, 1.0, 1.0], "the burner is not asked for"
+    assert info["completed"] == ["microwave", "kettle", "light switch", "slide cabinet"]
+    assert base.step(np.zeros(9))[1] == 0.0
+
+
+def test_goals_are_judged_by_what_is_seen() -> None:
+    """The door stands a little outside of the limit of 0.3; only noise lets it count."""
+    noisy, rewards = make_env(TASK), []
+    qpos = INITIAL.copy()
+    qpos[22] = -0.75 + 0.305
+    for seed in range(20):
+        noisy.reset(seed=seed)
+        rewards.append(put(noisy, qpos).step(np.zeros(9))[1])
+    assert set(rewards) == {0.0, 1.0}
+
+
+def test_targets_start_from_the_last_observation(env: Any) -> None:
+    observation, _ = env.reset(seed=1)
+    action = np.array([0.5, -0.5, 0, 0, 0, 0, 0, -1, 3.0])
+    env.step(action)
+    servos = env.unwrapped.data.ctrl
+    assert servos[:3] == pytest.approx(observation[:3] + [0.08, -0.08, 0.0], abs=1e-12)
+    assert servos[7:].tolist() == [0.0, 0.04]
+
+
+def test_a_seeded_episode_repeats_and_lasts_280_steps(env: Any) -> None:
+    def episode(steps: int) -> list[Any]:
+        env.reset(seed=3, options={"group": 2})
+        return [env.step(np.zeros(9)) for _ in range(steps)]
+
+    whole = episode(280)
+    assert [truncated for *_, truncated, _ in whole] == [False] * 279 + [True]
+    assert not any(terminated for _, _, terminated, _, _ in whole)
+    assert all(np.array_equal(one[0], two[0]) for one, two in zip(episode(5), whole, strict=False))
+
+
+def test_copies_and_vectors(env: Any) -> None:
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    assert np.array_equal(twin.reset(seed=3)[0], env.reset(seed=3)[0])
+    vector = gymnasium.vector.SyncVectorEnv([lambda: make_env(TASK) for _ in range(3)])
+    observations, _ = vector.reset(seed=[3, 4, 3])
+    assert np.array_equal(observations[0], observations[2])
+    assert not np.array_equal(observations[0], observations[1])
+    vector.step(np.zeros((3, 9), np.float32))
+    assert vector.envs[0].unwrapped.model is vector.envs[1].unwrapped.model, "compiled once"
