@@ -22,8 +22,8 @@ from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
 
 pytest.importorskip("gymnasium_robotics")
-from dqlab.envs.kitchen import GOALS, INITIAL
-from dqlab.envs.kitchen_model import model_file
+from dqlab.envs.kitchen import GOALS, INITIAL  # noqa: E402
+from dqlab.envs.kitchen_model import model_file  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "kitchen.npz"
 TASK = tasks.get("kitchen-complete-v0")
