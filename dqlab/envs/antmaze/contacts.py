@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 SUSPECT = 0.5
-"""Where no substep ends with a contact deeper than this share of the smallest radius, none had a capped one inside."""
+"""Where no substep begins or ends with a contact deeper than this share of the smallest radius, none is capped."""
 
 STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
 
@@ -31,6 +31,7 @@ class Stepper:
 
     def __init__(self, model: Any, data: Any) -> None:
         self._model, self._data = model, data
+        self._boxes = model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
         self._before = np.empty(mujoco.mj_stateSize(model, STATE))
         self.read_depths()
 
@@ -41,13 +42,24 @@ class Stepper:
         self._suspect = -SUSPECT * noted.min() if len(noted) else -np.inf
 
     def step(self, substeps: int) -> None:
-        """Step by step; if a contact becomes suspect, all over with corrected contacts."""
+        """Step by step; if a contact with a box becomes suspect, all over with corrected contacts."""
         mujoco.mj_getState(self._model, self._data, self._before, STATE)
+        suspicious = self._suspicious()
         for _ in range(substeps):
+            if suspicious:
+                break
             mujoco.mj_step(self._model, self._data)
-            if self._data.ncon and self._data.contact.dist.min() < self._suspect:
-                self._over_again(substeps)
-                return
+            suspicious = self._suspicious()
+        if suspicious:
+            self._over_again(substeps)
+
+    def _suspicious(self) -> bool:
+        """Whether a contact is suspect, and is one with a box, not with the floor."""
+        if not self._data.ncon:
+            return False
+        contact = self._data.contact
+        suspect = contact.dist < self._suspect
+        return bool(suspect.any() and self._boxes[contact.geom[suspect]].any())
 
     def _over_again(self, substeps: int) -> None:
         mujoco.mj_setState(self._model, self._data, self._before, STATE)
@@ -67,8 +79,8 @@ class Stepper:
     def _correct(self, model: Any, data: Any) -> None:
         if model._address != self._model._address or not data.ncon:
             return
-        pairs, boxes = data.contact.geom, model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
-        depth = np.where(boxes[pairs].any(axis=1), self._depth[pairs].max(axis=1), 0.0)
+        pairs = data.contact.geom
+        depth = np.where(self._boxes[pairs].any(axis=1), self._depth[pairs].max(axis=1), 0.0)
         deep = np.flatnonzero((depth > 0) & (data.contact.dist < -depth))
         for number in deep:
             data.contact[number].dist = -depth[number]

@@ -8,6 +8,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
+from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.contacts import Stepper
@@ -41,7 +42,7 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
     """
 
     metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
+        "render_modes": AntEnv.metadata["render_modes"],  # `MujocoEnv` wants its release's list, no more and no less
         "render_fps": 10,
     }
 
