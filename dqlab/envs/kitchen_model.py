@@ -18,6 +18,9 @@ CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}
 WEIGHED_GROUPS = range(3, 6)
 """Groups of geoms that count for inertia (`inertiagrouprange`); the others are for the eye."""
 
+TURN = 1e-3
+"""rad; principal axes turn by less when capsules become cylinders."""
+
 FRAME = 480
 """Pixels a side of a rendered frame, if no more are asked for; the XML's 2560 x 1920 take seconds in software."""
 
@@ -43,9 +46,6 @@ def kitchen_model() -> Any:
     import mujoco
 
     model = mujoco.MjModel.from_xml_path(str(model_file()))
-    model.opt.disableflags |= (
-        mujoco.mjtDisableBit.mjDSBL_MIDPHASE
-    )  # it loses contacts that are nearer than their margin
     model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
     let_arm_pass_its_stand(model)
     for body, mass in CAPSULE_MASSES.items():
@@ -99,14 +99,28 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     index = model.body(body).id
     geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
     frame = _rotation(model.body_iquat[index])
-    tensor = frame @ np.diag(model.body_inertia[index]) @ frame.T
+    tensor = np.diag(model.body_inertia[index])
     for geom in geoms:
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
             radius, half_length, _ = model.geom_size[geom]
             change = _legacy_capsule(radius, half_length) - _exact_capsule(radius, half_length)
-            rotation = _rotation(model.geom_quat[geom])
+            rotation = frame.T @ _rotation(model.geom_quat[geom])
             tensor += mass * rotation @ np.diag(change) @ rotation.T
+    _turn_inertial_frame(model, index, frame, tensor)
+
+
+def _turn_inertial_frame(model: Any, body: int, frame: Array, tensor: Array) -> None:
+    """Write an inertia (3, 3), nearly diagonal in the body's inertial frame, and the frame where it is diagonal.
+
+    The boxes that bound the geoms are stored in that frame: it may turn by 1e-4, but its axes may not be permuted.
+    """
+    import mujoco
+
     values, axes = np.linalg.eigh(tensor)
-    axes = axes[:, ::-1] * np.array([1.0, 1.0, np.linalg.det(axes[:, ::-1])])
-    mujoco.mju_mat2Quat(model.body_iquat[index], axes.flatten())
-    model.body_inertia[index] = values[::-1]
+    values, axes = values[::-1], axes[:, ::-1]
+    axes = axes * np.sign(np.diag(axes))
+    assert np.abs(axes - np.eye(3)).max() < TURN, "the principal axes kept their order"
+    mujoco.mju_mat2Quat(model.body_iquat[body], (frame @ axes).flatten())
+    model.body_inertia[body] = values
+    boxes = slice(model.body_bvhadr[body], model.body_bvhadr[body] + model.body_bvhnum[body])
+    model.bvh_aabb[boxes, 3:] += TURN  # they are below 1 m

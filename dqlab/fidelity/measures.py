@@ -86,12 +86,19 @@ def _nudged(state: State, by: Array) -> State:
     return {**state, "qpos": (np.array(state["qpos"]) + by).tolist()}
 
 
-def returns(original: Side, today: Side, policy: Policy, seed: int = 0) -> tuple[Array, Array]:
-    """Undiscounted returns (n,) of a policy in both, from the same initial states, near the goals if there are any."""
-    states = _begin(original, seed)
+def returns(original: Side, other: Side, policy: Policy, nudge: float = 0.0, seed: int = 0) -> tuple[Array, Array]:
+    """Undiscounted returns (n,) of a policy in both, from the same initial states, near the goals if there are any.
+
+    Args:
+        original, other, nudge, seed: as in `many_steps`.
+        policy: acts on each state alone.
+    """
+    states, draw = _begin(original, seed), np.random.default_rng(seed)
+    other.reset(_seeds(len(states), seed))
+    other.stand(states)  # as often as the original: each draws the noise of an observation
     states = near_goals(states, original.stand(states), seed)
-    today.reset(_seeds(len(states), seed))
-    return _roll(original, original.stand(states), policy), _roll(today, today.stand(states), policy)
+    begun = other.stand([_nudged(state, nudge * draw.normal(size=len(state["qpos"]))) for state in states])
+    return _roll(original, original.stand(states), policy), _roll(other, begun, policy)
 
 
 def _begin(original: Side, seed: int) -> list[State]:

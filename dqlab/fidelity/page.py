@@ -9,8 +9,7 @@ from importlib.resources import files
 import numpy as np
 
 from dqlab.fidelity.measures import Errors
-from dqlab.fidelity.rows import MANY, NUDGE, ONE, Row
-from dqlab.fidelity.sides import Array
+from dqlab.fidelity.rows import MANY, NUDGE, ONE, Row, spread
 
 STATES = (
     "environment",
@@ -71,15 +70,11 @@ def _returns(row: Row) -> list[str]:
     theirs, ours = row.returns
     apart = ours - theirs
     largest = _short(np.abs(apart).max())
-    return [row.environment, row.stepped_by, str(len(ours)), _spread(theirs), _spread(ours), _spread(apart), largest]
+    return [row.environment, row.stepped_by, str(len(ours)), spread(theirs), spread(ours), spread(apart), largest]
 
 
 def _short(value: float) -> str:
     return f"{value:.1e}" if value else "0"
-
-
-def _spread(values: Array) -> str:
-    return f"{values.mean():.4g} +- {values.std():.2g}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -57,13 +57,15 @@ def measure(task: Task, copies: int, say: Say) -> Iterator[Row]:
         copies: roll-outs and episodes of each figure.
         say: is told what is measured.
     """
-    with closing(Original(task, copies, noise=False)) as original:
+    with closing(Original(task, copies, noise=False)) as silent, closing(Original(task, copies)) as original:
         say(f"{task.robot}: d4rl against itself")
         with closing(Original(task, copies, noise=False)) as again:
-            yield Row(task.robot, "d4rl, nudged", many=_free(original, again, task, NUDGE))
+            many = _free(silent, again, task, NUDGE)
+        with closing(Original(task, copies)) as again:
+            yield Row(task.robot, "d4rl, nudged", many=many, returns=_earned(task, original, again, NUDGE))
         for physics in physics_of(task):
             say(f"{task.robot}: gymnasium, {physics or 'its own model'}")
-            yield _row(task, copies, original, physics)
+            yield _row(task, copies, silent, original, physics)
 
 
 def physics_of(task: Task) -> list[str]:
@@ -71,13 +73,14 @@ def physics_of(task: Task) -> list[str]:
     return physics_laws.names() if task.body is not None else [""]
 
 
-def _row(task: Task, copies: int, original: Side, physics: str) -> Row:
+def _row(task: Task, copies: int, silent: Side, original: Side, physics: str) -> Row:
     name, law = f"gymnasium, {physics}".rstrip(", "), physics or "mujoco210"
     try:
         with closing(Today(task, copies, False, law)) as today:
-            one = one_step(original, today, task.action_dim, ONE)
-            many = _free(original, today, task)
-        return Row(task.robot, name, one, many, _earned(task, copies, law))
+            one = one_step(silent, today, task.action_dim, ONE)
+            many = _free(silent, today, task)
+        with closing(Today(task, copies, True, law)) as today:
+            return Row(task.robot, name, one, many, _earned(task, original, today))
     except ConfigError as error:
         return Row(task.robot, name, missing=str(error))
 
@@ -86,7 +89,10 @@ def _free(original: Side, other: Side, task: Task, nudge: float = 0.0) -> Errors
     return many_steps(original, other, task.action_dim, MANY, nudge=nudge)
 
 
-def _earned(task: Task, copies: int, physics: str) -> tuple[Array, Array]:
-    """Returns, with the kitchen's noise."""
-    with closing(Original(task, copies)) as original, closing(Today(task, copies, True, physics)) as today:
-        return returns(original, today, linear_policy(task.state_dim, task.action_dim))
+def _earned(task: Task, original: Side, other: Side, nudge: float = 0.0) -> tuple[Array, Array]:
+    return returns(original, other, linear_policy(task.state_dim, task.action_dim), nudge=nudge)
+
+
+def spread(values: Array) -> str:
+    """Mean and standard deviation."""
+    return f"{values.mean():.4g} +- {values.std():.2g}"

@@ -9,7 +9,7 @@ import numpy as np
 from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment
-from dqlab.fidelity.rows import Say, physics_of
+from dqlab.fidelity.rows import Say, physics_of, spread
 from dqlab.fidelity.sides import Array
 from dqlab.run_folder import RunFolder
 from dqlab.training import checkpoint
@@ -65,8 +65,6 @@ def _table(title: str, scores: dict[str, Array]) -> str:
     original = scores[BACKENDS[0]]
     lines = [f"**{title}**", "", "| stepped by | episodes | D4RL score | paired difference |", "|---|---|---|---|"]
     for name, values in scores.items():
-        apart = values - original
-        lines.append(
-            f"| {name} | {len(values)} | {values.mean():.2f} +- {values.std():.2f} | {apart.mean():.2g} +- {apart.std():.2g} |"
-        )
+        cells = [name, str(len(values)), spread(values), spread(values - original)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

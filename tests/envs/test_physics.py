@@ -126,6 +126,21 @@ def test_walls_and_frames_have_no_mass() -> None:
     assert model.body_mass == pytest.approx([0.0, 0.0, 5.0 * 4 / 3 * np.pi * 0.1**3])
 
 
+@pytest.mark.parametrize("robot", ROBOTS)
+def test_corrected_bodies_keep_their_contacts(robot: str) -> None:
+    """Where a body touches the ground does not depend on its mass: the same contacts in any pose, on its back too."""
+    corrected, plain, draw = base_env(robot), base_env(robot, "modern"), np.random.default_rng(0)
+    touched = 0
+    for _ in range(200):
+        qpos = draw.normal(size=plain.model.nq) * 0.3
+        qpos[1:3] = draw.uniform(-0.7, 0.5) + plain.init_qpos[1], draw.uniform(-np.pi, np.pi)
+        for env in (corrected, plain):
+            env.set_state(qpos, np.zeros(plain.model.nv))
+        assert np.array_equal(corrected.data.contact.geom, plain.data.contact.geom)
+        touched += plain.data.ncon
+    assert touched > 50
+
+
 def test_other_geoms_are_refused() -> None:
     with pytest.raises(ValueError, match="capsules and spheres only"):
         legacy_inertia(compiled("<body><geom type='box' size='1 1 1'/></body>"))

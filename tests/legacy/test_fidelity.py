@@ -1,0 +1,55 @@
+"""`dqlab fidelity`: its page says what was measured, of both stacks."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dqlab.fidelity.measures import linear_policy
+from dqlab.fidelity.page import page
+from dqlab.fidelity.rows import Row
+from dqlab.fidelity.starts import NEAR, near_goals
+
+
+def test_the_policy_by_hand() -> None:
+    weights = np.random.default_rng(0).normal(size=(4, 2)) / 2.0
+    assert np.allclose(linear_policy(4, 2)(np.eye(4)), np.tanh(weights))
+
+
+def test_starts_near_goals() -> None:
+    ant = {"qpos": [1.0, 2.0, 0.7], "qvel": [0.0], "goal": [30.0, 30.0]}
+    near = near_goals([ant], np.zeros((1, 3)))[0]
+    assert np.hypot(near["goal"][0] - 1.0, near["goal"][1] - 2.0) == pytest.approx(NEAR)
+    kitchen = {"qpos": [1.0, 0.0], "qvel": [0.0], "remaining": ["microwave"]}
+    moved = near_goals([kitchen], np.array([[1.0, 0.0, 0.0, -0.8]]))[0]
+    assert moved["qpos"][0] == 1.0
+    assert -0.8 <= moved["qpos"][1] <= -0.4
+    runner = {"qpos": [0.0], "qvel": [0.0]}
+    assert near_goals([runner], np.zeros((1, 1))) == [runner]
+
+
+def test_what_could_not_be_measured_is_said() -> None:
+    text = page([Row("pen", "gymnasium", missing="needs an extra")], [], 3, "some", "dqlab fidelity")
+    assert "Not measured: pen, gymnasium: needs an extra" in text
+
+
+@pytest.mark.legacy
+def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = dqlab("fidelity", "--robot", "hopper", "--episodes", "2", "--out", "page.md")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "page.md").read_text()
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| hopper")
+    ]
+    errors = {cells[1]: cells for cells in lines[:3]}
+    assert float(errors["gymnasium, mujoco210"][3]) < 1e-12
+    assert float(errors["gymnasium, modern"][3]) > 1e-3
+    earned = {cells[1]: cells for cells in lines[3:]}
+    assert float(earned["gymnasium, mujoco210"][-1]) < 1e-9
+    assert "mujoco 2.1.0" in text
+    unknown = dqlab("fidelity", "--robot", "hoper", "--out", "other.md")
+    assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)

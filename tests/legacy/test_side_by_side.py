@@ -1,0 +1,158 @@
+"""Both stacks on every task that D4RL has and today's packages can build: same states, rewards, ends, returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import Worker
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import tasks
+from dqlab.fidelity.measures import linear_policy, many_steps, one_step, returns
+from dqlab.fidelity.rows import environments
+from dqlab.fidelity.sides import Original, Side, Today
+from dqlab.fidelity.states import State, state_of
+
+pytestmark = pytest.mark.legacy
+
+ENVIRONMENTS = environments()
+EXACT = 1e-9
+FREE = {"pen": 1e-6}
+"""The pen, thrown about in a hand, remembers a nudge of 1e-13 as 1e-8 to 1e-7 after 100 steps."""
+SLOW = {name for name in ENVIRONMENTS if name.startswith("kitchen")}
+CHAOTIC = {"halfcheetah"}
+"""Where a difference of 1e-13 decides on a return within its 1000 steps (no episode ends early)."""
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with closing(Worker(legacy_python())) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in tasks if entry.item.file])
+def test_every_task_begins_alike(worker: Worker, name: str) -> None:
+    """Sizes, limits, and from the same seed and group the same first observation and hidden state."""
+    task = tasks.get(name)
+    facts = worker.ask("make", task=name, count=1)
+    for size in ("state_dim", "action_dim", "episode_limit"):
+        assert facts[size] == getattr(task, size)
+    env = make_env(task)
+    for seed, group in ((3, 11), (4, 12)):
+        theirs = worker.ask("reset", seeds=[seed], groups=[group])["observations"][0]
+        ours, _ = env.reset(seed=seed, options={"group": group})
+        assert np.abs(ours - theirs).max() < 1e-12
+        state, original = state_of(env), worker.ask("get_state", which=[0])["states"][0]
+        assert set(state) == set(original)
+        assert state.get("remaining") == original.get("remaining")
+        for part in set(state) - {"remaining"}:
+            assert np.abs(np.subtract(state[part], original[part])).max() < 1e-12, part
+
+
+@pytest.fixture(scope="module", params=list(ENVIRONMENTS))
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, Original, Today]]:
+    """An environment in both stacks, without the kitchen's noise."""
+    task, copies = ENVIRONMENTS[request.param], 2 if request.param in SLOW else 6
+    with closing(Original(task, copies, noise=False)) as original, closing(Today(task, copies, noise=False)) as today:
+        yield request.param, original, today
+
+
+def test_a_hundred_steps(pair: tuple[str, Original, Today]) -> None:
+    """Left to themselves from the same initial states, under actions in [-0.3, 0.3]."""
+    name, original, today = pair
+    errors = many_steps(original, today, ENVIRONMENTS[name].action_dim, 100, scale=0.3)
+    assert errors.state.max() < FREE.get(name, EXACT)
+    assert np.median(errors.state) < EXACT
+    assert errors.reward.max() < EXACT
+    assert errors.terminations == 0
+
+
+def test_every_single_step(pair: tuple[str, Original, Today]) -> None:
+    """From each state of roll-outs under actions in [-1, 1]."""
+    name, original, today = pair
+    errors = one_step(original, today, ENVIRONMENTS[name].action_dim, 20 if name in SLOW else 60)
+    assert errors.state.max() < EXACT
+    assert errors.observation.max() < EXACT
+    assert errors.reward.max() < EXACT
+    assert errors.terminations == 0
+
+
+def fallen(states: list[State]) -> list[State]:
+    """A runner in the air, turned by any angle, about to hit the ground with any part."""
+    draw = np.random.default_rng(0)
+
+    def turned(state: State) -> State:
+        qpos = np.array(state["qpos"]) + draw.normal(size=len(state["qpos"])) * 0.2
+        qpos[2] = draw.uniform(-np.pi, np.pi)
+        return {**state, "qpos": qpos.tolist()}
+
+    return [turned(state) for state in states]
+
+
+@pytest.mark.parametrize("name", ["walker2d", "hopper", "halfcheetah"])
+def test_whatever_hits_the_ground(name: str) -> None:
+    """60 steps of a fall, each from the original's state."""
+    task, draw = ENVIRONMENTS[name], np.random.default_rng(1)
+    with closing(Original(task, 16)) as original, closing(Today(task, 16)) as today:
+        original.reset(range(16))
+        states = fallen(original.states())
+        for _ in range(60):
+            original.stand(states)
+            today.stand(states)
+            actions = draw.uniform(-1, 1, (16, task.action_dim))
+            original.step(actions)
+            today.step(actions)
+            assert np.abs(original.physical() - today.physical()).max() < EXACT
+            states = original.states()
+
+
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - CHAOTIC))
+def test_a_policy_earns_the_same(name: str) -> None:
+    """Whole episodes from the same initial states, with the kitchen's noise; near the goals of sparse rewards."""
+    task = ENVIRONMENTS[name]
+    copies = 2 if name in SLOW else 4
+    with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
+        theirs, ours = returns(original, today, linear_policy(task.state_dim, task.action_dim))
+    assert np.abs(theirs).max() > 0
+    assert np.abs(ours - theirs).max() < 1e-6 * max(1.0, np.abs(theirs).max())
+
+
+def test_the_cheetah_earns_the_same_on_average() -> None:
+    """32 pairs of returns: the interval of 99.9% of their mean difference holds 0 and is narrower than +- 15%;
+    a Kolmogorov-Smirnov test does not tell the two samples apart."""
+    task, copies = ENVIRONMENTS["halfcheetah"], 32
+    with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
+        theirs, ours = returns(original, today, linear_policy(task.state_dim, task.action_dim))
+    apart = ours - theirs
+    half_width = 3.3 * apart.std(ddof=1) / np.sqrt(copies)
+    assert half_width < 0.15 * abs(theirs.mean())
+    assert abs(apart.mean()) < half_width
+    assert ks_2samp(theirs, ours).pvalue > 1e-3
+
+
+def median_error(original: Side, other: Side, nudge: float) -> float:
+    action_dim = ENVIRONMENTS["halfcheetah"].action_dim
+    return float(np.median(many_steps(original, other, action_dim, 100, nudge=nudge).state))
+
+
+def test_the_cheetah_runs_away_from_itself_no_slower() -> None:
+    """Under actions in [-1, 1], 100 steps part the two stacks less than 1e-13 parts the original from itself."""
+    task = ENVIRONMENTS["halfcheetah"]
+    with (
+        closing(Original(task, 16)) as original,
+        closing(Original(task, 16)) as again,
+        closing(Today(task, 16)) as today,
+    ):
+        assert median_error(original, today, 0.0) < median_error(original, again, 1e-13)
+
+
+def test_modern_physics_is_something_else() -> None:
+    """The tests above can fail."""
+    task = ENVIRONMENTS["halfcheetah"]
+    with closing(Original(task, 4)) as original, closing(Today(task, 4, physics="modern")) as today:
+        assert np.median(one_step(original, today, task.action_dim, 10).state) > 1e-3
