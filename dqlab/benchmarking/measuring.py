@@ -23,6 +23,7 @@ FIGURES = (
     "peak",
     "peak_share",
     "threads",
+    "memory_ratio",
 )
 """What `measure` adds to a benchmark besides its parameters, which may not have these names."""
 

@@ -105,7 +105,7 @@ def _download(args: argparse.Namespace) -> int:
 
     _ready(args)
     failures = []
-    with download_progress(Console(stderr=True)) as progress:
+    with download_progress(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
         for done in fetch(args.tasks, args.sources, args.force, progress):
             if done.failed:
                 failures.append(done)
@@ -137,9 +137,12 @@ def _info(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from dqlab.datasets.converting import convert
     from dqlab.datasets.locating import find, name_it
+    from dqlab.datasets.watching import watched
 
     _ready(args)
-    for line in convert(find(args.source, args.task), name_it(args.target, args.task), args.force):
+    with watched(args.source):
+        lines = convert(find(args.source, args.task), name_it(args.target, args.task), args.force)
+    for line in lines:
         print(line)
     return 0
 

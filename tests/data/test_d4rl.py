@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +83,35 @@ def test_real_rows(shared: Path, robot: str) -> None:
     ends = view.terminal.bool().numpy()
     assert np.abs(view.next_state.numpy() - own)[~ends].max() == 0
     assert 30 < task.score(view.provenance.return_mean) < 80  # D4RL's medium policies
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import h5py, torch
+from dqlab.data.sources import load_dataset
+from dqlab.envs.tasks import tasks
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+task = tasks.get("walker2d-medium-v2")
+data = load_dataset(task, (f"file:{sys.argv[1]}",), "standardise", sys.argv[2] == "True", memory_map="never")
+print((status("VmHWM") - before) / sum(field.nbytes for field in data.fields))
+"""
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+def test_reading_takes_little_more_memory_than_what_is_read(tmp_path: Path, standardised: bool) -> None:
+    rows, path = 500_000, tmp_path / "large.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.ones((rows, 17), dtype=np.float32)
+        file["actions"] = np.ones((rows, 6), dtype=np.float32)
+        file["rewards"] = np.arange(rows, dtype=np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(rows, bool), np.arange(rows) % 1000 == 999
+    command = [sys.executable, "-c", PEAK, str(path), str(standardised)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert 1.0 <= float(done.stdout) <= 1.5, done.stderr
 
 
 DAMAGE = {

@@ -154,7 +154,10 @@ def _environment(metadata: Mapping[str, str]) -> Any:
     """The environment's specification, where the metadata have one as Gymnasium writes it."""
     from gymnasium.envs.registration import EnvSpec
 
-    return EnvSpec.from_json(metadata["env_spec"]) if "env_spec" in metadata else None
+    try:
+        return EnvSpec.from_json(metadata["env_spec"])
+    except (KeyError, ValueError, TypeError):  # none, or another library's
+        return None
 
 
 def _metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
