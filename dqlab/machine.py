@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def available_memory() -> int:
     """Bytes that new data may take without swapping: what the system has, and what this container may have."""
-    return max(0, min(_of_the_system(), *_of_the_container()))
+    return max(0, min([_of_the_system(), *_of_the_container()]))
 
 
 def available_disk(folder: Path) -> int:

@@ -42,6 +42,10 @@ WITHOUT_EFFECT = (
     "Training.execution",
     "Experiment.threads",
     "load_dataset.sources",
+    "load_dataset.memory_map",
+    "load_dataset.map_dir",
+    "d4rl_download.mirrors",
+    "d4rl_download.mirrors_first",
 )
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""

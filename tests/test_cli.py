@@ -241,7 +241,7 @@ def test_broken_download_is_one_line(dqlab: Run, tmp_path: Path) -> None:
     """A real server that closes the connection half-way, then one whose file has the wrong checksum."""
     folder = tmp_path / "www" / "gym_mujoco_v2"
     folder.mkdir(parents=True)
-    (folder / "walker2d_medium_expert-v2.hdf5").write_bytes(b"x" * 1000)
+    (folder / "walker2d_medium_expert-v2.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"x" * 992)
     code = (
         "import http.server, sys\n"
         "class H(http.server.SimpleHTTPRequestHandler):\n"

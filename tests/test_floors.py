@@ -32,7 +32,19 @@ FLOORS = [
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"noise", "replica", "run_folder", "files", "swap", "fields", "registry", "entries", "gin_registry", "errors"},
+    {
+        "noise",
+        "replica",
+        "run_folder",
+        "files",
+        "swap",
+        "machine",
+        "fields",
+        "registry",
+        "entries",
+        "gin_registry",
+        "errors",
+    },
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "dqlab").rglob("*.py") if path.name != "__init__.py")

@@ -105,7 +105,7 @@ def _download(args: argparse.Namespace) -> int:
 
     _ready(args)
     failures = []
-    with download_progress(Console(stderr=True)) as progress:
+    with download_progress(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
         for done in fetch(args.tasks, args.sources, args.force, progress):
             if done.failed:
                 failures.append(done)

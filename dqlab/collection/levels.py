@@ -112,7 +112,8 @@ class Replay(Behaviour):
         ladder = stage.ladder
         last: dict[str, Callable[[], Path]] = {level: partial(ladder.pick, level) for level in ladder.levels}
         last["full"] = lambda: ladder.checkpoints[-1]
-        if (until := argument or "medium") not in last:
+        until = argument or "medium"
+        if until not in last:
             raise ConfigError(f"'replay:{until}' is no level. Known: {', '.join(sorted(last))}.")
         self._choose = last[until]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dqlab.data.d4rl import Recorded
 from dqlab.data.download import Progress, silent
-from dqlab.data.sources import Found, data_sources
+from dqlab.data.formats.base import Columns
+from dqlab.data.found import Found
+from dqlab.data.sources import data_sources
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
@@ -34,7 +35,7 @@ def bandit(
     return Found(None, is_d4rl=False, rows=make_rows(seed, transitions))
 
 
-def make_rows(seed: int, transitions: int) -> Recorded:
+def make_rows(seed: int, transitions: int) -> Columns:
     """Rows of one-step episodes, the modes taking turns, in the layout of a D4RL file.
 
     Actions are N(centre, 0.05^2) clipped to [-1, 1], rewards N(mean of the mode, 0.5^2). One row more than transitions:
@@ -45,7 +46,7 @@ def make_rows(seed: int, transitions: int) -> Recorded:
     actions = np.clip(rng.normal(CENTRES[mode], ACTION_STD), -1.0, 1.0)
     rewards = rng.normal(REWARDS[mode], REWARD_STD)
     ends = np.ones(transitions, dtype=bool)
-    return Recorded(
+    return Columns(
         np.zeros((transitions + 1, BANDIT.state_dim), dtype=np.float32),
         np.append(actions, np.zeros((1, BANDIT.action_dim)), axis=0).astype(np.float32),
         np.append(rewards, 0.0).astype(np.float32),

@@ -17,7 +17,7 @@ BLOCK = 4 << 20
 
 def block_rows(column: Column) -> int:
     """Rows that are read at once: about 4 MiB of them, and whole chunks where the column is stored in chunks."""
-    width = max(1, prod(column.shape[1:]) * column.dtype.itemsize)
+    width = max(1, prod(column.shape[1:]) * int(column.dtype.itemsize))
     rows = max(1, BLOCK // width)
     chunks = getattr(column, "chunks", None)
     at_once = int(chunks[0]) if chunks else 1

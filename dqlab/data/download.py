@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import json
 import os
 import urllib.error
@@ -19,6 +21,14 @@ from dqlab.files import sha256_of
 
 Progress = Callable[[int, int | None], None]
 CHUNK = 1 << 18
+
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+"""What every HDF5 file begins with."""
+
+
+class BrokenError(DataError):
+    """A transfer broke off, or what came is not the file; another address may have it."""
 
 
 def silent(done: int, total: int | None) -> None:
@@ -39,37 +49,92 @@ def no_downloads() -> Iterator[list[str]]:
         _refused.reset(token)
 
 
+def refuse_if_planning(address: str) -> None:
+    """Whatever fetches something asks this first.
+
+    Raises:
+        UnavailableError: within `no_downloads`.
+    """
+    if (refused := _refused.get()) is not None:
+        refused.append(address)
+        raise UnavailableError("not fetched while planning")
+
+
 def download(
-    url: str, path: Path, *, sha256: str | None = None, progress: Progress = silent, timeout: float = 30.0
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    magic: bytes = b"",
+    progress: Progress = silent,
+    timeout: float = 30.0,
 ) -> None:
     """Fetch `url` to `path`, continuing an earlier attempt's `.part` file where the server still has the same file.
+
+    Where another process is fetching the same file, its end is awaited.
 
     Args:
         url: http or https address.
         path: where the complete file appears, by an atomic rename.
         sha256: expected digest, hexadecimal; None checks the length only.
+        magic: what the file must begin with, whatever the server says that it sends.
         progress: called with bytes done and bytes in all (None where the server does not say).
         timeout: seconds without a byte after which the attempt is given up.
 
     Raises:
-        UnavailableError: the server cannot be reached, or does not have the file.
-        DataError: the transfer broke off (what came is kept for a resume), the digest is wrong (what came is
-            deleted), or the disk is full.
+        UnavailableError: the server cannot be reached, does not have the file, or sends something else.
+        BrokenError: the transfer broke off (what came is kept for a resume), or the digest is wrong (what came is
+            deleted).
+        DataError: the file cannot be written: the disk is full, or the folder read-only.
     """
-    if (refused := _refused.get()) is not None:
-        refused.append(url)
-        raise UnavailableError("not fetched while planning")
+    refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        expected = _fetch(url, part, progress, timeout)
-        _verify(url, part, expected, sha256)
-        os.replace(part, path)
-        _note(part).unlink(missing_ok=True)
+        with _alone(part, path) as needed:
+            if needed:
+                expected = _fetch(url, part, magic, progress, timeout)
+                _verify(url, part, expected, sha256)
+                os.replace(part, path)
+                _note(part).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
         ) from error
+
+
+@contextlib.contextmanager
+def _alone(part: Path, path: Path) -> Iterator[bool]:
+    """Hold the `.part` file against other processes; False where one of them has brought the file meanwhile."""
+    before = _identity(path)
+    while True:
+        with part.open("ab") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _identity(part) == _identity(file.fileno()):
+                try:
+                    yield True
+                finally:
+                    _drop_empty(part)
+                return
+        if _identity(path) not in (None, before):
+            yield False
+            return
+
+
+def _drop_empty(part: Path) -> None:
+    """Leave nothing where nothing came."""
+    with contextlib.suppress(OSError):
+        if part.stat().st_size == 0:
+            part.unlink()
+            _note(part).unlink(missing_ok=True)
+
+
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        facts = os.stat(file)
+        return facts.st_dev, facts.st_ino
+    return None
 
 
 def _note(part: Path) -> Path:
@@ -77,17 +142,20 @@ def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-def _fetch(url: str, part: Path, progress: Progress, timeout: float) -> int | None:
+def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> int | None:
     """Bring the `.part` file up to date; returns the whole file's length, if the server told it."""
     with _open(url, part, timeout) as response:
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = done + int(length) if length is not None else None
+        total = None if response.length is None else done + response.length
+        blocks = _blocks(response, url, part)
+        first = next(blocks, b"")
+        if not resumed and not first.startswith(magic):
+            raise UnavailableError(_not_the_file(url, response.geturl(), first))
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         _note(part).write_text(json.dumps({"url": url, "tag": tag}))
         with part.open("ab" if resumed else "wb") as file:
-            for block in _blocks(response, url, part):
+            for block in itertools.chain([first], blocks):
                 file.write(block)
                 done += len(block)
                 progress(done, total)
@@ -101,7 +169,7 @@ def _open(url: str, part: Path, timeout: float) -> Any:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and headers.get("Range"):  # the kept part no longer fits the server's file
-            part.unlink()
+            os.truncate(part, 0)
             return _open(url, part, timeout)
         raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
@@ -117,7 +185,14 @@ def _resume_headers(url: str, part: Path) -> dict[str, str]:
     return {}
 
 
-def _blocks(response: Any, url: str, part: Path) -> Any:
+def _not_the_file(url: str, answered: str, first: bytes) -> str:
+    page = b"<html" in first[:1000].lower() or b"<!doctype" in first[:1000].lower()
+    what = "a web page (a login, a proxy's notice?)" if page else "something else" if first else "nothing"
+    detour = f", redirected to {answered}," if answered != url else ""
+    return f"{url}{detour} sends {what} in place of the file"
+
+
+def _blocks(response: Any, url: str, part: Path) -> Iterator[bytes]:
     while True:
         try:
             block = response.read(CHUNK)
@@ -128,9 +203,9 @@ def _blocks(response: Any, url: str, part: Path) -> Any:
         yield block
 
 
-def _broken(url: str, part: Path, why: str) -> DataError:
+def _broken(url: str, part: Path, why: str) -> BrokenError:
     size = part.stat().st_size if part.exists() else 0
-    return DataError(
+    return BrokenError(
         f"The download of {url} broke off after {size:,} bytes ({why}). "
         "What came is kept: the same command continues it."
     )
@@ -143,7 +218,7 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
     if sha256 is not None and sha256_of(part) != sha256.lower():
         digest = sha256_of(part)
         part.unlink()
-        raise DataError(
+        raise BrokenError(
             f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
             "the server's copy is damaged or not the one you expect."
         )

@@ -4,59 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from dqlab.data.d4rl import Recorded, read_d4rl
-from dqlab.data.download import Progress, download, silent
+from dqlab.data.contents import View
+from dqlab.data.download import HDF5_MAGIC, Progress, silent
+from dqlab.data.formats.choosing import format_of
+from dqlab.data.found import Found
+from dqlab.data.mapped import map_name
+from dqlab.data.mirrors import address_of, fetch_from
+from dqlab.data.placing import check_choice, place
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
+from dqlab.data.transitions import Transitions, transitions_of
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
-from dqlab.files import sha256_of
 from dqlab.registry import Registry, configurable
-
-
-@dataclass(frozen=True)
-class Found:
-    """A dataset: a file in D4RL's layout, or rows that a source has made.
-
-    Attributes:
-        path: the file; None where there are `rows`.
-        is_d4rl: whether it is D4RL's own file.
-        rows: the rows, as they would be read from a file.
-        stand_in: whether it stands in for the task's own data, which must be said loudly.
-    """
-
-    path: Path | None
-    is_d4rl: bool
-    rows: Recorded | None = None
-    stand_in: bool = False
-
-    @property
-    def caveat(self) -> str:
-        """What must stand beside scores that come of it, as in `Provenance`."""
-        return caveat_of(self.is_d4rl, self.rows is not None)
-
-    def digest(self) -> str:
-        """SHA-256 of the file, or of the rows."""
-        if self.rows is not None:
-            return self.rows.digest()
-        assert self.path is not None
-        return sha256_of(self.path)
-
-    def read(self, task: Task) -> tuple[Recorded, dict[str, Any]]:
-        """The rows, and what `Provenance` wants to know of where they are from."""
-        if self.rows is not None:
-            return self.rows, {"path": "", "digest": self.digest(), "is_d4rl": False, "synthetic": True}
-        assert self.path is not None
-        origin = {"path": str(self.path), "digest": self.digest(), "is_d4rl": self.is_d4rl}
-        origin["stand_in"] = self.stand_in
-        return read_d4rl(self.path, task.state_dim, task.action_dim), origin
-
 
 DataSource = Callable[[Task, str, Progress], Found]
 
@@ -69,16 +32,20 @@ data_sources: Registry[DataSource] = Registry(
 )
 
 
+def cache_folder() -> Path:
+    """Where D4RL keeps its files: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
+
+
 def cache_path(task: Task) -> Path:
-    """Where D4RL keeps the task's file: $D4RL_DATASET_DIR, or ~/.d4rl/datasets.
+    """Where D4RL keeps the task's file.
 
     Raises:
         UnavailableError: D4RL has no such task.
     """
     if not task.file:
         raise UnavailableError(f"{task.name} is not a task of D4RL's")
-    folder = os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets"
-    return Path(folder) / Path(task.file).name
+    return cache_folder() / Path(task.file).name
 
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
@@ -87,7 +54,8 @@ def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> F
     path = cache_path(task)
     if not path.exists():
         raise UnavailableError(f"{path} does not exist")
-    return Found(path, is_d4rl=True)
+    mend = f"`dqlab data download {task.name} --force` replaces it."
+    return Found(path, is_d4rl=True, mend=mend)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
@@ -96,23 +64,31 @@ def d4rl_download(
     argument: str = "",
     progress: Progress = silent,
     root: str = "",
+    mirrors: tuple[str, ...] = (),
+    mirrors_first: bool = False,
     sha256: str | None = None,
     timeout: float = 30.0,
 ) -> Found:
-    """Download D4RL's file into D4RL's cache.
+    """Download D4RL's file into D4RL's cache, from the first address that has it.
 
     Args:
         task: which task's file.
-        argument: base address of a mirror with D4RL's folder layout; D4RL's server if empty.
+        argument: the only mirror to ask, in place of D4RL's server and of `mirrors`.
         progress: called with bytes done and in all.
         root: the same as `argument`, for every use of this source.
+        mirrors: further addresses, in order: a base with D4RL's folders, or an address with `{file}` (path on D4RL's
+            server) or `{name}` (the file's name).
+        mirrors_first: ask D4RL's server last, not first.
         sha256: expected digest of the file, if you know it; D4RL publishes none.
-        timeout: seconds without a byte after which the attempt is given up.
+        timeout: seconds without a byte after which an address is given up.
     """
-    path, mirror = cache_path(task), argument or root
-    url = f"{mirror.rstrip('/')}/{task.file}" if mirror else task.url
-    download(url, path, sha256=sha256, progress=progress, timeout=timeout)
-    return Found(path, is_d4rl=True)
+    path, only = cache_path(task), argument or root
+    others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
+    addresses = [*others, task.url] if mirrors_first else [task.url, *others]
+    if only:
+        addresses = [address_of(only, task.file)]
+    came_from, failed = fetch_from(addresses, path, sha256=sha256, magic=HDF5_MAGIC, progress=progress, timeout=timeout)
+    return Found(path, is_d4rl=True, address=came_from, failed=failed)
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
@@ -125,13 +101,17 @@ def embedded(task: Task, argument: str = "", progress: Progress = silent) -> Fou
     return Found(path, is_d4rl=False, stand_in=True)
 
 
-@data_sources.register("file", source="D4RL 1.1, the layout of its HDF5 files")
+@data_sources.register("file", source="formats of `dqlab list data_format`")
 def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: bool = False) -> Found:
-    """A file of your own in D4RL's layout, as `file:PATH`; set `file.is_d4rl` for a copy of D4RL's own."""
-    path = Path(argument).expanduser()
-    if not argument or not path.exists():
+    """A file of your own, as `file:PATH`, in the format of its suffix; set `file.is_d4rl` for a copy of D4RL's own."""
+    if not argument:
+        raise DataError("load_dataset.sources = 'file:PATH' names no path.")
+    if not Path(argument).suffix and not Path(argument).exists():
         raise DataError(f"There is no dataset at '{argument}' (load_dataset.sources = 'file:PATH').")
-    return Found(path, is_d4rl)
+    chosen, path = format_of(argument)
+    if chosen.suffixes and not path.exists():
+        raise DataError(f"There is no dataset at '{path}' (load_dataset.sources = 'file:PATH').")
+    return Found(path, is_d4rl, format=chosen)
 
 
 def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = silent) -> tuple[str, Found]:
@@ -140,9 +120,7 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
     Raises:
         DataError: no source has it.
     """
-    sources = (sources,) if isinstance(sources, str) else tuple(sources)
-    if not sources:
-        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
+    sources = _as_tuple(sources)
     _, found, skipped = _first_available(task, sources, progress)
     return sources[len(skipped)], found
 
@@ -153,6 +131,8 @@ def load_dataset(
     sources: tuple[str, ...] = ("d4rl_cache", "d4rl_download"),
     reward_transform: str = "none",
     standardise_states: bool = False,
+    memory_map: str = "auto",
+    map_dir: str = "",
     progress: Progress = silent,
 ) -> Transitions:
     """The task's transitions from the first source that has them, on the CPU.
@@ -163,19 +143,31 @@ def load_dataset(
         reward_transform: a name from the `reward_transform` registry.
         standardise_states: subtract the dataset's mean from states and divide by its deviation, as TD3+BC does; the
             policy then sees the environment's states likewise.
+        memory_map: `auto` writes transitions that would not fit into memory to the disk once and maps them from there;
+            `always` does so with all, `never` refuses them. Results are the same.
+        map_dir: where to; the folder `mapped` in D4RL's cache if empty.
         progress: called with bytes done and in all during a download.
 
     Raises:
-        DataError: no source has it (each one's reason is given), or the file is damaged.
+        DataError: no source has it (each one's reason is given), the file is damaged, or there is no room for it.
     """
     transform = reward_transforms.get(reward_transform)
+    check_choice(memory_map)
+    name, found, skipped = _first_available(task, _as_tuple(sources), progress)
+    origin = {**found.origin(), "source": name, "skipped": (*skipped, *found.failed)}
+    view = View(task.episode_limit, standardise_states)
+    stem = found.path.stem if found.path else name
+    folder = Path(map_dir).expanduser() if map_dir else cache_folder() / "mapped"
+    with found.open(task) as columns:
+        contents = place(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
+    return transitions_of(contents, transform, origin)
+
+
+def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:
     sources = (sources,) if isinstance(sources, str) else tuple(sources)
     if not sources:
         raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
-    name, found, skipped = _first_available(task, sources, progress)
-    recorded, origin = found.read(task)
-    data = q_learning_view(recorded, task.episode_limit, transform, {**origin, "source": name, "skipped": skipped})
-    return data.standardised() if standardise_states else data
+    return sources
 
 
 def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -> tuple[str, Found, tuple[str, ...]]:

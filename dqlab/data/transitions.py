@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms.base import Batch
-from dqlab.data.d4rl import Recorded
+from dqlab.data.contents import Contents, View, in_memory
+from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
+from dqlab.errors import DataError
+from dqlab.machine import available_memory, in_words
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
@@ -34,6 +40,8 @@ class Provenance:
         state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
         stand_in: whether it is a small set in place of the task's own data.
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
+        address: where it was fetched from just now; empty where it lay there already.
+        mapped: the folder that the transitions are mapped from; empty where they are in memory.
     """
 
     source: str
@@ -52,6 +60,8 @@ class Provenance:
     state_std: tuple[float, ...] = ()
     stand_in: bool = False
     synthetic: bool = False
+    address: str = ""
+    mapped: str = ""
 
     @property
     def caveat(self) -> str:
@@ -64,6 +74,13 @@ class Provenance:
     def as_dict(self) -> dict[str, Any]:
         """All fields, for records."""
         return asdict(self)
+
+
+ROOM: dict[str, Callable[[torch.device], int]] = {
+    "cpu": lambda device: available_memory(),
+    "cuda": lambda device: int(torch.cuda.mem_get_info(device)[0]),
+}
+"""Free bytes of a device, by its type."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +112,25 @@ class Transitions:
         return gather(self.fields, index)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
-        """The same transitions elsewhere."""
+        """The same transitions elsewhere; the same memory where nothing changes.
+
+        Raises:
+            DataError: the device has no room for them.
+        """
+        self._check_room(torch.device(device), dtype)
         state, action, reward, next_state, terminal = (field.to(device, dtype) for field in self.fields)
         return Transitions(state, action, reward, next_state, terminal, self.provenance)
 
-    def standardised(self, floor: float = 1e-3) -> Transitions:
-        """The same with states (s - mean) / (std + floor), over the dataset's states (Fujimoto & Gu 2021, eq. 6)."""
-        mean, std = self.state.mean(dim=0), self.state.std(dim=0, correction=0) + floor
-        provenance = replace(self.provenance, state_mean=tuple(mean.tolist()), state_std=tuple(std.tolist()))
-        state, next_state = ((states - mean) / std for states in (self.state, self.next_state))
-        return replace(self, state=state, next_state=next_state, provenance=provenance)
+    def _check_room(self, device: torch.device, dtype: torch.dtype) -> None:
+        if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type not in ROOM:
+            return
+        needed = sum(field.numel() for field in self.fields) * dtype.itemsize
+        free = ROOM[device.type](device)
+        if needed > free:
+            raise DataError(
+                f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
+                "where networks are computed. Use a smaller dataset, or the CPU with float32, where it can be mapped."
+            )
 
 
 def gather(fields: Batch, index: Tensor) -> Batch:
@@ -113,37 +139,45 @@ def gather(fields: Batch, index: Tensor) -> Batch:
 
 
 def q_learning_view(
-    recorded: Recorded, episode_limit: int, transform: RewardTransform, origin: dict[str, Any]
+    columns: Columns, episode_limit: int, transform: RewardTransform, origin: dict[str, Any]
 ) -> Transitions:
-    """Transitions as D4RL's `qlearning_dataset` makes them, without its loop.
-
-    Row i < n - 1 becomes (o_i, a_i, r_i, o_{i+1}, terminal_i); rows at which an episode was cut are dropped, because
-    o_{i+1} belongs to the next episode.
+    """Transitions of a dataset, in memory.
 
     Args:
-        recorded: the rows of the file.
-        episode_limit: steps after which an episode is cut, for files without `timeouts`.
+        columns: the dataset.
+        episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
         transform: applied to the kept rewards.
         origin: source, path, digest and is_d4rl of the `Provenance`.
+
+    Raises:
+        DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    returns = recorded.episode_returns(episode_limit)
-    keep = np.flatnonzero(~recorded.cuts(episode_limit)[:-1])
-    reward = transform(recorded.rewards[keep], returns)
+    return transitions_of(in_memory(columns, View(episode_limit)), transform, origin)
+
+
+def transitions_of(contents: Contents, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
+    """Transitions with their rewards transformed, and with what is known of them; no large field is copied."""
+    returns = contents.returns
     provenance = Provenance(
         **origin,
-        rows=len(recorded.rewards),
+        rows=contents.rows,
         episodes=len(returns),
-        transitions=len(keep),
+        transitions=len(contents.rewards),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         return_min=float(returns.min()),
         return_max=float(returns.max()),
+        state_mean=contents.state_mean,
+        state_std=contents.state_std,
+        mapped=str(contents.folder or ""),
     )
-    return Transitions(
-        torch.from_numpy(recorded.observations[keep]),
-        torch.from_numpy(recorded.actions[keep]),
-        torch.from_numpy(np.ascontiguousarray(reward, dtype=np.float32)),
-        torch.from_numpy(recorded.observations[keep + 1]),
-        torch.from_numpy(recorded.terminals[keep].astype(np.float32)),
-        provenance,
-    )
+    reward = np.ascontiguousarray(transform(contents.rewards, returns), dtype=np.float32)
+    state, action, following = map(_tensor, (contents.state, contents.action, contents.next_state))
+    return Transitions(state, action, _tensor(reward), following, _tensor(contents.terminal), provenance)
+
+
+def _tensor(array: NDArray[np.float32]) -> Tensor:
+    """The array's own memory; nobody writes into a field, so that it may be read-only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(array)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.steps import steps
 from dqlab.datasets.locating import Dataset
@@ -17,25 +15,31 @@ from dqlab.errors import DataError
 
 @dataclass(frozen=True)
 class Content:
-    """What counts of a dataset: its rows, transitions and episodes, and whether cut rows say what followed them."""
+    """What counts of a dataset.
+
+    Attributes:
+        rows, transitions, episodes, terminals: how many.
+        knows_next: whether it is recorded what followed each row.
+        notes: names of the metadata.
+    """
 
     rows: int
     transitions: int
     episodes: int
-    cut_rows: int
+    terminals: int
     knows_next: bool
+    notes: frozenset[str]
 
 
 def content_of(columns: Columns, task: Task | None) -> Content:
     """Count, a block at a time."""
-    transitions = episodes = cut_rows = 0
-    columns = with_cuts(columns, task)
-    for part in steps(columns):
+    transitions = episodes = terminals = 0
+    for part in steps(with_cuts(columns, task)):
         transitions += len(part)
         episodes += int((part.terminals | part.timeouts).sum())
-    if columns.timeouts is not None:
-        cut_rows = int(np.asarray(columns.timeouts[0 : len(columns)]).astype(bool).sum())
-    return Content(len(columns), transitions, episodes, cut_rows, columns.next_observations is not None)
+        terminals += int(part.terminals.sum())
+    knows_next = columns.next_observations is not None
+    return Content(len(columns), transitions, episodes, terminals, knows_next, frozenset(columns.metadata))
 
 
 def convert(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
@@ -90,15 +94,13 @@ def _specification(task: Task) -> str:
 
 
 def losses(before: Content, after: Content) -> Iterator[str]:
-    """What the second does not hold of the first."""
-    gone = before.transitions - after.transitions
-    if before.knows_next and not after.knows_next:
-        yield (
-            f"Lost: what followed the {before.cut_rows:,} row(s) at which episodes were cut. Readers of D4RL's layout "
-            f"drop such rows: {gone:,} transition(s) fewer."
-        )
-    elif gone:
-        yield f"Lost: {gone:,} of {before.transitions:,} transition(s)."
+    """What the second does not hold of the first, a sentence each."""
+    gone, forgets = before.transitions - after.transitions, before.knows_next and not after.knows_next
+    if gone:
+        why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
+        yield f"Lost: {gone:,} of {before.transitions:,} transition(s){why}."
+    if forgets and after.terminals:
+        yield f"Not kept: the observations after {after.terminals:,} terminal row(s); nothing is learnt from them."
     rows = before.rows - after.rows
     if rows > 0 and not before.knows_next:
         yield (
@@ -107,3 +109,5 @@ def losses(before: Content, after: Content) -> Iterator[str]:
         )
     if before.episodes != after.episodes:
         yield f"Episodes: {before.episodes:,} before, {after.episodes:,} after."
+    if notes := before.notes - after.notes:
+        yield f"Not kept: metadata ({', '.join(sorted(notes))})."

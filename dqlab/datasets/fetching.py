@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dqlab.data.download import Progress, silent
+from dqlab.data.found import Found
 from dqlab.data.sources import find_dataset
 from dqlab.datasets.locating import size_of, task_of
 from dqlab.errors import DqlabError, message_of
@@ -47,6 +48,13 @@ def fetch(
         except DqlabError as error:
             yield Fetched(name, message_of(error), failed=True)
             continue
-        there = "already there: " if (source,) == HERE else ""
-        size = f" ({in_words(size_of(found.path))})" if found.path else ""
-        yield Fetched(name, f"{there}{found.path or source}{size}")
+        yield Fetched(name, ("already there: " if (source,) == HERE else "") + _what(source, found))
+
+
+def _what(source: str, found: Found) -> str:
+    """Where it is, its size, and which addresses had nothing; the source's name where it makes the rows itself."""
+    if found.path is None:
+        return source
+    place = found.format.place(found.path) if found.format else found.path
+    failed = "".join(f"; not from {why}" for why in found.failed)
+    return f"{place} ({in_words(size_of(place))}){failed}"

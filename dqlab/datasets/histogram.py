@@ -52,7 +52,7 @@ def draw(dataset: Dataset, found: Survey, path: Path) -> None:
 
 
 def _title(dataset: Dataset, found: Survey) -> str:
-    name = dataset.named if len(dataset.named) <= 60 else f"...{dataset.named[-57:]}"
+    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
     return f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes".replace("$", r"\$")
 
 

@@ -41,7 +41,11 @@ def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda ro
     if type(source.format) is type(target.format):
         _copy(source, target)
         return [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
-    return [*convert(source, target, force), *notes, "Not D4RL's own file: scores count as D4RL's all the same."]
+    return [
+        *convert(source, target, force),
+        *notes,
+        "Scores obtained with it count as D4RL's: be sure that it is D4RL's data.",
+    ]
 
 
 def _copy(source: Dataset, target: Dataset) -> None:

@@ -28,7 +28,7 @@ class Values:
 
     def add(self, start: int, block: Array) -> None:
         """Count rows [start, start + n)."""
-        table = block.reshape(len(block), -1)
+        table = block.reshape(len(block), -1).astype(np.result_type(block.dtype, np.float32), copy=False)
         finite = np.isfinite(table)
         if not finite.all():
             self._count_bad(start, table, finite)

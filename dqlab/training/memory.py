@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dqlab.algorithms.base import Algorithm
 from dqlab.errors import ConfigError
+from dqlab.machine import available_memory
 from dqlab.noise import CHUNK, draw, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
@@ -74,11 +73,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that is free on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux: half of what is built in
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return available_memory()
 
 
 def _saved_bytes(pack: Pack, rows: int) -> int:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import multiprocessing
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dqlab.data.download import download
+from dqlab.data.download import HDF5_MAGIC, download
+from dqlab.data.mirrors import address_of
+from dqlab.data.sources import d4rl_download
 from dqlab.data.unavailable import UnavailableError
-from dqlab.errors import DataError
+from dqlab.envs.tasks import D4RL, tasks
+from dqlab.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -32,6 +38,8 @@ class Site:
     stall: float = 0.0
     slices: float = 0.0
     status: int = 200
+    to: str = ""
+    announced: int | None = None
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -53,11 +61,16 @@ class Site:
         if self.status != 200:
             request.send_error(self.status)
             return
+        if self.to and request.path != self.to:
+            request.send_response(302)
+            request.send_header("Location", self.to)
+            request.end_headers()
+            return
         body, same = self.content, request.headers.get("If-Range") == self.tag
         if wanted and same:
             body = self.content[int(wanted.removeprefix("bytes=").rstrip("-")) :]
         request.send_response(206 if wanted and same else 200)
-        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Content-Length", str(self.announced or len(body)))
         request.send_header("ETag", self.tag)
         request.end_headers()
         self.send(request, body)
@@ -140,6 +153,121 @@ def test_absent_and_unreachable(site: Site, tmp_path: Path) -> None:
         download(site.url, tmp_path / "set.hdf5")
     with pytest.raises(UnavailableError, match="cannot be reached"):
         download("http://127.0.0.1:9/set.hdf5", tmp_path / "set.hdf5", timeout=2)
+
+
+LOGIN = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+@pytest.mark.parametrize("body", [LOGIN, b"", b"PK\x03\x04 something", HDF5_MAGIC[:5]])
+def test_what_is_no_hdf5_is_refused_whatever_the_server_says(site: Site, tmp_path: Path, body: bytes) -> None:
+    site.content = body
+    what = "a web page" if b"html" in body else "something else" if body else "nothing"
+    with pytest.raises(UnavailableError, match=f"sends {what}.* in place of the file"):
+        download(site.url, tmp_path / "set.hdf5", magic=HDF5_MAGIC)
+    assert not list(tmp_path.iterdir())
+
+
+def test_redirects_are_followed_and_named(site: Site, tmp_path: Path) -> None:
+    site.to, site.content = "/elsewhere", HDF5_MAGIC + CONTENT
+    download(site.url, tmp_path / "set.hdf5", magic=HDF5_MAGIC)
+    site.content = LOGIN
+    with pytest.raises(UnavailableError, match=r"set.hdf5, redirected to .*/elsewhere, sends a web page"):
+        download(site.url, tmp_path / "other.hdf5", magic=HDF5_MAGIC)
+
+
+def test_a_wrong_length(site: Site, tmp_path: Path) -> None:
+    site.announced = len(CONTENT) + 500
+    with pytest.raises(DataError, match="broke off after 1,048,576 bytes"):
+        download(site.url, tmp_path / "set.hdf5", timeout=2)
+    assert not (tmp_path / "set.hdf5").exists()
+
+
+def fetch(url: str, path: str, results: Any) -> None:
+    download(url, Path(path), sha256=SHA256)
+    results.put(os.getpid())
+
+
+def test_two_processes_at_once(site: Site, tmp_path: Path) -> None:
+    """The second one waits, and finds the file; the server is asked once."""
+    site.slices = 0.05
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    arguments = (site.url, str(tmp_path / "set.hdf5"), results)
+    both = [context.Process(target=fetch, args=arguments) for _ in range(2)]
+    for process in both:
+        process.start()
+    assert len({results.get(timeout=60) for _ in both}) == 2
+    for process in both:
+        process.join()
+    assert (tmp_path / "set.hdf5").read_bytes() == CONTENT
+    assert site.ranges == [None]
+    assert [item.name for item in tmp_path.iterdir()] == ["set.hdf5"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("disks can't be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills(site: Site, small_disk: Path) -> None:
+    with pytest.raises(DataError, match=f"Cannot write .*{os.strerror(errno.ENOSPC)}. Free some space"):
+        download(site.url, small_disk / "set.hdf5")
+    assert not (small_disk / "set.hdf5").exists()
+
+
+def test_a_read_only_cache(site: Site, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(DataError, match=f"Cannot write .*{os.strerror(errno.EROFS)}"):
+        download(site.url, small_disk / "set.hdf5")
+    assert site.ranges == []
+
+
+WALKER = tasks.get("walker2d-medium-v2")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    monkeypatch.setitem(D4RL, "root", "http://127.0.0.1:9/")
+    return tmp_path / "cache"
+
+
+def test_mirrors_are_tried_in_order(site: Site, cache: Path) -> None:
+    site.content = HDF5_MAGIC + CONTENT
+    base = site.url.removesuffix("/set.hdf5")
+    found = d4rl_download(WALKER, mirrors=("http://127.0.0.1:9/first", base + "/flat/{name}?raw=1", "http://unasked"))
+    assert found.address == base + "/flat/walker2d_medium-v2.hdf5?raw=1"
+    assert [reason.split(" cannot")[0] for reason in found.failed] == [
+        "http://127.0.0.1:9/gym_mujoco_v2/walker2d_medium-v2.hdf5",
+        "http://127.0.0.1:9/first/gym_mujoco_v2/walker2d_medium-v2.hdf5",
+    ]
+    (cache / "walker2d_medium-v2.hdf5").unlink()
+    assert d4rl_download(WALKER, mirrors=(base,), mirrors_first=True).failed == ()
+
+
+def test_every_mirrors_reason_is_given(site: Site, cache: Path) -> None:
+    site.status = 503
+    with pytest.raises(UnavailableError, match=r"127.0.0.1:9/\S+ cannot be reached .*; \S+ answered 503"):
+        d4rl_download(WALKER, mirrors=(site.url.removesuffix("/set.hdf5"),))
+
+
+def test_addresses_of_mirrors() -> None:
+    assert address_of("https://a.org/d4rl/", "x/y.hdf5") == "https://a.org/d4rl/x/y.hdf5"
+    assert address_of("https://a.org/{file}?download", "x/y.hdf5") == "https://a.org/x/y.hdf5?download"
+    for wrong, message in (
+        ("a.org", "begins with http"),
+        ("file:///etc", "begins with"),
+        ("http://a/{task}", "braces"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            address_of(wrong, "x/y.hdf5")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, bindings
 
+from dqlab.data.contents import View, in_memory
+from dqlab.data.formats.base import Columns
 from dqlab.data.sources import load_dataset
-from dqlab.data.transitions import Provenance, Transitions
 from dqlab.envs.tasks import tasks
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -20,13 +22,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_by_hand() -> None:
     """States 1 and 3: mean 2, deviation 1, floor 0.001; next states by the same numbers."""
-    nowhere = Provenance("made", "", "", False, 2, 1, 2, 0.0, 0.0, 0.0, 0.0)
-    state, following = torch.tensor([[1.0], [3.0]]), torch.tensor([[3.0], [5.0]])
-    data = Transitions(state, torch.zeros(2, 1), torch.zeros(2), following, torch.zeros(2), nowhere).standardised()
+    states, other, flag = np.array([[1.0], [3.0]]), np.zeros((2, 1)), np.zeros(2)
+    columns = Columns(states, other, flag, flag, next_observations=states + 2)
+    data = in_memory(columns, View(1000, standardised=True))
     assert data.state.flatten().tolist() == pytest.approx([-1 / 1.001, 1 / 1.001])
     assert data.next_state.flatten().tolist() == pytest.approx([1 / 1.001, 3 / 1.001])
-    assert data.provenance.state_mean == (2.0,)
-    assert data.provenance.state_std == pytest.approx((1.001,))
+    assert data.state_mean == (2.0,)
+    assert data.state_std == pytest.approx((1.001,))
 
 
 def test_it_is_off_unless_asked_for() -> None:

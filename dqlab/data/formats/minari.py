@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +16,21 @@ from dqlab.data.formats.minari_columns import FORMAL, columns_of
 from dqlab.data.formats.steps import BLOCK, Steps, episodes
 from dqlab.data.minari_store import facts, folder_of, library, load, store
 from dqlab.errors import DataError
+from dqlab.machine import available_disk, in_words
 from dqlab.swap import new_folder
 
 PROSE = {"description", "algorithm_name", "code_permalink"}
 PEOPLE = {"author", "author_email"}
 """Metadata that Minari shows; all others of ours stand under `dqlab`."""
 
-OWN = FORMAL | {"dataset_id", "minari_version", "env_spec", "observations"}
+OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
+
+
+EPISODE = 16_384
+"""Bytes that HDF5 takes for an episode beside its numbers: 14 kB, measured."""
+
+REASON = re.compile(r"error message = '([^']*)'")
+"""Where HDF5's messages say what the system said."""
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)")
@@ -49,6 +59,7 @@ class MinariFormat(Format):
         library()
         name = path.as_posix()
         folder = folder_of(name)
+        _check_room(name, columns)
         with _writable(name), new_folder(folder, lambda old: bool(facts(old)), "a Minari dataset") as temporary:
             steps = _write(temporary, name, columns)
             _make_namespaces(name)
@@ -56,14 +67,28 @@ class MinariFormat(Format):
             raise DataError(f"Minari reads {found} steps of the {steps} that were written to '{name}' in {store()}.")
 
 
+def _check_room(name: str, columns: Columns) -> None:
+    """Refuse what will not fit: HDF5's library does not always survive a full disk."""
+    stored = (columns.observations, columns.actions, columns.rewards)
+    numbers = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
+    ends = sum(int(flags[:].astype(bool).sum()) for flags in (columns.terminals, columns.timeouts) if flags is not None)
+    needed, free = numbers + EPISODE * (ends + 1), available_disk(store())
+    if needed > free:
+        raise DataError(
+            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {store()} has {in_words(free)} free. "
+            "Free some space, or set MINARI_DATASETS_PATH to another folder."
+        )
+
+
 @contextmanager
 def _writable(name: str) -> Iterator[None]:
     """Full disks and read-only stores, as one message."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises both
+    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
+        why = REASON.search(str(error))
         raise DataError(
-            f"Cannot write the Minari dataset '{name}' to {store()}: {error}. "
+            f"Cannot write the Minari dataset '{name}' to {store()}: {why.group(1) if why else error}. "
             "Free some space, or set MINARI_DATASETS_PATH to another folder."
         ) from error
 

@@ -1,0 +1,168 @@
+"""Reading by a process of its own, so that a library which crashes or hangs on a damaged file ends nothing else.
+
+HDF5's library does: a few flipped bytes in the index of a chunked dataset are enough for a segmentation fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import resource
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.data.formats.checking import DamagedError
+from dqlab.errors import DataError
+
+Answer = Callable[..., Any]
+
+
+class Guarded:
+    """Asks the other process; use `guarded`.
+
+    Args:
+        where: what messages call the dataset.
+        pid: of the process.
+        pipe: to it.
+        patience: seconds for one answer; None for ever.
+    """
+
+    def __init__(self, where: str, pid: int, pipe: Connection, patience: float | None) -> None:
+        self.where, self._pid, self._pipe, self._patience = where, pid, pipe, patience
+
+    def ask(self, *question: Any) -> Any:
+        """An answer: plain values, or an array.
+
+        Raises:
+            DataError: the question is refused.
+            DamagedError: the file cannot be read; also where the process crashed or hangs.
+        """
+        try:
+            self._pipe.send_bytes(json.dumps(question).encode())
+            return self._answer()
+        except (EOFError, OSError) as error:
+            raise self._damaged("crashed") from error
+
+    def _answer(self) -> Any:
+        head = json.loads(self._receive())
+        if "refused" in head:
+            raise (DamagedError if head["damaged"] else DataError)(head["refused"])
+        if "dtype" not in head:
+            return head["value"]
+        array = np.empty(head["shape"], dtype=np.dtype(head["dtype"]))
+        if array.nbytes:
+            self._wait()
+            self._pipe.recv_bytes_into(_bytes(array))
+        return array
+
+    def _receive(self) -> bytes:
+        self._wait()
+        return self._pipe.recv_bytes()
+
+    def _wait(self) -> None:
+        if not self._pipe.poll(self._patience):
+            raise self._damaged(f"gave no answer in {self._patience:.0f} seconds")
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(f"{self.where} is damaged: the library that reads it {what}. Fetch or write it again.")
+
+    def end(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+
+@contextmanager
+def guarded(
+    where: str, opening: Callable[[], AbstractContextManager[Answer]], patience: float | None
+) -> Iterator[Guarded]:
+    """A process that opens something and answers questions about it until the context ends.
+
+    Args:
+        where: what messages call the dataset.
+        opening: what that process opens; gives a function from a question to its answer, values for JSON or an array.
+        patience: seconds for one answer; None for ever.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    here, there = Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # there may be threads; the process uses none of their locks
+        pid = os.fork()
+    if pid == 0:
+        here.close()
+        _serve(there, opening)
+    there.close()
+    child = Guarded(where, pid, here, patience)
+    try:
+        child.ask()
+        yield child
+    finally:
+        child.end()
+
+
+def _serve(pipe: Connection, opening: Callable[[], AbstractContextManager[Answer]]) -> NoReturn:
+    """Answer until the asking process closes its end, or ends."""
+    try:
+        _be_quiet()
+        pipe.recv_bytes()
+        with opening() as answer:
+            _send(pipe, None)
+            while True:
+                question = json.loads(pipe.recv_bytes())
+                _reply(pipe, answer, question)
+    except DataError as error:
+        _refuse(pipe, error)
+    except BaseException:
+        pass
+    finally:
+        os._exit(0)
+
+
+def _be_quiet() -> None:
+    """What this process dies of is said by the other one; an interrupt is the other one's."""
+    faulthandler.disable()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _reply(pipe: Connection, answer: Answer, question: list[Any]) -> None:
+    try:
+        _send(pipe, answer(*question))
+    except DataError as error:
+        _refuse(pipe, error)
+
+
+def _send(pipe: Connection, value: Any) -> None:
+    if not isinstance(value, np.ndarray):
+        pipe.send_bytes(json.dumps({"value": value}).encode())
+        return
+    array: NDArray[Any] = np.ascontiguousarray(value)
+    pipe.send_bytes(json.dumps({"shape": array.shape, "dtype": array.dtype.str}).encode())
+    if array.nbytes:
+        pipe.send_bytes(_bytes(array))
+
+
+def _bytes(array: NDArray[Any]) -> Any:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _refuse(pipe: Connection, error: DataError) -> None:
+    pipe.send_bytes(json.dumps({"refused": str(error), "damaged": isinstance(error, DamagedError)}).encode())

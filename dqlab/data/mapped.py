@@ -1,0 +1,125 @@
+"""Transitions that do not fit into memory: written once as flat files, then mapped.
+
+A folder holds `state.f32`, `action.f32`, `next_state.f32`, `terminal.f32`, `rewards.f32` (as recorded), `returns.f64`
+and `facts.json`; it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dqlab.data.contents import Contents, View, shapes_of, write
+from dqlab.data.formats.base import Columns
+from dqlab.data.stores import OnDisk, Rows
+from dqlab.data.view import Fields, Outline, outline_of
+from dqlab.errors import DataError
+from dqlab.machine import available_disk, in_words
+
+LAYOUT = 1
+FACTS = "facts.json"
+ELSEWHERE = "Free some space, or set load_dataset.map_dir to another place."
+
+
+def map_name(stem: str, digest: str, view: View) -> str:
+    """The name of the folder for one view of one dataset, known by its digest."""
+    key = [LAYOUT, sys.byteorder, digest, view.episode_limit, view.standardised, view.floor]
+    return f"{stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+
+
+def mapped(columns: Columns, view: View, folder: Path) -> Contents:
+    """The transitions, mapped from a folder that is written first where there is none.
+
+    Raises:
+        DataError: the dataset is damaged or has no transition; the folder cannot be written, or is damaged.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent):
+            if not folder.exists():
+                _write_folder(columns, view, folder)
+        return _opened(folder)
+    except OSError as error:
+        raise DataError(f"Cannot write {folder}: {error.strerror or error}. {ELSEWHERE}") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time maps into a folder; the others wait, and find what it wrote."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_folder(columns: Columns, view: View, folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    outline = outline_of(columns, view.episode_limit)
+    shapes = shapes_of(columns, outline.transitions)
+    _check_disk(folder, 4 * sum(int(np.prod(shape)) for shape in shapes.values()))
+    temporary.mkdir()
+    try:
+        _write_files(columns, outline, view, temporary, shapes)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    free = available_disk(folder)
+    if needed > free:
+        raise DataError(
+            f"Cannot map into {folder}: it takes {in_words(needed)}, {in_words(free)} are free. {ELSEWHERE}"
+        )
+
+
+def _write_files(
+    columns: Columns, outline: Outline, view: View, folder: Path, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    stores = {name: OnDisk(shape, folder / f"{name}.f32") for name, shape in shapes.items()}
+    mean, std = write(columns, outline, view, Fields(**stores))
+    for store in stores.values():
+        store.close()
+    outline.rewards.tofile(folder / "rewards.f32")
+    outline.returns.tofile(folder / "returns.f64")
+    facts = {"rows": len(columns), "shapes": shapes, "state_mean": mean, "state_std": std}
+    (folder / FACTS).write_text(json.dumps(facts))
+
+
+def _opened(folder: Path) -> Contents:
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        arrays: dict[str, Any] = {
+            name: _map(folder / f"{name}.f32", tuple(shape)) for name, shape in facts["shapes"].items()
+        }
+        rewards = np.fromfile(folder / "rewards.f32", np.float32)
+        returns = np.fromfile(folder / "returns.f64", np.float64)
+        by: dict[str, Any] = {name: tuple(facts[name]) for name in ("state_mean", "state_std")}
+        if len(rewards) != len(arrays["terminal"]):
+            raise ValueError("rewards.f32 is too short")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is damaged ({error}). Delete it; it is written again.") from error
+    return Contents(**arrays, rewards=rewards, returns=returns, rows=facts["rows"], **by, folder=folder)
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> Rows:
+    """A read-only array; batches are drawn from all over it, so that reading ahead would be in vain."""
+    with path.open("rb") as file:
+        pages: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        pages.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(pages, np.float32).reshape(shape)

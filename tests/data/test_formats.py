@@ -1,0 +1,395 @@
+"""Every format of datasets: what goes in comes out, and damaged or hostile files are one clear DataError."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqlab.data.blocks import flags, floats
+from dqlab.data.contents import View, in_memory
+from dqlab.data.formats import hdf5
+from dqlab.data.formats.base import Columns, data_formats
+from dqlab.data.formats.choosing import format_of
+from dqlab.errors import ConfigError, DataError
+
+N = 40
+FILES = [entry.name for entry in data_formats if entry.item.suffixes and entry.name in ("d4rl", "npz", "trajectories")]
+
+
+def arrays(next_known: bool = False) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    states = rng.normal(size=(N + 1, 3)).astype(np.float32)
+    made = {
+        "observations": states[:-1],
+        "actions": rng.uniform(-1, 1, (N, 2)).astype(np.float32),
+        "rewards": rng.normal(size=N),
+        "terminals": np.arange(N) % 10 == 9,
+        "timeouts": np.arange(N) % 10 == 4,
+    }
+    return made | ({"next_observations": states[1:] + 0.5} if next_known else {})
+
+
+def columns(next_known: bool = False, **notes: str) -> Columns:
+    return Columns(**arrays(next_known), metadata=notes)
+
+
+def written(folder: Path, name: str, rows: Columns) -> Path:
+    chosen = data_formats.get(name)()
+    path = folder / f"set{chosen.suffixes[0]}"
+    chosen.write(path, rows)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Everything that is read of a dataset, with all checks."""
+    chosen, place = format_of(str(path))
+    with chosen.open(place) as found:
+        data = in_memory(found, View(1000))
+        dict(found.metadata)
+        return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("next_known", [False, True])
+def test_what_is_written_is_read(tmp_path: Path, name: str, next_known: bool) -> None:
+    """Cut rows stay where the format keeps what followed them, and are dropped as D4RL does where it does not."""
+    path, made = written(tmp_path, name, columns(next_known)), arrays(next_known)
+    data = read(path)
+    kept = np.flatnonzero(~made["timeouts"][:-1])
+    if next_known and format_of(str(path))[0].__class__.__name__ != "D4RL":
+        kept = np.arange(N)
+        np.testing.assert_array_equal(data["next_state"], made["next_observations"])
+    else:
+        np.testing.assert_array_equal(data["next_state"], made["observations"][kept + 1])
+    np.testing.assert_array_equal(data["state"], made["observations"][kept])
+    np.testing.assert_array_equal(data["terminal"], made["terminals"][kept])
+    np.testing.assert_array_equal(data["reward"], made["rewards"][kept].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["d4rl", "npz"])
+def test_notes_are_kept(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name, columns(provenance="made", about="a test"))
+    with format_of(str(path))[0].open(path) as found:
+        assert dict(found.metadata) == {"provenance": "made", "about": "a test"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
+    """A file size limit stands for the disk: the writer gets an error at the same place."""
+    import resource
+    import signal
+
+    noise, flag = np.random.default_rng(0).normal(size=(20_000, 3)), np.zeros(20_000, bool)
+    rows = Columns(noise, noise, noise[:, 0], flag, flag)
+    path = written(tmp_path, name, columns())
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(DataError, match="Cannot write"):
+            data_formats.get(name)().write(path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_formats_are_chosen_by_name_or_suffix() -> None:
+    assert format_of("d4rl:some/set")[1] == Path("some/set")
+    assert [type(format_of(f"a{suffix}")[0]).__name__ for suffix in (".H5", ".npz", ".pkl")] == [
+        "D4RL",
+        "Npz",
+        "Trajectories",
+    ]
+    with pytest.raises(ConfigError, match=r"'set.csv'. Known: d4rl \(.hdf5, .h5\)"):
+        format_of("set.csv")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol(tmp_path: Path, protocol: int) -> None:
+    made = arrays(next_known=True)
+    del made["timeouts"]
+    pieces = [{name: array[a : a + 8] for name, array in made.items()} for a in range(0, N, 8)]
+    (tmp_path / "set.pkl").write_bytes(pickle.dumps(pieces, protocol=protocol))
+    with format_of("a.pkl")[0].open(tmp_path / "set.pkl") as found:
+        np.testing.assert_array_equal(found.observations[3:21], made["observations"][3:21])
+        cut = np.arange(N) % 8 == 7
+        np.testing.assert_array_equal(found.timeouts[0:N], cut & ~made["terminals"])  # type: ignore[index]
+
+
+def test_pickles_with_the_names_of_numpy_1(tmp_path: Path) -> None:
+    raw = pickle.dumps([arrays()], protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "set.pkl").write_bytes(raw)
+    assert len(read(tmp_path / "set.pkl")["state"])
+
+
+class Calls:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.what = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.what
+
+
+PROGRAMS = {
+    "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "wants posix.system"),
+    "eval": (pickle.dumps([{"observations": Calls(eval, "1")}]), "wants builtins.eval"),
+    "getattr": (pickle.dumps(Calls(getattr, "", "format"), protocol=2), "wants __builtin__.getattr"),
+    "objects": (pickle.dumps([{"rewards": np.array([print, None])}]), "wants an array of dtype object"),
+    "records": (pickle.dumps(np.zeros(2, "f4,f4")), r"wants an array of dtype \|V8"),
+    "INST": (b"(S'touch pwned'\nios\nsystem\n.", "wants os.system"),
+    "persistent": (b"Pid\n.", "wants the opcode PERSID"),
+    "extension": (b"\x80\x02\x82\x01.", "wants the opcode EXT1"),
+    "STACK_GLOBAL": (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "wants posix.system"),
+    "dotted": (b"\x80\x04\x8c\x05numpy\x8c\x0bmatrix.view\x93.", "wants numpy.matrix.view"),
+    "memo": (b"\x80\x04\x8c\x05posixq\x00\x8c\x06systemq\x010h\x00h\x01\x93.", "wants posix.system"),
+    "__dict__ of a class": (b"cnumpy\nndarray\n}(S'a'\nI1\nub.", "wants to change a type"),
+    "__dict__ of a dict": (b"ccollections\nOrderedDict\n)R}(S'a'\nI1\nub.", "wants to change a OrderedDict"),
+    "a call of a text": (b"S'a'\n(tR.", "wants a call of str"),
+    "a length of petabytes": (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\x03\x00.", "truncated or no pickle"),
+    "a shape of terabytes": (
+        pickle.dumps(np.zeros(3)).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"),
+        "truncated or no pickle",
+    ),
+    "one text a million times": (
+        b"\x80\x04c_codecs\nencode\nq\x00B\x00\x00\x01\x00"
+        + b"a" * 65536
+        + b"q\x01]"
+        + b"h\x00h\x01X\x06\0\0\0latin1\x86Ra" * 99,
+        "truncated or no pickle|wants",
+    ),
+    "no list": (pickle.dumps(3), "no list of trajectories"),
+    "no dict": (pickle.dumps([3]), "trajectory 0 is no dict"),
+    "nested lists": (pickle.dumps([arrays() | {"actions": [[1, 2]] * N}]), "'actions' is no array"),
+    "lengths": (pickle.dumps([arrays() | {"rewards": np.zeros(3)}]), "'rewards' has 3 rows"),
+    "widths": (pickle.dumps([arrays(), arrays() | {"actions": np.zeros((N, 3))}]), "rows of different shapes"),
+    "half known": (pickle.dumps([arrays(), arrays(True)]), "trajectory 0 has no 'next_observations'"),
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw, message = PROGRAMS[what]
+    Path("set.pkl").write_bytes(raw)
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path / "set.pkl")
+    assert "\n" not in str(caught.value)
+    assert not Path("pwned").exists()
+
+
+def replaced(**changes: Any) -> dict[str, Any]:
+    return {name: array for name, array in (arrays() | changes).items() if array is not None}
+
+
+WRONG = {
+    "missing": (replaced(rewards=None), "has no 'rewards'"),
+    "text": (replaced(rewards=np.array([b"x"] * N)), "dtype"),
+    "complex": (replaced(rewards=np.zeros(N, complex)), "dtype complex128"),
+    "records": (replaced(rewards=np.zeros(N, "f4,f4")), "dtype"),
+    "scalar": (replaced(terminals=np.array(1.0)), "shape|rows"),
+    "three dimensions": (replaced(actions=np.zeros((N, 2, 2))), "shape"),
+    "flat states": (replaced(observations=np.zeros(N)), "shape"),
+    "no columns": (replaced(actions=np.zeros((N, 0))), "shape"),
+    "short": (replaced(actions=np.zeros((N - 1, 2))), "'actions' has 39 rows"),
+    "empty": ({name: array[:0] for name, array in arrays().items()}, r"0 row\(s\)|no transition"),
+    "one row": ({name: array[:1] for name, array in arrays().items()}, r"1 row\(s\)"),
+    "NaN": (replaced(observations=np.where(np.arange(N) == 7, np.nan, 1.0)[:, None]), "'observations' .* row 7"),
+    "infinite": (replaced(rewards=np.where(np.arange(N) == 9, np.inf, 1.0)), "'rewards' .* row 9"),
+    "too large": (replaced(rewards=np.where(np.arange(N) == 9, 1e300, 1.0)), "'rewards' .* row 9"),
+    "no number for a flag": (replaced(timeouts=np.where(np.arange(N) == 3, np.nan, 0.0)), "'timeouts' .* row 3"),
+    "all cut": (replaced(timeouts=np.ones(N)), "no transition"),
+}
+
+
+def make_hdf5(path: Path, made: dict[str, Any]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in made.items():
+            file[name] = array
+
+
+MAKERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+    ".hdf5": make_hdf5,
+    ".npz": lambda path, made: np.savez(path, **made),
+}
+
+
+@pytest.mark.parametrize("suffix", MAKERS)
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, suffix: str, what: str) -> None:
+    made, message = WRONG[what]
+    MAKERS[suffix](tmp_path / f"set{suffix}", made)
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path / f"set{suffix}")
+    assert "\n" not in str(caught.value)
+
+
+def tampered(path: Path, what: str) -> str:
+    """A file with one column that is not what it seems; returns what the message must say."""
+    with h5py.File(path, "w") as file:
+        for name, array in arrays().items():
+            if name != "rewards":
+                file[name] = array
+        return TRICKS[what](file)
+
+
+def group(file: Any) -> str:
+    file.create_group("rewards")
+    return "'rewards' is no array"
+
+
+def soft(file: Any) -> str:
+    file["rewards"] = h5py.SoftLink("/terminals")
+    return "'rewards' is a link"
+
+
+def outside(file: Any) -> str:
+    file["rewards"] = h5py.ExternalLink("/etc/passwd", "/rewards")
+    return "'rewards' is a link"
+
+
+def raw_outside(file: Any) -> str:
+    file.create_dataset("rewards", (N,), "f4", external=[("/etc/passwd", 0, 4 * N)])
+    return "'rewards' lies in other files"
+
+
+def virtual(file: Any) -> str:
+    layout = h5py.VirtualLayout((N,), "f4")
+    layout[:] = h5py.VirtualSource("other.hdf5", "rewards", (N,))
+    file.create_virtual_dataset("rewards", layout)
+    return "'rewards' lies in other files"
+
+
+def null(file: Any) -> str:
+    file["rewards"] = h5py.Empty("f4")
+    return "'rewards' is no array"
+
+
+def bomb(file: Any) -> str:
+    file.create_dataset("rewards", (10**12,), "f4", chunks=(1000,), compression="gzip")
+    return "claims to hold 4,000,000,000,000 bytes"
+
+
+TRICKS: dict[str, Callable[[Any], str]] = {
+    made.__name__: made for made in (group, soft, outside, raw_outside, virtual, null, bomb)
+}
+
+
+@pytest.mark.parametrize("what", TRICKS)
+def test_columns_that_are_not_what_they_seem(tmp_path: Path, what: str) -> None:
+    message = tampered(tmp_path / "set.hdf5", what)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "set.hdf5")
+
+
+def test_a_filter_that_is_not_there(tmp_path: Path) -> None:
+    """The number of the deflate filter in the file is turned into one that nobody has."""
+    path = tmp_path / "set.hdf5"
+    make_hdf5(path, {name: array for name, array in arrays().items() if name != "rewards"})
+    with h5py.File(path, "a") as file:
+        kept = file.create_dataset("rewards", data=arrays()["rewards"], chunks=(N,), compression="gzip")
+        assert kept.compression == "gzip"
+    raw = path.read_bytes()
+    at = raw.index(b"deflate") - 8  # id, length of the name, flags, number of values: two bytes each
+    assert raw[at : at + 2] == b"\x01\x00"
+    path.write_bytes(raw[:at] + b"\xe9\x7f" + raw[at + 2 :])
+    with pytest.raises(DataError, match="compressed by HDF5's filter 32745, which is not installed"):
+        read(path)
+
+
+def npz_of(path: Path, name: str, raw: bytes) -> None:
+    np.savez(path, **{key: value for key, value in arrays().items() if key != name})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", raw)
+
+
+def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def test_archives_that_are_not_what_they_seem(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    npz_of(path, "rewards", header((10**12,)) + bytes(100))
+    with pytest.raises(DataError, match="claims to hold 4,000,000,000,000 bytes"):
+        read(path)
+    npz_of(path, "rewards", header((N,)) + bytes(100))
+    with pytest.raises(DataError, match=r"'rewards' has shape \(40,\), but 100 bytes"):
+        read(path)
+    np.savez(path, **(arrays() | {"rewards": np.array([Calls(os.system, "true")] * N)}))
+    with pytest.raises(DataError, match="'rewards' holds Python objects"):
+        read(path)
+    np.savez(path, **(arrays() | {"observations": np.asfortranarray(arrays()["observations"])}))
+    np.testing.assert_array_equal(read(path)["state"], arrays()["observations"][~arrays()["timeouts"]][:-1])
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("sound")
+    files = {name: written(folder, name, columns(about="a test")).read_bytes() for name in FILES}
+    with h5py.File(folder / "chunks.h5", "w") as file:
+        for name, array in arrays().items():
+            file.create_dataset(name, data=array, chunks=(4, *array.shape[1:]), compression="gzip", fletcher32=True)
+    return files | {"chunks": (folder / "chunks.h5").read_bytes()}
+
+
+SUFFIX = {"d4rl": ".hdf5", "chunks": ".h5", "npz": ".npz", "trajectories": ".pkl"}
+
+
+@settings(max_examples=160)
+@given(kind=st.sampled_from(list(SUFFIX)), seed=st.integers(0, 2**32), cut=st.booleans())
+def test_damaged_bytes_are_refused_or_read(
+    sound: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, kind: str, seed: int, cut: bool
+) -> None:
+    """Any other error fails the test, and so does the death of its process."""
+    raw, rng = bytearray(sound[kind]), random.Random(seed)
+    for _ in range(rng.choice([1, 2, 4])):
+        raw[rng.randrange(len(raw))] = rng.choice([0, 127, 255, rng.randrange(256)])
+    path = tmp_path_factory.getbasetemp() / f"damaged{SUFFIX[kind]}"
+    path.write_bytes(bytes(raw[: rng.randrange(len(raw))] if cut else raw))
+    with contextlib.suppress(DataError):
+        read(path)
+
+
+def test_a_crash_of_the_library_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that reads dies as one does in which a library crashes."""
+    path = written(tmp_path, "d4rl", columns())
+    monkeypatch.setattr(hdf5, "_describe", lambda *about: os.abort())
+    with pytest.raises(DataError, match="is damaged: the library that reads it crashed"):
+        read(path)
+
+
+def test_a_library_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    path = written(tmp_path, "d4rl", columns())
+    monkeypatch.setattr(hdf5, "_describe", lambda *about: time.sleep(60))
+    monkeypatch.setattr(hdf5, "PATIENCE", 0.2)
+    with pytest.raises(DataError, match="gave no answer"):
+        read(path)
+
+
+def test_no_process_is_left(tmp_path: Path) -> None:
+    path = written(tmp_path, "d4rl", columns())
+    chosen, _ = format_of(str(path))
+    with chosen.open(path) as found:
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+        assert len(children.read_text().split()) >= 1
+        assert floats("-", "rewards", found.rewards).shape == flags("-", "terminals", found.terminals).shape
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

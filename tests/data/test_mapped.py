@@ -1,0 +1,143 @@
+"""Transitions mapped from the disk: the same as in memory, written once, whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dqlab import configuration
+from dqlab.data import placing, transitions
+from dqlab.data.sources import load_dataset
+from dqlab.envs.tasks import tasks
+from dqlab.errors import ConfigError, DataError
+from dqlab.experiment import Experiment
+from dqlab.training.execution import execution_modes
+from dqlab.training.step import Step
+
+WALKER = tasks.get("walker2d-medium-expert-v2")
+SOURCE = ("embedded",)
+Small = ["MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16", "Experiment.task='walker2d-medium-expert-v2'"]
+
+
+def load(memory_map: str, folder: Path, standardise: bool = False) -> transitions.Transitions:
+    return load_dataset(WALKER, SOURCE, "standardise", standardise, memory_map, str(folder))
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_the_same_to_the_last_bit(tmp_path: Path, standardise: bool) -> None:
+    there, here = load("always", tmp_path, standardise), load("never", tmp_path, standardise)
+    again = load("always", tmp_path, standardise)
+    for name in here.fields._fields:
+        assert torch.equal(getattr(there, name), getattr(here, name))
+        assert torch.equal(getattr(again, name), getattr(here, name))
+    assert there.provenance.mapped == again.provenance.mapped
+    assert Path(there.provenance.mapped).parent == tmp_path
+    assert there.provenance.as_dict() | {"mapped": ""} == here.provenance.as_dict()
+    index = torch.randint(0, len(here), (2, 32))
+    assert all(map(torch.equal, there.batch(index), here.batch(index)))
+
+
+def trained(memory_map: str, folder: Path) -> torch.Tensor:
+    choice = [f"load_dataset.memory_map='{memory_map}'", f"load_dataset.map_dir='{folder}'"]
+    configuration.load([], [*Small, "load_dataset.sources=('embedded',)", *choice])
+    experiment = Experiment()
+    pack, data = experiment.pack(), experiment.data()
+    step = Step(pack, data, 16, execution_modes.get("eager")())
+    for _ in range(3):
+        step()
+    return torch.cat([tensor.flatten() for tensor in pack.state.parameters.values()])
+
+
+def test_training_is_the_same(tmp_path: Path) -> None:
+    there, here = trained("always", tmp_path), trained("never", tmp_path)
+    assert torch.equal(there, here)
+
+
+def test_it_is_written_once_and_never_copied(tmp_path: Path) -> None:
+    first = load("always", tmp_path)
+    folder = Path(first.provenance.mapped)
+    stamp = (folder / "state.f32").stat().st_mtime_ns
+    again = load("always", tmp_path)
+    assert (folder / "state.f32").stat().st_mtime_ns == stamp
+    assert again.to("cpu", torch.float32).state.data_ptr() == again.state.data_ptr()
+    assert str(folder / "state.f32") in Path("/proc/self/maps").read_text()
+    assert load("always", tmp_path, True).provenance.mapped != str(folder)
+
+
+def test_what_does_not_fit_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "available_memory", lambda: 4_000_000)
+    assert load("auto", tmp_path).provenance.mapped
+    with pytest.raises(DataError, match=r"rows take .* MB of memory, 3.2 MB are free. Set load_dataset.memory_map"):
+        load("never", tmp_path)
+    monkeypatch.setattr(placing, "available_memory", lambda: 100_000)
+    with pytest.raises(DataError, match="Use a smaller dataset"):
+        load("auto", tmp_path)
+    monkeypatch.undo()
+    assert not load("auto", tmp_path).provenance.mapped
+
+
+def test_a_device_without_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load("always", tmp_path)
+    monkeypatch.setitem(transitions.ROOM, "cpu", lambda device: 1_000_000)
+    with pytest.raises(DataError, match=r"takes .* MB as torch.float64, cpu has 1.0 MB free"):
+        data.to("cpu", torch.float64)
+
+
+def test_unknown_choices_name_the_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="memory_map cannot be 'sometimes'"):
+        load("sometimes", tmp_path)
+
+
+def test_a_damaged_folder_is_not_used(tmp_path: Path) -> None:
+    folder = Path(load("always", tmp_path).provenance.mapped)
+    with (folder / "action.f32").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(DataError, match=r"is damaged .* Delete it"):
+        load("always", tmp_path)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: str) -> Path:
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "t", str(folder)]).returncode != 0:
+            pytest.skip("disks can't be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)])
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(disk: Callable[[str], Path]) -> None:
+    folder = disk("1m")
+    with pytest.raises(
+        DataError, match=r"it takes .* MB, 1.0 MB are free. Free some space, or set load_dataset.map_dir"
+    ):
+        load("always", folder)
+    assert not list(folder.iterdir())
+
+
+def test_a_disk_that_fills_meanwhile_leaves_nothing(
+    disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = disk("1m")
+    monkeypatch.setattr("dqlab.data.mapped.available_disk", lambda folder: 1 << 40)
+    with pytest.raises(DataError, match=r"Cannot write .*No space left on device. Free some space, or set"):
+        load("always", folder)
+    assert not list(folder.iterdir())
+
+
+def test_a_row_that_is_not_finite_leaves_nothing(tmp_path: Path, d4rl_file: Callable[..., Path]) -> None:
+    actions = np.zeros((60, 6), dtype=np.float32)
+    actions[41] = np.nan
+    path = d4rl_file(actions=actions)
+    with pytest.raises(DataError, match="'actions' has a NaN or infinite value in row 41"):
+        load_dataset(WALKER, (f"file:{path}",), memory_map="always", map_dir=str(tmp_path / "maps"))
+    assert not list((tmp_path / "maps").iterdir())

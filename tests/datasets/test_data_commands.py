@@ -1,0 +1,252 @@
+"""`dqlab data`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from dqlab.cli import main
+from dqlab.datasets.locating import with_data
+from dqlab.envs.tasks import tasks
+from dqlab.files import sha256_of
+
+HOPPER = tasks.get("hopper-medium-v2")
+FILE = Path(HOPPER.file).name
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with empty stores."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    return tmp_path
+
+
+@pytest.fixture
+def data(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs `dqlab data ...`: exit code, what was printed, what was complained of."""
+
+    def run(*args: object) -> Said:
+        code = main(["data", *map(str, args)])
+        said = capsys.readouterr()
+        if args[0] in ("list", "info") and "--json" not in args:
+            assert max(map(len, said.out.splitlines()), default=0) <= 100
+        return code, said.out, said.err
+
+    return run
+
+
+def write(path: Path, rows: int = 100, **changes: Any) -> Path:
+    """A hopper's file in D4RL's layout: ten episodes of ten rows, of which every other one is cut."""
+    rng = np.random.default_rng(0)
+    ends = np.arange(rows) % 10 == 9
+    arrays = {
+        "observations": rng.normal(size=(rows, 11)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, size=(rows, 3)).astype(np.float32),
+        "rewards": np.ones(rows, dtype=np.float32) * np.repeat(np.arange(rows // 10), 10),
+        "terminals": ends & (np.arange(rows) // 10 % 2 == 0),
+        "timeouts": ends & (np.arange(rows) // 10 % 2 == 1),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in {**arrays, **changes}.items():
+            file[name] = array
+        file["metadata/algorithm"] = "none"
+    return path
+
+
+def test_list(data: Callable[..., Said], folder: Path) -> None:
+    code, out, _ = data("list")
+    assert code == 0
+    for task in with_data():
+        assert task.name in out
+    assert f"{folder / 'cache'}"[-20:] in out.replace("\n", "")
+    write(folder / "cache" / FILE)
+    known = json.loads(data("list", "--json")[1])
+    sizes = {item["name"]: item["size"] for item in known["d4rl"]}
+    assert sizes["hopper-medium-v2"] == (folder / "cache" / FILE).stat().st_size
+    assert sizes["walker2d-medium-v2"] is None
+    assert {item["name"] for item in known["embedded"]} == {"hopper-medium-expert-mini", "walker2d-medium-expert-mini"}
+    assert known["minari"] == []
+
+
+def test_info(data: Callable[..., Said], folder: Path) -> None:
+    path = write(folder / FILE)
+    code, out, _ = data("info", FILE, "--png")
+    assert code == 0
+    for words in (
+        sha256_of(path),
+        "hopper-medium-v2",
+        "normalised score",
+        "episode return",
+        "algorithm",
+        "25%",
+        "0 to 2",
+    ):
+        assert words in out
+    picture = folder / "runs" / "data" / f"{Path(FILE).stem}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    known = json.loads(data("info", FILE, "--json")[1])
+    assert (known["rows"], known["episodes"], known["terminals"], known["timeouts"]) == (100, 10, 5, 5)
+    assert known["episode_return"] == {
+        "min": 0,
+        "quartile_1": 22.5,
+        "median": 45,
+        "quartile_3": 67.5,
+        "max": 90,
+        "mean": 45,
+        "std": pytest.approx(np.arange(0, 100, 10).std()),
+    }
+    assert known["normalised_score"]["max"] == pytest.approx(HOPPER.score(90.0))
+    assert known["columns"]["actions"]["shape"] == [100, 3]
+    assert known["metadata"] == {"algorithm": "none"}
+
+
+def test_info_counts_what_is_not_finite(data: Callable[..., Said], folder: Path) -> None:
+    rewards = np.ones(100)
+    rewards[[3, 50]] = np.nan, np.inf
+    write(folder / "bad.hdf5", rewards=rewards)
+    assert data("info", "bad.hdf5")[0] == 0
+    known = json.loads(data("info", "bad.hdf5", "--json")[1])
+    assert (known["columns"]["rewards"]["nan"], known["columns"]["rewards"]["infinite"]) == (1, 1)
+    assert known["episode_return"]["mean"] == 10
+    assert known["episodes"] == 10
+
+
+def test_verify(data: Callable[..., Said], folder: Path) -> None:
+    path = write(folder / FILE)
+    code, out, _ = data("verify", FILE)
+    assert (code, out) == (0, f"{FILE}: sound: 100 rows, 10 episodes, SHA-256 {sha256_of(path)}\n")
+    write(folder / "bad.hdf5", rewards=np.full(100, np.nan), actions=np.full((100, 3), 2.0))
+    (folder / "cut.hdf5").write_bytes(path.read_bytes()[:3000])
+    code, out, _ = data("verify", FILE, "bad.hdf5", "cut.hdf5", "--task", "hopper-medium-v2")
+    lines = out.splitlines()
+    assert code == 2
+    assert lines[0].startswith(f"{FILE}: sound")
+    assert (
+        lines[1] == "bad.hdf5: damage: 'rewards' has 100 NaN(s) and 0 infinite value(s) in 100 row(s), first in row 0"
+    )
+    assert lines[2].startswith("bad.hdf5: damage: actions of 100 row(s) lie outside of [-1, 1]")
+    assert lines[-1].startswith("cut.hdf5: damage: ")
+    assert data("verify", FILE, "--task", "walker2d-medium-v2")[0] == 2
+
+
+def test_convert(data: Callable[..., Said], folder: Path) -> None:
+    pytest.importorskip("minari")
+    write(folder / FILE)
+    code, out, _ = data("convert", FILE, "minari:made/hopper-v0")
+    assert code == 0
+    assert "95 rows, 95 transitions" in out
+    assert "Left out: 5 row(s)" in out
+    assert data("convert", FILE, "minari:made/hopper-v0")[0] == 2
+    assert data("convert", FILE, "minari:made/hopper-v0", "--force")[0] == 0
+    assert data("verify", "minari:made/hopper-v0", "--task", "hopper-medium-v2")[0] == 0
+    assert "95 steps, 10 episodes" in data("list")[1]
+
+
+def test_import(data: Callable[..., Said], folder: Path) -> None:
+    path, target = write(folder / "mine.hdf5"), folder / "cache" / FILE
+    code, out, _ = data("import", "mine.hdf5", "hopper-medium-v2")
+    assert (code, out) == (0, f"{target}: 100 rows, SHA-256 {sha256_of(path)}\n")
+    assert target.read_bytes() == path.read_bytes()
+    assert data("import", target, "hopper-medium-v2")[1] == f"{target} is that file already.\n"
+    write(path, rows=50)
+    assert "--force replaces it" in data("import", "mine.hdf5", "hopper-medium-v2")[2]
+    write(folder / "bad.hdf5", rewards=np.full(100, np.nan))
+    before = target.read_bytes()
+    for name, task, why in (
+        ("bad.hdf5", "hopper-medium-v2", "'rewards' has 100 NaN"),
+        ("mine.hdf5", "walker2d-medium-v2", "11 wide"),
+    ):
+        code, _, err = data("import", name, task, "--force")
+        assert code == 2
+        assert why in err
+    assert target.read_bytes() == before
+    assert data("import", "mine.hdf5", "hopper-medium-v2", "--force")[0] == 0
+    assert target.read_bytes() == path.read_bytes()
+    assert [item.name for item in target.parent.iterdir()] == [FILE]
+
+
+def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., Said], folder: Path) -> None:
+    write(folder / "mine.hdf5")
+    assert data("convert", "mine.hdf5", "mine.npz")[0] == 0
+    code, out, _ = data("import", "mine.npz", "hopper-medium-v2")
+    assert code == 0
+    assert "100 rows" in out
+    known = json.loads(data("info", "hopper-medium-v2", "--json")[1])
+    assert known["rows"] == 100
+    own = json.loads(data("list", "--json")[1])["embedded"][0]["place"]
+    code, _, err = data("import", own, "hopper-medium-v2", "--force")
+    assert code == 2
+    assert "was collected by dqlab" in err
+
+
+MISTAKES = {
+    "misspelt task": (["info", "hoper-medium-v2"], "Did you mean 'hopper-medium-v2'"),
+    "task without a file": (["info", "hopper-medium-v2"], "`dqlab data download hopper-medium-v2` fetches it"),
+    "no such file": (["verify", "none.hdf5"], "There is no dataset at none.hdf5"),
+    "no such format": (["convert", "mine.hdf5", "mine.csv"], "'mine.csv'"),
+    "no such task": (["info", "mine.hdf5", "--task", "hoper-medium-v2"], "There is no task 'hoper-medium-v2'"),
+    "task without data": (["download", "bandit-2d"], "bandit-2d"),
+    "misspelt download": (["download", "hopper-medium-v2", "walker2d"], "There is no task 'walker2d'"),
+    "no picture": (["info", "mine.hdf5", "--png", "/proc/none/x.png"], "/proc/none"),
+    "a folder": (["info", "folder.hdf5"], "folder.hdf5"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line(mistake: str, data: Callable[..., Said], folder: Path) -> None:
+    write(folder / "mine.hdf5")
+    (folder / "folder.hdf5").mkdir()
+    args, words = MISTAKES[mistake]
+    code, _, err = data(*args)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert err.startswith("dqlab: error: ")
+    assert words in err
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_download(data: Callable[..., Said], folder: Path) -> None:
+    there = write(folder / "server" / HOPPER.file)
+    target = folder / "cache" / FILE
+    with serving(folder / "server") as url:
+        mirror = ("--from", f"d4rl_download:{url}")
+        code, out, err = data("download", "walker2d-medium-v2", "hopper-medium-v2", *mirror)
+        assert code == 2
+        assert out.startswith(f"hopper-medium-v2: {target} (")
+        assert err.startswith("dqlab: error: walker2d-medium-v2: No dataset for walker2d-medium-v2.")
+        assert "404" in err
+        assert target.read_bytes() == there.read_bytes()
+        write(there, rows=50)
+        code, out, _ = data("download", "hopper-medium-v2", *mirror)
+        assert (code, out.split(" (")[0]) == (0, f"hopper-medium-v2: already there: {target}")
+        assert data("download", "hopper-medium-v2", "--force", *mirror)[0] == 0
+        assert target.read_bytes() == there.read_bytes()

@@ -1,0 +1,159 @@
+"""What is counted of a dataset: by hand, against plain loops, and independent of how the rows are cut into blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqlab.data.formats.base import Columns
+from dqlab.datasets.checks import check
+from dqlab.datasets.describing import distribution
+from dqlab.datasets.hashing import repeats, row_hashes
+from dqlab.datasets.survey import survey
+from dqlab.envs.tasks import tasks
+
+HOPPER = tasks.get("hopper-medium-v2")
+
+
+def made(rows: int = 40, seed: int = 0, width: int = 11, **changes: Any) -> Columns:
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {
+        "observations": rng.normal(size=(rows, width)).astype(np.float32),
+        "actions": rng.uniform(-0.9, 0.9, size=(rows, 3)).astype(np.float32),
+        "rewards": rng.normal(size=rows),
+        "terminals": np.arange(rows) % 20 == 19,
+        "timeouts": np.arange(rows) % 20 == 9,
+    }
+    return Columns(**{**arrays, **changes})
+
+
+def by_hand() -> Columns:
+    """Six rows: an episode of three that returns 6, one of two that is cut and returns 20, one row of another."""
+    return Columns(
+        np.array([[0.0], [1.0], [2.0], [1.0], [np.nan], [5.0]]),
+        np.array([[1.0, 0.0], [0.995, 0.5], [-1.0, 0.2], [0.995, 0.5], [0.0, 0.0], [0.3, -1.5]]),
+        np.array([1.0, 2.0, 3.0, 2.0, 18.0, np.inf]),
+        np.array([0, 0, 1, 0, 0, 0], dtype=bool),
+        np.array([0, 0, 0, 0, 1, 0], dtype=bool),
+    )
+
+
+def test_counts_by_hand() -> None:
+    found = survey(by_hand())
+    assert (found.rows, found.terminals, found.timeouts, found.unfinished) == (6, 1, 1, 1)
+    assert found.lengths.tolist() == [3, 2]
+    assert found.returns.tolist() == [6.0, 20.0]
+    assert found.duplicates == 1  # rows 1 and 3
+    assert found.actions.saturation.tolist() == [4 / 6, 1 / 6]
+    assert found.actions.beyond == 1
+    values = found.values["observations"]
+    assert (values.nans, values.infinities, values.bad_rows, values.first_bad) == (1, 0, 1, 4)
+    assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])
+    assert found.values["rewards"].infinities == 1
+    assert found.cuts == "recorded"
+
+
+def test_distribution_by_hand() -> None:
+    found = distribution(np.array([1.0, 2.0, 3.0, np.nan, 6.0]))
+    assert found["mean"] == 3.0
+    assert found["std"] == pytest.approx((14 / 4) ** 0.5)
+    assert [found[name] for name in ("min", "quartile_1", "median", "quartile_3", "max")] == [1, 1.75, 2.5, 3.75, 6]
+    assert distribution(np.array([np.nan])) == {}
+
+
+@given(
+    ends=st.lists(st.sampled_from(["", "", "terminal", "timeout", "both"]), min_size=1, max_size=40),
+    block=st.integers(1, 45),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40)
+def test_blocks_do_not_matter_and_loops_agree(ends: list[str], block: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = len(ends)
+    terminals = np.array([end in ("terminal", "both") for end in ends])
+    timeouts = np.array([end in ("timeout", "both") for end in ends])
+    rewards = rng.integers(-3, 3, n).astype(float)
+    columns = Columns(rng.integers(0, 2, (n, 1)), rng.integers(-1, 2, (n, 1)), rewards, terminals, timeouts)
+    found = survey(columns, block=block)
+    returns, lengths, total, length = [], [], 0.0, 0
+    for row in range(n):
+        total, length = total + rewards[row], length + 1
+        if ends[row]:
+            returns.append(total)
+            lengths.append(length)
+            total, length = 0.0, 0
+    assert found.returns.tolist() == returns
+    assert found.lengths.tolist() == lengths
+    assert found.unfinished == length
+    seen = {(int(o[0]), int(a[0]), r) for o, a, r in zip(columns.observations, columns.actions, rewards, strict=True)}  # type: ignore[call-overload]
+    assert found.duplicates == n - len(seen)
+    assert found.both == ends.count("both")
+
+
+def test_hashes_tell_rows_apart() -> None:
+    """One changed bit in one word of a row changes its hash; minus zero is zero; NaNs are alike."""
+    row = np.arange(30, dtype=np.float32)[None]
+    changed = np.repeat(row, 30, axis=0)
+    np.fill_diagonal(changed, np.nextafter(np.diag(changed), np.float32(np.inf)))
+    hashes = row_hashes(np.concatenate([row, changed]))
+    assert len(set(hashes.tolist())) == 31
+    assert repeats(row_hashes(np.array([[0.0], [-0.0], [1.0], [np.nan], [np.nan]]))) == 2
+    many = row_hashes(np.arange(300_000, dtype=np.float32)[:, None])
+    assert repeats(many) == 0
+
+
+def test_step_limit_where_cuts_are_not_recorded() -> None:
+    """An episode without an end is cut by the task's limit, as D4RL counts."""
+    columns = made(2500, timeouts=None, terminals=np.zeros(2500, dtype=bool))
+    found = survey(columns, HOPPER)
+    assert found.lengths.tolist() == [1000, 1000]
+    assert found.unfinished == 500
+    assert found.cuts == "step limit"
+    assert survey(columns).cuts == "unknown"
+
+
+CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
+    "NaN": ({"rewards": np.r_[np.zeros(39), np.nan]}, "'rewards' has 1 NaN.*first in row 39", True),
+    "width": ({"observations": np.zeros((40, 4))}, "4 wide, hopper-medium-v2's is 11", True),
+    "flags": ({"terminals": np.full(40, 0.5)}, "'terminals' is neither 0 nor 1 in 40", True),
+    "range": ({"actions": np.full((40, 3), -1.01)}, r"outside of \[-1, 1\]: they reach from -1.01", True),
+    "both": ({"timeouts": np.arange(40) % 20 == 19}, "2 row.s. are both terminal and timeout", False),
+    "endless": ({"terminals": np.zeros(40), "timeouts": np.zeros(40)}, "no episode ends", False),
+    "unfinished": ({"terminals": np.arange(40) == 10}, "the last 10 row.s. belong to an episode", False),
+    "same rewards": ({"rewards": np.ones(40)}, "all rewards are 1", False),
+    "unrewarded": ({"rewards": np.arange(40) % 40 == 19}, "1 of 2 terminal row.s. have reward 0", False),
+    "still": (
+        {"actions": np.repeat(np.linspace(-1, 1, 40)[:, None], 3, 1) * [1, 0, 1]},
+        "never changes in dim.* 1$",
+        False,
+    ),
+    "repeated": (
+        {"observations": np.zeros((40, 11)), "actions": np.zeros((40, 3)), "rewards": np.arange(40) % 2},
+        "38 row",
+        False,
+    ),
+    "loose": ({"next_observations": np.zeros((40, 11))}, "36 row.s. inside of episodes", False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_findings(case: str) -> None:
+    changes, message, damage = CASES[case]
+    columns = replace(made(), **changes)
+    findings = list(check(survey(columns, HOPPER), HOPPER))
+    assert not list(check(survey(made(), HOPPER), HOPPER))
+    import re
+
+    (found,) = [finding for finding in findings if re.search(message, finding.text)]
+    assert found.damage is damage
+
+
+def test_too_long_episodes() -> None:
+    columns = made(1200, terminals=np.arange(1200) == 1199, timeouts=np.zeros(1200, dtype=bool))
+    (finding,) = check(survey(columns, HOPPER), HOPPER)
+    assert finding.text == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
