@@ -19,7 +19,7 @@ MODULES = (
     "algorithms.td3_bc",
     "collection.behaviours",
     "collection.functions",
-    "collection.ladder",
+    "collection.levels",
     "collection.runs",
     "collection.sb3",
     "data.bandit",

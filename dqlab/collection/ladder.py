@@ -1,23 +1,20 @@
-"""PPO's policies from unskilled to skilled, ranked by return; and the behaviours that stand on them."""
+"""PPO's policies from unskilled to skilled, ranked by return."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from dqlab.collection.amounts import Amount
-from dqlab.collection.behaviours import Act, Acting, Behaviour, Stage, UniformRandom, behaviours
-from dqlab.collection.saved import GaussianMLP
-from dqlab.collection.shards import Piece, lengths_of, pieces_of
-from dqlab.collection.training import BehaviourTraining, experience_of
+from dqlab.collection.behaviours import Acting, Stage, UniformRandom
+from dqlab.collection.shards import save_text
+from dqlab.collection.training import BehaviourTraining
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError
-from dqlab.files import sha256_of, write_text
+from dqlab.errors import DataError
 
 Range = tuple[float, float]
 RANKING = "ranking"
@@ -62,7 +59,9 @@ class Ladder:
     @cached_property
     def ranking(self) -> dict[Path, float]:
         """Mean return of every checkpoint."""
-        return {path: self._mean_return(path.stem, _Fixed(path, self._stage)) for path in self.checkpoints}
+        from dqlab.collection.levels import Fixed
+
+        return {path: self._mean_return(path.stem, Fixed(path, self._stage)) for path in self.checkpoints}
 
     @cached_property
     def random_return(self) -> float:
@@ -119,125 +118,7 @@ class Ladder:
             episodes = run_group(policy, self._stage, RANKING, self.episodes)
             value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
             known[name] = {"of": facts, "return": value}
-            write_text(cache, json.dumps(known, indent=1))
+            save_text(cache, json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""
             self.say(f"{name}: return {value:.1f}{score}")
         return float(known[name]["return"])
-
-
-class PPOPolicy(Acting):
-    """A checkpoint, acting with its own noise."""
-
-    trains = True
-    path: Path
-
-    def prepare(self) -> None:
-        """Load it."""
-        self.path = self.choose()
-        self._policy = GaussianMLP(self.path)
-
-    def choose(self) -> Path:
-        """Which checkpoint."""
-        raise NotImplementedError
-
-    def about(self) -> str:
-        """As in `Behaviour`."""
-        return f"PPO checkpoint {self.path.stem}, stochastic"
-
-    def identity(self) -> str:
-        """The file's digest."""
-        return sha256_of(self.path)
-
-    def begin(self, seeds: Sequence[int]) -> Act:
-        """A generator for each episode's noise."""
-        policy = self._policy
-        generators = [np.random.default_rng(seed) for seed in seeds]
-
-        def act(observations: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-            noise = np.stack([generator.standard_normal(len(policy.std)) for generator in generators])
-            return policy.mean(observations) + policy.std * noise
-
-        return act
-
-
-class _Fixed(PPOPolicy):
-    """A checkpoint that is being ranked."""
-
-    def __init__(self, path: Path, stage: Stage) -> None:
-        super().__init__("", stage)
-        self._chosen = path
-        self.prepare()
-
-    def choose(self) -> Path:
-        return self._chosen
-
-
-@behaviours.register("medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC")
-class Medium(PPOPolicy):
-    """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
-
-    def choose(self) -> Path:
-        """By score."""
-        return self.stage.ladder.pick("medium")
-
-
-@behaviours.register("expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC")
-class Expert(PPOPolicy):
-    """PPO's best checkpoint within Collection.expert_scores."""
-
-    def choose(self) -> Path:
-        """By score."""
-        return self.stage.ladder.pick("expert")
-
-
-@behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3")
-class Checkpoint(PPOPolicy):
-    """PPO's checkpoint after so many steps, `ppo:STEPS`: the nearest one, the last one without an argument."""
-
-    def choose(self) -> Path:
-        """By steps."""
-        paths, targets = self.stage.ladder.checkpoints, self.stage.ladder.training.targets
-        try:
-            wanted = int(self.argument.replace("_", "")) if self.argument else targets[-1]
-        except ValueError as error:
-            raise ConfigError(f"'ppo:{self.argument}' names no number of steps. Write ppo:500000, say.") from error
-        return min(zip(paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0]
-
-
-@behaviours.register("replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC")
-class Replay(Behaviour):
-    """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
-
-    trains = True
-    records = True
-
-    def prepare(self) -> None:
-        """See until when."""
-        until = self.argument or "medium"
-        ladder = self.stage.ladder
-        last = {"full": lambda: ladder.checkpoints[-1]} | {
-            level: lambda level=level: ladder.pick(level) for level in ladder.levels
-        }
-        if until not in last:
-            raise ConfigError(f"'replay:{until}' is no level. Known: {', '.join(sorted(last))}.")
-        self._last = last[until]()
-
-    def about(self) -> str:
-        """As in `Behaviour`."""
-        return f"all that PPO experienced until its checkpoint {self._last.stem}"
-
-    def gather(self, amount: Amount, key: str) -> tuple[Piece, ...]:
-        """Episodes spread evenly over training, in its order."""
-        paths = [experience_of(path) for path in self.stage.ladder.checkpoints]
-        paths = paths[: paths.index(experience_of(self._last)) + 1]
-        lengths = [lengths_of(path) for path in paths]
-        every = [int(length) for each in lengths for length in each]
-        chosen = np.array(amount.thinned(every, f"'{key}'"))
-        limit = amount.transitions or sum(every)
-        pieces, first = [], 0
-        for path, each in zip(paths, lengths, strict=True):
-            own = chosen[(chosen >= first) & (chosen < first + len(each))] - first
-            piece = pieces_of(path, own.tolist(), limit)
-            limit, first = limit - len(piece.rows), first + len(each)
-            pieces += [piece] if len(piece.rows) else []
-        return tuple(pieces)

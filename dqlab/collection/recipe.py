@@ -133,7 +133,8 @@ class Collection:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
-        from dqlab.collection.writing import Collected, write
+        from dqlab.collection.collected import Collected
+        from dqlab.collection.writing import write
 
         task, known = self.the_task()
         training = BehaviourTraining()
@@ -147,7 +148,7 @@ class Collection:
                 stage = replace(stage, ladder=replace(stage.ladder, record=True))
                 parts = {key: behaviour_of(key, stage) for key in self.mixture}
             config = str(gin.operative_config_str())
-            for part in parts.values():
+            for part in sorted(parts.values(), key=lambda part: part.trains):  # what is missing shows before training
                 part.prepare()
             amounts = self.amount.shared(self.mixture)
             pieces = {key: part.gather(amounts[key], key) for key, part in parts.items()}

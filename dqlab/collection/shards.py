@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.errors import DataError
-from dqlab.files import atomic_path
+from dqlab.files import atomic_path, write_text
 
 Array = NDArray[Any]
 LENGTHS = "lengths"
@@ -25,9 +26,20 @@ def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
     Raises:
         DataError: it cannot be written.
     """
+    with _room(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def save_text(path: Path, text: str) -> None:
+    """The same with a text."""
+    with _room(path):
+        write_text(path, text)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
     try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        yield
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror or error}. Free some space and run the same command again: "

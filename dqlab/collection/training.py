@@ -15,12 +15,11 @@ import numpy as np
 
 from dqlab.collection import saved
 from dqlab.collection.behaviours import environment_of
-from dqlab.collection.shards import save_episodes
+from dqlab.collection.shards import save_episodes, save_text
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError
+from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
-from dqlab.files import write_text
 from dqlab.registry import configurable
 
 SETTINGS = "settings.json"
@@ -96,7 +95,7 @@ class BehaviourTraining:
         if not known.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise ConfigError(f"{folder} holds something else than policies of this version. Choose another --out.")
-            _write(known, json.dumps(settings, indent=1))
+            save_text(known, json.dumps(settings, indent=1))
         elif known.read_text() != json.dumps(settings, indent=1):
             raise ConfigError(
                 f"{folder} holds behaviour policies trained with other settings ({known}). Choose another --out."
@@ -171,13 +170,6 @@ def import_sb3() -> Any:
 
 def _ignore(rows: object) -> None:
     """Nothing is kept."""
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Choose another --out.") from error
 
 
 @contextmanager

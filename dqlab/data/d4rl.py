@@ -35,7 +35,9 @@ def read_d4rl(path: Path, state_dim: int | None = None, action_dim: int | None =
             name: floats(where, name, getattr(columns, name)) for name in ("observations", "actions", "rewards")
         }
         terminals = flags(where, "terminals", columns.terminals)
-        return Columns(**tables, terminals=terminals, timeouts=timeouts, metadata=columns.metadata, where=where)
+        return Columns(
+            **tables, terminals=terminals, timeouts=timeouts, metadata=columns.metadata, extras={}, where=where
+        )
 
 
 def write_d4rl(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:

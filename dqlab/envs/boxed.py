@@ -47,7 +47,7 @@ def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     try:
         return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
     except (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error) as error:
-        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".")
+        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
         raise ConfigError(
             f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
             "installed; an id that a module registers is written MODULE:NAME."

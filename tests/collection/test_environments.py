@@ -38,7 +38,7 @@ class Made(gymnasium.Env):  # type: ignore[misc]
 
 gymnasium.register("collected/Made-v0", entry_point=Made)
 ODD = [
-    ("Pendulm-v1", {}, "Did you mean: `Pendulum`"),
+    ("Pendulm-v1", {}, "Did you mean: `Pendulum`. Check its id"),
     ("no_such_module:Made-v0", {}, "No module named 'no_such_module'"),
     ("Pendulum-v1", {"gravity": 1}, "unexpected keyword argument 'gravity'"),
     ("CartPole-v1", {}, "has actions Discrete"),
