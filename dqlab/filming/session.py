@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dqlab.errors import RunError
 from dqlab.evaluation import Evaluator
@@ -15,6 +18,14 @@ from dqlab.filming.studio import Studio
 from dqlab.run_folder import RunFolder
 from dqlab.sending import send_rest
 from dqlab.tracking.videos import is_tracked, keep
+
+SHOWN = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("steps"),
+    TimeRemainingColumn(),
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,10 @@ class Filming:
         """
         console, waiting = Console(), Console(stderr=True)
         for scene in self._scenes:
-            with waiting.status(f"filming {scene.film.path}"):
-                about = self._studio.shoot(scene.takes, scene.film)
+            with Progress(*SHOWN, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+                steps = sum(len(take.actions) for take in scene.takes)
+                task = progress.add_task(f"filming {escape(str(scene.film.path))}", total=steps)
+                about = self._studio.shoot(scene.takes, scene.film, partial(progress.advance, task))
             console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
             for number, take in enumerate(scene.takes, 1):
                 score = float(self._task.score(take.total))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -56,15 +56,21 @@ class Studio:
         """What the latest evaluation noted."""
         return self._recording.takes
 
-    def shoot(self, takes: Sequence[Take], film: Film) -> str:
-        """Play the episodes again and write the video; returns its size and speed in words."""
+    def shoot(self, takes: Sequence[Take], film: Film, step_done: Callable[[], Any] = bool) -> str:
+        """Play the episodes again and write the video; returns its size and speed in words.
+
+        Args:
+            takes: the episodes, at least one.
+            film: the file.
+            step_done: called after every step; without a GPU a second of video may take many.
+        """
         with self._camera() as env:
             fps = float(env.metadata.get("render_fps") or USUAL_FPS)
             _begin(env, takes[0])
             height, width = _picture(env).shape[:2]
             with encoding(film.path, fps, (width, height)) as encoder:
                 for take in takes:
-                    self._play(env, take, encoder)
+                    self._play(env, take, encoder, step_done)
         return f"{width}x{height}, {fps:g} frames/s"
 
     @contextmanager
@@ -94,7 +100,7 @@ class Studio:
             raise ConfigError(f"--render: {self._task.name} has nothing to draw.") from error
         raise ConfigError(f"{self._task.name} is drawn at its own size only: leave out --render-size.") from error
 
-    def _play(self, env: Any, take: Take, encoder: Encoder) -> None:
+    def _play(self, env: Any, take: Take, encoder: Encoder, step_done: Callable[[], Any]) -> None:
         """One episode; a warning where its return is not the evaluation's."""
         _begin(env, take)
         encoder.add(partial(_picture, env))
@@ -102,6 +108,7 @@ class Studio:
         for action in take.actions:
             total += float(env.step(action)[1])
             encoder.add(partial(_picture, env))
+            step_done()
         if abs(total - take.total) > 1e-6 * max(1.0, abs(take.total)):
             text = f"the episode in the video has the return {total:.1f}, the evaluation's had {take.total:.1f}"
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
