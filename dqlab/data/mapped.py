@@ -91,9 +91,13 @@ def _write_files(
     columns: Columns, outline: Outline, view: View, folder: Path, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     stores = {name: OnDisk(shape, folder / f"{name}.f32") for name, shape in shapes.items()}
-    mean, std = write(columns, outline, view, Fields(**stores))
-    for store in stores.values():
-        store.close()
+    try:
+        mean, std = write(columns, outline, view, Fields(**stores))
+        for store in stores.values():
+            store.close()
+    finally:
+        for store in stores.values():
+            store.drop()
     outline.rewards.tofile(folder / "rewards.f32")
     outline.returns.tofile(folder / "returns.f64")
     facts = {"rows": len(columns), "shapes": shapes, "state_mean": mean, "state_std": std}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -106,6 +107,11 @@ class OnDisk(Store):
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+    def drop(self) -> None:
+        """Close the file, whatever is in it."""
+        with contextlib.suppress(OSError):  # what could not be written is tried again
+            self._file.close()
 
     @property
     def _row_bytes(self) -> int:
