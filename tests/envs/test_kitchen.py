@@ -1,15 +1,20 @@
 """The kitchen against D4RL's own code on genuine MuJoCo 2.1.0.
 
 `golden/kitchen.npz` was recorded with D4RL 1.1's `KitchenMicrowaveKettleLightSliderV0`, gym 0.23.1 and mujoco-py
-2.1.2.14 (`USE_DM_CONTROL = False`). First part, noise off: the hand pushes at the microwave, from state `qpos0`, `qvel0`,
-`actions`, and after each `qpos`, `qvel` and how many `contacts` there are. Second part, D4RL's noise: after
-`env.seed(5)`, the first 30 numbers of the observation of `env.reset()` and of the steps with `noisy_actions`. Third, the
-compiled inertias of the bodies with capsules.
+2.1.2.14 (`USE_DM_CONTROL = False`), in four parts.
+
+1. Noise off, fingers that push the slide cabinet, then the light switch: from state `qpos0`, `qvel0` the steps with
+   `actions`, and `qpos`, `qvel` after each.
+2. Noise off, the hand near or on the microwave: positions `touching` and how many `contacts` MuJoCo finds there.
+3. D4RL's noise: after `env.seed(5)`, the first 30 numbers of the observation of `env.reset()` and of the steps with
+   `noisy_actions`.
+4. The compiled inertias of the bodies that have capsules.
 """
 
 from __future__ import annotations
 
 import pickle
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,8 @@ from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
 
 pytest.importorskip("gymnasium_robotics")
-from dqlab.envs.kitchen import GOALS, INITIAL  # noqa: E402
-from dqlab.envs.kitchen_model import model_file  # noqa: E402
+from dqlab.envs.kitchen import GOALS, INITIAL
+from dqlab.envs.kitchen_model import CAPSULE_MASSES, model_file
 
 GOLDEN = Path(__file__).parent / "golden" / "kitchen.npz"
 TASK = tasks.get("kitchen-complete-v0")
@@ -48,33 +53,44 @@ def put(env: Any, qpos: np.ndarray) -> Any:
     return base
 
 
-def replay(base: Any, golden: Any) -> float:
+def replay(base: Any, golden: Any, run: int) -> float:
     """Largest error of states after the recorded actions."""
     base.reset(seed=0)
-    base.set_state(golden["qpos0"], golden["qvel0"])
+    base.set_state(golden["qpos0"][run], golden["qvel0"][run])
     base._observe()
     worst = 0.0
-    for i, action in enumerate(golden["actions"]):
+    for action, qpos, qvel in zip(golden["actions"][run], golden["qpos"][run], golden["qvel"][run], strict=True):
         base.step(action)
-        errors = base.data.qpos - golden["qpos"][i], base.data.qvel - golden["qvel"][i]
+        errors = base.data.qpos - qpos, base.data.qvel - qvel
         worst = max(worst, *(float(np.abs(error).max()) for error in errors))
     return worst
 
 
-def test_contacts_of_mujoco_210(still: Any) -> None:
+@pytest.mark.parametrize("run", [0, 1])
+def test_pushing_as_on_mujoco_210(still: Any, run: int) -> None:
     golden = np.load(GOLDEN)
-    assert golden["contacts"].max() > 4, "four hold the kettle"
-    assert replay(still.unwrapped, golden) < 1e-9
+    moved = np.abs(golden["qpos"][run, -1] - golden["qpos0"][run])[9:].max()
+    assert moved > 0.05, "fingers and objects touch"
+    assert replay(still.unwrapped, golden, run) < 1e-9
 
 
-def test_the_mid_phase_loses_contacts(still: Any) -> None:
-    """What the model's correction is for; should it become unnecessary one day, this says so."""
-    flags = still.unwrapped.model.opt
-    flags.disableflags &= ~mujoco.mjtDisableBit.mjDSBL_MIDPHASE
-    try:
-        assert replay(still.unwrapped, np.load(GOLDEN)) > 1e-4
-    finally:
-        flags.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE
+def contacts(model: mujoco.MjModel, qpos: np.ndarray) -> int:
+    data = mujoco.MjData(model)
+    data.qpos[:] = qpos
+    mujoco.mj_forward(model, data)
+    return int(data.ncon)
+
+
+def test_no_contact_is_lost(env: Any) -> None:
+    """Bounding boxes are stored in the inertial frames: the corrected ones must not be permuted against the old."""
+    golden = np.load(GOLDEN)
+    permuted = copy(env.unwrapped.model)
+    for body in CAPSULE_MASSES:
+        frame = permuted.body_iquat[permuted.body(body).id]
+        mujoco.mju_mulQuat(frame, frame.copy(), np.full(4, 0.5))
+    for qpos, found in zip(golden["touching"], golden["contacts"], strict=True):
+        assert contacts(env.unwrapped.model, qpos) == found
+        assert contacts(permuted, qpos) < found
 
 
 def test_inertias_of_mujoco_210(env: Any) -> None:
@@ -94,7 +110,7 @@ def test_noise_and_its_order_are_d4rls(env: Any) -> None:
 
 
 def test_noise_amplitudes_by_hand(env: Any) -> None:
-    """A tenth of the robot's table: 0.01 for the arm, 5e-5 for knobs, 5e-4 for the slide cabinet, 0.01 for the doors."""
+    """A tenth of the robot's table: 0.01 for the arm and the doors, 5e-5 for burners, 5e-4 for the slide cabinet."""
     start = INITIAL.copy()
     start[26:] /= np.linalg.norm(start[26:])
     off = np.array([env.reset(seed=seed)[0][:30] - start for seed in range(200)])
@@ -152,10 +168,11 @@ def test_goals_are_judged_by_what_is_seen() -> None:
 
 def test_targets_start_from_the_last_observation(env: Any) -> None:
     observation, _ = env.reset(seed=1)
-    action = np.array([0.5, -0.5, 0, 0, 0, 0, 0, -1, 3.0])
+    action = np.array([0.5, 0.5, 0, 0, 0, 0, 0, -1, 3.0])
     env.step(action)
     servos = env.unwrapped.data.ctrl
-    assert servos[:3] == pytest.approx(observation[:3] + [0.08, -0.08, 0.0], abs=1e-12)
+    moved = servos[:3] - observation[:3]
+    assert moved == pytest.approx([0.08, 0.08, 0.0], abs=1e-12)
     assert servos[7:].tolist() == [0.0, 0.04]
 
 
