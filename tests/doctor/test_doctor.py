@@ -144,6 +144,13 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "python3-dev" in found.fix
 
 
+def test_devices_are_told() -> None:
+    gpu = {"name": "NVIDIA X", "capability": "9.0", "free": 70 * 2**30, "total": 80 * 2**30}
+    known = training._device({"version": "2.6", "cuda": "12.4", "devices": [gpu, gpu]})
+    assert known.text == "2 x CUDA: NVIDIA X (70 of 80 GiB free, compute capability 9.0)"
+    assert known.state is State.OK
+
+
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
