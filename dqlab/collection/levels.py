@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,9 +30,9 @@ class PPOPolicy(Acting):
         self.path = self.choose()
         self._policy = GaussianMLP(self.path)
 
+    @abstractmethod
     def choose(self) -> Path:
         """Which checkpoint."""
-        raise NotImplementedError
 
     def about(self) -> str:
         """As in `Behaviour`."""

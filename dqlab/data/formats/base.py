@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from dqlab.errors import ConfigError
 from dqlab.files import sha256_of
 from dqlab.registry import Registry
 
@@ -97,7 +98,7 @@ class Format(ABC):
             DataError: the file cannot be written, or this format cannot say what is in the columns.
             ConfigError: this format is only read.
         """
-        raise NotImplementedError
+        raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
 
 def digest_of(path: Path) -> str:
