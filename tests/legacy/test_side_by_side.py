@@ -68,7 +68,7 @@ def test_a_hundred_steps(pair: tuple[str, Original, Today]) -> None:
     errors = many_steps(original, today, ENVIRONMENTS[name].action_dim, 100, scale=0.3)
     assert errors.state.max() < FREE.get(name, EXACT)
     assert np.median(errors.state) < EXACT
-    assert errors.reward.max() < EXACT
+    assert errors.reward.max() < FREE.get(name, EXACT)
     assert errors.terminations == 0
 
 
