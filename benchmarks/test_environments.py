@@ -1,14 +1,16 @@
 """Environments: dqlab's against plain Gymnasium's of the same models, both stepped in its vector environment.
 
-What Gymnasium has is its own baseline, with the same masses written into the model. What dqlab brings itself is held
-against a bare `MujocoEnv` around the same compiled model, which hands the state out and has no reward and no end. Both
-sides begin in the same states, take the same actions and go through the same states; nothing ends an episode, so that
-neither resets. `per second` counts steps of the environments.
+What Gymnasium has is its own baseline, with the same masses written into the model. AntMaze is held against a bare
+`MujocoEnv` around the same compiled model, which hands the state out and has no reward and no end. Both sides begin in
+the same states, take the same actions and go through the same states. Pen and kitchen are held against
+gymnasium-robotics' own environments, which start and observe otherwise. Nothing ends an episode, so that neither side
+resets. `per second` counts steps of the environments.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,7 +34,18 @@ TASKS = {
     "hopper": "hopper-medium-v2",
     "halfcheetah": "halfcheetah-medium-v2",
     "antmaze": "antmaze-medium-play-v0",
+    "pen": "pen-human-v1",
+    "kitchen": "kitchen-mixed-v0",
 }
+
+ROBOTICS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pen": ("AdroitHandPen-v1", {}),
+    "kitchen-burner": (
+        "FrankaKitchen-v1",
+        {"tasks_to_complete": ["microwave", "kettle", "bottom burner", "light switch"]},
+    ),
+}
+"""gymnasium-robotics' environments, and their arguments, by robot."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,11 @@ class Bare(mujoco_env.MujocoEnv):  # type: ignore[misc, name-defined]
 
 def plain(task: Task, env: Any) -> Any:
     """What one of dqlab's environments is held against."""
+    if task.robot in ROBOTICS:
+        name, arguments = ROBOTICS[task.robot]
+        return gymnasium.make(
+            f"gymnasium_robotics:{name}", max_episode_steps=task.episode_limit, disable_env_checker=True, **arguments
+        )
     if ":" in task.env_id:
         return Bare(env.unwrapped)
     known = gymnasium.make(task.env_id, max_episode_steps=task.episode_limit, disable_env_checker=True)
@@ -98,22 +116,31 @@ def vector(envs: Sequence[Callable[[], Any]]) -> Any:
     return gymnasium.vector.SyncVectorEnv(envs)
 
 
-def play(envs: Any, actions: np.ndarray) -> np.ndarray:
+def play(envs: Any, actions: np.ndarray) -> Any:
     """The last observations (E, S) after actions (T, E, A)."""
     envs.reset(seed=0)
     for action in actions:
         observations = envs.step(action)[0]
-    return np.array(observations)
+    return copy.deepcopy(observations)
+
+
+@pytest.fixture(autouse=True)
+def no_pen_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("gymnasium_robotics"):
+        monkeypatch.setattr("dqlab.envs.adroit.DROPPED", -np.inf)
 
 
 def test_environments(measure: Callable[..., Any], case: Case) -> None:
     task = endless_task(TASKS[case.robot])
+    if task.extra:
+        pytest.importorskip("gymnasium_robotics")
     ours = vector([lambda: endless(make_env(task))] * case.copies)
     ours.reset(seed=0)
     theirs = vector([partial(plain, task, env) for env in ours.envs])
     shape = (STEPS, case.copies, task.action_dim)
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
-    np.testing.assert_allclose(play(ours, actions[:10]), play(theirs, actions[:10]), atol=1e-4)
+    if task.robot not in ROBOTICS:
+        np.testing.assert_allclose(play(ours, actions[:10]), play(theirs, actions[:10]), atol=1e-4)
     measure(
         lambda: play(ours, actions),
         baseline=lambda: play(theirs, actions),
