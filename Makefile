@@ -17,14 +17,14 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal -m "not legacy"
 
 # D4RL's own stack on MuJoCo 2.1.0, in .venv-legacy. LEGACY_PYTHON chooses its interpreter (3.8 to 3.11).
 legacy:
 	@scripts/legacy.sh .venv-legacy
 
 test-legacy: $(VENV)/.dev legacy
-	$(BIN)/pytest -m legacy tests/legacy
+	$(BIN)/pytest -n 2 --dist worksteal -m legacy tests/legacy
 
 fidelity: $(VENV)/.dev legacy
 	$(BIN)/dqlab fidelity --out docs/fidelity.md
