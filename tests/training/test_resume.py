@@ -68,12 +68,12 @@ def journal(out: Path, seed: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("algorithm", "kills"), [("diffusion_ql", 4), ("td3_bc", 2)])
+@pytest.mark.parametrize(("algorithm", "kills"), [("diffusion_ql", 3), ("td3_bc", 1)])
 def test_kill_and_resume_is_bit_identical(tmp_path: Path, algorithm: str, kills: int) -> None:
     """With candidates and without, delayed networks included; evaluations, too."""
     whole, killed, more = tmp_path / "whole", tmp_path / "killed", ("--set", f"Experiment.algorithm={algorithm}")
     subprocess.run(command(whole, *more), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
-    assert run_killed(killed, 0, kills, *more) >= kills // 2
+    assert run_killed(killed, 0, kills, *more) >= (kills + 1) // 2
     (tensors, record), (expected, expected_record) = final_state(killed), final_state(whole)
     assert record == expected_record
     assert record["step"] > 0
