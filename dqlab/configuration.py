@@ -202,9 +202,15 @@ def flat(text: str) -> dict[str, Any]:
     }
 
 
-def differences(old: str, new: str, ignore: Sequence[str] = ()) -> list[str]:
-    """What two gin texts bind differently, one line each."""
-    before, after = flat(old), flat(new)
+def differences(old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None) -> list[str]:
+    """What two gin texts bind differently, one line each.
+
+    Args:
+        old, new: the texts.
+        ignore: names that do not matter.
+        assumed: values of what a text does not name.
+    """
+    before, after = {**(assumed or {}), **flat(old)}, {**(assumed or {}), **flat(new)}
     names = sorted(set(before) | set(after))
     return [
         f"{name}: {before.get(name, 'unset')!r} before, {after.get(name, 'unset')!r} now"

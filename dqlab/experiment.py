@@ -101,7 +101,7 @@ class Experiment:
     @property
     def stepped_by(self) -> str:
         """The physics of its evaluations: the law, or that of a backend to which laws do not apply."""
-        return physics_of(self.env_backend, self.physics)
+        return physics_of(self.the_task, self.env_backend, self.physics)
 
     @cached_property
     def the_algorithm(self) -> Algorithm:
@@ -176,7 +176,7 @@ class Experiment:
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
-        env_backends.get(self.env_backend)
+        env_backends.get(self.env_backend)(self.the_task, self.physics)
         self.the_task.arguments()
         each = [self.algorithm_of(replica) for replica in self.the_replicas]
         try:

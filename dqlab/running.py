@@ -51,6 +51,10 @@ WITHOUT_EFFECT = (
 instead of where the dataset comes from, its digest is compared)."""
 
 
+LATER = {"Experiment.env_backend": "gymnasium"}
+"""Parameters that came after runs were stored, with the value at which those ran."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A finished run.
@@ -222,7 +226,7 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     """A resumed run must be the same experiment on the same data."""
     if not folder.config.exists():
         return
-    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT)
+    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT, LATER)
     before = folder.facts()["data"]["digest"]
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")

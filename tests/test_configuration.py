@@ -14,6 +14,7 @@ from dqlab import configuration
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError
 from dqlab.experiment import Experiment
+from dqlab.running import LATER
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 
@@ -189,3 +190,11 @@ def test_the_gin_folder_does_not_shadow_the_library() -> None:
     code = "import gin; assert hasattr(gin, 'parse_config'), gin; print(gin.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "site-packages" in done.stdout or "dist-packages" in done.stdout
+
+
+def test_a_text_that_is_older_than_a_parameter_ran_with_its_default() -> None:
+    old, new = "Experiment.task = 'a'", "Experiment.task = 'a'\nExperiment.env_backend = '{}'"
+    assert configuration.differences(old, new.format("gymnasium"), (), LATER) == []
+    assert configuration.differences(old, new.format("d4rl"), (), LATER) == [
+        "Experiment.env_backend: 'gymnasium' before, 'd4rl' now"
+    ]

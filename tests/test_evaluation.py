@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -81,3 +84,26 @@ def test_bc_acts_with_one_sample() -> None:
     assert algorithm.act_noise(DIMS, 10)["start"].shape == (10, 3)
     result = Evaluator(HOPPER, "modern", 2).run(Pack([algorithm], DIMS, [0]), 0)[0]
     assert result.lengths.min() >= 1
+
+
+class Odd(gymnasium.Env):
+    """Ends after three steps, saying so by a number, with a reward in an array."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (11,))
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (3,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.time = 0
+        return np.zeros(11), {}
+
+    def step(self, action: Any) -> Any:
+        self.time += 1
+        return np.zeros(11), np.array([1.0]), int(self.time == 3), 0, {}
+
+
+def test_ends_may_be_numbers_and_rewards_arrays() -> None:
+    gymnasium.register("dqlab-test/Odd-v0", Odd)
+    task = replace(HOPPER, env_id="dqlab-test/Odd-v0", body=None)
+    (episodes,) = Evaluator(task, "mujoco210", 2).run(pack([0]), 0)
+    assert episodes.returns.tolist() == [3.0, 3.0]
+    assert episodes.lengths.tolist() == [3, 3]

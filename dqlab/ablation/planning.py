@@ -12,7 +12,7 @@ from typing import Any
 from dqlab import configuration
 from dqlab.ablation.cells import Cell
 from dqlab.ablation.grid import Setting
-from dqlab.ablation.reader import SOURCES, Base, Data, Reader, Values, canonical
+from dqlab.ablation.reader import SOURCES, Base, Data, Reader, Values, as_ever, canonical
 
 DIGITS = 16
 
@@ -112,7 +112,8 @@ def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Value
     values, choices = reader.values(base, setting)
     data = reader.data(values)
     # what is read counts, not where from
-    runs = {name: value for name, value in canonical(values).items() if name != SOURCES} | {"data": data.digest}
+    read = {name: value for name, value in canonical(values).items() if name != SOURCES}
+    runs = {name: value for name, value in read.items() if not as_ever(name, value)} | {"data": data.digest}
     kind = {name: value for name, value in runs.items() if name not in choices.scalars}
     own = {reader.name(name): value for name, value in setting.bindings.items()}
     scalars = {name: value for name, value in own.items() if name in choices.scalars}

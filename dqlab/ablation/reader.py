@@ -26,7 +26,7 @@ from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.experiment import Experiment
 from dqlab.gin_registry import wrapped
-from dqlab.running import WITHOUT_EFFECT
+from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.training.model_selection import early_stops, offline_rules
 from dqlab.training.rehearsal import read_directly
 
@@ -240,9 +240,19 @@ def _read_with_the_data() -> Values:
     return {**of_data, **parameters(reward_transforms.selector(transform))}
 
 
+def as_ever(name: str, value: Any) -> bool:
+    """Whether a parameter is later than grids that were trained, at the value that they ran with: ids stay."""
+    return _short(name) in LATER and LATER[_short(name)] == value
+
+
+def _short(name: str) -> str:
+    """A complete name without its module."""
+    return name.split(".", 1)[1] if "." in name else name
+
+
 def _counts(name: str) -> bool:
     """Whether a parameter has to do with what a cell gives."""
-    short = name.split(".", 1)[1] if "." in name else name
+    short = _short(name)
     own = short in {f"Experiment.{field}" for field in NOT_IDENTITY}
     return not (own or name.startswith(ABOUT_THE_GRID) or short in WITHOUT_EFFECT) or name == SOURCES
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -36,17 +35,47 @@ class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
 
     Args:
         arguments: of `MujocoEnv`, such as `render_mode`.
+
+    Attributes:
+        target: quaternion (4,) of the target's orientation.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(reward_type="dense", **arguments)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
-        model = copy(_compiled(self.fullpath))  # the target's orientation is part of the model
+        model = _compiled(self.fullpath)
         return model, mujoco.MjData(model)
+
+    def reset_model(self) -> Array:
+        """Draw a target; the observation (45,)."""
+        observation = super().reset_model()
+        self.target = self.model.body_quat[self.target_obj_body_id].copy()
+        return np.asarray(observation)
+
+    def get_env_state(self) -> dict[str, Any]:
+        """`qpos`, `qvel` and `desired_orien`, the target."""
+        self._aim()
+        return dict(super().get_env_state())
+
+    def set_env_state(self, state_dict: dict[str, Any]) -> None:
+        """Stand in a state that `get_env_state` gave."""
+        self.target = np.array(state_dict["desired_orien"])
+        super().set_env_state(state_dict)
+
+    def _aim(self) -> None:
+        """Put this environment's target into the model, which all of a process share."""
+        self.model.body_quat[self.target_obj_body_id] = self.target
+
+    def render(self) -> Any:
+        """A picture, as `render_mode` says."""
+        self._aim()
+        mujoco.mj_kinematics(self.model, self.data)
+        return super().render()
 
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """50 ms under an action (24,); `info["goal_achieved"]` as in D4RL."""
+        self._aim()
         observation, reward, _, _, info = super().step(action)
         dropped = bool(self.data.xpos[self.obj_body_id][2] < DROPPED)
         return observation, float(reward), dropped, False, {"goal_achieved": bool(info["success"])}

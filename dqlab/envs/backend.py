@@ -87,15 +87,21 @@ class GymnasiumEnvironments(Environments):
 
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
-        each = [self.envs[number].step(action)[:4] for number, action in zip(which, actions, strict=True)]
-        states, rewards, terminated, truncated = (np.array(column) for column in zip(*each, strict=True))
-        return Stepped(states, rewards.astype(np.float64), terminated | truncated)
+        each = [stepped(self.envs[number], action) for number, action in zip(which, actions, strict=True)]
+        states, rewards, _, over = (np.array(column) for column in zip(*each, strict=True))
+        return Stepped(states, rewards, over)
 
     def close(self) -> None:
         """Close them."""
         for env in self.envs:
             env.close()
         self.envs = []
+
+
+def stepped(env: Any, action: Array) -> tuple[Array, float, bool, bool]:
+    """Step a Gymnasium environment: state, reward, whether it ended the episode, whether that or its limit did."""
+    state, reward, terminated, truncated, _ = env.step(action)
+    return state, float(np.asarray(reward).item()), bool(terminated), bool(terminated or truncated)
 
 
 EnvBackend = Callable[[Task, str], Environments]
@@ -114,6 +120,7 @@ def gymnasium_backend(task: Task, physics: str) -> Environments:
     return GymnasiumEnvironments(task, physics)
 
 
-def physics_of(backend: str, physics: str) -> str:
-    """What a record says of the dynamics: the physics law, or the backend's own physics, to which no law applies."""
-    return str(getattr(env_backends.get(backend), "own_physics", "") or physics)
+def physics_of(task: Task, backend: str, physics: str) -> str:
+    """What a record says of the dynamics: the law's name; or whose they are where no law applies."""
+    own = getattr(env_backends.get(backend), "own_physics", "")
+    return str(own or (physics if task.body is not None else "the environment's own"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from typing import Any
 
@@ -58,6 +58,17 @@ class Task:
         """
         chosen = asdict(self.settings()) if self.settings else {}
         return {**self.env_kwargs, **chosen}
+
+    def chosen(self) -> dict[str, Any]:
+        """Those that gin has chosen otherwise than by default, by their gin names."""
+        if self.settings is None:
+            return {}
+        given = self.settings()
+        return {
+            f"{type(given).__name__}.{field.name}": getattr(given, field.name)
+            for field in fields(given)
+            if getattr(given, field.name) != field.default
+        }
 
     @property
     def url(self) -> str:

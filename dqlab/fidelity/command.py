@@ -13,6 +13,7 @@ from dqlab.fidelity.page import page
 from dqlab.fidelity.rows import Say, environments, measure
 from dqlab.fidelity.runs import compared
 from dqlab.files import write_text
+from dqlab.run_folder import RunFolder
 
 PACKAGES = ("gymnasium", "mujoco", "gymnasium-robotics", "numpy")
 
@@ -33,6 +34,10 @@ def make(out: Path, chosen: Sequence[str], runs: Sequence[Path], copies: int, sa
     legacy_python()
     if copies < 1:
         raise ConfigError(f"--episodes must be at least 1, not {copies}.")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder. Name a file.")
+    for run in runs:
+        RunFolder(run).facts()
     known = environments()
     for name in chosen:
         if name not in known:

@@ -63,12 +63,12 @@ def measure(task: Task, copies: int, say: Say) -> Iterator[Row]:
             many = _free(silent, again, task, NUDGE)
         with closing(Original(task, copies)) as again:
             yield Row(task.robot, "d4rl, nudged", many=many, returns=_earned(task, original, again, NUDGE))
-        for physics in physics_of(task):
+        for physics in laws_of(task):
             say(f"{task.robot}: gymnasium, {physics or 'its own model'}")
             yield _row(task, copies, silent, original, physics)
 
 
-def physics_of(task: Task) -> list[str]:
+def laws_of(task: Task) -> list[str]:
     """Names of the physics laws that change this environment; an empty one where none does."""
     return physics_laws.names() if task.body is not None else [""]
 

@@ -9,7 +9,7 @@ import numpy as np
 from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment
-from dqlab.fidelity.rows import Say, physics_of, spread
+from dqlab.fidelity.rows import Say, laws_of, spread
 from dqlab.fidelity.sides import Array
 from dqlab.run_folder import RunFolder
 from dqlab.training import checkpoint
@@ -42,7 +42,7 @@ def compared(path: Path, episodes: int, say: Say) -> str:
 def _ways(experiment: Experiment) -> list[dict[str, str]]:
     """What to evaluate with: the original first."""
     original, today = BACKENDS
-    laws = [{"physics": law} if law else {} for law in physics_of(experiment.the_task)]
+    laws = [{"physics": law} if law else {} for law in laws_of(experiment.the_task)]
     return [{"env_backend": original}, *({"env_backend": today, **law} for law in laws)]
 
 

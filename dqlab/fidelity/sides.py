@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.envs.backend import stepped
 from dqlab.envs.legacy.place import legacy_python
 from dqlab.envs.legacy.process import Worker
 from dqlab.envs.making import make_env
@@ -129,9 +130,8 @@ class Today(Side):
 
     def step(self, actions: Array) -> Moved:
         """As in `Side`."""
-        each = [env.step(action)[:4] for env, action in zip(self._envs, actions, strict=True)]
-        observations, rewards, terminated, truncated = (np.array(column) for column in zip(*each, strict=True))
-        return Moved(observations, rewards.astype(np.float64), terminated, terminated | truncated)
+        each = [stepped(env, action) for env, action in zip(self._envs, actions, strict=True)]
+        return Moved(*(np.array(column) for column in zip(*each, strict=True)))
 
     def close(self) -> None:
         """As in `Side`."""

@@ -32,7 +32,7 @@ def stand(env: Any, state: State) -> NDArray[np.float64]:
 def _hidden(env: Any) -> State:
     found: State = {}
     if hasattr(env, "target_obj_body_id"):
-        found["desired_orien"] = env.model.body_quat[env.target_obj_body_id].tolist()
+        found["desired_orien"] = env.target.tolist()
     if hasattr(env, "maze"):
         found["goal"] = env.goal.tolist()
     if hasattr(env, "open_goals"):
@@ -42,7 +42,8 @@ def _hidden(env: Any) -> State:
 
 def _hide(env: Any, state: State) -> None:
     if "desired_orien" in state:
-        env.model.body_quat[env.target_obj_body_id] = state["desired_orien"]
+        env.target = np.array(state["desired_orien"])
+        env.model.body_quat[env.target_obj_body_id] = env.target
     if "goal" in state:
         env.goal = np.array(state["goal"])
     if "remaining" in state:

@@ -82,8 +82,8 @@ def _npy(path: Path) -> list[float]:
 
 def _json(path: Path) -> list[float]:
     try:
-        return _numbers(path, json.loads(path.read_text()))
-    except ValueError as error:
+        return _numbers(path, json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 
 
@@ -103,16 +103,27 @@ READERS: dict[str, Callable[[Path], list[float]]] = {".npy": _npy, ".json": _jso
 
 def _csv(path: Path, column: str) -> list[float]:
     """One column; with a header if the first row is not all numbers."""
-    rows = [row for row in csv.reader(io.StringIO(path.read_text())) if row]
+    rows = _rows(path)
     if not rows:
         return []
-    header = [] if all(map(_is_number, rows[0])) else [name.strip() for name in rows[0]]
-    index = _column(path, header or [str(number) for number in range(len(rows[0]))], column)
-    body = list(enumerate(rows, 1))[1 if header else 0 :]
+    first = rows[0][1]
+    header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
+    names = header or [str(number) for number in range(len(first))]
+    index = _column(path, names, column)
+    body = rows[1:] if header else rows
     for number, row in body:
         if index >= len(row) or not _is_number(row[index]):
-            raise DataError(f"{path}, line {number}: no number in column '{column or index}'.")
+            raise DataError(f"{path}, line {number}: no number in column '{names[index]}'.")
     return [float(row[index]) for _, row in body]
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, with the number of the line that each ends in."""
+    try:
+        reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        return [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}.") from error
 
 
 def _column(path: Path, names: Sequence[str], column: str) -> int:

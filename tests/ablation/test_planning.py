@@ -80,6 +80,7 @@ INERT = [
     "Tracking.mlflow=False",
     "GaussianQL.grad_norm=1.0",
     "BehaviourCloning.learning_rate=1e-3",
+    "Experiment.env_backend='gymnasium'",
     "DiffusionQL.eta=1",
     "DiffusionQL.backup_candidates=10",
 ]

@@ -159,3 +159,22 @@ def test_nothing_is_printed() -> None:
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_environments_share_a_model_and_not_a_target() -> None:
+    """Stepped in turns, each goes its own way; alone, the same way."""
+
+    def play(env: Any) -> Any:
+        while True:
+            yield env.step(np.full(24, 0.1))[0]
+
+    together = [make_env(TASK) for _ in range(2)]
+    first = [env.reset(seed=seed)[0] for seed, env in enumerate(together)]
+    assert together[0].unwrapped.model is together[1].unwrapped.model
+    assert np.abs(first[0] - first[1]).max() > 0.1
+    turns = [np.array(pair) for pair, _ in zip(zip(*map(play, together), strict=True), range(5), strict=False)]
+    for seed in range(2):
+        env = make_env(TASK)
+        env.reset(seed=seed)
+        alone = [observation for observation, _ in zip(play(env), range(5), strict=False)]
+        np.testing.assert_array_equal(alone, [pair[seed] for pair in turns])

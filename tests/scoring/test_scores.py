@@ -43,7 +43,7 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["task"] for row in listed] == tasks.names()
     for row in all_references():
         scored = score(row["task"], [str(row["min_return"]), str(row["max_return"])])
-        assert scored.scores.tolist() == [0.0, 100.0]
+        assert scored.scores.tolist() == pytest.approx([0.0, 100.0], abs=1e-12)
         assert row["source"] == source_of(scored.task)
 
 
@@ -116,3 +116,25 @@ def test_names() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'walker2d'"):
         reference_of("walker")
     assert reference_of("hopper")[1].max_score == 3234.3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("binary.csv", b"\x00\xff\xfe", "cannot be read as CSV"),
+        ("long.csv", b"return\n" + b"1" * 200_000, "cannot be read as CSV"),
+        ("deep.json", b"[" * 100_000, "cannot be read as JSON"),
+        ("gap.csv", b"return,x\n1,2\n\n,3\n", "line 4: no number in column 'return'"),
+    ],
+)
+def test_odd_files_are_one_message(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_returns([str(path)])
+
+
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text("return,x\n1.5,2\n", encoding="utf-8-sig")
+    assert read_returns([str(path)]).tolist() == [1.5]

@@ -14,6 +14,9 @@ from dqlab.envs.legacy.process import Worker
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 
+AT_ONCE = 10
+"""Environments that one request makes."""
+
 
 @env_backends.register("d4rl", source="D4RL 1.1 (Fu et al. 2020) on gym 0.23.1, mujoco-py 2.1.2.14, MuJoCo 2.1.0")
 class OriginalStack(Environments):
@@ -28,6 +31,11 @@ class OriginalStack(Environments):
     def __init__(self, task: Task, physics: str) -> None:
         if not task.file:
             raise ConfigError(f"D4RL has no {task.name}: Experiment.env_backend='gymnasium' steps it.")
+        if chosen := task.chosen():
+            raise ConfigError(
+                f"{', '.join(chosen)}: D4RL's own {task.name} has no such choice. "
+                "Use Experiment.env_backend='gymnasium'."
+            )
         self._task, self._python, self._count = task, legacy_python(), 0
 
     @cached_property
@@ -41,9 +49,10 @@ class OriginalStack(Environments):
         Raises:
             StackError: the process fails.
         """
-        if count > self._count:
-            self.worker.ask("make", task=self._task.name, count=count)
-            self._count = count
+        while self._count < count:  # a few at a time: a kitchen takes a second
+            wanted = min(self._count + AT_ONCE, count)
+            self.worker.ask("make", task=self._task.name, count=wanted)
+            self._count = wanted
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
         """As in `Environments`; AntMaze's goal is drawn as D4RL draws it, with numpy seeded by the group."""

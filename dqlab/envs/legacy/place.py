@@ -37,4 +37,4 @@ def legacy_python() -> Path:
 
 def mujoco_tree(python: Path) -> Path:
     """MuJoCo 2.1.0's folder: $MUJOCO_PY_MUJOCO_PATH, or `mujoco210` in the environment of that Python."""
-    return Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210")
+    return Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()

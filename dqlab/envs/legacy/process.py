@@ -44,6 +44,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._said,
             env=environment(python),
+            cwd=Path(__file__).parent,  # not the user's folder, where a `d4rl` may lie
             start_new_session=True,  # Ctrl-C is dqlab's to answer; the worker ends when its input closes
         )
         self._end = weakref.finalize(self, end, self._process, self._said)
