@@ -18,6 +18,7 @@ from dqlab.errors import ConfigError
 from dqlab.experiment import Experiment
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
+BY_NAME = "load_dataset.sources=('embedded:walker2d-medium-expert-mini',)"
 FILES = sorted((ROOT / "ablations").glob("*.gin"))
 
 
@@ -52,7 +53,7 @@ def test_what_a_cell_runs_is_what_building_it_reads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_ids_are_equal_exactly_where_the_same_is_run(path: Path) -> None:
-    reader = Reader([path], [EMBEDDED, "Grid.tasks=()", "Grid.seeds=(0, 1)"])
+    reader = Reader([path], [BY_NAME, "Grid.tasks=()", "Grid.seeds=(0, 1)"])
     plan = make_plan(reader)
     texts = {}
     for setting in reader.grid.settings:
