@@ -18,6 +18,7 @@ from dqlab.algorithms.base import Batch
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.envs.making import make_env
 from dqlab.experiment import DTYPES, Experiment
+from dqlab.machine import resident_memory
 from dqlab.training.execution import Budget, Eager, execution_modes
 from dqlab.training.memory import need
 from dqlab.training.pack import Pack as Replicas
@@ -125,9 +126,10 @@ def measure(pack: Pack, seconds: float = LONG) -> Cost:
     evaluating = evaluations * experiment.the_task.episode_limit * acting
     needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.working
+    environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
         START + times * (updating + evaluating),
-        PROCESS + (0 if on_gpu else training) + _file_bytes(pack),
+        PROCESS + environments + (0 if on_gpu else training) + _file_bytes(pack),
         training if on_gpu else 0,
         experiment.the_threads,
     )
@@ -173,6 +175,16 @@ def _seconds(function: Callable[[], object], least: float) -> float:
         function()
         calls += 1
     return (time.perf_counter() - started) / calls
+
+
+def _env_bytes(experiment: Experiment, copies: int = 4) -> int:
+    """Memory of one more copy of the task's environment, when there is one already."""
+    made = [make_env(experiment.the_task, experiment.physics)]
+    before = resident_memory()
+    for _ in range(copies):
+        made.append(make_env(experiment.the_task, experiment.physics))
+        made[-1].reset(seed=0)
+    return max(0, resident_memory() - before) // copies
 
 
 def _env_seconds(experiment: Experiment, least: float) -> float:
