@@ -20,7 +20,7 @@ from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
 from dqlab.finishing import finish_replica, prune, write_own_config
 from dqlab.run_folder import RunFolder
-from dqlab.tracking.display import Display, announce_fallback, download_progress
+from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.settings import Tracking
@@ -203,6 +203,8 @@ def _load_data(experiment: Experiment, console: Console) -> Transitions:
         data = experiment.data(progress)
     if data.provenance.stand_in:
         announce_fallback(console, experiment.task, data.provenance)
+    else:
+        console.print(about_data(data.provenance), soft_wrap=True, highlight=False)
     return data
 
 

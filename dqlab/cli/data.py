@@ -62,7 +62,7 @@ def _add_info(doors: Any) -> None:
 def _add_convert(doors: Any) -> None:
     parser = command(doors, "convert", _convert, "Write a dataset in another format.")
     parser.add_argument("source", metavar="FROM", help=DATASET)
-    parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz), or minari:ID")
+    parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz, .pkl), or minari:ID")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     _add_task(parser)
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import gin
-
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
@@ -65,9 +63,9 @@ def action_bounds(task: Task) -> tuple[list[float], list[float]]:
 
 @configurable("envs")
 def gymnasium_task(
-    env_id: str = gin.REQUIRED,
-    min_score: float = gin.REQUIRED,
-    max_score: float = gin.REQUIRED,
+    env_id: str = "",
+    min_score: float | None = None,
+    max_score: float | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     episode_limit: int = 0,
     state_dim: int = 0,
@@ -87,6 +85,11 @@ def gymnasium_task(
     Raises:
         ConfigError: the environment cannot be used, the scores do not differ, or the name is another task's.
     """
+    if not env_id or min_score is None or max_score is None:
+        raise ConfigError(
+            "gymnasium_task wants env_id, such as 'Pendulum-v1', and two returns: min_score, which is scored as 0 "
+            "(a random policy's), and max_score, which is scored as 100 (a good one's)."
+        )
     if not max_score > min_score:
         raise ConfigError(f"gymnasium_task.max_score ({max_score:g}) must be above min_score ({min_score:g}).")
     known = bool(episode_limit and state_dim and action_dim)

@@ -46,12 +46,13 @@ def page(rows: Sequence[Row], runs: Sequence[str], copies: int, versions: str, c
         nudge=f"{NUDGE:g}",
         errors=_table(STATES, [_errors(row) for row in rows if not row.missing]),
         returns=_table(RETURNS, [_returns(row) for row in rows if row.returns]),
-        missing="\n".join(
-            f"Not measured: {row.environment}, {row.stepped_by}: {row.missing}" for row in rows if row.missing
-        ),
-        runs="\n\n".join(runs),
+        more="".join(f"{paragraph}\n\n" for paragraph in [*_missing(rows), *runs]),
         families=(files("dqlab.fidelity") / "families.md").read_text().rstrip(),
     )
+
+
+def _missing(rows: Sequence[Row]) -> list[str]:
+    return [f"Not measured: {row.environment}, {row.stepped_by}: {row.missing}" for row in rows if row.missing]
 
 
 def _errors(row: Row) -> list[str]:

@@ -31,6 +31,9 @@ class Encoder(ABC):
         path: where.
         fps: frames a second that are given.
         size: width and height of a frame.
+
+    Attributes:
+        fps: frames a second that are shown; a GIF leaves some out.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
@@ -126,7 +129,8 @@ class Gif(Encoder):
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         super().__init__(path, fps, size)
         self._every = max(1, math.ceil(fps / GIF_FPS))
-        self._milliseconds = 1000.0 * self._every / fps
+        self.fps = fps / self._every
+        self._milliseconds = 1000.0 / self.fps
         self._given, self._file = 0, path.open("wb")
 
     @staticmethod

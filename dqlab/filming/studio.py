@@ -18,7 +18,7 @@ import numpy as np
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.making import make_env
 from dqlab.envs.rendering import choose_gl
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, message_of
 from dqlab.evaluation import Evaluator
 from dqlab.filming.encoders import Encoder, Frame, encoding
 from dqlab.filming.recording import Recording, Take
@@ -48,8 +48,8 @@ class Studio:
             environments.close()
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
-        with self._camera():
-            pass
+        with self._camera() as env:
+            _try_out(env, self._task.name)
         self._recording = evaluator.environments = Recording(environments, film.episodes)
 
     def takes(self) -> list[Take]:
@@ -71,7 +71,7 @@ class Studio:
             with encoding(film.path, fps, (width, height)) as encoder:
                 for take in takes:
                     self._play(env, take, encoder, step_done)
-        return f"{width}x{height}, {fps:g} frames/s"
+        return f"{width}x{height}, {encoder.fps:g} frames/s"
 
     @contextmanager
     def _camera(self) -> Iterator[Any]:
@@ -112,6 +112,17 @@ class Studio:
         if abs(total - take.total) > 1e-6 * max(1.0, abs(take.total)):
             text = f"the episode in the video has the return {total:.1f}, the evaluation's had {take.total:.1f}"
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
+
+
+def _try_out(env: Any, name: str) -> None:
+    """Draw once, so that what is missing shows before anything is evaluated."""
+    import gymnasium
+
+    try:
+        env.reset(seed=0)
+        _picture(env)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
 
 
 def _begin(env: Any, take: Take) -> None:

@@ -96,6 +96,13 @@ def announce_fallback(console: Console, task: str, provenance: Any) -> None:
     console.print(Panel(Text("\n".join(lines)), title="NOT D4RL DATA", border_style="bold red"))
 
 
+def about_data(provenance: Any) -> Text:
+    """What is trained on, in a line."""
+    place = f" {provenance.path}" if provenance.path else ""
+    size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
+    return Text(f"data: {provenance.source}{place}: {size}" + (f" ({provenance.caveat})" if provenance.caveat else ""))
+
+
 @contextmanager
 def download_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
