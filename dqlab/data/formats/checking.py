@@ -72,7 +72,7 @@ def check_names(where: str, names: Collection[str]) -> None:
     """
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        has = ", ".join(sorted(names)) or "nothing"
+        has = ", ".join(sorted(map(str, names))) or "nothing"
         raise DataError(f"{where} has no '{missing[0]}' (it has: {has}); not a dataset in D4RL's layout.")
 
 
