@@ -266,7 +266,8 @@ def unpickled(path: Path) -> Any:
             return Machine(file, path.stat().st_size).load()
     except RefusedError as error:
         raise DataError(
-            f"{path} wants {_short(error)}, which a pickle of arrays has no use for. It is not read; nothing in it was run."
+            f"{path} wants {_short(error)}, which a pickle of arrays has no use for. "
+            "It is not read; nothing in it was run."
         ) from error
     except Exception as error:
         raise DamagedError(
