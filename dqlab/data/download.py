@@ -206,7 +206,7 @@ def _continues(response: Any, part: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         start = f"bytes {part.stat().st_size}-"
         same = _tag(response) == json.loads(_note(part).read_text())["tag"]
-        return same and response.headers.get("Content-Range", "").startswith(start)
+        return same and str(response.headers.get("Content-Range")).startswith(start)
     return False
 
 

@@ -86,6 +86,36 @@ def test_notes_are_kept(tmp_path: Path, name: str) -> None:
         assert dict(found.metadata) == {"provenance": "made", "about": "a test"}
 
 
+@pytest.mark.parametrize(
+    "notes", ["mine", {"a": 1}, ["a", "b"], ["mine"], ["[" * 100_000], 3.0], ids=lambda n: str(n)[:9]
+)
+def test_notes_of_others_are_no_damage(tmp_path: Path, notes: Any) -> None:
+    np.savez(tmp_path / "set.npz", **arrays(), metadata=notes)
+    with format_of("a.npz")[0].open(tmp_path / "set.npz") as found:
+        assert dict(found.metadata) == {}
+        assert len(found) == N
+
+
+@pytest.mark.parametrize(
+    "notes", [{"a": "x\0y"}, {"a\0b": "x"}, {"": "x"}, {"a": "x", "a/b": "y"}, {"a/b": "x", "a": "y"}]
+)
+def test_notes_that_hdf5_cannot_keep(tmp_path: Path, notes: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"Cannot write .*set.hdf5: HDF5 cannot keep the metadata '.*leave them out"):
+        written(tmp_path, "d4rl", columns(**notes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_notes_are_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "d4rl", columns(about="a test"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("metadata/claimed", (), "S2000000")
+        file["metadata/stored"] = "a" * 2_000_000
+        file.create_dataset("metadata/half", data=b"b" * 600_000)
+        file["metadata/other half"] = file["metadata/half"]
+    with format_of(str(path))[0].open(path) as found:
+        assert {name: len(text) for name, text in found.metadata.items()} == {"about": 6, "half": 600_000}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     """A file size limit stands for the disk: the writer gets an error at the same place."""

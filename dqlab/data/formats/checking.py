@@ -18,6 +18,8 @@ KNOWN = (*REQUIRED, "timeouts", "next_observations")
 MOST_COMPRESSED = 1100
 """Deflate, the best of the usual compressions, makes at most 1032 bytes out of one."""
 SMALL = 1 << 20
+LONGEST_NOTES = 1 << 20
+"""Bytes of a dataset's metadata above which they are not read."""
 
 
 class DamagedError(DataError):
