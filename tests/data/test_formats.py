@@ -210,7 +210,7 @@ PROGRAMS = {
         b"(" + b"N" * 100_000 + b"tq\x00cnumpy\nndarray\nq\x01(" + b"h\x01h\x00R" * 99 + b"l.",
         "more memory than its size",
     ),
-    "a deep name": (b"})" + b"\x85" * 300_000 + b"Ns.", "wants a tuple as a name"),
+    "a deep name": (b"})" + b"\x85" * 200_000 + b"Ns.", "wants a tuple as a name"),
     "SETITEM": (b"}" + WIDE + b"Ns.", "wants a tuple as a name"),
     "SETITEMS": (b"}(" + WIDE + b"Nu.", "wants a tuple as a name"),
     "DICT": (b"(" + WIDE + b"Nd.", "wants a tuple as a name"),
