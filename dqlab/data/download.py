@@ -89,14 +89,20 @@ def download(
     """
     refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
+    with _room(path), _alone(part, path) as needed:
+        if needed:
+            expected = _fetch(url, part, magic, progress, timeout)
+            _verify(url, part, expected, sha256)
+            os.replace(part, path)
+            _note(part).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """A folder for the file; what fails within this, and is not the server's fault, is the disk's."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(part, path) as needed:
-            if needed:
-                expected = _fetch(url, part, magic, progress, timeout)
-                _verify(url, part, expected, sha256)
-                os.replace(part, path)
-                _note(part).unlink(missing_ok=True)
+        yield
     except OSError as error:
         raise DataError(
             f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
@@ -152,8 +158,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         first = next(blocks, b"")
         if not resumed and not first.startswith(magic):
             raise UnavailableError(_not_the_file(url, response.geturl(), first))
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        _note(part).write_text(json.dumps({"url": url, "tag": tag}))
+        _note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb") as file:
             for block in itertools.chain([first], blocks):
                 file.write(block)
@@ -163,17 +168,46 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
 
 
 def _open(url: str, part: Path, timeout: float) -> Any:
-    headers = {"User-Agent": "dqlab", **_resume_headers(url, part)}
+    """The rest of the `.part` file where the server has it, else the whole file, for which the part is emptied."""
+    asked = _resume_headers(url, part)
+    response = _answer(url, asked, timeout)
+    if response is None or (response.status == 206 and not _continues(response, part)):
+        if response is not None:
+            response.close()
+        if not asked:
+            raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
+        os.truncate(part, 0)
+        return _open(url, part, timeout)
+    return response
+
+
+def _answer(url: str, asked: dict[str, str], timeout: float) -> Any:
+    """The server's; None where the kept part no longer fits its file."""
+    headers = {"User-Agent": "dqlab", **asked}
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and headers.get("Range"):  # the kept part no longer fits the server's file
-            os.truncate(part, 0)
-            return _open(url, part, timeout)
+        if error.code == 416 and asked:
+            return None
         raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+
+
+def _tag(response: Any) -> str | None:
+    """What the server knows this version of the file by."""
+    tag: str | None = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    return tag
+
+
+def _continues(response: Any, part: Path) -> bool:
+    """Whether a piece is the rest of the very file: some servers know ranges, but not what `If-Range` asks."""
+    with contextlib.suppress(OSError, ValueError):
+        start = f"bytes {part.stat().st_size}-"
+        same = _tag(response) == json.loads(_note(part).read_text())["tag"]
+        return same and str(response.headers.get("Content-Range")).startswith(start)
+    return False
 
 
 def _resume_headers(url: str, part: Path) -> dict[str, str]:
@@ -196,7 +230,7 @@ def _blocks(response: Any, url: str, part: Path) -> Iterator[bytes]:
     while True:
         try:
             block = response.read(CHUNK)
-        except (HTTPException, TimeoutError, ConnectionError) as error:
+        except (OSError, HTTPException) as error:
             raise _broken(url, part, f"{type(error).__name__}") from error
         if not block:
             return

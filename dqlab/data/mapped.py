@@ -6,6 +6,7 @@ and `facts.json`; it appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -14,7 +15,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,13 @@ def mapped(columns: Columns, view: View, folder: Path) -> Contents:
         raise DataError(f"Cannot write {folder}: {error.strerror or error}. {ELSEWHERE}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time maps into a folder; the others wait, and find what it wrote."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -98,10 +99,18 @@ def _write_files(
     finally:
         for store in stores.values():
             store.drop()
-    outline.rewards.tofile(folder / "rewards.f32")
-    outline.returns.tofile(folder / "returns.f64")
     facts = {"rows": len(columns), "shapes": shapes, "state_mean": mean, "state_std": std}
-    (folder / FACTS).write_text(json.dumps(facts))
+    _put(folder / "rewards.f32", outline.rewards)
+    _put(folder / "returns.f64", outline.returns)
+    _put(folder / FACTS, json.dumps(facts).encode())
+
+
+def _put(path: Path, data: Any) -> None:
+    """A small file, on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(memoryview(data).cast("B"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _opened(folder: Path) -> Contents:
@@ -113,11 +122,13 @@ def _opened(folder: Path) -> Contents:
         rewards = np.fromfile(folder / "rewards.f32", np.float32)
         returns = np.fromfile(folder / "returns.f64", np.float64)
         by: dict[str, Any] = {name: tuple(facts[name]) for name in ("state_mean", "state_std")}
-        if len(rewards) != len(arrays["terminal"]):
-            raise ValueError("rewards.f32 is too short")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not len(rewards) == len(arrays["terminal"]) == len(arrays["state"]):
+            raise ValueError("its files are not of one length")
+        if not len(returns):
+            raise ValueError("returns.f64 is empty")
+        return Contents(**arrays, rewards=rewards, returns=returns, rows=int(facts["rows"]), **by, folder=folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is damaged ({error}). Delete it; it is written again.") from error
-    return Contents(**arrays, rewards=rewards, returns=returns, rows=facts["rows"], **by, folder=folder)
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Rows:

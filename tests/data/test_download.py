@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import multiprocessing
 import os
+import shutil
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -40,6 +44,8 @@ class Site:
     status: int = 200
     to: str = ""
     announced: int | None = None
+    deaf: bool = False  # to If-Range
+    shift: int = 0  # of what is sent, against what was asked for
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -66,10 +72,13 @@ class Site:
             request.send_header("Location", self.to)
             request.end_headers()
             return
-        body, same = self.content, request.headers.get("If-Range") == self.tag
+        body, same = self.content, self.deaf or request.headers.get("If-Range") == self.tag
         if wanted and same:
-            body = self.content[int(wanted.removeprefix("bytes=").rstrip("-")) :]
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) - self.shift
+            body = self.content[start:]
         request.send_response(206 if wanted and same else 200)
+        if wanted and same:
+            request.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
         request.send_header("Content-Length", str(self.announced or len(body)))
         request.send_header("ETag", self.tag)
         request.end_headers()
@@ -132,6 +141,62 @@ def test_a_file_that_changed_meanwhile_starts_anew(site: Site, tmp_path: Path) -
     site.break_after, site.tag, site.content = None, '"two"', CONTENT[::-1]
     download(site.url, target)
     assert target.read_bytes() == CONTENT[::-1]
+
+
+def test_a_piece_of_another_file_or_place_is_not_the_rest(site: Site, tmp_path: Path) -> None:
+    target, other = tmp_path / "set.hdf5", CONTENT[::-1]
+    site.break_after = 300_000
+    with pytest.raises(DataError):
+        download(site.url, target)
+    site.deaf, site.tag, site.content = True, '"two"', other
+    with pytest.raises(DataError):
+        download(site.url, target)
+    assert (tmp_path / "set.hdf5.part").read_bytes() == other[:300_000]
+    site.break_after, site.shift = None, 100
+    download(site.url, target)
+    assert target.read_bytes() == other
+    assert site.ranges == [None, *["bytes=300000-", None] * 2]
+
+
+@pytest.fixture
+def garbled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server that speaks TLS up to the middle of a file, and then noise."""
+    key = tmp_path / "key.pem"
+    made = ["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2"]
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", "-"]
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    key.write_bytes(
+        subprocess.run(["openssl", *made, *named], check=True, capture_output=True).stdout + key.read_bytes()
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(key))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(key)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                raw, _ = listening.accept()
+                spoken = context.wrap_socket(raw.dup(), server_side=True)
+                if b"early" not in spoken.recv(1 << 16):
+                    spoken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n" + HDF5_MAGIC + bytes(999))
+                raw.sendall(b"noise" * 99)
+                raw.close()
+                spoken.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_connection_that_fails_is_no_full_disk(site: Site, garbled: str, cache: Path) -> None:
+    site.content = HDF5_MAGIC + CONTENT
+    found = d4rl_download(WALKER, mirrors=(f"{garbled}/early", garbled, site.url.removesuffix("/set.hdf5")))
+    assert found.path.read_bytes() == site.content
+    assert "cannot be reached (WRONG_VERSION_NUMBER)" in found.failed[1]
+    assert "broke off after" in found.failed[2]
+    assert "(SSLError)" in found.failed[2]
 
 
 def test_a_server_that_falls_silent(site: Site, tmp_path: Path) -> None:

@@ -86,6 +86,36 @@ def test_notes_are_kept(tmp_path: Path, name: str) -> None:
         assert dict(found.metadata) == {"provenance": "made", "about": "a test"}
 
 
+@pytest.mark.parametrize(
+    "notes", ["mine", {"a": 1}, ["a", "b"], ["mine"], ["[" * 100_000], 3.0], ids=lambda n: str(n)[:9]
+)
+def test_notes_of_others_are_no_damage(tmp_path: Path, notes: Any) -> None:
+    np.savez(tmp_path / "set.npz", **arrays(), metadata=notes)
+    with format_of("a.npz")[0].open(tmp_path / "set.npz") as found:
+        assert dict(found.metadata) == {}
+        assert len(found) == N
+
+
+@pytest.mark.parametrize(
+    "notes", [{"a": "x\0y"}, {"a\0b": "x"}, {"": "x"}, {"a": "x", "a/b": "y"}, {"a/b": "x", "a": "y"}]
+)
+def test_notes_that_hdf5_cannot_keep(tmp_path: Path, notes: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"Cannot write .*set.hdf5: HDF5 cannot keep the metadata '.*leave them out"):
+        written(tmp_path, "d4rl", columns(**notes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_long_notes_are_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "d4rl", columns(about="a test"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("metadata/claimed", (), "S2000000")
+        file["metadata/stored"] = "a" * 2_000_000
+        file.create_dataset("metadata/half", data=b"b" * 600_000)
+        file["metadata/other half"] = file["metadata/half"]
+    with format_of(str(path))[0].open(path) as found:
+        assert {name: len(text) for name, text in found.metadata.items()} == {"about": 6, "half": 600_000}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
     """A file size limit stands for the disk: the writer gets an error at the same place."""
@@ -145,6 +175,9 @@ class Calls:
         return self.what
 
 
+WIDE = b")" + b"q\x00h\x00\x86" * 40
+"""A pair of a pair with itself, and so on: whoever looks at all of it never ends."""
+
 PROGRAMS = {
     "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "wants posix.system"),
     "eval": (pickle.dumps([{"observations": Calls(eval, "1")}]), "wants builtins.eval"),
@@ -166,11 +199,32 @@ PROGRAMS = {
         "truncated or no pickle",
     ),
     "one text a million times": (
-        b"\x80\x04c_codecs\nencode\nq\x00B\x00\x00\x01\x00"
+        b"\x80\x04c_codecs\nencode\nq\x00X\x00\x00\x01\x00"
         + b"a" * 65536
-        + b"q\x01]"
-        + b"h\x00h\x01X\x06\0\0\0latin1\x86Ra" * 99,
-        "truncated or no pickle|wants",
+        + b"q\x01]("
+        + b"h\x00h\x01X\x06\0\0\0latin1\x86R" * 99
+        + b"e.",
+        "more memory than its size",
+    ),
+    "one tuple a million times": (
+        b"(" + b"N" * 100_000 + b"tq\x00cnumpy\nndarray\nq\x01(" + b"h\x01h\x00R" * 99 + b"l.",
+        "more memory than its size",
+    ),
+    "a deep name": (b"})" + b"\x85" * 200_000 + b"Ns.", "wants a tuple as a name"),
+    "SETITEM": (b"}" + WIDE + b"Ns.", "wants a tuple as a name"),
+    "SETITEMS": (b"}(" + WIDE + b"Nu.", "wants a tuple as a name"),
+    "DICT": (b"(" + WIDE + b"Nd.", "wants a tuple as a name"),
+    "a name of nine bytes": (b"}\x8a\x09" + b"\x01" * 9 + b"Ns.", "wants a int as a name"),
+    "a dtype of tuples": (b"cnumpy\ndtype\n" + WIDE + b"\x85R.", "a tuple in place of a text"),
+    "a long dtype": (pickle.dumps(Calls(np.dtype, "f4," * 99)), "wants a dtype with a long name"),
+    "a shape of tuples": (
+        b"cnumpy._core.numeric\n_frombuffer\n(C\x00cnumpy\ndtype\nS'f4'\n\x85R" + WIDE + b"S'C'\ntR.",
+        "a size that is none",
+    ),
+    "a long name in lines": (b"\x80\x04X\x00\x10\x00\x00" + b"a\n" * 2048 + b"\x8c\x01b\x93.", "wants a a a"),
+    "texts among numbers": (
+        pickle.dumps([arrays() | {"rewards": [np.str_("a" * 99), *range(N - 1)]}]),
+        "'rewards' is no array",
     ),
     "no list": (pickle.dumps(3), "no list of trajectories"),
     "no dict": (pickle.dumps([3]), "trajectory 0 is no dict"),
@@ -189,7 +243,25 @@ def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path / "set.pkl")
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
     assert not Path("pwned").exists()
+
+
+def test_what_is_named_again_is_neither_made_again_nor_kept(tmp_path: Path) -> None:
+    """Converted each time, the lists of this small file take 800 MB."""
+    import resource
+
+    flags = [0] * 10_000
+    one = arrays() | {"observations": np.zeros((10_000, 1), "u1"), "actions": np.zeros((10_000, 1), "u1")}
+    del one["timeouts"]
+    (tmp_path / "set.pkl").write_bytes(pickle.dumps([one | {"rewards": flags, "terminals": flags}] * 5000))
+    limits, taken = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (taken * resource.getpagesize() + (300 << 20), limits[1]))
+    try:
+        with pytest.raises(DataError, match="claims to hold"):
+            read(tmp_path / "set.pkl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def replaced(**changes: Any) -> dict[str, Any]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +17,9 @@ import torch
 
 from dqlab import configuration
 from dqlab.data import placing, transitions
+from dqlab.data.contents import View
+from dqlab.data.formats.base import Columns
+from dqlab.data.mapped import mapped
 from dqlab.data.sources import load_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
@@ -99,6 +107,82 @@ def test_a_damaged_folder_is_not_used(tmp_path: Path) -> None:
         file.truncate(1000)
     with pytest.raises(DataError, match=r"is damaged .* Delete it"):
         load("always", tmp_path)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without(*keys: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        facts = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in facts.items() if key not in keys}))
+
+    return change
+
+
+def no_object(path: Path) -> None:
+    path.write_text("[]")
+
+
+def with_shapes(shapes: Any) -> Callable[[Path], None]:
+    return lambda path: with_facts(path, shapes=shapes)
+
+
+def with_facts(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "no returns": ("returns.f64", truncated),
+    "no rewards": ("rewards.f32", truncated),
+    "no states": ("state.f32", truncated),
+    "no facts": ("facts.json", truncated),
+    "no rows": ("facts.json", without("rows")),
+    "no mean": ("facts.json", without("state_mean")),
+    "a list of shapes": ("facts.json", with_shapes([])),
+    "no shapes": ("facts.json", with_shapes({})),
+    "another field": ("facts.json", with_shapes({"state": [1], "rows": [1]})),
+    "rows that are none": ("facts.json", lambda path: with_facts(path, rows=None)),
+    "a list of facts": ("facts.json", no_object),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_every_damage_is_one_message(tmp_path: Path, small: Columns, what: str) -> None:
+    mapped(small, View(1000), tmp_path / "map")
+    name, change = DAMAGE[what]
+    change(tmp_path / "map" / name)
+    with pytest.raises(DataError, match=r"map is damaged \(.+\). Delete it"):
+        mapped(small, View(1000), tmp_path / "map")
+
+
+@pytest.fixture
+def small() -> Columns:
+    values, flag = np.ones((40, 3), np.float32), np.arange(40) % 10 == 9
+    return Columns(values, values, values[:, 0], flag, flag)
+
+
+def test_all_files_are_on_the_disk_before_the_folder_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Columns
+) -> None:
+    synced, sync = set(), os.fsync
+
+    def seen(descriptor: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    mapped(small, View(1000), tmp_path / "map")
+    assert synced >= {item.name for item in (tmp_path / "map").iterdir()}
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Columns) -> None:
+    def refused(*about: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert mapped(small, View(1000), tmp_path / "map").rows == 40
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ KNOWN = (*REQUIRED, "timeouts", "next_observations")
 MOST_COMPRESSED = 1100
 """Deflate, the best of the usual compressions, makes at most 1032 bytes out of one."""
 SMALL = 1 << 20
+LONGEST_NOTES = 1 << 20
+"""Bytes of a dataset's metadata above which they are not read."""
 
 
 class DamagedError(DataError):
@@ -72,7 +74,7 @@ def check_names(where: str, names: Collection[str]) -> None:
     """
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        has = ", ".join(sorted(names)) or "nothing"
+        has = ", ".join(sorted(map(str, names))) or "nothing"
         raise DataError(f"{where} has no '{missing[0]}' (it has: {has}); not a dataset in D4RL's layout.")
 
 

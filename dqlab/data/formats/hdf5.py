@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Column
-from dqlab.data.formats.checking import DamagedError, check_claim
+from dqlab.data.formats.checking import LONGEST_NOTES, DamagedError, check_claim
 from dqlab.data.formats.guard import Guarded, guarded
 from dqlab.errors import DataError
 
@@ -175,10 +175,18 @@ def _notes(file: Any) -> dict[str, str]:
         file["metadata"], h5py.Group
     ):
         return found
-    group = file["metadata"]
+    group, left = file["metadata"], LONGEST_NOTES
     for name in group:
         node = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-        if isinstance(node, h5py.Dataset) and node.shape == () and not node.external and not node.is_virtual:
+        if isinstance(node, h5py.Dataset) and _small(node, left):
             value = node[()]
-            found[name] = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            if len(text) <= left:
+                found[name] = text
+                left -= len(text)
     return found
+
+
+def _small(node: Any, most: int) -> bool:
+    """Whether a dataset is one value that lies in this file and is no longer than that."""
+    return node.shape == () and not node.external and not node.is_virtual and node.dtype.itemsize <= most

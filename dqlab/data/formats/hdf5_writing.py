@@ -74,7 +74,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
     """Write arrays by name, block by block, and `metadata/<name>` strings; compressed; whole or not at all.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: the file cannot be written, or a string has a name or characters that HDF5 cannot keep.
     """
     import h5py
 
@@ -84,7 +84,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
                 for name, array in arrays.items():
                     _write_column(file, name, array, target)
                 for name, text in metadata.items():
-                    file.create_dataset(f"metadata/{name}", data=text)
+                    _write_note(file, path, name, text)
             target.check()
     except (OSError, RuntimeError) as error:
         why = str(error).splitlines()[0]
@@ -96,3 +96,15 @@ def _write_column(file: Any, name: str, column: Column, target: Patient) -> None
     for start, block in raw_blocks(column):
         dataset[start : start + len(block)] = block
         target.check()
+
+
+def _write_note(file: Any, path: Path, name: str, text: str) -> None:
+    try:
+        if "\0" in name or not all(name.split("/")):
+            raise ValueError("a name is empty or has a NUL")
+        file.create_dataset(f"metadata/{name}", data=text)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({str(error).splitlines()[0]}). "
+            "Rename them, or leave them out."
+        ) from error

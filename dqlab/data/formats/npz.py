@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Column, Columns, Format, data_formats
-from dqlab.data.formats.checking import KNOWN, DamagedError, check_claim, check_names, checked
+from dqlab.data.formats.checking import KNOWN, LONGEST_NOTES, DamagedError, check_claim, check_names, checked
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 NOTES = "metadata"
-LONGEST_NOTES = 1 << 20
 PACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
@@ -147,11 +146,14 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipIn
 
 def _notes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:
     """A JSON object in an array of one text, as `Npz.write` leaves it; anything else is somebody else's."""
-    with archive.open(info) as stream:
-        shape, _, dtype = _header(stream)
-        if shape != (1,) or dtype.kind != "U" or dtype.itemsize > LONGEST_NOTES:
-            return {}
-        found = json.loads(str(np.frombuffer(stream.read(dtype.itemsize), dtype)[0]))
+    try:
+        with archive.open(info) as stream:
+            shape, _, dtype = _header(stream)
+            if shape != (1,) or dtype.kind != "U" or dtype.itemsize > LONGEST_NOTES:
+                return {}
+            found = json.loads(str(np.frombuffer(stream.read(dtype.itemsize), dtype)[0]))
+    except (ValueError, RuntimeError):  # no JSON, no array with rows, nested without end, packed in another way
+        return {}
     return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 

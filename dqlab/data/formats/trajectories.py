@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -21,6 +21,7 @@ from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
 Trajectory = dict[str, NDArray[Any]]
+NUMBERS = (int, float, np.bool_, np.integer, np.floating)
 
 
 @data_formats.register("trajectories", source="Chen et al. 2021 (Decision Transformer), its data files")
@@ -40,9 +41,7 @@ class Trajectories(Format):
         found = unpickled(path)
         if not isinstance(found, (list, tuple)) or not found:
             raise DataError(f"{path} holds no list of trajectories.")
-        read = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
-        check_claim(str(path), sum(array.nbytes for each in read for array in each.values()), path.stat().st_size)
-        trajectories = list(map(_with_end, read))
+        trajectories = list(map(_with_end, _trajectories(path, found)))
         names = [name for name in KNOWN if any(name in each for each in trajectories)]
         joined = {name: _joined(str(path), name, trajectories) for name in names}
         yield checked(str(path), joined)
@@ -98,12 +97,23 @@ def _joined(where: str, name: str, trajectories: list[Trajectory]) -> Joined:
     return Joined(parts, [0, *accumulate(len(part) for part in parts)])
 
 
-def _trajectory(where: str, found: Any) -> Trajectory:
-    """The arrays of one trajectory, all of one length."""
+def _trajectories(path: Path, found: Sequence[Any]) -> Iterator[Trajectory]:
+    """One after the other, none before it is known that they may be so large."""
+    claimed, size = 0, path.stat().st_size
+    converted: dict[int, NDArray[Any]] = {}
+    for place, each in enumerate(found):
+        arrays = _trajectory(f"{path}: trajectory {place}", each, converted)
+        claimed += sum(array.nbytes for array in arrays.values())
+        check_claim(str(path), claimed, size)
+        yield arrays
+
+
+def _trajectory(where: str, found: Any, converted: dict[int, NDArray[Any]]) -> Trajectory:
+    """The arrays of one trajectory, all of one length; what is named again is not converted again."""
     if not isinstance(found, dict):
         raise DataError(f"{where} is no dict of arrays.")
-    check_names(where, [str(name) for name in found])
-    arrays = {name: _array(f"{where}: '{name}'", name, found[name]) for name in KNOWN if name in found}
+    check_names(where, found)
+    arrays = {name: _array(f"{where}: '{name}'", name, found[name], converted) for name in KNOWN if name in found}
     rows = len(arrays["observations"])
     for name, array in arrays.items():
         if len(array) != rows:
@@ -119,17 +129,23 @@ def _with_end(arrays: Trajectory) -> Trajectory:
     return {**arrays, "timeouts": timeouts}
 
 
-def _array(what: str, name: str, found: Any) -> NDArray[Any]:
-    """An array; or a flat list of numbers: in nested ones, one list may be named a billion times."""
-    if isinstance(found, list) and all(isinstance(value, (int, float, np.generic)) for value in found):
-        array = np.asarray(found)
-    elif isinstance(found, Array):
-        array = found.value
-    else:
-        raise DataError(f"{what} is no array.")
+def _array(what: str, name: str, found: Any, converted: dict[int, NDArray[Any]]) -> NDArray[Any]:
+    """A column's array."""
+    if id(found) not in converted:
+        converted[id(found)] = _numbers(what, found)
+    array = converted[id(found)]
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} has dtype {array.dtype}, expected numbers.")
     flat = array.reshape(-1) if name not in TABLES and array.shape[1:] == (1,) else array
     if flat.ndim != (2 if name in TABLES else 1):
         raise DataError(f"{what} has shape {array.shape}.")
     return flat
+
+
+def _numbers(what: str, found: Any) -> NDArray[Any]:
+    """An array; or a flat list of numbers: in nested ones, one list may be named a billion times."""
+    if isinstance(found, list) and all(isinstance(value, NUMBERS) for value in found):
+        return np.asarray(found)
+    if isinstance(found, Array):
+        return found.value
+    raise DataError(f"{what} is no array.")

@@ -29,6 +29,11 @@ GLOBAL STACK_GLOBAL
 """
 CODES = {opcode.name: opcode.code.encode("latin1")[0] for opcode in pickletools.opcodes}
 NAMES = {code: name for name, code in CODES.items()}
+LONGEST_CODE = 30
+"""Characters of a dtype's code."""
+MOST_DIMENSIONS = 32
+LARGEST = 1 << 63
+"""No size of an array and no key of a dict reaches this; a longer number takes its time whenever it is used."""
 
 
 class RefusedError(Exception):
@@ -39,7 +44,10 @@ class DType:
     """Stands in for `numpy.dtype` while its pickle is read."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.value = np.dtype(_text(code))
+        text = _text(code)
+        if len(text) > LONGEST_CODE:
+            raise RefusedError("a dtype with a long name")
+        self.value = np.dtype(text)
         if self.value.kind not in "biufcSU" or self.value.subdtype or self.value.names:
             raise RefusedError(f"an array of dtype {self.value}")
 
@@ -68,8 +76,10 @@ class Array:
 def _from_bytes(data: Any, dtype: Any, shape: Any, order: str = "C") -> NDArray[Any]:
     kind = _dtype(dtype)
     raw = data.encode("latin1") if isinstance(data, str) else data
-    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise TypeError(f"an array of shape {shape!r}")
+    if not isinstance(shape, tuple) or len(shape) > MOST_DIMENSIONS:
+        raise TypeError("an array without a shape")
+    if not all(type(size) is int and 0 <= size < LARGEST for size in shape):
+        raise TypeError("an array with a size that is none")
     if len(raw) != prod(shape) * kind.itemsize:
         raise ValueError(f"{len(raw)} bytes for shape {shape}")
     return np.frombuffer(raw, kind).reshape(shape, order="F" if order == "F" else "C")
@@ -98,10 +108,17 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
     return dtype.value
 
 
+def _key(value: Any) -> Any:
+    """What is quickly hashed: in a nested tuple the C stack overflows, or it takes for ever."""
+    if type(value) in (str, bytes) or (type(value) is int and abs(value) < LARGEST):
+        return value
+    raise RefusedError(f"a {type(value).__name__} as a name")
+
+
 def _text(value: Any) -> str:
     text = value.decode("latin1") if isinstance(value, bytes) else value
     if not isinstance(text, str):
-        raise TypeError(f"{value!r} in place of a text")
+        raise TypeError(f"a {type(value).__name__} in place of a text")
     return text
 
 
@@ -167,8 +184,8 @@ class Machine(PythonsOwn):  # type: ignore[misc]
         return STAND_INS[wanted]
 
     def _spend(self, parts: Any) -> None:
-        """One text that is made into bytes a million times fills the memory."""
-        self._budget -= sum(len(part) for part in parts if isinstance(part, (str, bytes, bytearray)))
+        """One text that is made into bytes a million times fills the memory; one long tuple takes as many looks."""
+        self._budget -= len(parts) + sum(len(part) for part in parts if isinstance(part, (str, bytes, bytearray)))
         if self._budget < 0:
             raise RefusedError("more memory than its size can stand for")
 
@@ -189,6 +206,28 @@ class Machine(PythonsOwn):  # type: ignore[misc]
             raise RefusedError(f"to change a {type(self.stack[-1]).__name__}")
         self.stack[-1].__setstate__(state)
 
+    def _set(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict):
+            raise RefusedError(f"to change a {type(self.stack[-1]).__name__}")
+        if len(items) % 2:
+            raise ValueError("a name without a value")
+        self.stack[-1].update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
+
+    def load_setitem(self) -> None:
+        """Set one entry of a dict."""
+        value = self.stack.pop()
+        self._set([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        """Set entries of a dict."""
+        self._set(self.pop_mark())
+
+    def load_dict(self) -> None:
+        """A dict with its entries."""
+        items = self.pop_mark()
+        self.append({})
+        self._set(items)
+
     def load_bytearray8(self) -> None:
         """Bytes, none made before they are there."""
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
@@ -206,8 +245,13 @@ class Table(dict[int, Callable[[Any], None]]):
 
 
 Machine.dispatch = Table({CODES[name]: PythonsOwn.dispatch[CODES[name]] for name in ALLOWED.split()})
-for _name in ("REDUCE", "BUILD", "BYTEARRAY8", "INST"):
+for _name in ("REDUCE", "BUILD", "SETITEM", "SETITEMS", "DICT", "BYTEARRAY8", "INST"):
     Machine.dispatch[CODES[_name]] = getattr(Machine, f"load_{_name.lower()}")
+
+
+def _short(error: Exception) -> str:
+    """Its first words in one line: what a file says of itself may be endless."""
+    return " ".join((str(error) or type(error).__name__)[:200].split())
 
 
 def unpickled(path: Path) -> Any:
@@ -222,9 +266,10 @@ def unpickled(path: Path) -> Any:
             return Machine(file, path.stat().st_size).load()
     except RefusedError as error:
         raise DataError(
-            f"{path} wants {error}, which a pickle of arrays has no use for. It is not read; nothing in it was run."
+            f"{path} wants {_short(error)}, which a pickle of arrays has no use for. "
+            "It is not read; nothing in it was run."
         ) from error
     except Exception as error:
         raise DamagedError(
-            f"{path} is truncated or no pickle of arrays ({error or type(error).__name__}). Fetch or write it again."
+            f"{path} is truncated or no pickle of arrays ({_short(error)}). Fetch or write it again."
         ) from error
