@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from dqlab.data.own import COLLECTED, CONVERTED, PROVENANCE
 from dqlab.datasets.checks import verify
 from dqlab.datasets.converting import check_target, convert
 from dqlab.datasets.locating import Dataset, find, name_it, task_of
@@ -11,7 +12,7 @@ from dqlab.datasets.survey import Tell
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
-OWN = "Collected by dqlab; not D4RL."
+CAVEAT = "It was converted: scores obtained with it are marked as not D4RL's. Only D4RL's own file counts as such."
 
 
 def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda rows: None) -> list[str]:
@@ -35,17 +36,14 @@ def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda ro
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
-    if seen.survey.metadata.get("provenance", "").startswith(OWN):
+    if seen.survey.metadata.get(PROVENANCE, "").startswith(COLLECTED):
         raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
     notes = [f"Note: {finding.text}." for finding in seen.findings]
     if type(source.format) is type(target.format):
         _copy(source, target)
-        return [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
-    return [
-        *convert(source, target, force),
-        *notes,
-        "Scores obtained with it count as D4RL's: be sure that it is D4RL's data.",
-    ]
+        said = [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
+        return [*said, CAVEAT] if CONVERTED in seen.survey.metadata else said
+    return [*convert(source, target, force), *notes, CAVEAT]
 
 
 def _copy(source: Dataset, target: Dataset) -> None:

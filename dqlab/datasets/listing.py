@@ -13,7 +13,8 @@ from rich.text import Text
 
 from dqlab.data.minari_store import facts, local_ids, store
 from dqlab.data.sources import cache_path
-from dqlab.datasets.locating import size_of, with_data
+from dqlab.datasets.locating import with_data
+from dqlab.files import size_of
 from dqlab.machine import in_words
 
 

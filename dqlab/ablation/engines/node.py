@@ -72,7 +72,8 @@ class Parcel:
         if not paths:
             return {}, []
         if not self.as_cache:
-            return {}, [f"load_dataset.sources={tuple(f'file:{path}' for path in paths)!r}"]
+            form = f"{self.job.format}:" if self.job.format else ""
+            return {}, [f"load_dataset.sources={tuple(f'file:{form}{path}' for path in paths)!r}"]
         cache.mkdir()
         for path in paths:
             (cache / path.name).symlink_to(path)
