@@ -38,10 +38,10 @@ class Input:
 
     def on_this_node(self) -> Path:
         """The file, fetched if it is not here yet."""
-        import ray
-
         path = Path(tempfile.gettempdir()) / "dqlab-inputs" / self.digest / self.name
         if not path.exists():
+            import ray
+
             content = ray.get(self.content[0])
             with atomic_path(path) as temporary:
                 content.tofile(temporary)
