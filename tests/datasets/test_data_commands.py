@@ -84,6 +84,19 @@ def test_list(data: Callable[..., Said], folder: Path) -> None:
     assert known["minari"] == []
 
 
+@pytest.mark.parametrize("strange", [{"x": 1}, {"total_episodes": None}, {"total_episodes": 2, "total_steps": "?"}])
+def test_list_passes_over_folders_of_other_programs(
+    strange: dict[str, Any], data: Callable[..., Said], folder: Path
+) -> None:
+    place = folder / "store" / "other" / "data"
+    place.mkdir(parents=True)
+    (place / "metadata.json").write_text(json.dumps(strange))
+    (place / "main_data.hdf5").touch()
+    code, out, _ = data("list")
+    assert code == 0
+    assert ("? steps, 2 episodes" in out) == (strange.get("total_episodes") == 2)
+
+
 def test_info(data: Callable[..., Said], folder: Path) -> None:
     path = write(folder / FILE)
     code, out, _ = data("info", FILE, "--png")
@@ -156,6 +169,7 @@ def test_convert(data: Callable[..., Said], folder: Path) -> None:
     assert data("convert", FILE, "minari:made/hopper-v0", "--force")[0] == 0
     assert data("verify", "minari:made/hopper-v0", "--task", "hopper-medium-v2")[0] == 0
     assert "95 steps, 10 episodes" in data("list")[1]
+    assert "Malformed dataset ID: t/w-v0" in data("convert", FILE, "minari:t/w-v0")[2]
 
 
 def test_import(data: Callable[..., Said], folder: Path) -> None:
