@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dqlab.errors import RunError
+from dqlab.files import remove_leftovers
 
 EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 HERE = -100  # AT_FDCWD
@@ -31,7 +33,7 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a repo
     if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
         raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(folder)
+    remove_leftovers(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"))
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -40,24 +42,6 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a repo
         _replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what killed processes have left beside it."""
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        pid = left.name.split(".")[-2]
-        if pid == str(os.getpid()) or (pid.isdigit() and not _is_running(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _flush(folder: Path) -> None:

@@ -18,6 +18,7 @@ from dqlab.algorithms.base import Batch
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.envs.making import make_env
 from dqlab.experiment import DTYPES, Experiment
+from dqlab.files import size_of
 from dqlab.machine import resident_memory
 from dqlab.training.execution import Budget, Eager, execution_modes
 from dqlab.training.memory import need
@@ -145,7 +146,7 @@ def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> 
 
 def _file_bytes(pack: Pack) -> int:
     path = pack.kind.data.path
-    return 2 * path.stat().st_size if path is not None else 0
+    return 2 * size_of(path) if path is not None else 0
 
 
 def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:

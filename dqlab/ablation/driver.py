@@ -90,6 +90,7 @@ def job_of(session: Session, pack: Pack) -> Job:
         cost.memory,
         cost.gpu_memory,
         cost.seconds,
+        format=data.format,
     )
 
 

@@ -20,6 +20,8 @@ from dqlab import configuration
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms.base import algorithms
 from dqlab.configuration import complete
+from dqlab.data.formats.base import data_formats
+from dqlab.data.found import Found
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import find_dataset
 from dqlab.envs.tasks import tasks
@@ -44,15 +46,17 @@ class Data:
 
     Attributes:
         source: that has it.
-        path: its file; None where it is made.
+        path: its file or folder; None where it is made.
         digest: SHA-256 of the file, or of the rows.
         caveat: what must stand beside scores that come of it; empty for D4RL's own.
+        format: its format's registered name; empty where the suffix tells.
     """
 
     source: str
     path: Path | None
     digest: str
     caveat: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ class Reader:
             if len(self.not_fetched or ()) == before:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
-        return Data(_absolute(source), found.path, found.digest(), found.caveat)
+        return Data(_absolute(source), found.place, found.digest(), found.caveat, _format_name(found))
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -220,8 +224,15 @@ def for_this_machine(device: str) -> list[str]:
 def _absolute(source: str) -> str:
     """A source that does not depend on the current folder."""
     name, colon, argument = source.partition(":")
+    form, also, rest = argument.partition(":")
+    if also and form in data_formats and data_formats.get(form).suffixes:
+        name, argument = f"{name}:{form}", rest
     path = Path(argument).expanduser()
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
+
+
+def _format_name(found: Found) -> str:
+    return next((entry.name for entry in data_formats if entry.item is type(found.format)), "")
 
 
 def _read_with_the_data() -> Values:

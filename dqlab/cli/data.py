@@ -136,12 +136,12 @@ def _info(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from dqlab.datasets.converting import convert
-    from dqlab.datasets.locating import find, name_it
+    from dqlab.datasets.locating import find, target_of
     from dqlab.datasets.watching import watched
 
     _ready(args)
     with watched(args.source):
-        lines = convert(find(args.source, args.task), name_it(args.target, args.task), args.force)
+        lines = convert(find(args.source, args.task), target_of(args.target, args.task), args.force)
     for line in lines:
         print(line)
     return 0

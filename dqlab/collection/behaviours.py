@@ -22,6 +22,8 @@ from dqlab.registry import Registry
 if TYPE_CHECKING:
     from dqlab.collection.ladder import Ladder
 
+EPISODES = "episodes"
+"""Folder of what is rolled out."""
 Array = NDArray[np.floating[Any]]
 Act = Callable[[Array], Array]
 """Observations (G, S) of all episodes that were begun together -> actions (G, A) in [-1, 1]; called once a step."""

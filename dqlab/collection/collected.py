@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dqlab.collection.behaviours import Behaviour, Stage, slug
 from dqlab.collection.shards import Piece, Stacked, load_arrays
 from dqlab.data.formats.base import Columns
+from dqlab.data.own import COLLECTED, PROVENANCE
 from dqlab.envs.custom import BOXED, action_bounds
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
@@ -73,7 +74,7 @@ class Collected:
         policies = [self._policy(key, task) for key in self.parts]
         facts = {
             "name": recipe.the_name(task),
-            "provenance": "Collected by dqlab; not D4RL. See `dqlab collect --help`.",
+            PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, stage.physics),
             "env_spec": specification(task, stage.physics),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from dqlab.collection.shards import save_text
 from dqlab.collection.training import BehaviourTraining
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
+from dqlab.files import read_json
 
 Range = tuple[float, float]
 RANKING = "ranking"
+POLICIES, RANKING_FILE = "behaviour", "ranking.json"
 RANDOM = "uniformly random"
 
 
@@ -51,7 +54,7 @@ class Ladder:
     @cached_property
     def checkpoints(self) -> list[Path]:
         """The policies' files, oldest first."""
-        folder = self.folder / "behaviour"
+        folder = self.folder / POLICIES
         steps = self.training.targets[-1]
         self.say(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
         return self.training.run(self.task, folder, self.record, self.say)
@@ -112,9 +115,9 @@ class Ladder:
         """Measured once, and kept."""
         from dqlab.collection.rolling import run_group
 
-        cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.episodes}"
-        known = json.loads(cache.read_text()) if cache.exists() else {}
-        if known.get(name, {}).get("of") != facts:
+        cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
+        known = read_json(cache) if cache.exists() else {}
+        if not _is_measured(known.get(name), facts):
             episodes = run_group(policy, self._stage, RANKING, self.episodes)
             value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
             known[name] = {"of": facts, "return": value}
@@ -122,3 +125,8 @@ class Ladder:
             score = f", score {self.task.score(value):.1f}" if self.known else ""
             self.say(f"{name}: return {value:.1f}{score}")
         return float(known[name]["return"])
+
+
+def _is_measured(entry: Any, facts: str) -> bool:
+    """Whether an entry of the ranking's file holds the return of what the facts say."""
+    return isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)

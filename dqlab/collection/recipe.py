@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import gin
 
 from dqlab.collection.amounts import Amount, check_shares
-from dqlab.collection.behaviours import Behaviour, Stage, behaviour_of, slug
-from dqlab.collection.ladder import Ladder, Range
+from dqlab.collection.behaviours import EPISODES, Behaviour, Stage, behaviour_of, slug
+from dqlab.collection.ladder import POLICIES, RANKING_FILE, Ladder, Range
 from dqlab.collection.training import BehaviourTraining
 from dqlab.data.formats.base import data_formats
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
+from dqlab.files import remove_leftovers
 from dqlab.registry import configurable
 from dqlab.run_folder import claim
 
 Say = Callable[[str], None]
+OF_ENVIRONMENTS = ("env_kwargs", "episode_limit", "reference_scores")
 EXPERT, MEDIUM = 100.0, 100.0 / 3
 """Scores that D4RL gives an expert and a medium policy: a third of the expert's."""
 
@@ -92,6 +95,12 @@ class Collection:
         require(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'minari')")
         for name in formats:
             data_formats.get(name)
+        ignored = [name for name in OF_ENVIRONMENTS if self.task and getattr(self, name)]
+        if ignored:
+            raise ConfigError(
+                f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
+                "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
+            )
 
     def _check_range(self, name: str) -> None:
         values = getattr(self, name)
@@ -119,6 +128,13 @@ class Collection:
         """Of the set."""
         return self.name or "-".join([task.robot, *map(slug, self.mixture)])
 
+    def targets(self, task: Task, folder: Path) -> dict[str, Path]:
+        """Format -> what it writes: a file in the folder, or a name in its own store."""
+        name = self.the_name(task)
+        suffixes = {each: data_formats.get(each).suffixes for each in self.formats}
+        stored = Path(self.minari_id or f"dqlab/{name}-v0")
+        return {each: folder / f"{name}{own[0]}" if own else stored for each, own in suffixes.items()}
+
     def run(self, folder: Path, say: Say = print) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
 
@@ -137,10 +153,11 @@ class Collection:
         from dqlab.collection.writing import write
 
         task, known = self.the_task()
+        for name, path in self.targets(task, folder).items():
+            data_formats.get(name)().place(path)  # what cannot be written there shows before anything is trained
         training = BehaviourTraining()
         with claim(folder):
-            for leftover in folder.rglob(".*.tmp"):  # of a process killed while writing
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(self._temporary(task, folder))
             stage = self._stage(task, known, training, folder, say)
             parts = {key: behaviour_of(key, stage) for key in self.mixture}
             self._check_amount(parts)
@@ -153,6 +170,13 @@ class Collection:
             amounts = self.amount.shared(self.mixture)
             pieces = {key: part.gather(amounts[key], key) for key, part in parts.items()}
             return write(Collected(self, stage, parts, pieces, config), folder)
+
+    def _temporary(self, task: Task, folder: Path) -> Iterator[Path]:
+        """What processes that write a collection's files may have left in its folder."""
+        for name in (RANKING_FILE, self.the_name(task)):
+            yield from folder.glob(f".{escape(name)}.*.tmp")
+        for name in (POLICIES, EPISODES):
+            yield from (folder / name).rglob(".*.tmp")
 
     def _check_amount(self, parts: Mapping[str, Behaviour]) -> None:
         if self.amount.everything and not (len(parts) == 1 and all(part.records for part in parts.values())):

@@ -42,15 +42,16 @@ class Recorder(gymnasium.Wrapper):  # type: ignore[misc]
         """Begin an episode; one that is under way ends here, as cut."""
         self.cut()
         observation, info = self.env.reset(**arguments)
-        self._observation = observation
+        self._observation = _kept(observation)
         return observation, info
 
     def step(self, action: NDArray[np.floating]) -> Any:
         """Step, and keep the row."""
-        action = np.asarray(action, dtype=np.float32)
-        row = {"observations": self._observation, "actions": action, **physics_state(self.env)}
+        action = _kept(action)
+        row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
         given = self.env.step(action)
-        self._observation, reward, terminated, truncated = given[:4]
+        observation, reward, terminated, truncated = given[:4]
+        self._observation = _kept(observation)
         ended = {"terminals": terminated, "timeouts": truncated and not terminated}
         self._rows.append({**row, "rewards": reward, "next_observations": self._observation, **ended})
         if terminated or truncated:
@@ -66,6 +67,11 @@ class Recorder(gymnasium.Wrapper):  # type: ignore[misc]
     def _hand_over(self) -> None:
         rows, self._rows = self._rows, []
         self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES[name]) for name in rows[0]})
+
+
+def _kept(values: Any) -> NDArray[np.float32]:
+    """A copy: environments may use their arrays again."""
+    return np.array(values, dtype=np.float32)
 
 
 def physics_state(env: Any) -> Rows:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dqlab.collection.amounts import Amount
-from dqlab.collection.behaviours import Acting, Stage, slug
+from dqlab.collection.behaviours import EPISODES, Acting, Stage, slug
 from dqlab.collection.recording import Recorder, Rows
 from dqlab.collection.shards import Piece, lengths_of, pieces_of, save_episodes
 from dqlab.envs.making import make_env
@@ -29,7 +29,7 @@ def roll_out(behaviour: Acting, stage: Stage, amount: Amount, key: str) -> tuple
         DataError: a file of episodes is damaged, or cannot be written.
         RunError: the behaviour's actions are not finite.
     """
-    folder = stage.folder / "episodes" / f"{slug(key)}-{behaviour.folder}"
+    folder = stage.folder / EPISODES / f"{slug(key)}-{behaviour.folder}"
     shards = dict(_kept(folder))
     while amount.missing(lengths := [int(length) for each in shards.values() for length in each]):
         path = _path(folder, len(lengths))

@@ -96,7 +96,8 @@ def pieces_of(path: Path, chosen: Sequence[int], limit: int) -> Piece:
     ends = np.cumsum(lengths)
     each = [np.arange(ends[number] - lengths[number], ends[number]) for number in chosen]
     rows = np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64)
-    return Piece(path, rows[:limit], cut=len(rows) > limit)
+    whole = limit in np.cumsum(lengths[list(chosen)])
+    return Piece(path, rows[:limit], cut=len(rows) > limit and not whole)
 
 
 @dataclass(frozen=True)

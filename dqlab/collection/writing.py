@@ -27,11 +27,9 @@ def write(collected: Collected, folder: Path) -> list[str]:
     name = recipe.the_name(collected.reference[0])
     columns = replace(columns, metadata={**columns.metadata, "rows_sha256": digest(columns)})
     named = []
-    for each in recipe.formats:
-        suffixes = data_formats.get(each).suffixes
-        place = folder / f"{name}{suffixes[0]}" if suffixes else Path(recipe.minari_id or f"dqlab/{name}-v0")
+    for each, place in recipe.targets(collected.reference[0], folder).items():
         data_formats.get(each)().write(place, columns)
-        named.append(str(place.resolve()) if suffixes else f"{each}:{place}")
+        named.append(str(place.resolve()) if data_formats.get(each).suffixes else f"{each}:{place}")
     save_text(folder / f"{name}.gin", training_gin(collected, named[0]))
     return named
 

@@ -48,6 +48,14 @@ class Found:
         """What must stand beside scores that come of it, as in `Provenance`."""
         return caveat_of(self.is_d4rl, self.rows is not None)
 
+    @property
+    def place(self) -> Path | None:
+        """The file or folder; None where there are `rows`."""
+        if self.path is None:
+            return None
+        chosen, path = self._what()
+        return chosen.place(path)
+
     def digest(self) -> str:
         """SHA-256 of the file, or of the rows."""
         if self.rows is not None:

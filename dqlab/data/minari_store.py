@@ -50,8 +50,8 @@ def folder_of(name: str) -> Path:
         parse_dataset_id(name)
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"'{name}' is no id of a Minari dataset: it reads NAMESPACE/NAME-vVERSION, "
-            "for example mujoco/walker2d/medium-v0."
+            f"Minari refuses '{name}' as a dataset's id: {str(error).rstrip('.')}. Both are letters, "
+            "digits, - and _, of a namespace two at least: mujoco/walker2d/medium-v0, for example."
         ) from error
     return store() / name
 
@@ -70,7 +70,9 @@ def is_whole(folder: Path) -> bool:
     known = facts(folder)
     if not known:
         return False
-    data, episodes = folder / "data", int(known.get("total_episodes", 0))
+    data, episodes = folder / "data", known.get("total_episodes")
+    if not isinstance(episodes, int):  # of another program, or of one that broke off
+        return False
     if (data / MAIN_FILE).exists():
         return True
     return episodes > 0 and all(any((data / str(episode)).glob("*")) for episode in range(episodes))

@@ -13,6 +13,7 @@ from dqlab.data.formats.choosing import format_of
 from dqlab.data.found import Found
 from dqlab.data.mapped import map_name
 from dqlab.data.mirrors import address_of, fetch_from
+from dqlab.data.own import is_d4rls
 from dqlab.data.placing import check_choice, place
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, transitions_of
@@ -45,12 +46,15 @@ def cache_path(task: Task) -> Path:
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
 def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> Found:
-    """The file that the D4RL package, or an earlier download, left in D4RL's cache."""
+    """The file that the D4RL package, or an earlier download, left in D4RL's cache.
+
+    An excerpt, and one that dqlab collected or wrote from another format, does not count as D4RL's.
+    """
     path = cache_path(task)
     if not path.exists():
         raise UnavailableError(f"{path} does not exist")
     mend = f"`dqlab data download {task.name} --force` replaces it."
-    return Found(path, is_d4rl=True, mend=mend)
+    return Found(path, is_d4rls(path, task), mend=mend)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.steps import steps
+from dqlab.data.own import CONVERTED
 from dqlab.datasets.locating import Dataset
 from dqlab.datasets.survey import with_cuts
 from dqlab.envs.tasks import Task
@@ -77,7 +78,7 @@ def check_target(target: Dataset, force: bool) -> None:
 
 def _complete(columns: Columns, source: Dataset, task: Task | None) -> Columns:
     """The columns with what is known of them elsewhere: cuts, where they are from, the task's environment."""
-    said = {"converted_from": f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
+    said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
     if task and "env_spec" not in said and (spec := _specification(task)):
         said["env_spec"] = spec
     return replace(with_cuts(columns, task), metadata=said)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dqlab.data.cache import cache_folder
 from dqlab.data.download import Progress, silent
 from dqlab.data.found import Found
 from dqlab.data.sources import find_dataset
-from dqlab.datasets.locating import size_of, task_of
+from dqlab.datasets.locating import task_of
 from dqlab.errors import DqlabError, message_of
+from dqlab.files import size_of
 from dqlab.machine import in_words
 
 HERE = ("d4rl_cache",)
@@ -52,9 +54,13 @@ def fetch(
 
 
 def _what(source: str, found: Found) -> str:
-    """Where it is, its size, and which addresses had nothing; the source's name where it makes the rows itself."""
-    if found.path is None:
+    """Where it is, its size, which addresses had nothing, and how to use what is not in D4RL's cache.
+
+    Of rows that a source makes itself, the source's name.
+    """
+    if (place := found.place) is None:
         return source
-    place = found.format.place(found.path) if found.format else found.path
     failed = "".join(f"; not from {why}" for why in found.failed)
-    return f"{place} ({in_words(size_of(place))}){failed}"
+    cached = place.parent.resolve() == cache_folder().resolve()
+    use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({source!r},)"
+    return f"{place} ({in_words(size_of(place))}){use}{failed}"

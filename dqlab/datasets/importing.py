@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
+from dqlab.data.own import COLLECTED, CONVERTED, PROVENANCE, SHARE
 from dqlab.datasets.checks import verify
 from dqlab.datasets.converting import check_target, convert
 from dqlab.datasets.locating import Dataset, find, name_it, task_of
 from dqlab.datasets.survey import Tell
+from dqlab.envs.tasks import tasks
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
-OWN = "Collected by dqlab; not D4RL."
+CAVEAT = "It was converted: scores obtained with it are marked as not D4RL's. Only D4RL's own file counts as such."
 
 
 def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda rows: None) -> list[str]:
@@ -30,22 +33,28 @@ def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda ro
     source, target = find(name, task_name), name_it(task_name)
     if target.place.exists() and target.place.samefile(source.place):
         return [f"{target.place} is that file already."]
+    if other := _named(source.place.name) - {task.name}:
+        raise DataError(f"{name} is called as D4RL's {min(other)}, not {task.name}. If it is, give it another name.")
     check_target(target, force)
     seen = verify(source, tell)
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
-    if seen.survey.metadata.get("provenance", "").startswith(OWN):
+    if seen.survey.metadata.get(PROVENANCE, "").startswith(COLLECTED):
         raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
     notes = [f"Note: {finding.text}." for finding in seen.findings]
     if type(source.format) is type(target.format):
         _copy(source, target)
-        return [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
-    return [
-        *convert(source, target, force),
-        *notes,
-        "Scores obtained with it count as D4RL's: be sure that it is D4RL's data.",
-    ]
+        said = [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
+        if seen.survey.rows < SHARE * task.rows:
+            said.append(f"D4RL's has about {task.rows:,} rows: scores obtained with this are marked as not D4RL's.")
+        return [*said, CAVEAT] if CONVERTED in seen.survey.metadata else said
+    return [*convert(source, target, force), *notes, CAVEAT]
+
+
+def _named(file: str) -> set[str]:
+    """Tasks whose file D4RL calls so."""
+    return {entry.name for entry in tasks if entry.item.file and Path(entry.item.file).name == file}
 
 
 def _copy(source: Dataset, target: Dataset) -> None:

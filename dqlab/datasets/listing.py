@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,8 @@ from rich.text import Text
 
 from dqlab.data.minari_store import facts, local_ids, store
 from dqlab.data.sources import cache_path
-from dqlab.datasets.locating import size_of, with_data
+from dqlab.datasets.locating import with_data
+from dqlab.files import size_of
 from dqlab.machine import in_words
 
 
@@ -73,9 +75,14 @@ def _minari() -> list[Listed]:
     found = []
     for name in local_ids():
         known = facts(store() / name)
-        note = f"{known.get('total_steps', '?'):,} steps, {known.get('total_episodes', '?'):,} episodes"
+        note = f"{_count(known, 'total_steps')} steps, {_count(known, 'total_episodes')} episodes"
         found.append(Listed(f"minari:{name}", str(store() / name), size_of(store() / name), note))
     return found
+
+
+def _count(known: Mapping[str, Any], name: str) -> str:
+    value = known.get(name)
+    return f"{value:,}" if isinstance(value, int) else "?"
 
 
 def _table(title: str, heading: str, items: list[Listed], caption: str) -> Table:

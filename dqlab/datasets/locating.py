@@ -11,6 +11,7 @@ from dqlab.data.formats.choosing import format_of
 from dqlab.data.sources import cache_path
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, nearest
+from dqlab.files import size_of
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256, as its format has it."""
         return self.format.digest(self.path)
-
-
-def size_of(place: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
 
 
 def with_data() -> list[Task]:
@@ -105,6 +101,20 @@ def name_it(dataset: str, task: str | None = None) -> Dataset:
             f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, [task.name for task in with_data()])}"
         ) from error
     return Dataset(dataset, form, path, known or _by_file_name(path))
+
+
+def target_of(dataset: str, task: str | None = None) -> Dataset:
+    """What is written under that name.
+
+    Raises:
+        ConfigError: it is a task's name, whose file is D4RL's own; or as `name_it` does.
+    """
+    if dataset in tasks:
+        raise ConfigError(
+            f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path; your copy of D4RL's file is "
+            f"put there by `dqlab data import FILE {dataset}`."
+        )
+    return name_it(dataset, task)
 
 
 def _by_file_name(path: Path) -> Task | None:

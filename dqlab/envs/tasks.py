@@ -30,6 +30,7 @@ class Task:
         env_kwargs: arguments of the environment.
         settings: a configurable dataclass whose fields are more of them: what gin may choose; None for none.
         extra: the extra of dqlab's that installs what the environment needs; empty for none.
+        rows: of D4RL's file, approximately; 0 where it has none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     settings: Callable[[], Any] | None = None
     extra: str = ""
+    rows: int = 0
 
     def score(self, episode_return: Any) -> Any:
         """D4RL's normalised score (0 random, 100 expert) of an undiscounted return, or of an array of them."""
@@ -106,12 +108,12 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 """What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies."""
 
 
-def _task(name: str, robot: str, file: str) -> Task:
+def _task(name: str, robot: str, file: str, rows: int) -> Task:
     facts = D4RL["environments"][robot]
-    return Task(name=name, robot=robot, file=file, **facts, **ENVIRONMENTS[robot])
+    return Task(name=name, robot=robot, file=file, rows=rows, **facts, **ENVIRONMENTS[robot])
 
 
-for _name, (_robot, _file) in D4RL["tasks"].items():
+for _name, (_robot, _file, _rows) in D4RL["tasks"].items():
     if _robot in ENVIRONMENTS:
-        _made = _task(_name, _robot, _file)
+        _made = _task(_name, _robot, _file, _rows)
         tasks.add(_name, _made, source="D4RL (Fu et al. 2020)", summary=f"{_robot}; {_made.env_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from gymnasium.spaces import Box, Dict, MultiDiscrete
 from made_collections import arrays, collect, notes
 
 from dqlab import configuration
+from dqlab.collection.recipe import Collection
+from dqlab.collection.recording import Recorder, Rows
 from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
@@ -37,6 +40,21 @@ class Made(gymnasium.Env):  # type: ignore[misc]
 
 
 gymnasium.register("collected/Made-v0", entry_point=Made)
+
+
+class Frugal(Made):
+    """Writes every observation into the same array, and clips actions where they lie."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.steps, self.seen = 0, np.zeros(3, dtype=np.float32)
+        return self.seen, {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        self.seen[:], action[:] = self.steps, 0.0
+        return self.seen, 0.0, False, self.steps == 3, {}
+
+
 ODD = [
     ("Pendulm-v1", {}, "Did you mean: `Pendulum`. Check its id"),
     ("no_such_module:Made-v0", {}, "No module named 'no_such_module'"),
@@ -92,6 +110,29 @@ def test_recorded_rows_are_the_environments_own(tmp_path: Path) -> None:
     assert following == pytest.approx(rows["next_observations"][7], abs=1e-5)
 
 
+def test_rows_are_kept_though_the_environment_uses_its_arrays_again() -> None:
+    episodes: list[Rows] = []
+    recorder = Recorder(Frugal(), episodes.append)
+    recorder.reset()
+    action = np.zeros(3, dtype=np.float32)
+    for step in range(3):
+        action[:] = 0.1 * (step + 1)
+        recorder.step(action)
+    (rows,) = episodes
+    np.testing.assert_array_equal(rows["observations"][:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(rows["next_observations"][:, 0], [1, 2, 3])
+    np.testing.assert_allclose(rows["actions"][:, 0], [0.1, 0.2, 0.3], rtol=1e-6)
+
+
+def test_an_episode_that_ends_where_rows_are_full_counts_however_many_are_stepped_together(tmp_path: Path) -> None:
+    """Four of six episodes of 50 steps: the last one taken is whole, whether there are more or not."""
+    settings = ("Collection.mixture={'random': 1.0}", "Collection.transitions=200", "Collection.reference_scores=()")
+    said = [notes(collect(tmp_path / str(n), *settings, f"Collection.n_envs={n}")) for n in (2, 6)]
+    for name in ("policies", "reference_scores", "task"):
+        assert said[0][name] == said[1][name]
+    assert json.loads(said[1]["policies"])[0]["episodes"] == 4
+
+
 def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
     collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=2", "Collection.name='made'")
     loaded = configuration.load([tmp_path / "made.gin"])
@@ -136,3 +177,48 @@ def test_mistakes_are_one_message(binding: str, said: str, tmp_path: Path) -> No
     with pytest.raises(DqlabError, match=said):
         collect(tmp_path, "Collection.episodes=1", binding, "BehaviourTraining.steps=128")
     assert not list(tmp_path.rglob("*.hdf5"))
+
+
+@pytest.mark.parametrize(
+    "ignored", [{"env_kwargs": {"g": 1}}, {"episode_limit": 10}, {"reference_scores": (0.0, 1.0)}], ids=str
+)
+def test_a_task_has_its_own_environment(ignored: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"Collection.{next(iter(ignored))} is the environment's"):
+        Collection(task="hopper-medium-v2", **ignored)
+
+
+def test_an_impossible_name_shows_before_anything_is_trained(tmp_path: Path) -> None:
+    pytest.importorskip("minari")
+    with pytest.raises(DqlabError, match="Minari refuses 'dqlab/a b-v0' as a dataset's id: Malformed dataset ID"):
+        collect(tmp_path, "Collection.episodes=1", "Collection.name='a b'", "Collection.formats=('d4rl', 'minari')")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_dead_processes_left_is_removed(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [f"behaviour/.x.npz.{dead.pid}.tmp", f"episodes/a/.y.{dead.pid}.tmp", f".made.hdf5.{dead.pid}.tmp"]
+    kept = [f"behaviour/.x.npz.{child.pid}.tmp", f"theirs/.x.npz.{dead.pid}.tmp", ".other.tmp", f".z.{dead.pid}.tmp"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "behaviour" / f".folder.{dead.pid}.tmp" / "in").mkdir(parents=True)
+    (tmp_path / "episodes" / ".folder.tmp").mkdir()
+    try:
+        collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=1", "Collection.name='made'")
+    finally:
+        child.kill()
+        child.wait()
+    assert [name for name in kept if not (tmp_path / name).exists()] == []
+    assert [name for name in left if (tmp_path / name).exists()] == []
+    assert [path.name for path in (tmp_path / "behaviour").iterdir()] == [Path(kept[0]).name]
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_ranking_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "ranking.json").write_text(text)
+    with pytest.raises(DqlabError, match="ranking.json.*Delete it, and run the same command again"):
+        collect(
+            tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=1", "Collection.reference_scores=()"
+        )

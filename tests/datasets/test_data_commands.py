@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from dqlab.cli import main
+from dqlab.data.sources import find_dataset
 from dqlab.datasets.locating import with_data
 from dqlab.envs.tasks import tasks
 from dqlab.files import sha256_of
@@ -81,6 +82,19 @@ def test_list(data: Callable[..., Said], folder: Path) -> None:
     assert sizes["walker2d-medium-v2"] is None
     assert {item["name"] for item in known["embedded"]} == {"hopper-medium-expert-mini", "walker2d-medium-expert-mini"}
     assert known["minari"] == []
+
+
+@pytest.mark.parametrize("strange", [{"x": 1}, {"total_episodes": None}, {"total_episodes": 2, "total_steps": "?"}])
+def test_list_passes_over_folders_of_other_programs(
+    strange: dict[str, Any], data: Callable[..., Said], folder: Path
+) -> None:
+    place = folder / "store" / "other" / "data"
+    place.mkdir(parents=True)
+    (place / "metadata.json").write_text(json.dumps(strange))
+    (place / "main_data.hdf5").touch()
+    code, out, _ = data("list")
+    assert code == 0
+    assert ("? steps, 2 episodes" in out) == (strange.get("total_episodes") == 2)
 
 
 def test_info(data: Callable[..., Said], folder: Path) -> None:
@@ -155,6 +169,7 @@ def test_convert(data: Callable[..., Said], folder: Path) -> None:
     assert data("convert", FILE, "minari:made/hopper-v0", "--force")[0] == 0
     assert data("verify", "minari:made/hopper-v0", "--task", "hopper-medium-v2")[0] == 0
     assert "95 steps, 10 episodes" in data("list")[1]
+    assert "Malformed dataset ID: t/w-v0" in data("convert", FILE, "minari:t/w-v0")[2]
 
 
 def test_import(data: Callable[..., Said], folder: Path) -> None:
@@ -186,15 +201,28 @@ def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., S
     code, out, _ = data("import", "mine.npz", "hopper-medium-v2")
     assert code == 0
     assert "100 rows" in out
+    assert "marked as not D4RL's" in out
     known = json.loads(data("info", "hopper-medium-v2", "--json")[1])
     assert known["rows"] == 100
+    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"
     own = json.loads(data("list", "--json")[1])["embedded"][0]["place"]
     code, _, err = data("import", own, "hopper-medium-v2", "--force")
     assert code == 2
     assert "was collected by dqlab" in err
 
 
+def test_only_d4rls_own_file_counts_as_such(data: Callable[..., Said], folder: Path) -> None:
+    target = write(folder / "cache" / FILE)
+    assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
+    with h5py.File(target, "a") as file:
+        file["metadata/provenance"] = "Collected by dqlab; not D4RL."
+    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"
+    target.write_bytes(b"damaged")  # whoever reads it says so
+    assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
+
+
 MISTAKES = {
+    "a task as target": (["convert", "mine.hdf5", "hopper-medium-v2"], "`dqlab data import FILE hopper-medium-v2`"),
     "misspelt task": (["info", "hoper-medium-v2"], "Did you mean 'hopper-medium-v2'"),
     "task without a file": (["info", "hopper-medium-v2"], "`dqlab data download hopper-medium-v2` fetches it"),
     "no such file": (["verify", "none.hdf5"], "There is no dataset at none.hdf5"),
@@ -250,3 +278,11 @@ def test_download(data: Callable[..., Said], folder: Path) -> None:
         assert (code, out.split(" (")[0]) == (0, f"hopper-medium-v2: already there: {target}")
         assert data("download", "hopper-medium-v2", "--force", *mirror)[0] == 0
         assert target.read_bytes() == there.read_bytes()
+
+
+def test_download_from_elsewhere_says_where_it_lies(data: Callable[..., Said], folder: Path) -> None:
+    code, out, _ = data("download", "hopper-medium-v2", "--from", "embedded")
+    assert code == 0
+    assert "hopper-medium-expert-mini.hdf5" in out
+    assert "not in D4RL's cache: train on it with load_dataset.sources=('embedded',)" in out
+    assert not (folder / "cache" / FILE).exists()

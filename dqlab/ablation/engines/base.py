@@ -26,12 +26,13 @@ class Job:
     Attributes:
         id: of the pack.
         folder: on the driver's machine; what the process writes must be there when the job has ended, at the latest.
-        inputs: datasets that it reads, where they are not part of dqlab: name of the task -> file.
+        inputs: datasets that it reads, where they are not part of dqlab: name of the task -> file or folder.
         threads: CPU threads that it computes with.
         memory: bytes of memory that it is expected to take, on the host.
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
+        format: of the datasets, its registered name; empty where their suffix tells.
 
     Events have an `event`: `saved` and `evaluated` when files have been written that belong together; whatever ends a
     job or a cell early has a `reason`. A job that ends without any event died: its interpreter failed.
@@ -45,6 +46,7 @@ class Job:
     gpu_memory: int = 0
     seconds: float = 0.0
     worker: str = "dqlab.ablation.worker"
+    format: str = ""
 
     def command(self, folder: Path, bindings: Sequence[str] = ()) -> list[str]:
         """What is run, where its folder lies in `folder`."""

@@ -14,6 +14,7 @@ import numpy as np
 import dqlab
 from dqlab.ablation.engines.base import Job
 from dqlab.ablation.engines.node import Input
+from dqlab.errors import ConfigError
 from dqlab.files import sha256_of
 
 IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
@@ -41,6 +42,19 @@ def _source_of(name: str) -> Path | None:
     if folder is not None:
         return Path(folder)
     return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def check_files(jobs: Iterable[Job]) -> None:
+    """See that every dataset is a file, as travels to nodes.
+
+    Raises:
+        ConfigError: one is a folder.
+    """
+    for path in (path for job in jobs for path in job.inputs.values() if path.is_dir()):
+        raise ConfigError(
+            f"The dataset in {path} is a folder, which Ray's nodes are not sent. Write it as a file (`dqlab data "
+            "convert FROM FILE.hdf5`) and set load_dataset.sources=('file:FILE.hdf5',), or choose another Grid.engine."
+        )
 
 
 class Inputs:

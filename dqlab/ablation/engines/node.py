@@ -38,10 +38,10 @@ class Input:
 
     def on_this_node(self) -> Path:
         """The file, fetched if it is not here yet."""
-        import ray
-
         path = Path(tempfile.gettempdir()) / "dqlab-inputs" / self.digest / self.name
         if not path.exists():
+            import ray
+
             content = ray.get(self.content[0])
             with atomic_path(path) as temporary:
                 content.tofile(temporary)
@@ -72,7 +72,8 @@ class Parcel:
         if not paths:
             return {}, []
         if not self.as_cache:
-            return {}, [f"load_dataset.sources={tuple(f'file:{path}' for path in paths)!r}"]
+            form = f"{self.job.format}:" if self.job.format else ""
+            return {}, [f"load_dataset.sources={tuple(f'file:{form}{path}' for path in paths)!r}"]
         cache.mkdir()
         for path in paths:
             (cache / path.name).symlink_to(path)

@@ -81,8 +81,9 @@ class RayEngine:
             )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from dqlab.ablation.engines.cargo import modules_of
+        from dqlab.ablation.engines.cargo import check_files, modules_of
 
+        check_files(jobs)
         with _own_signals():
             self._connect(ray, modules_of(jobs))
         try:
