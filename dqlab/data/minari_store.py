@@ -48,10 +48,11 @@ def folder_of(name: str) -> Path:
 
     try:
         parse_dataset_id(name)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # TypeError: there is no version
+        why = "it has no -vVERSION" if isinstance(error, TypeError) else str(error).rstrip(".")
         raise DataError(
-            f"Minari refuses '{name}' as a dataset's id: {str(error).rstrip('.')}. Both are letters, "
-            "digits, - and _, of a namespace two at least: mujoco/walker2d/medium-v0, for example."
+            f"'{name}' is no id of a Minari dataset: {why}. Namespace and name are letters, digits, - and _, of a "
+            "namespace two at least: mujoco/walker2d/medium-v0, for example."
         ) from error
     return store() / name
 

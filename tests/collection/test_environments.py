@@ -189,7 +189,7 @@ def test_a_task_has_its_own_environment(ignored: dict[str, Any]) -> None:
 
 def test_an_impossible_name_shows_before_anything_is_trained(tmp_path: Path) -> None:
     pytest.importorskip("minari")
-    with pytest.raises(DqlabError, match="Minari refuses 'dqlab/a b-v0' as a dataset's id: Malformed dataset ID"):
+    with pytest.raises(DqlabError, match="'dqlab/a b-v0' is no id of a Minari dataset: Malformed dataset ID"):
         collect(tmp_path, "Collection.episodes=1", "Collection.name='a b'", "Collection.formats=('d4rl', 'minari')")
     assert not list(tmp_path.iterdir())
 
