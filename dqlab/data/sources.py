@@ -178,9 +178,12 @@ def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -
             return name, data_sources.get(name)(task, argument, progress), tuple(reasons)
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    known = f"Put your copy into D4RL's cache ({cache_path(task)}: dqlab data import FILE {task.name}), or name it"
-    cache = known if task.file else "Name a file"
+    copy = (
+        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
+        if task.file
+        else "Name a file"
+    )
     raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {cache}: "
+        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
         "--set \"load_dataset.sources=('file:PATH',)\"."
     )

@@ -67,8 +67,19 @@ class Environments(ABC):
         """Let go of processes and memory."""
 
 
+EnvBackend = Callable[[Task, str], Environments]
+
+env_backends: Registry[EnvBackend] = Registry(
+    "env_backend",
+    "What steps the environments of an evaluation: `(task, physics) -> Environments`.",
+    "Experiment.env_backend",
+    arguments=2,
+)
+
+
+@env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
 class GymnasiumEnvironments(Environments):
-    """Today's packages, in this process."""
+    """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
 
     def __init__(self, task: Task, physics: str) -> None:
         self._task, self._physics = task, physics
@@ -102,22 +113,6 @@ def stepped(env: Any, action: Array) -> tuple[Array, float, bool, bool]:
     """Step a Gymnasium environment: state, reward, whether it ended the episode, whether that or its limit did."""
     state, reward, terminated, truncated, _ = env.step(action)
     return state, float(np.asarray(reward).item()), bool(terminated), bool(terminated or truncated)
-
-
-EnvBackend = Callable[[Task, str], Environments]
-
-env_backends: Registry[EnvBackend] = Registry(
-    "env_backend",
-    "What steps the environments of an evaluation: `(task, physics) -> Environments`.",
-    "Experiment.env_backend",
-    arguments=2,
-)
-
-
-@env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
-def gymnasium_backend(task: Task, physics: str) -> Environments:
-    """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
-    return GymnasiumEnvironments(task, physics)
 
 
 def physics_of(task: Task, backend: str, physics: str) -> str:

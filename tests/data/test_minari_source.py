@@ -108,5 +108,5 @@ def download(env: dict[str, str], *sources: str) -> subprocess.CompletedProcess[
 
 def test_a_server_that_minari_does_not_know_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_REMOTE", "nowhere://farama")
-    with pytest.raises(DataError, match=r"minari: Minari cannot fetch 'made/far-v0': 'nowhere'\. Put the file into"):
+    with pytest.raises(DataError, match=r"minari: Minari cannot fetch 'made/far-v0': 'nowhere'\. Put your copy into"):
         load_dataset(HOPPER, ("minari:made/far-v0",))

@@ -175,16 +175,19 @@ def test_convert(data: Callable[..., Said], folder: Path) -> None:
 def test_import(data: Callable[..., Said], folder: Path) -> None:
     path, target = write(folder / "mine.hdf5"), folder / "cache" / FILE
     code, out, _ = data("import", "mine.hdf5", "hopper-medium-v2")
-    assert (code, out) == (0, f"{target}: 100 rows, SHA-256 {sha256_of(path)}\n")
+    excerpt = "D4RL's has about 1,000,000 rows: scores obtained with this are marked as not D4RL's."
+    assert (code, out) == (0, f"{target}: 100 rows, SHA-256 {sha256_of(path)}\n{excerpt}\n")
     assert target.read_bytes() == path.read_bytes()
     assert data("import", target, "hopper-medium-v2")[1] == f"{target} is that file already.\n"
     write(path, rows=50)
     assert "--force replaces it" in data("import", "mine.hdf5", "hopper-medium-v2")[2]
     write(folder / "bad.hdf5", rewards=np.full(100, np.nan))
+    write(folder / "hopper_medium_expert-v2.hdf5")
     before = target.read_bytes()
     for name, task, why in (
         ("bad.hdf5", "hopper-medium-v2", "'rewards' has 100 NaN"),
         ("mine.hdf5", "walker2d-medium-v2", "11 wide"),
+        ("hopper_medium_expert-v2.hdf5", "hopper-medium-v2", "is called as D4RL's hopper-medium-expert-v2"),
     ):
         code, _, err = data("import", name, task, "--force")
         assert code == 2
@@ -211,8 +214,10 @@ def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., S
     assert "was collected by dqlab" in err
 
 
-def test_only_d4rls_own_file_counts_as_such(data: Callable[..., Said], folder: Path) -> None:
+def test_only_d4rls_own_file_counts_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = write(folder / "cache" / FILE)
+    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"  # an excerpt: D4RL's has a million rows
+    monkeypatch.setattr("dqlab.data.own.SHARE", 1e-4)
     assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
     with h5py.File(target, "a") as file:
         file["metadata/provenance"] = "Collected by dqlab; not D4RL."
