@@ -29,7 +29,7 @@ def run(folder: Path, *command: str) -> str:
 def test_benchmarks(tmp_path: Path) -> None:
     options = ("-p", "dqlab.benchmarking.plugin", "-p", "no:cacheprovider", "--quick", "--benchmark-disable")
     said = run(tmp_path, sys.executable, "-m", "pytest", "benchmarks/", *options, "-k", FEW)
-    assert f"{3 + len(samplers.names())} passed" in said
+    assert f"{5 + len(samplers.names())} passed" in said
 
 
 def test_gpu_checks(tmp_path: Path) -> None:
