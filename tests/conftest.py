@@ -16,7 +16,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from dqlab.envs.custom import SOURCE
 from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -80,8 +82,10 @@ def no_legacy() -> str:
 
 @pytest.fixture(autouse=True)
 def no_configuration() -> None:
-    """gin's configuration is global: no test inherits another's."""
+    """gin's configuration is global, as are tasks that a configuration made: no test inherits another's."""
     gin.clear_config()
+    for entry in [entry for entry in tasks if entry.source == SOURCE]:
+        tasks.remove(entry.name)
 
 
 @pytest.fixture

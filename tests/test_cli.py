@@ -149,7 +149,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown task": ([*QUICK, "--set", "Experiment.task=walker2d-medium-v3"], "Did you mean 'walker2d-medium-v2'"),
     "missing gin file": (["train", "--gin", "gin/quickstrat.gin"], "There is no gin file"),
     "missing data file": ([*QUICK, "--set", "load_dataset.sources=('file:no.hdf5',)"], "no dataset at 'no.hdf5'"),
-    "no data at all": ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put the file into D4RL's cache"),
+    "no data at all": ([*WALKER, "--set", "load_dataset.sources=('d4rl_cache',)"], "Put your copy into D4RL's cache"),
     "no CUDA": ([*QUICK, "--device", "cuda"], "PyTorch finds no CUDA device"),
     "graphs without CUDA": ([*QUICK, "--set", "Training.execution=cuda_graph"], "'cuda_graph' needs a CUDA device"),
     "tf32 without CUDA": ([*QUICK, "--set", "Experiment.precision=tf32"], "needs a CUDA device of compute capability"),

@@ -75,7 +75,7 @@ def d4rl_cache() -> Iterator[Finding]:
 
 def _files(sizes: dict[str, int]) -> str:
     """The tasks whose files there are."""
-    names = {task: Path(file).name for task, (_, file) in D4RL["tasks"].items()}
+    names = {task: Path(file).name for task, (_, file, _) in D4RL["tasks"].items()}
     there = {task: sizes[name] for task, name in names.items() if name in sizes}
     if not there:
         return f"none of {len(names)} files yet (dqlab train fetches its own)"
