@@ -122,7 +122,7 @@ def train(
     evaluator = experiment.evaluator()
     evaluator.environments.prepare(len(experiment.the_replicas) * evaluator.episodes)
     folder.check(resume)
-    data = _load_data(experiment, Console(stderr=True) if quiet else console)
+    data = _load_data(experiment, console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
     pack = experiment.pack()
     folder.lock()
@@ -199,10 +199,11 @@ def _about_profile(recorder: Recorder) -> Sequence[str]:
 
 def _load_data(experiment: Experiment, console: Console) -> Transitions:
     """The dataset; where it is the one that ships with dqlab, that is said so that it can't be missed."""
-    with download_progress(console) as progress:
+    loud = Console(stderr=True) if console.quiet else console
+    with download_progress(loud) as progress:
         data = experiment.data(progress)
     if data.provenance.stand_in:
-        announce_fallback(console, experiment.task, data.provenance)
+        announce_fallback(loud, experiment.task, data.provenance)
     else:
         console.print(about_data(data.provenance), soft_wrap=True, highlight=False)
     return data
