@@ -79,7 +79,9 @@ def _add_collect(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("collected"), help="folder; a second call continues or reuses what is there"
     )
-    parser.add_argument("--format", action="append", help="d4rl, minari; several are written (Collection.formats)")
+    parser.add_argument(
+        "--format", action="extend", nargs="+", help="what is written: d4rl, minari, or both (Collection.formats)"
+    )
 
 
 def _add_figure(commands: Any) -> None:
