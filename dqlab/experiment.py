@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of, place_of
 from dqlab.evaluation import Evaluator
 from dqlab.fields import check_fields, require
+from dqlab.machine import version_of
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
@@ -250,7 +250,7 @@ def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loade
         "variants": _variants(experiment),
         "data": {**provenance.as_dict(), "score_mean": experiment.the_task.score(provenance.return_mean)},
         "caveat": provenance.caveat,
-        "versions": {name: _version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        "versions": {name: version_of(name) for name in VERSIONED} | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
         "plugins": loaded.imports,
@@ -268,13 +268,6 @@ def _variants(experiment: Experiment) -> dict[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _git_commit() -> str:

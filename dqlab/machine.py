@@ -1,13 +1,22 @@
-"""What this machine has to spare."""
+"""What this machine has to spare, and which versions are installed on it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+def version_of(package: str) -> str:
+    """A package's version, in words."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def available_memory() -> int:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from dqlab.data.own import COLLECTED, PROVENANCE
 from dqlab.envs.custom import BOXED, action_bounds
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
+from dqlab.machine import version_of
 
 if TYPE_CHECKING:
     from dqlab.collection.recipe import Collection
@@ -85,7 +85,7 @@ class Collected:
             "policies": json.dumps(policies),
             "algorithm_name": ", ".join(part.about() for part in self.parts.values()),
             "seed": str(recipe.seed),
-            "versions": ", ".join(f"{name} {_version(name)}" for name in VERSIONED),
+            "versions": ", ".join(f"{name} {version_of(name)}" for name in VERSIONED),
             "config": self.config,
             "licence": recipe.licence,
             **({"author": recipe.author} if recipe.author else {}),
@@ -148,10 +148,3 @@ def _returns(pieces: tuple[Piece, ...]) -> NDArray[np.float64]:
     ends = np.flatnonzero(terminals[rows] | timeouts[rows])
     totals = np.diff(np.cumsum(rewards[rows], dtype=np.float64)[ends], prepend=0.0)
     return totals[:-1] if pieces[-1].cut and len(totals) > 1 else totals
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.physics import capsule_as_cylinder
+from dqlab.envs.physics import capsule_as_cylinder, rotation_of
 
 CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}
 """kg of each weighed capsule, by the movable bodies that have any: the XML fixes the geoms' masses."""
@@ -60,14 +60,6 @@ def let_arm_pass_its_stand(model: Any) -> None:
     model.geom_contype[stand] = model.geom_conaffinity[stand] = 0
 
 
-def _rotation(quat: Array) -> Array:
-    import mujoco
-
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quat)
-    return matrix.reshape(3, 3)
-
-
 def _exact_capsule(radius: float, half_length: float) -> Array:
     """Principal inertia (3,) for a mass of 1, z along the axis."""
     volume, ball = 2.0 * half_length, 4.0 / 3.0 * radius
@@ -98,13 +90,13 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
 
     index = model.body(body).id
     geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
-    frame = _rotation(model.body_iquat[index])
+    frame = rotation_of(model.body_iquat[index])
     tensor = np.diag(model.body_inertia[index])
     for geom in geoms:
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
             radius, half_length, _ = model.geom_size[geom]
             change = _legacy_capsule(radius, half_length) - _exact_capsule(radius, half_length)
-            rotation = frame.T @ _rotation(model.geom_quat[geom])
+            rotation = frame.T @ rotation_of(model.geom_quat[geom])
             tensor += mass * rotation @ np.diag(change) @ rotation.T
     _turn_inertial_frame(model, index, frame, tensor)
 

@@ -68,7 +68,8 @@ def _type_names(model: Any) -> list[str]:
     return [mujoco.mjtGeom(number).name for number in model.geom_type]
 
 
-def _rotation(quat: Array) -> Array:
+def rotation_of(quat: Array) -> Array:
+    """The matrix (3, 3) of a quaternion (4,)."""
     import mujoco
 
     matrix = np.zeros(9)
@@ -86,7 +87,7 @@ def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, 
     centre = masses @ positions / masses.sum()
     tensor = np.zeros((3, 3))
     for geom, (mass, principal), position in zip(geoms, parts, positions, strict=True):
-        rotation = _rotation(model.geom_quat[geom])
+        rotation = rotation_of(model.geom_quat[geom])
         offset = position - centre
         tensor += rotation @ np.diag(principal) @ rotation.T
         tensor += mass * (offset @ offset * np.eye(3) - np.outer(offset, offset))  # parallel axes

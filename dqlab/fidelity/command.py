@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dqlab.envs.legacy.place import legacy_python
@@ -13,6 +12,7 @@ from dqlab.fidelity.page import page
 from dqlab.fidelity.rows import Say, environments, measure
 from dqlab.fidelity.runs import compared
 from dqlab.files import write_text
+from dqlab.machine import version_of
 from dqlab.run_folder import RunFolder
 
 PACKAGES = ("gymnasium", "mujoco", "gymnasium-robotics", "numpy")
@@ -53,11 +53,4 @@ def _versions() -> str:
     worker = Worker(legacy_python())
     original = ", ".join(f"{name} {number}" for name, number in worker.versions.items())
     worker.close()
-    return f"original: {original}; today: {', '.join(f'{name} {_version(name)}' for name in PACKAGES)}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+    return f"original: {original}; today: {', '.join(f'{name} {version_of(name)}' for name in PACKAGES)}"
