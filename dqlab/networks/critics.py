@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
 from dqlab.networks.activations import Activation
+from dqlab.networks.members import Members
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec
@@ -52,15 +53,19 @@ class CriticEnsemble(nn.Module):
 
     Subclasses own what is made of the M: what the TD target is, what the critics' loss is, what the actor ascends, and
     what candidates are ranked by. By default: the minimum, squared errors, one of the first two, and the minimum.
+
+    Args:
+        members: the M critics.
+        alike: they differ in their parameters' values only, so that a GPU may compute them as one.
     """
 
-    def __init__(self, members: list[nn.Module]) -> None:
+    def __init__(self, members: list[nn.Module], alike: bool = False) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members = Members(members, alike)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Values (M, B) of states (B, S) and actions (B, A)."""
-        return torch.stack([member(state, action) for member in self.members])
+        return self.members.each(state, action)
 
     def outputs(self, state: Tensor, action: Tensor) -> Tensor:
         """What the loss and the target are made from, (M, B, Z); the mean over Z is `forward`."""
@@ -116,7 +121,7 @@ class QEnsemble(CriticEnsemble):
         check_fields(self)
         for name in ("n_critics", "hidden_dim", "depth"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
-        super().__init__([self.member() for _ in range(self.n_critics)])
+        super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
     def member(self) -> nn.Module:
         """A freshly initialised critic."""

@@ -1,8 +1,11 @@
-"""Matrix products of compiled programs on a CPU: by oneDNN.
+"""Matrix products of compiled programs.
 
-PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also part of PyTorch,
-takes half the time there. It is reached through the operator that PyTorch's own compiler uses; where that operator is
-missing or does not give the right product, PyTorch's choice stands.
+On a CPU: by oneDNN. PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also
+part of PyTorch, takes half the time there. It is reached through the operator that PyTorch's own compiler uses; where
+that operator is missing or does not give the right product, PyTorch's choice stands.
+
+On a GPU: products that are narrow (an action's six columns, a critic's one) are written as sums of elementwise
+products, which the compiler fuses with what comes before and after them: a launch fewer for each of them, or two.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+aten = torch.ops.aten
 
 _library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
 _library.define("mm(Tensor a, Tensor b) -> Tensor")
@@ -65,5 +70,42 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
     return torch.ops.dqlab.addmm(bias, a, b) if bias.ndim == 1 else torch.ops.dqlab.mm(a, b) + bias
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mm.default: _mm, torch.ops.aten.addmm.default: _addmm}
-"""What a compiled program makes of PyTorch's matrix products."""
+NARROW = 8
+"""Columns that make a product narrow: sums of so few terms are written out by PyTorch's compiler."""
+
+
+def is_narrow(a: Tensor, b: Tensor) -> bool:
+    """Whether a product (..., R, T) (..., T, C) of full precision sums few terms, or is one matrix of few columns."""
+    few = a.shape[-1] <= NARROW or (b.ndim == 2 and b.shape[-1] <= NARROW)
+    return few and a.dtype in (torch.float32, torch.float64) and min(*a.shape, *b.shape) > 0
+
+
+def narrow_product(a: Tensor, b: Tensor) -> Tensor:
+    """The same product as sums of elementwise products, over the terms where they are few, else along rows."""
+    if a.shape[-1] <= NARROW:
+        return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
+    return (a.unsqueeze(-2) * b.transpose(-1, -2).unsqueeze(-3)).sum(-1)
+
+
+def _narrow(a: Tensor, b: Tensor) -> Any:
+    return narrow_product(a, b) if is_narrow(a, b) else NotImplemented
+
+
+def _narrow_plus(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    return bias * beta + alpha * narrow_product(a, b) if is_narrow(a, b) else NotImplemented
+
+
+Decompositions = dict[Any, Callable[..., Any]]
+
+ON_CPU: Decompositions = {aten.mm.default: _mm, aten.addmm.default: _addmm}
+ON_GPU: Decompositions = {
+    aten.mm.default: _narrow,
+    aten.bmm.default: _narrow,
+    aten.addmm.default: _narrow_plus,
+    aten.baddbmm.default: _narrow_plus,
+}
+
+
+def decompositions(device: torch.device) -> Decompositions:
+    """What a program that is compiled for that device makes of PyTorch's matrix products."""
+    return ON_CPU if device.type == "cpu" else ON_GPU

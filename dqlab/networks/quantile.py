@@ -47,7 +47,7 @@ class TQC(MeanEnsemble):
 
     def outputs(self, state: Tensor, action: Tensor) -> Tensor:
         """Quantiles (M, B, Z) of states (B, S) and actions (B, A)."""
-        return torch.stack([member(state, action) for member in self.members])
+        return self.members.each(state, action)
 
     def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """The lowest Z' = M * (Z - d) of the pooled quantiles, (B, Z') in ascending order, of outputs (M, B, Z)."""

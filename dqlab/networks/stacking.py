@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dqlab.errors import RunError
+from dqlab.networks.members import Members, one_by_one
 from dqlab.networks.precision import Full, Precision
 
 M = TypeVar("M", bound=nn.Module)
@@ -38,6 +39,8 @@ class Layout:
     shapes: dict[str, torch.Size]
     sizes: list[int]
     precision: Precision
+    members: tuple[str, int, Layout] | None = None
+    """If all parameters are those of members that are alike: their name, how many they are, and one's layout."""
 
     @classmethod
     def of(cls, module: nn.Module, precision: Precision = FULL) -> Layout:
@@ -45,7 +48,7 @@ class Layout:
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         skeleton = copy.deepcopy(module).requires_grad_(False)
         sizes = [math.ceil(shape.numel() / ALIGNMENT) * ALIGNMENT for shape in shapes.values()]
-        return cls(skeleton, shapes, sizes, precision)
+        return cls(skeleton, shapes, sizes, precision, _members(skeleton, sum(sizes)))
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with the module's buffers on another device."""
@@ -80,7 +83,31 @@ class Layout:
 
     def bind(self, row: Tensor) -> Network:
         """The network with the parameters of one row (P,)."""
-        return Network(self.module, self.unflatten(row), self.precision)
+        return Network(self.module, self.unflatten(row), self.precision, self._together(row))
+
+    def _together(self, row: Tensor) -> dict[str, Callable[..., Tensor]]:
+        """How members that make up the whole network are called as one on the row's device, by their name."""
+        if self.members is None or one_by_one(row.device):
+            return {}
+        name, count, layout = self.members
+        rows = row.view(count, -1)  # the members' parameters, one after the other: nothing is copied
+
+        def call(*inputs: Tensor) -> Tensor:
+            in_dims = (0, *len(inputs) * [None])
+            outputs: Tensor = torch.vmap(lambda row, *given: layout.bind(row)(*given), in_dims)(rows, *inputs)
+            return outputs
+
+        return {name: call}
+
+
+def _members(module: nn.Module, size: int) -> tuple[str, int, Layout] | None:
+    """The `members` of a layout of that size."""
+    for name, child in module.named_children():
+        if isinstance(child, Members) and child.alike:
+            one = Layout.of(child[0])
+            if all(Layout.of(other).shapes == one.shapes for other in child) and len(child) * one.size == size:
+                return name, len(child), one
+    return None
 
 
 def _cut(part: Tensor, shape: torch.Size) -> Tensor:
@@ -100,11 +127,15 @@ class Network:
     module: nn.Module
     parameters: dict[str, Tensor]
     precision: Precision = FULL
+    together: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     @cached_property
     def _bound(self) -> nn.Module:
         named = self.module.named_parameters()
-        return _with_parameters(self.module, {id(value): self.parameters[name] for name, value in named})
+        bound = _with_parameters(self.module, {id(value): self.parameters[name] for name, value in named})
+        for name, call in self.together.items():
+            bound.get_submodule(name).__dict__["together"] = call
+        return bound
 
     def __call__(self, *args: Tensor) -> Tensor:
         """The module's output for its inputs, in the parameters' type whatever the precision of its products."""

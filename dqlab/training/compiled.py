@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dqlab.errors import ConfigError, message_of
 from dqlab.networks import activations, products
+from dqlab.training.merging import merge_sums
 from dqlab.training.program import Program, Tensors, leaves, tree_map
 
 _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -52,14 +53,25 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
     return run
 
 
-def trace(function: Callable[..., Any], values: list[Tensor]) -> torch.fx.GraphModule:
-    """The graph of elementary operations that a function of tensors consists of; nothing is computed."""
+def trace(
+    function: Callable[..., Any], values: list[Tensor], device: torch.device | None = None
+) -> torch.fx.GraphModule:
+    """The graph of elementary operations that a function of tensors consists of; nothing is computed.
+
+    Args:
+        function: of these tensors.
+        values: its arguments.
+        device: it is written for; by default theirs.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     products.available()  # found out with real numbers, before the tracing
-    rules = {**activations.DECOMPOSITIONS, **products.DECOMPOSITIONS}
+    device = device or values[0].device
+    rules = {**activations.DECOMPOSITIONS, **products.decompositions(device)}
     tracer = make_fx(function, decomposition_table=rules, tracing_mode="fake", _allow_non_fake_inputs=True)
     graph: torch.fx.GraphModule = tracer(*values)
+    if device.type != "cpu" and merge_sums(graph.graph):
+        graph.recompile()
     return graph
 
 
