@@ -24,14 +24,19 @@ SUM = aten.sum.dim_IntList
 
 
 def _swapped(node: Node, dim: int) -> int:
-    one, other = (place % len(_shape(node)) for place in node.args[1:])  # type: ignore[operator]
+    one, other = (int(place) % len(_shape(node)) for place in node.args[1:])  # type: ignore[arg-type]
     return {one: other, other: one}.get(dim, dim)
+
+
+def _permuted(node: Node, dim: int) -> int:
+    order: Any = node.args[1]
+    return int(order[dim]) % len(order)
 
 
 REORDERINGS: dict[Any, Callable[[Node, int], int]] = {
     aten.t.default: lambda node, dim: 1 - dim,
     aten.transpose.int: _swapped,
-    aten.permute.default: lambda node, dim: node.args[1][dim],  # type: ignore[index,return-value]
+    aten.permute.default: _permuted,
 }
 """What puts dimensions into another order, and where each came from."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
@@ -44,7 +49,7 @@ def merge_sums(graph: Graph) -> int:
     Returns:
         How many products and sums it has fewer.
     """
-    _drop_idle(graph)
+    _drop_idle_views(graph)
     places = {node: place for place, node in enumerate(graph.nodes)}
     writes = [(place, _owner(node)) for node, place in places.items() if _writes(node)]
     stacks: dict[tuple[Any, ...], Node] = {}
@@ -86,8 +91,9 @@ class Term:
 
 
 def _term(summand: Node) -> Term:
-    core, path = summand, []
-    while core.target in SHAPING and len(core.users) == 1:
+    core = summand
+    path: list[Node] = []
+    while _is_shaping(core) and len(core.users) == 1:
         path.insert(0, core)
         core = core.args[0]  # type: ignore[assignment]
     if len(core.users) > 1 or not (core.target in PRODUCTS or _sums_one_dimension(core)):
@@ -95,6 +101,12 @@ def _term(summand: Node) -> Term:
     own = () if core.target in PRODUCTS else (core.args[1:], core.kwargs)
     passed = [(node.target, node.args[1:]) for node in path]
     return Term(core, tuple(path), (core.target, _shape(core), _dtype(core), str((own, passed))))
+
+
+def _is_shaping(node: Node) -> bool:
+    """Whether it gives what it is given, in another shape; a product with 1 does (`vmap` makes them)."""
+    times_one = node.target in (aten.mul.Scalar, aten.mul.Tensor) and node.args[1] == 1
+    return node.target in SHAPING or bool(times_one)
 
 
 def _sums_one_dimension(node: Node) -> bool:
@@ -172,16 +184,12 @@ def _dtype(node: Node) -> torch.dtype:
     return dtype
 
 
-def _drop_idle(graph: Graph) -> None:
-    """Take out what returns its argument: views of the same shape, products with 1."""
+def _drop_idle_views(graph: Graph) -> None:
+    """Take out views that have the shape of what they view: `vmap` leaves many."""
     for node in list(graph.nodes):
-        source = node.args[0] if node.args else None
-        if not isinstance(source, Node) or node.target not in (aten.view.default, aten.mul.Scalar, aten.mul.Tensor):
-            continue
-        if node.args[1] == 1 if node.target is not aten.view.default else _shape(node) == _shape(source):
-            if _dtype(node) == _dtype(source):
-                node.replace_all_uses_with(source)
-                graph.erase_node(node)
+        if node.target is aten.view.default and _shape(node) == _shape(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _schema(node: Node) -> Any:

@@ -1,0 +1,34 @@
+"""Narrow products, written out for GPUs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqlab.networks.products import NARROW, decompositions, is_narrow, narrow_product
+
+sides = st.integers(1, 12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=sides, terms=sides, columns=sides, batch=st.integers(0, 3))
+def test_it_is_the_product(rows: int, terms: int, columns: int, batch: int) -> None:
+    lead = (batch,) if batch else ()
+    a, b = torch.randn(*lead, rows, terms).double(), torch.randn(*lead, columns, terms).double().transpose(-1, -2)
+    torch.testing.assert_close(narrow_product(a, b), a @ b)
+    few = terms <= NARROW or (not batch and columns <= NARROW)
+    assert is_narrow(a, b) == few
+    assert not is_narrow(a.bfloat16(), b.bfloat16())  # sums of elementwise products would be rounded at each
+
+
+@pytest.mark.parametrize("terms", [3, 20])
+def test_sums_with_a_bias(terms: int) -> None:
+    rule = decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
+    bias, a, b = torch.randn(9).double(), torch.randn(10, terms).double(), torch.randn(terms, 9).double()
+    found = rule(bias, a, b, beta=0.5, alpha=2)
+    if terms > NARROW:
+        assert found is NotImplemented
+    else:
+        torch.testing.assert_close(found, torch.addmm(bias, a, b, beta=0.5, alpha=2))

@@ -1,0 +1,165 @@
+"""Summed products become one; what a GPU's program computes is what the update computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from dqlab.algorithms.base import algorithms
+from dqlab.data.transitions import Transitions
+from dqlab.networks import stacking
+from dqlab.policies.base import Dims
+from dqlab.training.compiled import trace
+from dqlab.training.execution import Eager
+from dqlab.training.merging import merge_sums
+from dqlab.training.pack import Pack
+from dqlab.training.program import Tensors, leaves, tree_map
+from dqlab.training.step import Step
+
+N, LAYERS = 5, 4  # diffusion steps; layers of the denoiser and of each critic, as in test_waste.py
+
+
+def merged(function: Callable[..., Tensor], *values: Tensor) -> tuple[GraphModule, int]:
+    graph = make_fx(function, tracing_mode="fake")(*values)
+    saved = merge_sums(graph.graph)
+    graph.graph.lint()
+    graph.recompile()
+    return graph, saved
+
+
+def counted(graph: GraphModule) -> Counter[str]:
+    return Counter(node.target.__name__.split(".")[0] for node in graph.graph.nodes if node.op == "call_function")
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(1, 5), min_size=1, max_size=5), batch=st.integers(0, 2), seed=st.integers(0, 9))
+def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batch: int, seed: int) -> None:
+    """Of its weight one product, of its bias one sum over rows, whatever the numbers of rows are; packed or not."""
+    lead = (batch,) if batch else ()
+    inputs = [numbers(*lead, count, 3, seed=seed + place) for place, count in enumerate(rows)]
+    weight, bias = numbers(*lead, 4, 3, seed=seed + 20), numbers(*lead, 4, seed=seed + 21)
+
+    def gradients(weight: Tensor, bias: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        weight, bias = (value.detach().requires_grad_() for value in (weight, bias))
+
+        def one(weight: Tensor, bias: Tensor, *inputs: Tensor) -> Tensor:
+            return torch.stack([torch.nn.functional.linear(x, weight, bias).tanh().square().sum() for x in inputs])
+
+        losses = torch.vmap(one)(weight, bias, *inputs) if batch else one(weight, bias, *inputs)
+        return torch.autograd.grad(losses.sum(), (weight, bias))
+
+    graph, _ = merged(gradients, weight, bias, *inputs)
+    for found, wanted in zip(
+        graph(weight, bias, *inputs), gradients(weight, bias, *inputs), strict=True
+    ):  # one product for each call, and one for all gradients
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    products = counted(graph)
+    assert products["mm"] + products["addmm"] + products["bmm"] + products["baddbmm"] == len(rows) + 1
+
+
+def test_what_is_overwritten_before_the_sum_is_not_read_after() -> None:
+    def function(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        first = a.clone()
+        product = first @ b
+        first.mul_(2)
+        return product + c @ first
+
+    values = numbers(3, 3), numbers(3, 3, seed=1), numbers(3, 3, seed=2)
+    graph, saved = merged(function, *values)
+    assert saved == 0
+    torch.testing.assert_close(graph(*values), function(*values))
+
+
+def test_products_that_are_wanted_themselves_stay() -> None:
+    def function(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        product = a @ b
+        return product + b @ c, product.exp()
+
+    values = numbers(3, 3), numbers(3, 3, seed=1), numbers(3, 3, seed=2)
+    graph, saved = merged(function, *values)  # type: ignore[arg-type]
+    assert saved == 0
+    assert counted(graph)["mm"] == 2
+
+
+def test_products_of_different_shapes_are_merged_among_their_like() -> None:
+    """Shapes of the results agree, or they could not be added; a sum over rows is no product."""
+
+    def function(a: Tensor, b: Tensor, c: Tensor, d: Tensor, row: Tensor) -> Tensor:
+        return (a @ b + row.sum(0, keepdim=True)) + (c @ d + row)
+
+    values = numbers(1, 2), numbers(2, 4), numbers(1, 5), numbers(5, 4), numbers(1, 4)
+    graph, saved = merged(function, *values)
+    assert saved == 1
+    assert counted(graph)["mm"] == 1
+    torch.testing.assert_close(graph(*values), function(*values))
+
+
+def step_of(name: str, replicas: int) -> Step:
+    dims, rows = Dims(17, 6), 40
+    action, terminal = numbers(rows, 6, seed=1).clamp(-1, 1), (numbers(rows, seed=2) > 1).double()
+    fields = numbers(rows, 17), action, numbers(rows, seed=3), numbers(rows, 17, seed=4), terminal
+    pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), dtype=torch.float64, width=replicas)
+    return Step(pack, Transitions(*fields, provenance=None), 16, Eager())  # type: ignore[arg-type]
+
+
+def for_a_gpu(step: Step, replicas: int) -> tuple[GraphModule, Tensors]:
+    """The update as it is compiled for a GPU, and what it works on."""
+    program = step._program(slice(0, replicas))
+
+    def flat(*values: Tensor) -> None:
+        given = iter(values)
+        program.function(tree_map(lambda _: next(given), program.tensors))
+
+    return trace(flat, leaves(program.tensors), torch.device("cuda")), program.tensors
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(stacking, "one_by_one", lambda device: False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", algorithms.names())
+def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
+    """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
+    graph, tensors = for_a_gpu(step_of(name, replicas), replicas)
+    as_on_a_gpu.undo()
+    as_written = step_of(name, replicas)
+    for _ in range(3):
+        graph(*leaves(tensors))
+        as_written()
+    state = as_written.pack.state
+    wanted = {"parameters": state.parameters, "moments": state.moments, "targets": state.targets}
+    for part, value in {**wanted, "sums": as_written.sums}.items():
+        for found, right in zip(leaves(tensors[part]), leaves(value), strict=True):
+            torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
+
+
+PRODUCTS = 156  # of an update of Diffusion-QL as written: see test_waste.py
+STACKED = 23  # both critics: LAYERS each in the target, the loss, the actor's loss; their gradients 4 + 3 and 4
+# The denoiser is called N times in the actor's chain and once in the denoising loss: its second, third and last layers
+# have N + 1 gradients each, and of the first one the actions' columns N.
+MERGED = 3 * N + (N - 1)
+# The noisy action's way into each call of both chains, and out of it; out of the denoising loss's. Back into each
+# output layer; back to the noisy action, but for the first one, which is noise. Back into the critics' output in both
+# losses. The gradients of what all N timesteps share: the first layer's columns, the embedding's two layers.
+NARROW = 2 * N + 2 * N + 1 + (N + 1) + (N - 1) + 2 + 3
+
+
+def test_how_many_products_a_gpu_is_given(as_on_a_gpu: pytest.MonkeyPatch) -> None:
+    graph, _ = for_a_gpu(step_of("diffusion_ql", 1), 1)
+    found = counted(graph)
+    assert sum(found[name] for name in ("mm", "addmm", "bmm", "baddbmm")) == PRODUCTS - STACKED - MERGED - NARROW == 78
