@@ -2,6 +2,7 @@
 
 benchmarks/gpu.sh                            # on a machine with an NVIDIA GPU: under eight minutes
 benchmarks/gpu.sh --device cpu --smoke       # does it run at all?
+benchmarks/gpu.sh --only variants            # settings of PyTorch's compiler, side by side: some minutes
 benchmarks/gpu.sh --evaluate DIR             # play episodes with the weights of an earlier run
 """
 
@@ -28,6 +29,8 @@ SECTIONS: dict[str, tuple[str, str, float]] = {
     "training": ("gpu.training", "run", 0.0),
 }
 """Module, function, and the seconds that a section may take, however far it is; 0: until the end."""
+ON_DEMAND = {"variants": ("gpu.figures", "run_variants", 0.0)}
+"""Sections that only `--only` asks for."""
 GRACE = 5.0
 """Seconds after its deadline until a section that does not listen is killed."""
 
@@ -38,7 +41,7 @@ def main() -> int:
     if settings.evaluate:
         _alone(settings, "evaluation", _function("gpu.training", "evaluate_kept"))
     if settings.section:
-        module, function, _ = SECTIONS[settings.section]
+        module, function, _ = (SECTIONS | ON_DEMAND)[settings.section]
         _alone(settings, settings.section, _function(module, function))
     return _all(settings)
 
@@ -78,7 +81,8 @@ def _all(settings: Settings) -> int:
         sys.exit("PyTorch finds no CUDA device here. Without one: --device cpu --smoke.")
     end, results = time.time() + settings.until, settings.out / "results.json"
     results.unlink(missing_ok=True)
-    for section, (_, _, budget) in SECTIONS.items():
+    wanted = SECTIONS if settings.only is None else SECTIONS | ON_DEMAND
+    for section, (_, _, budget) in wanted.items():
         if settings.only is not None and section not in settings.only:
             continue
         deadline = min(end, time.time() + budget) if budget else end

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config
 from baseline import Agent, HostData
 from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 
@@ -25,6 +26,15 @@ from gpu.timing import alternating, median_seconds, timed
 
 PRECISIONS = {"float32": "highest", "tf32": "high"}
 """Precision of products -> what PyTorch calls it."""
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "combo kernels": {"combo_kernels": True},
+    "autotuned products": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
+}
+"""Settings of PyTorch's compiler that may pay: launches that do not depend on each other as one; products by Triton,
+where that is faster, with what follows them."""
+COMPILING = 40.0
+"""Seconds without which a variant is not begun."""
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
@@ -48,6 +58,15 @@ def run_details(settings: Settings, notes: Notes) -> None:
             if settings.left() > ENOUGH and not ("compile" in mode and n_timesteps > 5):
                 name = f"sampler, N={n_timesteps}, B={states}, {mode}"
                 notes.attempt(name, partial(sampled, settings, mode, n_timesteps, states))
+
+
+def run_variants(settings: Settings, notes: Notes) -> None:
+    """Only on demand (`--only variants`): each compiles the update anew, in full precision and in tf32."""
+    compiled = [mode for mode in settings.fast_modes if "compile" in mode][:1]
+    for mode, precision, (name, options) in product(compiled, PRECISIONS, VARIANTS.items()):
+        if settings.left() > COMPILING or settings.smoke:
+            with products_in(precision), torch._inductor.config.patch(options):  # type: ignore[no-untyped-call]
+                notes.attempt(f"{name}, {precision}", partial(against_baseline, settings, mode))
 
 
 @contextmanager
