@@ -81,14 +81,20 @@ class Layout:
         parts = torch.split(row, self.sizes)
         return {name: _cut(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
-    def bind(self, row: Tensor) -> Network:
-        """The network with the parameters of one row (P,)."""
-        return Network(self.module, self.unflatten(row), self.precision, self._together(row))
+    def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
+        """The network with the parameters of one row (P,).
+
+        Args:
+            row: on any device.
+            as_one: whether members that are alike are called as one; by default wherever that is faster.
+        """
+        wanted = self.members is not None and (not one_by_one(row.device) if as_one is None else as_one)
+        together = self._together(row) if wanted else {}
+        return Network(self.module, self.unflatten(row), self.precision, together)
 
     def _together(self, row: Tensor) -> dict[str, Callable[..., Tensor]]:
-        """How members that make up the whole network are called as one on the row's device, by their name."""
-        if self.members is None or one_by_one(row.device):
-            return {}
+        """What calls the members as one, by their name."""
+        assert self.members is not None
         name, count, layout = self.members
         rows = row.view(count, -1)  # the members' parameters, one after the other: nothing is copied
 
@@ -103,7 +109,7 @@ class Layout:
 def _members(module: nn.Module, size: int) -> tuple[str, int, Layout] | None:
     """The `members` of a layout of that size."""
     for name, child in module.named_children():
-        if isinstance(child, Members) and child.alike:
+        if isinstance(child, Members) and child.alike and not list(child.buffers()):
             one = Layout.of(child[0])
             if all(Layout.of(other).shapes == one.shapes for other in child) and len(child) * one.size == size:
                 return name, len(child), one
@@ -128,6 +134,7 @@ class Network:
     parameters: dict[str, Tensor]
     precision: Precision = FULL
     together: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    """What calls all members of that name as one."""
 
     @cached_property
     def _bound(self) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.networks.critics import CriticEnsemble, ensemble_of
-from dqlab.networks.stacking import Network
+from dqlab.networks.stacking import Layout, Network
 from dqlab.networks.values import ValueLoss
 from dqlab.registry import Entry
 from dqlab.testing.made import BATCH, DIMS, check_pure, check_traceable, make_batch, one_noise
@@ -131,12 +131,22 @@ def check_critic(entry: Entry[Callable[..., CriticEnsemble]]) -> None:
     assert len({float(row.detach().sum()) for row in q}) == len(q), "two members are the same"
     outputs = ensemble.outputs(state, action)
     assert torch.allclose(outputs.mean(dim=-1), q), "the mean of outputs (M, B, Z) over Z must be forward's (M, B)"
+    check_members(ensemble, outputs, state, action)
     check_aggregation(ensemble, q, outputs)
     check_rows(lambda *inputs: ensemble.outputs(*inputs).transpose(0, 1), state, action)
     check_dtypes(ensemble, state, action)
     check_stacked(ensemble, Network.__call__, state, action)
     check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
     check_saving(lambda: entry.make()(DIMS.state, DIMS.action), ensemble, state, action)
+
+
+def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, action: Tensor) -> None:
+    """Members that are said to be alike give, called as one, what they give one by one."""
+    layout = Layout.of(ensemble)
+    if layout.members is not None:
+        row = layout.flatten(dict(ensemble.named_parameters()))
+        as_one = layout.bind(row, as_one=True).call("outputs", state, action)
+        assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
 
 
 def check_aggregation(ensemble: CriticEnsemble, q: Tensor, outputs: Tensor) -> None:

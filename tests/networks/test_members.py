@@ -6,18 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dqlab.networks import stacking
 from dqlab.networks.critics import CriticEnsemble, QNetwork, critics
 from dqlab.networks.stacking import Layout
+from dqlab.testing.networks import check_members
 
 STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()
 
 
-def outputs_and_gradient(ensemble: CriticEnsemble, rows: Tensor) -> tuple[Tensor, Tensor]:
+def outputs_and_gradient(ensemble: CriticEnsemble, rows: Tensor, as_one: bool | None = None) -> tuple[Tensor, Tensor]:
     layout, rows = Layout.of(ensemble), rows.detach().requires_grad_()
 
     def one(row: Tensor) -> Tensor:
-        out: Tensor = layout.bind(row).call("outputs", STATE, ACTION)
+        network = layout.bind(row, as_one)
+        assert bool(network.together) == bool(as_one)
+        out: Tensor = network.call("outputs", STATE, ACTION)
         return out
 
     outputs = torch.vmap(one)(rows) if len(rows) > 1 else one(rows[0]).unsqueeze(0)
@@ -31,23 +33,45 @@ def rows_of(ensemble: CriticEnsemble, replicas: int) -> Tensor:
 
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", critics.names())
-def test_every_ensemble(name: str, replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_ensemble(name: str, replicas: int) -> None:
     ensemble = critics.get(name)(3, 2, hidden_dim=20, layer_norm=True).double()
     rows = rows_of(ensemble, replicas)
-    wanted = outputs_and_gradient(ensemble, rows)
-    monkeypatch.setattr(stacking, "one_by_one", lambda device: False)
-    assert Layout.of(ensemble).members is not None
-    assert Layout.of(ensemble).bind(rows[0]).together
-    found = outputs_and_gradient(ensemble, rows)
+    found, wanted = (outputs_and_gradient(ensemble, rows, as_one) for as_one in (True, False))
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_members_that_differ_are_called_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin's ensemble of two shapes, whatever it says of itself; and one that says nothing."""
-    different: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4), QNetwork(3, 2, hidden_dim=5)]
+class Scaled(QNetwork):
+    """A critic whose members differ in more than parameters."""
+
+    scale = 1.0
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return self.scale * super().forward(state, action)
+
+
+class Remembering(QNetwork):
+    """A critic with a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, hidden_dim=4)
+        self.register_buffer("seen", torch.zeros(1))
+
+
+def test_members_that_differ_are_called_one_by_one() -> None:
+    """Of two shapes, or with buffers, whatever the ensemble says of itself; and where it says nothing."""
+    shapes: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4), QNetwork(3, 2, hidden_dim=5)]
     silent: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4) for _ in range(2)]
-    monkeypatch.setattr(stacking, "one_by_one", lambda device: False)
-    for ensemble in (CriticEnsemble(different, alike=True).double(), CriticEnsemble(silent).double()):
+    ensembles = CriticEnsemble(shapes, alike=True), CriticEnsemble([Remembering(), Remembering()], alike=True)
+    for ensemble in (*ensembles, CriticEnsemble(silent)):
+        ensemble.double()
         assert Layout.of(ensemble).members is None
         outputs, _ = outputs_and_gradient(ensemble, rows_of(ensemble, 1))
         assert torch.equal(outputs[0], ensemble.outputs(STATE, ACTION))
+
+
+def test_an_ensemble_that_is_wrong_about_its_members_does_not_conform() -> None:
+    first, second = Scaled(3, 2, hidden_dim=4), Scaled(3, 2, hidden_dim=4)
+    second.scale = 2.0
+    ensemble = CriticEnsemble([first, second], alike=True).double()
+    with pytest.raises(AssertionError, match="they are not alike"):
+        check_members(ensemble, ensemble.outputs(STATE, ACTION), STATE, ACTION)
