@@ -24,7 +24,7 @@ SECTIONS: dict[str, tuple[str, str, float]] = {
     "machine": ("gpu.machine", "run", 25.0),
     "correctness": ("gpu.checks", "run", 110.0),
     "waits": ("gpu.checks", "run_waits", 25.0),
-    "figures": ("gpu.figures", "run", 120.0),
+    "figures": ("gpu.figures", "run", 150.0),
     "details": ("gpu.figures", "run_details", 30.0),
     "training": ("gpu.training", "run", 0.0),
 }

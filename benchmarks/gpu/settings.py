@@ -29,7 +29,7 @@ class Sizes:
     batch: int = 256
     updates: int = 50
     counted: int = 300
-    packs: tuple[int, ...] = (8, 64, 1, 16, 4, 128)
+    packs: tuple[int, ...] = (64, 8, 1, 16, 4, 128)
     checked: int = 8
     steps: tuple[int, ...] = (5, 1, 10, 50)
     states: tuple[int, ...] = (256, 1, 2560)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,19 @@ def _keep(settings: Settings, pack: Pack, point: int) -> None:
     torch.save({"step": pack.state.step, "weights": kept, "source": load(settings.data).provenance.source}, path)
 
 
+@cache
+def _plays() -> bool:
+    """Whether the task's environment can be made here: gymnasium and mujoco need packages of their own, too."""
+    try:
+        import gymnasium
+
+        gymnasium.make(TASK.env_id).close()
+    except Exception as error:
+        print(f"No episodes are played here: {type(error).__name__}: {error}".splitlines()[0], flush=True)
+        return False
+    return True
+
+
 class Examiner:
     """Evaluates a pack on the task's faithful physics, where gymnasium and MuJoCo are installed."""
 
@@ -103,13 +116,7 @@ class Examiner:
         self._settings, self.seconds = settings, 0.0
         self._mode = new_mode("cuda_graph" if settings.on_gpu else "eager")
         self._evaluator = Evaluator(TASK, "mujoco210", settings.sizes.episodes)
-        try:
-            import gymnasium  # noqa: F401
-            import mujoco  # noqa: F401
-        except ImportError:
-            self.able = False
-        else:
-            self.able = True
+        self.able = _plays()
 
     def examine(self, pack: Pack) -> dict[str, Any]:
         """Each seed's mean score, and their mean with its interval."""
