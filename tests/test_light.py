@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, bindings
 
 HEAVY = (
     "mlflow",
@@ -64,3 +65,27 @@ assert "torch" not in sys.modules
 
 def test_help_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True).returncode == 0
+
+
+EAGER = """
+import sys
+from dqlab.cli import main
+status = main(["train", "--gin", "gin/quickstart.gin", "--out", sys.argv[1], *sys.argv[2:]])
+print("imported" if "torch._dynamo" in sys.modules else "left alone")
+sys.exit(status)
+"""
+
+
+def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """Up to its last update: a second or two of its start."""
+    command = [
+        sys.executable,
+        "-c",
+        EAGER,
+        str(tmp_path / "run"),
+        "--steps",
+        "20",
+        *bindings("Training.execution=eager"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "left alone", done.stdout + done.stderr
