@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from dqlab.training.compiled import trace
 from dqlab.training.execution import Eager
 from dqlab.training.merging import merge_sums
 from dqlab.training.pack import Pack
-from dqlab.training.program import Tensors, leaves, tree_map
+from dqlab.training.program import Program, leaves, tree_map
+from dqlab.training.sampler_core import SamplerCore
 from dqlab.training.step import Step
 
 N, LAYERS = 5, 4  # diffusion steps; layers of the denoiser and of each critic, as in test_waste.py
@@ -114,15 +116,14 @@ def step_of(name: str, replicas: int) -> Step:
     return Step(pack, Transitions(*fields, provenance=None), 16, Eager())  # type: ignore[arg-type]
 
 
-def for_a_gpu(step: Step, replicas: int) -> tuple[GraphModule, Tensors]:
-    """The update as it is compiled for a GPU, and what it works on."""
-    program = step._program(slice(0, replicas))
+def for_a_gpu(program: Program) -> GraphModule:
+    """The program as it is compiled for a GPU."""
 
-    def flat(*values: Tensor) -> None:
+    def flat(*values: Tensor) -> Any:
         given = iter(values)
-        program.function(tree_map(lambda _: next(given), program.tensors))
+        return program.function(tree_map(lambda _: next(given), program.tensors))
 
-    return trace(flat, leaves(program.tensors), torch.device("cuda")), program.tensors
+    return trace(flat, leaves(program.tensors), torch.device("cuda"))
 
 
 @pytest.fixture
@@ -135,7 +136,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize("name", algorithms.names())
 def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
     """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
-    graph, tensors = for_a_gpu(step_of(name, replicas), replicas)
+    program = step_of(name, replicas)._program(slice(0, replicas))
+    graph, tensors = for_a_gpu(program), program.tensors
     as_on_a_gpu.undo()
     as_written = step_of(name, replicas)
     for _ in range(3):
@@ -146,6 +148,19 @@ def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_g
     for part, value in {**wanted, "sums": as_written.sums}.items():
         for found, right in zip(leaves(tensors[part]), leaves(value), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", algorithms.names())
+def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
+    core = SamplerCore(step_of(name, replicas).pack, 2, Eager())
+    core._state.copy_(numbers(*core._state.shape))
+    program = core._program(slice(0, replicas), 0)
+    graph = for_a_gpu(program)
+    as_on_a_gpu.undo()
+    wanted = program.function(program.tensors)
+    assert float(wanted.std()) > 0
+    torch.testing.assert_close(graph(*leaves(program.tensors)), wanted, rtol=1e-10, atol=1e-10)
 
 
 PRODUCTS = 156  # of an update of Diffusion-QL as written: see test_waste.py
@@ -160,6 +175,5 @@ NARROW = 2 * N + 2 * N + 1 + (N + 1) + (N - 1) + 2 + 3
 
 
 def test_how_many_products_a_gpu_is_given(as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    graph, _ = for_a_gpu(step_of("diffusion_ql", 1), 1)
-    found = counted(graph)
+    found = counted(for_a_gpu(step_of("diffusion_ql", 1)._program(slice(0, 1))))
     assert sum(found[name] for name in ("mm", "addmm", "bmm", "baddbmm")) == PRODUCTS - STACKED - MERGED - NARROW == 78
