@@ -32,8 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole reductions": {"split_reductions": False},
     "autotuned products": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
 }
-"""Settings of PyTorch's compiler that may pay: launches that do not depend on each other as one; sums in one launch, not
-two; products by Triton, where that is faster, with what follows them."""
+"""Settings of PyTorch's compiler that may pay: launches that do not depend on each other as one; sums in one launch
+instead of two; products by Triton, where that is faster, with what follows them."""
 COMPILING = 40.0
 """Seconds without which a variant is not begun."""
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
