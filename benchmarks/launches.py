@@ -215,10 +215,11 @@ def with_constants_as_arguments(graph: Any, values: list[Any]) -> tuple[Any, lis
 
 
 def launches(code: str) -> Counter[str]:
-    """What the code launches: kernels of its own, and products of the library."""
+    """What the code launches: kernels of its own, products of the library; and operations, of a launch or more each."""
     own = re.findall(r"^\s*triton_\w+\.run\(", code, re.MULTILINE)
     library = re.findall(r"^\s*extern_kernels\.(\w+)\(", code, re.MULTILINE)
-    return Counter({"own kernels": len(own), "products": len(library)})
+    others = re.findall(r"^\s*(?:\w+ = )?torch\.ops\.\w+\.\w+", code, re.MULTILINE)
+    return Counter({"own kernels": len(own), "products": len(library), "other operations": len(others)})
 
 
 def compiled_kernels(sources: dict[str, str]) -> int:
@@ -255,7 +256,7 @@ def main() -> None:
             options = {"combo_kernels": True} if args.combo else {}
             code = written_for_a_card(step._program(slice(0, replicas)), pack.layouts.values(), options)
             found = launches(code)
-            text = ", ".join(f"{count} {name}" for name, count in found.items())
+            text = ", ".join(f"{count} {name}" for name, count in found.items() if count)
             print(f"{args.algorithm}, K = {replicas}: {found.total()} launches an update: {text}")
             if args.keep:
                 args.keep.mkdir(parents=True, exist_ok=True)

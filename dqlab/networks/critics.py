@@ -124,7 +124,7 @@ class QEnsemble(CriticEnsemble):
         super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
     def member(self) -> nn.Module:
-        """A freshly initialised critic."""
+        """A freshly initialised critic; all differ in their parameters' values only."""
         return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, self.activation, self.layer_norm)
 
 

@@ -83,8 +83,8 @@ def is_narrow(a: Tensor, b: Tensor) -> bool:
 def narrow_product(a: Tensor, b: Tensor) -> Tensor:
     """The same product as sums of elementwise products, over the terms where they are few, else along rows."""
     if a.shape[-1] <= NARROW:
-        return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
-    return (a.unsqueeze(-2) * b.transpose(-1, -2).unsqueeze(-3)).sum(-1)
+        return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2).contiguous()
+    return (a.unsqueeze(-2) * b.transpose(-1, -2).unsqueeze(-3)).sum(-1).contiguous()
 
 
 def _narrow(a: Tensor, b: Tensor) -> Any:
@@ -92,7 +92,10 @@ def _narrow(a: Tensor, b: Tensor) -> Any:
 
 
 def _narrow_plus(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    return bias * beta + alpha * narrow_product(a, b) if is_narrow(a, b) else NotImplemented
+    if not is_narrow(a, b) or not beta or not alpha:  # PyTorch does not look at what is multiplied by 0
+        return NotImplemented
+    product = narrow_product(a, b)  # first, since the sum is laid out as its first summand
+    return (product if alpha == 1 else alpha * product) + (bias if beta == 1 else beta * bias)
 
 
 Decompositions = dict[Any, Callable[..., Any]]

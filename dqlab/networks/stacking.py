@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ class Layout:
         shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         skeleton = copy.deepcopy(module).requires_grad_(False)
         sizes = [math.ceil(shape.numel() / ALIGNMENT) * ALIGNMENT for shape in shapes.values()]
-        return cls(skeleton, shapes, sizes, precision, _members(skeleton, sum(sizes)))
+        return cls(skeleton, shapes, sizes, precision, _members(skeleton, shapes))
 
     def to(self, device: torch.device) -> Layout:
         """The same layout with the module's buffers on another device."""
@@ -106,13 +106,14 @@ class Layout:
         return {name: call}
 
 
-def _members(module: nn.Module, size: int) -> tuple[str, int, Layout] | None:
-    """The `members` of a layout of that size."""
+def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layout] | None:
+    """The `members` of a layout of parameters with these names."""
     for name, child in module.named_children():
-        if isinstance(child, Members) and child.alike and not list(child.buffers()):
-            one = Layout.of(child[0])
-            if all(Layout.of(other).shapes == one.shapes for other in child) and len(child) * one.size == size:
-                return name, len(child), one
+        if isinstance(child, Members) and child.alike and not list(child.buffers()) and len(set(map(repr, child))) == 1:
+            layouts = [Layout.of(member) for member in child]
+            expected = [f"{name}.{place}.{own}" for place, layout in enumerate(layouts) for own in layout.shapes]
+            if list(names) == expected and all(layout.shapes == layouts[0].shapes for layout in layouts):
+                return name, len(child), layouts[0]
     return None
 
 

@@ -8,18 +8,19 @@ sum, over more rows. On a GPU each of them would be a launch or two.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 
-PRODUCTS: dict[Any, tuple[int, int]] = {aten.mm.default: (0, -1), aten.bmm.default: (1, -1)}
-"""Products of matrices, and the dimension of the second and of the first operand along which they sum."""
+PRODUCTS: dict[Any, tuple[int, int]] = {aten.mm.default: (-1, 0), aten.bmm.default: (-1, 1)}
+"""Products of matrices, and the dimension of the first and of the second operand along which they sum."""
 SUM = aten.sum.dim_IntList
 
 
@@ -46,26 +47,15 @@ SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 def merge_sums(graph: Graph) -> int:
     """Merge the summed products in a graph of elementary operations, in place.
 
+    Args:
+        graph: as `make_fx` traces it: every node knows its value's shape and type.
+
     Returns:
         How many products and sums it has fewer.
     """
     _drop_idle_views(graph)
-    places = {node: place for place, node in enumerate(graph.nodes)}
-    writes = [(place, _owner(node)) for node, place in places.items() if _writes(node)]
-    stacks: dict[tuple[Any, ...], Node] = {}
-    saved = 0
-    for root in [node for node in places if _is_root(node)]:
-        terms = [_term(summand) for summand in _summands(root)]
-        groups: dict[tuple[Any, ...], list[Term]] = {}
-        for term in terms:
-            alone = () if term.kind and not _overwritten(term, places, places[root], writes) else (term,)
-            groups.setdefault((*term.kind, *alone), []).append(term)
-        if len(groups) == len(terms):
-            continue
-        with graph.inserting_before(root):
-            merged = [_merged(graph, group, stacks) for group in groups.values()]
-            root.replace_all_uses_with(reduce(lambda a, b: graph.call_function(aten.add.Tensor, (a, b)), merged))
-        saved += len(terms) - len(groups)
+    merger = _Merger(graph)
+    saved = sum(merger.merge(root) for root in list(graph.nodes) if _is_root(root))
     graph.eliminate_dead_code()
     return saved
 
@@ -81,13 +71,83 @@ class Term:
     """
 
     core: Node
-    path: tuple[Node, ...]
-    kind: tuple[Any, ...]
+    path: tuple[Node, ...] = ()
+    kind: tuple[Any, ...] = ()
 
     @property
     def result(self) -> Node:
         """The summand."""
         return self.path[-1] if self.path else self.core
+
+
+class _Merger:
+    """Merges the terms of one sum after the other; equal operands are put side by side once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._places = {node: place for place, node in enumerate(graph.nodes)}
+        self._writes = [(place, _owner(node)) for user, place in self._places.items() for node in _written(user)]
+        self._stacks: dict[tuple[tuple[Node, ...], int], Node] = {}
+        self._now = 0
+
+    def merge(self, root: Node) -> int:
+        """Merge what can be merged in that sum; returns how many terms it has fewer."""
+        self._now = self._places[root]
+        terms = [_term(summand) for summand in _summands(root)]
+        groups: dict[tuple[Any, ...], list[Term]] = {}
+        for position, term in enumerate(terms):
+            free = bool(term.kind) and not self._overwritten(term.core.args, self._places[term.core])
+            groups.setdefault(term.kind if free else (position,), []).append(term)
+        if len(groups) < len(terms):
+            with self._graph.inserting_before(root):
+                merged = [self._merged(group) for group in groups.values()]
+                root.replace_all_uses_with(reduce(lambda one, other: self._call(aten.add.Tensor, one, other), merged))
+        return len(terms) - len(groups)
+
+    def _call(self, target: Any, *args: Any) -> Node:
+        """A new node, which knows its value's shape as the others do."""
+        node = self._graph.call_function(target, args)
+        node.meta["val"] = target(*map_arg(args, lambda arg: arg.meta["val"]))
+        self._places[node] = self._now
+        return node
+
+    def _overwritten(self, read: Any, since: int) -> bool:
+        """Whether what was read at some place has changed until now."""
+        owners = {_owner(arg) for arg in read if isinstance(arg, Node)}
+        return any(since < place < self._now and owner in owners for place, owner in self._writes)
+
+    def _merged(self, terms: Sequence[Term]) -> Node:
+        """One node for all these terms."""
+        first = terms[0]
+        if len(terms) == 1:
+            return first.result
+        operands = [self._stacked(tuple(nodes), dim) for nodes, dim in _summed_over([term.core for term in terms])]
+        node = self._call(first.core.target, *operands, *first.core.args[len(operands) :])
+        for passed in first.path:
+            node = self._call(passed.target, node, *passed.args[1:])
+        return node
+
+    def _stacked(self, nodes: tuple[Node, ...], dim: int) -> Node:
+        """The tensors side by side along a dimension; a change of order that they share comes after that."""
+        first, dim = nodes[0], dim % len(_shape(nodes[0]))
+        known = self._stacks.get((nodes, dim))
+        if known is not None and not self._overwritten(nodes, self._places[known]):
+            return known
+        if first.target in REORDERINGS and all(_alike(node, first) for node in nodes):
+            inner = tuple(node.args[0] for node in nodes)
+            under = self._stacked(inner, REORDERINGS[first.target](first, dim))  # type: ignore[arg-type]
+            stack = self._call(first.target, under, *first.args[1:])
+        else:
+            stack = self._call(aten.cat.default, list(nodes), dim)
+        self._stacks[nodes, dim] = stack
+        return stack
+
+
+def _summed_over(cores: Sequence[Node]) -> list[tuple[list[Any], int]]:
+    """The operands of products, or of sums, each with the dimension over which they sum."""
+    target = cores[0].target
+    dims: Sequence[Any] = cores[0].args[1] if target is SUM else PRODUCTS[target]  # type: ignore[assignment]
+    return [([core.args[place] for core in cores], dim) for place, dim in enumerate(dims)]
 
 
 def _term(summand: Node) -> Term:
@@ -97,9 +157,9 @@ def _term(summand: Node) -> Term:
         path.insert(0, core)
         core = core.args[0]  # type: ignore[assignment]
     if len(core.users) > 1 or not (core.target in PRODUCTS or _sums_one_dimension(core)):
-        return Term(summand, (), ())
-    own = () if core.target in PRODUCTS else (core.args[1:], core.kwargs)
-    passed = [(node.target, node.args[1:]) for node in path]
+        return Term(summand)
+    own = () if core.target in PRODUCTS else core.args[1:]
+    passed = [(node.target, node.args[1:], node.kwargs) for node in path]
     return Term(core, tuple(path), (core.target, _shape(core), _dtype(core), str((own, passed))))
 
 
@@ -110,42 +170,10 @@ def _is_shaping(node: Node) -> bool:
 
 
 def _sums_one_dimension(node: Node) -> bool:
-    return node.target is SUM and len(node.args[1]) == 1 and not node.kwargs  # type: ignore[arg-type]
-
-
-def _merged(graph: Graph, terms: Sequence[Term], stacks: dict[tuple[Any, ...], Node]) -> Node:
-    """One node for all these terms."""
-    first = terms[0]
-    if len(terms) == 1:
-        return first.result
-    cores = [term.core for term in terms]
-
-    def stack(operand: int, dim: int) -> Node:
-        return _stacked(graph, tuple(core.args[operand] for core in cores), dim, stacks)  # type: ignore[misc]
-
-    if first.core.target in PRODUCTS:
-        of_second, of_first = PRODUCTS[first.core.target]
-        operands: tuple[Any, ...] = stack(0, of_first), stack(1, of_second)
-    else:
-        operands = stack(0, first.core.args[1][0]), *first.core.args[1:]  # type: ignore[index,arg-type]
-    node = graph.call_function(first.core.target, operands)  # type: ignore[arg-type]
-    for passed in first.path:
-        node = graph.call_function(passed.target, (node, *passed.args[1:]))  # type: ignore[arg-type]
-    return node
-
-
-def _stacked(graph: Graph, nodes: tuple[Node, ...], dim: int, stacks: dict[tuple[Any, ...], Node]) -> Node:
-    """The tensors side by side along a dimension; before a change of order that they share, where rows are written."""
-    first, dim = nodes[0], dim % len(_shape(nodes[0]))
-    key = nodes, dim
-    if key not in stacks:
-        if first.target in REORDERINGS and all(_alike(node, first) for node in nodes):
-            inner = tuple(node.args[0] for node in nodes)
-            under = _stacked(graph, inner, REORDERINGS[first.target](first, dim), stacks)  # type: ignore[arg-type]
-            stacks[key] = graph.call_function(first.target, (under, *first.args[1:]))  # type: ignore[arg-type]
-        else:
-            stacks[key] = graph.call_function(aten.cat.default, (list(nodes), dim))
-    return stacks[key]
+    if node.target is not SUM or node.kwargs or not _shape(node.args[0]):
+        return False
+    dims: Any = node.args[1]
+    return isinstance(dims, Sequence) and len(dims) == 1
 
 
 def _alike(node: Node, other: Node) -> bool:
@@ -153,11 +181,10 @@ def _alike(node: Node, other: Node) -> bool:
 
 
 def _is_sum_of_two(node: Node) -> bool:
-    return (
-        node.target is aten.add.Tensor
-        and not node.kwargs
-        and all(isinstance(arg, Node) and _shape(arg) == _shape(node) for arg in node.args)
-    )
+    """Whether it adds two different tensors of its own shape."""
+    if node.target is not aten.add.Tensor or node.kwargs or node.args[0] is node.args[1]:
+        return False
+    return all(isinstance(arg, Node) and _shape(arg) == _shape(node) for arg in node.args)
 
 
 def _is_root(node: Node) -> bool:
@@ -166,16 +193,20 @@ def _is_root(node: Node) -> bool:
     return _is_sum_of_two(node) and not (len(users) == 1 and _is_sum_of_two(users[0]))
 
 
-def _summands(node: Node) -> Iterator[Node]:
-    for arg in node.args:
-        assert isinstance(arg, Node)
-        if _is_sum_of_two(arg) and len(arg.users) == 1:
-            yield from _summands(arg)
+def _summands(root: Node) -> list[Node]:
+    """What a sum of sums adds up, in order."""
+    found: list[Node] = []
+    waiting: list[Any] = list(reversed(root.args))
+    while waiting:
+        node = waiting.pop()
+        if _is_sum_of_two(node) and len(node.users) == 1:
+            waiting.extend(reversed(node.args))
         else:
-            yield arg
+            found.append(node)
+    return found
 
 
-def _shape(node: Node) -> tuple[int, ...]:
+def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
@@ -196,20 +227,25 @@ def _schema(node: Node) -> Any:
     return getattr(node.target, "_schema", None) if node.op == "call_function" else None
 
 
-def _writes(node: Node) -> bool:
-    """Whether it changes its first argument."""
+def _written(node: Node) -> list[Node]:
+    """The arguments that a node changes."""
     schema = _schema(node)
-    return bool(schema and schema.is_mutable)
+    found: list[Any] = []
+    for place, argument in enumerate(schema.arguments if schema and schema.is_mutable else ()):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+            found += value if isinstance(value, (list, tuple)) else [value]
+    return [value for value in found if isinstance(value, Node)]
 
 
-def _owner(node: Node) -> Node:
-    """The node in whose memory this one's values lie."""
+def _owner(node: Node) -> Node | None:
+    """The node in whose memory this one's values lie; nobody in particular for arguments, which may share theirs."""
+    while _borrows(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return None if node.op in ("placeholder", "get_attr") else node
+
+
+def _borrows(node: Node) -> bool:
     schema = _schema(node)
-    borrowed = node.target is operator.getitem or (schema and any(result.alias_info for result in schema.returns))
-    return _owner(node.args[0]) if borrowed else node  # type: ignore[arg-type]
-
-
-def _overwritten(term: Term, places: dict[Node, int], end: int, writes: list[tuple[int, Node]]) -> bool:
-    """Whether what the term reads is changed before the sum, where it would be read from now on."""
-    read = {_owner(arg) for arg in term.core.args if isinstance(arg, Node)}
-    return any(places[term.core] < place < end and owner in read for place, owner in writes)
+    aliases = bool(schema) and any(result.alias_info is not None for result in schema.returns)
+    return (aliases or node.target is operator.getitem) and isinstance(node.args[0], Node)

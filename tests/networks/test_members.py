@@ -58,11 +58,12 @@ class Remembering(QNetwork):
 
 
 def test_members_that_differ_are_called_one_by_one() -> None:
-    """Of two shapes, or with buffers, whatever the ensemble says of itself; and where it says nothing."""
+    """Of two shapes or kinds, or with buffers, whatever the ensemble says of itself; and where it says nothing."""
     shapes: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4), QNetwork(3, 2, hidden_dim=5)]
+    kinds: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4, activation=name) for name in ("relu", "tanh")]
     silent: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4) for _ in range(2)]
     ensembles = CriticEnsemble(shapes, alike=True), CriticEnsemble([Remembering(), Remembering()], alike=True)
-    for ensemble in (*ensembles, CriticEnsemble(silent)):
+    for ensemble in (*ensembles, CriticEnsemble(kinds, alike=True), CriticEnsemble(silent)):
         ensemble.double()
         assert Layout.of(ensemble).members is None
         outputs, _ = outputs_and_gradient(ensemble, rows_of(ensemble, 1))

@@ -32,3 +32,17 @@ def test_sums_with_a_bias(terms: int) -> None:
         assert found is NotImplemented
     else:
         torch.testing.assert_close(found, torch.addmm(bias, a, b, beta=0.5, alpha=2))
+
+
+def test_it_is_laid_out_as_a_product_is() -> None:
+    """Whoever views the result as a row may go on doing so."""
+    rule = decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
+    bias, a, b = torch.randn(4, 5).double(), torch.randn(5, 3).double(), torch.randn(3, 4).double()
+    torch.testing.assert_close(rule(bias.t(), a, b).view(-1), torch.addmm(bias.t(), a, b).view(-1))
+    assert narrow_product(b.t(), a.t()).is_contiguous()
+
+
+@pytest.mark.parametrize("factors", [{"beta": 0}, {"alpha": 0}])
+def test_what_is_multiplied_by_nothing_is_not_looked_at(factors: dict[str, int]) -> None:
+    rule = decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
+    assert rule(torch.full((2,), torch.nan), torch.ones(3, 3), torch.ones(3, 2), **factors) is NotImplemented

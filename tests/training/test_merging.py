@@ -108,6 +108,92 @@ def test_products_of_different_shapes_are_merged_among_their_like() -> None:
     torch.testing.assert_close(graph(*values), function(*values))
 
 
+A, B, C, D = (numbers(3, 3, seed=seed) for seed in range(4))
+
+
+def twice(x: Tensor) -> Tensor:
+    return x + x
+
+
+def written_between_stacks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    x = a.clone()
+    view, first = x.view(-1), x @ b + c @ d
+    view.mul_(2)
+    return first * (x @ d + c @ b)
+
+
+def written_into_a_list(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    x = a.clone()
+    product = x @ b
+    torch._foreach_mul_([x], 2.0)
+    return product + c @ d
+
+
+def written_as_output(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    x = a.clone()
+    product = x @ b
+    torch.mul(c, d, out=x)
+    return product + c @ d
+
+
+def overwritten_and_twice(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    x = a.clone()
+    product = x @ b
+    x.mul_(2)
+    return product + product
+
+
+def through_a_gate(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """A layer feeds two others, called twice: what was merged is a factor of what is merged next."""
+
+    def call(x: Tensor, stem: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        hidden = x @ stem
+        return (hidden @ one).tanh() * (hidden @ other).sigmoid()
+
+    weights = [value.detach().requires_grad_() for value in (b, c, d)]
+    total = call(a, *weights).sum() + call(a + 1, *weights).square().sum()
+    return torch.stack(torch.autograd.grad(total, weights))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b, c, d: twice(a @ b),
+        lambda a, b, c, d: twice(a.mean(0)) + twice(a.amax(0)),
+        lambda a, b, c, d: twice(a.exp()),
+        lambda a, b, c, d: twice(a),
+        lambda a, b, c, d: ((a @ b).exp() + c) + (a @ b).exp(),
+        lambda a, b, c, d: (a @ b + c @ d) @ a + d @ a,
+        lambda a, b, c, d: (a @ b + c @ d).t() + d @ a,
+        lambda a, b, c, d: torch.add(a @ b, c @ d, alpha=2) + d @ a,
+        lambda a, b, c, d: a.sum() + b.sum() + c.sum(-1) + d.sum(1, keepdim=True) + c.sum((0, 1)),
+        lambda a, b, c, d: a.sum().sum(0) + b.sum().sum(0),
+        lambda a, b, c, d: a[:0].t() @ b[:0] + c[:0].t() @ d[:0],
+        written_between_stacks,
+        written_into_a_list,
+        written_as_output,
+        overwritten_and_twice,
+        through_a_gate,
+    ],
+)
+def test_odd_sums_are_what_they_were(function: Callable[..., Tensor]) -> None:
+    graph, _ = merged(function, A, B, C, D)
+    torch.testing.assert_close(graph(A, B, C, D), function(A, B, C, D), rtol=1e-12, atol=1e-12)
+
+
+def test_a_thousand_summands() -> None:
+    def function(*pairs: Tensor) -> Tensor:
+        total = pairs[0] @ pairs[1]
+        for first in pairs[1:]:
+            total = total + first @ pairs[0]
+        return total
+
+    values = [numbers(2, 2, seed=seed) for seed in range(1200)]
+    graph, saved = merged(function, *values)
+    assert saved == 1199
+    torch.testing.assert_close(graph(*values), function(*values))
+
+
 def step_of(name: str, replicas: int) -> Step:
     dims, rows = Dims(17, 6), 40
     action, terminal = numbers(rows, 6, seed=1).clamp(-1, 1), (numbers(rows, seed=2) > 1).double()
