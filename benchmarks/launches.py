@@ -218,7 +218,7 @@ def launches(code: str) -> Counter[str]:
     """What the code launches: kernels of its own, products of the library; and operations, of a launch or more each."""
     own = re.findall(r"^\s*triton_\w+\.run\(", code, re.MULTILINE)
     library = re.findall(r"^\s*extern_kernels\.(\w+)\(", code, re.MULTILINE)
-    others = re.findall(r"^\s*(?:\w+ = )?torch\.ops\.\w+\.\w+", code, re.MULTILINE)
+    others = re.findall(r"^\s*(?:\w+ = )?torch\.ops\.\w+\.[\w.]+\(", code, re.MULTILINE)
     return Counter({"own kernels": len(own), "products": len(library), "other operations": len(others)})
 
 
