@@ -7,7 +7,6 @@ sum, over more rows. On a GPU each of them would be a launch or two.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
+
+from dqlab.training.aliasing import owner, written
 
 aten = torch.ops.aten
 
@@ -113,8 +114,8 @@ class _Merger:
 
     def _overwritten(self, read: Any, since: int) -> bool:
         """Whether what was read at some place has changed until now."""
-        owners = {_owner(arg) for arg in read if isinstance(arg, Node)}
-        return any(since < place < self._now and owner in owners for place, owner in self._writes)
+        owners = {owner(arg) for arg in read if isinstance(arg, Node)}
+        return any(since < place < self._now and whose in owners for place, whose in self._writes)
 
     def _merged(self, terms: Sequence[Term]) -> Node:
         """One node for all these terms."""
@@ -221,31 +222,3 @@ def _drop_idle_views(graph: Graph) -> None:
         if node.target is aten.view.default and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-
-
-def _schema(node: Node) -> Any:
-    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
-
-
-def _written(node: Node) -> list[Node]:
-    """The arguments that a node changes."""
-    schema = _schema(node)
-    found: list[Any] = []
-    for place, argument in enumerate(schema.arguments if schema and schema.is_mutable else ()):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-            found += value if isinstance(value, (list, tuple)) else [value]
-    return [value for value in found if isinstance(value, Node)]
-
-
-def _owner(node: Node) -> Node | None:
-    """The node in whose memory this one's values lie; nobody in particular for arguments, which may share theirs."""
-    while _borrows(node):
-        node = node.args[0]  # type: ignore[assignment]
-    return None if node.op in ("placeholder", "get_attr") else node
-
-
-def _borrows(node: Node) -> bool:
-    schema = _schema(node)
-    aliases = bool(schema) and any(result.alias_info is not None for result in schema.returns)
-    return (aliases or node.target is operator.getitem) and isinstance(node.args[0], Node)
