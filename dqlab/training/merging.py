@@ -87,7 +87,7 @@ class _Merger:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._places = {node: place for place, node in enumerate(graph.nodes)}
-        self._writes = [(place, _owner(node)) for user, place in self._places.items() for node in _written(user)]
+        self._writes = [(place, owner(node)) for user, place in self._places.items() for node in written(user)]
         self._stacks: dict[tuple[tuple[Node, ...], int], Node] = {}
         self._now = 0
 
