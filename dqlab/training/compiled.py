@@ -70,7 +70,8 @@ def trace(
     rules = {**activations.DECOMPOSITIONS, **products.decompositions(device)}
     tracer = make_fx(function, decomposition_table=rules, tracing_mode="fake", _allow_non_fake_inputs=True)
     graph: torch.fx.GraphModule = tracer(*values)
-    if device.type != "cpu" and merge_sums(graph.graph):
+    if device.type != "cpu":
+        merge_sums(graph.graph)
         graph.recompile()
     return graph
 
