@@ -3,20 +3,21 @@
 #
 #     benchmarks/gpu.sh [--device cpu --smoke] [--data FILE.hdf5] [--until SECONDS] ...
 #
-# Needs a python3 ($PYTHON) with PyTorch, and gin-config. Packages may lie as wheels in .whl/: they are installed into
+# Needs a Python ($PYTHON; by default .venv's, if there is one, or python3) with PyTorch, and gin-config. Packages may lie as wheels in .whl/: they are installed into
 # $SITE. h5py: else made-up data; gymnasium and mujoco: else weights are kept, for --evaluate elsewhere; matplotlib: curve.
 set -u
 cd "$(dirname "$0")/.." || exit
-PYTHON=${PYTHON:-python3}
+[ -x .venv/bin/python ] && own=.venv/bin/python
+PYTHON=${PYTHON:-${own:-python3}}
 OUT=${OUT:-runs/gpu}
 SITE=${SITE:-/tmp/site}
 LIMIT=${LIMIT:-475}
-mkdir -p "$OUT"
 if [ -d .whl ]; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --upgrade --target "$SITE" .whl/*.whl || echo "Some wheels could not be installed."
 fi
 export PYTHONPATH="$PWD:$PWD/benchmarks:$SITE${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-"$PYTHON" -c 'import torch, gin' || { echo "gpu.sh needs torch and gin-config"; exit 1; }
+"$PYTHON" -c 'import torch, gin' 2>/dev/null || { echo "$PYTHON has no torch or no gin-config: say PYTHON=... of one that does."; exit 2; }
+mkdir -p "$OUT"
 timeout "$LIMIT" "$PYTHON" -m gpu --out "$OUT" "$@" 2>"$OUT/errors.log"
 code=$?
 [ $code -eq 0 ] || tail -n 20 "$OUT/errors.log"

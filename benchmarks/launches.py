@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flag
 """
 """What of CUDA's runtime and driver is really called; every other function of the driver returns success."""
 MARK = "DQLAB_NO_DRIVER"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # dqlab need not be installed there
 
 
 def with_a_driver() -> None:
@@ -85,7 +87,11 @@ def _driver_names() -> set[str]:
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        sys.exit(f"launches.py needs a CUDA build of PyTorch: there is no package '{package}' here.")
+        print(
+            f"launches.py needs a CUDA build of PyTorch, and that of {sys.executable} is none, or missing (there is no "
+            f"package '{package}'). In an environment of its own: pip install torch gin-config."
+        )
+        sys.exit(2)
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -243,6 +249,7 @@ def main() -> None:
     args = parser.parse_args()
     if MARK not in os.environ:
         with_a_driver()
+    warnings.filterwarnings("ignore", message="TensorFloat32")
     from subjects import as_transitions, made_fields, new_mode, new_pack
 
     from dqlab.training.step import Step
