@@ -27,6 +27,10 @@ class RunError(DqlabError):
     """A run folder is in use, incomplete, or differs from what is asked of it."""
 
 
+class CaptureError(RunError):
+    """A program could not be recorded as a CUDA graph; what its process computes from then on is not to be believed."""
+
+
 class StackError(DqlabError):
     """The process that steps environments for dqlab does not start, has died, hangs, or reports an error."""
 

@@ -24,7 +24,7 @@ from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of, place_of
 from dqlab.evaluation import Evaluator
 from dqlab.fields import check_fields, require
-from dqlab.machine import version_of
+from dqlab.machine import cores, version_of
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.registry import configurable
@@ -35,7 +35,7 @@ from dqlab.training.memory import free_bytes, need
 from dqlab.training.pack import Pack, default_width
 from dqlab.training.plan import Training
 from dqlab.training.rehearsal import rehearse
-from dqlab.training.threads import cores, threads_for
+from dqlab.training.threads import threads_for
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
@@ -141,7 +141,8 @@ class Experiment:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"--device {name}: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here.")
+            last = torch.cuda.device_count() - 1
+            raise ConfigError(f"--device {name}: the last CUDA device of this machine is cuda:{last}.")
         return device
 
     @cached_property
@@ -171,7 +172,7 @@ class Experiment:
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
         torch.set_num_threads(self.the_threads)
-        if self.the_device.type == "cuda":
+        if self.the_device.type == "cuda" and self.the_device.index is not None:  # PyTorch takes none without one here
             torch.cuda.set_device(self.the_device)
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))

@@ -7,8 +7,14 @@ import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+GPU_SHARE = "DQLAB_GPU_SHARE"
+"""Environment variable: the share of a GPU's memory that a process may take; whoever starts several on one sets it."""
 
 
 def version_of(package: str) -> str:
@@ -17,6 +23,22 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that new tensors may take on a device; of a GPU that is shared, what is left of this process's share."""
+    if device.type != "cuda":
+        return available_memory()
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    share = float(os.environ.get(GPU_SHARE, 1.0))
+    return int(min(free, total * share - torch.cuda.memory_reserved(device)))
 
 
 def available_memory() -> int:

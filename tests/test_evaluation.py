@@ -13,6 +13,7 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
@@ -43,6 +44,36 @@ def test_each_replica_gives_what_it_gives_alone_and_again() -> None:
             assert np.allclose(alone.returns, together[row].returns, rtol=1e-9)
             assert alone.lengths.tolist() == together[row].lengths.tolist()
     assert not np.allclose(together[0].returns, together[1].returns)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in tasks if entry.item.parallel and "medium-v2" in entry.name])
+def test_threads_step_as_one_would(name: str) -> None:
+    """Four threads, seven environments of which some end before others: the same states and rewards, bit by bit."""
+    task, told = tasks.get(name), []
+    for threads in (1, 4):
+        environments = GymnasiumEnvironments(task, "mujoco210")
+        environments.threads = threads
+        rng, live = np.random.default_rng(0), np.arange(7)
+        seen = [environments.reset(range(7), [0] * 7)]
+        for _ in range(40):
+            actions = rng.uniform(-1, 1, (7, task.action_dim))
+            stepped = environments.step(live.tolist(), actions[live])
+            seen += [stepped.state, stepped.reward, live]
+            live = live[~stepped.over]
+            if not len(live):
+                break
+        told.append(seen)
+        environments.close()
+    assert all(np.array_equal(one, other) for one, other in zip(*told, strict=True))
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    environments = GymnasiumEnvironments(HOPPER, "mujoco210")
+    environments.threads = 3
+    environments.reset(range(5), [0] * 5)
+    with pytest.raises(ValueError, match="Action dimension mismatch"):
+        environments.step(range(5), np.zeros((5, 2)))
+    environments.close()
 
 
 def test_against_one_episode_at_a_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tempfile
 import time
@@ -71,6 +72,8 @@ def costs(
     for number, (key, pack) in enumerate(chosen, 1):
         told(f"calibrating {number} of {len(chosen)}")
         measured[key] = measure(pack, seconds)
+    gc.collect()  # a step and its programs refer to each other
+    torch.cuda.empty_cache()  # of a GPU that packs are about to share; nothing without one
     return {pack.id: _of(measured, (id(pack.kind), len(pack.cells))) for pack in packs}
 
 
@@ -126,7 +129,7 @@ def measure(pack: Pack, seconds: float = LONG) -> Cost:
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.the_task.episode_limit * acting
     needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
-    training = len(pack.cells) * needed.kept + replicas.width * needed.working
+    training = len(pack.cells) * needed.kept + replicas.width * needed.together
     environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
         START + times * (updating + evaluating),

@@ -51,5 +51,5 @@ def _fitting(kind: Kind) -> int:
     here = experiment.the_device.type != "cpu"
     free = free_bytes(experiment.the_device) if here else GPU_ELSEWHERE
     needed = need(experiment.the_algorithm, experiment.dims, experiment.plan.batch_size)
-    fit = int(USABLE * free / (needed.kept + needed.working))
+    fit = int(USABLE * free / (needed.kept + needed.together))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -37,7 +37,7 @@ def _measured(device: str, threads: int) -> float:
     watch = Stopwatch(partial(torch.cuda.synchronize, device)) if on_gpu else Stopwatch()
     ways = [partial(torch.mm, factor, factor, out=product)]
     ways += [] if on_gpu or not products.available() else [partial(torch.ops.dqlab.mm, factor, factor)]
-    with _full_precision(), torch.no_grad():
+    with full_precision(), torch.no_grad():
         seconds = min(_median_seconds(watch, multiply) for multiply in ways)
     return 2.0 * size**3 / seconds
 
@@ -48,19 +48,24 @@ def _median_seconds(watch: Stopwatch, multiply: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Products in full float32, whatever the benchmarks have chosen.
 
-    Set backend by backend: torch (2.9 or later) does not tell its overall setting where theirs differ.
+    By PyTorch's overall setting: a backend whose own setting differs fails at its next product (2.9 on). What was
+    chosen backend by backend is put back so: there is no overall setting then.
     """
-    by_name = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-    name, full = ("fp32_precision", "ieee") if by_name else ("allow_tf32", False)
+    name = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
     known = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-    chosen = [(backend, getattr(backend, name)) for backend in known if hasattr(backend, name)]
-    for backend, _ in chosen:
-        setattr(backend, name, full)
+    each = [(backend, getattr(backend, name)) for backend in known if hasattr(backend, name)]
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        overall = ""
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        for backend, precision in chosen:
+        if overall:
+            torch.set_float32_matmul_precision(overall)
+        for backend, precision in [] if overall else each:
             setattr(backend, name, precision)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from dqlab.data.contents import Contents, View, in_memory
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
 from dqlab.errors import DataError
-from dqlab.machine import available_memory, in_words
+from dqlab.machine import free_memory, in_words
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
@@ -76,13 +75,6 @@ class Provenance:
         return asdict(self)
 
 
-ROOM: dict[str, Callable[[torch.device], int]] = {
-    "cpu": lambda device: available_memory(),
-    "cuda": lambda device: int(torch.cuda.mem_get_info(device)[0]),
-}
-"""Free bytes of a device, by its type."""
-
-
 @dataclass(frozen=True)
 class Transitions:
     """A dataset of n transitions, float tensors on one device.
@@ -122,10 +114,10 @@ class Transitions:
         return Transitions(state, action, reward, next_state, terminal, self.provenance)
 
     def _check_room(self, device: torch.device, dtype: torch.dtype) -> None:
-        if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type not in ROOM:
+        if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type == "meta":
             return
         needed = sum(field.numel() for field in self.fields) * dtype.itemsize
-        free = ROOM[device.type](device)
+        free = free_memory(device)
         if needed > free:
             raise DataError(
                 f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +16,7 @@ from numpy.typing import NDArray
 
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
+from dqlab.machine import cores
 from dqlab.registry import Registry
 
 Array = NDArray[np.float64]
@@ -79,11 +84,20 @@ env_backends: Registry[EnvBackend] = Registry(
 
 @env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
 class GymnasiumEnvironments(Environments):
-    """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
+    """Today's packages in this process, corrected to D4RL's dynamics by the physics law.
+
+    Attributes:
+        threads: how many step environments at the same time: MuJoCo computes without Python's interpreter lock.
+    """
 
     def __init__(self, task: Task, physics: str) -> None:
         self._task, self._physics = task, physics
         self.envs: list[Any] = []
+        self.threads = cores() if task.parallel else 1
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads)
 
     def prepare(self, count: int) -> None:
         """As in `Environments`."""
@@ -98,8 +112,12 @@ class GymnasiumEnvironments(Environments):
 
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
-        each = [stepped(self.envs[number], action) for number, action in zip(which, actions, strict=True)]
-        states, rewards, _, over = (np.array(column) for column in zip(*each, strict=True))
+        envs = [self.envs[number] for number in which]
+        share = math.ceil(len(envs) / self.threads)
+        starts = range(0, len(envs), share)
+        run = self._pool.map if len(starts) > 1 else map
+        parts = run(lambda start: list(map(stepped, envs[start:][:share], actions[start:][:share])), starts)
+        states, rewards, _, over = (np.array(column) for column in zip(*chain(*parts), strict=True))
         return Stepped(states, rewards, over)
 
     def close(self) -> None:

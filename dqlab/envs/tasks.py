@@ -31,6 +31,8 @@ class Task:
         settings: a configurable dataclass whose fields are more of them: what gin may choose; None for none.
         extra: the extra of dqlab's that installs what the environment needs; empty for none.
         rows: of D4RL's file, approximately; 0 where it has none.
+        parallel: whether several threads may each step a copy of the environment at the same time: copies that share
+            nothing, and compute outside of Python.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     settings: Callable[[], Any] | None = None
     extra: str = ""
     rows: int = 0
+    parallel: bool = False
 
     def score(self, episode_return: Any) -> Any:
         """D4RL's normalised score (0 random, 100 expert) of an undiscounted return, or of an array of them."""
@@ -95,9 +98,9 @@ def _antmaze(maze: str) -> dict[str, Any]:
 
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "walker2d": {"env_id": "Walker2d-v4", "body": Body()},
-    "hopper": {"env_id": "Hopper-v4", "body": Body()},
-    "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0)},
+    "walker2d": {"env_id": "Walker2d-v4", "body": Body(), "parallel": True},
+    "hopper": {"env_id": "Hopper-v4", "body": Body(), "parallel": True},
+    "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0), "parallel": True},
     "pen": {"env_id": "dqlab.envs.adroit:dqlab/AdroitPen-v1", "extra": "robotics"},
     "kitchen-slider": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
     "kitchen-burner": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
@@ -105,7 +108,8 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "antmaze-medium": _antmaze("medium"),
     "antmaze-large": _antmaze("large"),
 }
-"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies."""
+"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies. Pens share a model, and
+AntMaze sets a callback of the process now and then: neither is for several threads."""
 
 
 def _task(name: str, robot: str, file: str, rows: int) -> Task:

@@ -20,6 +20,13 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "induct
 """Where compiled code is kept between runs: set here, before PyTorch chooses a folder that is emptied at boot."""
 
 
+OPTIONS_ON_GPU: dict[str, Any] = {"deterministic": True}
+"""Settings of Inductor for GPUs, those that this PyTorch has. It would choose kernels by how long they take just then,
+so that the same program, compiled twice, rounds differently; deterministic, it goes by shapes (2.10 and later)."""
+WITHOUT_COMPILING = {"cuda": "cuda_graph"}
+"""The mode that compiles nothing, by type of device; `eager` elsewhere."""
+
+
 def compile_program(program: Program) -> Callable[[Tensors], Any]:
     """The program's function, compiled for tensors of these shapes; nothing is executed.
 
@@ -30,6 +37,7 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         ConfigError: the function looks at values of tensors, or the machine cannot compile.
     """
     shape: list[Any] = []
+    device = leaves(program.tensors)[0].device
 
     def flat(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
@@ -38,12 +46,14 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         return tuple(leaves(result)) if result is not None else ()
 
     try:
-        compiled = torch.compile(trace(flat, leaves(program.tensors)), dynamic=False, fullgraph=True)
+        graph, options = trace(flat, leaves(program.tensors)), _options(device)
+        compiled = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
         compiled(*leaves(program.with_copies()))
     except Exception as error:
         text = message_of(error).splitlines()[0][:300]
         raise ConfigError(
-            f"This program cannot be compiled here: {type(error).__name__}: {text}. Use Training.execution='eager'."
+            f"This program cannot be compiled here: {type(error).__name__}: {text}. "
+            f"Use Training.execution='{WITHOUT_COMPILING.get(device.type, 'eager')}'."
         ) from error
 
     def run(tensors: Tensors) -> Any:
@@ -51,6 +61,13 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         return tree_map(lambda _: next(values), shape[0]) if shape[0] is not None else None
 
     return run
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    import torch._inductor.config as known
+
+    wanted = {} if device.type == "cpu" else OPTIONS_ON_GPU
+    return {name: value for name, value in wanted.items() if hasattr(known, name)}
 
 
 def trace(

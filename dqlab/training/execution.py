@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ import torch
 from dqlab.errors import ConfigError
 from dqlab.registry import Registry
 from dqlab.training.compiled import compile_program, signature
-from dqlab.training.graphs import capture
-from dqlab.training.program import Program, Run, Tensors
-from dqlab.training.toolchain import compiler
+from dqlab.training.graphs import GraphRecorder
+from dqlab.training.program import Program, Run, Tensors, leaves
+from dqlab.training.toolchain import compiler, missing_for_triton
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,10 @@ class Compile(Mode):
         self._compiled: dict[Any, Callable[[Tensors], Any]] = {}
 
     def missing(self, device: torch.device) -> str:
-        """A C++ compiler, on a CPU."""
-        return "" if device.type != "cpu" or compiler() else "a C++ compiler (g++ or clang++, or $CXX)"
+        """A C++ compiler on a CPU; elsewhere Triton, and what Triton needs."""
+        if device.type == "cpu":
+            return "" if compiler() else "a C++ compiler (g++ or clang++, or $CXX)"
+        return missing_for_triton()
 
     def __call__(self, program: Program) -> Run:
         """The compiled function, shared by programs of one function and equal shapes."""
@@ -109,13 +110,19 @@ class CudaGraph(Mode):
         """A CUDA device."""
         return "" if device.type == "cuda" else "a CUDA device"
 
-    @cached_property
-    def _pool(self) -> Any:
-        return torch.cuda.graph_pool_handle()
+    def __init__(self) -> None:
+        self._recorders: dict[torch.device, GraphRecorder] = {}
 
     def __call__(self, program: Program) -> Run:
         """A replay of the function as written."""
-        return capture(program, program.function, self._pool)
+        return self.record(program, program.function)
+
+    def record(self, program: Program, function: Callable[[Tensors], Any]) -> Run:
+        """A replay of that function on the program's tensors; a mode's graphs share memory."""
+        device = leaves(program.tensors)[0].device
+        if device not in self._recorders:
+            self._recorders[device] = GraphRecorder(device)
+        return self._recorders[device].record(program, function)
 
 
 @execution_modes.register("compile+cuda_graph", source="LeanRL (2024)")
@@ -125,11 +132,16 @@ class CompiledCudaGraph(CudaGraph):
     preparation = COMPILING
 
     def __init__(self) -> None:
+        super().__init__()
         self._compile = Compile()
+
+    def missing(self, device: torch.device) -> str:
+        """A CUDA device, or what compiling for it needs."""
+        return super().missing(device) or self._compile.missing(device)
 
     def __call__(self, program: Program) -> Run:
         """A replay of the compiled function."""
-        return capture(program, self._compile.function(program), self._pool)
+        return self.record(program, self._compile.function(program))
 
 
 @dataclass(frozen=True)
@@ -164,5 +176,5 @@ class Auto(Mode):
         lacking = pick.fast().missing(budget.device)
         mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
         work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
-        mode.reason = f"there is not {lacking}" if lacking else work
+        mode.reason = f"compiling needs {lacking}, which is not here" if lacking else work
         return mode

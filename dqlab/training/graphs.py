@@ -2,50 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from dqlab.training.program import Program, Run, Tensors
+from dqlab.errors import CaptureError, message_of
+from dqlab.training.program import Program, Run, Tensors, leaves
 
 WARM_UPS = 3
 """Runs before the recording, in which libraries make their handles and choose their kernels."""
 
 
-def capture(program: Program, function: Callable[[Tensors], Any], pool: Any) -> Run:
-    """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
+class GraphRecorder:
+    """Records programs that never run at the same time: their graphs share memory, and the stream of the recordings.
 
     Args:
-        program: whose tensors, on a CUDA device, are read and written at every replay.
-        function: its function, or a compiled version of it.
-        pool: memory shared with other graphs, which must not run at the same time (`torch.cuda.graph_pool_handle`).
-
-    Returns:
-        A function that replays the graph and returns its result, which the next replay overwrites.
+        device: of the programs' tensors, a CUDA device.
     """
-    kept = program.kept()
-    _warm_up(program, function, kept)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        result = function(program.tensors)
 
-    def run() -> Any:
-        graph.replay()
-        return result
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    return run
+    def record(self, program: Program, function: Callable[[Tensors], Any]) -> Run:
+        """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
+
+        Args:
+            program: whose tensors are read and written at every replay.
+            function: its function, or a compiled version of it.
+
+        Returns:
+            A function that replays the graph and returns its result, which the next replay overwrites.
+
+        Raises:
+            CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
+        """
+        try:
+            with torch.cuda.device(self._device):  # a thread's own: the recording would be of the current device's
+                self._warm_up(program, function)
+                graph = torch.cuda.CUDAGraph()
+                with own_workspaces(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    result = function(program.tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise CaptureError(
+                f"The CUDA graph could not be recorded: {type(error).__name__}: {message_of(error).splitlines()[0]}. "
+                "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
+                "with Training.execution='eager'."
+            ) from error
+
+        def run() -> Any:
+            graph.replay()
+            return result
+
+        return run
+
+    def _warm_up(self, program: Program, function: Callable[[Tensors], Any]) -> None:
+        """On the stream of the recordings, as they need it; the state is put back after each run."""
+        changed = [tensor for name in program.changes for tensor in leaves(program.tensors[name])]
+        kept = [tensor.clone() for tensor in changed]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                function(program.tensors)
+                for tensor, value in zip(changed, kept, strict=True):
+                    tensor.copy_(value)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _warm_up(
-    program: Program, function: Callable[[Tensors], Any], kept: list[tuple[torch.Tensor, torch.Tensor]]
-) -> None:
-    """On a stream of its own, as recordings need it; the state is put back after each run."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            function(program.tensors)
-            for tensor, value in kept:
-                tensor.copy_(value)
-    torch.cuda.current_stream().wait_stream(stream)
+@contextmanager
+def own_workspaces() -> Iterator[None]:
+    """A recording in which cuBLAS takes its workspaces from the graph's own memory, as PyTorch's cudagraph trees do it.
+
+    PyTorch keeps a workspace for each stream and frees them all when any graph is destroyed (2.12 and 2.13; its issues
+    175276 and 193402): a graph that had recorded one of those would write into memory that is someone else's by then.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()

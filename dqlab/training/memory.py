@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dqlab.algorithms.base import Algorithm
 from dqlab.errors import ConfigError
-from dqlab.machine import available_memory
+from dqlab.machine import free_memory
 from dqlab.noise import CHUNK, draw, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
@@ -20,6 +20,9 @@ from dqlab.training.rehearsal import made_up_update
 
 USABLE = 0.9
 """Share of the free memory that is counted on."""
+WORKSPACES = {"cuda": 3 * 32 * 2**20}
+"""Bytes that libraries take, by type of device: cuBLAS a workspace for PyTorch's own stream, for the update's graph and
+for the sampler's, of up to 32 MiB each (on Hopper; less on others)."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,17 @@ class Need:
     Attributes:
         kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
         working: while its update is computed: what the backward passes keep, and gradients.
+        copied: while its program is made ready: of the state, which trial runs change and then get back.
     """
 
     kept: int
     working: int
+    copied: int = 0
+
+    @property
+    def together(self) -> int:
+        """Bytes of a replica that is computed together with others, beside what is kept of all."""
+        return self.working + self.copied
 
     def width(self, replicas: int, free: int) -> int:
         """How many replicas can be computed together, in that many free bytes.
@@ -41,13 +51,13 @@ class Need:
             ConfigError: not even one at a time.
         """
         left = int(free * USABLE) - replicas * self.kept
-        if left < self.working:
-            wanted = (replicas * self.kept + self.working) / USABLE
+        if left < self.together:
+            wanted = (replicas * self.kept + self.together) / USABLE
             raise ConfigError(
                 f"{replicas} replicas need {_gigabytes(wanted)}, of which {_gigabytes(free)} are free. "
                 "Train fewer seeds together, or lower Training.batch_size."
             )
-        return min(replicas, left // self.working)
+        return min(replicas, left // self.together)
 
 
 def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype = torch.float32) -> Need:
@@ -66,14 +76,12 @@ def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype =
     one = draw(specs, generator_for(0, "memory", 0), dtype)
     noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * batch_size)
     gradients = 2 * max(_bytes(matrix) for matrix in state.parameters.values())
-    return Need(size + noise, int(activations) + gradients)
+    return Need(size + noise, int(activations) + gradients, size)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return available_memory()
+    """Bytes of a device that replicas may take: what is free, without what libraries will take."""
+    return free_memory(device) - WORKSPACES.get(device.type, 0)
 
 
 def _saved_bytes(pack: Pack, rows: int) -> int:

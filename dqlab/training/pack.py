@@ -26,7 +26,7 @@ from dqlab.networks.precision import Precision
 from dqlab.networks.stacking import FULL, Layout, Network
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, clip_by_norm, corrections
-from dqlab.training.program import Tensors, join, tree_map
+from dqlab.training.program import Tensors, join, onto, tree_map
 
 Factor = Callable[[int], float]
 
@@ -198,7 +198,7 @@ class Pack:
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
             table[:, column] = np.stack(self._controls_at(step), axis=-1)
-        return torch.from_numpy(table).to(self.dtype).to(self.device, non_blocking=True)
+        return onto(self.device, torch.from_numpy(table).to(self.dtype))
 
     def _controls_at(self, step: int) -> list[NDArray[Any]]:
         rows: list[NDArray[Any]] = []

@@ -34,12 +34,15 @@ class Program:
         copies = {name: tree_map(torch.clone, self.tensors[name]) for name in self.changes}
         return {**self.tensors, **copies}
 
-    def kept(self) -> list[tuple[Tensor, Tensor]]:
-        """Tensors that a run changes, each with a copy of its value."""
-        return [(tensor, tensor.clone()) for name in self.changes for tensor in leaves(self.tensors[name])]
-
 
 Run = Callable[[], Any]
+
+
+def onto(device: torch.device, values: Tensor) -> Tensor:
+    """Values on a device; from the host to a GPU out of page-locked memory, for which the host need not wait."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def tree_map(function: Callable[[Tensor], Any], value: Any) -> Any:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dqlab.machine import cores
 from dqlab.noise import NoiseStream
 from dqlab.training.execution import Mode
 from dqlab.training.pack import Pack
-from dqlab.training.program import Program, Tensors, tree_map
-from dqlab.training.threads import cores
+from dqlab.training.program import Program, Tensors, onto, tree_map
 
 LANE = 5
 """States that a CPU computes together: with 50 candidates each, enough rows for its products to be fast."""
@@ -70,7 +70,7 @@ class SamplerCore:
             state: on any device, of any floating type.
             noise: from a `noise_stream`: what `algorithm.act_noise` asks for, for every replica and lane.
         """
-        self._state.flatten(1, 2)[:, : self.states].copy_(state)
+        self._state.flatten(1, 2)[:, : self.states].copy_(onto(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():
             self._noise[name].copy_(value)
         actions = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]

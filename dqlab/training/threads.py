@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from dqlab.machine import cores
+
 ROWS_A_THREAD = 1024
 """Measured (docs/performance.md): with batches of 256 two threads are slower than one, from 1024 rows on they pay."""
 
@@ -15,11 +17,6 @@ def quiet_threads() -> None:
     """Let idle threads sleep, unless the environment says otherwise; it is read when PyTorch is imported."""
     for name, value in QUIET_THREADS.items():
         os.environ.setdefault(name, value)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads_for(rows: int) -> int:

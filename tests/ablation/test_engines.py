@@ -170,11 +170,24 @@ def test_workers_have_their_own_gpu_and_threads(tmp_path: Path) -> None:
     assert seen["cpu"] == ("", "1")
 
 
+def test_packs_on_one_gpu_have_a_share_each(tmp_path: Path) -> None:
+    """Three at a time on two GPUs: two of them share one."""
+    jobs = [replace(made_job(tmp_path / str(i), seconds=0.3), gpu_memory=1) for i in range(3)]
+    seen: set[tuple[str, str | None]] = set()
+
+    def tell(job: Job, event: Any) -> None:
+        if event["event"] == "started":
+            seen.add((event["environment"]["CUDA_VISIBLE_DEVICES"], event["environment"]["DQLAB_GPU_SHARE"]))
+
+    list(LocalEngine(workers=3, devices=("3", "5")).run(jobs, tell))
+    assert seen == {("3", "0.5"), ("5", None)}
+
+
 @pytest.mark.parametrize(("threads", "memory", "room"), [(1, 0, 4), (2, 0, 2), (9, 0, 1), (1, 300, 3), (1, 5000, 1)])
 def test_as_many_as_cores_and_memory_have_room_for(
     threads: int, memory: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqlab.training.threads.cores", lambda: 4)
+    monkeypatch.setattr("dqlab.machine.cores", lambda: 4)
     monkeypatch.setattr("dqlab.training.memory.free_bytes", lambda device: 1001)
     jobs = [Job(str(index), tmp_path, {}, threads, memory) for index in range(7)]
     assert LocalEngine._room(jobs, ()) == room

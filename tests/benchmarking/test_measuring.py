@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqlab.benchmarking.measuring import Measure, figures_of
-from dqlab.benchmarking.peak import peak
+from dqlab.benchmarking.peak import full_precision, peak
 from dqlab.benchmarking.stopwatch import MOST_CALLS, ROUND_SECONDS, Stopwatch
 from dqlab.errors import BenchmarkError
 
@@ -81,3 +81,29 @@ def test_the_peak_is_measured_once_and_leaves_the_chosen_precision() -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
     assert 1e8 < peak("cpu") < 1e14
     assert peak("cpu") == peak("cpu")
+
+
+@pytest.mark.parametrize("chosen", ["highest", "high", "medium"])
+def test_full_precision_is_the_setting_that_products_ask_for(chosen: str) -> None:
+    """cuBLAS asks for `allow_tf32`, which fails where a backend's setting is not the overall one."""
+    torch.set_float32_matmul_precision(chosen)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        with full_precision():
+            assert torch.backends.cuda.matmul.allow_tf32 is False
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == chosen
+        assert torch.backends.cuda.matmul.allow_tf32 is before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="PyTorch before 2.9")
+def test_precision_that_was_chosen_by_backend_is_put_back() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with full_precision():
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")

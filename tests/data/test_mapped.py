@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_device_without_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load("always", tmp_path)
-    monkeypatch.setitem(transitions.ROOM, "cpu", lambda device: 1_000_000)
+    monkeypatch.setattr(transitions, "free_memory", lambda device: 1_000_000)
     with pytest.raises(DataError, match=r"takes .* MB as torch.float64, cpu has 1.0 MB free"):
         data.to("cpu", torch.float64)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import bindings
+from mocked_machine import Machine
 
 from dqlab.fidelity.measures import linear_policy
 from dqlab.fidelity.page import page
@@ -53,3 +55,14 @@ def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedPr
     assert "mujoco 2.1.0" in text
     unknown = dqlab("fidelity", "--robot", "hoper", "--out", "other.md")
     assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)
+
+
+@pytest.mark.legacy
+def test_a_policy_on_a_card(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """As far as the first tensor there, of which the card has no room for any."""
+    trained = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "20", "--out", "run", *bindings())
+    assert trained.returncode == 0, trained.stderr
+    machine = Machine(dqlab, tmp_path)
+    done = machine("fidelity", "--robot", "hopper", "--episodes", "1", "--run", "run", "--out", "page.md")
+    assert (done.returncode, "this card has none" in done.stderr) == (2, True), done.stderr
+    assert machine.memory_asked_for("fidelity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
+from dqlab.training import toolchain
 from dqlab.training.compiled import compile_program
 from dqlab.training.execution import Auto, Budget, Compile, Eager, execution_modes, name_of
 from dqlab.training.pack import Pack
@@ -188,9 +190,44 @@ def test_auto_compiles_where_it_pays_and_says_why() -> None:
     short, long = Auto().settle(Budget(CPU, 2.9e12)), Auto().settle(Budget(CPU, 3.1e12))
     assert (name_of(short), name_of(long)) == ("eager", "compile")
     assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
+    assert name_of(Auto().settle(Budget(torch.device("meta"), 1e15))) == "eager"
+
+
+@pytest.fixture
+def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where programs are looked for: a folder with a C compiler, on a machine with Triton and Python's header."""
+    compiler, header = tmp_path / "gcc", tmp_path / "Python.h"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    header.touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: name)
+    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
+    return tmp_path
+
+
+def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
     assert name_of(Auto().settle(Budget(CUDA, 1e13))) == "cuda_graph"
     assert name_of(Auto().settle(Budget(CUDA, 1e15))) == "compile+cuda_graph"
-    assert name_of(Auto().settle(Budget(torch.device("meta"), 1e15))) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"), [("gcc", "a C compiler"), ("Python.h", "Python.h"), ("triton", "Triton")], ids=str
+)
+def test_a_gpu_without_what_triton_needs(
+    gpu_toolchain: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, said: str
+) -> None:
+    """`auto` records what is not compiled, and says why; who insists on compiling is told what to install."""
+    (gpu_toolchain / lacking).unlink(missing_ok=True)
+    if lacking == "triton":
+        monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+    settled = Auto().settle(Budget(CUDA, 1e15))
+    assert name_of(settled) == "cuda_graph"
+    assert said in settled.reason
+    for mode in ("compile", "compile+cuda_graph"):
+        with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
+            execution_modes.get(mode)().settle(Budget(CUDA, 1.0))
 
 
 def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -84,3 +84,27 @@ def test_a_split_pack_is_the_same_pack() -> None:
 
 def test_free_memory_is_some_of_the_machines() -> None:
     assert 2**20 < free_bytes(torch.device("cpu")) < 2**45
+
+
+@pytest.mark.parametrize(
+    ("share", "free", "left"),
+    [("", 70, 70), ("0.5", 70, 30), ("0.5", 20, 20), ("0.25", 70, 10)],
+    ids=str,
+)
+def test_packs_on_one_gpu_count_their_share(share: str, free: int, left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 GiB, of which this process holds 10: half are 40, so 30 more, if so much is free; less the libraries'."""
+    if share:
+        monkeypatch.setenv("DQLAB_GPU_SHARE", share)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * GIB)
+    assert free_bytes(torch.device("cuda")) == left * GIB - 96 * 2**20
+
+
+def test_copies_of_the_state_count() -> None:
+    """Of 9 usable GiB two replicas keep 4; one more at a time takes 2, of which half are copies of its state."""
+    assert Need(kept=2 * GIB, working=GIB, copied=GIB).width(2, 10 * GIB) == 2
+    with pytest.raises(ConfigError, match=r"3 replicas need 11\.11 GiB"):
+        Need(kept=2 * GIB, working=2 * GIB, copied=2 * GIB).width(3, 10 * GIB)
+    told = need(algorithms.get("diffusion_ql")(), DIMS, 8)
+    state = Pack([algorithms.get("diffusion_ql")()], DIMS, [0]).state
+    assert told.copied == sum(t.nbytes for t in leaves([state.parameters, state.moments, state.targets]))

@@ -18,6 +18,7 @@ from dqlab.ablation.engines.node import Parcel, run_parcel
 from dqlab.ablation.engines.process import Asked, Outcome
 from dqlab.ablation.engines.vault import Vault
 from dqlab.errors import ConfigError
+from dqlab.machine import GPU_SHARE
 
 POLL = 0.2
 PATIENCE = 5.0
@@ -77,7 +78,8 @@ class Dispatch:
 
     def _send(self, job: Job) -> None:
         number = ray.get(self._vault.begin.remote(job.id))
-        parcel = Parcel(job, number, self._inputs.of(job), reads_cache(job), variables())
+        carried = {**variables(), GPU_SHARE: str(self._gpus)}
+        parcel = Parcel(job, number, self._inputs.of(job), reads_cache(job), carried)
         task = ray.remote(run_parcel).options(max_retries=0, name=f"dqlab {job.id}", **self._wants(job))
         self._flying[task.remote(parcel, self._vault)] = job
 

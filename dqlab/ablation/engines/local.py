@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Tell, engines
 from dqlab.ablation.engines.process import Outcome, attempt, environment
@@ -36,7 +37,8 @@ class LocalEngine:
     """This machine: a process for every pack, as many at a time as there are cores, memory and GPUs for.
 
     Attributes:
-        workers: packs at a time; 0: on CPUs, as many as cores and free memory have room for; one for each GPU.
+        workers: packs at a time; 0: on CPUs, as many as cores and free memory have room for; one for each GPU. Packs
+            that share a GPU share its memory evenly.
         devices: GPUs to use, as CUDA_VISIBLE_DEVICES names them; all that are visible if empty.
         retries: how many times a pack is started again that was killed, or ended without saying why.
     """
@@ -59,9 +61,9 @@ class LocalEngine:
             return
         devices = self._devices(jobs)
         workers = self.workers or self._room(jobs, devices)
-        slots: SimpleQueue[str | None] = SimpleQueue()
-        for index in range(workers):
-            slots.put(devices[index % len(devices)] if devices else None)
+        slots: SimpleQueue[Slot] = SimpleQueue()
+        for slot in _slots(workers, devices):
+            slots.put(slot)
         pool = ThreadPoolExecutor(workers)
         try:
             longest_first = sorted(jobs, key=lambda job: -job.seconds)
@@ -75,7 +77,7 @@ class LocalEngine:
 
     def slots(self) -> int:
         """Packs at a time, at most."""
-        from dqlab.training.threads import cores
+        from dqlab.machine import cores
 
         return self.workers or cores()
 
@@ -83,11 +85,11 @@ class LocalEngine:
         """Ask all jobs to save and end; kill them at the second call."""
         self.stops.count += 1
 
-    def _run_one(self, job: Job, tell: Tell, slots: SimpleQueue[str | None]) -> Ended:
+    def _run_one(self, job: Job, tell: Tell, slots: SimpleQueue[Slot]) -> Ended:
         if self.stops():
             return Ended(job, STOPPED, "not started")
         slot = slots.get()
-        variables = environment(job.threads, slot if job.gpu_memory else "")
+        variables = environment(job.threads, *slot) if job.gpu_memory else environment(job.threads, "")
         try:
             return ended(job, self._persist(job, variables, tell), self.stops())
         except OSError as error:  # no process, no log: a full disk ends one job, not all
@@ -120,8 +122,8 @@ class LocalEngine:
     @staticmethod
     def _room(jobs: Sequence[Job], devices: Sequence[str]) -> int:
         """How many of these jobs run at a time."""
+        from dqlab.machine import cores
         from dqlab.training.memory import USABLE, free_bytes
-        from dqlab.training.threads import cores
 
         if devices:
             return len(devices)
@@ -130,6 +132,19 @@ class LocalEngine:
         memory = max(job.memory for job in jobs)
         fitting = int(free_bytes(torch.device("cpu")) * USABLE) // memory if memory else len(jobs)
         return max(1, min(cores() // max(job.threads for job in jobs), fitting, len(jobs)))
+
+
+class Slot(NamedTuple):
+    """A place for one pack at a time: the GPU that it sees, and its share of that GPU's memory."""
+
+    device: str | None = None
+    share: float = 1.0
+
+
+def _slots(workers: int, devices: Sequence[str]) -> list[Slot]:
+    """As many places as there are packs at a time, spread evenly over the GPUs."""
+    placed = [devices[index % len(devices)] if devices else None for index in range(workers)]
+    return [Slot(device, 1.0 / placed.count(device) if device else 1.0) for device in placed]
 
 
 def ended(job: Job, outcome: Outcome, asked: int) -> Ended:

@@ -16,6 +16,7 @@ from threading import Thread
 from typing import Any
 
 from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED
+from dqlab.machine import GPU_SHARE
 from dqlab.training.threads import QUIET_THREADS
 
 POLL = 0.1
@@ -41,10 +42,17 @@ class Outcome:
         return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
 
 
-def environment(threads: int, device: str | None) -> dict[str, str]:
-    """Of a job's process: its threads (idle ones sleep), and the only GPU that it sees; `None`: as it is here."""
+def environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
+    """Of a job's process: its threads (idle ones sleep), the only GPU that it sees, and its share of that GPU's memory.
+
+    Args:
+        threads: CPU threads.
+        device: as CUDA_VISIBLE_DEVICES names it; `None`: as it is here.
+        share: above 0, at most 1.
+    """
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen}
+    shared = {GPU_SHARE: str(share)} if share < 1 else {}
+    return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}
 
 
 def attempt(command: Sequence[str], log: Path, variables: Mapping[str, str], hear: Hear, asked: Asked) -> Outcome:

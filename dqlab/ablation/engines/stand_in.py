@@ -26,7 +26,7 @@ from dqlab.files import write_text
 from dqlab.run_folder import Journal, RunFolder
 
 DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0, "deaf": False}
-TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR")
+TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR", "DQLAB_GPU_SHARE")
 """Variables of the environment that it tells."""
 
 

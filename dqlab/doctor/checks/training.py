@@ -17,7 +17,7 @@ from dqlab import __version__
 from dqlab.children import attempt, attempt_command
 from dqlab.doctor.finding import Finding, State, check
 from dqlab.doctor.packages import unfit, wanted
-from dqlab.training.threads import cores
+from dqlab.machine import cores
 from dqlab.training.toolchain import compiler
 
 GROUP = "Training"

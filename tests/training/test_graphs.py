@@ -1,0 +1,94 @@
+"""How a program is recorded, without a card: what is asked of PyTorch, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dqlab.errors import CaptureError
+from dqlab.training import graphs
+from dqlab.training.program import Program, Tensors
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What of CUDA was asked for."""
+    said: list[str] = []
+
+    def note(name: str) -> Any:
+        @contextmanager
+        def noted(*args: Any, **kwargs: Any) -> Iterator[None]:
+            said.append(f"{name} begins{' on ' + str(args[0]) if name == 'device' else ''}")
+            yield
+            said.append(f"{name} ends")
+
+        return noted
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    graph = SimpleNamespace(replay=lambda: said.append("replayed"))
+    for name, value in {
+        "device": note("device"),
+        "stream": note("warm-up"),
+        "graph": note("recording"),
+        "Stream": lambda: said.append("stream made") or stream,
+        "current_stream": lambda: stream,
+        "graph_pool_handle": lambda: (0, 1),
+        "CUDAGraph": lambda: graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: said.append("cleared"), raising=False)
+    return said
+
+
+def counting(said: list[str]) -> Program:
+    def add(tensors: Tensors) -> torch.Tensor:
+        said.append("run")
+        return tensors["count"].add_(1)
+
+    return Program(add, {"count": torch.zeros(1)}, ("count",))
+
+
+def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> None:
+    """On the program's card, whichever is the current one; workspaces are freed just before and just after."""
+    program = counting(asked)
+    replay = graphs.GraphRecorder(torch.device("cuda:1")).record(program, program.function)
+    assert asked == [
+        *("device begins on cuda:1", "stream made", "device ends"),
+        *("device begins on cuda:1", "warm-up begins", "run", "run", "run", "warm-up ends"),
+        *("cleared", "recording begins", "run", "recording ends", "cleared", "device ends"),
+    ]
+    assert float(program.tensors["count"]) == 1.0, "warm-up runs are undone (a real recording computes nothing)"
+    replay()
+    assert asked[-1] == "replayed"
+
+
+def test_programs_of_one_recorder_share_its_stream(asked: list[str]) -> None:
+    recorder, program = graphs.GraphRecorder(torch.device("cuda")), counting(asked)
+    recorder.record(program, program.function)
+    recorder.record(program, program.function)
+    assert asked.count("stream made") == 1
+
+
+def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
+    def fails(tensors: Tensors) -> None:
+        if "recording begins" in asked:
+            raise RuntimeError("operation not permitted when stream is capturing\nwith more lines")
+
+    with pytest.raises(CaptureError, match=r"not permitted .* capturing\. What .* is not to be believed, so it ends"):
+        graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+    assert asked[-1] == "cleared"
+
+
+def test_a_card_without_room_says_so_itself(asked: list[str]) -> None:
+    """Nothing was recorded then: that error is the one that every command tells in its own words."""
+
+    def fails(tensors: Tensors) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
