@@ -145,7 +145,7 @@ def pretended() -> Iterator[dict[str, str]]:
         mock.patch.object(torch._C, "_cuda_getCurrentRawStream", give(0)),
         mock.patch.object(fake_tensor, "init_gpu_context", give(None)),
         mock.patch.object(fuse_attention, "_sfdp_init", give(None)),  # patterns are made with real tensors
-        mock.patch.object(pad_mm, "_pad_mm_init", give(None)),
+        mock.patch.object(pad_mm, "_pad_mm_init", give(None)),  # the same: and dqlab's settings let it pad nothing
         mock.patch.object(misc_patterns, "_misc_patterns_init", give(None)),
         mock.patch.object(AsyncCompile, "triton", keep),
         mock.patch.object(AsyncCompile, "wait", give(None)),
@@ -166,7 +166,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
 
     from dqlab.diffusion import process
     from dqlab.networks import products
-    from dqlab.training.compiled import trace
+    from dqlab.training.compiled import options_for, trace
     from dqlab.training.program import leaves, tree_map
 
     def card(tensor: torch.Tensor) -> torch.Tensor:
@@ -185,7 +185,8 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
 
     products.available()
     # Constants are folded with real tensors on the card, of which there is none.
-    settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False, **options}
+    settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False}
+    settings |= {**options_for(torch.device("cuda")), **options}
     patches = mock.patch.object(process, "_table", table), mock.patch.object(GraphLowering, "codegen", kept)
     with FakeTensorMode(allow_non_fake_inputs=True), patches[0], patches[1], config.patch(settings):
         for layout in layouts:

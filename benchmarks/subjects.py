@@ -17,7 +17,8 @@ from dqlab.data.transitions import Provenance, Transitions
 from dqlab.diffusion.samplers import ChainNoise
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.stacking import Layout
+from dqlab.networks.precision import Precision
+from dqlab.networks.stacking import FULL, Layout
 from dqlab.noise import draw
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
@@ -74,11 +75,17 @@ def as_transitions(fields: dict[str, np.ndarray]) -> Transitions:
 
 
 def new_pack(
-    replicas: int, device: str, dtype: torch.dtype = torch.float32, algorithm: str = "diffusion_ql", first_seed: int = 0
+    replicas: int,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    algorithm: str = "diffusion_ql",
+    first_seed: int = 0,
+    precision: Precision = FULL,
 ) -> Pack:
     """Freshly initialised replicas of an algorithm with its default hyper-parameters, the paper's (N = 5)."""
     seeds = range(first_seed, first_seed + replicas)
-    return Pack([algorithms.get(algorithm)()] * replicas, DIMS, seeds, dtype=dtype, device=device)
+    same = [algorithms.get(algorithm)()] * replicas
+    return Pack(same, DIMS, seeds, dtype=dtype, device=device, precision=precision)
 
 
 class Chain:

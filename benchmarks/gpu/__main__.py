@@ -17,26 +17,31 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
-from gpu.notes import Notes, OutOfTime, read, shown, write_markdown
+from gpu.notes import HaltError, Notes, OutOfTime, read, shown, write_markdown
 from gpu.settings import Settings
 
 SECTIONS: dict[str, tuple[str, str, float]] = {
-    "machine": ("gpu.machine", "run", 25.0),
-    "correctness": ("gpu.checks", "run", 110.0),
-    "waits": ("gpu.checks", "run_waits", 25.0),
+    "machine": ("gpu.machine", "run", 20.0),
+    "door": ("gpu.door", "run", 75.0),
+    "correctness": ("gpu.checks", "run", 90.0),
+    "waits": ("gpu.checks", "run_waits", 20.0),
     "figures": ("gpu.figures", "run", 150.0),
-    "details": ("gpu.figures", "run_details", 30.0),
+    "details": ("gpu.figures", "run_details", 25.0),
     "training": ("gpu.training", "run", 0.0),
 }
-"""Module, function, and the seconds that a section may take, however far it is; 0: until the end."""
+"""Module, function, and the seconds that a section may take where all are run; 0: until the end."""
 ON_DEMAND = {"variants": ("gpu.figures", "run_variants", 0.0)}
 """Sections that only `--only` asks for."""
 GRACE = 5.0
 """Seconds after its deadline until a section that does not listen is killed."""
+HALT = 3
+"""Exit code of a section after which no other is begun."""
 
 
 def main() -> int:
     settings = Settings(sys.argv[1:])
+    if unknown := set(settings.only or ()) - set(SECTIONS | ON_DEMAND):
+        sys.exit(f"--only: there is no section {', '.join(sorted(unknown))}. Known: {', '.join(SECTIONS | ON_DEMAND)}.")
     settings.out.mkdir(parents=True, exist_ok=True)
     if settings.evaluate:
         _alone(settings, "evaluation", _function("gpu.training", "evaluate_kept"))
@@ -60,13 +65,17 @@ def _alone(settings: Settings, section: str, run: Callable[[Settings, Notes], No
     if settings.deadline:
         signal.signal(signal.SIGALRM, _out_of_time)
         signal.setitimer(signal.ITIMER_REAL, max(settings.left(), 0.1))
+    code = 0
     try:
         run(settings, notes)
     except OutOfTime:
         notes.add("stopped", "its time was over")
+    except HaltError:
+        notes.add("stopped", "what failed here is what all else stands on")
+        code = HALT
     signal.setitimer(signal.ITIMER_REAL, 0)
     write_markdown(settings.out / "results.json")
-    os._exit(0)  # at once: a compiler's helpers may take their time to end
+    os._exit(code)  # at once: a compiler's helpers may take their time to end
 
 
 def _out_of_time(*_: Any) -> None:
@@ -80,31 +89,33 @@ def _all(settings: Settings) -> int:
     if settings.on_gpu and not torch.cuda.is_available():
         sys.exit("PyTorch finds no CUDA device here. Without one: --device cpu --smoke.")
     end, results = time.time() + settings.until, settings.out / "results.json"
-    results.unlink(missing_ok=True)
-    wanted = SECTIONS if settings.only is None else SECTIONS | ON_DEMAND
-    for section, (_, _, budget) in wanted.items():
-        if settings.only is not None and section not in settings.only:
-            continue
+    if settings.only is None:
+        results.unlink(missing_ok=True)
+    code = 0
+    for section in settings.only or SECTIONS:
+        budget = 0.0 if settings.only else SECTIONS[section][2]
         deadline = min(end, time.time() + budget) if budget else end
-        if deadline - time.time() > GRACE:
-            _in_a_process(settings, section, deadline)
+        if deadline - time.time() > GRACE and code != HALT:
+            code = _in_a_process(settings, section, deadline)
             write_markdown(results)
     for section, found in read(results).items():
         print(f"\n{section}")
         for name, value in found.items():
             print(f"  {name:44s} {shown(value)}")
-    return 0
+    return HALT if code == HALT else 0
 
 
-def _in_a_process(settings: Settings, section: str, deadline: float) -> None:
+def _in_a_process(settings: Settings, section: str, deadline: float) -> int:
+    """Run a section; its exit code."""
     command = [sys.executable, "-m", "gpu", *sys.argv[1:], "--section", section, "--deadline", f"{deadline}"]
     notes, started = Notes(settings.out / "results.json", section), time.time()
     try:
         code = subprocess.run(command, timeout=deadline + GRACE - started).returncode
         outcome = "" if code == 0 else f"ended with status {code}"
     except subprocess.TimeoutExpired:
-        outcome = "killed: it did not stop in time"
+        code, outcome = -1, "killed: it did not stop in time"
     notes.add("section took", f"{time.time() - started:.0f} s" + (f"; {outcome}" if outcome else ""))
+    return code
 
 
 if __name__ == "__main__":

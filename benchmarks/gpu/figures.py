@@ -4,56 +4,66 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-import torch._inductor.config
 from baseline import Agent, HostData
 from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.training import compiled as programs
 from gpu.checks import ENOUGH, new_step
 from gpu.data import fields
 from gpu.notes import Notes
 from gpu.settings import Settings
 from gpu.timing import alternating, median_seconds, timed
 
-PRECISIONS = {"float32": "highest", "tf32": "high"}
-"""Precision of products -> what PyTorch calls it."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "combo kernels": {"combo_kernels": True},
     "whole reductions": {"split_reductions": False},
-    "autotuned products": {"max_autotune_gemm": True, "max_autotune_gemm_backends": "ATEN,TRITON"},
+    "chosen by timing": {"deterministic": False},
+    "autotuned products": {
+        "deterministic": False,
+        "max_autotune_gemm": True,
+        "max_autotune_gemm_backends": "ATEN,TRITON",
+    },
 }
 """Settings of PyTorch's compiler that may pay: launches that do not depend on each other as one; sums in one launch
-instead of two; products by Triton, where that is faster, with what follows them."""
+instead of two; kernels chosen by timing; products by Triton, where that is faster, with what follows them."""
 COMPILING = 40.0
 """Seconds without which a variant is not begun."""
 KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
 def run(settings: Settings, notes: Notes) -> None:
-    """The most telling first, since every size is compiled anew: time may run out."""
-    modes = sorted(settings.modes, key=lambda mode: ("cuda_graph" not in mode, "compile" not in mode))
+    """The most telling first, since every size is compiled anew and time may run out; lower precisions last."""
     first, *others = settings.sizes.packs
+    modes = sorted(settings.modes, key=lambda mode: ("cuda_graph" not in mode, "compile" not in mode))
+    fast = [mode for mode in modes if mode in settings.fast_modes]
     alone = [(f"alone, {mode}", partial(against_baseline, settings, mode)) for mode in modes]
-    packs = [
-        (f"K={replicas}, {mode}", partial(packed, settings, mode, replicas))
-        for replicas in (first, *others)
-        for mode in modes
-        if mode in settings.fast_modes
-    ]
-    count = len(settings.fast_modes)
-    for name, measure in [*alone[:1], *packs[:1], *alone[1:], *packs[1:count], *packs[count:]]:
+    packs = [_packed(settings, mode, replicas) for replicas in (first, *others) for mode in fast]
+    count = len(fast)
+    lower = [_packed(settings, fast[0], first, name) for name in ("tf32", "bf16") if settings.on_gpu]
+    for name, measure in [
+        *(alone[:1] + packs[:1] + alone[1:count] + packs[1:count]),
+        *(lower + alone[count:] + packs[count:]),
+    ]:
         if settings.left() > ENOUGH:
             notes.attempt(name, measure)
+
+
+def _packed(settings: Settings, mode: str, replicas: int, precision: str = "full") -> tuple[str, Callable[[], Any]]:
+    return f"K={replicas}, {mode}, {precision}", partial(packed, settings, mode, replicas, precision)
 
 
 def run_details(settings: Settings, notes: Notes) -> None:
@@ -67,18 +77,26 @@ def run_details(settings: Settings, notes: Notes) -> None:
 
 
 def run_variants(settings: Settings, notes: Notes) -> None:
-    """Only on demand (`--only variants`): each compiles the update anew, in full precision and in tf32."""
+    """Only on demand (`--only variants`): each compiles the update anew. Unmerged sums decide whether merging stays."""
     compiled = [mode for mode in settings.fast_modes if "compile" in mode][:1]
-    for mode, precision, (name, options) in product(compiled, PRECISIONS, VARIANTS.items()):
-        if settings.left() > COMPILING or settings.smoke:
-            with products_in(precision), torch._inductor.config.patch(options):  # type: ignore[no-untyped-call]
-                notes.attempt(f"{name}, {precision}", partial(against_baseline, settings, mode))
+    for mode, replicas in product(compiled, (settings.sizes.packs[0], 1)):
+        name, measure = _packed(settings, mode, replicas)
+        with mock.patch.object(programs, "merge_sums", return_value=0):
+            _variant(settings, notes, f"sums not merged, {name}", measure)
+    for mode, precision, (name, options) in product(compiled, ("full", "tf32"), VARIANTS.items()):
+        with products_in(precisions.get(precision)()), mock.patch.dict(programs.OPTIONS_ON_GPU, options):
+            _variant(settings, notes, f"{name}, {precision}", partial(against_baseline, settings, mode))
+
+
+def _variant(settings: Settings, notes: Notes, name: str, measure: Callable[[], Any]) -> None:
+    if settings.left() > COMPILING or settings.smoke:
+        notes.attempt(name, measure)
 
 
 @contextmanager
-def products_in(precision: str) -> Iterator[None]:
-    """Matrix products of float32 numbers in that precision."""
-    torch.set_float32_matmul_precision(PRECISIONS[precision])
+def products_in(precision: Precision) -> Iterator[None]:
+    """Matrix products of float32 numbers as that precision has them."""
+    torch.set_float32_matmul_precision(precision.float32_products)
     try:
         yield
     finally:
@@ -104,23 +122,21 @@ def against_baseline(settings: Settings, mode: str) -> dict[str, float]:
     }
 
 
-def packed(settings: Settings, mode: str, replicas: int) -> dict[str, float]:
-    """K replicas: how fast, in each precision; how much memory beyond the data; how long until the first update."""
+def packed(settings: Settings, mode: str, replicas: int, precision: str) -> dict[str, float]:
+    """K replicas: how fast; how much memory beyond the data; how long until the first update."""
     before = _reset_memory(settings)
-    pack = new_pack(replicas, settings.device)
-    made, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
-    step: Any = made
-    rates = {}
-    for precision in PRECISIONS if settings.on_gpu else ["float32"]:
-        with products_in(precision):
-            if rates:  # what is compiled stays; a graph has the library's products as they were when it was recorded
-                step._runs = [step.mode(step._program(rows)) for rows in pack.groups()]
-            seconds = median_seconds(lambda: [step() for _ in range(settings.sizes.updates)], settings.device)
-        rates[f"replica updates/s, {precision}"] = replicas * settings.sizes.updates / seconds
-        if len(rates) == 1:
-            used = (torch.cuda.max_memory_allocated() - before if settings.on_gpu else 0) - _data_bytes(step)
-    memory = used / 2**20 / replicas if settings.on_gpu else float("nan")
-    return {**rates, "MiB a replica": memory, "seconds to build": seconds_to_build}
+    chosen = precisions.get(precision)()
+    with products_in(chosen):
+        pack = new_pack(replicas, settings.device, precision=chosen)
+        made, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
+        step: Any = made
+        seconds = median_seconds(lambda: [step() for _ in range(settings.sizes.updates)], settings.device)
+    used = torch.cuda.max_memory_allocated() - before - _data_bytes(step) if settings.on_gpu else math.nan
+    return {
+        "replica updates/s": replicas * settings.sizes.updates / seconds,
+        "MiB a replica": used / 2**20 / replicas,
+        "seconds to build": seconds_to_build,
+    }
 
 
 def _reset_memory(settings: Settings) -> int:

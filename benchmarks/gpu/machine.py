@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dqlab.training.toolchain import missing_for_triton
 from gpu.notes import Notes
 from gpu.settings import Settings
 from gpu.timing import median_seconds
@@ -32,7 +33,7 @@ def facts(settings: Settings) -> dict[str, Any]:
         major, minor = torch.cuda.get_device_capability()
         memory = torch.cuda.get_device_properties(0).total_memory
         known |= {"gpu": torch.cuda.get_device_name(), "capability": f"{major}.{minor}", "driver": _driver()}
-        known |= {"memory GiB": round(memory / 2**30, 1)}
+        known |= {"memory GiB": round(memory / 2**30, 1), "compiling lacks": missing_for_triton() or "nothing"}
     return known
 
 

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dqlab.errors import CaptureError
+
 Section = dict[str, Any]
+
+
+class HaltError(Exception):
+    """What failed is what everything else stands on: no further section is begun."""
 
 
 class OutOfTime(BaseException):
@@ -44,6 +50,9 @@ class Notes:
         """Add what `measure` returns, or what went wrong with it; the next one is tried all the same."""
         try:
             value = measure()
+        except CaptureError as error:  # this process's CUDA state is undefined from here on
+            self.add(name, {"error": f"{error}"[:300]})
+            raise HaltError from error
         except Exception as error:
             traceback.print_exc()
             self.add(name, {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]})

@@ -23,6 +23,7 @@ class Sizes:
         product: side of the largest matrices.
         copied: bytes of the copy.
         episodes: of an evaluation, of each seed.
+        door: updates of the run through `dqlab train`.
         points: evaluations of a training.
     """
 
@@ -37,9 +38,10 @@ class Sizes:
     copied: int = 2**31
     episodes: int = 5
     points: int = 8
+    door: int = 2000
 
 
-TINY = Sizes(8, 4, 101, (2, 1), 2, (2,), (4,), 128, 2**20, 1, 2)
+TINY = Sizes(8, 4, 101, (2, 1), 2, (2,), (4,), 128, 2**20, 1, 2, 100)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +55,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--data", type=Path, help="a D4RL file of walker2d to train on, instead of the embedded set")
     made.add_argument("--modes", help="execution modes, separated by commas; all that this machine can run by default")
-    made.add_argument("--only", help="sections, separated by commas; all by default")
+    made.add_argument(
+        "--only",
+        help="sections, separated by commas: machine, door, correctness, waits, figures, details, training, variants; "
+        "all but the last by default. Each has the time that is left then, and earlier results stay",
+    )
     made.add_argument("--evaluate", type=Path, metavar="DIR", help="play episodes with the weights of an earlier run")
     made.add_argument("--section", help=argparse.SUPPRESS)
     made.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -88,6 +94,11 @@ class Settings:
 
         able = sorted(modes(self.device), key=lambda name: (name != "eager", "compile" in name, name == "compile"))
         return [name for name in able if self._modes is None or name in self._modes]
+
+    @property
+    def surest_mode(self) -> str:
+        """The one of those that needs no compiler."""
+        return "cuda_graph" if self.on_gpu else "eager"
 
     @property
     def fast_modes(self) -> list[str]:

@@ -46,7 +46,7 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         return tuple(leaves(result)) if result is not None else ()
 
     try:
-        graph, options = trace(flat, leaves(program.tensors)), _options(device)
+        graph, options = trace(flat, leaves(program.tensors)), options_for(device)
         compiled = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
         compiled(*leaves(program.with_copies()))
     except Exception as error:
@@ -63,7 +63,8 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
     return run
 
 
-def _options(device: torch.device) -> dict[str, Any]:
+def options_for(device: torch.device) -> dict[str, Any]:
+    """Inductor's settings for programs of that device, as far as this PyTorch has them."""
     import torch._inductor.config as known
 
     wanted = {} if device.type == "cpu" else OPTIONS_ON_GPU

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, isolated
+from mocked_machine import Machine
+from ray_cluster import until
 
 from dqlab.diffusion.samplers import samplers
 
+PATH = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
 FEW = "(sampler and eager) or (update and K1-eager) or reading or batch"
 
 
 def run(folder: Path, *command: str) -> str:
     kept = {name: value for name, value in isolated(folder).items() if not name.startswith("PYTEST_")}
-    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     done = subprocess.run(
-        command, cwd=ROOT, env={**kept, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240
+        command, cwd=ROOT, env={**kept, "PYTHONPATH": PATH}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def call(folder: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    env = {**isolated(folder), **env, "PYTHONPATH": f"{env['PYTHONPATH']}{os.pathsep}{PATH}"}
+    command = [sys.executable, "-m", "gpu", *args]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
 
 
 def test_benchmarks(tmp_path: Path) -> None:
@@ -41,6 +50,40 @@ def test_gpu_checks(tmp_path: Path) -> None:
     assert found["details"]["sampler, N=2, B=4, eager"]["ratio"] > 0
     assert "kernels an update" in said
     assert "| copy | GB/s" in (tmp_path / "results.md").read_text()
+
+
+def test_the_products_own_door_comes_first(tmp_path: Path) -> None:
+    options = ("--device", "cpu", "--smoke", "--only", "door", "--out", str(tmp_path))
+    run(tmp_path, sys.executable, "-m", "gpu", *options)
+    found = json.loads((tmp_path / "results.json").read_text())["door"]
+    assert list(found) == ["train, killed at its first checkpoint", "train --resume", "eval", "section took"]
+    assert found["train --resume"]["updates/s"] > 0
+    assert found["eval"]["execution"] == "eager"
+
+
+def test_nothing_is_measured_behind_a_shut_door(tmp_path: Path) -> None:
+    """On a card without memory training cannot start: the figures that were there stay, no other section is begun."""
+    (tmp_path / "results.json").write_text('{"machine": {"gpu": "a card"}}')
+    machine = Machine(lambda *args, env: call(tmp_path, *args, env=env), tmp_path)
+    done = machine("--only", "door,correctness", "--out", str(tmp_path))
+    assert done.returncode == 3, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert list(found) == ["machine", "door"]
+    assert "this card has none" in found["door"]["train, killed at its first checkpoint"]["error"]
+
+
+def test_what_was_measured_survives(tmp_path: Path) -> None:
+    """Killed with -9 after the first figure."""
+    command = [sys.executable, "-m", "gpu", "--device", "cpu", "--smoke", "--modes", "eager", "--only", "figures"]
+    environment = {**isolated(tmp_path), "PYTHONPATH": PATH}
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    results = tmp_path / "results.json"
+    until(lambda: results.exists() and "alone, eager" in results.read_text(), 120)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads(results.read_text())["figures"]["alone, eager"]["ratio"] > 0
 
 
 def test_device_time(monkeypatch: pytest.MonkeyPatch) -> None:
