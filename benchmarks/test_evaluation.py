@@ -53,13 +53,35 @@ def short_walk() -> Task:
     return replace(tasks.get("walker2d-medium-expert-v2"), episode_limit=STEPS)
 
 
-def test_evaluation(measure: Callable[..., Any], case: Case) -> None:
-    evaluator, mode = Evaluator(short_walk(), "mujoco210", case.episodes), new_mode(case.mode)
+def new_evaluator(episodes: int, threads: int | None = None) -> Evaluator:
+    """Of endless walks; `threads` step them, by default as many as there are cores."""
+    evaluator = Evaluator(short_walk(), "mujoco210", episodes)
     environments = GymnasiumEnvironments(short_walk(), "mujoco210")
-    environments.prepare(case.episodes)
+    environments.threads = threads or environments.threads
+    environments.prepare(episodes)
     for env in environments.envs:
         endless(env)
     evaluator.environments = environments
+    return evaluator
+
+
+@pytest.mark.parametrize("episodes", [10, 80])
+def test_threads(measure: Callable[..., Any], episodes: int) -> None:
+    """Environments stepped by a thread a core, against one after the other: whole evaluations, eager, on the CPU."""
+    pack, mode = new_pack(1, "cpu"), new_mode("eager")
+    several, one = new_evaluator(episodes), new_evaluator(episodes, threads=1)
+    found = [evaluator.run(pack, 0, mode)[0].returns for evaluator in (several, one)]
+    assert (found[0] == found[1]).all()
+    measure(
+        lambda: several.run(pack, 0, mode),
+        baseline=lambda: one.run(pack, 0, mode),
+        parameters={"part": "threads", "episodes": episodes, "env_threads": several.environments.threads},
+        work=episodes * STEPS,
+    )
+
+
+def test_evaluation(measure: Callable[..., Any], case: Case) -> None:
+    evaluator, mode = new_evaluator(case.episodes), new_mode(case.mode)
     pack, agent = new_pack(1, case.device), Agent(DIMS.state, DIMS.action, case.device)
     alone = endless(make_env(short_walk()))
     (episodes,) = evaluator.run(pack, 0, mode)
