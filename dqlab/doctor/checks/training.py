@@ -18,7 +18,7 @@ from dqlab.children import attempt, attempt_command
 from dqlab.doctor.finding import Finding, State, check
 from dqlab.doctor.packages import unfit, wanted
 from dqlab.machine import cores
-from dqlab.training.toolchain import compiler
+from dqlab.training.toolchain import compiler, missing_for_triton
 
 GROUP = "Training"
 TORCH_SECONDS = 12.0
@@ -77,6 +77,9 @@ def pytorch() -> Iterator[Finding]:
     build = f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for CPUs"
     yield Finding("PyTorch", State.OK, f"{facts['version']}, {build}", needed=True)
     yield _device(facts)
+    if facts["devices"] and (lacking := missing_for_triton()):
+        text = f"compiling for a GPU needs {lacking}: without it updates are recorded, not compiled"
+        yield Finding("GPU compiler", State.MISSING, text, "pip install triton; apt-get install gcc python3-dev")
 
 
 def _device(facts: dict[str, Any]) -> Finding:
