@@ -1,13 +1,14 @@
-"""Diffusion-QL against the official agent's recorded updates, and against a plain rendering of the algorithm."""
+"""Diffusion-QL against the official agent's recorded updates, and against the algorithm in one file, examples/."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusion_ql as plain
 import numpy as np
-import plain
 import pytest
 import torch
 
@@ -42,45 +43,34 @@ def test_twenty_updates_of_the_official_agent(shared: Path) -> None:
             assert torch.allclose(measured, figures, rtol=0, atol=1e-9), f"{theirs} {name}"
 
 
-def both(dtype: torch.dtype, **changes: Any) -> tuple[Pack, plain.Agent]:
-    """The same agent twice: dqlab's pack of one replica, and the plain rendering with the same initial weights."""
-    settings = {"n": 5, "schedule": "vp", "eta": 1.0, "grad_norm": 5.0, "max_q_backup": False, "actor_lr": 3e-4}
-    settings |= {"ema_start": 5, "discount": 0.99, "hidden": 24} | changes
-    n, schedule, hidden = settings["n"], settings["schedule"], settings.pop("hidden")
-    denoiser = partial(MLPDenoiser, hidden_dim=hidden)
+def both(dtype: torch.dtype, **changes: Any) -> tuple[Pack, plain.DiffusionQL]:
+    """The same agent twice: dqlab's pack of one replica, and the example's with the same initial weights."""
+    settings = plain.Settings(**({"hidden": 24, "ema_start": 5} | changes))
+    denoiser = partial(MLPDenoiser, hidden_dim=settings.hidden)
     algorithm = DiffusionQL(
-        policy=partial(DiffusionPolicy, n_timesteps=n, schedule=schedule, denoiser=denoiser),
-        critic=partial(TwinCritic, hidden_dim=hidden),
-        eta=settings["eta"],
-        discount=settings["discount"],
-        grad_norm=settings["grad_norm"],
-        max_q_backup=settings["max_q_backup"],
-        learning_rate=settings["actor_lr"],
-        ema_start=settings["ema_start"],
+        policy=partial(DiffusionPolicy, n_timesteps=settings.n, schedule=settings.schedule, denoiser=denoiser),
+        critic=partial(TwinCritic, hidden_dim=settings.hidden),
+        eta=settings.eta,
+        discount=settings.discount,
+        grad_norm=settings.grad_norm,
+        max_q_backup=settings.max_q_backup,
+        learning_rate=settings.actor_lr,
+        ema_start=settings.ema_start,
     )
     pack = Pack([algorithm], Dims(S, A), [7], dtype=dtype)
-    actor = plain.Actor(S, A, hidden, n, schedule).to(dtype)
-    q1, q2 = plain.critic(S, A, hidden).to(dtype), plain.critic(S, A, hidden).to(dtype)
-    weights = pack.weights(0)
-    copy_into(actor, weights["actor"])
-    for member, network in enumerate((q1, q2)):
-        prefix = f"members.{member}."
-        copy_into(network, {k: v for k, v in weights["critic"].items() if k.startswith(prefix)})
-    return pack, plain.Agent(actor, q1, q2, **settings)
+    actor, critic = plain.Actor(S, A, settings).to(dtype), plain.Critic(S, A, settings.hidden).to(dtype)
+    for module, values in ((actor, pack.weights(0)["actor"]), (critic, pack.weights(0)["critic"])):
+        for parameter, value in zip(module.parameters(), values.values(), strict=True):  # by order: names differ
+            parameter.data.copy_(value)
+    return pack, plain.DiffusionQL(actor, critic, settings)
 
 
-def copy_into(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
-    """By order: both sides list time embedding, hidden layers, output; the names differ."""
-    for parameter, value in zip(module.parameters(), values.values(), strict=True):
-        parameter.data.copy_(value)
-
-
-def step_both(pack: Pack, agent: plain.Agent, step: int, dtype: torch.dtype) -> tuple[list[float], list[float]]:
+def step_both(pack: Pack, agent: plain.DiffusionQL, step: int, dtype: torch.dtype) -> tuple[list[float], list[float]]:
     batch = make_batch(pack.dims, B, seed=step, dtype=dtype)
     noise = make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step, dtype=dtype)
     theirs = agent.update({k: v[0] for k, v in batch._asdict().items()}, {k: v[0] for k, v in noise.items()})
     info = pack.update(batch, noise)
-    return [float(info[name][0]) for name in LOSSES], theirs
+    return [float(info[name][0]) for name in LOSSES], list(theirs.values())
 
 
 VARIANTS = [
@@ -100,16 +90,14 @@ def test_twenty_updates_of_the_plain_rendering_in_float64(changes: dict[str, Any
         ours, theirs = step_both(pack, agent, step, torch.float64)
         assert ours == pytest.approx(theirs, abs=1e-9)
     weights = pack.weights(0)
-    pairs = [
-        (weights["actor"], [agent.actor]),
-        (weights["actor_ema"], [agent.ema]),
-        (weights["critic"], [agent.q1, agent.q2]),
-        (weights["critic_target"], [agent.q1_target, agent.q2_target]),
-    ]
-    for ours_named, modules in pairs:
-        expected = [parameter.detach() for module in modules for parameter in module.parameters()]
-        for (name, value), wanted in zip(ours_named.items(), expected, strict=True):
-            assert float((value - wanted).abs().max()) < 1e-9, name
+    for ours_named, module in [
+        (weights["actor"], agent.actor),
+        (weights["actor_ema"], agent.actor_ema),
+        (weights["critic"], agent.critic),
+        (weights["critic_target"], agent.critic_target),
+    ]:
+        for (name, value), wanted in zip(ours_named.items(), module.parameters(), strict=True):
+            assert float((value - wanted).detach().abs().max()) < 1e-9, name
     assert not torch.equal(weights["actor_ema"]["final_layer.bias"], weights["actor"]["final_layer.bias"])
 
 
@@ -120,23 +108,12 @@ def test_two_hundred_updates_of_the_plain_rendering_in_float32() -> None:
         assert ours == pytest.approx(theirs, abs=1e-4, rel=1e-4), f"update {step}"
 
 
-def official_names(agent: plain.Agent) -> dict[str, dict[str, torch.Tensor]]:
-    """The plain agent's parameters under the official code's names."""
-    layers = {"t1": "time_mlp.1", "t2": "time_mlp.3", "l1": "mid_layer.0", "l2": "mid_layer.2", "l3": "mid_layer.4"}
-    layers["out"] = "final_layer"
-
-    def actor(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        return {f"{layers[k.split('.')[0]]}.{k.split('.')[1]}": v.clone() for k, v in module.state_dict().items()}
-
-    def critics(q1: torch.nn.Module, q2: torch.nn.Module) -> dict[str, torch.Tensor]:
-        pairs = (("q1_model", q1), ("q2_model", q2))
-        return {f"{name}.{k}": v.clone() for name, q in pairs for k, v in q.state_dict().items()}
-
+def official_names(agent: plain.DiffusionQL) -> dict[str, dict[str, torch.Tensor]]:
+    """The example's parameters, whose names are the official code's."""
+    networks = {"actor": agent.actor, "ema": agent.actor_ema, "critic": agent.critic, "target": agent.critic_target}
     return {
-        "actor": actor(agent.actor),
-        "ema": actor(agent.ema),
-        "critic": critics(agent.q1, agent.q2),
-        "target": critics(agent.q1_target, agent.q2_target),
+        group: {name.removeprefix("model."): value.detach().clone() for name, value in network.named_parameters()}
+        for group, network in networks.items()
     }
 
 
@@ -156,7 +133,7 @@ def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, ca
     for step in range(7):
         batch = make_batch(pack.dims, B, seed=step)
         z = {k: v[0] for k, v in make_noise(pack.algorithm.update_noise(pack.dims, B), seed=step).items()}
-        losses.append(agent.update({k: v[0] for k, v in batch._asdict().items()}, z))
+        losses.append(list(agent.update({k: v[0] for k, v in batch._asdict().items()}, z).values()))
         row = {k: getattr(batch, k)[0] for k in ("state", "action", "next_state")}
         row |= {"reward": batch.reward[0, :, None], "not_done": 1 - batch.terminal[0, :, None]}
         row |= {k: z[k] for k in ("target_start", "target_noise", "actor_start", "actor_noise")}
@@ -179,6 +156,6 @@ def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, ca
 def test_the_plain_rendering_is_not_trivially_equal() -> None:
     """A different eta must be seen: the comparison above can fail."""
     pack, agent = both(torch.float64)
-    agent.settings["eta"] = 1.1
+    agent.settings = replace(agent.settings, eta=1.1)
     ours, theirs = step_both(pack, agent, 0, torch.float64)
     assert ours[3] != pytest.approx(theirs[3], abs=1e-3)
