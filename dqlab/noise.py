@@ -41,6 +41,17 @@ def gumbel(*shape: int) -> NoiseSpec:
     return NoiseSpec(_gumbel, shape)
 
 
+def clipped(spec: NoiseSpec, bound: float) -> NoiseSpec:
+    """A standard normal clipped to +-bound; other laws, and all of them where the bound is 0, as they are."""
+    if spec.draw is not _normal or not bound > 0:
+        return spec
+
+    def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return _normal(size, generator, dtype).clamp_(-bound, bound)
+
+    return NoiseSpec(draw, spec.shape)
+
+
 def integers(high: int, *shape: int) -> NoiseSpec:
     """Uniform integers in 0..high-1 (int64): batch indices, timesteps, coins."""
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,9 @@ class ActorCritic(Algorithm):
     critic_learning_rate: float = 3e-4
     lr_schedule: str = "constant"
     grad_norm: float = 0.0
+
+    averages_critics: ClassVar[bool] = False
+    """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +114,8 @@ class ActorCritic(Algorithm):
         target = batch.reward.unsqueeze(-1) + going * following.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
-        return loss, {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
+        info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
+        return (loss / len(outputs) if self.averages_critics else loss), info
 
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
@@ -123,20 +128,24 @@ class ActorCritic(Algorithm):
             action = self.the_policy.sample(nets[actor], dims, next_state, part("target", noise))
             return self.backup(nets, next_state, action, noise)
 
-    def q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor) -> Tensor:
+    def q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor, same: bool = False) -> Tensor:
         """-mean Q_i(s, a) / mean |Q_j(s, a)| for actions (B, A); a fair coin says which critic is i.
 
         The denominator, through which no gradient flows, makes the term's weight independent of the rewards' scale
-        (Fujimoto & Gu 2021, eq. 5).
+        (Fujimoto & Gu 2021, section 5). j is the other critic, as in Diffusion-QL's code, or i itself where `same`.
         """
-        ascended, scale = ensemble_of(nets["critic"]).ascend(nets["critic"](state, action), coin)
-        return -ascended.mean() / scale.abs().mean().detach()
+        ascended, other = ensemble_of(nets["critic"]).ascend(nets["critic"](state, action), coin)
+        return -ascended.mean() / (ascended if same else other).abs().mean().detach()
 
     def first_q(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) of actions by the first critic, or by the ensemble as one where it is ascended so."""
         q = nets["critic"](state, action)
         heads = torch.zeros((), dtype=torch.int64, device=q.device)
         return ensemble_of(nets["critic"]).ascend(q, heads)[0]
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """Values (B,) by which candidate actions are ranked: the target critics', as the ensemble ranks."""
+        return ensemble_of(nets["critic_target"]).rank(nets["critic_target"](state, action))
 
     def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the online (not averaged) actor."""
@@ -160,14 +169,14 @@ class ActorCritic(Algorithm):
         return {**prefixed("chain", candidates), **prefixed("select", self.the_selection.noise(batch))}
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """The selected one of C candidates, ranked by the target critics; without ranking where C is 1."""
+        """The selected one of C candidates, as `ranking` ranks them; without ranking where C is 1."""
         count, chain = self.the_selection.n_candidates, part("chain", noise)
         if count == 1:
             return self.act_alone(dims, nets, state, chain)
         repeated = state.unsqueeze(0).expand(count, -1, -1).flatten(0, 1)
         actions = self.propose(dims, nets, repeated, chain)
-        ranked = ensemble_of(nets["critic_target"]).rank(nets["critic_target"](repeated, actions))
-        candidates, q = actions.view(count, len(state), -1), ranked.view(1, count, len(state))
+        q = self.ranking(nets, repeated, actions).view(1, count, len(state))
+        candidates = actions.view(count, len(state), -1)
         index = self.the_selection(candidates, q, part("select", noise), self.state_value(nets, state))
         return take(candidates, index)
 

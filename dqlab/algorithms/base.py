@@ -42,6 +42,9 @@ class Trained:
         grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
         decays: whether the run's learning-rate schedule applies to it.
+        weight_decay: name of the hyper-parameter that is the decoupled weight decay (AdamW: Loshchilov & Hutter 2019),
+            a rate per learning rate, or None.
+        clips_members: an ensemble's members, where they are alike, are clipped by their own norms, not by all of them.
     """
 
     loss: LossFn
@@ -49,6 +52,8 @@ class Trained:
     grad_norm: str | None = None
     every: int = 1
     decays: bool = True
+    weight_decay: str | None = None
+    clips_members: bool = False
 
     def moves(self, step: int) -> bool:
         """Whether it is trained at this step (from 0)."""
@@ -67,6 +72,7 @@ class Target:
         source: name of the trained network.
         rate: name of the hyper-parameter that is the rate.
         every, start, offset: steps (from 0) at which it moves: step >= start and step % every == offset.
+        lags: it follows the source as it was before this update.
     """
 
     source: str
@@ -74,6 +80,7 @@ class Target:
     every: int = 1
     start: int = 0
     offset: int = 0
+    lags: bool = False
 
     def moves(self, step: int) -> bool:
         """Whether the target moves at the end of this step."""
@@ -100,6 +107,9 @@ class Algorithm(ABC):
     """Names of float fields that are read from `self`, and not from a loss's `hyper`: equal in all of a pack."""
 
     lr_schedule: str = "constant"
+
+    joint_update: bool = False
+    """Whether all losses see the networks as they were before the update; else each sees those trained before it."""
 
     def __post_init__(self) -> None:
         check_fields(self)

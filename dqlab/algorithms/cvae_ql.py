@@ -104,6 +104,10 @@ class CVAEQL(ActorCritic):
         bound = dims.max_action
         return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
 
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """Q_1 (B,), by the online critics, as BCQ's code acts."""
+        return self.first_q(nets, state, action)
+
     def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A perturbed action (B, A) for each state (B, S)."""
         return self._perturbed(dims, nets, "actor", state, noise)

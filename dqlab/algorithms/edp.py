@@ -1,35 +1,40 @@
-"""EDP (Kang et al. 2023): Diffusion-QL without a chain in the actor's update."""
+"""EDP (Kang et al. 2023): Diffusion-QL without a chain in the actor's update, as its code runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
+from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
 from dqlab.errors import ConfigError
 from dqlab.fields import require
+from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies.base import Dims, Policy, part, prefixed
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.selection import Selection
 
 
-@algorithms.register("edp", source="Kang et al. 2023, eq. 9 to 12 (action approximation), TD3 form of its section 4.3")
+@algorithms.register("edp", source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code")
 @dataclass(frozen=True)
 class EDP(ActorCritic):
     """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.
 
     The denoiser is called once for both terms of the actor's loss: its output gives the denoising loss, and the action
-    that it stands for. Chains are sampled for the TD target and for acting alone, by a fast solver.
+    that it stands for. Chains are sampled for the TD target and for acting alone. The critic that the actor ascends
+    also scales the term; candidates are ranked by the online critics.
 
     Attributes:
-        policy: a diffusion policy; its sampler draws the next actions (`dpm_solver_pp` with 15 steps in the paper).
+        policy: a diffusion policy; its sampler draws the next actions.
         critic, selection: names from their registries, or factories.
         alpha: weight of the Q term.
-        ema_rate, ema_every: the actor's moving average, which gives the next actions.
+        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
+        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
+        joint_update: the actor sees the critics as they were before the update, not those just updated.
+        clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
@@ -38,10 +43,14 @@ class EDP(ActorCritic):
     alpha: float = 2.0
     ema_rate: float = 0.005
     ema_every: int = 5
+    ema_start: int = 1000
+    joint_update: bool = True
+    clips_members: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.ema_every >= 1, self, "ema_every", "at least 1")
+        require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
         require(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
@@ -58,7 +67,17 @@ class EDP(ActorCritic):
 
     def targets(self) -> dict[str, Target]:
         """Averages of the actor and of the critics."""
-        return {"actor_ema": Target("actor", "ema_rate", self.ema_every), **super().targets()}
+        average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
+        return {"actor_ema": average, **super().targets()}
+
+    def trained(self, dims: Dims) -> dict[str, Trained]:
+        """Critics, clipped one by one if `clips_members`, then the actor."""
+        trained = super().trained(dims)
+        return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """The online critics' values (B,), as the ensemble ranks."""
+        return ensemble_of(nets["critic"]).rank(nets["critic"](state, action))
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `bc_*`: the denoising loss and, with it, the reconstruction."""
@@ -83,6 +102,6 @@ class EDP(ActorCritic):
         losses, action = self.the_diffusion.reconstruct(
             nets["actor"], dims, batch.state, batch.action, part("bc", noise)
         )
-        bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"])
+        bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss
         return loss, detached({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

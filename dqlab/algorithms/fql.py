@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, algorithms, detached
+from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
 from dqlab.errors import ConfigError
 from dqlab.fields import require
 from dqlab.networks.critics import CriticEnsemble
@@ -17,7 +17,7 @@ from dqlab.policies.base import Dims, Policy, part, prefixed
 from dqlab.policies.one_step_flow import OneStepFlowPolicy
 
 
-@algorithms.register("fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 6 to 8")
+@algorithms.register("fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code")
 @dataclass(frozen=True)
 class FQL(ActorCritic):
     """Flow Q-learning: L = L_flow + alpha * L_distill - mean Q(s, one-step action); no backpropagation through a chain.
@@ -27,6 +27,8 @@ class FQL(ActorCritic):
         critic: `ensemble_mean` of two, as in the paper.
         alpha: weight of the distillation, to be tuned for each task.
         normalise_q: divide the Q term by mean |Q|.
+        joint_update: as the authors' code has it: the actor sees the critics as they were before the update, and their
+            targets follow them so.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
@@ -35,6 +37,9 @@ class FQL(ActorCritic):
     critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
     alpha: float = 10.0
     normalise_q: bool = False
+    joint_update: bool = True
+
+    averages_critics = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +56,10 @@ class FQL(ActorCritic):
         if not isinstance(policy, OneStepFlowPolicy):
             raise ConfigError(f"FQL distils a flow: FQL.policy must be a one-step flow, not {self.policy!r}.")
         return policy
+
+    def targets(self) -> dict[str, Target]:
+        """The critics' moving averages, an update behind if `joint_update`."""
+        return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
+from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
 from dqlab.algorithms.implicit_q import ImplicitQ
+from dqlab.fields import require
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
 from dqlab.selection import Selection
 
 
-@algorithms.register("idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2")
+@algorithms.register("idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code")
 @dataclass(frozen=True)
 class IDQL(ImplicitQ):
     """Implicit diffusion Q-learning: behaviour cloning with a diffusion policy, whose candidates Q and V choose from.
@@ -25,13 +26,27 @@ class IDQL(ImplicitQ):
             `idql_exponential`, the implicit policies of the value losses of those names.
         value_loss: how V is fitted, from the `value_loss` registry.
         ema_rate: rate of the actor's moving average, which acts.
+        weight_decay: the actor's, decoupled (AdamW), a rate per learning rate.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
     selection: str | Callable[[], Selection] = "argmax"
     ema_rate: float = 0.001
+    weight_decay: float = 1e-4
     lr_schedule: str = "cosine"
+
+    averages_critics = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
+        require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
+
+    def trained(self, dims: Dims) -> dict[str, Trained]:
+        """V, then the actor, whose weights decay, and the critics."""
+        trained = super().trained(dims)
+        return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
 
     def targets(self) -> dict[str, Target]:
         """Averages of the actor and of the critics."""
@@ -44,9 +59,9 @@ class IDQL(ImplicitQ):
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's own BC loss; critics have no part in it."""
+        """The policy's own BC loss, summed over action dimensions; critics have no part in it. Their mean is reported."""
         loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return loss, detached({"actor/bc_loss": loss})
+        return dims.action * loss, detached({"actor/bc_loss": loss})
 
     def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the averaged actor."""

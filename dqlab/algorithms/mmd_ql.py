@@ -15,7 +15,7 @@ from dqlab.algorithms.kernels import Kernel, kernels, mmd
 from dqlab.fields import require
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.networks.multiplier import Multiplier
-from dqlab.noise import NoiseSpec, integers
+from dqlab.noise import NoiseSpec, clipped, integers
 from dqlab.policies.base import Dims, Policy, part, policies, prefixed
 from dqlab.selection import Selection
 
@@ -37,12 +37,15 @@ class MMDQL(ActorCritic):
         eta: weight of the Q term.
         threshold: the MMD that is allowed, epsilon.
         match_samples: samples a state, of either side, in the MMD.
+        match_noise_clip: bound of the standard normal noise of the actor's samples in the MMD; 0 for none.
+        multiplier_spread: standard deviation of the logarithm of the multiplier at the start; if 0 the multiplier is 1.
         backup_candidates: next actions in the TD target, of which the best one counts.
         discount, tau: gamma; rate of the targets.
         learning_rate, critic_learning_rate, multiplier_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
     selection_loss = "actor/mmd"
+    structural = ("match_noise_clip", "multiplier_spread")
 
     policy: str | Callable[[], Policy] = "gaussian"
     generator: str | Callable[[], Policy] = "cvae"
@@ -52,6 +55,8 @@ class MMDQL(ActorCritic):
     eta: float = 1.0
     threshold: float = 0.05
     match_samples: int = 10
+    match_noise_clip: float = 0.0
+    multiplier_spread: float = 0.0
     backup_candidates: int = 10
     multiplier_learning_rate: float = 1e-3
 
@@ -59,7 +64,7 @@ class MMDQL(ActorCritic):
         super().__post_init__()
         for name in ("match_samples", "backup_candidates"):
             require(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("eta", "multiplier_learning_rate"):
+        for name in ("eta", "multiplier_learning_rate", "match_noise_clip", "multiplier_spread"):
             require(getattr(self, name) >= 0, self, name, "at least 0")
 
     @property
@@ -70,7 +75,7 @@ class MMDQL(ActorCritic):
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The generative model, the critics, the actor, and the constraint's multiplier."""
         generator = self.the_generator.build(dims)
-        return {"generator": generator, **super().build(dims), "multiplier": Multiplier()}
+        return {"generator": generator, **super().build(dims), "multiplier": Multiplier(self.multiplier_spread)}
 
     def trained(self, dims: Dims) -> dict[str, Trained]:
         """The generative model and critics, the actor, then the multiplier by what the actor reached."""
@@ -87,11 +92,12 @@ class MMDQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`bc_*`, `target_*`, `actor_*` as elsewhere; `ours_*`, `theirs_*`: samples in the MMD."""
         policy, generator, matched = self.the_policy, self.the_generator, batch * self.match_samples
+        ours = policy.sample_noise(dims, matched)
         return {
             **prefixed("bc", generator.loss_noise(dims, batch)),
             **prefixed("target", policy.sample_noise(dims, batch * self.backup_candidates)),
             **prefixed("actor", policy.sample_noise(dims, batch)),
-            **prefixed("ours", policy.sample_noise(dims, matched)),
+            **prefixed("ours", {name: clipped(spec, self.match_noise_clip) for name, spec in ours.items()}),
             **prefixed("theirs", generator.sample_noise(dims, matched)),
             **self.backup_noise(dims),
             "coin": integers(2),
@@ -130,6 +136,10 @@ class MMDQL(ActorCritic):
             excess = self._distance(dims, nets, batch.state, noise) - hyper["threshold"]
         loss = nets["multiplier"].call("ascent", excess)
         return loss, {"multiplier/value": nets["multiplier"]().detach()}
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """Q_1 (B,), by the online critics, as BEAR's code acts."""
+        return self.first_q(nets, state, action)
 
     def _distance(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""

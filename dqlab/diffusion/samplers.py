@@ -125,6 +125,29 @@ class DDPM(Sampler):
         return x
 
 
+@samplers.register("idql_ddpm", source="Hansen-Estruch et al. 2023 (IDQL), official code; Ho et al. 2020, section 3.2")
+@dataclass(frozen=True)
+class IDQLDDPM(DDPM):
+    """Ancestral sampling with noise of variance beta_t that clips each x_t, not the data prediction."""
+
+    def __call__(
+        self, denoise: Denoise, process: Process, state: Tensor, noise: ChainNoise, max_action: float
+    ) -> Tensor:
+        """As `Sampler.__call__`, but that the data prediction is not clipped."""
+        times = self.times(process)
+        return self.chain(lambda x, t: denoise(x, times[-1 - t], state), process.respaced(times), noise, max_action)
+
+    def chain(self, data: Data, process: Process, noise: ChainNoise, bound: float = math.inf) -> Tensor:
+        """The posterior mean, plus sqrt(beta_t) times noise except at the end; clipped to +-bound at every step."""
+        x = noise.start
+        for order, t in enumerate(reversed(range(process.n_timesteps))):
+            x = process.posterior_mean(data(x, t), x, t)
+            if t > 0:
+                x = x + math.sqrt(process.betas[t]) * noise.steps[order]
+            x = x.clamp(-bound, bound)
+        return x
+
+
 @samplers.register("ddim", source="Song et al. 2021, eq. 12 and 16")
 @dataclass(frozen=True)
 class DDIM(Sampler):

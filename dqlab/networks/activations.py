@@ -63,6 +63,12 @@ def gelu() -> nn.Module:
     return nn.GELU()
 
 
+@activations.register("gelu_tanh", source="Hendrycks & Gimpel 2016, section 2; JAX's default")
+def gelu_tanh() -> nn.Module:
+    """GELU by its approximation x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))."""
+    return nn.GELU(approximate="tanh")
+
+
 @activations.register("silu", source="Elfwing et al. 2018; Swish of Ramachandran et al. 2017")
 def silu() -> nn.Module:
     """x * sigmoid(x)."""

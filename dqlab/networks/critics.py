@@ -24,7 +24,7 @@ class QNetwork(nn.Module):
     Args:
         state_dim, action_dim: S and A.
         hidden_dim, depth: width and number of the hidden layers.
-        activation, layer_norm: as in `mlp`.
+        activation, layer_norm, norm_after, norm_eps: as in `mlp`.
         n_outputs: Z.
     """
 
@@ -37,10 +37,13 @@ class QNetwork(nn.Module):
         activation: Activation = "mish",
         layer_norm: bool = False,
         n_outputs: int = 1,
+        norm_after: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         widths = [state_dim + action_dim] + depth * [hidden_dim] + [n_outputs]
-        self.layers = mlp(widths, activation=activation, layer_norm=layer_norm)
+        norm = {"layer_norm": layer_norm, "norm_after": norm_after, "norm_eps": norm_eps}
+        self.layers = mlp(widths, activation=activation, **norm)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Q (B,), or (B, Z), of states (B, S) and actions (B, A)."""
@@ -125,7 +128,12 @@ class QEnsemble(CriticEnsemble):
 
     def member(self) -> nn.Module:
         """A freshly initialised critic; all differ in their parameters' values only."""
-        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, self.activation, self.layer_norm)
+        return self.network()
+
+    def network(self, n_outputs: int = 1) -> QNetwork:
+        """A freshly initialised perceptron that gives so many numbers."""
+        inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
+        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs)
 
 
 def ensemble_of(network: Network) -> CriticEnsemble:

@@ -22,20 +22,33 @@ denoisers: Registry[Callable[..., nn.Module]] = Registry(
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Timestep embedding (B,) -> (B, width): sines, then cosines, of geometric frequencies (Vaswani et al. 2017)."""
+    """Timestep embedding (B,) -> (B, width): sines, then cosines, of geometric frequencies (Vaswani et al. 2017).
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: even.
+        endpoint: whether the last frequency is 1 / 10000 itself; if not, the next one would be.
+    """
+
+    def __init__(self, width: int, endpoint: bool = True) -> None:
         super().__init__()
         if width < 4 or width % 2:
             raise ConfigError(f"A time embedding (time_dim) must be even and at least 4 wide, not {width!r}.")
         half = width // 2
-        exponents = torch.arange(half, dtype=torch.float64) / (half - 1)
+        exponents = torch.arange(half, dtype=torch.float64) / (half - 1 if endpoint else half)
         self.register_buffer("frequencies", torch.exp(-math.log(10000.0) * exponents), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed timesteps, 0..N-1 (or a flow's times), given in the network's floating dtype."""
         angles = t.unsqueeze(-1) * self.frequencies.to(t.dtype)  # type: ignore[operator]
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class PlainTime(nn.Module):
+    """The time itself, (B,) -> (B, 1)."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Times, given in the network's floating dtype, as a column."""
+        return t.unsqueeze(-1)
 
 
 class ConcatDenoiser(nn.Module, ABC):
@@ -101,10 +114,13 @@ class MLPDenoiser(ConcatDenoiser):
     Args:
         state_dim, action_dim: S and A.
         hidden_dim: width of the hidden layers.
-        time_dim: width of the time embedding; its own two layers are 2 * time_dim and time_dim wide.
+        time_dim: width of the time embedding; its own two layers are 2 * time_dim and time_dim wide. If 1, the time
+            itself enters, without layers of its own.
         depth: number of the hidden layers.
         activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each hidden layer's activation.
+        time_endpoint: whether the embedding's frequencies end at 1 / 10000, as in Diffusion-QL's code, or would in one
+            step more, as in those of guided diffusion and EDP.
     """
 
     def __init__(
@@ -116,10 +132,13 @@ class MLPDenoiser(ConcatDenoiser):
         depth: int = 3,
         activation: Activation = "mish",
         layer_norm: bool = False,
+        time_endpoint: bool = True,
     ) -> None:
         super().__init__()
-        self.time_embedding = SinusoidalEmbedding(time_dim)
-        self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
+        self.time_embedding, self.time_mlp = PlainTime(), nn.Identity()
+        if time_dim != 1:
+            self.time_embedding = SinusoidalEmbedding(time_dim, time_endpoint)
+            self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
         widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)
@@ -132,7 +151,7 @@ class MLPDenoiser(ConcatDenoiser):
         return layer
 
     def embed(self, t: Tensor) -> Tensor:
-        """Sines and cosines through two layers, (B, time_dim)."""
+        """Sines and cosines through two layers, (B, time_dim); or the time itself."""
         embedded: Tensor = self.time_mlp(self.time_embedding(t))
         return embedded
 

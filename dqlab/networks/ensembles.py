@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.fields import require
-from dqlab.networks.critics import CriticEnsemble, QEnsemble, critics
+from dqlab.networks.critics import CriticEnsemble, QEnsemble, QNetwork, critics
 from dqlab.noise import NoiseSpec, uniform
 
 
@@ -54,9 +54,23 @@ class MeanEnsemble(AggregatedEnsemble):
     Attributes:
         n_critics: M.
         hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        norm_after, norm_eps: LayerNorm after each activation, not before it; what is added to its variance. FQL's code
+            has True and 1e-6.
     """
 
     n_critics: int = 2
+    norm_after: bool = False
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(self.norm_eps > 0, self, "norm_eps", "positive")
+        super().__post_init__()
+
+    def network(self, n_outputs: int = 1) -> QNetwork:
+        """A freshly initialised perceptron that gives so many numbers."""
+        inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
+        norm = (self.norm_after, self.norm_eps)
+        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
 
     def aggregate(self, values: Tensor) -> Tensor:
         """The mean (...) of values (M, ...)."""

@@ -7,13 +7,17 @@ from torch import Tensor, nn
 
 
 class Multiplier(nn.Module):
-    """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019); 1 at first."""
+    """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019).
+
+    Args:
+        spread: standard deviation of its logarithm at first, whose mean is 0; where it is 0 the multiplier is 1.
+    """
 
     LOW, HIGH = -5.0, 10.0
 
-    def __init__(self) -> None:
+    def __init__(self, spread: float = 0.0) -> None:
         super().__init__()
-        self.log_value = nn.Parameter(torch.zeros(()))
+        self.log_value = nn.Parameter(spread * torch.randn(()) if spread else torch.zeros(()))
 
     def forward(self) -> Tensor:
         """The multiplier, a scalar."""

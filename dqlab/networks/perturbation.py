@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.registry import configurable
 
@@ -17,14 +18,21 @@ class Perturbation(nn.Module):
         state_dim, action_dim: S and A.
         phi: largest perturbation, as a share of the action range.
         hidden_dim, depth: width and number of the hidden layers.
+        activation: a name from the `activation` registry, or a factory; BCQ's is `relu`.
     """
 
     def __init__(
-        self, state_dim: int, action_dim: int, phi: float = 0.05, hidden_dim: int = 256, depth: int = 2
+        self,
+        state_dim: int,
+        action_dim: int,
+        phi: float = 0.05,
+        hidden_dim: int = 256,
+        depth: int = 2,
+        activation: Activation = "mish",
     ) -> None:
         super().__init__()
         self.phi = phi
-        self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim])
+        self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim], activation=activation)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Corrections (B, A) in [-phi, phi] of actions (B, A) in states (B, S)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.fields import require
-from dqlab.networks.critics import QNetwork, critics
+from dqlab.networks.critics import critics
 from dqlab.networks.ensembles import MeanEnsemble
 
 
@@ -23,7 +23,7 @@ class TQC(MeanEnsemble):
         n_critics: M.
         n_quantiles: Z, quantiles that each critic predicts, at the levels (i + 1/2) / Z.
         n_dropped: d, quantiles dropped for each critic, so that Z' = M * (Z - d) are left.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `MeanEnsemble`.
     """
 
     n_critics: int = 5
@@ -38,8 +38,7 @@ class TQC(MeanEnsemble):
 
     def member(self) -> nn.Module:
         """A freshly initialised critic with Z outputs."""
-        shape = (self.hidden_dim, self.depth, self.activation, self.layer_norm)
-        return QNetwork(self.state_dim, self.action_dim, *shape, n_outputs=self.n_quantiles)
+        return self.network(self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Each critic's mean over its quantiles, (M, B)."""

@@ -32,9 +32,9 @@ class FourierFeatures(nn.Module):
 class ResidualBlock(nn.Module):
     """x + W2 activation(W1 LayerNorm(dropout(x))), the hidden layer `expansion` times as wide."""
 
-    def __init__(self, width: int, expansion: int, activation: Activation) -> None:
+    def __init__(self, width: int, expansion: int, activation: Activation, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.layers = mlp([width, expansion * width, width], activation=activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,6 +67,7 @@ class LNResnet(ConcatDenoiser):
         time_dim: Fourier features.
         dropout: rate of the dropout at the start of each block, in [0, 1).
         activation: a name from the `activation` registry, or a factory.
+        norm_eps: added to LayerNorm's variance; IDQL's code has 1e-6.
     """
 
     def __init__(
@@ -78,15 +79,18 @@ class LNResnet(ConcatDenoiser):
         time_dim: int = 64,
         dropout: float = 0.1,
         activation: Activation = "mish",
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
             raise ConfigError(f"LNResnet.dropout must be at least 0 and below 1, not {dropout!r}.")
+        if not norm_eps > 0:
+            raise ConfigError(f"LNResnet.norm_eps must be positive, not {norm_eps!r}.")
         self.dropout = dropout
         self.features = FourierFeatures(time_dim)
         self.time_mlp = mlp([time_dim, 2 * time_dim, 2 * time_dim], activation=activation)
         self.first_layer = nn.Linear(action_dim + 2 * time_dim + state_dim, hidden_dim)
-        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, 4, activation) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, 4, activation, norm_eps) for _ in range(n_blocks))
         self.final_layer = nn.Linear(hidden_dim, action_dim)
         self.activation = activations.choose(activation)()
 

@@ -86,7 +86,7 @@ class Pack:
         self.trained: dict[str, Trained] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
-        of_trained = [f"{part}/{name}" for name in self.trained for part in ("rate", "root", "moves")]
+        of_trained = [f"{part}/{name}" for name, trained in self.trained.items() for part in _controls_of(trained)]
         self.control_names = [*of_trained, *self.algorithm.targets()]
         self.hyper = self._stack_hyper(algorithms)
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
@@ -192,8 +192,8 @@ class Pack:
         """What depends on the step's number, (K, steps, C) on the device, C in the order of `control_names`.
 
         For each trained network its learning rate with Adam's bias correction, the root of Adam's second correction,
-        and 1 or 0 for whether it is trained; and each target's rate, 0 at a step where the target rests. As numbers in
-        a tensor they are data, not part of the program.
+        1 or 0 for whether it is trained, and the share that weight decay takes, if it has one; and each target's rate,
+        0 at a step where the target rests. As numbers in a tensor they are data, not part of the program.
         """
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
@@ -205,8 +205,10 @@ class Pack:
         for trained in self.trained.values():
             first, root = corrections(max(trained.times(step), 1))
             factor = self._factor(step) if trained.decays else 1.0
-            rate = self._scalars[trained.learning_rate] * factor / first
-            rows += [rate, np.full(self.replicas, root), np.full(self.replicas, float(trained.moves(step)))]
+            rate = self._scalars[trained.learning_rate] * factor
+            rows += [rate / first, np.full(self.replicas, root), np.full(self.replicas, float(trained.moves(step)))]
+            if trained.weight_decay is not None:
+                rows.append(rate * self._scalars[trained.weight_decay] * trained.moves(step))
         return rows + [self._scalars[target.rate] * target.moves(step) for target in self.algorithm.targets().values()]
 
     def advance(self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor) -> dict[str, Tensor]:
@@ -221,18 +223,39 @@ class Pack:
             The losses' scalars, name -> (k,).
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
+        targets, parameters = self.algorithm.targets(), tensors["parameters"]
+        before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
-        for name, trained in self.trained.items():
-            gradient, losses = self._gradient(name, tensors, batch, noise)
-            if trained.grad_norm is not None:
-                gradient = clip_by_norm(gradient, tensors["hyper"][trained.grad_norm])
-            state = tensors["parameters"][name], tensors["moments"][name]
-            adam = adam_step if trained.every == 1 else partial(adam_step_if, control[f"moves/{name}"])
-            adam(*state, gradient, control[f"rate/{name}"], control[f"root/{name}"])
-            info |= losses
-        for name, target in self.algorithm.targets().items():
-            tensors["targets"][name].lerp_(tensors["parameters"][target.source], control[name].unsqueeze(-1))
+        for names in [list(self.trained)] if self.algorithm.joint_update else [[name] for name in self.trained]:
+            gradients = {}
+            for name in names:
+                gradients[name], losses = self._gradient(name, tensors, batch, noise)
+                info |= losses
+            for name, gradient in gradients.items():
+                self._descend(name, tensors, gradient, control)
+        for name, target in targets.items():
+            source = (before if target.lags else parameters)[target.source]
+            tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
         return info
+
+    def _descend(self, name: str, tensors: Tensors, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
+        """One step of a network's optimiser, in place."""
+        trained, parameters = self.trained[name], tensors["parameters"][name]
+        if trained.grad_norm is not None:
+            gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
+        if trained.weight_decay is not None:
+            parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
+        adam = adam_step if trained.every == 1 else partial(adam_step_if, control[f"moves/{name}"])
+        adam(parameters, tensors["moments"][name], gradient, control[f"rate/{name}"], control[f"root/{name}"])
+
+    def _clipped(self, name: str, gradient: Tensor, bound: Tensor) -> Tensor:
+        """A gradient (k, P) clipped to bound (k,) as a whole, or each member's part of it."""
+        members = self.layouts[name].members if self.trained[name].clips_members else None
+        if members is None:
+            return clip_by_norm(gradient, bound)
+        count = members[1]
+        rows = gradient.reshape(len(gradient) * count, -1)  # the members' parameters, one after the other
+        return clip_by_norm(rows, bound.repeat_interleave(count)).view_as(gradient)
 
     def _gradient(
         self, name: str, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
@@ -314,6 +337,11 @@ class Pack:
         with torch.no_grad():
             actions: Tensor = self.map(act, {**tensors["parameters"], **tensors["targets"]}, state, noise)
         return actions
+
+
+def _controls_of(trained: Trained) -> list[str]:
+    """What a step's number decides about a trained network."""
+    return ["rate", "root", "moves", *(["decay"] if trained.weight_decay is not None else [])]
 
 
 def _check_scalars(name: str, values: Mapping[str, Any]) -> None:
