@@ -51,7 +51,23 @@ WITHOUT_EFFECT = (
 instead of where the dataset comes from, its digest is compared)."""
 
 
-LATER = {"Experiment.env_backend": "gymnasium"}
+LATER = {
+    "Experiment.env_backend": "gymnasium",
+    "DPMSolverPP.quadratic_weight": 1.0,
+    "FQL.joint_update": False,
+    "EDP.joint_update": False,
+    "EDP.clips_members": False,
+    "IDQL.weight_decay": 0.0,
+    "LNResnet.norm_eps": 1e-5,
+    "MLPDenoiser.time_endpoint": True,
+    "MMDQL.match_noise_clip": 0.0,
+    "MMDQL.multiplier_spread": 0.0,
+    "MeanEnsemble.norm_after": False,
+    "MeanEnsemble.norm_eps": 1e-5,
+    "Perturbation.activation": "mish",
+    "TQC.norm_after": False,
+    "TQC.norm_eps": 1e-5,
+}
 """Parameters that came after runs were stored, with the value at which those ran."""
 
 

@@ -18,7 +18,9 @@ from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.selection import Selection
 
 
-@algorithms.register("edp", source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code")
+@algorithms.register(
+    "edp", source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code"
+)
 @dataclass(frozen=True)
 class EDP(ActorCritic):
     """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.

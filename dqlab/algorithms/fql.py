@@ -17,7 +17,9 @@ from dqlab.policies.base import Dims, Policy, part, prefixed
 from dqlab.policies.one_step_flow import OneStepFlowPolicy
 
 
-@algorithms.register("fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code")
+@algorithms.register(
+    "fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code"
+)
 @dataclass(frozen=True)
 class FQL(ActorCritic):
     """Flow Q-learning: L = L_flow + alpha * L_distill - mean Q(s, one-step action); no backpropagation through a chain.

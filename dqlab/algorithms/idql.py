@@ -59,7 +59,7 @@ class IDQL(ImplicitQ):
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's own BC loss, summed over action dimensions; critics have no part in it. Their mean is reported."""
+        """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
         loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return dims.action * loss, detached({"actor/bc_loss": loss})
 

@@ -15,7 +15,7 @@ from dqlab.noise import NoiseSpec, normal
 from dqlab.policies.base import Dims, Policy, part, prefixed
 
 
-@algorithms.register("td3_bc", source="Fujimoto & Gu 2021, eq. 3 to 5; TD3: Fujimoto et al. 2018")
+@algorithms.register("td3_bc", source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018")
 @dataclass(frozen=True)
 class TD3BC(ActorCritic):
     """TD3 with behaviour cloning: minimise MSE(pi(s), a) - alpha * Q(s, pi(s)) / mean |Q|.
@@ -49,8 +49,8 @@ class TD3BC(ActorCritic):
 
     def targets(self) -> dict[str, Target]:
         """Averages of actor and critics, which move when the actor does."""
-        when = {"every": self.policy_every, "offset": self.policy_every - 1}
-        return {"actor_target": Target("actor", "tau", **when), "critic_target": Target("critic", "tau", **when)}
+        every = self.policy_every
+        return {f"{source}_target": Target(source, "tau", every, offset=every - 1) for source in ("actor", "critic")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`smoothing` on the next actions; what the policy needs for those (`target_*`), BC and its own actions."""

@@ -42,8 +42,9 @@ class QNetwork(nn.Module):
     ) -> None:
         super().__init__()
         widths = [state_dim + action_dim] + depth * [hidden_dim] + [n_outputs]
-        norm = {"layer_norm": layer_norm, "norm_after": norm_after, "norm_eps": norm_eps}
-        self.layers = mlp(widths, activation=activation, **norm)
+        self.layers = mlp(
+            widths, activation=activation, layer_norm=layer_norm, norm_after=norm_after, norm_eps=norm_eps
+        )
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Q (B,), or (B, Z), of states (B, S) and actions (B, A)."""

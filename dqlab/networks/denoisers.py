@@ -135,10 +135,9 @@ class MLPDenoiser(ConcatDenoiser):
         time_endpoint: bool = True,
     ) -> None:
         super().__init__()
-        self.time_embedding, self.time_mlp = PlainTime(), nn.Identity()
-        if time_dim != 1:
-            self.time_embedding = SinusoidalEmbedding(time_dim, time_endpoint)
-            self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
+        plain = time_dim == 1
+        self.time_embedding = PlainTime() if plain else SinusoidalEmbedding(time_dim, time_endpoint)
+        self.time_mlp = nn.Sequential() if plain else mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
         widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)

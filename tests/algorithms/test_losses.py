@@ -121,7 +121,8 @@ def test_values_are_expectiles_and_critics_follow_them(algorithm: IQL | IDQL) ->
     scene, q, v = implicit(algorithm)
     wanted = torch.where(q > v, 0.7, 0.3) * (q - v) ** 2
     assert float(scene.loss("value")) == pytest.approx(float(wanted.mean()))
-    assert float(scene.loss("critic")) == pytest.approx(float(scene.td(scene.nets["value"](scene.batch.next_state))))
+    of_critics = float(scene.td(scene.nets["value"](scene.batch.next_state)))
+    assert float(scene.loss("critic")) == pytest.approx(of_critics / (2 if isinstance(algorithm, IDQL) else 1))
 
 
 def test_values_critics_and_actor_are_updated_in_the_order_of_the_paper() -> None:
@@ -157,7 +158,10 @@ def test_idql_takes_the_best_candidate_of_the_averaged_actor() -> None:
 
 
 def test_edp_ascends_the_reconstruction_of_noised_actions() -> None:
-    """x_0 from the very eps that the denoising loss sees: (x_t - sqrt(1 - abar) eps) / sqrt(abar), clipped."""
+    """x_0 from the very eps that the denoising loss sees: (x_t - sqrt(1 - abar) eps) / sqrt(abar), clipped.
+
+    The critic that is ascended is the one that scales.
+    """
     scene = Scene(EDP())
     process, t, eps = DiffusionPolicy().process, scene.noise["bc_t"], scene.noise["bc_eps"]
     abar = torch.tensor(process.alphas_cumprod, dtype=torch.float64)[t].unsqueeze(-1)
@@ -165,9 +169,62 @@ def test_edp_ascends_the_reconstruction_of_noised_actions() -> None:
     predicted = scene.nets["actor"](noisy, t, scene.batch.state)
     action = ((noisy - (1 - abar).sqrt() * predicted) / abar.sqrt()).clamp(-1, 1)
     q1, q2 = scene.nets["critic"](scene.batch.state, action)
-    first, second = (q1, q2) if int(scene.noise["coin"]) == 0 else (q2, q1)
-    wanted = ((predicted - eps) ** 2).mean() - 2.0 * first.mean() / second.abs().mean()
+    q = q1 if int(scene.noise["coin"]) == 0 else q2
+    wanted = ((predicted - eps) ** 2).mean() - 2.0 * q.mean() / q.abs().mean()
     assert float(scene.loss("actor")) == pytest.approx(float(wanted))
+
+
+def test_edp_averages_its_actor_at_every_fifth_update_after_a_thousand() -> None:
+    average = EDP().targets()["actor_ema"]
+    assert [done for done in range(1, 1017) if average.moves(done - 1)] == [1005, 1010, 1015]
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_edp_clips_its_critics_one_by_one(each: bool) -> None:
+    """Adam's first moment is a tenth of the clipped gradient; two replicas with bounds of their own."""
+    bounds = (1e-3, 2e-3)
+    pack = Pack([EDP(grad_norm=bound, clips_members=each) for bound in bounds], DIMS, [0, 1], dtype=torch.float64)
+    batch, noise = make_batch(), make_noise(pack.algorithm.update_noise(DIMS, BATCH))
+    both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
+    pack.update(Batch(*(field.expand(2, *field.shape[1:]) for field in batch)), both)
+    for bound, gradient in zip(bounds, 10 * pack.state.moments["critic"][:, 0], strict=True):
+        norms = gradient.view(2, -1).norm(dim=1)
+        if each:
+            assert norms.tolist() == pytest.approx([bound, bound], rel=1e-2)
+        else:
+            assert float(norms.norm()) == pytest.approx(bound, rel=1e-2)
+
+
+def ranked(algorithm: EDP | CVAEQL | MMDQL) -> Tensor:
+    """What the candidates of a scene are ranked by, found from the one that is taken; and all the critics say."""
+    scene = Scene(algorithm)
+    state, action = scene.batch.state, scene.batch.action
+    online = scene.nets["critic"](state, action)
+    assert not torch.allclose(online, scene.nets["critic_target"](state, action))
+    return torch.stack([algorithm.ranking(scene.nets, state, action), online[0], online.amin(dim=0)])
+
+
+def test_bcq_and_bear_act_by_the_first_online_critic_and_edp_by_the_lower_one() -> None:
+    for algorithm in (CVAEQL(), MMDQL()):
+        found, first, _ = ranked(algorithm)
+        assert torch.equal(found, first)
+    found, _, lower = ranked(EDP())
+    assert torch.equal(found, lower)
+
+
+def test_a_network_steps_by_what_it_was_trained_after_unless_the_update_is_joint() -> None:
+    """FQL's actor sees the critics of before its update, and their targets follow these; or those of after it."""
+    moved = {}
+    for joint in (True, False):
+        pack = Pack([FQL(joint_update=joint)], DIMS, [0], dtype=torch.float64)
+        pack.state.targets["critic_target"].zero_()
+        before = pack.state.parameters["critic"].clone()
+        noise = make_noise(pack.algorithm.update_noise(DIMS, BATCH))
+        info = pack.update(make_batch(), noise)
+        moved[joint] = float(info["actor/q_loss"])
+        source = before if joint else pack.state.parameters["critic"]
+        assert torch.allclose(pack.state.targets["critic_target"], 0.005 * source)
+    assert moved[True] != moved[False]
 
 
 def test_edp_and_fql_want_their_policies() -> None:
@@ -252,6 +309,23 @@ def test_mmd_ql_weighs_its_constraint_by_the_multiplier() -> None:
     info = scene.pack.trained["actor"].loss(scene.nets, scene.batch, scene.noise, scene.hyper)[1]
     wanted = torch.tensor(1.5).exp() * info["actor/mmd"] + info["actor/q_loss"]
     assert float(info["actor/loss"]) == pytest.approx(float(wanted))
+
+
+def test_bears_choices_of_noise_and_start() -> None:
+    """Noise of the actor's samples within +-0.5, all other noise as it was; multipliers that begin where seeds say."""
+    algorithm = MMDQL(match_noise_clip=0.5, multiplier_spread=1.0)
+    noise, usual = (one_noise(each.update_noise(DIMS, BATCH)) for each in (algorithm, MMDQL()))
+    clipped = {name for name, value in noise.items() if not torch.equal(value, usual[name])}
+    assert clipped == {"ours_eps"}
+    assert torch.equal(noise["ours_eps"], usual["ours_eps"].clamp(-0.5, 0.5))
+    starts = [pack_of(each).state.parameters["multiplier"][:, 0] for each in (algorithm, MMDQL())]
+    assert len(set(starts[0].tolist())) == 2
+    assert starts[1].tolist() == [0.0, 0.0]
+
+
+def pack_of(algorithm: Algorithm) -> Pack:
+    """Two replicas."""
+    return Pack([algorithm, algorithm], DIMS, [0, 1], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, Data, Sampler, samplers
+from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, Sampler, samplers
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.solvers import DPMSolverPP, Heun
 from dqlab.errors import ConfigError
@@ -94,6 +94,30 @@ def test_dpm_solver_integrates_polynomials_exactly() -> None:
 
 def _by_time(seen: list[float]) -> list[tuple[int, float]]:
     return list(zip(reversed(range(len(seen))), seen, strict=True))
+
+
+def test_idqls_sampler_adds_the_larger_noise_and_clips_x() -> None:
+    """Ho et al. 2020, algorithm 2, as IDQL's code has it: eps as predicted, sqrt(beta) z, x clipped at every step."""
+    process = Process.from_betas(build_betas("vp", 5))
+    noise = noise_of(0.7, 0.4, -2.0, 1.0, 0.3, 9.0)
+
+    def eps(x: Tensor, t: int) -> Tensor:
+        return 1.5 * torch.tanh(3 * x + t)
+
+    def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
+        return process.start_from(x, t, eps(x, t))
+
+    x, clipped = noise.start, 0
+    for order, t in enumerate(reversed(range(5))):
+        beta, abar = process.betas[t], process.alphas_cumprod[t]
+        x = (x - beta / math.sqrt(1 - abar) * eps(x, t)) / math.sqrt(1 - beta)
+        x = x + (math.sqrt(beta) * noise.steps[order] if t else 0)
+        clipped += int((x.abs() > 1).any())
+        x = x.clamp(-1, 1)
+    assert clipped
+    reached = IDQLDDPM()(denoise, process, STATE, noise, 1.0)
+    assert torch.allclose(reached, x, rtol=0, atol=1e-12)
+    assert not torch.allclose(reached, DDPM()(denoise, process, STATE, noise, 1.0), atol=1e-2)
 
 
 def test_dpm_solver_of_order_two_is_its_algorithm() -> None:

@@ -154,6 +154,14 @@ def test_a_value_more_everywhere_is_a_value_more_in_the_target(name: str) -> Non
     assert torch.allclose(ensemble.backup(outputs + 1, noise), ensemble.backup(outputs, noise) + 1)
 
 
+@pytest.mark.parametrize("name", ["ensemble_mean", "tqc"])
+def test_members_are_normalised_after_their_activations_where_wanted(name: str) -> None:
+    layers = make(name, activation="gelu_tanh", layer_norm=True, norm_after=True, norm_eps=1e-6).members[0].layers
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Linear", "GELU", "LayerNorm"] * (len(kinds) // 3) + ["Linear"]
+    assert {layer.eps for layer in layers if isinstance(layer, torch.nn.LayerNorm)} == {1e-6}
+
+
 @pytest.mark.parametrize("name", critics.names())
 def test_shape_of_the_members(name: str) -> None:
     ensemble = make(name, activation="relu", layer_norm=True)

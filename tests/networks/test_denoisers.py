@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from dqlab.errors import ConfigError
-from dqlab.networks.denoisers import MLPDenoiser, denoisers
+from dqlab.networks.denoisers import MLPDenoiser, SinusoidalEmbedding, denoisers
 from dqlab.networks.film import FiLMBlock, FiLMDenoiser, modulate
 from dqlab.networks.mlp import mlp
 from dqlab.networks.resnet import FourierFeatures, LNResnet, ResidualBlock, dropout_mask
@@ -17,8 +19,10 @@ from dqlab.networks.transformer import SelfAttention, TransformerDenoiser
 from dqlab.noise import draw, generator_for
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.registry import Entry
 from dqlab.testing import one_noise
 from dqlab.testing.modules import shaken
+from dqlab.testing.networks import check_denoiser
 
 S, A, B = 5, 6, 4
 
@@ -196,6 +200,23 @@ def test_what_a_chain_shares_does_not_change_its_action(name: str) -> None:
 
     assert hasattr(module, "prepare")
     assert torch.allclose(sample(module), sample(OnlyForward(module)))
+
+
+def test_a_time_that_is_not_embedded() -> None:
+    """It enters the first layer as it is; nothing else than that layer knows of it."""
+    action, _, state = inputs()
+    module = shaken(MLPDenoiser(S, A, time_dim=1))
+    assert not [name for name, _ in module.named_parameters() if name.startswith("time")]
+    t = torch.linspace(0, 1, len(action)).double()
+    column = torch.cat([action, t.unsqueeze(-1), state], dim=-1)
+    assert torch.allclose(module(action, t, state), module.final_layer(module.mid_layer(column)))
+    check_denoiser(Entry("mlp", partial(MLPDenoiser, time_dim=1)))
+
+
+def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> None:
+    angles = [SinusoidalEmbedding(8, endpoint)(torch.ones(1).double())[0, :4].asin() for endpoint in (True, False)]
+    assert torch.allclose(angles[0][1:], 10000.0 ** -torch.tensor([1 / 3, 2 / 3, 1.0]).double())
+    assert torch.allclose(angles[1][1:], 10000.0 ** -torch.tensor([1 / 4, 2 / 4, 3 / 4]).double())
 
 
 class OnlyForward(nn.Module):

@@ -1,0 +1,290 @@
+"""Every rival against its authors' own code: recorded weights, batches and noise, replayed by what `gin/` chooses.
+
+`../shared` holds the recordings (float64, networks 24 wide, 12 to 20 updates, S = 5, A = 3, B = 16): keys are
+`init|NET|PARAMETER`, `final|NET|PARAMETER`, `batch|FIELD`, `noise|NAME`, `loss|NAME`. `golden/` has them in dqlab's
+names, shortened: the first 4 or 6 updates without final parameters (bcq, iql, td3_bc); or all of them and of each
+final parameter its sum, its norm and its first 16 entries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from torch import Tensor
+
+from dqlab import configuration
+from dqlab.algorithms.base import Batch
+from dqlab.algorithms.kernels import gaussian_kernel, laplacian, mmd
+from dqlab.diffusion.process import Process
+from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, Sampler
+from dqlab.diffusion.schedules import build_betas
+from dqlab.diffusion.solvers import DPMSolverPP, Heun
+from dqlab.experiment import Experiment
+from dqlab.networks.quantile import TQC
+from dqlab.policies.base import Dims
+from dqlab.testing import check
+from dqlab.training.learning_rate import lr_schedules
+from dqlab.training.pack import Pack
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+S, A, T = 5, 3, 1
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+Weights = dict[str, Tensor]
+
+
+def same(name: str, value: Tensor) -> Weights:
+    return {name: value}
+
+
+def flow_names(name: str, value: Tensor) -> Weights:
+    """FQL's code sees [state, action, time]; its one-step network sees no time, ours one that is always 0."""
+    of_actor = re.fullmatch(r"(flow|one_step)\.net\.(lin\.(\d)|out)\.(weight|bias)", name)
+    if of_actor:
+        network, _, index, kind = of_actor.groups()
+        if index == "0" and kind == "weight":
+            time = value[:, S + A :] if network == "flow" else torch.ones_like(value[:, :T])
+            value = torch.cat([value[:, S : S + A], time, value[:, :S]], dim=1)
+        layer = "final_layer" if index is None else f"mid_layer.{2 * int(index)}"
+        return {f"{network}.{layer}.{kind}": value}
+    member, layer, index, kind = re.fullmatch(r"(members\.\d)\.net\.(lin|ln|out)\.?(\d)?\.(weight|bias)", name).groups()
+    place = {"lin": 0, "ln": 2, "out": 0}[layer] + 3 * int(index or 3)
+    return {f"{member}.layers.{place}.{kind}": value}
+
+
+def edp_names(name: str, value: Tensor) -> Weights:
+    """EDP's code sees [state, action, time], the time's cosines before its sines."""
+    width = 16
+    if name == "t0.weight":
+        value = torch.cat([value[:, width // 2 :], value[:, : width // 2]], dim=1)
+    if name == "mid.0.weight":
+        value = torch.cat([value[:, S : S + A], value[:, S + A :], value[:, :S]], dim=1)
+    for theirs, ours in {
+        "t0.": "time_mlp.0.",
+        "t1.": "time_mlp.2.",
+        "mid.": "mid_layer.",
+        "out.": "final_layer.",
+    }.items():
+        if name.startswith(theirs):
+            return {ours + name.removeprefix(theirs): value}
+    return {name: value}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recording of updates.
+
+    Attributes:
+        gin: which algorithm's file is meant.
+        bindings: the recording's own sizes and, where they differ, settings.
+        names: `(name, value) -> named tensors` of dqlab's.
+        cosine: steps of the actor's learning rate's cosine, if there is one.
+        critics: what the recorded loss of the critics is divided by: 1 for a sum over them.
+    """
+
+    gin: str
+    bindings: tuple[str, ...]
+    names: Callable[[str, Tensor], Weights] = same
+    cosine: int = 0
+    critics: int = 1
+
+
+def narrow(*parts: str) -> tuple[str, ...]:
+    return tuple(f"{part}.hidden_dim = 24" for part in parts)
+
+
+CASES = {
+    "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
+    "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
+    "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
+    "fql": Case(
+        "fql",
+        (
+            *narrow("MLPDenoiser", "MeanEnsemble"),
+            *("MLPDenoiser.depth = 3", "MeanEnsemble.depth = 3", "FQL.alpha = 10.0", "FQL.normalise_q = False"),
+        ),
+        flow_names,
+        critics=2,
+    ),
+    "edp_td3": Case(
+        "edp",
+        (
+            *narrow("MLPDenoiser", "TwinCritic"),
+            *("DiffusionPolicy.n_timesteps = 5", "DiffusionPolicy.schedule = 'vp'"),
+            *("EDP.ema_start = 0", "EDP.grad_norm = 0.0"),
+        ),
+        edp_names,
+    ),
+    "idql": Case(
+        "idql",
+        (
+            *narrow("LNResnet", "TwinCritic", "ValueNetwork"),
+            *("LNResnet.n_blocks = 2", "LNResnet.time_dim = 16", "LNResnet.dropout = 0.0"),
+        ),
+        cosine=40,
+    ),
+}
+
+
+def arrays(place: str, name: str) -> dict[str, Any]:
+    """The contents of a recording, of those that lie here or of those in ../shared."""
+    path = (
+        GOLDEN / f"{name}.npz" if place == "here" else ROOT.parent / "shared" / "data" / "golden-rivals" / f"{name}.npz"
+    )
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return dict(np.load(path))
+
+
+def weights(data: dict[str, Any], prefix: str, names: Callable[[str, Tensor], Weights]) -> dict[str, Weights]:
+    found: dict[str, Weights] = {}
+    for key, value in data.items():
+        if key.startswith(f"{prefix}|"):
+            _, network, name = key.split("|")
+            found.setdefault(network, {}).update(names(name, torch.as_tensor(value)))
+    return found
+
+
+def figures(value: Tensor) -> Tensor:
+    """Sum, norm and first 16 entries."""
+    return torch.cat([value.sum()[None], value.norm()[None], value.flatten()[:16]])
+
+
+def packed(case: Case, replicas: int = 1) -> Pack:
+    configuration.load([f"gin/{case.gin}_walker2d.gin"], case.bindings)
+    algorithm = Experiment().the_algorithm
+    factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
+    more: dict[str, Any] = {"learning_rate_factor": lambda step: factor(step)} if factor else {}
+    return Pack([algorithm] * replicas, Dims(S, A), list(range(replicas)), dtype=torch.float64, **more)
+
+
+def step_of(data: dict[str, Any], kind: str, step: int) -> dict[str, Tensor]:
+    prefix = f"{kind}|"
+    return {k.removeprefix(prefix): torch.as_tensor(v[step])[None] for k, v in data.items() if k.startswith(prefix)}
+
+
+def replay(case: Case, data: dict[str, Any], names: Callable[[str, Tensor], Weights], replicas: int = 1) -> Pack:
+    """All updates of a recording, every replica's the same; the losses are compared on the way."""
+    pack = packed(case, replicas)
+    for replica in range(replicas):
+        pack.load(replica, weights(data, "init", names))
+    losses = {key.removeprefix("loss|"): value for key, value in data.items() if key.startswith("loss|")}
+    losses["critic/loss"] = case.critics * losses["critic/loss"]
+    for step in range(len(data["batch|state"])):
+        batch, noise = step_of(data, "batch", step), step_of(data, "noise", step)
+        spread = [{k: v.expand(replicas, *v.shape[1:]) for k, v in values.items()} for values in (batch, noise)]
+        info = pack.update(Batch(**spread[0]), spread[1])
+        for name, recorded in losses.items():
+            if name in info:
+                assert torch.allclose(info[name], torch.as_tensor(recorded[step]), **EXACT), f"{name} of update {step}"
+    return pack
+
+
+@pytest.mark.parametrize("place", ["here", "shared"])
+@pytest.mark.parametrize("name", CASES)
+def test_updates_are_those_of_the_authors_code(name: str, place: str) -> None:
+    case, data = CASES[name], arrays(place, name)
+    names = same if place == "here" else case.names
+    reached = replay(case, data, names).weights(0)
+    final = weights(data, "final", names)
+    assert set(final) == set(reached) or (place == "here" and not final)
+    for network, values in final.items():
+        for key, wanted in values.items():
+            found = figures(reached[network][key]) if place == "here" else reached[network][key]
+            assert torch.allclose(found, wanted, **EXACT), f"{network}.{key}: {float((found - wanted).abs().max())}"
+
+
+@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql"])
+def test_they_are_the_same_packed(name: str) -> None:
+    """The losses of two replicas under `vmap` are those recorded."""
+    replay(CASES[name], arrays("here", name), same, replicas=2)
+
+
+@pytest.mark.parametrize("name", ["cvae_ql", "edp", "fql", "idql", "mmd_ql"])
+def test_what_the_files_choose_conforms(name: str) -> None:
+    """The whole suite of an algorithm, packed, compiled and resumed, with the options of its gin file."""
+    configuration.load([f"gin/{name}_walker2d.gin"], SMALL)
+    check("algorithm", name)
+
+
+def model(data: dict[str, Any], process: Process) -> Callable[[Tensor, int, Tensor], Tensor]:
+    """The recordings' eps as a data prediction."""
+    matrix, b = torch.as_tensor(data["W"]), torch.as_tensor(data["b"])
+
+    def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
+        return process.start_from(x, t, torch.tanh(x @ matrix + b + 0.03 * t) + 0.2 * x)
+
+    return denoise
+
+
+def sampler_of(label: str) -> tuple[Sampler, Process]:
+    """The sampler that a label names, and the process: `DPM-Solver++ 3M vp N=5 K=5 log_snr`."""
+    schedule, n = re.search(r" (vp|linear|cosine) N=(\d+)", label).groups()
+    process = Process.from_betas(build_betas(schedule, int(n)))
+    steps = {"steps": int(found[1])} if (found := re.search(r"K=(\d+)", label)) else {}
+    if label.startswith("DDPM"):
+        return DDPM(), process
+    if label.startswith("DDIM"):
+        return DDIM(eta=float(re.search(r"eta=([\d.]+)", label)[1])), process
+    if label.startswith("Heun"):
+        return Heun(**steps), process
+    order = int(re.search(r"\+\+ (\d)M", label)[1])
+    stride = re.search(r"(uniform|log_snr)$", label)[1]
+    return DPMSolverPP(order=order, stride=stride, quadratic_weight=0.5, **steps), process
+
+
+@pytest.mark.parametrize("place", ["here", "shared"])
+def test_samplers_are_those_of_diffusers(place: str) -> None:
+    data = arrays(place, "samplers_diffusers")
+    labels = [label for label in data if " N=" in label and not label.startswith("noise ")]
+    assert len(labels) >= 30
+    for label in labels:
+        sampler, process = sampler_of(label)
+        start = torch.as_tensor(data["start"])
+        noise = torch.as_tensor(data.get(f"noise {label}", np.empty((0, *start.shape))))
+        bound = 1.0 if "clip=True" in label else 1e12
+        action = sampler(model(data, process), process, start, ChainNoise(start, noise), bound)
+        wanted = torch.as_tensor(data[label])
+        assert torch.allclose(action, wanted, **EXACT), f"{label}: {float((action - wanted).abs().max())}"
+
+
+@pytest.mark.parametrize("place", ["here", "shared"])
+def test_kernels_are_those_of_bear(place: str) -> None:
+    data = arrays(place, "mmd_bear")
+    x, y = torch.as_tensor(data["x"]), torch.as_tensor(data["y"])
+    for name, kernel in (
+        ("laplacian_20", laplacian),
+        ("laplacian_10", partial(laplacian, sigma=10.0)),
+        ("gaussian_20", gaussian_kernel),
+    ):
+        assert torch.allclose(mmd(kernel, x, y), torch.as_tensor(data[name]), **EXACT), name
+
+
+@pytest.mark.parametrize("place", ["here", "shared"])
+def test_truncated_quantile_critics_are_those_of_sb3(place: str) -> None:
+    data = {name: torch.as_tensor(value) for name, value in arrays(place, "critics").items()}
+    critic = TQC(S, A, hidden_dim=4)
+    current, following = (data[name].transpose(0, 1) for name in ("tqc_current", "tqc_next"))
+    target = data["tqc_reward"] + 0.99 * (1 - data["tqc_done"]) * critic.backup(following, {})
+    assert torch.allclose(target, data["tqc_target"], **EXACT)
+    loss = critic.loss(current, target) / critic.n_critics + of_single_weights(current, target)
+    assert torch.allclose(loss, data["tqc_loss_sb3_mean"], **EXACT)
+
+
+def of_single_weights(quantiles: Tensor, target: Tensor) -> Tensor:
+    """What it adds to the mean loss that the code computes |tau - 1(u < 0)| in float32, whatever the rest is: 4e-9."""
+    count = quantiles.shape[-1]
+    levels = ((torch.arange(count).double() + 0.5) / count).unsqueeze(-1)
+    u = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
+    single, double = ((levels.to(dtype) - (u < 0).to(dtype)).abs().double() for dtype in (torch.float32, torch.float64))
+    huber = torch.nn.functional.huber_loss(u, torch.zeros_like(u), reduction="none")
+    return ((single - double) * huber).mean()
