@@ -34,6 +34,9 @@ OF_THE_GRID = (
 )
 """What a gin file that stands for a label does not decide: beginnings of complete names."""
 
+BUDGET = tuple(f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes"))
+"""What it decides none the less with `Grid.own_budgets`."""
+
 REFUSED = {
     "experiment.Experiment.task": "Use Grid.tasks.",
     "experiment.Experiment.seeds": "Use Grid.seeds.",
@@ -79,6 +82,8 @@ class Grid:
         tasks: tasks to run every setting on; the base experiment's if empty.
         task_gin: gin file with a task's own values, read after the grid's: `'gin/paper/{task}.gin'`; none if empty.
             What both include is read once, so that a budget in the grid's file stands.
+        own_budgets: labels that stand for gin files have the updates, batches, and evaluations' intervals and episodes of
+            these files, not those of the grid.
         seeds: replicas of every setting on every task.
         base: label of the setting that others are compared with; the first one if empty.
         engine: a name from the `engine` registry.
@@ -90,6 +95,7 @@ class Grid:
     exclude: tuple[Mapping[str, Any], ...] = ()
     tasks: tuple[str, ...] = ()
     task_gin: str = ""
+    own_budgets: bool = False
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     base: str = ""
     engine: str = "local"
@@ -119,7 +125,8 @@ class Grid:
     @cached_property
     def points(self) -> dict[str, list[Setting]]:
         """Every axis' points, as settings of their own."""
-        return {name: _points(name, axis) for name, axis in self.axes.items()}
+        kept = BUDGET if self.own_budgets else ()
+        return {name: _points(name, axis, kept) for name, axis in self.axes.items()}
 
     @property
     def parameters(self) -> dict[str, tuple[str, ...]]:
@@ -190,12 +197,12 @@ def _combined(points: tuple[Setting, ...]) -> Setting:
     return Setting(label, bindings, (aliases,), {axis: text for point in points for axis, text in point.points.items()})
 
 
-def _points(name: str, axis: Any) -> list[Setting]:
+def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:
     """An axis' points, as settings of their own."""
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
     labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
-    points = _labelled(name, axis) if labelled else _listed(name, axis)
+    points = _labelled(name, axis, budget) if labelled else _listed(name, axis)
     for parameter in _parameters(points):
         _check_parameter(parameter, f"Grid.axes['{name}']")
     if twice := _twice(point.points[name] for point in points):
@@ -214,18 +221,21 @@ def _check_parameter(parameter: str, place: str) -> None:
             raise ConfigError(f"{place}: {parameter} cannot differ between settings. {instead}")
 
 
-def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str]) -> list[Setting]:
+def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str], budget: tuple[str, ...]) -> list[Setting]:
     for label in axis:
         if not _is_text(label):
             raise ConfigError(f"Grid.axes['{name}']: a label must be a text, not {label!r}.")
-    return [Setting(label, _bundle(point), (f"{name}={label}",), {name: label}) for label, point in axis.items()]
+    return [
+        Setting(label, _bundle(point, budget), (f"{name}={label}",), {name: label}) for label, point in axis.items()
+    ]
 
 
-def _bundle(point: Mapping[str, Any] | str) -> Bindings:
+def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings:
     """What a label stands for: its bindings, or those of a gin file that are no matter of the grid as a whole."""
     if isinstance(point, Mapping):
         return dict(point)
-    return {name: value for name, value in bindings_of(point).items() if not complete(name).startswith(OF_THE_GRID)}
+    named = {complete(name): (name, value) for name, value in bindings_of(point).items()}
+    return dict(own for name, own in named.items() if name in budget or not name.startswith(OF_THE_GRID))
 
 
 def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:

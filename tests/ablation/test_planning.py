@@ -184,6 +184,26 @@ def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
     assert "data.load_dataset.standardise_states = True\n" in text
 
 
+def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
+    """Diffusion-QL's table 1: TD3+BC and IQL have the updates, batch and evaluations of their own papers."""
+    reader = Reader([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Grid.seeds=(0,)"])
+    base = reader.bases()[-1]
+    names = [f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes", "top_k")]
+
+    def budget(label: str) -> list[int]:
+        values, _ = reader.values(base, reader.grid.setting(label))
+        return [values[name] for name in names]
+
+    assert base.task == "walker2d-medium-expert-v2"
+    assert budget("Diffusion-QL") == budget("BC") == [2_000_000, 256, 50_000, 10, 1]
+    assert budget("TD3+BC") == budget("IQL") == [1_000_000, 256, 5_000, 10, 1]
+
+
+def test_a_budget_that_labels_bring_is_not_overruled_in_silence() -> None:
+    with pytest.raises(ConfigError, match="--set Training.steps sets what the grid varies"):
+        Reader([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Training.steps=10"])
+
+
 def test_excluded_points_are_left_out(tmp_path: Path) -> None:
     text = (
         "Grid.axes = {'schedule': {'DiffusionPolicy.schedule': ('vp', 'linear')}, "
