@@ -82,8 +82,8 @@ class Grid:
         tasks: tasks to run every setting on; the base experiment's if empty.
         task_gin: gin file with a task's own values, read after the grid's: `'gin/paper/{task}.gin'`; none if empty.
             What both include is read once, so that a budget in the grid's file stands.
-        own_budgets: labels that stand for gin files have the updates, batches, and evaluations' intervals and episodes of
-            these files, not those of the grid.
+        own_budgets: labels that stand for gin files have these files' updates, batch, and interval and episodes of
+            evaluation, not those of the grid.
         seeds: replicas of every setting on every task.
         base: label of the setting that others are compared with; the first one if empty.
         engine: a name from the `engine` registry.

@@ -81,7 +81,7 @@ class CVAEQL(ActorCritic):
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value (eq. 13)."""
+        """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value."""
         with torch.no_grad():
             state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
             action = self._perturbed(dims, nets, "actor_target", state, part("target", noise))

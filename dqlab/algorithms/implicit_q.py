@@ -61,14 +61,14 @@ class ImplicitQ(ActorCritic):
     def state_value_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, eq. 5)."""
+        """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, section 4)."""
         loss = self._asymmetric(self.advantage(nets, batch)).mean()
         return loss, detached({"value/loss": loss})
 
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * V(s') (Kostrikov et al. 2022, eq. 6)."""
+        """The critics' loss against r + discount * (1 - terminal) * V(s') (Kostrikov et al. 2022, section 4)."""
         with torch.no_grad():
             following = self.state_value(nets, batch.next_state).unsqueeze(-1)
         return self.td_loss(nets, batch, following, hyper["discount"])

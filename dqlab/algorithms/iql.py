@@ -15,7 +15,7 @@ from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, Policy
 
 
-@algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, eq. 5 to 7")
+@algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, section 4")
 @dataclass(frozen=True)
 class IQL(ImplicitQ):
     """Implicit Q-learning: V by expectile regression, and the policy by advantage-weighted behaviour cloning.
@@ -46,7 +46,7 @@ class IQL(ImplicitQ):
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean of exp(beta * (Q' - V)), bounded, times the policy's BC loss of each row (eq. 7)."""
+        """Mean of exp(beta * (Q' - V)), bounded, times the policy's BC loss of each row."""
         advantage = self.advantage(nets, batch).detach()
         weight = torch.minimum((hyper["beta"] * advantage).exp(), hyper["max_weight"])
         losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)

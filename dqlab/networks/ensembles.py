@@ -103,7 +103,7 @@ class LowerBoundEnsemble(AggregatedEnsemble):
         return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
 
 
-@critics.register("soft_clipped", source="Fujimoto et al. 2019 (BCQ), equation 13; Kumar et al. 2019 (BEAR)")
+@critics.register("soft_clipped", source="Fujimoto et al. 2019 (BCQ), section 4; Kumar et al. 2019 (BEAR)")
 @dataclass(eq=False, repr=False)
 class SoftClippedEnsemble(AggregatedEnsemble):
     """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.

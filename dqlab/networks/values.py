@@ -49,7 +49,7 @@ class ValueNetwork(nn.Module):
         return value.squeeze(-1)
 
 
-@value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), equation 5")
+@value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), section 4")
 def expectile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * u^2: V becomes the tau-expectile of Q.
 

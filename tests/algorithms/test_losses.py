@@ -74,7 +74,7 @@ def test_td3_bc_smoothing_scales_with_the_range_and_is_clipped() -> None:
     assert float(scene.loss("critic")) == pytest.approx(float(scene.td(following)), rel=1e-4)
 
 
-def test_td3_bc_actor_is_equation_5() -> None:
+def test_td3_bc_actor_is_equation_4() -> None:
     scene = Scene(TD3BC())
     action = tanh_mlp(scene, "actor", scene.batch.state)
     q = scene.nets["critic"](scene.batch.state, action)[0]
@@ -260,7 +260,7 @@ def test_fql_actor_loss_is_the_sum_of_its_parts() -> None:
 
 
 def test_cvae_ql_backs_up_the_best_of_its_perturbed_candidates() -> None:
-    """0.75 min + 0.25 max over critics, then the maximum over ten actions (BCQ, equation 13)."""
+    """0.75 min + 0.25 max over critics, then the maximum over ten actions."""
     scene = Scene(CVAEQL())
     noise = {key.removeprefix("target_"): value for key, value in scene.noise.items() if key.startswith("target_")}
     state = scene.batch.next_state.repeat_interleave(10, dim=0)
