@@ -21,8 +21,9 @@ from dqlab.algorithms.base import algorithms
 from dqlab.policies.base import policies
 
 WIDTH = 256
-COMMON = [f"{part}.hidden_dim={WIDTH}" for part in ("CVAEPolicy", "MLPDenoiser", "MeanEnsemble")]
-"""All networks have the width of the paper's: BCQ's and FQL's own are two to three times as wide."""
+WIDER = ("CVAEPolicy", "MLPDenoiser", "MeanEnsemble", "Perturbation", "SoftClippedEnsemble", "TanhGaussianPolicy")
+COMMON = [f"{part}.hidden_dim={WIDTH}" for part in WIDER]
+"""All networks have the width of the paper's: BCQ's, BEAR's and FQL's own are up to three times as wide."""
 
 
 def runs() -> dict[str, list[str]]:

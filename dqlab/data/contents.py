@@ -19,7 +19,7 @@ class View:
 
     Attributes:
         episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
-        standardised: whether states become (s - mean) / (std + floor) over the dataset's (Fujimoto & Gu 2021, section 5).
+        standardised: whether states become (s - mean) / (std + floor) over the dataset's (Fujimoto & Gu, section 5).
         floor: added to the deviation.
     """
 

@@ -22,7 +22,7 @@ from conftest import SMALL
 from torch import Tensor
 
 from dqlab import configuration
-from dqlab.algorithms.base import Batch
+from dqlab.algorithms.base import Batch, algorithms
 from dqlab.algorithms.kernels import gaussian_kernel, laplacian, mmd
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, Sampler
@@ -288,3 +288,9 @@ def of_single_weights(quantiles: Tensor, target: Tensor) -> Tensor:
     single, double = ((levels.to(dtype) - (u < 0).to(dtype)).abs().double() for dtype in (torch.float32, torch.float64))
     huber = torch.nn.functional.huber_loss(u, torch.zeros_like(u), reduction="none")
     return ((single - double) * huber).mean()
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_every_algorithm_says_how_it_differs_from_its_authors_code(name: str) -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    assert re.search(rf"^\*\*{name}\*\* (differs from the authors' code|has no authors' code)", text, re.MULTILINE)
