@@ -75,8 +75,16 @@ def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype =
     specs = algorithm.update_noise(dims, batch_size)
     one = draw(specs, generator_for(0, "memory", 0), dtype)
     noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * batch_size)
-    gradients = 2 * max(_bytes(matrix) for matrix in state.parameters.values())
-    return Need(size + noise, int(activations) + gradients, size)
+    return Need(size + noise, int(activations) + _gradient_bytes(pack), size)
+
+
+def _gradient_bytes(pack: Pack) -> int:
+    """Bytes of the gradients that one update holds at once, of a copy of the largest, and of what targets lag behind."""
+    sizes = {name: _bytes(matrix) for name, matrix in pack.state.parameters.items()}
+    largest = max(sizes.values())
+    lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
+    held = sum(sizes.values()) if pack.algorithm.joint_update else largest
+    return held + largest + sum(sizes[name] for name in lagged)
 
 
 def free_bytes(device: torch.device) -> int:
