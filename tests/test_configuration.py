@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import gin
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, SMALL, TINY
 
 from dqlab import configuration
 from dqlab.envs.tasks import D4RL, tasks
@@ -198,3 +199,14 @@ def test_a_text_that_is_older_than_a_parameter_ran_with_its_default() -> None:
     assert configuration.differences(old, new.format("d4rl"), (), LATER) == [
         "Experiment.env_backend: 'gymnasium' before, 'd4rl' now"
     ]
+
+
+def test_runs_of_diffusion_ql_that_are_older_than_its_rivals_options_are_continued_and_rivals_are_not() -> None:
+    """What a run did not name it ran as it was then: Diffusion-QL as today, FQL by another update."""
+    for algorithm, changed in (("diffusion_ql", []), ("fql", ["FQL.joint_update: False before, True now"])):
+        loaded = configuration.load([f"gin/{algorithm}_walker2d.gin"], SMALL)
+        Experiment().check()
+        now = configuration.operative_text(loaded)
+        later = re.compile(r"^[\w.]*\.(joint_update|norm_after|norm_eps|time_endpoint) = .*\n", re.MULTILINE)
+        found = configuration.differences(later.sub("", now), now, (), LATER)
+        assert [line for line in found if "MeanEnsemble" not in line] == changed

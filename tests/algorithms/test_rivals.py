@@ -293,4 +293,6 @@ def of_single_weights(quantiles: Tensor, target: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", algorithms.names())
 def test_every_algorithm_says_how_it_differs_from_its_authors_code(name: str) -> None:
     text = (ROOT / "docs" / "algorithms.md").read_text()
-    assert re.search(rf"^\*\*{name}\*\*( \([A-Z]+\))? (differs from the authors' code|has no authors' code)", text, re.MULTILINE)
+    assert re.search(
+        rf"^\*\*{name}\*\*( \([A-Z]+\))? (differs from the authors' code|has no authors' code)", text, re.MULTILINE
+    )
