@@ -209,7 +209,7 @@ def test_they_are_the_same_packed(name: str) -> None:
     replay(CASES[name], arrays("here", name), same, replicas=2)
 
 
-@pytest.mark.parametrize("name", ["cvae_ql", "edp", "fql", "idql", "mmd_ql"])
+@pytest.mark.parametrize("name", ["fql", "idql", "mmd_ql"])
 def test_what_the_files_choose_conforms(name: str) -> None:
     """The whole suite of an algorithm, packed, compiled and resumed, with the options of its gin file."""
     configuration.load([f"gin/{name}_walker2d.gin"], SMALL)
