@@ -79,7 +79,7 @@ def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype =
 
 
 def _gradient_bytes(pack: Pack) -> int:
-    """Bytes of the gradients that one update holds at once, of a copy of the largest, and of what targets lag behind."""
+    """Bytes of the gradients that an update holds at once, of a copy of the largest, and of what targets lag behind."""
     sizes = {name: _bytes(matrix) for name, matrix in pack.state.parameters.items()}
     largest = max(sizes.values())
     lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
