@@ -106,7 +106,7 @@ def test_initial_states_differ_between_seeds_steps_and_episodes() -> None:
 def test_a_policy_that_has_diverged_is_named() -> None:
     broken = pack([1, 2])
     broken.state.parameters["actor"][1] = float("nan")
-    with pytest.raises(RunError, match="policy of seed 2 gives NaN or infinite actions after 9 updates"):
+    with pytest.raises(RunError, match="seed 2 after 9 updates failed: its policy gives NaN or infinite actions"):
         Evaluator(HOPPER, "mujoco210", 2).run(broken, 9)
 
 

@@ -13,6 +13,9 @@ from typing import Any
 from dqlab.cli.options import add_gin, add_set, command, load
 from dqlab.errors import ConfigError
 
+UNFINISHED = r'"state": "(running|interrupted)"'
+"""In run.json."""
+
 
 def add(commands: Any) -> None:
     """Add these commands."""
@@ -135,7 +138,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
         second = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if '"state": "running"' in path.read_text())
+    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text()))
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]
@@ -143,10 +146,14 @@ def _default_folder(stem: str, resume: bool) -> Path:
 
 def _own_config(folder: Path, resume: bool) -> Path:
     """The configuration that a run stored, for a resume that names none."""
-    if resume and not (folder / "config.gin").exists():
-        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
+    from dqlab.run_folder import RunFolder
+
     if not resume:
         raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
+    if (folder / "run.json").exists():
+        RunFolder(folder).check(resume)
+    if not (folder / "config.gin").exists():
+        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
     return folder / "config.gin"
 
 

@@ -30,7 +30,7 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
     from dqlab.envs.guard import Guarded, said
 
-    given, name = {**task.arguments(), **arguments}, str(task.env_kwargs.get("env_id", task.env_id))
+    given, name = {**task.arguments(), **arguments}, task.environment
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
