@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import add_gin, add_set, command, load
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, StoppedError, message_of
+from dqlab.signals import Asked, asked_to_stop
 
 UNFINISHED = r'"state": "(running|interrupted)"'
 """In run.json."""
@@ -115,11 +120,34 @@ def _train(args: argparse.Namespace) -> int:
     if args.cell:
         args.set = [*_cell(args), *args.set]
     loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
-    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
+    with asked_to_stop() as asked:
+        try:
+            tell = partial(_note_start, asked)
+            finished = train(
+                loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile, tell=tell, stop=asked.event
+            )
+        except (StoppedError, KeyboardInterrupt) as error:
+            return _say_stopped(asked, error, folder)
     if not args.quiet:
         print_finished(finished)
     finished.check_complete()
     return 0
+
+
+def _note_start(asked: Asked, event: Mapping[str, Any]) -> None:
+    """From the first update on there is something to save."""
+    if event["event"] == "started":
+        asked.saves = True
+
+
+def _say_stopped(asked: Asked, error: BaseException, folder: Path) -> int:
+    """What a signal has ended; the exit code is the signal's."""
+    if not asked.number:
+        raise error
+    name, what = signal.Signals(asked.number).name, message_of(error) or "interrupted before its first update"
+    with suppress(OSError):
+        print(f"dqlab: {name}: {what}. dqlab train --resume --out {folder} continues.", file=sys.stderr, flush=True)
+    return asked.code
 
 
 def _cell(args: argparse.Namespace) -> list[str]:
