@@ -130,13 +130,12 @@ def train(
     folder.lock()
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
-    with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
+    with _recording_an_end(folder), Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         watch = Watch(display, folder, experiment, tell)
         loop = _make_ready(pack, data, evaluator, watch, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         recorder = _watch(loop, folder) if profile else None
-        with _recording_an_end(folder):
-            loop.run()
+        loop.run()
     summaries = {
         replica.name: finish_replica(
             experiment, folder, replica, loop.evaluations[replica.name], loop.failed_evaluations[replica.name], known

@@ -149,7 +149,12 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
     out = tmp_path / "run"
     (tmp_path / "slow.py").write_text(SLOW)
     task = ["Experiment.task=@gymnasium_task()", "gymnasium_task.env_id='slow:Slow-v0'", "gymnasium_task.name='slow'"]
-    task += ["gymnasium_task.min_score=0.0", "gymnasium_task.max_score=1.0", "Training.eval_every=5"]
+    task += [
+        "gymnasium_task.min_score=0.0",
+        "gymnasium_task.max_score=1.0",
+        "Training.eval_every=5",
+        "Training.evaluate_untrained=False",
+    ]
     data = ROOT / "dqlab" / "data" / "embedded" / "walker2d-medium-expert-mini.hdf5"
     where = [f"load_dataset.sources=('file:{data}',)"]
     process = subprocess.Popen(
