@@ -23,6 +23,7 @@ from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.selection import SoftmaxQ
+from dqlab.training.execution import Eager
 from dqlab.training.pack import Pack
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -138,3 +139,55 @@ def test_ends_may_be_numbers_and_rewards_arrays() -> None:
     (episodes,) = Evaluator(task, "mujoco210", 2).run(pack([0]), 0)
     assert episodes.returns.tolist() == [3.0, 3.0]
     assert episodes.lengths.tolist() == [3, 3]
+
+
+class Frail(Odd):
+    """Breaks where a test wants it to, in the episode with a certain seed."""
+
+    seed, breaks = -1, ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.broken = seed == Frail.seed
+        state, info = super().reset(seed=seed)
+        return (state + np.nan if self.broken and Frail.breaks == "start" else state), info
+
+    def step(self, action: Any) -> Any:
+        state, reward, *ends = super().step(action)
+        broken = self.broken and self.time == 2
+        huge = 1e308 if self.broken and Frail.breaks == "sum" else 1.0
+        nan = np.nan if broken else 0.0
+        return (
+            (state + nan if Frail.breaks == "state" else state),
+            (huge * reward + nan if Frail.breaks == "reward" else huge * reward),
+            *ends,
+        )
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        ("start", "a NaN or infinite first observation, at step 0"),
+        ("state", "a NaN or infinite observation, at step 2"),
+        ("reward", "a NaN or infinite reward, at step 2"),
+        ("sum", "a NaN or infinite reward, at step 2"),
+    ],
+)
+def test_what_an_environment_gives_to_one_replica_is_a_fault_of_its_own_episodes(
+    breaks: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gymnasium.register("dqlab-test/Frail-v0", Frail)
+    task = replace(HOPPER, env_id="dqlab-test/Frail-v0", body=None)
+    monkeypatch.setattr(Frail, "breaks", breaks)
+    monkeypatch.setattr(Frail, "seed", initial_seeds(6, 9, 2)[1])
+    three, evaluator = pack([5, 6, 7]), Evaluator(task, "mujoco210", 2)
+    episodes = evaluator.roll_out(three, 9, Eager(), range(3))
+    assert [each.fault is None for each in episodes] == [True, False, True]
+    assert [each.returns.tolist() for each in (episodes[0], episodes[2])] == [[3.0, 3.0]] * 2
+    fault = episodes[1].fault
+    assert fault is not None
+    assert not fault.diverged
+    assert fault.reason == (
+        f"the environment 'dqlab-test/Frail-v0' gives {said} of the episode with seed {Frail.seed}."
+    )
+    with pytest.raises(RunError, match="The evaluation of seed 6 after 9 updates failed: the environment"):
+        evaluator.run(three, 9)
