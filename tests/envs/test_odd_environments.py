@@ -78,6 +78,20 @@ def test_a_last_evaluation_without_a_score_is_a_failure_that_a_resume_mends(odd:
     assert "The evaluation of seed 0 after 40 updates failed: the environment 'odd:Odd-v0' gives" in broken
 
 
+def test_one_replica_whose_last_evaluation_failed_is_mended_by_a_resume(odd: Run, tmp_path: Path) -> None:
+    """Of two, whose last evaluations are episodes 5 to 8; the other one has its result, before and after."""
+    said = told(odd("train", "--seeds", "0", "1", ODD="nan_observation", ODD_AFTER="6"))
+    assert "1 of 2 replicas failed (seed 1). The last evaluation of seed 1, after 40 updates, failed" in said
+    run = tmp_path / "run"
+    assert state(run) == "finished"
+    before = (run / "seed-0" / "summary.json").read_text()
+    done = odd("train", "--seeds", "0", "1", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (run / "seed-0" / "summary.json").read_text() == before
+    assert (run / "seed-1" / "summary.json").exists()
+    assert "there is nothing to resume" in told(odd("train", "--seeds", "0", "1", "--resume"))
+
+
 @pytest.mark.parametrize(
     ("fault", "raised"), [("error", "ZeroDivisionError: by zero"), ("exit", "SystemExit: no licence")]
 )
