@@ -16,7 +16,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
-from dqlab.errors import RunError
+from dqlab.errors import EnvError, RunError
 from dqlab.evaluation import Evaluator, initial_seeds
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.noise import NoiseStream
@@ -72,7 +72,7 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch) ->
     environments = GymnasiumEnvironments(HOPPER, "mujoco210")
     environments.threads = 3
     environments.reset(range(5), [0] * 5)
-    with pytest.raises(ValueError, match="Action dimension mismatch"):
+    with pytest.raises(EnvError, match=r"'Hopper-v4' takes actions of shape \(3,\), not \(2,\)"):
         environments.step(range(5), np.zeros((5, 2)))
     environments.close()
 

@@ -52,9 +52,14 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
         super().__init__(env)
         space = env.action_space
         self._fit = fit(space.low, space.high, space.dtype if casts else None)
-        self._name, self._shape = name, env.observation_space.shape
+        self._name, self._width, self._shape = name, space.shape, env.observation_space.shape
         self._seed: int | None = None
         self._steps = 0
+
+    @property
+    def spec(self) -> Any:
+        """The environment's own: the guard is no part of what makes it again."""
+        return self.env.spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode.
@@ -79,10 +84,13 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
         """One step.
 
         Raises:
-            EnvError: the environment raises an error, or gives what its spaces and Gymnasium's interface do not allow.
+            EnvError: the environment raises an error, or gives what its spaces and Gymnasium's interface do not allow;
+                or the action has another shape.
             NotFiniteError: observation or reward are not finite.
         """
         self._steps += 1
+        if np.shape(action) != self._width:
+            raise EnvError(self._line(f"takes actions of shape {self._width}, not {np.shape(action)}"))
         try:
             observation, reward, terminated, truncated, info = five(self.env.step(self._fit(action)))
             observation = self._observed(observation)
