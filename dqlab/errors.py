@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable
 from itertools import dropwhile
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 
@@ -33,6 +34,22 @@ class CaptureError(RunError):
 
 class StackError(DqlabError):
     """The process that steps environments for dqlab does not start, has died, hangs, or reports an error."""
+
+
+class EnvError(DqlabError):
+    """An environment raises an error, or gives what Gymnasium's interface or its own spaces do not allow."""
+
+
+class NotFiniteError(EnvError):
+    """An environment has given a NaN or infinite number.
+
+    Attributes:
+        given: what it gave: of a reset the observation; of a step (observation, reward, terminated, truncated, info).
+    """
+
+    def __init__(self, message: str, given: Any) -> None:
+        super().__init__(message)
+        self.given = given
 
 
 class BenchmarkError(DqlabError):

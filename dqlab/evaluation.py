@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 
 from dqlab.envs.backend import Environments, env_backends
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.training.execution import Eager, Mode
-from dqlab.training.model_selection import Episodes
+from dqlab.training.model_selection import Episodes, Fault
 from dqlab.training.pack import Pack
 from dqlab.training.sampler_core import SamplerCore
 
@@ -43,6 +44,7 @@ class Evaluator:
 
     Attributes:
         standardised_by: mean and deviation of the states (S,) that the policies were trained on; empty for none.
+        stop: when it is set, an evaluation ends after the step under way.
     """
 
     def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium") -> None:
@@ -51,6 +53,7 @@ class Evaluator:
         self.task, self.physics, self.episodes = task, physics, episodes
         self.standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ())
         self._make = env_backends.get(backend)
+        self.stop = Event()
         self._eager = Eager()
         self._core: tuple[Pack, Mode, SamplerCore] | None = None
 
@@ -63,31 +66,38 @@ class Evaluator:
             mode: how the sampler is executed; operation by operation by default.
 
         Raises:
-            RunError: a policy gives actions that are not finite.
+            RunError: a policy gives actions that are not finite, or an environment observations or rewards.
+            EnvError: an environment raises an error, or gives what its spaces do not allow.
+            StoppedError: it was asked to stop.
         """
         episodes = self.roll_out(pack, step, mode or self._eager, range(pack.replicas))
         for seed, of_replica in zip(pack.seeds, episodes, strict=True):
             if of_replica.fault:
-                raise RunError(f"The policy of seed {seed} gives {of_replica.fault}.")
+                raise RunError(
+                    f"The evaluation of seed {seed} after {step:,} updates failed: {of_replica.fault.reason}"
+                )
         return episodes
 
     def roll_out(self, pack: Pack, step: int, mode: Mode, rows: Collection[int]) -> list[Episodes]:
-        """The same for some replicas only; a policy that gives no finite actions is a fault of its own episodes.
+        """The same for some replicas only; where numbers are not finite, that is a fault of the replica's own episodes.
 
         Args:
             pack, step, mode: as in `run`.
             rows: the replicas that act; what is given for others means nothing.
+
+        Raises:
+            EnvError: an environment raises an error, or gives what its spaces do not allow.
+            StoppedError: it was asked to stop.
         """
         seeds, groups = (
             [number for replica in pack.seeds for number in numbers(replica, step, self.episodes)]
             for numbers in (initial_seeds, group_seeds)
         )
         states = self.environments.reset(seeds, groups)
-        act = self._actor(self._core_of(pack, mode), step)
-        returns, lengths, faulty = self._roll(states, act, rows)
-        fault = f"NaN or infinite actions after {step} updates"
+        rolling = _Rolling(self, states, seeds, rows)
+        returns, lengths = rolling.run(self._actor(self._core_of(pack, mode), step))
         pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
-        return [Episodes(*pair, fault if row in faulty else "") for row, pair in enumerate(pairs)]
+        return [Episodes(*pair, rolling.faults.get(row)) for row, pair in enumerate(pairs)]
 
     @cached_property
     def environments(self) -> Environments:
@@ -114,24 +124,58 @@ class Evaluator:
 
         return act
 
-    def _roll(
-        self, states: NDArray[Any], act: Callable[..., NDArray[Any]], rows: Collection[int]
-    ) -> tuple[NDArray[Any], NDArray[Any], set[int]]:
-        """Returns and lengths (K * E,) of all episodes, and the rows whose actions were not finite."""
-        returns, lengths = np.zeros(len(states)), np.zeros(len(states), dtype=np.int64)
-        live = np.array([i for i in range(len(states)) if i // self.episodes in rows], dtype=np.int64)
-        faulty: set[int] = set()
-        time = 0
-        while len(live):
-            actions = act(states, time)
-            bad = np.flatnonzero(~np.isfinite(actions).all(axis=1)) // self.episodes
-            faulty |= set(bad.tolist()) & set((live // self.episodes).tolist())
-            live = live[~np.isin(live // self.episodes, list(faulty))]
-            if not len(live):
+
+class _Rolling:
+    """Episodes of K replicas under way, E each; a replica whose numbers are not finite is left out from then on.
+
+    Args:
+        evaluator: whose environments; they have begun.
+        states (K * E, S): where they are.
+        seeds: K * E, of the episodes.
+        rows: the replicas that act.
+
+    Attributes:
+        faults: of replicas that were left out, by row.
+    """
+
+    def __init__(self, evaluator: Evaluator, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int]) -> None:
+        self._evaluator, self._states, self._seeds = evaluator, states, seeds
+        self._replica = np.arange(len(states)) // evaluator.episodes
+        self._live = np.flatnonzero(np.isin(self._replica, list(rows)))
+        self._time = 0
+        self.faults: dict[int, Fault] = {}
+
+    def run(self, act: Callable[[NDArray[Any], int], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Returns (K * E,) and lengths (K * E,) of all episodes."""
+        returns, lengths = np.zeros(len(self._states)), np.zeros(len(self._states), dtype=np.int64)
+        self._leave_out(~np.isfinite(self._states).all(axis=1), "a NaN or infinite first observation")
+        while len(self._live):
+            if self._evaluator.stop.is_set():
+                raise StoppedError("stopped in an evaluation")
+            actions = act(self._states, self._time)
+            self._leave_out(~np.isfinite(actions).all(axis=1), "NaN or infinite actions", diverged=True)
+            if not len(self._live):
                 break
-            stepped = self.environments.step(live.tolist(), actions[live])
-            states[live] = stepped.state
+            live = self._live
+            stepped = self._evaluator.environments.step(live.tolist(), actions[live])
+            self._states[live] = stepped.state
             returns[live] += stepped.reward
             lengths[live] += 1
-            live, time = live[~stepped.over], time + 1
-        return returns, lengths, faulty
+            self._time += 1
+            self._live = live[~stepped.over]
+            self._leave_out(~np.isfinite(self._states).all(axis=1), "a NaN or infinite observation", live)
+            self._leave_out(~np.isfinite(returns), "a NaN or infinite reward", live)
+        return returns, lengths
+
+    def _leave_out(
+        self, bad: NDArray[np.bool_], what: str, among: NDArray[np.int64] | None = None, diverged: bool = False
+    ) -> None:
+        """Leave out the replicas that have a bad episode among those (n,), by default all that are still live."""
+        among = self._live if among is None else among
+        if not bad[among].any():
+            return
+        for episode in among[bad[among]].tolist():
+            whose = "its policy" if diverged else f"the environment '{self._evaluator.task.environment}'"
+            when = f"at step {self._time} of the episode with seed {self._seeds[episode]}"
+            self.faults.setdefault(int(self._replica[episode]), Fault(f"{whose} gives {what}, {when}.", diverged))
+        self._live = self._live[~np.isin(self._replica[self._live], list(self.faults))]

@@ -13,7 +13,7 @@ from dqlab.files import write_text
 from dqlab.replica import Replica
 from dqlab.run_folder import RunFolder
 from dqlab.tracking.curve import draw_curve
-from dqlab.training.model_selection import Evaluated, official_result, select
+from dqlab.training.model_selection import Evaluated, FailedEvaluation, official_result, select
 
 
 def write_own_config(experiment: Experiment, folder: RunFolder, replica: Replica, text: str, execution: str) -> None:
@@ -31,9 +31,20 @@ def write_own_config(experiment: Experiment, folder: RunFolder, replica: Replica
 
 
 def finish_replica(
-    experiment: Experiment, folder: RunFolder, replica: Replica, evaluations: list[Evaluated], known: dict[str, Any]
+    experiment: Experiment,
+    folder: RunFolder,
+    replica: Replica,
+    evaluations: list[Evaluated],
+    failed: list[FailedEvaluation],
+    known: dict[str, Any],
 ) -> dict[str, Any]:
-    """Summary, learning curve and the official code's result files of one replica."""
+    """Summary, learning curve and the official code's result files of one replica.
+
+    Args:
+        experiment, folder, replica: whose.
+        evaluations, failed: those with a score, of which there is a last one, and those without.
+        known: what run.json says.
+    """
     chosen = select(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
     by_step = {evaluation.step: evaluation for evaluation in evaluations}
     untrained = by_step.get(0)
@@ -50,6 +61,7 @@ def finish_replica(
         "untrained": untrained.as_dict() if untrained else None,
         "data_return_mean": known["data"]["return_mean"],
         "evaluations": [evaluation.as_dict() for evaluation in evaluations],
+        "failed_evaluations": [evaluation.as_dict() for evaluation in failed],
     }
     own = folder.replica(replica.name)
     for rule, name in (("best_online", "online"), ("offline", "offline")):

@@ -85,6 +85,7 @@ def evaluate_run(
     replicas = {replica.name: replica for replica in folder.replicas()}
     files = checkpoint_files(folder, seed, which)
     filming = Filming(evaluator, film, len(files)) if film else None
+    failed: list[RunError] = []
     for file in files:
         weights, record = checkpoint.load(file)
         if "seed" not in record:
@@ -92,13 +93,20 @@ def evaluate_run(
         replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
         pack = experiment.pack([replica])
         pack.load(0, weights)
-        result = evaluator.run(pack, record["step"], mode)[0]
+        try:
+            result = evaluator.run(pack, record["step"], mode)[0]
+        except RunError as error:
+            failed.append(error)
+            continue
         _add_row(table, experiment, replica.title, record["step"], result)
         if filming:
             filming.note(replica.name, record["step"])
-    Console().print(table)
+    if table.row_count:
+        Console().print(table)
     if filming:
         filming.finish(folder)
+    if failed:
+        raise failed[0]
 
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:

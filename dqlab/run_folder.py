@@ -24,8 +24,12 @@ from dqlab.replica import Replica
 
 LOCK = "run.lock"
 FAILURE = "failure.json"
+EVALUATION = "evaluation"
+"""The kind of a failure that a resume may mend: the last evaluation gave no score."""
 PACK, LOG = "pack.gin", "worker.log"
-BEFORE_A_RUN = ("*.lock", ".*.tmp", PACK, LOG)
+LEFTOVERS = (".*.tmp", f".tmp{6 * '[A-Za-z0-9]'}")
+"""What a process that is killed while writing leaves: temporary files of dqlab's, and of safetensors'."""
+BEFORE_A_RUN = ("*.lock", *LEFTOVERS, PACK, LOG)
 """What may lie in a folder before a run starts there: locks, what a process killed while writing has left, a pack."""
 
 
@@ -140,10 +144,28 @@ class RunFolder:
                 raise RunError(f"{self.path} is not empty and holds no run. Choose another --out.")
         elif not resume:
             raise RunError(f"{self.path} already holds a run. Use --resume to continue it, or choose another --out.")
-        elif self.finished:
+        elif self.finished and not self._mendable():
             raise RunError(f"The run in {self.path} has finished: there is nothing to resume. See dqlab eval.")
-        elif self.facts().get("state") == "failed":
+        elif self.facts().get("state") == "failed" and not self._mendable():
             raise RunError(f"The run in {self.path} has failed, and would again: {self._first_failure()}")
+        else:
+            self._check_whole()
+
+    def _mendable(self) -> bool:
+        """Whether a replica has failed in a way that a resume may mend."""
+        return any((self.failure(replica) or {}).get("kind") == EVALUATION for replica in self.replicas())
+
+    def _check_whole(self) -> None:
+        """See that a run that has begun can go on; the first checkpoint is written before the first record."""
+        names = [replica.name for replica in self.replicas()]
+        journals = [path for name in names if (path := self.replica(name) / "metrics.jsonl").exists()]
+        begun = self.checkpoint.exists() or any(path.stat().st_size for path in journals)
+        missing = [path.name for path in (self.config, self.checkpoint) if not path.exists()]
+        if begun and missing:
+            raise RunError(
+                f"The run in {self.path} has begun, and its {' and '.join(missing)} is missing: it cannot go on, and "
+                "beginning anew would overwrite its records. Put the file back, or choose another --out."
+            )
 
     def lock(self) -> None:
         """Claim the folder for this process; the claim ends with the process, however it ends.
@@ -152,8 +174,9 @@ class RunFolder:
             RunError: another process has it.
         """
         self._lock = claim(self.path, self._owner())
-        for leftover in self.path.rglob(".*.tmp"):  # of a process killed while writing
-            leftover.unlink(missing_ok=True)
+        for pattern in LEFTOVERS:  # of a process killed while writing
+            for leftover in self.path.rglob(pattern):
+                leftover.unlink(missing_ok=True)
 
     def in_use(self) -> bool:
         """Whether some process trains in the folder now."""

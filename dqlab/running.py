@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from dqlab import configuration
 from dqlab.data.transitions import Transitions
-from dqlab.errors import RunError
+from dqlab.errors import RunError, message_of
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment, facts
 from dqlab.files import write_text
@@ -126,7 +127,7 @@ def train(
         profile: record some updates with torch's profiler.
         console: where progress goes.
         tell: told of events: `started` (`step`, `steps`, `execution`), and those of `Watch`.
-        stop: when it is set, the run saves its state at the next log and ends.
+        stop: when it is set, the run saves its state after the update under way and ends.
 
     Raises:
         DqlabError: anything the user can mend; nothing in the folder is lost.
@@ -136,6 +137,7 @@ def train(
     experiment, tracking, folder = Experiment(), Tracking(), RunFolder(path)
     experiment.check()
     evaluator = experiment.evaluator()
+    evaluator.stop = stop = stop or Event()
     evaluator.environments.prepare(len(experiment.the_replicas) * evaluator.episodes)
     folder.check(resume)
     data = _load_data(experiment, console)
@@ -144,14 +146,16 @@ def train(
     folder.lock()
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
-    with Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
+    with _recording_an_end(folder), Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         watch = Watch(display, folder, experiment, tell)
         loop = _make_ready(pack, data, evaluator, watch, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
         recorder = _watch(loop, folder) if profile else None
         loop.run()
     summaries = {
-        replica.name: finish_replica(experiment, folder, replica, loop.evaluations[replica.name], known)
+        replica.name: finish_replica(
+            experiment, folder, replica, loop.evaluations[replica.name], loop.failed_evaluations[replica.name], known
+        )
         for replica in experiment.the_replicas
         if replica.name not in loop.standing.failed
     }
@@ -164,6 +168,17 @@ def train(
     if not summaries:
         finished.check_complete()
     return finished
+
+
+@contextmanager
+def _recording_an_end(folder: RunFolder) -> Iterator[None]:
+    """Training that ends early says in run.json how."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError, RunError):
+            folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
+        raise
 
 
 def _make_ready(
@@ -236,7 +251,7 @@ def _record(
     known = facts(experiment, data, loaded)
     known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
     known |= {"mlflow_uri": tracking_uri(folder.path)}
-    folder.write_facts(**known, state="running")
+    folder.write_facts(**known, state="running", reason="")
     write_text(folder.config, text)
     return known
 

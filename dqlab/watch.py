@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ class Watch:
         self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
+
+    def evaluation_failed(self, what: str) -> None:
+        """An evaluation without a score."""
+        print(f"dqlab: warning: {what}", file=sys.stderr)
 
     def saved(self, step: int) -> None:
         """A checkpoint."""

@@ -16,13 +16,14 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
-from dqlab.errors import RunError
+from dqlab.errors import EnvError, RunError
 from dqlab.evaluation import Evaluator, initial_seeds
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.selection import SoftmaxQ
+from dqlab.training.execution import Eager
 from dqlab.training.pack import Pack
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -71,7 +72,7 @@ def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch) ->
     environments = GymnasiumEnvironments(HOPPER, "mujoco210")
     environments.threads = 3
     environments.reset(range(5), [0] * 5)
-    with pytest.raises(ValueError, match="Action dimension mismatch"):
+    with pytest.raises(EnvError, match=r"'Hopper-v4' takes actions of shape \(3,\), not \(2,\)"):
         environments.step(range(5), np.zeros((5, 2)))
     environments.close()
 
@@ -106,7 +107,7 @@ def test_initial_states_differ_between_seeds_steps_and_episodes() -> None:
 def test_a_policy_that_has_diverged_is_named() -> None:
     broken = pack([1, 2])
     broken.state.parameters["actor"][1] = float("nan")
-    with pytest.raises(RunError, match="policy of seed 2 gives NaN or infinite actions after 9 updates"):
+    with pytest.raises(RunError, match="seed 2 after 9 updates failed: its policy gives NaN or infinite actions"):
         Evaluator(HOPPER, "mujoco210", 2).run(broken, 9)
 
 
@@ -138,3 +139,55 @@ def test_ends_may_be_numbers_and_rewards_arrays() -> None:
     (episodes,) = Evaluator(task, "mujoco210", 2).run(pack([0]), 0)
     assert episodes.returns.tolist() == [3.0, 3.0]
     assert episodes.lengths.tolist() == [3, 3]
+
+
+class Frail(Odd):
+    """Breaks where a test wants it to, in the episode with a certain seed."""
+
+    seed, breaks = -1, ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.broken = seed == Frail.seed
+        state, info = super().reset(seed=seed)
+        return (state + np.nan if self.broken and Frail.breaks == "start" else state), info
+
+    def step(self, action: Any) -> Any:
+        state, reward, *ends = super().step(action)
+        broken = self.broken and self.time == 2
+        huge = 1e308 if self.broken and Frail.breaks == "sum" else 1.0
+        nan = np.nan if broken else 0.0
+        return (
+            (state + nan if Frail.breaks == "state" else state),
+            (huge * reward + nan if Frail.breaks == "reward" else huge * reward),
+            *ends,
+        )
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        ("start", "a NaN or infinite first observation, at step 0"),
+        ("state", "a NaN or infinite observation, at step 2"),
+        ("reward", "a NaN or infinite reward, at step 2"),
+        ("sum", "a NaN or infinite reward, at step 2"),
+    ],
+)
+def test_what_an_environment_gives_to_one_replica_is_a_fault_of_its_own_episodes(
+    breaks: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gymnasium.register("dqlab-test/Frail-v0", Frail)
+    task = replace(HOPPER, env_id="dqlab-test/Frail-v0", body=None)
+    monkeypatch.setattr(Frail, "breaks", breaks)
+    monkeypatch.setattr(Frail, "seed", initial_seeds(6, 9, 2)[1])
+    three, evaluator = pack([5, 6, 7]), Evaluator(task, "mujoco210", 2)
+    episodes = evaluator.roll_out(three, 9, Eager(), range(3))
+    assert [each.fault is None for each in episodes] == [True, False, True]
+    assert [each.returns.tolist() for each in (episodes[0], episodes[2])] == [[3.0, 3.0]] * 2
+    fault = episodes[1].fault
+    assert fault is not None
+    assert not fault.diverged
+    assert fault.reason == (
+        f"the environment 'dqlab-test/Frail-v0' gives {said} of the episode with seed {Frail.seed}."
+    )
+    with pytest.raises(RunError, match="The evaluation of seed 6 after 9 updates failed: the environment"):
+        evaluator.run(three, 9)

@@ -21,7 +21,7 @@ FLOORS = [
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"children", "noise", "replica", "run_folder", "files", "machine", "swap"}
+    {"children", "noise", "replica", "run_folder", "files", "machine", "signals", "swap"}
     | {"fields", "registry", "entries", "gin_registry", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

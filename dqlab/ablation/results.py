@@ -26,7 +26,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that ended without a result, and why: `kind` is `diverged` (it would again) or `crashed`."""
+    """A cell that ended without a result, and why: `kind` is `diverged` (it would again), `evaluation` or `crashed`."""
 
     cell: Cell
     kind: str

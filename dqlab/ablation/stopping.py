@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-FIRST = "packs write their checkpoints at their next log, and end. Ctrl-C ends them at once."
+FIRST = "packs write their checkpoints and end. Ctrl-C ends them at once."
 SECOND = "Ending at once; the same command continues from the last checkpoints."
 
 

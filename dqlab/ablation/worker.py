@@ -22,6 +22,7 @@ from typing import Any
 from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
 from dqlab.errors import DqlabError, StoppedError, message_of, place_of
 from dqlab.run_folder import PACK, RunFolder
+from dqlab.signals import NUMBERS
 from dqlab.training.threads import quiet_threads
 
 UNEXPECTED = 3
@@ -115,14 +116,15 @@ def _heed_stdin(stop: Event) -> None:
 
 
 def _heed_signals(stop: Event) -> None:
-    """Ask training to stop at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Ask training to stop at the first SIGTERM, SIGHUP or SIGINT; a second one ends the process at once."""
 
     def ask(number: int, frame: Any) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, ask)
+    for number in NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, ask)
 
 
 if __name__ == "__main__":

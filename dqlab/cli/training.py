@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import add_gin, add_set, command, load
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, StoppedError, message_of
+from dqlab.signals import Asked, asked_to_stop
+
+UNFINISHED = r'"state": "(running|interrupted)"'
+"""In run.json."""
 
 
 def add(commands: Any) -> None:
@@ -112,11 +120,34 @@ def _train(args: argparse.Namespace) -> int:
     if args.cell:
         args.set = [*_cell(args), *args.set]
     loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
-    finished = train(loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile)
+    with asked_to_stop() as asked:
+        try:
+            tell = partial(_note_start, asked)
+            finished = train(
+                loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile, tell=tell, stop=asked.event
+            )
+        except (StoppedError, KeyboardInterrupt) as error:
+            return _say_stopped(asked, error, folder)
     if not args.quiet:
         print_finished(finished)
     finished.check_complete()
     return 0
+
+
+def _note_start(asked: Asked, event: Mapping[str, Any]) -> None:
+    """From the first update on there is something to save."""
+    if event["event"] == "started":
+        asked.saves = True
+
+
+def _say_stopped(asked: Asked, error: BaseException, folder: Path) -> int:
+    """What a signal has ended; the exit code is the signal's."""
+    if not asked.number:
+        raise error
+    name, what = signal.Signals(asked.number).name, message_of(error) or "interrupted before its first update"
+    with suppress(OSError):
+        print(f"dqlab: {name}: {what}. dqlab train --resume --out {folder} continues.", file=sys.stderr, flush=True)
+    return asked.code
 
 
 def _cell(args: argparse.Namespace) -> list[str]:
@@ -135,7 +166,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
         second = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if '"state": "running"' in path.read_text())
+    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text()))
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]
@@ -143,10 +174,14 @@ def _default_folder(stem: str, resume: bool) -> Path:
 
 def _own_config(folder: Path, resume: bool) -> Path:
     """The configuration that a run stored, for a resume that names none."""
-    if resume and not (folder / "config.gin").exists():
-        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
+    from dqlab.run_folder import RunFolder
+
     if not resume:
         raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
+    if (folder / "run.json").exists():
+        RunFolder(folder).check(resume)
+    if not (folder / "config.gin").exists():
+        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
     return folder / "config.gin"
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.collection.behaviours import Act, Acting, Stage, behaviours
 from dqlab.collection.training import import_sb3
+from dqlab.envs.scaling import to_unit
 from dqlab.errors import ConfigError
 from dqlab.files import sha256_of
 
@@ -77,7 +78,7 @@ class SB3Policy(Acting):
             with torch.random.fork_rng(devices=[]):
                 actions = np.stack([one(*pair) for pair in zip(observations, generators, strict=True)])
             low, high = self._policy.action_space.low, self._policy.action_space.high
-            return np.asarray(2.0 * (actions.astype(np.float64) - low) / (high - low) - 1.0)
+            return to_unit(actions, low, high)
 
         return act
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task
+from dqlab.errors import NotFiniteError
 from dqlab.machine import cores
 from dqlab.registry import Registry
 
@@ -107,8 +108,7 @@ class GymnasiumEnvironments(Environments):
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
         """As in `Environments`; the group reaches an environment as the option `group`."""
         self.prepare(len(seeds))
-        begun = zip(self.envs, seeds, groups, strict=False)
-        return np.stack([env.reset(seed=seed, options={"group": group})[0] for env, seed, group in begun])
+        return np.stack([begun(*each) for each in zip(self.envs, seeds, groups, strict=False)])
 
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
@@ -127,10 +127,24 @@ class GymnasiumEnvironments(Environments):
         self.envs = []
 
 
+def begun(env: Any, seed: int, group: int) -> Array:
+    """Begin an episode of a Gymnasium environment; its observation (S,), finite or not."""
+    try:
+        return np.asarray(env.reset(seed=seed, options={"group": group})[0])
+    except NotFiniteError as error:
+        return np.asarray(error.given)
+
+
 def stepped(env: Any, action: Array) -> tuple[Array, float, bool, bool]:
-    """Step a Gymnasium environment: state, reward, whether it ended the episode, whether that or its limit did."""
-    state, reward, terminated, truncated, _ = env.step(action)
-    return state, float(np.asarray(reward).item()), bool(terminated), bool(terminated or truncated)
+    """Step a Gymnasium environment: state, reward, whether it ended the episode, whether that or its limit did.
+
+    What is not finite is given as it is: it is a fault of this episode alone, not of those that are stepped with it.
+    """
+    try:
+        state, reward, terminated, truncated, _ = env.step(action)
+    except NotFiniteError as error:
+        state, reward, terminated, truncated, _ = error.given
+    return state, reward, terminated, terminated or truncated
 
 
 def physics_of(task: Task, backend: str, physics: str) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
-from gymnasium.wrappers import FlattenObservation, RescaleAction
+from gymnasium.wrappers import FlattenObservation
 
+from dqlab.envs.guard import fit, five, said
+from dqlab.envs.scaling import from_unit
 from dqlab.errors import ConfigError
 
 NO_LIMIT = -1
 """What tells Gymnasium not to cut episodes: whoever makes the boxed environment says where."""
+
+
+EXACT = 2.0**53
+"""Bounds beyond it are taken for none: integers are not exact there."""
 
 
 def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
@@ -32,10 +37,31 @@ def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode:
     env = make_plain(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
     _check_actions(env_id, env.action_space)
     _check_observations(env_id, env.observation_space)
-    env = FlattenObservation(env) if isinstance(env.observation_space, Dict) else env
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*precision lowered.*")  # +-1 are exact in any precision
-        return RescaleAction(env, -1.0, 1.0)
+    env = UnitActions(env)
+    return FlattenObservation(env) if isinstance(env.observation_space, Dict) else env
+
+
+class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
+    """An environment whose actions (A,) lie in [-1, 1] and reach it within its own bounds, in its own dtype.
+
+    Where the dtype is an integer's, the nearest one is taken; where both bounds of a dimension are the same, any
+    number stands for them.
+
+    Args:
+        env: with a bounded, flat Box of actions.
+    """
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        space = env.action_space
+        self._low, self._high = space.low.astype(np.float64), space.high.astype(np.float64)
+        self._fit = fit(space.low, space.high, space.dtype)
+        floating = space.dtype if np.issubdtype(space.dtype, np.floating) else np.float32
+        self.action_space = Box(-1.0, 1.0, space.shape, floating)
+
+    def step(self, action: Any) -> Any:
+        """One step by an action in [-1, 1]."""
+        return five(self.env.step(self._fit(from_unit(action, self._low, self._high))))
 
 
 def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
@@ -46,8 +72,9 @@ def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     """
     try:
         return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
-    except (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error) as error:
-        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
+    except (Exception, SystemExit) as error:  # somebody's constructor
+        plain = isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error))
+        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?") if plain else f"it raised {said(error)}"
         raise ConfigError(
             f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
             "installed; an id that a module registers is written MODULE:NAME."
@@ -68,7 +95,7 @@ def _check_actions(env_id: str, space: Any) -> None:
         )
     if len(space.shape) != 1:
         raise ConfigError(f"{env_id} has actions of shape {space.shape}; dqlab's are vectors. Wrap it first.")
-    if not np.isfinite([space.low, space.high]).all():
+    if not (np.abs(np.array([space.low, space.high], dtype=np.float64)) < EXACT).all():
         raise ConfigError(
             f"{env_id} has unbounded actions ({space}); dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
         )

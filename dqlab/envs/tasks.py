@@ -51,6 +51,11 @@ class Task:
     rows: int = 0
     parallel: bool = False
 
+    @property
+    def environment(self) -> str:
+        """What messages call its environment: the user's own id where it is one of the user's."""
+        return str(self.env_kwargs.get("env_id", self.env_id))
+
     def score(self, episode_return: Any) -> Any:
         """D4RL's normalised score (0 random, 100 expert) of an undiscounted return, or of an array of them."""
         return 100.0 * (episode_return - self.min_score) / (self.max_score - self.min_score)

@@ -85,8 +85,9 @@ class Studio:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a render mode that is not there
                 env = make_env(self._task, self._physics, render_mode=MODE, **size)
-        except TypeError as error:
+        except ConfigError as error:
             self._explain(error)
+            raise
         try:
             if MODE not in env.metadata.get("render_modes", ()):
                 raise ConfigError(f"--render: {self._task.name} has nothing to draw.")
@@ -94,8 +95,10 @@ class Studio:
         finally:
             env.close()
 
-    def _explain(self, error: TypeError) -> None:
+    def _explain(self, error: ConfigError) -> None:
         """An environment that does not know these arguments."""
+        if not isinstance(error.__cause__, TypeError):
+            return
         if "render_mode" in str(error):
             raise ConfigError(f"--render: {self._task.name} has nothing to draw.") from error
         raise ConfigError(f"{self._task.name} is drawn at its own size only: leave out --render-size.") from error

@@ -6,9 +6,13 @@
     from dqlab.testing import check_plugin
     check_plugin("my_plugin")        # all that an installed package registers
 
+    from dqlab.testing import check_environment
+    check_environment("my_module:MyEnv-v0")     # before a policy is evaluated there
+
 Each check raises AssertionError with what is wrong.
 """
 
+from dqlab.testing.environments import check_environment
 from dqlab.testing.made import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.testing.suite import CHECKS, NAMES_ONLY, check, check_plugin, examine
 
@@ -18,6 +22,7 @@ __all__ = [
     "DIMS",
     "NAMES_ONLY",
     "check",
+    "check_environment",
     "check_plugin",
     "examine",
     "make_batch",

@@ -152,6 +152,8 @@ def summary_table(
             row = summary["untrained"]
             score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
             table.add_row(title, "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
+        for row in summary.get("failed_evaluations", ()):
+            table.add_row(title, "evaluation failed", f"{row['step']:,}", "-", "-", "-")
         table.add_section()
     for title, failed_at in (failures or {}).items():
         table.add_row(title, "failed", f"{failed_at:,}", "-", "-", "-")

@@ -47,6 +47,8 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
     if facts["state"] in ENDED and not sent.state["finished"]:
         _finish(client, sent, run, facts)
     elif facts["state"] not in ENDED:
+        if sent.state["finished"]:  # a last evaluation failed, and the run goes on with it
+            sent.state |= {"finished": False, "status": ""}
         _set_status(client, sent, "KILLED" if over else "RUNNING")
 
 

@@ -1,16 +1,29 @@
-"""Checkpoints: safetensors files, written whole or not at all, read without running code."""
+"""Checkpoints: safetensors files, written whole or not at all, with a digest, read without running code."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dqlab.errors import RunError
 from dqlab.files import atomic_path
+
+DIGEST = "sha256"
+
+
+def digest_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """SHA-256 of contiguous tensors on the CPU, by name, type and shape, and of a record as JSON."""
+    digest = hashlib.sha256(json.dumps(record).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
@@ -26,9 +39,11 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mappin
         for group, named in tensors.items()
         for name, value in named.items()
     }
+    # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
+    text = json.dumps({**record, DIGEST: digest_of(flat, record)})
     try:
         with atomic_path(path) as temporary:
-            save_file(flat, temporary, metadata={"dqlab": json.dumps(record)})
+            save_file(flat, temporary, metadata={"dqlab": text})
     except Exception as error:
         if isinstance(error, OSError) or "I/O" in str(error) or type(error).__name__ == "SafetensorError":
             raise RunError(f"Cannot write {path}: {error}. Free some space; --resume continues the run.") from error
@@ -39,19 +54,25 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read a file that `save` wrote: groups of named tensors (on the CPU), and the record.
 
     Raises:
-        RunError: the file is missing, damaged, or not a dqlab checkpoint.
+        RunError: the file is missing, damaged (a single bit shows), or not a dqlab checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})["dqlab"])
+            written = record.pop(DIGEST, None)  # earlier versions wrote none
             # copies: a file's tensors begin anywhere, and on some CPUs a product's last bits depend on where they begin
             flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise RunError(f"There is no checkpoint {path}.") from error
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError, AttributeError) as error:
         raise RunError(f"{path} is not a dqlab checkpoint, or is damaged ({error}).") from error
+    if written not in (None, digest_of(flat, record)):
+        raise RunError(
+            f"{path} is damaged: its content is not what was written (SHA-256). Take it from a copy; without one, "
+            "choose another --out and train again."
+        )
     groups: dict[str, dict[str, Tensor]] = {}
     for key, value in flat.items():
         group, _, name = key.partition("|")

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
-from dqlab.errors import RunError, StoppedError
+from dqlab.errors import EnvError, RunError, StoppedError
 from dqlab.replica import Replica
 from dqlab.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution import Mode
-from dqlab.training.model_selection import Episodes, Evaluated, early_stops
+from dqlab.training.model_selection import Episodes, Evaluated, FailedEvaluation, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
-from dqlab.training.standing import Failure, Standing
+from dqlab.training.standing import EVALUATION, Failure, Standing
 from dqlab.training.step import Step
 
 
@@ -35,6 +35,9 @@ class Observer(Protocol):
 
     def evaluated(self, step: int, evaluations: dict[str, Evaluated]) -> None:
         """The evaluation of every replica still running, by name."""
+
+    def evaluation_failed(self, what: str) -> None:
+        """The environment gave one replica no score; it goes on."""
 
     def saved(self, step: int) -> None:
         """A checkpoint is written."""
@@ -59,7 +62,10 @@ class Loop:
         observer: told of progress.
         mode: how the update is executed.
         resume: continue from the folder's checkpoint, if there is one.
-        stop: when it is set, the loop saves and ends at the next log.
+        stop: when it is set, the loop saves and ends after the update, or the step of an evaluation, under way.
+
+    Attributes:
+        evaluations, failed_evaluations: of every replica, by name, in order of step.
     """
 
     def __init__(
@@ -79,8 +85,11 @@ class Loop:
         self.plan, self.pack, self.data, self.task = plan, pack, data, task
         self.folder, self.observer, self._evaluate = folder, observer, evaluate
         self.evaluations: dict[str, list[Evaluated]] = {replica.name: [] for replica in replicas}
+        self.failed_evaluations: dict[str, list[FailedEvaluation]] = {replica.name: [] for replica in replicas}
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
         self._interval_steps = 0
+        self._window: dict[str, Tensor] = {}  # the same since the last log, where the run goes on between two
+        self._logged_at, self._evaluated_at = 0, -1  # steps
         self._saved_at = time.monotonic()
         self._stop = stop or Event()
         record = self._restore() if resume and folder.checkpoint.exists() else None
@@ -92,6 +101,7 @@ class Loop:
         }
         left = plan.steps - pack.state.step
         self._step = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
+        self._step.put_sums(self._window)
         self.mode = self._step.mode
         self.advance: Callable[[], None] = self._step  # what does one update; whoever watches it may wrap it
 
@@ -110,31 +120,63 @@ class Loop:
 
         Raises:
             StoppedError: it was asked to stop; the checkpoint is written.
+            EnvError: an environment raised an error in an evaluation; so it is.
         """
-        if self.step == 0 and self.plan.evaluate_untrained and not any(self.evaluations.values()):
-            self._record_evaluation()
-        while not self.finished:
+        if self._saved_step < 0:
+            self.save()  # from here on, a run without a checkpoint has lost it
+        while self._is_due() or not self.finished:
             self._heed_stop()
-            stop = self.plan.next_stop(self.step)
-            started, first = time.monotonic(), self.step
-            while self.step < stop:
-                self.advance()
-            self._log(self.step - first, time.monotonic() - started)
-            evaluate = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
-            if evaluate:
-                self._record_evaluation()
-            if evaluate or time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
+            if self._is_due():
+                self._evaluate_here()
+            else:
+                self._train_on()
+        self._fail_unevaluated()
+
+    def _is_due(self) -> bool:
+        """Whether an evaluation belongs here, and has not been made."""
+        if self._evaluated_at == self.step or not self.standing.running():
+            return False
+        if self.step == 0:
+            return self.plan.evaluate_untrained
+        return self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
+
+    def _train_on(self) -> None:
+        """Update until something is logged or evaluated, or it is asked to stop."""
+        stop, started, first = self.plan.next_stop(self.step), time.monotonic(), self.step
+        while self.step < stop and not self._stop.is_set():
+            self.advance()
+        if self.step == stop:
+            self._log((self.step - first) / (time.monotonic() - started))
+            if time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
                 self.save()
 
+    def _evaluate_here(self) -> None:
+        """Evaluate with a checkpoint written before, since the environment is somebody else's code, and after.
+
+        Where a last evaluation has failed, the one before stays: a resume repeats the evaluation.
+        """
+        if self._saved_step != self.step:
+            self.save()
+        self._record_evaluation()
+        self._evaluated_at = self.step
+        if self.step < self.plan.steps or not any(self._last_failed(name) for name in self.evaluations):
+            self.save()
+
     def _heed_stop(self) -> None:
+        """End here, with a checkpoint, if that is asked for.
+
+        Raises:
+            StoppedError: it is.
+        """
         if self._stop.is_set():
             if self._saved_step != self.step:
                 self.save()
             raise StoppedError(f"stopped at step {self.step:,}; the checkpoint is written")
 
-    def _log(self, steps: int, seconds: float) -> None:
-        """Record the means over the last `steps` updates; the only place where losses reach the host."""
-        sums = self._step.take_sums()
+    def _log(self, speed: float) -> None:
+        """Record means over the updates since the last log; the only place where losses reach the host."""
+        sums, steps = self._step.take_sums(), self.step - self._logged_at
+        self._logged_at = self.step
         self._check_finite(sums)
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
@@ -142,10 +184,10 @@ class Loop:
         running = self.standing.running()
         for row, replica in running.items():
             metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
-            self._write(replica.name, {**metrics, "train/updates_per_second": steps / seconds})
+            self._write(replica.name, {**metrics, "train/updates_per_second": speed})
         if running:
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
-            self.observer.logged(self.step, {**means, "updates_per_second": steps / seconds})
+            self.observer.logged(self.step, {**means, "updates_per_second": speed})
 
     def _check_finite(self, sums: dict[str, Tensor]) -> None:
         for row, replica in self.standing.running().items():
@@ -164,28 +206,61 @@ class Loop:
 
     def _record_evaluation(self) -> None:
         running, recorded = self.standing.running(), {}
-        episodes = self._evaluate(self.pack, self.step, self.mode, running)
+        episodes = self._roll_out(running)
         for row, replica in running.items():
-            if episodes[row].fault:
-                self._fail(replica, f"The policy of {replica.title} gives {episodes[row].fault}.")
-            else:
+            fault = episodes[row].fault
+            if fault is None:
                 recorded[replica.name] = self._record_one(row, replica, episodes[row])
+                continue
+            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {fault.reason}"
+            if fault.diverged:
+                self._fail(replica, what)
+            else:
+                self._record_failed(row, replica, fault.reason)
+                self.observer.evaluation_failed(what)
         self._interval, self._interval_steps = {}, 0
         self.observer.evaluated(self.step, recorded)
+
+    def _roll_out(self, running: Collection[int]) -> list[Episodes]:
+        try:
+            return self._evaluate(self.pack, self.step, self.mode, running)
+        except StoppedError:
+            self._heed_stop()
+            raise
+        except EnvError as error:
+            raise EnvError(
+                f"The evaluation after {self.step:,} updates ended: {error} The checkpoint is written. When the "
+                f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
+            ) from error
 
     def _record_one(self, row: int, replica: Replica, episodes: Episodes) -> Evaluated:
         evaluated, name = self._evaluated(row, episodes), replica.name
         self.evaluations[name].append(evaluated)
-        record = {"replica": name, "seed": replica.seed, **evaluated.as_dict()}
-        checkpoint.save(self.folder.snapshot(name, self.step), self.pack.weights(row), record)
+        self._keep(row, replica, evaluated)
         self._write(name, _evaluation_metrics(evaluated, episodes))
-        if self._stops(name):
-            self.standing.stopped.add(name)
         return evaluated
 
+    def _record_failed(self, row: int, replica: Replica, reason: str) -> None:
+        """Record that there is no score; the weights are kept: they can be evaluated later."""
+        loss = self._means(row).get(self.pack.algorithm.selection_loss)
+        failed = FailedEvaluation(self.step, reason, loss)
+        self.failed_evaluations[replica.name].append(failed)
+        self._keep(row, replica, failed)
+        self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
+
+    def _keep(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
+        """Write a replica's weights, and stop it early if it is time."""
+        record = {"replica": replica.name, "seed": replica.seed, **evaluated.as_dict()}
+        checkpoint.save(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
+        if self._stops(replica.name):
+            self.standing.stopped.add(replica.name)
+
+    def _means(self, row: int) -> dict[str, float]:
+        """Every loss's mean since the last evaluation."""
+        return {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
+
     def _evaluated(self, row: int, episodes: Episodes) -> Evaluated:
-        means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
-        scores = self.task.score(episodes.returns)
+        means, scores = self._means(row), self.task.score(episodes.returns)
         return Evaluated(
             self.step,
             float(episodes.returns.mean()),
@@ -197,8 +272,28 @@ class Loop:
         )
 
     def _stops(self, name: str) -> bool:
-        losses = [e.selection_loss for e in self.evaluations[name] if e.selection_loss is not None]
+        every: list[Evaluated | FailedEvaluation] = [*self.evaluations[name], *self.failed_evaluations[name]]
+        known = sorted((each.step, each.selection_loss) for each in every if each.selection_loss is not None)
+        losses = [loss for _, loss in known]
         return bool(losses) and early_stops.get(self.plan.early_stop)(losses)
+
+    def _last_failed(self, name: str) -> FailedEvaluation | None:
+        """A replica's last evaluation, where it failed."""
+        failed, done = self.failed_evaluations[name], self.evaluations[name]
+        return failed[-1] if failed and not (done and done[-1].step > failed[-1].step) else None
+
+    def _fail_unevaluated(self) -> None:
+        """A replica whose last evaluation failed has no result; a resume may mend that."""
+        for replica in self.standing.replicas:
+            failed = self._last_failed(replica.name)
+            if failed and replica.name not in self.standing.failed:
+                reason = (
+                    f"The last evaluation of {replica.title}, after {failed.step:,} updates, failed: {failed.reason} "
+                    "Weights and earlier evaluations are kept. When the environment is mended, dqlab train --resume "
+                    f"--out {self.folder.path} evaluates again."
+                )
+                self.standing.fail(replica, Failure(reason, failed.step, EVALUATION))
+                self.observer.failed(replica.name, reason)
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
         self.journals[name].append({"step": self.step, "time": time.time(), "metrics": metrics})
@@ -211,6 +306,9 @@ class Loop:
             "seeds": self.pack.seeds,
             **self.standing.record(),
             "evaluations": {name: [e.as_dict() for e in done] for name, done in self.evaluations.items()},
+            "failed_evaluations": {name: [e.as_dict() for e in bad] for name, bad in self.failed_evaluations.items()},
+            "evaluated_at": self._evaluated_at,
+            "logged_at": self._logged_at,
             "journal": {name: journal.count for name, journal in self.journals.items()},
             "interval_steps": self._interval_steps,
         }
@@ -219,6 +317,7 @@ class Loop:
             "moments": state.moments,
             "targets": state.targets,
             "interval": self._interval,
+            "window": self._step.look_at_sums(),
         }
         for journal in self.journals.values():
             journal.sync()
@@ -239,6 +338,10 @@ class Loop:
         self.pack.state = PackState(group("parameters"), group("moments"), group("targets"), record["step"])
         self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
         self.evaluations = {name: [Evaluated(**e) for e in done] for name, done in record["evaluations"].items()}
+        for name, bad in record.get("failed_evaluations", {}).items():
+            self.failed_evaluations[name] = [FailedEvaluation(**e) for e in bad]
+        self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
+        self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)
         return record
 
 

@@ -6,6 +6,7 @@ No score without its selection rule: best-of-checkpoints is worth up to 20 point
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,15 +20,47 @@ STEPS_PER_EPOCH = 1000  # the official code's epoch
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Why a replica has no episodes of an evaluation.
+
+    Attributes:
+        reason: a sentence.
+        diverged: whether its policy is at fault, and has no use any more; the environment is, otherwise.
+    """
+
+    reason: str
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
 class Episodes:
     """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes.
 
-    `fault` says what its policy gave instead of actions, where it did; its numbers then mean nothing.
+    Where there is a `fault`, the numbers mean nothing.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
-    fault: str = ""
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class FailedEvaluation:
+    """An evaluation that gave no score: the environment did not give finite numbers. No selection rule considers it.
+
+    Attributes:
+        step: updates done.
+        reason: a sentence.
+        selection_loss: as in `Evaluated`; early stopping goes by it.
+    """
+
+    step: int
+    reason: str
+    selection_loss: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for records."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -118,11 +151,11 @@ def select(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> d
     """All four selections of a run's evaluations (those of trained policies).
 
     Args:
-        evaluations: in order of step; at least one of step > 0.
+        evaluations: in order of step; at least one of step > 0 and with a finite score. Others are left out.
         offline_rule: a name from the `offline_rule` registry.
         top_k: the paper's k, per task.
     """
-    trained = [evaluation for evaluation in evaluations if evaluation.selection_loss is not None]
+    trained = [each for each in evaluations if each.selection_loss is not None and math.isfinite(each.score_mean)]
     losses = [evaluation.selection_loss for evaluation in trained if evaluation.selection_loss is not None]
     best = int(np.argmax([evaluation.score_mean for evaluation in trained]))
     offline = offline_rules.get(offline_rule)(losses, top_k)

@@ -9,7 +9,9 @@ from typing import Any
 
 from dqlab.files import write_text
 from dqlab.replica import Replica
-from dqlab.run_folder import FAILURE, RunFolder
+from dqlab.run_folder import EVALUATION, FAILURE, RunFolder
+
+__all__ = ["EVALUATION", "Failure", "Standing"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Failure:
     Attributes:
         reason: one line, for people.
         step: updates done when it was noticed.
-        kind: `diverged`: it would again.
+        kind: `diverged`: it would again; `evaluation`: its last evaluation gave no score, which a resume repeats.
     """
 
     reason: str

@@ -7,7 +7,7 @@ sums, and moves the cursor on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -82,9 +82,19 @@ class Step:
 
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits."""
-        sums = self.sums.clone().cpu()
+        sums = self.look_at_sums()
         self.sums.zero_()
-        return dict(zip(self.names, sums.unbind(1), strict=True))
+        return sums
+
+    def look_at_sums(self) -> dict[str, Tensor]:
+        """The same, which stay."""
+        return dict(zip(self.names, self.sums.clone().cpu().unbind(1), strict=True))
+
+    def put_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on from such sums."""
+        for column, name in enumerate(self.names):
+            if name in sums:
+                self.sums[:, column] = sums[name].to(self.sums.device)
 
     def _loss_names(self) -> list[str]:
         """What the losses report, found by computing them once; nothing changes."""

@@ -86,7 +86,7 @@ def test_events(broken: tuple[Path, Finished, list[Any]]) -> None:
     by_name = {name: [e for e in events if e["event"] == name] for name in {e["event"] for e in events}}
     assert [e["step"] for e in by_name["progress"]] == [10, 20, 30, 40, 50, 60]
     assert all(e["updates_per_second"] > 0 for e in by_name["progress"])
-    assert [e["step"] for e in by_name["saved"]] == [20, 40, 60]
+    assert [e["step"] for e in by_name["saved"]] == [0, 0, 20, 20, 40, 40, 60, 60]  # before and after
     assert [set(e["scores"]) for e in by_name["evaluated"]] == [set(BROKEN)] + [{"cell-a", "cell-c"}] * 3
     last = summary(folder, "cell-a")["selection"]["last"]["score_mean"]
     assert by_name["evaluated"][-1]["scores"]["cell-a"] == last
@@ -102,7 +102,7 @@ def test_a_failure_survives_a_stop(broken: tuple[Path, Finished, list[Any]], tmp
 
     with pytest.raises(StoppedError, match="stopped at step 10"):
         run_pack(folder, BROKEN, tell=tell, stop=stop)
-    assert json.loads((folder / "run.json").read_text())["state"] == "running"
+    assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     events: list[Any] = []
     finished = run_pack(folder, BROKEN, resume=True, tell=events.append)
     assert events[0]["step"] == 10
@@ -119,7 +119,7 @@ def test_a_policy_that_breaks_in_an_evaluation_ends_alone(tmp_path: Path) -> Non
     finished = run_pack(tmp_path / "both", {"cell-x": BROKEN["cell-x"], **good}, *every)
     run_pack(tmp_path / "one", good, *every)
     reason = finished.failures["cell-x"].reason
-    assert reason.startswith("The policy of eta=9.0, seed 0 gives NaN or infinite actions after 1 updates.")
+    assert reason.startswith("The evaluation of eta=9.0, seed 0 after 1 updates failed: its policy gives NaN or infin")
     check_same(tmp_path / "both", "cell-a", tmp_path / "one")
 
 

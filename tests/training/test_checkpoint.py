@@ -81,3 +81,31 @@ def test_tensors_begin_where_new_ones_do(tmp_path: Path) -> None:
     tensors, _ = checkpoint.load(tmp_path / "odd.safetensors")
     assert all(value.data_ptr() % 64 == 0 for value in tensors["group"].values())
     assert all(torch.equal(value, odd["group"][name]) for name, value in tensors["group"].items())
+
+
+def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
+    """Tensors, their names and shapes, the record: a file is refused, or (in a pad, say) means what was written."""
+    path, damaged = tmp_path / "c.safetensors", tmp_path / "d.safetensors"
+    tensors = {"a": {"x": torch.randn(3, 5), "y": torch.tensor([7])}, "b": {"z": torch.randn(4, dtype=torch.float64)}}
+    checkpoint.save(path, tensors, {"step": 3, "score": 1.5})
+    whole, refused = path.read_bytes(), 0
+    for bit in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        damaged.write_bytes(content)
+        try:
+            groups, record = checkpoint.load(damaged)
+        except RunError:
+            refused += 1
+            continue
+        assert (record["step"], record["score"]) == (3, 1.5), bit
+        assert all(torch.equal(groups[g][n], value) for g, named in tensors.items() for n, value in named.items()), bit
+    assert refused > 0.95 * 8 * len(whole)
+
+
+def test_checkpoints_of_earlier_versions_have_no_digest(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a|x": torch.ones(2)}, tmp_path / "c.safetensors", metadata={"dqlab": '{"step": 3}'})
+    groups, record = checkpoint.load(tmp_path / "c.safetensors")
+    assert (record, groups["a"]["x"].tolist()) == ({"step": 3}, [1.0, 1.0])

@@ -48,6 +48,13 @@ def test_all_four_rules() -> None:
     assert chosen["mean_last_10"].step is None
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_no_rule_considers_a_score_that_is_not_finite(score: float) -> None:
+    """As earlier versions recorded them."""
+    chosen = select([*RUN, evaluated(60, score, 0.1)], "kth_lowest", 0)
+    assert chosen == select(RUN, "kth_lowest", 0)
+
+
 def test_the_mean_is_over_the_last_ten() -> None:
     many = [evaluated(step, float(step), 1.0) for step in range(1, 21)]
     assert select(many, "kth_lowest", 0)["mean_last_10"].score_mean == 15.5

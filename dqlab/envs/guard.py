@@ -1,0 +1,143 @@
+"""The boundary to an environment: it gets actions that it takes, what it gives is checked, what it raises is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.errors import DqlabError, EnvError, NotFiniteError, place_of
+
+Array = NDArray[Any]
+PARTS = ("observation", "reward", "terminated", "truncated", "info")
+
+
+def fit(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Array]:
+    """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
+    if dtype is None:
+        return lambda action: np.minimum(np.maximum(action, low), high)
+    if np.issubdtype(dtype, np.integer):
+        return lambda action: np.rint(np.minimum(np.maximum(action, low), high)).astype(dtype)
+    return lambda action: np.minimum(np.maximum(action, low), high).astype(dtype)
+
+
+class _WrongError(Exception):
+    """What an environment does wrong, as the rest of a sentence."""
+
+
+def five(given: Any) -> Any:
+    """What a step gave, which must be a tuple of five: other wrappers take it apart."""
+    if type(given) is not tuple or len(given) != 5:
+        raise _WrongError(f"gives {_what(given)} instead of ({', '.join(PARTS)})")
+    return given
+
+
+class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
+    """An environment with a flat Box of actions and of observations, at every reset and step.
+
+    Actions are clipped into its bounds and cast to its dtype. What it gives must be five values, an observation of the
+    shape that its space says, finite, and a finite reward; they are passed on as an array, a float and two flags.
+    Whatever it raises, `SystemExit` included, becomes an `EnvError` of one line that names it, the step and the seed.
+
+    Args:
+        env: the environment.
+        name: what messages call it.
+        casts: whether actions are cast; D4RL's environments compute with the float64 that they are given.
+    """
+
+    def __init__(self, env: Any, name: str, casts: bool = True) -> None:
+        super().__init__(env)
+        space = env.action_space
+        self._fit = fit(space.low, space.high, space.dtype if casts else None)
+        self._name, self._width, self._shape = name, space.shape, env.observation_space.shape
+        self._seed: int | None = None
+        self._steps = 0
+
+    @property
+    def spec(self) -> Any:
+        """The environment's own: the guard is no part of what makes it again."""
+        return self.env.spec
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin an episode.
+
+        Raises:
+            EnvError: the environment raises an error, or gives something else than (observation, info).
+            NotFiniteError: its observation is not finite.
+        """
+        self._seed, self._steps = seed, 0
+        try:
+            given = self.env.reset(seed=seed, options=options)
+            if type(given) is not tuple or len(given) != 2:
+                raise _WrongError(f"gives {_what(given)} instead of (observation, info)")
+            observation = self._observed(given[0])
+        except (Exception, SystemExit) as error:
+            self._explain(error)
+        if not np.isfinite(observation).all():
+            raise NotFiniteError(self._line("gives a NaN or infinite observation"), observation)
+        return observation, given[1]
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step.
+
+        Raises:
+            EnvError: the environment raises an error, or gives what its spaces and Gymnasium's interface do not allow;
+                or the action has another shape.
+            NotFiniteError: observation or reward are not finite.
+        """
+        self._steps += 1
+        if np.shape(action) != self._width:
+            raise EnvError(self._line(f"takes actions of shape {self._width}, not {np.shape(action)}"))
+        try:
+            observation, reward, terminated, truncated, info = five(self.env.step(self._fit(action)))
+            observation = self._observed(observation)
+            reward = reward if type(reward) is float else self._rewarded(reward)
+            taken = observation, reward, bool(terminated), bool(truncated), info
+        except (Exception, SystemExit) as error:
+            self._explain(error)
+        if not (np.isfinite(observation).all() and reward - reward == 0.0):
+            what = "reward" if np.isfinite(observation).all() else "observation"
+            raise NotFiniteError(self._line(f"gives a NaN or infinite {what}"), taken)
+        return taken
+
+    def _observed(self, given: Any) -> Array:
+        observation = np.asarray(given)
+        if observation.shape != self._shape:
+            raise _WrongError(f"gives an observation of shape {observation.shape}; its space says {self._shape}")
+        if observation.dtype.kind not in "fiub":
+            raise _WrongError(f"gives an observation of {observation.dtype}, which are no numbers")
+        return observation
+
+    def _rewarded(self, given: Any) -> float:
+        reward = np.asarray(given)
+        if reward.size != 1 or reward.dtype.kind not in "fiub":
+            raise _WrongError(f"gives {_what(given)} as the reward, not a number")
+        return float(reward.item())
+
+    def _explain(self, error: BaseException) -> NoReturn:
+        """An error of the environment's, as one line; dqlab's own are such already."""
+        if isinstance(error, DqlabError):
+            raise error
+        what = str(error) if isinstance(error, _WrongError) else f"raised {said(error)}"
+        raise EnvError(self._line(what)) from error
+
+    def _line(self, what: str) -> str:
+        seed = "without a seed of its own" if self._seed is None else f"with seed {self._seed}"
+        when = f"at step {self._steps}" if self._steps else "at the start"
+        return f"The environment '{self._name}' {what}, {when} of an episode {seed}."
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, with its place."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}{text and f': {text}'} ({place_of(error)})"
+
+
+def _what(given: Any) -> str:
+    """A value in a few words."""
+    if isinstance(given, tuple):
+        return f"{len(given)} values"
+    return f"{given!r:.60}" if given is None or np.isscalar(given) else f"a {type(given).__name__}"

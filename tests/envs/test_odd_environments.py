@@ -1,0 +1,122 @@
+"""A user's environment that goes wrong, at every door: the real commands, on training and collecting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from made_environments import write_odd
+from made_packs import records
+
+from dqlab.run_folder import RunFolder
+from dqlab.training import checkpoint
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def odd(dqlab: Run, tmp_path: Path) -> Run:
+    """Runs a command with the environment going wrong as `ODD` and its like say."""
+    gin = write_odd(tmp_path)
+
+    def run(command: str, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        chosen = {"train": ["--gin", str(gin), "--out", "run", "-q"]}.get(command, [])
+        return dqlab(command, *chosen, *args, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
+
+    return run
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of an error, with exit code 2."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("dqlab: error: ")]
+    assert (done.returncode, len(errors), "Traceback" in done.stderr) == (2, 1, False), done.stderr
+    return errors[0]
+
+
+def state(run: Path) -> str:
+    return str(RunFolder(run).facts()["state"])
+
+
+@pytest.mark.parametrize("fault", ["infinite_reward", "nan_observation"])
+def test_an_evaluation_without_a_score_is_left_out_and_said(odd: Run, tmp_path: Path, fault: str) -> None:
+    """The first of two evaluations, of two episodes each."""
+    done = odd("train", ODD=fault, ODD_UNTIL="2")
+    assert done.returncode == 0, done.stderr
+    assert "dqlab: warning: The evaluation of seed 0 after 20 updates failed: the environment 'odd:Odd-v0' gives" in (
+        done.stderr
+    )
+    summary = json.loads((tmp_path / "run" / "seed-0" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert {row["step"] for row in summary["selection"].values()} == {40, None}
+    assert [each["step"] for each in summary["evaluations"]] == [40]
+    (failed,) = summary["failed_evaluations"]
+    assert failed["step"] == 20
+    assert "NaN or infinite" in failed["reason"]
+    assert "at step 3 of the episode with seed" in failed["reason"]
+    assert state(tmp_path / "run") == "finished"
+
+
+def test_a_last_evaluation_without_a_score_is_a_failure_that_a_resume_mends(odd: Run, tmp_path: Path) -> None:
+    said = told(odd("train", ODD="infinite_reward", ODD_AFTER="2"))
+    assert "The last evaluation of seed 0, after 40 updates, failed: the environment 'odd:Odd-v0' gives a NaN" in said
+    run = tmp_path / "run"
+    assert state(run) == "failed"
+    assert RunFolder(run).failure(RunFolder(run).replicas()[0])["kind"] == "evaluation"
+    assert not (run / "seed-0" / "summary.json").exists()
+    done = odd("train", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert state(run) == "finished"
+    assert not (run / "seed-0" / "failure.json").exists()
+    whole = odd("train", "--out", "whole")
+    assert whole.returncode == 0
+    assert records(run, "seed-0") == records(tmp_path / "whole", "seed-0")
+    broken = told(odd("eval", "run", ODD="infinite_reward"))
+    assert "The evaluation of seed 0 after 40 updates failed: the environment 'odd:Odd-v0' gives" in broken
+
+
+def test_one_replica_whose_last_evaluation_failed_is_mended_by_a_resume(odd: Run, tmp_path: Path) -> None:
+    """Of two, whose last evaluations are episodes 5 to 8; the other one has its result, before and after."""
+    said = told(odd("train", "--seeds", "0", "1", ODD="nan_observation", ODD_AFTER="6"))
+    assert "1 of 2 replicas failed (seed 1). The last evaluation of seed 1, after 40 updates, failed" in said
+    run = tmp_path / "run"
+    assert state(run) == "finished"
+    before = (run / "seed-0" / "summary.json").read_text()
+    done = odd("train", "--seeds", "0", "1", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (run / "seed-0" / "summary.json").read_text() == before
+    assert (run / "seed-1" / "summary.json").exists()
+    assert "there is nothing to resume" in told(odd("train", "--seeds", "0", "1", "--resume"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"), [("error", "ZeroDivisionError: by zero"), ("exit", "SystemExit: no licence")]
+)
+def test_an_environment_that_raises_ends_the_run_which_can_go_on(
+    odd: Run, tmp_path: Path, fault: str, raised: str
+) -> None:
+    said, run = told(odd("train", ODD=fault)), tmp_path / "run"
+    for part in ("after 20 updates", f"'odd:Odd-v0' raised {raised}", "odd.py:", "at step 3 of an episode with seed"):
+        assert part in said
+    assert state(run) == "interrupted"
+    assert RunFolder(run).facts()["reason"] in said
+    assert checkpoint.load(run / "checkpoint.safetensors")[1]["step"] == 20
+    if fault == "exit":
+        done = odd("train", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert state(run) == "finished"
+
+
+@pytest.mark.parametrize("fault", ["infinite_reward", "nan_observation", "exit"])
+def test_nothing_wrong_is_collected(odd: Run, tmp_path: Path, fault: str) -> None:
+    sets: list[Any] = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=3"]
+    sets += ["Collection.mixture={'random': 1.0}", "Collection.reference_scores=(0.0, 1.0)"]
+    args = ("--gin", "gin/collect/random.gin", "--set", "Collection.transitions=0", *sets)
+    said = told(odd("collect", *args, ODD=fault))
+    assert "The environment 'odd:Odd-v0'" in said
+    assert "at step 3 of an episode with seed" in said
+    assert not list((tmp_path / "collected").rglob("*.hdf5"))
+    assert odd("collect", *args).returncode == 0
