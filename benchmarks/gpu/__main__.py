@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -22,10 +22,10 @@ from gpu.settings import Settings
 
 SECTIONS: dict[str, tuple[str, str, float]] = {
     "machine": ("gpu.machine", "run", 20.0),
-    "door": ("gpu.door", "run", 75.0),
+    "door": ("gpu.door", "run", 90.0),
     "correctness": ("gpu.checks", "run", 90.0),
     "waits": ("gpu.checks", "run_waits", 20.0),
-    "figures": ("gpu.figures", "run", 150.0),
+    "figures": ("gpu.figures", "run", 140.0),
     "details": ("gpu.figures", "run_details", 25.0),
     "training": ("gpu.training", "run", 0.0),
 }
@@ -34,6 +34,8 @@ ON_DEMAND = {"variants": ("gpu.figures", "run_variants", 0.0)}
 """Sections that only `--only` asks for."""
 GRACE = 5.0
 """Seconds after its deadline until a section that does not listen is killed."""
+REST = 150.0
+"""The budget of a section that has none, where time is shared out."""
 HALT = 3
 """Exit code of a section after which no other is begun."""
 
@@ -91,18 +93,33 @@ def _all(settings: Settings) -> int:
     end, results = time.time() + settings.until, settings.out / "results.json"
     if settings.only is None:
         results.unlink(missing_ok=True)
-    code = 0
-    for section in settings.only or SECTIONS:
-        budget = 0.0 if settings.only else SECTIONS[section][2]
-        deadline = min(end, time.time() + budget) if budget else end
-        if deadline - time.time() > GRACE and code != HALT:
-            code = _in_a_process(settings, section, deadline)
-            write_markdown(results)
+    code, sections = 0, list(settings.only or SECTIONS)
+    for number, section in enumerate(sections):
+        seconds = share(sections[number:], end - time.time(), whole=bool(settings.only))
+        if code == HALT or seconds < GRACE:
+            Notes(results, section).add("not begun", "an earlier one failed" if code == HALT else "no time was left")
+            continue
+        code = _in_a_process(settings, section, time.time() + seconds)
+        write_markdown(results)
     for section, found in read(results).items():
         print(f"\n{section}")
         for name, value in found.items():
             print(f"  {name:44s} {shown(value)}")
     return HALT if code == HALT else 0
+
+
+def share(sections: Sequence[str], left: float, whole: bool) -> float:
+    """Seconds that the first of these sections may take.
+
+    Args:
+        sections: those to come.
+        left: until the end.
+        whole: whether what is left is shared out by the sections' budgets; else they are as they are.
+    """
+    budgets = [(SECTIONS | ON_DEMAND)[section][2] or REST for section in sections]
+    if whole:
+        return left * budgets[0] / sum(budgets)
+    return min(left, (SECTIONS | ON_DEMAND)[sections[0]][2] or left)
 
 
 def _in_a_process(settings: Settings, section: str, deadline: float) -> int:

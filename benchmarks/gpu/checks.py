@@ -14,6 +14,7 @@ from dqlab.algorithms.base import algorithms
 from dqlab.noise import draw, generator_for, integers
 from dqlab.training.pack import Pack
 from dqlab.training.program import leaves
+from dqlab.training.sampler_core import SamplerCore
 from dqlab.training.step import Step
 from gpu.data import load
 from gpu.notes import Notes
@@ -26,6 +27,8 @@ INJECTED = 5
 ENOUGH = 5.0
 """A comparison is not begun with fewer seconds left."""
 FIRST = "diffusion_ql"
+WAITED = "called a synchronizing CUDA operation"
+"""What PyTorch warns of where the host waits; it also says once that it does not see every wait."""
 
 
 def run(settings: Settings, notes: Notes) -> None:
@@ -36,6 +39,8 @@ def run(settings: Settings, notes: Notes) -> None:
         notes.attempt(f"{FIRST}, GPU and CPU", partial(devices_agree, settings, FIRST))
     for mode in sorted(modes, key=lambda mode: "cuda_graph" not in mode):
         _compare(settings, notes, FIRST, mode, torch.float32)
+    for mode in settings.fast_modes:
+        notes.attempt(f"{FIRST}, {mode}, updates and actions in turns", partial(takes_turns, settings, mode))
     for name in others if settings.on_gpu else ():
         if settings.left() > ENOUGH:
             notes.attempt(f"{name}, GPU and CPU", partial(devices_agree, settings, name))
@@ -75,6 +80,26 @@ def _trained(settings: Settings, algorithm: str, mode: str, dtype: torch.dtype) 
         step()
     synchronizer(settings.device)()
     return pack
+
+
+def takes_turns(settings: Settings, mode: str) -> dict[str, Any]:
+    """Updates and actions by graphs that share memory, in turns, beside an older step that is garbage; against eager."""
+    states = torch.randn(settings.sizes.checked, 5, DIMS.state, generator=torch.Generator().manual_seed(0))
+    found = []
+    for name in ("eager", mode):
+        chosen = new_mode(name)
+        pack = new_pack(settings.sizes.checked, settings.device)
+        data = load(settings.data).to(settings.device, pack.dtype)
+        step = Step(pack, data, settings.sizes.batch, chosen)
+        step = Step(pack, data, settings.sizes.batch, chosen)  # the first one is garbage now
+        core = SamplerCore(pack, 5, chosen)
+        stream = core.noise_stream("turns")
+        for turn in range(2):
+            for _ in range(settings.sizes.updates):
+                step()
+            found.append(core.sample_actions(states, stream.at(turn)).clone())
+    one, other = torch.stack(found).chunk(2)
+    return _verdict(float((one - other).abs().max()), LIMITS[torch.float32])
 
 
 def new_step(settings: Settings, pack: Pack, mode: str) -> Step:
@@ -122,8 +147,6 @@ def waits(settings: Settings, mode: str) -> dict[str, Any]:
         finally:
             if settings.on_gpu:
                 torch.cuda.set_sync_debug_mode("default")
-    found = [str(warning.message) for warning in caught if "synchronizing" in str(warning.message)]
-    places = sorted(
-        {f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if "synchronizing" in str(w.message)}
-    )
+    found = [str(warning.message) for warning in caught if WAITED in str(warning.message)]
+    places = sorted({f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in caught if WAITED in str(w.message)})
     return {"waits in 100 updates": 100 * len(found) / settings.sizes.counted, "where": " ".join(places) or "nowhere"}

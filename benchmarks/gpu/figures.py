@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import compiled as programs
+from dqlab.training.memory import need
 from gpu.checks import ENOUGH, new_step
 from gpu.data import fields
 from gpu.notes import Notes
@@ -125,18 +125,24 @@ def against_baseline(settings: Settings, mode: str) -> dict[str, float]:
 def packed(settings: Settings, mode: str, replicas: int, precision: str) -> dict[str, float]:
     """K replicas: how fast; how much memory beyond the data; how long until the first update."""
     before = _reset_memory(settings)
+    free_before = torch.cuda.mem_get_info()[0] if settings.on_gpu else 0
     chosen = precisions.get(precision)()
     with products_in(chosen):
         pack = new_pack(replicas, settings.device, precision=chosen)
         made, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
         step: Any = made
         seconds = median_seconds(lambda: [step() for _ in range(settings.sizes.updates)], settings.device)
-    used = torch.cuda.max_memory_allocated() - before - _data_bytes(step) if settings.on_gpu else math.nan
-    return {
+    told = need(pack.algorithm, DIMS, settings.sizes.batch)
+    figures = {
         "replica updates/s": replicas * settings.sizes.updates / seconds,
-        "MiB a replica": used / 2**20 / replicas,
         "seconds to build": seconds_to_build,
+        "MiB a replica, told": (told.kept + told.together) / 2**20,
     }
+    if settings.on_gpu:
+        used, free = torch.cuda.max_memory_allocated() - before - _data_bytes(step), torch.cuda.mem_get_info()[0]
+        figures |= {"MiB a replica": used / 2**20 / replicas}
+        figures |= {"MiB reserved": torch.cuda.memory_reserved() / 2**20, "MiB taken": (free_before - free) / 2**20}
+    return figures
 
 
 def _reset_memory(settings: Settings) -> int:

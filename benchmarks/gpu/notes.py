@@ -51,6 +51,7 @@ class Notes:
         try:
             value = measure()
         except CaptureError as error:  # this process's CUDA state is undefined from here on
+            traceback.print_exc()
             self.add(name, {"error": f"{error}"[:300]})
             raise HaltError from error
         except Exception as error:

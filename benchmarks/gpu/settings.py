@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--only",
         help="sections, separated by commas: machine, door, correctness, waits, figures, details, training, variants; "
-        "all but the last by default. Each has the time that is left then, and earlier results stay",
+        "all but the last by default. They share the time out between them then, and earlier results stay",
     )
     made.add_argument("--evaluate", type=Path, metavar="DIR", help="play episodes with the weights of an earlier run")
     made.add_argument("--section", help=argparse.SUPPRESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,20 +42,22 @@ class GraphRecorder:
         Raises:
             CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
         """
+        causes: list[Exception] = []
         try:
             with torch.cuda.device(self._device):  # a thread's own: the recording would be of the current device's
                 self._warm_up(program, function)
                 graph = torch.cuda.CUDAGraph()
-                with own_workspaces(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                with undisturbed(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream), noting(causes):
                     result = function(program.tensors)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            cause = causes[0] if causes else error  # a recording that fails inside fails once more where it ends
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from error
             raise CaptureError(
-                f"The CUDA graph could not be recorded: {type(error).__name__}: {message_of(error).splitlines()[0]}. "
+                f"The CUDA graph could not be recorded: {type(cause).__name__}: {message_of(cause).splitlines()[0]}. "
                 "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
                 "with Training.execution='eager'."
-            ) from error
+            ) from cause
 
         def run() -> Any:
             graph.replay()
@@ -76,14 +79,31 @@ class GraphRecorder:
 
 
 @contextmanager
-def own_workspaces() -> Iterator[None]:
-    """A recording in which cuBLAS takes its workspaces from the graph's own memory, as PyTorch's cudagraph trees do it.
+def undisturbed() -> Iterator[None]:
+    """A recording that nothing else interferes with.
 
-    PyTorch keeps a workspace for each stream and frees them all when any graph is destroyed (2.12 and 2.13; its issues
-    175276 and 193402): a graph that had recorded one of those would write into memory that is someone else's by then.
+    Workspaces of cuBLAS are freed just before and after it, so that it takes them from the graph's own memory, as
+    PyTorch's cudagraph trees do: PyTorch keeps a workspace for each stream, and frees them all when any graph is
+    destroyed (2.12 and 2.13; its issues 175276 and 193402). And garbage is collected before, not during it: to destroy
+    an older graph, which garbage may hold, is not permitted while another one is recorded (issue 161037).
     """
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
     torch._C._cuda_clearCublasWorkspaces()
     try:
         yield
     finally:
         torch._C._cuda_clearCublasWorkspaces()
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def noting(causes: list[Exception]) -> Iterator[None]:
+    """Keep what is raised inside, too."""
+    try:
+        yield
+    except Exception as error:
+        causes.append(error)
+        raise

@@ -20,9 +20,9 @@ from dqlab.training.rehearsal import made_up_update
 
 USABLE = 0.9
 """Share of the free memory that is counted on."""
-WORKSPACES = {"cuda": 3 * 32 * 2**20}
-"""Bytes that libraries take, by type of device: cuBLAS a workspace for PyTorch's own stream, for the update's graph and
-for the sampler's, of up to 32 MiB each (on Hopper; less on others)."""
+WORKSPACES = {"cuda": 4 * 32 * 2**20}
+"""Bytes that libraries take, by type of device: cuBLAS a workspace for PyTorch's own stream and for that of recordings,
+one each for forward and backward passes, of up to 32 MiB (on Hopper; less on others)."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ def test_the_products_own_door_comes_first(tmp_path: Path) -> None:
     options = ("--device", "cpu", "--smoke", "--only", "door", "--out", str(tmp_path))
     run(tmp_path, sys.executable, "-m", "gpu", *options)
     found = json.loads((tmp_path / "results.json").read_text())["door"]
-    assert list(found) == ["train, killed at its first checkpoint", "train --resume", "eval", "section took"]
+    steps = ["train, killed at its first checkpoint", "train --resume", "eval", "the same without a kill"]
+    assert list(found) == [*steps, "section took"]
+    assert found["the same without a kill"]["difference"] == 0.0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.stem != "errors") == [
+        *("door.log", "results.json", "results.md")
+    ]
     assert found["train --resume"]["updates/s"] > 0
     assert found["eval"]["execution"] == "eager"
 
@@ -68,7 +73,8 @@ def test_nothing_is_measured_behind_a_shut_door(tmp_path: Path) -> None:
     done = machine("--only", "door,correctness", "--out", str(tmp_path))
     assert done.returncode == 3, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
-    assert list(found) == ["machine", "door"]
+    assert list(found) == ["machine", "door", "correctness"]
+    assert found["correctness"] == {"not begun": "an earlier one failed"}
     assert "this card has none" in found["door"]["train, killed at its first checkpoint"]["error"]
 
 
@@ -84,6 +90,17 @@ def test_what_was_measured_survives(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert json.loads(results.read_text())["figures"]["alone, eager"]["ratio"] > 0
+
+
+def test_sections_that_are_chosen_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their budgets: 20 s of correctness' 90 and waits' 20; with all sections each has what its budget says."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from gpu.__main__ import share
+
+    assert share(["waits", "correctness"], 220, whole=True) == pytest.approx(40)
+    assert share(["correctness"], 180, whole=True) == 180
+    assert share(["waits", "training"], 220, whole=False) == 20
+    assert share(["training"], 220, whole=False) == 220
 
 
 def test_device_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -24,7 +25,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         @contextmanager
         def noted(*args: Any, **kwargs: Any) -> Iterator[None]:
             said.append(f"{name} begins{' on ' + str(args[0]) if name == 'device' else ''}")
-            yield
+            try:
+                yield
+            except Exception as error:
+                if name == "recording":  # as PyTorch's does, whatever the cause was
+                    raise RuntimeError("operation failed due to a previous error during capture") from error
+                raise
             said.append(f"{name} ends")
 
         return noted
@@ -77,18 +83,45 @@ def test_programs_of_one_recorder_share_its_stream(asked: list[str]) -> None:
 def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
     def fails(tensors: Tensors) -> None:
         if "recording begins" in asked:
-            raise RuntimeError("operation not permitted when stream is capturing\nwith more lines")
+            raise ValueError("operation not permitted when stream is capturing\nwith more lines")
 
-    with pytest.raises(CaptureError, match=r"not permitted .* capturing\. What .* is not to be believed, so it ends"):
+    with pytest.raises(
+        CaptureError, match=r"ValueError: .* not permitted .* capturing\. What .* is not to be believed, so it ends"
+    ):
         graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
     assert asked[-1] == "cleared"
 
 
-def test_a_card_without_room_says_so_itself(asked: list[str]) -> None:
-    """Nothing was recorded then: that error is the one that every command tells in its own words."""
+@pytest.mark.parametrize("when", ["warm-up begins", "recording begins"])
+def test_a_card_without_room_says_so_itself(asked: list[str], when: str) -> None:
+    """That error is the one that every command tells in its own words."""
 
     def fails(tensors: Tensors) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        if when in asked:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+
+
+def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
+    """It is collected just before, and never between the beginning and the end; then as before."""
+    seen: list[tuple[str, bool]] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.own = self
+
+        def __del__(self) -> None:
+            asked.append("garbage collected")
+
+    def function(tensors: Tensors) -> None:
+        seen.append((asked[-1], gc.isenabled()))
+
+    gc.disable()
+    gc.enable()
+    Cycle()
+    graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), function)
+    assert seen[-1] == ("recording begins", False)
+    assert asked.index("garbage collected") < asked.index("recording begins")
+    assert gc.isenabled()

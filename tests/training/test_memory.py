@@ -104,7 +104,7 @@ def test_packs_on_one_gpu_count_their_share(share: str, free: int, left: int, mo
         monkeypatch.setenv("DQLAB_GPU_SHARE", share)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIB, 80 * GIB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * GIB)
-    assert free_bytes(torch.device("cuda")) == left * GIB - 96 * 2**20
+    assert free_bytes(torch.device("cuda")) == left * GIB - 128 * 2**20
 
 
 def test_copies_of_the_state_count() -> None:
