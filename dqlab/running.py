@@ -23,7 +23,7 @@ from dqlab.finishing import finish_replica, prune, write_own_config
 from dqlab.run_folder import RunFolder
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
-from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.mlflow import ENDED, reopen, tracking_uri
 from dqlab.tracking.settings import Tracking
 from dqlab.training.execution import name_of
 from dqlab.training.loop import Loop
@@ -146,6 +146,8 @@ def train(
     folder.lock()
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
+    if before.get("state") in ENDED:  # its last evaluation failed
+        reopen(path)
     with _recording_an_end(folder), Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
         watch = Watch(display, folder, experiment, tell)
         loop = _make_ready(pack, data, evaluator, watch, before, stop)

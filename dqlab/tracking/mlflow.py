@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from dqlab.files import read_json, write_text
 from dqlab.tracking.damage import Leaving, read_object, read_summary
 from dqlab.tracking.deleted import Lasting
 from dqlab.tracking.folders import facts_of, known_facts
@@ -47,9 +49,15 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
     if facts["state"] in ENDED and not sent.state["finished"]:
         _finish(client, sent, run, facts)
     elif facts["state"] not in ENDED:
-        if sent.state["finished"]:  # a last evaluation failed, and the run goes on with it
-            sent.state |= {"finished": False, "status": ""}
         _set_status(client, sent, "KILLED" if over else "RUNNING")
+
+
+def reopen(run: Path) -> None:
+    """Let a run that had ended, and goes on, be sent to its end again."""
+    path = run / "mlflow.json"
+    known = read_json(path) if path.exists() else {}
+    if known.get("finished"):
+        write_text(path, json.dumps({**known, "finished": False, "status": ""}, indent=1))
 
 
 def connect(uri: str) -> Any:

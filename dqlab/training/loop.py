@@ -246,7 +246,8 @@ class Loop:
         failed = FailedEvaluation(self.step, reason, loss)
         self.failed_evaluations[replica.name].append(failed)
         self._keep(row, replica, failed)
-        self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
+        if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
+            self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
 
     def _keep(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
         """Write a replica's weights, and stop it early if it is time."""

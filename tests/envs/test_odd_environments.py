@@ -14,6 +14,7 @@ from made_environments import write_odd
 from made_packs import records
 
 from dqlab.run_folder import RunFolder
+from dqlab.tracking.mlflow import send_run
 from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,6 +43,19 @@ def state(run: Path) -> str:
     return str(RunFolder(run).facts()["state"])
 
 
+def in_mlflow(run: Path) -> tuple[str, float | None, float | None]:
+    """Status, last evaluation's score and final score of a run's only replica, sent to a store beside it."""
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{run.parent / 'mlflow.db'}"
+    send_run(run, uri, "odd")
+    at = MlflowClient(tracking_uri=uri)
+    runs = at.search_runs([at.get_experiment_by_name("odd").experiment_id])
+    (child,) = (each for each in runs if "mlflow.parentRunId" in each.data.tags)
+    known = child.data.metrics
+    return child.info.status, known.get("score/mean"), known.get("score/last")
+
+
 @pytest.mark.parametrize("fault", ["infinite_reward", "nan_observation"])
 def test_an_evaluation_without_a_score_is_left_out_and_said(odd: Run, tmp_path: Path, fault: str) -> None:
     """The first of two evaluations, of two episodes each."""
@@ -67,6 +81,7 @@ def test_a_last_evaluation_without_a_score_is_a_failure_that_a_resume_mends(odd:
     assert state(run) == "failed"
     assert RunFolder(run).failure(RunFolder(run).replicas()[0])["kind"] == "evaluation"
     assert not (run / "seed-0" / "summary.json").exists()
+    assert in_mlflow(run)[0] == "FAILED"
     done = odd("train", "--resume")
     assert done.returncode == 0, done.stderr
     assert state(run) == "finished"
@@ -74,6 +89,8 @@ def test_a_last_evaluation_without_a_score_is_a_failure_that_a_resume_mends(odd:
     whole = odd("train", "--out", "whole")
     assert whole.returncode == 0
     assert records(run, "seed-0") == records(tmp_path / "whole", "seed-0")
+    score = json.loads((run / "seed-0" / "summary.json").read_text())["selection"]["last"]["score_mean"]
+    assert in_mlflow(run) == ("FINISHED", pytest.approx(score), pytest.approx(score))
     broken = told(odd("eval", "run", ODD="infinite_reward"))
     assert "The evaluation of seed 0 after 40 updates failed: the environment 'odd:Odd-v0' gives" in broken
 

@@ -21,19 +21,21 @@ from made_packs import records
 from dqlab.run_folder import RunFolder
 from dqlab.training import checkpoint
 
-FAR = ("Training.log_every=2000", "Training.eval_every=2000", "Training.execution=eager")
+STEPS = 600
+FAR = (f"Training.log_every={STEPS}", f"Training.eval_every={STEPS}", "Training.evaluate_untrained=False")
+QUICK = ("Training.execution=eager", "DiffusionPolicy.n_timesteps=2", "Training.eval_episodes=1")
 
 
 def command(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
     gin = str(ROOT / "gin" / "quickstart.gin")
-    start = [sys.executable, "-m", "dqlab.cli", "train", "--gin", gin, "--out", str(out), "--steps", "2000"]
-    return [*start, *more, *bindings(*FAR, *sets)]
+    start = [sys.executable, "-m", "dqlab.cli", "train", "--gin", gin, "--out", str(out), "--steps", str(STEPS)]
+    return [*start, *more, *bindings(*FAR, *QUICK, *sets)]
 
 
 def begun(lines: IO[str]) -> None:
     """Wait until it updates."""
     assert any(line.startswith("ready after") for line in lines)
-    time.sleep(0.3)
+    time.sleep(0.1)
 
 
 def signalled(out: Path, number: int, *more: str) -> tuple[int, str]:
@@ -71,7 +73,7 @@ def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path) -> None
         assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
         steps.append(checkpoint.load(stopped / "checkpoint.safetensors")[1]["step"])
     assert steps == sorted(steps)
-    assert 0 < steps[1] < 2000
+    assert 0 < steps[1] < STEPS
     subprocess.run(command(stopped, "-q", "--resume"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
     (tensors, record), (expected, expected_record) = (
         checkpoint.load(out / "checkpoint.safetensors") for out in (stopped, whole)
@@ -97,7 +99,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     os.close(theirs)
     with os.fdopen(ours, errors="replace") as lines:
         assert any("ready after" in line for line in lines)
-        time.sleep(0.3)
+        time.sleep(0.1)
     assert process.wait(timeout=60) == 129
     assert RunFolder(out).facts()["state"] == "interrupted"
     assert checkpoint.load(out / "checkpoint.safetensors")[1]["step"] > 0
