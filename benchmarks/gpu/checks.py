@@ -83,7 +83,7 @@ def _trained(settings: Settings, algorithm: str, mode: str, dtype: torch.dtype) 
 
 
 def takes_turns(settings: Settings, mode: str) -> dict[str, Any]:
-    """Updates and actions by graphs that share memory, in turns, beside an older step that is garbage; against eager."""
+    """Updates and actions by graphs that share memory, in turns, an older step being garbage; against eager."""
     states = torch.randn(settings.sizes.checked, 5, DIMS.state, generator=torch.Generator().manual_seed(0))
     found = []
     for name in ("eager", mode):
