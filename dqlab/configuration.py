@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,9 @@ from gin import config as gin_config
 from gin import config_parser
 
 from dqlab.errors import ConfigError, nearest
+from dqlab.files import expanded
 from dqlab.gin_registry import configurables, short
-from dqlab.registry import contested
+from dqlab.gin_statements import statements, text_of, unknown_name
 
 CONFIGURABLE = (
     "dqlab.parts",
@@ -68,7 +68,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
     for path in files:
         _load_file(find(path), loaded)
     for binding in bindings:
-        _load_text(_quoted(binding), f"--set {binding}", Path("."), loaded)
+        _load_text(_quoted(binding), f"--set {binding}", loaded)
         loaded.single.append(binding.partition("=")[0].strip())
     _check_macros()
     return loaded
@@ -80,7 +80,7 @@ def find(path: str | Path) -> Path:
     Raises:
         ConfigError: it is in neither place.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         raise ConfigError(f"'{path}' is a folder. Name a gin file in it.")
     named = [folder.parent / path for folder in SHIPPED if path.parts[:1] == (folder.name,)]
@@ -98,21 +98,13 @@ def bindings_of(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: a file is missing, or a line cannot be parsed.
     """
-    found: dict[str, Any] = {}
-    _gather(find(path), found, set())
-    return found
+    return {_name_of(s): s.value for s, _ in _of_file(find(path), []) if isinstance(s, config_parser.BindingStatement)}
 
 
-def _gather(path: Path, found: dict[str, Any], seen: set[Path]) -> None:
-    if path.resolve() in seen:
-        return
-    seen.add(path.resolve())
-    for statement in _statements(path.read_text(), str(path)):
-        if isinstance(statement, config_parser.IncludeStatement):
-            _gather(_included(statement.filename, path.parent, str(path)), found, seen)
-        elif isinstance(statement, config_parser.BindingStatement):
-            scope = f"{statement.scope}/" if statement.scope else ""
-            found[f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")] = statement.value
+def _name_of(binding: Any) -> str:
+    """`scope/configurable.parameter`; a macro's own name."""
+    scope = f"{binding.scope}/" if binding.scope else ""
+    return f"{scope}{binding.selector}.{binding.arg_name}".rstrip(".")
 
 
 def operative_text(loaded: Loaded) -> str:
@@ -195,11 +187,8 @@ def rebound(text: str, bindings: Mapping[str, Any]) -> str:
 
 def flat(text: str) -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value."""
-    parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
-    found = (statement for statement in parser if isinstance(statement, config_parser.BindingStatement))
-    return {
-        (f"{s.scope}/" if s.scope else "") + f"{s.selector}.{s.arg_name}".rstrip("."): _plain(s.value) for s in found
-    }
+    found = (s for s, _ in statements(text, "configuration") if isinstance(s, config_parser.BindingStatement))
+    return {_name_of(statement): _plain(statement.value) for statement in found}
 
 
 def differences(old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None) -> list[str]:
@@ -224,51 +213,54 @@ def _plain(value: Any) -> Any:
 
 
 def _load_file(path: Path, loaded: Loaded) -> None:
-    if path.resolve() in {other.resolve() for other in loaded.files}:
-        return  # each file is read once, so that files may share a base, or include each other
-    loaded.files.append(path)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read {path}: {error}") from error
-    _load_text(text, str(path), path.parent, loaded)
+    for statement, place in _of_file(path, loaded.files):
+        _apply(statement, place, loaded)
 
 
-def _load_text(text: str, name: str, folder: Path, loaded: Loaded) -> None:
-    for statement in _statements(text, name):
-        place = name if name.startswith("--") else f"{name}:{statement.location.line_num}"
+def _load_text(text: str, name: str, loaded: Loaded) -> None:
+    for statement, place in statements(text, name):
         if isinstance(statement, config_parser.IncludeStatement):
-            _load_file(_included(statement.filename, folder, place), loaded)
-        elif isinstance(statement, config_parser.ImportStatement):
-            _import(statement.module, place, loaded)
-        elif isinstance(statement, config_parser.BindingStatement):
-            _bind(statement, place)
+            _load_file(_included(statement.filename, Path("."), place), loaded)
+        else:
+            _apply(statement, place, loaded)
 
 
-def _statements(text: str, name: str) -> Iterator[Any]:
-    parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
-    while True:
-        try:
-            statement = parser.parse_statement()
-        except (SyntaxError, ValueError, tokenize.TokenError) as error:
-            place = name if name.startswith("--") else f"{name}:{_line_of(error, parser)}"
-            raise ConfigError(f"{place}: {_unparsed(error)}") from error
+def _apply(statement: Any, place: str, loaded: Loaded) -> None:
+    if isinstance(statement, config_parser.ImportStatement):
+        _import(statement.module, place, loaded)
+    elif isinstance(statement, config_parser.BindingStatement):
+        _bind(statement, place)
+
+
+def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
+    """The statements of a file, with those of what it includes in their place, and where each stands.
+
+    A file is read once, so that files may share a base, or include each other; `files` lists those that were read.
+    """
+    seen, opened = {file.resolve() for file in files}, []
+
+    def enter(file: Path) -> None:
+        if file.resolve() not in seen:
+            seen.add(file.resolve())
+            files.append(file)
+            opened.append((file.parent, statements(text_of(file), str(file))))
+
+    enter(path)
+    while opened:
+        folder, left = opened[-1]
+        statement, place = next(left, (None, ""))
         if statement is None:
-            return
-        yield statement
-
-
-def _line_of(error: Exception, parser: Any) -> int:
-    """The line that gin's error speaks of: in its location, in its message, or where the parser stands."""
-    location = error.args[1] if len(error.args) > 1 else None
-    named = re.search(r"In bindings string line (\d+)", str(error))
-    known = getattr(location, "line_num", None) or (named and int(named[1]))
-    return int(known or parser.current_token.start[0])
+            opened.pop()
+        elif isinstance(statement, config_parser.IncludeStatement):
+            enter(_included(statement.filename, folder, place))
+        else:
+            yield statement, place
 
 
 def _included(filename: str, folder: Path, place: str) -> Path:
     try:
-        return (folder / filename) if (folder / filename).is_file() else find(filename)
+        beside = folder / expanded(filename)
+        return beside if beside.is_file() else find(filename)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
 
@@ -327,7 +319,7 @@ def _fault(selector: str, parameter: str) -> str:
     registered = _configurables()
     matches = [name for name in registered if name == selector or name.endswith("." + selector)]
     if not matches:
-        return _unknown(selector)
+        return unknown_name(selector)
     if len(matches) > 1:
         return f"'{selector}' is ambiguous: {', '.join(sorted(matches))}."
     parameters = inspect.signature(registered[matches[0]]).parameters
@@ -341,23 +333,6 @@ def _fault(selector: str, parameter: str) -> str:
 def _configurables() -> dict[str, Any]:
     """Complete selector -> function or class, of everything gin knows."""
     return {selector: entry.wrapped for selector, entry in configurables().items()}
-
-
-def _unparsed(error: Exception) -> str:
-    """gin's complaint about a statement; an unknown reference gets the nearest names."""
-    text = str(error.args[0] if error.args else error).split("\n  In bindings string", 1)[0]
-    unknown = re.search(r"reference '@([\w./]+)", str(error))
-    if not unknown:
-        token = re.search(r"Failed to parse token '(.*)'", str(error))
-        fault = f"cannot read the value {token[1]}" if token else text.strip().splitlines()[0].rstrip(".")
-        return f"{fault}. Write Name.parameter = value, one a line, strings in quotes."
-    return _unknown(unknown[1], "@")
-
-
-def _unknown(name: str, mark: str = "") -> str:
-    """What to say of a gin name that nothing has: why it is nobody's, or the nearest ones."""
-    short = {other.rsplit(".", 1)[-1] for other in _configurables()}
-    return contested(name) or f"nothing is called '{mark}{name}'. {nearest(name, short)}"
 
 
 def _check_macros() -> None:

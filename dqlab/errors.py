@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
+import unicodedata
 from collections.abc import Iterable
 from itertools import dropwhile
 from pathlib import Path
@@ -65,12 +66,39 @@ def message_of(error: BaseException) -> str:
     return str(error).split("\n  In call to configurable", 1)[0]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's own message; its kind where it says nothing, as a bare MemoryError does."""
+    return next((line.strip() for line in message_of(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def odd_character(text: str) -> str:
+    """A sentence on the first character that looks like another one, or like nothing, and is not plain text's.
+
+    No-break spaces, curly quotes, dashes and marks without width come with what is copied from a web page; empty where
+    all characters are plain, or letters and digits of some language.
+    """
+    for column, character in enumerate(text, 1):
+        if not (character.isalnum() or character == "\t" or " " <= character <= "~"):
+            return f"Column {column} has the character {_called(character)}: replace it by a plain one."
+    return ""
+
+
+def _called(character: str) -> str:
+    return f"{unicodedata.name(character, 'CONTROL CHARACTER')} (U+{ord(character):04X})"
+
+
 MANY = 20  # more names than that do not help in a message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence naming the known names closest to a misspelt one, or all of them where none is close."""
+    """A sentence naming the known names closest to a misspelt one, or all of them where none is close.
+
+    A letter of another alphabet, or a space that is none, is named: it looks like the right one.
+    """
     known = sorted(known)
+    strange = next((character for character in name if not " " <= character <= "~"), "")
+    if strange and not any(strange in item for item in known):
+        return f"It has the character {_called(strange)}. {nearest(name.replace(strange, ''), known)}"
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
     best = max(likeness.values(), default=0.0)
     close = [item for item in known if likeness[item] >= max(0.5, best - 0.1)]

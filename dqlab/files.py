@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -57,6 +58,22 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def read_text(path: Path) -> str:
+    """Text that somebody has written, in UTF-8 or UTF-16, whatever the locale; a byte order mark is no part of it.
+
+    Raises:
+        OSError: the file cannot be read. UnicodeDecodeError: it is no text.
+    """
+    with path.open("rb") as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return path.read_text(encoding="utf-16" if wide else "utf-8-sig")
+
+
+def expanded(path: str | Path) -> Path:
+    """A path whose `~` or `~user` is replaced by that home folder, where there is one."""
+    return Path(os.path.expanduser(path))
 
 
 def read_json(path: Path, *keys: str, mend: str = "Delete it, and run the same command again.") -> dict[str, Any]:

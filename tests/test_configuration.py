@@ -63,6 +63,16 @@ MISTAKES = {
     "no binding": ("DiffusionQL", r"x.gin:1: "),
     "missing include": ("include 'nowhere.gin'", r"x.gin:1: There is no gin file 'nowhere.gin'"),
     "missing module": ("import no_such_module_at_all", r"x.gin:1: cannot import 'no_such_module_at_all'"),
+    "text without an end": ("\n'''Training.steps = 10", r"x.gin:2: the quotes that open here are never closed"),
+    "brackets without an end": ("A.b = " + "[" * 45_000 + "]" * 45_000, r"x.gin:1: brackets are nested too deeply"),
+    "no-break space": (
+        "DiffusionQL.eta\u00a0= 1.0",
+        r"x.gin:1: .*Column 16 has the character NO-BREAK SPACE \(U\+00A0\)",
+    ),
+    "curly quotes": ("\nExperiment.task = \u201cx\u201d", r"x.gin:2: .*Column 19 has .* LEFT DOUBLE QUOTATION MARK"),
+    "a minus from a paper": ("DiffusionQL.eta = \u22121.0", r"x.gin:1: .*Column 19 has .* MINUS SIGN \(U\+2212\)"),
+    "another alphabet's letter": ("Diffusi\u043enQL.eta = 1.0", r"x.gin:1: .*CYRILLIC SMALL LETTER O.*'DiffusionQL'"),
+    "no text": ("DiffusionQL.eta = 1.0\x00", r"x.gin:1: .*Column 22 has the character CONTROL CHARACTER \(U\+0000\)"),
     "undefined macro": ("Experiment.task = %nothing\n", r"nothing"),
 }
 
@@ -72,6 +82,35 @@ def test_mistakes_name_file_line_and_nearest(tmp_path: Path, mistake: str) -> No
     text, message = MISTAKES[mistake]
     with pytest.raises(ConfigError, match=message):
         configuration.load([write(tmp_path, text)])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_as_windows_editors_write_them(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "x.gin"
+    path.write_text("# \u03b7\nDiffusionQL.eta = 2.0\n", encoding=encoding, newline="\r\n")
+    configuration.load([path])
+    assert gin.query_parameter("DiffusionQL.eta") == 2.0
+    assert configuration.bindings_of(path) == {"DiffusionQL.eta": 2.0}
+
+
+def test_a_long_chain_of_files_is_read(tmp_path: Path) -> None:
+    """Each includes the next one, before its own value: the first file's is the last."""
+    for number in range(1500):
+        write(tmp_path, f"include '{number + 1}.gin'\nDiffusionQL.eta = {number}.0\n", f"{number}.gin")
+    write(tmp_path, "include '0.gin'\nTraining.steps = 7\n", "1500.gin")
+    loaded = configuration.load([tmp_path / "0.gin"])
+    assert len(loaded.files) == 1501
+    assert configuration.briefly(configuration.bound()) == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
+    assert configuration.bindings_of(tmp_path / "0.gin") == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
+
+
+def test_the_home_folder_has_its_usual_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "DiffusionQL.eta = 2.0\n", "base.gin")
+    write(tmp_path, "include '~/base.gin'\n", "x.gin")
+    assert [path.name for path in configuration.load(["~/x.gin"]).files] == ["x.gin", "base.gin"]
+    with pytest.raises(ConfigError, match="no gin file '~nobody-of-that-name/x.gin'"):
+        configuration.load(["~nobody-of-that-name/x.gin"])
 
 
 def test_mistakes_on_the_command_line_are_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.errors import DataError
+from dqlab.errors import DataError, odd_character
+from dqlab.files import expanded, read_text
 
 Array = NDArray[np.float64]
 COLUMNS = ("return", "returns", "episode_return")
@@ -43,12 +45,10 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
 
 def _returns_of(item: str, column: str) -> list[float]:
     if item == "-":
-        return _lines("standard input", sys.stdin.read())
-    try:
+        return _lines("standard input", _standard_input())
+    if _is_number(item):
         return [float(item)]
-    except ValueError:
-        pass
-    path = Path(item)
+    path = expanded(item)
     if not path.is_file():
         raise DataError(f"'{item}' is neither a number nor a file.")
     if path.suffix == ".csv":
@@ -56,21 +56,38 @@ def _returns_of(item: str, column: str) -> list[float]:
     return READERS.get(path.suffix, _text)(path)
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DataError("Standard input is no text: a number a line is wanted.") from error
+
+
 def _text(path: Path) -> list[float]:
     try:
-        return _lines(str(path), path.read_text())
+        return _lines(str(path), read_text(path))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text. Known files: .npy, .json, .csv, or a number a line.") from error
 
 
 def _lines(where: str, text: str) -> list[float]:
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            found += [float(word) for word in line.replace(",", " ").split()]
-        except ValueError as error:
-            raise DataError(f"{where}, line {number}: '{line.strip()[:60]}' is no number.") from error
+    """A number a line; which of several is a return, or whether a comma parts thousands, is not guessed."""
+    found: list[float] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not all(map(_is_number, words)):
+            raise _no_number(where, number, line)
+        if len(words) > 1:
+            raise DataError(
+                f"{where}, line {number}: '{line.strip()[:60]}' is more than one number. Write a return a line; of a "
+                f"table, call it .csv and name the column with --column. {odd_character(line)}".strip()
+            )
+        found += map(float, words)
     return found
+
+
+def _no_number(where: Path | str, number: int, text: str) -> DataError:
+    return DataError(f"{where}, line {number}: '{text.strip()[:60]}' is no number. {odd_character(text)}".strip())
 
 
 def _npy(path: Path) -> list[float]:
@@ -82,7 +99,7 @@ def _npy(path: Path) -> list[float]:
 
 def _json(path: Path) -> list[float]:
     try:
-        return _numbers(path, json.loads(path.read_text(encoding="utf-8-sig")))
+        return _numbers(path, json.loads(read_text(path)))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 
@@ -101,6 +118,9 @@ def _numbers(path: Path, values: Any) -> list[float]:
 READERS: dict[str, Callable[[Path], list[float]]] = {".npy": _npy, ".json": _json}
 
 
+FIGURE = re.compile(r"[+-]?\.?\d")
+
+
 def _csv(path: Path, column: str) -> list[float]:
     """One column; with a header if the first row is not all numbers."""
     rows = _rows(path)
@@ -108,6 +128,9 @@ def _csv(path: Path, column: str) -> list[float]:
         return []
     first = rows[0][1]
     header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
+    for name in header:
+        if FIGURE.match(name):  # a number that is badly written, and would not be counted
+            raise _no_number(path, rows[0][0], name)
     names = header or [str(number) for number in range(len(first))]
     index = _column(path, names, column)
     body = rows[1:] if header else rows
@@ -120,7 +143,7 @@ def _csv(path: Path, column: str) -> list[float]:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """The rows that are not empty, with the number of the line that each ends in."""
     try:
-        reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        reader = csv.reader(io.StringIO(read_text(path)))
         return [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}.") from error

@@ -99,6 +99,11 @@ MISTAKES = {
     "an object": (text_file("a.json", '{"a": 1}'), "no plain list"),
     "no JSON": (text_file("a.json", "[1,"), "as JSON"),
     "columns": (text_file("a.csv", "a,b\n1,2\n"), "Name one with --column: a, b"),
+    "a table": (text_file("a.txt", "20000 3412.1\n40000 3500.2\n"), "line 1: '20000 3412.1' is more than one number"),
+    "thousands": (text_file("a.txt", "17\n1,234.5\n"), "line 2: '1,234.5' is more than one number"),
+    "no-break space": (text_file("a.txt", "1\u00a0234.5\n"), r"Column 2 has the character NO-BREAK SPACE \(U\+00A0\)"),
+    "minus": (text_file("a.txt", "\u22123\n"), r"line 1: .* is no number. Column 1 has .* MINUS SIGN \(U\+2212\)"),
+    "a first row that is no header": (text_file("a.csv", "1\u00a0234.5\n17\n"), "line 1: .* is no number.*NO-BREAK"),
     "a gap": (text_file("a.csv", "a,return\n1,\n"), "line 2: no number"),
 }
 
@@ -132,6 +137,15 @@ def test_odd_files_are_one_message(tmp_path: Path, name: str, content: bytes, me
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_returns([str(path)])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a.csv"])
+def test_files_as_editors_write_them(tmp_path: Path, name: str, encoding: str) -> None:
+    """With a byte order mark, as Windows editors and PowerShell leave one."""
+    FILES[name](tmp_path / name)
+    (tmp_path / name).write_text((tmp_path / name).read_text(), encoding=encoding)
+    assert read_returns([str(tmp_path / name)]).tolist() == VALUES
 
 
 def test_a_table_as_spreadsheets_write_it(tmp_path: Path) -> None:
