@@ -18,8 +18,9 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from dqlab.errors import ConfigError, nearest
+from dqlab.errors import ConfigError, first_line, nearest
 from dqlab.files import expanded
+from dqlab.gin_references import check_calls
 from dqlab.gin_registry import configurables, short
 from dqlab.gin_statements import statements, text_of, unknown_name
 
@@ -71,6 +72,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
         _load_text(_quoted(binding), f"--set {binding}", loaded)
         loaded.single.append(binding.partition("=")[0].strip())
     _check_macros()
+    check_calls(gin_config._CONFIG)
     return loaded
 
 
@@ -295,10 +297,12 @@ def _bind(statement: Any, place: str) -> None:
         macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
         gin.bind_parameter((macro, "gin.macro", "value"), statement.value)
         return
+    if fault := _fault(statement.selector, statement.arg_name):
+        raise ConfigError(f"{place}: {fault}")
     try:
         gin.bind_parameter((statement.scope, statement.selector, statement.arg_name), statement.value)
     except ValueError as error:
-        raise ConfigError(f"{place}: {_fault(statement.selector, statement.arg_name) or error}") from error
+        raise ConfigError(f"{place}: {first_line(error)}") from error
 
 
 def check_binding(name: Any, place: str) -> None:
@@ -322,10 +326,13 @@ def _fault(selector: str, parameter: str) -> str:
         return unknown_name(selector)
     if len(matches) > 1:
         return f"'{selector}' is ambiguous: {', '.join(sorted(matches))}."
-    parameters = inspect.signature(registered[matches[0]]).parameters
+    item = registered[matches[0]]
+    found = {} if inspect.unwrap(item.__init__) is object.__init__ else inspect.signature(item).parameters
+    takes_any = any(known.kind is known.VAR_KEYWORD for known in found.values())
+    parameters = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
     return (
         ""
-        if parameter in parameters
+        if takes_any or parameter in parameters
         else f"'{selector}' has no parameter '{parameter}'. {nearest(parameter, parameters)}"
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import gin
 import pytest
 from conftest import ROOT, SMALL, TINY
+from made_overrides import faults
 
 from dqlab import configuration
 from dqlab.envs.tasks import D4RL, tasks
@@ -73,6 +74,13 @@ MISTAKES = {
     "a minus from a paper": ("DiffusionQL.eta = \u22121.0", r"x.gin:1: .*Column 19 has .* MINUS SIGN \(U\+2212\)"),
     "another alphabet's letter": ("Diffusi\u043enQL.eta = 1.0", r"x.gin:1: .*CYRILLIC SMALL LETTER O.*'DiffusionQL'"),
     "no text": ("DiffusionQL.eta = 1.0\x00", r"x.gin:1: .*Column 22 has the character CONTROL CHARACTER \(U\+0000\)"),
+    "a call without its arguments": (
+        "Training.top_k = (1, @a/vp())",
+        r"^Training.top_k = @a/vp\(\): it needs 'n_timesteps': add a/vp.n_timesteps = ..., or leave off the \(\)",
+    ),
+    "a call of itself": ("Experiment.task = @Experiment()", r"^Experiment is made of itself"),
+    "macros of each other": ("a = %b\nb = [%a]\nExperiment.task = %a", r"^%\w is made of itself"),
+    "a class that takes nothing": ("Auto.kwargs = {}", r"x.gin:1: 'Auto' has no parameter 'kwargs'"),
     "undefined macro": ("Experiment.task = %nothing\n", r"nothing"),
 }
 
@@ -82,6 +90,18 @@ def test_mistakes_name_file_line_and_nearest(tmp_path: Path, mistake: str) -> No
     text, message = MISTAKES[mistake]
     with pytest.raises(ConfigError, match=message):
         configuration.load([write(tmp_path, text)])
+
+
+def test_calls_with_arguments_are_bound() -> None:
+    """In any scope, and one of the same part within the other."""
+    configuration.load([], ["DiffusionPolicy.schedule=@a/vp()", "a/vp.n_timesteps=3"])
+    configuration.load([], ["a/Training.top_k=@b/Training()", "Training.top_k=1", "b/Training.top_k=2"])
+
+
+def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
+    """Of 20,000, none was more than a message: `python tests/made_overrides.py 20000`."""
+    found = faults(300, 1, tmp_path)
+    assert not found, found[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

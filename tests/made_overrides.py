@@ -1,0 +1,181 @@
+"""Overrides and gin texts that nobody would write on purpose, the same for the same seed.
+
+`python tests/made_overrides.py 20000` loads so many of them and says how many were more than a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import random
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from conftest import TINY
+
+from dqlab import configuration
+from dqlab.ablation.grid import Grid
+from dqlab.collection.recipe import Collection
+from dqlab.errors import DqlabError
+from dqlab.experiment import Experiment
+from dqlab.gin_registry import configurables, short
+from dqlab.tracking.settings import Tracking
+
+ROOT = Path(__file__).parent.parent
+FILES = [
+    path for folder in ("gin", "ablations") for path in sorted((ROOT / folder).rglob("*.gin")) if path.stat().st_size
+]
+BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, "DiffusionPolicy.n_timesteps=2"]
+READ = ("Experiment", "Training", "Tracking", "Grid", "Collection", "DiffusionQL", "DiffusionPolicy", "MLPDenoiser")
+"""What is built from every text; half of the overrides are of these."""
+VALUES = (
+    *(
+        "",
+        "0",
+        "-1",
+        "1e400",
+        "nan",
+        "10**9",
+        "0x10",
+        "1_000",
+        "True",
+        "None",
+        "''",
+        "'",
+        '"""',
+        "'''",
+        "[]",
+        "()",
+        "{}",
+    ),
+    *(
+        "(1,",
+        "[[[[]]]]",
+        "{'a': 1}",
+        "{1: {2: [3]}}",
+        "@",
+        "@vp",
+        "@vp()",
+        "@a/b/vp()",
+        "@nobody",
+        "@Experiment()",
+        "(@Training, [@vp()])",
+        "%",
+        "%x",
+        "%a/x",
+    ),
+    *("'vp'", "('embedded',)", "('file:',)", "('file:/dev/null',)", "{'x': {'seed': -1}}", "{'x': None}", "b'x'", "1j"),
+    *(
+        "\u201cvp\u201d",
+        "\u22121",
+        "\u00a01",
+        "\ufeff",
+        "\x00",
+        "\x1b[31m",
+        "\ud800",
+        "'\u2028'",
+        "1 2",
+        "1;2",
+        "1 # x",
+    ),
+    *("[" * 300, "(" * 90 + ")" * 90, "-" * 500 + "1", "9" * 5000, "'" + "x" * 100_000 + "'", "...", "lambda: 1", "*"),
+)
+CHARACTERS = "abzAZ019_./@%=()[]{}'\"\\#,:;- \t\n\r\0\x0c\u00a0\u201c\u2028\ufeff\u0430\ud800\U0001f600"
+
+
+def overrides(seed: int) -> Iterator[tuple[str, bool]]:
+    """Endless: a text, and whether it is a gin file's rather than one `--set`."""
+    dice = random.Random(seed)
+    known, texts = _names(), [path.read_text() for path in FILES]
+    read = [name for name in known if name.split(".")[0] in READ]
+    while True:
+        kind, names = dice.random(), dice.choice((known, read))
+        if kind < 0.5:
+            yield (
+                f"{dice.choice(names)}{dice.choice(('=', '=', '=', ' = ', ' ', ':', '=='))}{dice.choice(VALUES)}",
+                False,
+            )
+        elif kind < 0.7:
+            yield _mutated(dice, f"{dice.choice(names)}={dice.choice(VALUES)}"), False
+        elif kind < 0.75:
+            yield "".join(dice.choices(CHARACTERS, k=dice.randrange(30))), False
+        else:
+            text = dice.choice(texts)
+            start = dice.randrange(len(text))
+            yield _mutated(dice, text[start : start + dice.randrange(1, 600)]), True
+
+
+def _names() -> list[str]:
+    configuration.load([])
+    found = []
+    for selector, entry in configurables().items():
+        with contextlib.suppress(ValueError, TypeError):
+            found += [f"{short(selector)}.{name}" for name in inspect.signature(entry.wrapped).parameters]
+    return [*sorted(found), "x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
+
+
+def _mutated(dice: random.Random, text: str) -> str:
+    for _ in range(dice.randrange(1, 5)):
+        place = dice.randrange(len(text) + 1)
+        end = min(len(text), place + dice.choice((0, 1, 1, 5, 40)))
+        piece = dice.choice((dice.choice(CHARACTERS), dice.choice(VALUES), text[place:end] * 2, ""))
+        text = text[:place] + piece + text[end:]
+    return text
+
+
+def load(text: str, is_file: bool, folder: Path) -> None:
+    """As commands do before they read any data: load, look at what is bound, build what is configured."""
+    if is_file:
+        path = folder / "fuzz.gin"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        configuration.bindings_of(path)
+        loaded = configuration.load([path], BASE)
+    else:
+        loaded = configuration.load([], [*BASE, text])
+    configuration.bound()
+    for build in (Experiment, Tracking, Grid, Collection):
+        with contextlib.suppress(DqlabError):
+            build()
+    experiment = Experiment()
+    experiment.check()
+    written = configuration.operative_text(loaded)
+    configuration.differences(written, written)
+    configuration.without_effect(loaded, written)
+
+
+def faults(count: int, seed: int, folder: Path) -> list[tuple[str, BaseException]]:
+    """What of so many was more than a message: the text, and what it raised."""
+    found: list[tuple[str, BaseException]] = []
+    for _, (text, is_file) in zip(range(count), overrides(seed), strict=False):
+        try:
+            load(text, is_file, folder)
+        except DqlabError:
+            pass
+        except BaseException as error:
+            found.append((text, error))
+    return found
+
+
+def main() -> None:
+    import tempfile
+
+    count, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    with tempfile.TemporaryDirectory() as folder:
+        found = faults(count, seed, Path(folder))
+    kinds: Counter[str] = Counter()
+    for text, error in found:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        own = ([f for f in traceback.extract_tb(error.__traceback__) if "/dqlab/" in f.filename] or [frame])[-1]
+        kind = f"{type(error).__name__} {own.filename}:{own.lineno} {own.name} {frame.filename[-40:]}:{frame.lineno}"
+        if not kinds[kind]:
+            print(f"{kind}\n    {text[:150]!r}\n    {str(error)[:200]!r}")
+        kinds[kind] += 1
+    print(*(f"{number:6} {kind}" for kind, number in kinds.most_common()), sep="\n")
+    print(f"{len(found)} of {count} were more than a message")
+
+
+if __name__ == "__main__":
+    main()
