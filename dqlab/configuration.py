@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,11 +84,11 @@ def find(path: str | Path) -> Path:
         ConfigError: it is in neither place.
     """
     path = expanded(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"'{path}' is a folder. Name a gin file in it.")
     named = [folder.parent / path for folder in SHIPPED if path.parts[:1] == (folder.name,)]
     for candidate in (path, *named, *(folder / path for folder in SHIPPED)):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # False, too, for what no file can be called
             return candidate
     here = [str(other) for other in path.parent.glob("*.gin")]
     shipped = [f"{folder.name}/{other.name}" for folder in SHIPPED for other in folder.glob("*.gin")]
@@ -262,7 +263,7 @@ def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
 def _included(filename: str, folder: Path, place: str) -> Path:
     try:
         beside = folder / expanded(filename)
-        return beside if beside.is_file() else find(filename)
+        return beside if os.path.isfile(beside) else find(filename)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
 

@@ -76,7 +76,7 @@ class Experiment:
         require(bool(self.task), self, "task", "set: one of those that `dqlab list task` shows")
         require(self.dtype in DTYPES, self, "dtype", f"one of {', '.join(DTYPES)}")
         seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
-        fine = bool(seeds) and len(set(seeds)) == len(seeds) and all(is_seed(seed) for seed in seeds)
+        fine = bool(seeds) and all(is_seed(seed) for seed in seeds) and len(set(seeds)) == len(seeds)
         require(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
         require(self.threads >= 0, self, "threads", "at least 0")
         require(isinstance(self.replicas, Mapping), self, "replicas", "a dictionary, name -> settings")

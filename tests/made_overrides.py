@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import TINY
+from conftest import SMALL, TINY
 
 from dqlab import configuration
 from dqlab.ablation.grid import Grid
+from dqlab.algorithms.base import algorithms
 from dqlab.collection.recipe import Collection
 from dqlab.errors import DqlabError
 from dqlab.experiment import Experiment
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 FILES = [
     path for folder in ("gin", "ablations") for path in sorted((ROOT / folder).rglob("*.gin")) if path.stat().st_size
 ]
-BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, "DiffusionPolicy.n_timesteps=2"]
+BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, *SMALL]
 READ = ("Experiment", "Training", "Tracking", "Grid", "Collection", "DiffusionQL", "DiffusionPolicy", "MLPDenoiser")
 """What is built from every text; half of the overrides are of these."""
 VALUES = (
@@ -93,7 +94,12 @@ def overrides(seed: int) -> Iterator[tuple[str, bool]]:
     read = [name for name in known if name.split(".")[0] in READ]
     while True:
         kind, names = dice.random(), dice.choice((known, read))
-        if kind < 0.5:
+        if kind < 0.1:
+            yield (
+                f"Experiment.algorithm='{dice.choice(algorithms.names())}'\n{dice.choice(known)}={dice.choice(VALUES)}",
+                False,
+            )
+        elif kind < 0.5:
             yield (
                 f"{dice.choice(names)}{dice.choice(('=', '=', '=', ' = ', ' ', ':', '=='))}{dice.choice(VALUES)}",
                 False,

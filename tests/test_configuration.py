@@ -11,6 +11,7 @@ import gin
 import pytest
 from conftest import ROOT, SMALL, TINY
 from made_overrides import faults
+from made_overrides import load as load_and_build
 
 from dqlab import configuration
 from dqlab.envs.tasks import D4RL, tasks
@@ -74,6 +75,7 @@ MISTAKES = {
     "a minus from a paper": ("DiffusionQL.eta = \u22121.0", r"x.gin:1: .*Column 19 has .* MINUS SIGN \(U\+2212\)"),
     "another alphabet's letter": ("Diffusi\u043enQL.eta = 1.0", r"x.gin:1: .*CYRILLIC SMALL LETTER O.*'DiffusionQL'"),
     "no text": ("DiffusionQL.eta = 1.0\x00", r"x.gin:1: .*Column 22 has the character CONTROL CHARACTER \(U\+0000\)"),
+    "a name that no file can have": (f"include '{'x' * 5000}.gin'", r"x.gin:1: There is no gin file 'xxx"),
     "a call without its arguments": (
         "Training.top_k = (1, @a/vp())",
         r"^Training.top_k = @a/vp\(\): it needs 'n_timesteps': add a/vp.n_timesteps = ..., or leave off the \(\)",
@@ -102,6 +104,8 @@ def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
     """Of 20,000, none was more than a message: `python tests/made_overrides.py 20000`."""
     found = faults(300, 1, tmp_path)
     assert not found, found[0]
+    with pytest.raises(ConfigError, match="Experiment.seeds must be a tuple of different integers"):
+        load_and_build("Experiment.seeds=[[1]]", False, tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
