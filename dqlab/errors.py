@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 import traceback
 import unicodedata
 from collections.abc import Iterable
@@ -69,6 +71,20 @@ def message_of(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's own message; its kind where it says nothing, as a bare MemoryError does."""
     return next((line.strip() for line in message_of(error).splitlines() if line.strip()), type(error).__name__)
+
+
+NO_MEMORY = re.compile(
+    r"(?i)out of memory|not enough memory|no memory|bad_?alloc|memory[ _]?allocation|alloc_?failed"
+    r"|(cannot|can't|could not|unable to|failed to) (be )?allocate"
+)
+"""What Python, NumPy, PyTorch, CUDA, HDF5 and C++ say where there is no memory left."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, whoever raised it, says that there is no memory left."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 def odd_character(text: str) -> str:

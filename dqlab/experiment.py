@@ -21,7 +21,7 @@ from dqlab.data.transitions import Transitions
 from dqlab.envs.backend import env_backends, physics_of
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import ConfigError, DqlabError, message_of, place_of
+from dqlab.errors import ConfigError, DqlabError, first_line, lacks_memory, place_of
 from dqlab.evaluation import Evaluator
 from dqlab.fields import check_fields, require
 from dqlab.machine import cores, version_of
@@ -138,6 +138,8 @@ class Experiment:
             device = torch.device(name)
         except RuntimeError as error:
             raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"--device {name}: dqlab computes on cpu and cuda only. Use --device cpu, or auto.")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"--device {name}: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -186,6 +188,8 @@ class Experiment:
         except DqlabError:
             raise
         except Exception as error:  # a part, perhaps a plugin's, may fail in any way
+            if lacks_memory(error):
+                raise
             raise ConfigError(f"The configured parts fail on a batch of made-up numbers: {_where(error)}.") from error
 
     def data(self, progress: Progress = silent) -> Transitions:
@@ -229,8 +233,7 @@ class Experiment:
 
 def _where(error: Exception) -> str:
     """An error in one line, with its place; $DQLAB_DEBUG shows the traceback."""
-    text = message_of(error).splitlines()[0]
-    return f"{type(error).__name__}: {text} ({place_of(error)}; DQLAB_DEBUG=1 shows the traceback)"
+    return f"{type(error).__name__}: {first_line(error)} ({place_of(error)}; DQLAB_DEBUG=1 shows the traceback)"
 
 
 def facts(experiment: Experiment, data: Transitions, loaded: configuration.Loaded) -> dict[str, Any]:

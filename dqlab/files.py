@@ -60,7 +60,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def read_text(path: Path) -> str:
+def read_user_text(path: Path) -> str:
     """Text that somebody has written, in UTF-8 or UTF-16, whatever the locale; a byte order mark is no part of it.
 
     Raises:

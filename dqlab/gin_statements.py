@@ -12,7 +12,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from dqlab.errors import ConfigError, first_line, nearest, odd_character
-from dqlab.files import read_text
+from dqlab.files import read_user_text
 from dqlab.gin_registry import configurables
 from dqlab.registry import contested
 
@@ -24,7 +24,7 @@ def text_of(path: Path) -> str:
         ConfigError: it cannot be read, or is no text.
     """
     try:
-        return read_text(path)
+        return read_user_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read {path}: {error}") from error
 

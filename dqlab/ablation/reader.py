@@ -27,6 +27,7 @@ from dqlab.data.sources import find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.experiment import Experiment
+from dqlab.files import expanded
 from dqlab.gin_registry import wrapped
 from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.training.model_selection import early_stops, offline_rules
@@ -227,7 +228,7 @@ def _absolute(source: str) -> str:
     form, also, rest = argument.partition(":")
     if also and form in data_formats and data_formats.get(form).suffixes:
         name, argument = f"{name}:{form}", rest
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
+import locale
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from dqlab import __version__
 from dqlab.cli import checks, data, grids, parts, records, training
-from dqlab.errors import DqlabError, message_of
+from dqlab.errors import DqlabError, first_line, lacks_memory, message_of
 from dqlab.training.threads import quiet_threads
 
 EPILOG = """examples:
@@ -38,6 +41,8 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
+    if argv is None:
+        _use_utf8()
     args = _parser().parse_args(argv)
     quiet_threads()
     try:
@@ -48,24 +53,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1
-    except OSError as error:
-        print(
-            f"dqlab: error: {error.filename or 'a file'}: {error.strerror or error}. Nothing is lost.", file=sys.stderr
-        )
-        return 2
-    except (MemoryError, RuntimeError) as error:  # torch's allocators raise RuntimeErrors
-        if "memory" not in str(error):
+    except (MemoryError, RuntimeError, OSError) as error:  # torch's allocators raise RuntimeErrors
+        if not (lacks_memory(error) or isinstance(error, OSError)):
             raise
         _show_traceback()
-        first = message_of(error).splitlines()[0]
-        print(
-            f"dqlab: error: not enough memory ({first}). Lower Training.batch_size, or train fewer seeds.",
-            file=sys.stderr,
-        )
+        print(f"dqlab: error: {_about_memory(error) if lacks_memory(error) else _about_file(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
         return 130
+
+
+def _about_memory(error: BaseException) -> str:
+    advice = (
+        "Use a smaller batch (Training.batch_size), fewer seeds together or a smaller dataset, or free some memory."
+    )
+    return f"not enough memory ({first_line(error)}). {advice}"
+
+
+def _about_file(error: Any) -> str:
+    return f"{error.filename or 'a file'}: {error.strerror or first_line(error)}."
+
+
+def _use_utf8() -> None:
+    """Files are UTF-8 in every locale, here and in what is started from here; what a terminal lacks is escaped.
+
+    Python settles that when it starts: where the locale says something else, it starts anew.
+    """
+    if locale.getpreferredencoding(False).lower() not in ("utf-8", "utf8") and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _show_traceback() -> None:

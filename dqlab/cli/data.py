@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import command
+from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
 
@@ -56,7 +57,7 @@ def _add_info(doors: Any) -> None:
     _add_task(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     text = "draw histograms of returns and lengths; into runs/data/NAME.png if no file is named"
-    parser.add_argument("--png", nargs="?", type=Path, const=Path(), metavar="FILE", help=text)
+    parser.add_argument("--png", nargs="?", type=expanded, const=Path(), metavar="FILE", help=text)
 
 
 def _add_convert(doors: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from os.path import expanduser
 from typing import Any
 
 from dqlab.cli.options import add_set, add_uri, command
+from dqlab.files import expanded
 
 
 def add(commands: Any) -> None:
@@ -24,7 +25,7 @@ def _add_ablate(commands: Any) -> None:
     )
     add_set(parser)
     parser.add_argument("--dry-run", action="store_true", help="show cells, packs, time and memory; train nothing")
-    parser.add_argument("--out", type=Path, help="the grid's folder; runs/NAME by default")
+    parser.add_argument("--out", type=expanded, help="the grid's folder; runs/NAME by default")
     parser.add_argument("--engine", help="local (default), ray or slurm (Grid.engine)")
     parser.add_argument("--workers", type=int, help="packs at a time on this machine (LocalEngine.workers)")
     parser.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT (RayEngine.address)")
@@ -34,7 +35,7 @@ def _add_ablate(commands: Any) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
     parser.add_argument(
         "--reuse",
-        type=Path,
+        type=expanded,
         nargs="+",
         default=[],
         metavar="GRID",
@@ -49,7 +50,9 @@ def _add_ablate(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     text = "Say what differs between runs, and what they score, with intervals over seeds."
     parser = command(commands, "compare", _compare, text)
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folder of a run, a grid or a pack, or an MLflow run id")
+    parser.add_argument(
+        "runs", nargs="*", type=expanduser, metavar="RUN", help="folder of a run, a grid or a pack, or an MLflow run id"
+    )
     parser.add_argument("--experiment", metavar="NAME", help="all runs of an MLflow experiment")
     parser.add_argument("--filter", default="", help="MLflow's, e.g. \"params.N = '5'\"; with --experiment")
     parser.add_argument("--rule", nargs="+", help="selection rules: last, offline, best-online (these by default), ...")

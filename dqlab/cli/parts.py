@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import command
+from dqlab.files import expanded
 
 
 def add(commands: Any) -> None:
@@ -45,7 +46,7 @@ def _add_new_plugin(commands: Any) -> None:
     parser = commands.add_parser("new-plugin", help=text, description=text)
     parser.set_defaults(command=_new_plugin)
     parser.add_argument("name", help="of the package, e.g. mylab or my-lab")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to be made; ./NAME by default")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="folder to be made; ./NAME by default")
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import add_uri, command
+from dqlab.files import expanded
 
 
 def add(commands: Any) -> None:
@@ -19,12 +21,14 @@ def add(commands: Any) -> None:
 
 def _add_sync(commands: Any) -> None:
     parser = command(commands, "sync", _sync, "Send to MLflow what could not be sent while a run was training.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN")
 
 
 def _add_ui(commands: Any) -> None:
     parser = command(commands, "ui", _ui, "Open MLflow's pages on the runs that were recorded here.")
-    parser.add_argument("place", nargs="?", metavar="DIR|URI", help="runs, one run, a grid, or MLflow's tracking URI")
+    parser.add_argument(
+        "place", nargs="?", type=expanduser, metavar="DIR|URI", help="runs, one run, a grid, or MLflow's tracking URI"
+    )
     parser.add_argument("--port", type=int, default=5000, help="the next free one from it; 5000 by default")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; this machine only by default")
 
@@ -38,19 +42,21 @@ def _add_bench(commands: Any) -> None:
     report = command(doors, "report", _bench_report, "Write the latest figures as a Markdown table and plots.")
     add_figures(report)
     report.add_argument(
-        "--out", type=Path, default=Path("runs/benchmarks/report"), help="folder; runs/benchmarks/report by default"
+        "--out", type=expanded, default=Path("runs/benchmarks/report"), help="folder; runs/benchmarks/report by default"
     )
     send = command(doors, "send", _bench_send, "Send to MLflow what could not be sent after the benchmarks.")
-    send.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    send.add_argument("files", nargs="+", type=expanded, metavar="FILE.json")
     add_uri(send)
 
 
 def _add_fidelity(commands: Any) -> None:
     text = "Step today's environments and D4RL's own (`make legacy`) side by side; write a Markdown page on it."
     parser = command(commands, "fidelity", _fidelity, text)
-    parser.add_argument("--out", type=Path, default=Path("fidelity.md"), help="the page; fidelity.md by default")
+    parser.add_argument("--out", type=expanded, default=Path("fidelity.md"), help="the page; fidelity.md by default")
     parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
-    parser.add_argument("--run", type=Path, action="append", default=[], help="evaluate this run's policy in both too")
+    parser.add_argument(
+        "--run", type=expanded, action="append", default=[], help="evaluate this run's policy in both too"
+    )
     parser.add_argument("--episodes", type=int, default=10, help="roll-outs and episodes of each figure; 10 by default")
 
 
@@ -106,6 +112,6 @@ def _fidelity(args: argparse.Namespace) -> int:
 def add_figures(parser: argparse.ArgumentParser) -> None:
     """Options of what reads benchmark figures."""
     text = "written by pytest --benchmark-json or --mlflow; MLflow's figures if none is named"
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.json", help=text)
+    parser.add_argument("files", nargs="*", type=expanded, metavar="FILE.json", help=text)
     add_uri(parser)
     parser.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")

@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import add_gin, add_set, command, load
 from dqlab.errors import ConfigError, StoppedError, message_of
+from dqlab.files import expanded
 from dqlab.signals import Asked, asked_to_stop
 
 UNFINISHED = r'"state": "(running|interrupted)"'
@@ -37,7 +39,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
     parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
     parser.add_argument("--cell", metavar="LABEL", help="one cell of an ablation's file, e.g. --cell N=10")
-    parser.add_argument("--out", type=Path, help="the run's folder; runs/NAME-TIME by default")
+    parser.add_argument("--out", type=expanded, help="the run's folder; runs/NAME-TIME by default")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
     )
@@ -51,14 +53,16 @@ def _add_train(commands: Any) -> None:
 
 def _add_eval(commands: Any) -> None:
     parser = command(commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.")
-    parser.add_argument("run", nargs="?", type=Path, help="the run's folder")
-    parser.add_argument("--checkpoint", default="last", help="last, best, offline, or a .safetensors file")
+    parser.add_argument("run", nargs="?", type=expanded, help="the run's folder")
+    parser.add_argument(
+        "--checkpoint", default="last", type=expanduser, help="last, best, offline, or a .safetensors file"
+    )
     parser.add_argument("--seed", type=int, help="which replica; all of them by default")
     parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
     parser.add_argument("--env-backend", metavar="NAME", help="gymnasium, or d4rl after `make legacy`; as in training")
     parser.add_argument(
-        "--official", type=Path, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
+        "--official", type=expanded, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
     )
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
@@ -69,7 +73,7 @@ def _add_eval(commands: Any) -> None:
 def _add_render(parser: argparse.ArgumentParser) -> None:
     """Options of a video."""
     text = "make a video of what is evaluated, .mp4 or .gif; one for each replica, if there are several"
-    parser.add_argument("--render", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--render", type=expanded, metavar="FILE", help=text)
     parser.add_argument("--render-episodes", type=int, metavar="N", help="that it shows, the first ones; 1 by default")
     parser.add_argument(
         "--render-size", metavar="WxH", help="in pixels; the environment's own by default, e.g. 480x480"
@@ -85,7 +89,10 @@ def _add_collect(commands: Any) -> None:
     )
     add_gin(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("collected"), help="folder; a second call continues or reuses what is there"
+        "--out",
+        type=expanded,
+        default=Path("collected"),
+        help="folder; a second call continues or reuses what is there",
     )
     parser.add_argument(
         "--format", action="extend", nargs="+", help="what is written: d4rl, minari, or both (Collection.formats)"
@@ -96,7 +103,7 @@ def _add_figure(commands: Any) -> None:
     text = "Train what a figure of the paper shows, and draw it."
     doors = commands.add_parser("figure", help=text, description=text).add_subparsers(required=True, metavar="FIGURE")
     bandit = command(doors, "bandit", _figure_bandit, "The 2D bandit: four policies by cloning, four by Q-learning.")
-    bandit.add_argument("--out", type=Path, default=Path("runs/bandit"), help="folder; runs/bandit by default")
+    bandit.add_argument("--out", type=expanded, default=Path("runs/bandit"), help="folder; runs/bandit by default")
     bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
     bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")
     bandit.add_argument("--fresh", action="store_true", help="train again what has been trained before")
@@ -112,7 +119,7 @@ def _train(args: argparse.Namespace) -> int:
         "Experiment.device": args.device,
         "Training.steps": args.steps,
     }
-    stem = Path(args.gin[-1]).stem if args.gin else "*"
+    stem = expanded(args.gin[-1]).stem if args.gin else "*"
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
     folder = args.out or _default_folder(stem, args.resume)

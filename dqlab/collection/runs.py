@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.collection.behaviours import Act, Acting, Stage, behaviours
 from dqlab.errors import ConfigError, RunError
-from dqlab.files import sha256_of
+from dqlab.files import expanded, sha256_of
 from dqlab.gin_registry import OtherConfiguration
 from dqlab.run_folder import RunFolder
 
@@ -33,7 +32,7 @@ class DqlabRun(Acting):
     def __init__(self, argument: str, stage: Stage, checkpoint: str = "last", seed: int = -1, rows: int = 10) -> None:
         super().__init__(argument, stage)
         self._folder, self._which, self._seed, self.rows = (
-            RunFolder(Path(argument).expanduser()),
+            RunFolder(expanded(argument)),
             checkpoint,
             seed,
             rows,

@@ -14,7 +14,7 @@ from dqlab.collection.behaviours import Act, Acting, Stage, behaviours
 from dqlab.collection.training import import_sb3
 from dqlab.envs.scaling import to_unit
 from dqlab.errors import ConfigError
-from dqlab.files import sha256_of
+from dqlab.files import expanded, sha256_of
 
 STATISTICS = "vecnormalize.pkl"
 
@@ -36,8 +36,8 @@ class SB3Policy(Acting):
 
     def __init__(self, argument: str, stage: Stage, deterministic: bool = False, statistics: str = "") -> None:
         super().__init__(argument, stage)
-        self._deterministic, self._path = deterministic, Path(argument).expanduser()
-        self._statistics = Path(statistics).expanduser() if statistics else self._path.with_name(STATISTICS)
+        self._deterministic, self._path = deterministic, expanded(argument)
+        self._statistics = expanded(statistics) if statistics else self._path.with_name(STATISTICS)
         self._must = bool(statistics)
 
     def prepare(self) -> None:
@@ -95,6 +95,10 @@ def _read(path: Path) -> Any:
         arguments |= {"use_sde": True} if data.get("use_sde") else {}
         policy = data["policy_class"](data["observation_space"], data["action_space"], lambda _: 0.0, **arguments)
         policy.load_state_dict(weights["policy"])
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
+        ) from error
     except Exception as error:  # unpickling may fail in any way
         raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged: {error!r:.200}") from error
     policy.set_training_mode(False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.data.formats.checking import unreadable
 from dqlab.errors import DataError
 from dqlab.files import atomic_path, write_text
 
@@ -57,9 +58,8 @@ def load_arrays(path: Path, *names: str) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in names or stored.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} is damaged ({error}). Delete it and run the same command again: it is made anew."
-        ) from error
+        mend = "Delete it and run the same command again: it is made anew."
+        raise unreadable(str(path), "is damaged", error, mend) from error
 
 
 def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from dqlab.data.contents import Contents, View, shapes_of, write
 from dqlab.data.formats.base import Columns
+from dqlab.data.formats.checking import unreadable
 from dqlab.data.stores import OnDisk, Rows
 from dqlab.data.view import Fields, Outline, outline_of
 from dqlab.errors import DataError
@@ -128,7 +129,7 @@ def _opened(folder: Path) -> Contents:
             raise ValueError("returns.f64 is empty")
         return Contents(**arrays, rewards=rewards, returns=returns, rows=int(facts["rows"]), **by, folder=folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder} is damaged ({error}). Delete it; it is written again.") from error
+        raise unreadable(str(folder), "is damaged", error, "Delete it; it is written again.") from error
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Rows:

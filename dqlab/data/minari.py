@@ -11,11 +11,11 @@ from pathlib import Path
 from dqlab.data.download import Progress, refuse_if_planning, silent
 from dqlab.data.formats.minari import MinariFormat
 from dqlab.data.found import Found
-from dqlab.data.minari_store import folder_of, is_whole, library, store
+from dqlab.data.minari_store import check_version, folder_of, is_whole, library, store
 from dqlab.data.sources import data_sources
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError
+from dqlab.errors import ConfigError, DataError, first_line
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -35,6 +35,7 @@ def minari(task: Task, argument: str = "", progress: Progress = silent) -> Found
         raise ConfigError("The source minari wants a dataset's id: 'minari:mujoco/walker2d/medium-v0', for example.")
     folder = folder_of(argument)
     if not is_whole(folder):
+        check_version(argument)  # what another version wrote is not to be overwritten
         fetch(argument)
     mend = f"`minari download {argument} --force` replaces it."
     return Found(Path(argument), is_d4rl=False, format=MinariFormat(), mend=mend)
@@ -58,7 +59,6 @@ def fetch(name: str) -> None:
             raise DataError(
                 f"Cannot write to {store()}: {error}. Set MINARI_DATASETS_PATH to another folder."
             ) from error
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnavailableError(f"Minari cannot fetch '{name}': {said.rstrip('.')}") from error
+        raise UnavailableError(f"Minari cannot fetch '{name}': {first_line(error).rstrip('.')}") from error
     if not is_whole(folder):
         raise UnavailableError(f"Minari fetched '{name}', but not all of it is in {folder}")

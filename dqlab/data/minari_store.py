@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dqlab.data.formats.checking import DamagedError
-from dqlab.errors import ConfigError, DataError, nearest
+from dqlab.data.formats.checking import UnreadError, unreadable
+from dqlab.errors import ConfigError, DataError, first_line, nearest
+from dqlab.files import expanded
 
+VARIABLE = "MINARI_DATASETS_PATH"
 METADATA = "metadata.json"
 MAIN_FILE = "main_data.hdf5"
 
@@ -29,12 +31,14 @@ def library() -> Any:
         raise ConfigError(
             f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
         ) from error
+    if VARIABLE in os.environ:
+        os.environ[VARIABLE] = str(store())  # minari takes ~ for a folder's name
     return minari
 
 
 def store() -> Path:
     """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    return expanded(os.environ.get(VARIABLE) or "~/.minari/datasets")
 
 
 def folder_of(name: str) -> Path:
@@ -79,6 +83,22 @@ def is_whole(folder: Path) -> bool:
     return episodes > 0 and all(any((data / str(episode)).glob("*")) for episode in range(episodes))
 
 
+def check_version(name: str) -> None:
+    """See that the installed Minari reads datasets of the version that has written this one.
+
+    Raises:
+        DataError: it does not. The dataset may be intact.
+    """
+    minari, folder = library(), folder_of(name)
+    by, reads = facts(folder).get("minari_version"), minari.supported_dataset_versions
+    if by is not None and by not in reads:
+        raise UnreadError(
+            f"The Minari dataset '{name}' in {folder} was written by Minari {by}; the installed {minari.__version__} "
+            f"reads those of {', '.join(map(str, sorted(reads)))}. Install another version of Minari, or fetch the "
+            "dataset again with this one."
+        )
+
+
 def local_ids() -> list[str]:
     """The ids of the whole datasets in the store, sorted; Minari need not be installed."""
     found = (path.parent.parent for path in store().rglob(f"data/{METADATA}"))
@@ -101,6 +121,7 @@ def load(name: str) -> Any:
         raise DataError(
             f"There is no Minari dataset '{name}' in {store()}. {hint} `minari download {name}` fetches it."
         )
+    check_version(name)
     with readable(name):
         return library().load_dataset(name)
 
@@ -114,9 +135,11 @@ def readable(name: str) -> Iterator[None]:
             yield
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, TypeError, IndexError, ImportError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedError(
-            f"The Minari dataset '{name}' in {folder_of(name)} cannot be read ({said}). "
-            "Delete that folder, and fetch or write it again."
-        ) from error
+    except Exception as error:  # of storages, spaces and environments
+        where = f"The Minari dataset '{name}' in {folder_of(name)}"
+        if type(error).__module__.startswith("gymnasium."):
+            raise UnreadError(
+                f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
+                "registers it: --plugin MODULE."
+            ) from error
+        raise unreadable(where, "cannot be read: it is damaged, or not Minari's", error) from error

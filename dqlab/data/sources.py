@@ -20,6 +20,7 @@ from dqlab.data.transitions import Transitions, transitions_of
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
+from dqlab.files import expanded
 from dqlab.registry import Registry, configurable
 
 DataSource = Callable[[Task, str, Progress], Found]
@@ -105,7 +106,7 @@ def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: b
     """A file of your own, as `file:PATH`, in the format of its suffix; set `file.is_d4rl` for a copy of D4RL's own."""
     if not argument:
         raise DataError("load_dataset.sources = 'file:PATH' names no path.")
-    if not Path(argument).suffix and not Path(argument).exists():
+    if not Path(argument).suffix and not expanded(argument).exists():
         raise DataError(f"There is no dataset at '{argument}' (load_dataset.sources = 'file:PATH').")
     chosen, path = format_of(argument)
     if chosen.suffixes and not path.exists():
@@ -156,7 +157,7 @@ def load_dataset(
     origin = {**found.origin(), "source": name, "skipped": (*skipped, *found.failed)}
     view = View(task.episode_limit, standardise_states)
     stem = found.path.stem if found.path else name
-    folder = Path(map_dir).expanduser() if map_dir else cache_folder() / "mapped"
+    folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
         contents = place(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
     return transitions_of(contents, transform, origin)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dqlab.data.formats.checking import UnreadError
 from dqlab.datasets.locating import Dataset, find
 from dqlab.datasets.survey import UNKNOWN, Survey, Tell, survey
 from dqlab.datasets.watching import watched
@@ -48,12 +49,18 @@ class Verified:
 
 
 def verify(dataset: Dataset, tell: Tell = lambda rows: None) -> Verified:
-    """Read everything and check it; nothing is raised for what is in the dataset."""
+    """Read everything and check it; nothing is raised for what is in the dataset.
+
+    Raises:
+        UnreadError: it cannot be read now, or here: it is in use, say.
+    """
     try:
         digest = dataset.digest()
         with dataset.open() as columns:
             found = survey(columns, dataset.task, tell)
             findings = tuple(check(found, dataset.task))
+    except UnreadError:
+        raise
     except DataError as error:
         return Verified((Finding(message_of(error), damage=True),))
     return Verified(findings, found, digest)

@@ -11,7 +11,7 @@ from dqlab.data.formats.choosing import format_of
 from dqlab.data.sources import cache_path
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, nearest
-from dqlab.files import size_of
+from dqlab.files import expanded, size_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def name_it(dataset: str, task: str | None = None) -> Dataset:
     try:
         form, path = format_of(dataset)
     except ConfigError as error:
-        if Path(dataset).exists() or "/" in dataset:
+        if expanded(dataset).exists() or "/" in dataset:
             raise
         raise ConfigError(
             f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, [task.name for task in with_data()])}"

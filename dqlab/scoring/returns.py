@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.errors import DataError, odd_character
-from dqlab.files import expanded, read_text
+from dqlab.files import expanded, read_user_text
 
 Array = NDArray[np.float64]
 COLUMNS = ("return", "returns", "episode_return")
@@ -65,7 +65,7 @@ def _standard_input() -> str:
 
 def _text(path: Path) -> list[float]:
     try:
-        return _lines(str(path), read_text(path))
+        return _lines(str(path), read_user_text(path))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text. Known files: .npy, .json, .csv, or a number a line.") from error
 
@@ -99,7 +99,7 @@ def _npy(path: Path) -> list[float]:
 
 def _json(path: Path) -> list[float]:
     try:
-        return _numbers(path, json.loads(read_text(path)))
+        return _numbers(path, json.loads(read_user_text(path)))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
 
@@ -143,7 +143,7 @@ def _csv(path: Path, column: str) -> list[float]:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """The rows that are not empty, with the number of the line that each ends in."""
     try:
-        reader = csv.reader(io.StringIO(read_text(path)))
+        reader = csv.reader(io.StringIO(read_user_text(path)))
         return [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}.") from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.base import Batch
+from dqlab.errors import first_line
 from dqlab.noise import NoiseSpec, draw, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.compiled import trace
@@ -51,8 +52,9 @@ def check_device(function: Callable[..., Any], *values: Any) -> None:
     try:
         result = function(*tree_map(lambda tensor: tensor.to("meta"), values))
     except (RuntimeError, NotImplementedError) as error:
-        text = str(error).splitlines()[0]
-        raise AssertionError(f"it leaves the device of its arguments, or reads a value back: {text}") from error
+        raise AssertionError(
+            f"it leaves the device of its arguments, or reads a value back: {first_line(error)}"
+        ) from error
     for tensor in leaves(result):
         assert tensor.device.type == "meta", f"it gives a tensor on {tensor.device} for arguments on another device"
 

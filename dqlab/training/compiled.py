@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqlab.errors import ConfigError, message_of
+from dqlab.errors import ConfigError, first_line, lacks_memory
 from dqlab.networks import activations, products
 from dqlab.training.merging import merge_sums
 from dqlab.training.program import Program, Tensors, leaves, tree_map
@@ -50,9 +50,10 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
         compiled = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
         compiled(*leaves(program.with_copies()))
     except Exception as error:
-        text = message_of(error).splitlines()[0][:300]
+        if lacks_memory(error):
+            raise
         raise ConfigError(
-            f"This program cannot be compiled here: {type(error).__name__}: {text}. "
+            f"This program cannot be compiled here: {type(error).__name__}: {first_line(error)[:300]}. "
             f"Use Training.execution='{WITHOUT_COMPILING.get(device.type, 'eager')}'."
         ) from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dqlab.ablation.engines.base import Ended, Job, Tell, engines
 from dqlab.ablation.engines.local import Stops
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, first_line
 from dqlab.fields import check_fields, require
 
 REACHED_WITHIN = 10.0
@@ -99,7 +99,7 @@ class RayEngine:
                 _check_reachable(self.address)
             ray.init(self.address or "local", runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (OSError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
+            reason = first_line(error).rstrip(".")
             token = "AuthToken" in str(error.__cause__)
             raise ConfigError(
                 f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dqlab.data.formats.base import Format, data_formats
 from dqlab.errors import ConfigError
+from dqlab.files import expanded
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
@@ -19,8 +20,8 @@ def format_of(dataset: str) -> tuple[Format, Path]:
     """
     name, colon, rest = dataset.partition(":")
     if colon and name in data_formats:
-        return data_formats.get(name)(), Path(rest).expanduser()
-    path = Path(dataset).expanduser()
+        return data_formats.get(name)(), expanded(rest)
+    path = expanded(dataset)
     for entry in data_formats:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path

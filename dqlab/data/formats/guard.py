@@ -21,10 +21,12 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.checking import DamagedError
+from dqlab.data.formats.checking import DamagedError, UnreadError, unreadable
 from dqlab.errors import DataError
 
 Answer = Callable[..., Any]
+REFUSALS: dict[str, type[DataError]] = {"damaged": DamagedError, "unread": UnreadError, "": DataError}
+"""What the other process may raise, by the word that it sends."""
 
 
 class Guarded:
@@ -51,12 +53,12 @@ class Guarded:
             self._pipe.send_bytes(json.dumps(question).encode())
             return self._answer()
         except (EOFError, OSError) as error:
-            raise self._damaged("crashed") from error
+            raise self._crashed() from error
 
     def _answer(self) -> Any:
         head = json.loads(self._receive())
         if "refused" in head:
-            raise (DamagedError if head["damaged"] else DataError)(head["refused"])
+            raise REFUSALS[head["kind"]](head["refused"])
         if "dtype" not in head:
             return head["value"]
         array = np.empty(head["shape"], dtype=np.dtype(head["dtype"]))
@@ -71,10 +73,17 @@ class Guarded:
 
     def _wait(self) -> None:
         if not self._pipe.poll(self._patience):
-            raise self._damaged(f"gave no answer in {self._patience:.0f} seconds")
+            raise UnreadError(
+                f"{self.where} cannot be read: the library gave no answer in {self._patience:.0f} seconds. It is "
+                "damaged, or its disk does not answer."
+            )
 
-    def _damaged(self, what: str) -> DamagedError:
-        return DamagedError(f"{self.where} is damaged: the library that reads it {what}. Fetch or write it again.")
+    def _crashed(self) -> DataError:
+        """Whoever is killed from outside, as the system does where memory runs out, has not met a damaged file."""
+        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        if ended is not None and ended.si_code == os.CLD_KILLED and ended.si_status == signal.SIGKILL:
+            return UnreadError(f"{self.where} cannot be read: what reads it was killed. Is there memory left?")
+        return DamagedError(f"{self.where} is damaged: the library that reads it crashed.")
 
     def end(self) -> None:
         """End the process."""
@@ -128,6 +137,8 @@ def _serve(pipe: Connection, opening: Callable[[], AbstractContextManager[Answer
                 _reply(pipe, answer, question)
     except DataError as error:
         _refuse(pipe, error)
+    except MemoryError as error:
+        _refuse(pipe, unreadable("The dataset", "", error))
     except BaseException:
         pass
     finally:
@@ -166,4 +177,5 @@ def _bytes(array: NDArray[Any]) -> Any:
 
 
 def _refuse(pipe: Connection, error: DataError) -> None:
-    pipe.send_bytes(json.dumps({"refused": str(error), "damaged": isinstance(error, DamagedError)}).encode())
+    kind = next(name for name, known in REFUSALS.items() if isinstance(error, known))
+    pipe.send_bytes(json.dumps({"refused": str(error), "kind": kind}).encode())

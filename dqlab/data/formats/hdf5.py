@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Column
-from dqlab.data.formats.checking import LONGEST_NOTES, DamagedError, check_claim
+from dqlab.data.formats.checking import LONGEST_NOTES, UnreadError, check_claim, check_unlocked, unreadable
 from dqlab.data.formats.guard import Guarded, guarded
 from dqlab.errors import DataError
 
 CHUNK_CACHE = 8 << 20
+MARKED = "already open for"
+"""What HDF5's library says of files in its latest format which nobody has closed after writing."""
 PATIENCE = 300.0
 """Seconds in which a block must have been read."""
 
@@ -58,13 +60,14 @@ def open_hdf5(
         names: wanted ones.
 
     Raises:
-        DataError: the file is missing; a wanted name is a link, a group, or lies in other files.
+        DataError: the file is missing, or in use; a wanted name is a link, a group, or lies in other files.
         DamagedError: it is no HDF5 file, or damaged.
     """
     import h5py  # noqa: F401  once, not in every process that reads
 
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
+    check_unlocked(path)
     with guarded(str(path), partial(_opened, path), PATIENCE) as child:
         there = child.ask("names")
         check(there)
@@ -125,16 +128,18 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """HDF5's library fails in many ways on a damaged file; all of them are the file's fault."""
+    """HDF5's library fails in many ways on a damaged file."""
     try:
         yield
     except (DataError, EOFError):
         raise
     except Exception as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedError(
-            f"{path} is truncated or not an HDF5 file ({why}). Delete it and fetch or write it again."
-        ) from error
+        if MARKED in str(error):
+            raise UnreadError(
+                f"{path} is marked as being written: it is in use, or its writer was killed. Wait until it is closed; "
+                f"where nothing writes it any more, `h5clear -s {path}` takes the mark off."
+            ) from error
+        raise unreadable(str(path), "is truncated or not an HDF5 file", error) from error
 
 
 def _describe(path: Path, file: Any, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Column
-from dqlab.errors import DataError
+from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
 
 PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
@@ -87,8 +87,9 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
                     _write_note(file, path, name, text)
             target.check()
     except (OSError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
-        raise DataError(f"Cannot write {path}: {why}. Free some space or choose another place.") from error
+        raise DataError(
+            f"Cannot write {path}: {first_line(error)}. Free some space or choose another place."
+        ) from error
 
 
 def _write_column(file: Any, name: str, column: Column, target: Patient) -> None:
@@ -105,6 +106,6 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
         file.create_dataset(f"metadata/{name}", data=text)
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({str(error).splitlines()[0]}). "
+            f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({first_line(error)}). "
             "Rename them, or leave them out."
         ) from error

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Column, Columns, Format, data_formats
-from dqlab.data.formats.checking import KNOWN, LONGEST_NOTES, DamagedError, check_claim, check_names, checked
+from dqlab.data.formats.checking import (
+    KNOWN,
+    LONGEST_NOTES,
+    DamagedError,
+    check_claim,
+    check_names,
+    checked,
+    unreadable,
+)
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
@@ -115,15 +123,13 @@ class Member:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What goes wrong while an archive is read is the archive's fault."""
+    """zipfile, zlib and numpy fail in many ways on a damaged archive."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:
-        raise DamagedError(
-            f"{path} is truncated or no .npz archive ({error}). Delete it and fetch or write it again."
-        ) from error
+        raise unreadable(str(path), "is truncated or no .npz archive", error) from error
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Column:

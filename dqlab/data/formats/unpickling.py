@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.checking import DamagedError
+from dqlab.data.formats.checking import unreadable
 from dqlab.errors import DataError
 
 ALLOWED = """
@@ -270,6 +270,4 @@ def unpickled(path: Path) -> Any:
             "It is not read; nothing in it was run."
         ) from error
     except Exception as error:
-        raise DamagedError(
-            f"{path} is truncated or no pickle of arrays ({_short(error)}). Fetch or write it again."
-        ) from error
+        raise unreadable(str(path), "is truncated or no pickle of arrays", error) from error

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from dqlab.children import attempt
 from dqlab.data.cache import cache_folder
+from dqlab.data.minari_store import store
 from dqlab.doctor.finding import Finding, State, check
 from dqlab.doctor.packages import extra
 from dqlab.envs.tasks import D4RL
@@ -90,13 +91,13 @@ def minari() -> Iterator[Finding]:
     if found.state is not State.OK:
         yield found
         return
-    store = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    folder = store()
     try:
-        sets = len(list(store.rglob("data"))) if store.exists() else 0
+        sets = len(list(folder.rglob("data"))) if folder.exists() else 0
     except OSError as error:
-        yield Finding("Minari", State.BROKEN, f"{store} cannot be read ({error.strerror})", "set MINARI_DATASETS_PATH")
+        yield Finding("Minari", State.BROKEN, f"{folder} cannot be read ({error.strerror})", "set MINARI_DATASETS_PATH")
         return
-    yield Finding("Minari", State.OK, f"{found.text.partition(':')[0]}; {sets} data sets in {store}")
+    yield Finding("Minari", State.OK, f"{found.text.partition(':')[0]}; {sets} data sets in {folder}")
 
 
 @check(GROUP, "MLflow")

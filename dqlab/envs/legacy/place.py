@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from dqlab.errors import ConfigError
+from dqlab.files import expanded
 
 VARIABLE = "DQLAB_LEGACY"
 FOLDER = ".venv-legacy"
@@ -22,7 +23,7 @@ def legacy_python() -> Path:
         ConfigError: there is none, or it is not complete; the message says what to do.
     """
     named = os.environ.get(VARIABLE)
-    folder = Path(named).expanduser().absolute() if named else Path(__file__).parents[3] / FOLDER
+    folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
     python = folder / "bin" / "python"
     if named and not python.exists():
         raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {HOW}.")

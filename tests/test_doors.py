@@ -1,0 +1,175 @@
+"""What holds at every door: commands in an ASCII locale, `~` in paths, trouble of the machine, other devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY, isolated
+
+from dqlab.errors import lacks_memory
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "-q", "--steps", "20"]
+MINI = ROOT / "dqlab" / "data" / "embedded" / "walker2d-medium-expert-mini.hdf5"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def in_ascii(folder: Path, *args: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "dqlab.cli", *args]
+    return subprocess.run(command, cwd=folder, env=isolated(folder) | ASCII, capture_output=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list",),
+        ("describe", "noise_schedule", "vp"),
+        ("score", "--list"),
+        ("data", "list"),
+        ("data", "convert", str(MINI), "gr\u00f6\u00dfer.npz"),
+        ("ablate", "--grid", str(ROOT / "ablations" / "eta.gin"), "--dry-run", "--out", "gr\u00f6\u00dfer"),
+    ],
+    ids=" ".join,
+)
+def test_commands_in_an_ascii_locale(tmp_path: Path, args: tuple[str, ...]) -> None:
+    done = in_ascii(tmp_path, *args)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+
+
+def test_a_run_in_an_ascii_locale(tmp_path: Path) -> None:
+    """Its files, and names, are as they are in every other locale."""
+    (tmp_path / "\u03b7.gin").write_text("# \u03b7 wie gew\u00fcnscht\nDiffusionQL.eta = 2.0\n", encoding="utf-8")
+    mine = ["Tracking.experiment='gr\u00f6\u00dfer'", "Experiment.cell='\u03b7 = 2'"]
+    done = in_ascii(tmp_path, *QUICK, "--gin", "\u03b7.gin", "--out", "l\u00e4uft", "--set", *TINY, *mine)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "l\u00e4uft"
+    known = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert (known["mlflow_experiment"], known["cell"]) == ("gr\u00f6\u00dfer", "\u03b7 = 2")
+    assert "\u03b7 = 2" in (run / "config.gin").read_text(encoding="utf-8")
+    for args in (("eval", "l\u00e4uft"), ("compare", "l\u00e4uft")):
+        done = in_ascii(tmp_path, *args)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_mistake_in_an_ascii_locale(tmp_path: Path) -> None:
+    done = in_ascii(tmp_path, "score", "walker2d", "gr\u00f6\u00dfer.txt")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"dqlab: error: 'gr\\xf6\\xdfer.txt' is neither a number nor a file.\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "home").mkdir()
+    return {"HOME": str(tmp_path / "home"), "D4RL_DATASET_DIR": "~/d4rl", "MINARI_DATASETS_PATH": "~/minari"}
+
+
+def test_the_home_folder_in_paths(dqlab: Run, tmp_path: Path, home: dict[str, str]) -> None:
+    """As shells do not write it out: behind `--out=`, in quotes, in variables."""
+    at_home = tmp_path / "home"
+    (at_home / "returns.txt").write_text("12.5\n")
+    (at_home / "data.hdf5").write_bytes(MINI.read_bytes())
+    assert dqlab("score", "walker2d", "~/returns.txt", env=home).returncode == 0
+    listed = json.loads(dqlab("data", "list", "--json", env=home).stdout)
+    assert listed["d4rl"][0]["place"].startswith(f"{at_home}/d4rl/")
+    source = "load_dataset.sources=('file:~/data.hdf5',)"
+    run = dqlab(*QUICK, "--out=~/run", "--set", *TINY, source, env=home)
+    assert run.returncode == 0, run.stderr
+    assert (at_home / "run" / "seed-0" / "summary.json").exists()
+    assert dqlab("compare", "~/run", env=home).returncode == 0
+    assert not (tmp_path / "~").exists()
+
+
+def test_minari_knows_the_home_folder(dqlab: Run, tmp_path: Path, home: dict[str, str]) -> None:
+    pytest.importorskip("minari")
+    done = dqlab("data", "convert", str(MINI), "minari:made/walker-v0", env=home)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "home" / "minari" / "made" / "walker-v0" / "data" / "main_data.hdf5").exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta", "cude"])
+def test_devices_that_dqlab_does_not_compute_on(dqlab: Run, tmp_path: Path, device: str) -> None:
+    done = dqlab(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
+    assert done.returncode == 2
+    wanted = (
+        "There is no device 'cude'" if device == "cude" else f"--device {device}: dqlab computes on cpu and cuda only"
+    )
+    assert wanted in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+MEMORY = [
+    MemoryError(),
+    MemoryError("Unable to allocate 3.2 TiB for an array with shape (9,)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("std::bad_alloc"),
+    OSError(12, "Cannot allocate memory"),
+    OSError("Can't synchronously read data (memory allocation failed for chunk)"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=repr)
+def test_what_says_that_there_is_no_memory(error: Exception) -> None:
+    assert lacks_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=repr,
+)
+def test_what_does_not(error: Exception) -> None:
+    assert not lacks_memory(error)
+
+
+def test_a_network_for_which_there_is_no_memory(dqlab: Run) -> None:
+    done = dqlab(*QUICK, "--out", "run", "--set", *TINY, "MLPDenoiser.hidden_dim=10_000_000")
+    assert done.returncode == 2
+    assert done.stderr.startswith("dqlab: error: not enough memory (")
+    assert done.stderr.count("\n") == 1
+
+
+NO_MEMORY = """
+import sys
+import dqlab.scoring.scores
+from dqlab.cli import main
+
+def fails(*args):
+    raise FAULT
+
+dqlab.scoring.scores.score = fails
+sys.argv[1:] = ["score", "walker2d", "1"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("MemoryError()", "dqlab: error: not enough memory (MemoryError). Use a smaller batch"),
+        ("OSError(28, 'No space left on device', 'x')", "dqlab: error: x: No space left on device.\n"),
+    ],
+)
+def test_trouble_of_the_machine_is_one_line(tmp_path: Path, fault: str, said: str) -> None:
+    """Whether anything is lost is not said: nobody knows here."""
+    code = NO_MEMORY.replace("FAULT", fault)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
