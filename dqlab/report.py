@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,17 +44,13 @@ def print_finished(finished: Finished) -> None:
     if finished.sent is None:
         return
     console.print(f"MLflow:         {_how_to_open(tracking_uri(folder.path))}", soft_wrap=True)
-    if not finished.sent:
-        console.print(
-            f"MLflow does not have all of it yet (see {folder.path / 'mlflow.log'}). Later: dqlab sync {folder.path}"
-        )
 
 
 def _how_to_open(uri: str) -> str:
     """The command that shows a local store, as it can be pasted here; a server's address as it is."""
     if not uri.startswith("sqlite"):
         return uri
-    command = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
+    command = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shlex.quote(uri)}"
     return command.replace(f"{Path.cwd()}/", "")
 
 

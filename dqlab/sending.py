@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from dqlab.errors import RunError
@@ -10,6 +11,14 @@ from dqlab.run_folder import RunFolder
 from dqlab.tracking.folders import grid_of, known_facts
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import tracking_uri
+
+
+def warn_unsent(path: Path) -> None:
+    """Say on standard error that MLflow lacks some of a run or of a grid, why, and what to do; quiet or not."""
+    log = path / "mlflow.log"
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    why = f" ({said[-1][:300]})" if said else ""
+    print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
 
 
 def send_rest(path: Path) -> tuple[Path, str]:

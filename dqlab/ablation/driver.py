@@ -24,6 +24,7 @@ from dqlab.ablation.record import Record
 from dqlab.ablation.reporting import report_apart
 from dqlab.ablation.session import Request, Session, open_session
 from dqlab.ablation.stopping import stopping
+from dqlab.sending import warn_unsent
 from dqlab.tracking.mirror import Mirror
 
 EMBEDDED = Path(__file__).parent.parent / "data" / "embedded"
@@ -57,7 +58,7 @@ def ablate(request: Request, console: Console) -> int:
     finally:
         record.update(state)
         if mirror is not None and not mirror.close(session.tracking.patience):
-            console.print(f"MLflow lacks some of it yet. Later: dqlab sync {session.folder.path}", soft_wrap=True)
+            warn_unsent(session.folder.path)
     return _last_words(session, state, console)
 
 

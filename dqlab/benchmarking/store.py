@@ -15,6 +15,7 @@ from dqlab.errors import BenchmarkError
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import LONGEST_VALUE, connect, experiment_id, tracking_uri
 from dqlab.tracking.runs import all_runs
+from dqlab.tracking.stores import store_path
 
 EXPERIMENT = "benchmarks"
 NAME, MACHINE, PARENT, WHEN = "benchmark", "machine", "mlflow.parentRunId", "when"
@@ -118,7 +119,7 @@ def load(uri: str) -> list[Record]:
         BenchmarkError: MLflow does not answer, or no benchmarks were ever recorded there.
     """
     nothing = BenchmarkError(f"MLflow ({uri}) has no benchmarks yet. Record some: pytest benchmarks/ --mlflow")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (path := store_path(uri)) and not path.exists():
         raise nothing  # the client would make the file
     os.environ.update(mirror_environment())
     try:

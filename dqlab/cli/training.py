@@ -113,6 +113,7 @@ def _add_figure(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     from dqlab.report import print_finished
     from dqlab.running import train
+    from dqlab.sending import warn_unsent
 
     chosen = {
         "Experiment.seeds": args.seeds and tuple(args.seeds),
@@ -137,6 +138,8 @@ def _train(args: argparse.Namespace) -> int:
             return _say_stopped(asked, error, folder)
     if not args.quiet:
         print_finished(finished)
+    if finished.sent is False:
+        warn_unsent(folder)
     finished.check_complete()
     return 0
 

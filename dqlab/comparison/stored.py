@@ -16,6 +16,7 @@ from dqlab.errors import RunError, nearest
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import connect
 from dqlab.tracking.runs import KEY, OWNER, PARENT, all_runs
+from dqlab.tracking.stores import store_path
 
 SCORE = "score/"
 Configure = Callable[[str, str], Mapping[str, str]]
@@ -48,7 +49,7 @@ def read_run(uri: str, run_id: str) -> Found:
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (path := store_path(uri)) and not path.exists():
         raise RunError(f"There is no MLflow store {uri}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
     os.environ.update(mirror_environment())
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import re
 import select
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from dqlab.tracking.memory import Memory
 
 POLL_SECONDS = 5.0
 LONGEST_PAUSE = 60.0
+PLACE = re.compile(r"0x[0-9a-f]+")
+"""Addresses of objects in memory, which differ each time that the same is said."""
 
 
 @contextmanager
@@ -93,24 +96,29 @@ def follow(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], N
         Whether the last attempt succeeded, and left nothing out.
     """
     pause, deadline, said = POLL_SECONDS, float("inf"), ""
+
+    def say_anew(text: str) -> None:
+        nonlocal said
+        if (plain := PLACE.sub("", text)) != said:
+            said = plain
+            say(text)
+
     while True:
         over = bool(select.select([stop], [], [], 0 if deadline < float("inf") else pause)[0])
         if over and deadline == float("inf"):
             deadline = time.monotonic() + patience
         try:
             send(over)
-            pause = POLL_SECONDS
+            pause, said = POLL_SECONDS, ""
             if over:
                 return True
         except LeftOutError as error:  # to try again at once would not help
-            if str(error) != said:
-                said = str(error)
-                say(f"left out: {said}")
+            say_anew(f"left out: {error}")
             pause = POLL_SECONDS
             if over:
                 return False
         except Exception as error:  # whatever the server or its client does, training's records are safe
-            say(f"not sent: {type(error).__name__}: {str(error)[:300]}")
+            say_anew(f"not sent: {type(error).__name__}: {str(error)[:300]}")
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() > deadline:
                 return False

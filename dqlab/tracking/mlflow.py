@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dqlab.errors import RunError
 from dqlab.files import read_json, write_text
 from dqlab.tracking.damage import Leaving, read_object, read_summary
 from dqlab.tracking.deleted import Lasting
 from dqlab.tracking.folders import facts_of, known_facts
 from dqlab.tracking.journal_reader import chunks, metrics_of, new_records
 from dqlab.tracking.mirror import Sent
+from dqlab.tracking.stores import make_store, store_path, store_uri
 
 ENDED = ("finished", "failed")
 BATCH = 900  # MLflow takes at most 1000 metrics a request
@@ -24,7 +26,7 @@ LONGEST_VALUE = 480  # and 500 characters a parameter
 def tracking_uri(run: Path) -> str:
     """$MLFLOW_TRACKING_URI, or where the run was recorded before, or an SQLite store beside the runs."""
     facts = facts_of(run)
-    beside = f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+    beside = store_uri(run.resolve().parent / "mlflow.db")
     return str(os.environ.get("MLFLOW_TRACKING_URI") or facts.get("mlflow_uri") or beside)
 
 
@@ -64,8 +66,10 @@ def connect(uri: str) -> Any:
     """MLflow's client for a tracking URI, without its chatter."""
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
+        logging.getLogger(name).setLevel(level)
+    if (path := store_path(uri)) and not path.exists():
+        make_store(path)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -86,11 +90,20 @@ def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experimen
 
 
 def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
-    """The experiment's id, made where it does not exist; a local store keeps its artifacts beside the run's folder."""
+    """The experiment's id, made where it does not exist; a local store keeps its artifacts beside the run's folder.
+
+    Raises:
+        RunError: it has been deleted.
+    """
     found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise RunError(
+            f"MLflow's experiment '{name}' is deleted. Restore it, with MLFLOW_TRACKING_URI set to its store, by "
+            f"`mlflow experiments restore -x {found.experiment_id}`; then: dqlab sync {run}."
+        )
     if found is not None:
         return str(found.experiment_id)
-    location = (run.resolve().parent / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+    location = (run.resolve().parent / "mlartifacts").as_uri() if store_path(uri) else None
     return str(client.create_experiment(name, artifact_location=location, tags=KIND))
 
 

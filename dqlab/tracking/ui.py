@@ -17,6 +17,7 @@ from dqlab.errors import RunError
 from dqlab.tracking.folders import facts_of, grid_of
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.stores import store_path, store_uri
 
 PORTS = 100
 START_SECONDS = 120.0
@@ -89,13 +90,13 @@ def _of_folder(folder: Path) -> str | None:
 def _newest(folder: Path) -> str | None:
     """The store that was written last."""
     stores = sorted(folder.rglob(STORE), key=lambda path: path.stat().st_mtime)
-    return f"sqlite:///{stores[-1].resolve()}" if stores else None
+    return store_uri(stores[-1].resolve()) if stores else None
 
 
 def _check(uri: str) -> None:
     """MLflow would make an empty store where there is none."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:") and not path.exists():
+    path = store_path(uri)
+    if path is not None and not path.exists():
         raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
 
 

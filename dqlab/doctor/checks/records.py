@@ -19,6 +19,7 @@ from dqlab.doctor.finding import Finding, State, check
 from dqlab.doctor.packages import extra
 from dqlab.envs.tasks import D4RL
 from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.stores import store_path
 
 GROUP = "Data and records"
 GIB = 2**30
@@ -104,9 +105,9 @@ def minari() -> Iterator[Finding]:
 def mlflow() -> Iterator[Finding]:
     """The store that runs are recorded in: asked for its experiments, or locked for writing."""
     uri = tracking_uri(Path("runs") / "run")
-    shown, local = without_password(uri), Path(uri.removeprefix("sqlite:///"))
+    shown, local = without_password(uri), store_path(uri)
     fix = "training goes on without it, and `dqlab sync RUN` sends later; set MLFLOW_TRACKING_URI"
-    if uri.startswith("sqlite:"):
+    if local is not None:
         trouble = _sqlite_trouble(local)
         said = "can be written" if local.exists() else "will be made"
     else:
