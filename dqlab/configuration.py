@@ -10,8 +10,9 @@ import importlib
 import inspect
 import re
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,19 @@ SHIPPED = [
 
 @dataclass
 class Loaded:
-    """What was read: files in order, modules imported by gin files or as plugins, and single bindings' names."""
+    """What was read.
+
+    Attributes:
+        files: in order.
+        imports: modules, imported by gin files or as plugins.
+        single: names of the single bindings.
+        own: name -> file and line of what is bound in gin files other than dqlab's.
+    """
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
 
 
 def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
@@ -69,7 +78,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
         _load_file(find(path), loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", Path("."), loaded)
-        loaded.single.append(binding.partition("=")[0].strip())
+        loaded.single += names_of(binding)
     _check_macros()
     return loaded
 
@@ -111,8 +120,7 @@ def _gather(path: Path, found: dict[str, Any], seen: set[Path]) -> None:
         if isinstance(statement, config_parser.IncludeStatement):
             _gather(_included(statement.filename, path.parent, str(path)), found, seen)
         elif isinstance(statement, config_parser.BindingStatement):
-            scope = f"{statement.scope}/" if statement.scope else ""
-            found[f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")] = statement.value
+            found[_written_name(statement)] = statement.value
 
 
 def operative_text(loaded: Loaded) -> str:
@@ -163,16 +171,64 @@ def as_text(bindings: Mapping[str, Any]) -> str:
     return "".join(f"{name} = {value!r}\n" for name, value in bindings.items())
 
 
-def without_effect(loaded: Loaded, text: str) -> list[str]:
-    """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
-    read = {complete(name) for name in flat(text)}
-    return [name for name in loaded.single if complete(name) not in read]
+def names_of(binding: str) -> list[str]:
+    """What a single binding binds, as written."""
+    statements = _statements(_quoted(binding), f"--set {binding}")
+    return [_written_name(found) for found in statements if isinstance(found, config_parser.BindingStatement)]
+
+
+def _written_name(statement: Any) -> str:
+    scope = f"{statement.scope}/" if statement.scope else ""
+    return f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")
+
+
+def read() -> set[str]:
+    """Complete names of all that has been read since `load`."""
+    return set(_by_name(gin_config._OPERATIVE_CONFIG))
+
+
+def check_read(bindings: Sequence[str], known: Collection[str]) -> None:
+    """See that what the command line binds is read; without effect it would leave the user with other results.
+
+    Args:
+        bindings: as `load` takes them.
+        known: what is read, as `read` gives it.
+
+    Raises:
+        ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
+    """
+    for name in (name for binding in bindings for name in names_of(binding)):
+        if complete(name) not in known:
+            raise ConfigError(f"--set {name} has no effect: nothing here reads it. {_nearest_read(name, known)}")
+
+
+def unread(loaded: Loaded, known: Collection[str]) -> list[str]:
+    """Warnings of what the user's own gin files bind and nothing reads; of grids and recipes, which others read."""
+    return [
+        f"{place}: {name} has no effect: nothing here reads it. {_nearest_read(name, known)}"
+        for name, place in loaded.own.items()
+        if complete(name) not in known and not complete(name).startswith(READ_ELSEWHERE)
+    ]
+
+
+READ_ELSEWHERE = ("ablation.", "collection.")
+
+
+def _nearest_read(name: str, known: Collection[str]) -> str:
+    """Which parameter may have been meant: another part's of the same name, before one whose whole name is similar."""
+    brief, parameter = [_brief(other) for other in known if "." in other], name.rpartition(".")[2]
+    alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
+    same = [other for other in brief if [other.rpartition(".")[2]] == alike]
+    by_likeness = sorted(same, key=lambda other: -SequenceMatcher(None, other, name).ratio())
+    return f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
 
 
 def complete(name: str) -> str:
     """A binding's name with the complete name of what it binds, however short it was written."""
     scope, slash, rest = name.rpartition("/")
-    selector, _, parameter = rest.rpartition(".")
+    selector, dot, parameter = rest.rpartition(".")
+    if not dot:  # a macro
+        return name
     found = [known for known in _configurables() if known == selector or known.endswith("." + selector)]
     return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
 
@@ -197,9 +253,7 @@ def flat(text: str) -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value."""
     parser = config_parser.ConfigParser(text, gin_config.ParserDelegate())
     found = (statement for statement in parser if isinstance(statement, config_parser.BindingStatement))
-    return {
-        (f"{s.scope}/" if s.scope else "") + f"{s.selector}.{s.arg_name}".rstrip("."): _plain(s.value) for s in found
-    }
+    return {_written_name(statement): _plain(statement.value) for statement in found}
 
 
 def differences(old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None) -> list[str]:
@@ -243,6 +297,8 @@ def _load_text(text: str, name: str, folder: Path, loaded: Loaded) -> None:
             _import(statement.module, place, loaded)
         elif isinstance(statement, config_parser.BindingStatement):
             _bind(statement, place)
+            if not name.startswith("--") and not any(Path(name).is_relative_to(root) for root in SHIPPED):
+                loaded.own[_written_name(statement)] = place
 
 
 def _statements(text: str, name: str) -> Iterator[Any]:

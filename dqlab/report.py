@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError
+from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment
 from dqlab.filming.request import Film
 from dqlab.filming.session import Filming
@@ -81,7 +82,8 @@ def evaluate_run(
     experiment = Experiment()
     experiment.check()
     table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}", facts["caveat"])
-    evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
+    evaluator = _evaluator(experiment, episodes, bindings)
+    mode = experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
     files = checkpoint_files(folder, seed, which)
@@ -158,7 +160,7 @@ def evaluate_official(
     experiment.check()
     pack = experiment.pack([Replica.plain(0)])
     pack.load(0, trained.weights)
-    evaluator = experiment.evaluator(episodes)
+    evaluator = _evaluator(experiment, episodes, bindings)
     filming = Filming(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
     about = f"official checkpoint {trained.stem} ({trained.schedule})"
@@ -168,6 +170,18 @@ def evaluate_official(
     if filming:
         filming.note(trained.stem, 0)
         filming.finish(None)
+
+
+def _evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[str]) -> Evaluator:
+    """Its evaluator, ready; by then everything has been read, the command line's bindings among it.
+
+    Raises:
+        ConfigError: an environment cannot be made; or nothing reads a binding.
+    """
+    evaluator = experiment.evaluator(episodes)
+    evaluator.environments.prepare(evaluator.episodes)
+    configuration.check_read(bindings, configuration.read())
+    return evaluator
 
 
 def _check_official(trained: official.Checkpoint, experiment: Experiment) -> None:

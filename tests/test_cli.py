@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -306,12 +307,54 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, tmp_path: Path) -> None:
     check_mistake(dqlab("train", "--resume", "--out", "run"), "has finished: there is nothing to resume")
 
 
-def test_a_binding_without_effect_is_said(dqlab: Run) -> None:
-    done = dqlab(*QUICK, "--steps", "10", "-q", *bindings("BehaviourCloning.learning_rate=1e-5", "eta=0.5"))
-    assert done.returncode == 0
-    assert "warning: eta has no effect" in done.stderr
-    assert "BehaviourCloning.learning_rate has no effect" in done.stderr
-    assert "TwinCritic.hidden_dim has no effect" not in done.stderr
+READS_NOTHING = {
+    "eta=1": r"eta has no effect: .*Did you mean DiffusionQL\.eta\?",
+    "BehaviourCloning.learning_rate=1e-5": r"\.learning_rate has no effect: .* DiffusionQL\.learning_rate",
+    "LNResnet.hidden_dm=8": r"'LNResnet' has no parameter 'hidden_dm'\. Did you mean 'hidden_dim'\?",
+    "patience.tolerance=3": r"patience\.tolerance has no effect",
+}
+
+
+@pytest.mark.parametrize(("binding", "message"), READS_NOTHING.items(), ids=READS_NOTHING.keys())
+def test_what_nothing_reads_is_refused_by_every_door(
+    finished: tuple[Path, str], dqlab: Run, tmp_path: Path, binding: str, message: str
+) -> None:
+    """A parameter in the wrong place would leave its default, and hours of other results than the user believes."""
+    doors = [
+        [*QUICK, "--out", "made", *bindings(binding)],
+        ["eval", str(finished[0]), "--set", binding],
+        ["ablate", "--grid", str(ROOT / "ablations" / "eta.gin"), "--dry-run", *bindings(binding)],
+        ["figure", "bandit", "--out", "made", "--set", binding.replace("BehaviourCloning.", "IQL.")],
+        ["collect", "--gin", str(ROOT / "gin" / "collect_hopper.gin"), "--out", "made", "--set", binding],
+    ]
+    for door in doors if binding == "eta=1" else doors[1:2]:
+        done = dqlab(*door)
+        check_mistake(done, "")
+        wanted = message if door[0] in ("train", "eval") else message.partition(":")[0]
+        assert re.search(wanted, done.stderr), (door, done.stderr)
+    assert {path.name for path in tmp_path.glob("made/*")} <= {"run.lock"}, "nothing has begun"
+
+
+def test_what_is_read_late_or_by_some_is_no_mistake(dqlab: Run, tmp_path: Path) -> None:
+    """A stopping rule's own parameter is read, and stored; in a grid it is enough that one cell reads it."""
+    rule = ("Training.early_stop='patience'", "patience.tolerance=3", "load_dataset.standardise_states=True")
+    done = dqlab(*QUICK, "--steps", "10", "-q", "--out", "run", *bindings(*rule))
+    assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
+    assert "patience.tolerance = 3" in (tmp_path / "run" / "config.gin").read_text()
+    some = bindings("BehaviourCloning.learning_rate=1e-5", "load_dataset.standardise_states=True")
+    grid = dqlab("ablate", "--grid", str(ROOT / "ablations" / "policy_class.gin"), "--dry-run", *some)
+    assert grid.returncode == 0, grid.stderr
+
+
+def test_what_nothing_reads_in_a_file_is_said(dqlab: Run, tmp_path: Path) -> None:
+    """By file and line; dqlab's own files serve several algorithms, and are not complained of."""
+    include = f"include '{ROOT / 'gin' / 'quickstart.gin'}'\n"
+    (tmp_path / "mine.gin").write_text(f"{include}eta = 0.5\nBehaviourCloning.learning_rate = 1e-5\n")
+    done = dqlab("train", "--gin", "mine.gin", "--steps", "10", "-q", *bindings())
+    assert done.returncode == 0, done.stderr
+    first, second = (line for line in done.stderr.splitlines() if "no effect" in line)
+    assert first.startswith("dqlab: warning: mine.gin:2: eta has no effect")
+    assert second.startswith("dqlab: warning: mine.gin:3: BehaviourCloning.learning_rate has no effect")
 
 
 def test_gin_files_ship_with_dqlab(dqlab: Run) -> None:
