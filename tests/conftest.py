@@ -138,6 +138,7 @@ def isolated(folder: Path) -> dict[str, str]:
     return {**kept, "D4RL_DATASET_DIR": str(folder / "d4rl"), "COLUMNS": "200"}
 
 
-def bindings(*more: str) -> list[str]:
-    """`--set` arguments of a training run of seconds."""
-    return ["--set", *TINY, *more]
+def bindings(*more: str, diffusion: bool = True) -> list[str]:
+    """`--set` arguments of a training run of seconds; those that only Diffusion-QL reads may be left out."""
+    of_diffusion = ("MLPDenoiser.", "SoftmaxQ.")
+    return ["--set", *(one for one in TINY if diffusion or not one.startswith(of_diffusion)), *more]

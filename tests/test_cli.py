@@ -341,8 +341,10 @@ def test_what_is_read_late_or_by_some_is_no_mistake(dqlab: Run, tmp_path: Path) 
     done = dqlab(*QUICK, "--steps", "10", "-q", "--out", "run", *bindings(*rule))
     assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
     assert "patience.tolerance = 3" in (tmp_path / "run" / "config.gin").read_text()
+    axes = "{'algorithm': {'DQL': {}, 'BC': {'Experiment.algorithm': 'bc'}}}"
+    (tmp_path / "grid.gin").write_text(f"include '{ROOT / 'gin' / 'quickstart.gin'}'\nGrid.axes = {axes}\n")
     some = bindings("BehaviourCloning.learning_rate=1e-5", "load_dataset.standardise_states=True")
-    grid = dqlab("ablate", "--grid", str(ROOT / "ablations" / "policy_class.gin"), "--dry-run", *some)
+    grid = dqlab("ablate", "--grid", "grid.gin", "--dry-run", *some)
     assert grid.returncode == 0, grid.stderr
 
 
