@@ -46,8 +46,9 @@ def check_counts(part: str, least: int = 1, **values: Any) -> None:
         ConfigError: one is no whole number, or smaller.
     """
     for name, value in values.items():
+        wanted = "of type int" if type(value) is not int else f"at least {least}"
         if type(value) is not int or value < least:
-            raise ConfigError(f"{part}.{name} must be a whole number of at least {least}, not {value!r}.")
+            raise ConfigError(f"{part}.{name} must be {wanted}, not {value!r}.")
 
 
 def require(condition: bool, instance: Any, name: str, wanted: str) -> None:
