@@ -24,6 +24,7 @@ from dqlab.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test fetches gigabytes
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")

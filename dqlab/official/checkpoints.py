@@ -19,6 +19,7 @@ from dqlab.official.names import ACTOR_NAMES, CRITIC_NAMES, Rules, Weights, bare
 
 OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")
 """Those of the official code; dqlab's have the same names."""
+OWN = "listed.betas"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Checkpoint:
         """The schedule in words."""
         if not len(self.betas):
             return "a schedule that the file does not tell"
-        name = self.settings["DiffusionPolicy.schedule"]
-        return f"N = {len(self.betas)}, " + ("betas of its own" if name == "listed" else name)
+        name = "betas of its own" if OWN in self.settings else self.settings["DiffusionPolicy.schedule"]
+        return f"N = {len(self.betas)}, {name}"
 
     def has_betas(self, betas: Sequence[float]) -> bool:
         """Whether a schedule is that of the file."""
@@ -255,9 +256,9 @@ def _as_settings(betas: Tensor) -> dict[str, Any]:
     """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
     if not len(betas):
         return {}
-    name = next((name for name in OFFICIAL_SCHEDULES if _is(name, betas)), "listed")
-    own = {"listed.betas": tuple(betas.tolist())} if name == "listed" else {}
-    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": name, **own}
+    known = next((name for name in OFFICIAL_SCHEDULES if _is(name, betas)), "")
+    own = {} if known else {OWN: tuple(betas.tolist())}
+    return {"DiffusionPolicy.n_timesteps": len(betas), "DiffusionPolicy.schedule": known or "listed", **own}
 
 
 def _is(schedule: str, betas: Tensor) -> bool:
