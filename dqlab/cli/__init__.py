@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from dqlab import __version__
 from dqlab.cli import checks, data, grids, parts, records, training
+from dqlab.cli.parser import Parser
 from dqlab.errors import DqlabError, message_of
 from dqlab.training.threads import quiet_threads
 
@@ -38,9 +39,9 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
-    args = _parser().parse_args(argv)
     quiet_threads()
     try:
+        args = _parser().parse_args(argv)
         return int(args.command(args) or 0)
     except DqlabError as error:
         _show_traceback()
@@ -75,7 +76,7 @@ def _show_traceback() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dqlab",
         description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
         epilog=EPILOG,
