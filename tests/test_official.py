@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import plain
+import diffusion_ql as plain
 import pytest
 import torch
 from conftest import ROOT
@@ -22,9 +22,6 @@ from dqlab.errors import RunError
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
 
-HIDDEN = 256
-ACTOR = {"t1": "time_mlp.1", "t2": "time_mlp.3", "l1": "mid_layer.0", "l2": "mid_layer.2", "l3": "mid_layer.4"}
-ACTOR |= {"out": "final_layer"}
 TASK = ("--task", "walker2d-medium-expert-v2")
 CASES = ROOT.parent / "shared" / "cases" / "official"
 
@@ -52,20 +49,16 @@ def buffers(betas: list[float]) -> dict[str, torch.Tensor]:
 
 
 def official_states(
-    n: int = 5, schedule: str = "vp", hidden: int = HIDDEN, seed: int = 0
-) -> tuple[plain.Actor, torch.nn.Module, dict[str, Any], dict[str, Any]]:
-    """An actor and a critic, and their state dicts as the official code has them: `model.` prefix, buffers."""
+    n: int = 5, schedule: str = "vp", hidden: int = 256, seed: int = 0
+) -> tuple[plain.Actor, plain.Critic, dict[str, Any], dict[str, Any]]:
+    """An actor and a critic, and their state dicts as the official code has them, all of its buffers included."""
     torch.manual_seed(seed)
-    actor, q = plain.Actor(17, 6, hidden, n, schedule), plain.critic(17, 6, hidden)
-    state = {f"model.{ACTOR[name.split('.')[0]]}.{name.split('.')[1]}": v for name, v in actor.state_dict().items()}
-    state = OrderedDict(buffers(list(actor.beta)) | state)
-    values = OrderedDict(
-        (f"{head}.{name}", v) for head in ("q1_model", "q2_model") for name, v in q.state_dict().items()
-    )
-    return actor, q, state, values
+    actor = plain.Actor(17, 6, plain.Settings(hidden=hidden, n=n, schedule=schedule))
+    critic = plain.Critic(17, 6, hidden)
+    return actor, critic, OrderedDict(actor.state_dict() | buffers(list(actor.beta))), critic.state_dict()
 
 
-def save_official(folder: Path, epoch: str, **made: Any) -> tuple[plain.Actor, torch.nn.Module]:
+def save_official(folder: Path, epoch: str, **made: Any) -> tuple[plain.Actor, plain.Critic]:
     actor, q, state, values = official_states(**made)
     torch.save(state, folder / f"actor{epoch}.pth")
     torch.save(values, folder / f"critic{epoch}.pth")
@@ -80,9 +73,9 @@ def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
     pack.load(0, found.weights)
     state, x, t = torch.randn(9, 17), torch.randn(9, 6), torch.arange(9) % 5
     ours = pack.layouts["actor"].bind(pack.state.parameters["actor"][0])(x, t, state)
-    assert torch.allclose(ours, actor.eps(x, t, state), atol=1e-6)
+    assert torch.allclose(ours, actor.model(x, t, state), atol=1e-6)
     values = pack.layouts["critic"].bind(pack.state.targets["critic_target"][0])(state, x)
-    assert torch.allclose(values[0], q(torch.cat([state, x], 1))[:, 0], atol=1e-6)
+    assert torch.allclose(values[0], q(state, x)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 100, 1000])
@@ -201,9 +194,10 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, change: Change, messa
 
 
 def flipped(path: Path) -> None:
-    """One bit in the middle, where the weights are."""
+    """One bit of a weight."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    weight = torch.load(path, weights_only=True)["q1_model.0.weight"].numpy().tobytes()
+    content[content.index(weight)] ^= 1
     path.write_bytes(content)
 
 
