@@ -10,8 +10,9 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,19 @@ SHIPPED = [
 
 @dataclass
 class Loaded:
-    """What was read: files in order, modules imported by gin files or as plugins, and single bindings' names."""
+    """What was read.
+
+    Attributes:
+        files: in order.
+        imports: modules, imported by gin files or as plugins.
+        single: names of the single bindings.
+        own: name -> file and line of what is bound in gin files other than dqlab's.
+    """
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
 
 
 def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
@@ -71,7 +80,7 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
         _load_file(find(path), loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", loaded)
-        loaded.single.append(binding.partition("=")[0].strip())
+        loaded.single += names_of(binding)
     _check_macros()
     check_calls(gin_config._CONFIG)
     return loaded
@@ -101,13 +110,8 @@ def bindings_of(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: a file is missing, or a line cannot be parsed.
     """
-    return {_name_of(s): s.value for s, _ in _of_file(find(path), []) if isinstance(s, config_parser.BindingStatement)}
-
-
-def _name_of(binding: Any) -> str:
-    """`scope/configurable.parameter`; a macro's own name."""
-    scope = f"{binding.scope}/" if binding.scope else ""
-    return f"{scope}{binding.selector}.{binding.arg_name}".rstrip(".")
+    found = (s for s, _ in _of_file(find(path), []) if isinstance(s, config_parser.BindingStatement))
+    return {_written_name(statement): statement.value for statement in found}
 
 
 def operative_text(loaded: Loaded) -> str:
@@ -158,16 +162,64 @@ def as_text(bindings: Mapping[str, Any]) -> str:
     return "".join(f"{name} = {value!r}\n" for name, value in bindings.items())
 
 
-def without_effect(loaded: Loaded, text: str) -> list[str]:
-    """Single bindings whose parameter is not in the operative text: nothing that was built reads them."""
-    read = {complete(name) for name in flat(text)}
-    return [name for name in loaded.single if complete(name) not in read]
+def names_of(binding: str) -> list[str]:
+    """What a single binding binds, as written."""
+    found = (s for s, _ in statements(_quoted(binding), f"--set {binding}"))
+    return [_written_name(s) for s in found if isinstance(s, config_parser.BindingStatement)]
+
+
+def _written_name(statement: Any) -> str:
+    scope = f"{statement.scope}/" if statement.scope else ""
+    return f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")
+
+
+def read() -> set[str]:
+    """Complete names of all that has been read since `load`."""
+    return set(_by_name(gin_config._OPERATIVE_CONFIG))
+
+
+def check_read(bindings: Sequence[str], known: Collection[str]) -> None:
+    """See that what the command line binds is read; without effect it would leave the user with other results.
+
+    Args:
+        bindings: as `load` takes them.
+        known: what is read, as `read` gives it.
+
+    Raises:
+        ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
+    """
+    for name in (name for binding in bindings for name in names_of(binding)):
+        if complete(name) not in known:
+            raise ConfigError(f"--set {name} has no effect: nothing here reads it. {_nearest_read(name, known)}")
+
+
+def unread(loaded: Loaded, known: Collection[str]) -> list[str]:
+    """Warnings of what the user's own gin files bind and nothing reads; of grids and recipes, which others read."""
+    return [
+        f"{place}: {name} has no effect: nothing here reads it. {_nearest_read(name, known)}"
+        for name, place in loaded.own.items()
+        if complete(name) not in known and not complete(name).startswith(READ_ELSEWHERE)
+    ]
+
+
+READ_ELSEWHERE = ("ablation.", "collection.")
+
+
+def _nearest_read(name: str, known: Collection[str]) -> str:
+    """Which parameter may have been meant: another part's of the same name, before one whose whole name is similar."""
+    brief, parameter = [_brief(other) for other in known if "." in other], name.rpartition(".")[2]
+    alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
+    same = [other for other in brief if [other.rpartition(".")[2]] == alike]
+    by_likeness = sorted(same, key=lambda other: -SequenceMatcher(None, other, name).ratio())
+    return f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
 
 
 def complete(name: str) -> str:
     """A binding's name with the complete name of what it binds, however short it was written."""
     scope, slash, rest = name.rpartition("/")
-    selector, _, parameter = rest.rpartition(".")
+    selector, dot, parameter = rest.rpartition(".")
+    if not dot:  # a macro
+        return name
     found = [known for known in _configurables() if known == selector or known.endswith("." + selector)]
     return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
 
@@ -191,7 +243,7 @@ def rebound(text: str, bindings: Mapping[str, Any]) -> str:
 def flat(text: str) -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value."""
     found = (s for s, _ in statements(text, "configuration") if isinstance(s, config_parser.BindingStatement))
-    return {_name_of(statement): _plain(statement.value) for statement in found}
+    return {_written_name(statement): _plain(statement.value) for statement in found}
 
 
 def differences(old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None) -> list[str]:
@@ -233,6 +285,8 @@ def _apply(statement: Any, place: str, loaded: Loaded) -> None:
         _import(statement.module, place, loaded)
     elif isinstance(statement, config_parser.BindingStatement):
         _bind(statement, place)
+        if not place.startswith("--") and not any(Path(place).is_relative_to(root) for root in SHIPPED):
+            loaded.own[_written_name(statement)] = place
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:

@@ -178,6 +178,7 @@ class Experiment:
             torch.cuda.set_device(self.the_device)
         torch.set_float32_matmul_precision(self.the_precision.float32_products)
         execution_modes.get(self.plan.execution)().settle(Budget(self.the_device, 0.0))
+        self.plan.try_rules()
         _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
         env_backends.get(self.env_backend)(self.the_task, self.physics)
         self.the_task.arguments()

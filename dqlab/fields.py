@@ -34,6 +34,23 @@ def check_fields(instance: Any) -> None:
             object.__setattr__(instance, field.name, float(number))
 
 
+def check_counts(part: str, least: int = 1, **values: Any) -> None:
+    """Check sizes and counts of a part that is no dataclass.
+
+    Args:
+        part: its name in gin files.
+        least: of each of them.
+        values: parameter -> value.
+
+    Raises:
+        ConfigError: one is no whole number, or smaller.
+    """
+    for name, value in values.items():
+        wanted = "of type int" if type(value) is not int else f"at least {least}"
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{part}.{name} must be {wanted}, not {value!r}.")
+
+
 def require(condition: bool, instance: Any, name: str, wanted: str) -> None:
     """Raise a ConfigError that says what a field must be, unless the condition holds."""
     if not condition:

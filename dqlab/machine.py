@@ -67,6 +67,14 @@ def in_words(count: int) -> str:
     return f"{count:,} bytes"
 
 
+def duration(seconds: float) -> str:
+    """A time span for people: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
 def _of_the_system() -> int:
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

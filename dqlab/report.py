@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dqlab import configuration, official
 from dqlab.errors import ConfigError, RunError
+from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment
 from dqlab.filming.request import Film
 from dqlab.filming.session import Filming
@@ -25,6 +26,7 @@ from dqlab.training import checkpoint
 from dqlab.training.execution import Budget
 from dqlab.training.model_selection import Episodes
 
+SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 RULES = {"last": "last", "best": "best_online", "offline": "offline"}
 
 
@@ -77,7 +79,8 @@ def evaluate_run(
     experiment = Experiment()
     experiment.check()
     table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}", facts["caveat"])
-    evaluator, mode = experiment.evaluator(episodes), experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
+    evaluator = _evaluator(experiment, episodes, bindings)
+    mode = experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
     files = checkpoint_files(folder, seed, which)
@@ -146,21 +149,67 @@ def evaluate_official(
     """
     if task_name is None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
-    configuration.load([], [f"Experiment.task={task_name!r}", *bindings])
+    trained = official.load_checkpoint(path, epoch)
+    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
+    configuration.load([], [*told, f"Experiment.task={task_name!r}", *bindings])
     experiment = Experiment()
+    _check_official(trained, experiment)
     experiment.check()
-    weights, stem = official.load_checkpoint(path, epoch)
     pack = experiment.pack([Replica.plain(0)])
-    pack.load(0, weights)
-    evaluator = experiment.evaluator(episodes)
+    pack.load(0, trained.weights)
+    evaluator = _evaluator(experiment, episodes, bindings)
     filming = Filming(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
-    table = _evaluation_table(f"{task_name}, official checkpoint {stem}, physics {experiment.stepped_by}", "")
-    _add_row(table, experiment, stem, 0, result)
+    about = f"official checkpoint {trained.stem} ({trained.schedule})"
+    table = _evaluation_table(f"{task_name}, {about}, physics {experiment.stepped_by}", "")
+    _add_row(table, experiment, trained.stem, 0, result)
     Console().print(table)
     if filming:
-        filming.note(stem, 0)
+        filming.note(trained.stem, 0)
         filming.finish(None)
+
+
+def _evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[str]) -> Evaluator:
+    """Its evaluator, ready; by then everything has been read, the command line's bindings among it.
+
+    Raises:
+        ConfigError: an environment cannot be made; or nothing reads a binding.
+    """
+    evaluator = experiment.evaluator(episodes)
+    evaluator.environments.prepare(evaluator.episodes)
+    configuration.check_read(bindings, configuration.read())
+    return evaluator
+
+
+def _check_official(trained: official.Checkpoint, experiment: Experiment) -> None:
+    """See that the task and the configuration are those of the files.
+
+    Raises:
+        RunError: the task has other states or actions.
+        ConfigError: the configuration contradicts the files, or does not say what they do not.
+    """
+    task, sizes = experiment.the_task, (trained.state_dim, trained.action_dim)
+    if sizes != (task.state_dim, task.action_dim):
+        raise RunError(
+            f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
+            f"{task.state_dim} and {task.action_dim}. Name its own task with --task."
+        )
+    bound = configuration.briefly(configuration.bound())
+    for name, value in trained.settings.items():
+        if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
+            raise ConfigError(f"--set {name}={bound[name]!r} contradicts {trained.stem}, which has {value!r}.")
+    process = getattr(getattr(experiment.the_algorithm, "the_policy", None), "process", None)
+    if process is None:
+        raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
+    if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
+        raise ConfigError(
+            f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
+            "DiffusionPolicy.schedule=NAME."
+        )
+    if len(trained.betas) and not trained.has_betas(process.betas):
+        raise ConfigError(
+            f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
+        )
 
 
 def _evaluation_table(title: str, caveat: str) -> Table:

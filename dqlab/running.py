@@ -71,6 +71,9 @@ LATER = {
 }
 """Parameters that came after runs were stored, with the value at which those ran."""
 
+UNSTORED = {**LATER, "patience.tolerance": 5, "patience.min_delta": 0.0, "last_two.initial": 100.0}
+"""The same, with those that were once read too late to be stored."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -116,6 +119,7 @@ def train(
     console: Console | None = None,
     tell: Tell = nobody,
     stop: Event | None = None,
+    typed: Sequence[str] | None = None,
 ) -> Finished:
     """Run the experiment that the current gin configuration describes.
 
@@ -128,6 +132,7 @@ def train(
         console: where progress goes.
         tell: told of events: `started` (`step`, `steps`, `execution`), and those of `Watch`.
         stop: when it is set, the run saves its state after the update under way and ends.
+        typed: bindings of the command line, which must be read; then gin files are warned of, too. None asks nothing.
 
     Raises:
         DqlabError: anything the user can mend; nothing in the folder is lost.
@@ -143,6 +148,8 @@ def train(
     data = _load_data(experiment, console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
     pack = experiment.pack()
+    if typed is not None:
+        _check_read(loaded, typed)
     folder.lock()
     before = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
@@ -242,14 +249,20 @@ def _load_data(experiment: Experiment, console: Console) -> Transitions:
     return data
 
 
+def _check_read(loaded: configuration.Loaded, typed: Sequence[str]) -> None:
+    """Everything has been built and has read what it reads: refuse, or warn of, what nothing has read."""
+    known = configuration.read()
+    configuration.check_read(typed, known)
+    for line in configuration.unread(loaded, known):
+        print(f"dqlab: warning: {line}", file=sys.stderr)
+
+
 def _record(
     experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: configuration.Loaded
 ) -> dict[str, Any]:
     """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
     text = configuration.operative_text(loaded)
     _check_config(folder, text, data.provenance.digest)
-    for name in configuration.without_effect(loaded, text):
-        print(f"dqlab: warning: {name} has no effect: nothing in this run uses it", file=sys.stderr)
     known = facts(experiment, data, loaded)
     known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
     known |= {"mlflow_uri": tracking_uri(folder.path)}
@@ -262,7 +275,7 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     """A resumed run must be the same experiment on the same data."""
     if not folder.config.exists():
         return
-    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT, LATER)
+    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT, UNSTORED)
     before = folder.facts()["data"]["digest"]
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")

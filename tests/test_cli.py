@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -161,13 +162,21 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "eval of nothing": (["eval"], "either a run's folder, or --official"),
     "official without a task": (["eval", "--official", "."], "--official wants --task"),
     "no official files": (["eval", "--official", ".", "--task", "hopper-medium-v2"], "No official checkpoint"),
-    "unknown command": (["trian"], "invalid choice"),
+    "unknown command": (["trian"], "dqlab has no command 'trian'. Did you mean `dqlab train`?"),
+    "what others call it": (["runs"], "Did you mean `dqlab ui`?"),
+    "longer": (["evaluate"], "Did you mean `dqlab eval`?"),
+    "a command of a command": (["download", "hopper-medium-v2"], "Did you mean `dqlab data download`?"),
+    "unknown command of a command": (
+        ["data", "lst"],
+        "dqlab data has no command 'lst'. Did you mean `dqlab data list`?",
+    ),
+    "nothing like it": (["\x1bzzzz"], r"no command '\x1bzzzz'. There are ablate, bench, "),
     "no gin file": (["train"], "Name a gin file"),
     "a folder as gin file": (["train", "--gin", str(ROOT / "gin")], "is a folder"),
     "a file as folder": ([*QUICK, "--out", str(ROOT / "README.md")], "is a file, not a folder"),
     "no episodes": ([*QUICK, "--set", "Training.eval_episodes=0"], "eval_episodes must be at least 1"),
     "no diffusion steps": ([*QUICK, "--set", "DiffusionPolicy.n_timesteps=0"], "n_timesteps must be at least 1"),
-    "wrong type inside": ([*QUICK, "--set", "MLPDenoiser.hidden_dim=64.0"], "fail on a batch of made-up numbers"),
+    "wrong type inside": ([*QUICK, "--set", "MLPDenoiser.hidden_dim=64.0"], "hidden_dim must be of type int"),
     "odd time embedding": ([*QUICK, "--set", "MLPDenoiser.time_dim=3"], "must be even and at least 4 wide"),
     "an instance for a factory": ([*QUICK, "--set", "DiffusionQL.selection=@SoftmaxQ()"], "made-up numbers: TypeError"),
     "no source": ([*QUICK, "--set", "load_dataset.sources=()"], "load_dataset.sources is empty"),
@@ -306,12 +315,56 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, tmp_path: Path) -> None:
     check_mistake(dqlab("train", "--resume", "--out", "run"), "has finished: there is nothing to resume")
 
 
-def test_a_binding_without_effect_is_said(dqlab: Run) -> None:
-    done = dqlab(*QUICK, "--steps", "10", "-q", *bindings("BehaviourCloning.learning_rate=1e-5", "eta=0.5"))
-    assert done.returncode == 0
-    assert "warning: eta has no effect" in done.stderr
-    assert "BehaviourCloning.learning_rate has no effect" in done.stderr
-    assert "TwinCritic.hidden_dim has no effect" not in done.stderr
+READS_NOTHING = {
+    "eta=1": r"eta has no effect: .*Did you mean DiffusionQL\.eta\?",
+    "BehaviourCloning.learning_rate=1e-5": r"\.learning_rate has no effect: .* DiffusionQL\.learning_rate",
+    "LNResnet.hidden_dm=8": r"'LNResnet' has no parameter 'hidden_dm'\. Did you mean 'hidden_dim'\?",
+    "patience.tolerance=3": r"patience\.tolerance has no effect",
+}
+
+
+@pytest.mark.parametrize(("binding", "message"), READS_NOTHING.items(), ids=READS_NOTHING.keys())
+def test_what_nothing_reads_is_refused_by_every_door(
+    finished: tuple[Path, str], dqlab: Run, tmp_path: Path, binding: str, message: str
+) -> None:
+    """A parameter in the wrong place would leave its default, and hours of other results than the user believes."""
+    doors = [
+        [*QUICK, "--out", "made", *bindings(binding)],
+        ["eval", str(finished[0]), "--set", binding],
+        ["ablate", "--grid", str(ROOT / "ablations" / "eta.gin"), "--dry-run", *bindings(binding)],
+        ["figure", "bandit", "--out", "made", "--set", binding.replace("BehaviourCloning.", "IQL.")],
+        ["collect", "--gin", str(ROOT / "gin" / "collect_hopper.gin"), "--out", "made", "--set", binding],
+    ]
+    for door in doors if binding == "eta=1" else doors[1:2]:
+        done = dqlab(*door)
+        check_mistake(done, "")
+        wanted = message if door[0] in ("train", "eval") else message.partition(":")[0]
+        assert re.search(wanted, done.stderr), (door, done.stderr)
+    assert {path.name for path in tmp_path.glob("made/*")} <= {"run.lock"}, "nothing has begun"
+
+
+def test_what_is_read_late_or_by_some_is_no_mistake(dqlab: Run, tmp_path: Path) -> None:
+    """A stopping rule's own parameter is read, and stored; in a grid it is enough that one cell reads it."""
+    rule = ("Training.early_stop='patience'", "patience.tolerance=3", "load_dataset.standardise_states=True")
+    done = dqlab(*QUICK, "--steps", "10", "-q", "--out", "run", *bindings(*rule))
+    assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
+    assert "patience.tolerance = 3" in (tmp_path / "run" / "config.gin").read_text()
+    axes = "{'algorithm': {'DQL': {}, 'BC': {'Experiment.algorithm': 'bc'}}}"
+    (tmp_path / "grid.gin").write_text(f"include '{ROOT / 'gin' / 'quickstart.gin'}'\nGrid.axes = {axes}\n")
+    some = bindings("BehaviourCloning.learning_rate=1e-5", "load_dataset.standardise_states=True")
+    grid = dqlab("ablate", "--grid", "grid.gin", "--dry-run", *some)
+    assert grid.returncode == 0, grid.stderr
+
+
+def test_what_nothing_reads_in_a_file_is_said(dqlab: Run, tmp_path: Path) -> None:
+    """By file and line; dqlab's own files serve several algorithms, and are not complained of."""
+    include = f"include '{ROOT / 'gin' / 'quickstart.gin'}'\n"
+    (tmp_path / "mine.gin").write_text(f"{include}eta = 0.5\nBehaviourCloning.learning_rate = 1e-5\n")
+    done = dqlab("train", "--gin", "mine.gin", "--steps", "10", "-q", *bindings())
+    assert done.returncode == 0, done.stderr
+    first, second = (line for line in done.stderr.splitlines() if "no effect" in line)
+    assert first.startswith("dqlab: warning: mine.gin:2: eta has no effect")
+    assert second.startswith("dqlab: warning: mine.gin:3: BehaviourCloning.learning_rate has no effect")
 
 
 def test_gin_files_ship_with_dqlab(dqlab: Run) -> None:

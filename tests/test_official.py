@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import plain
+import diffusion_ql as plain
 import pytest
 import torch
+from conftest import ROOT
 
 from dqlab import official
 from dqlab.algorithms.diffusion_ql import DiffusionQL
@@ -16,18 +22,44 @@ from dqlab.errors import RunError
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
 
-HIDDEN = 256
-ACTOR = {"t1": "time_mlp.1", "t2": "time_mlp.3", "l1": "mid_layer.0", "l2": "mid_layer.2", "l3": "mid_layer.4"}
-ACTOR |= {"out": "final_layer"}
+TASK = ("--task", "walker2d-medium-expert-v2")
+CASES = ROOT.parent / "shared" / "cases" / "official"
 
 
-def save_official(folder: Path, epoch: str, seed: int = 0) -> tuple[plain.Actor, torch.nn.Module]:
-    """Files as the official code writes them: `model.` prefix, schedule buffers among the weights."""
+def buffers(betas: list[float]) -> dict[str, torch.Tensor]:
+    """A schedule as the official code registers it, in single precision, by loops."""
+    single = torch.tensor(betas, dtype=torch.float32)
+    abar = torch.cumprod(1 - single, 0)
+    before = torch.cat([torch.ones(1), abar[:-1]])
+    variance = single * (1 - before) / (1 - abar)
+    return {
+        "betas": single,
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": torch.sqrt(abar),
+        "sqrt_one_minus_alphas_cumprod": torch.sqrt(1 - abar),
+        "log_one_minus_alphas_cumprod": torch.log(1 - abar),
+        "sqrt_recip_alphas_cumprod": torch.sqrt(1 / abar),
+        "sqrt_recipm1_alphas_cumprod": torch.sqrt(1 / abar - 1),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": torch.log(torch.clamp(variance, min=1e-20)),
+        "posterior_mean_coef1": single * torch.sqrt(before) / (1 - abar),
+        "posterior_mean_coef2": (1 - before) * torch.sqrt(1 - single) / (1 - abar),
+    }
+
+
+def official_states(
+    n: int = 5, schedule: str = "vp", hidden: int = 256, seed: int = 0
+) -> tuple[plain.Actor, plain.Critic, dict[str, Any], dict[str, Any]]:
+    """An actor and a critic, and their state dicts as the official code has them, all of its buffers included."""
     torch.manual_seed(seed)
-    actor, q = plain.Actor(17, 6, HIDDEN, 5, "vp"), plain.critic(17, 6, HIDDEN)
-    state = {f"model.{ACTOR[name.split('.')[0]]}.{name.split('.')[1]}": v for name, v in actor.state_dict().items()}
-    state |= {"betas": torch.zeros(5), "alphas_cumprod": torch.zeros(5), "posterior_mean_coef1": torch.zeros(5)}
-    values = {f"{member}.{name}": v for member in ("q1_model", "q2_model") for name, v in q.state_dict().items()}
+    actor = plain.Actor(17, 6, plain.Settings(hidden=hidden, n=n, schedule=schedule))
+    critic = plain.Critic(17, 6, hidden)
+    return actor, critic, OrderedDict(actor.state_dict() | buffers(list(actor.beta))), critic.state_dict()
+
+
+def save_official(folder: Path, epoch: str, **made: Any) -> tuple[plain.Actor, plain.Critic]:
+    actor, q, state, values = official_states(**made)
     torch.save(state, folder / f"actor{epoch}.pth")
     torch.save(values, folder / f"critic{epoch}.pth")
     return actor, q
@@ -35,35 +67,193 @@ def save_official(folder: Path, epoch: str, seed: int = 0) -> tuple[plain.Actor,
 
 def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
     actor, q = save_official(tmp_path, "_50")
-    weights, stem = official.load_checkpoint(tmp_path)
-    assert stem == "actor_50"
+    found = official.load_checkpoint(tmp_path)
+    assert (found.stem, found.state_dim, found.action_dim, found.schedule) == ("actor_50", 17, 6, "N = 5, vp")
     pack = Pack([DiffusionQL()], Dims(17, 6), [0])
-    pack.load(0, weights)
+    pack.load(0, found.weights)
     state, x, t = torch.randn(9, 17), torch.randn(9, 6), torch.arange(9) % 5
     ours = pack.layouts["actor"].bind(pack.state.parameters["actor"][0])(x, t, state)
-    assert torch.allclose(ours, actor.eps(x, t, state), atol=1e-6)
+    assert torch.allclose(ours, actor.model(x, t, state), atol=1e-6)
     values = pack.layouts["critic"].bind(pack.state.targets["critic_target"][0])(state, x)
-    assert torch.allclose(values[0], q(torch.cat([state, x], 1))[:, 0], atol=1e-6)
+    assert torch.allclose(values[0], q(state, x)[0], atol=1e-6)
 
 
-def test_the_latest_epoch_counts_as_a_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("n", [1, 2, 5, 10, 100, 1000])
+@pytest.mark.parametrize("schedule", ["vp", "linear", "cosine"])
+def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
+    """Each of the official code's, its single precision notwithstanding; N = 1 has no linear one there."""
+    if (n, schedule) == (1, "linear"):
+        pytest.skip("a line needs two points")
+    save_official(tmp_path, "", n=n, schedule=schedule, hidden=8)
+    found = official.load_checkpoint(tmp_path)
+    assert found.schedule == f"N = {n}, {schedule}"
+    assert found.settings["DiffusionPolicy.n_timesteps"] == n
+    assert found.settings["MLPDenoiser.hidden_dim"] == found.settings["TwinCritic.hidden_dim"] == 8
+
+
+def test_betas_of_its_own(tmp_path: Path) -> None:
+    *_, state, values = official_states()
+    mine = [0.1, 0.2, 0.3]
+    torch.save(state | buffers(mine), tmp_path / "actor.pth")
+    torch.save(values, tmp_path / "critic.pth")
+    found = official.load_checkpoint(tmp_path)
+    assert found.schedule == "N = 3, betas of its own"
+    assert found.settings["DiffusionPolicy.schedule"] == "listed"
+    assert found.settings["listed.betas"] == pytest.approx(mine, rel=1e-6)
+
+
+def test_the_latest_full_pair(tmp_path: Path) -> None:
+    """By number, not by letters; averages of weights, which the official code does not act by, are no epochs."""
     for epoch in ("_50", "_1000", "_950"):
-        save_official(tmp_path, epoch)
-    assert official.load_checkpoint(tmp_path)[1] == "actor_1000"
-    assert official.load_checkpoint(tmp_path, "50")[1] == "actor_50"
-
-
-def test_missing_and_unsafe_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="No official checkpoint"):
+        save_official(tmp_path, epoch, hidden=8)
+    for name in ("actor_ema_2000.pth", "actor_target_3000.pth"):
+        (tmp_path / name).write_bytes(b"")
+    assert official.load_checkpoint(tmp_path).stem == "actor_1000"
+    assert official.load_checkpoint(tmp_path, "50").stem == "actor_50"
+    (tmp_path / "critic_1000.pth").unlink()
+    with pytest.raises(RunError, match=r"critic_1000\.pth is missing: .* Both are there for --epoch 50, 950"):
         official.load_checkpoint(tmp_path)
-    save_official(tmp_path, "")
+
+
+def wrapped(state: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {"epoch": 7, "nets": {"policy": state, "q": values}, "optimiser": {"state": {0: {"step": torch.ones(1)}}}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {
+            name.replace("model.", "model.module.").replace("q1_", "_orig_mod.q1_"): value
+            for name, value in state.items()
+        },
+        lambda state: {"epoch": 3, "state_dict": state},
+        lambda state: {name: torch.nn.Parameter(value) for name, value in state.items()},
+    ],
+    ids=["DataParallel", "inside", "wrapped", "parameters"],
+)
+def test_what_wraps_the_weights_is_opened(tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    save_official(tmp_path, "_1", n=10, hidden=8)
+    *_, state, values = official_states(n=10, hidden=8)
+    torch.save(change(state), tmp_path / "actor_2.pth")
+    torch.save(change(values), tmp_path / "critic_2.pth")
+    first, second = (official.load_checkpoint(tmp_path, epoch) for epoch in "12")
+    assert second.schedule == first.schedule == "N = 10, vp"
+    for net in ("actor", "critic"):
+        assert all(torch.equal(value, second.weights[net][name]) for name, value in first.weights[net].items())
+
+
+def test_both_in_one_file(tmp_path: Path) -> None:
+    """A file may hold the whole agent; two actors in it are two too many, and named."""
+    *_, state, values = official_states(hidden=8)
+    for name in ("actor.pth", "critic.pth"):
+        torch.save(wrapped(state, values), tmp_path / name)
+    assert official.load_checkpoint(tmp_path).schedule == "N = 5, vp"
+    torch.save({"actor": state, "ema": state | {}}, tmp_path / "actor.pth")
+    with pytest.raises(RunError, match=r"actor\.pth holds several: \['actor'\] and \['ema'\]"):
+        official.load_checkpoint(tmp_path)
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], tuple[Any, Any]]
+DAMAGE: dict[str, tuple[Change, str]] = {
+    "swapped": (lambda a, c: (c, a), r"actor\.pth holds no actor .* critic's weights. Have the .* been swapped"),
+    "a critic as actor": (lambda a, c: (c, c), r"actor\.pth holds no actor"),
+    "a list": (lambda a, c: ([1, 2], c), r"actor\.pth holds no state dict"),
+    "an int": (lambda a, c: (7, c), r"actor\.pth holds no state dict"),
+    "nothing": (lambda a, c: (a, {}), r"critic\.pth holds no state dict"),
+    "numbers for names": (lambda a, c: ({1: torch.ones(2)}, c), r"actor\.pth holds no state dict"),
+    "numbers among names": (lambda a, c: (a | {"model.mid_layer.0.weight": 3}, c), r"actor\.pth lacks mid_layer\.0\.w"),
+    "another's": (lambda a, c: ({"net.0.weight": torch.ones(2, 2)}, c), r"its names are 'net\.0\.weight'"),
+    "a name more": (lambda a, c: (a | {"model.extra\x1b[31m": torch.ones(1)}, c), r"actor\.pth has 'model\.extra\\x1b"),
+    "a layer more": (lambda a, c: (a, c | {"q1_model.9.weight": torch.ones(1, 1)}), r"critic\.pth has 'q1_model\.9\."),
+    "a name less": (lambda a, c: (a, {n: v for n, v in c.items() if "q2_model.0.b" not in n}), r"critic\.pth lacks"),
+    "no betas": (lambda a, c: ({n: v for n, v in a.items() if n != "betas"}, c), r"actor\.pth has no betas, though"),
+    "betas of 0": (lambda a, c: (a | {"betas": torch.zeros(5)}, c), r"betas that are no schedule"),
+    "other betas": (lambda a, c: (a | {"betas": buffers([0.1] * 5)["betas"]}, c), r"not what its betas give"),
+    "fewer betas": (lambda a, c: (a | {"betas": buffers([0.1] * 4)["betas"]}, c), r"not what its betas give"),
+    "a NaN": (lambda a, c: (a | {"model.final_layer.bias": torch.full((6,), math.nan)}, c), r"bias' has values that"),
+    "integers": (lambda a, c: (a | {"model.final_layer.bias": torch.ones(6, dtype=torch.int64)}, c), "no array of"),
+    "scalars": (lambda a, c: (a | {"model.final_layer.weight": torch.ones(())}, c), r"no linear layer's"),
+    "a huge view": (
+        lambda a, c: (a | {"model.final_layer.weight": torch.ones(1).expand(6, 1 << 40)}, c),
+        r"too large for an official checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, change: Change, message: str) -> None:
+    *_, state, values = official_states(hidden=8)
+    for name, holds in zip(("actor.pth", "critic.pth"), change(state, values), strict=True):
+        torch.save(holds, tmp_path / name)
+    with pytest.raises(RunError, match=message) as caught:
+        official.load_checkpoint(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 600
+    assert "\x1b" not in str(caught.value)
+
+
+def flipped(path: Path) -> None:
+    """One bit of a weight."""
+    content = bytearray(path.read_bytes())
+    weight = torch.load(path, weights_only=True)["q1_model.0.weight"].numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    path.write_bytes(content)
+
+
+def deflated(path: Path) -> None:
+    """An archive of 0.5 MB that unpacks to 512 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data/0", "w") as entry:
+        for _ in range(512):
+            entry.write(bytes(1 << 20))
+
+
+BYTES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:900]), "is damaged"),
+    "another pickle": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b"storage", b"st\xffrage")),
+        "is damaged",
+    ),
+    "a flipped bit of a weight": (flipped, "is damaged"),
+    "no zip": (lambda path: path.write_bytes(b"hello"), "is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
+    "a bomb": (deflated, r"unpacks to 536,870,912 bytes: too much"),
+    "code": (lambda path: torch.save({"x": Evil()}, path), "not a plain state dict: it wants '.*exec' of Python"),
+    "a large call": (lambda path: torch.save({"x": Large()}, path), "it wants '.*bytearray' of Python"),
+    "old": (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), "is damaged, or no state dict"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BYTES.values(), ids=BYTES.keys())
+def test_damaged_and_unsafe_files(tmp_path: Path, change: Callable[[Path], Any], message: str) -> None:
+    save_official(tmp_path, "", hidden=8)
+    change(tmp_path / "critic.pth")
+    with pytest.raises(RunError, match=message) as caught:
+        official.load_checkpoint(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not Evil.ran
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"No official checkpoint .*no \.pth file at all"):
+        official.load_checkpoint(tmp_path)
+    (tmp_path / "actor_ema_5.pth").write_bytes(b"")
+    with pytest.raises(RunError, match=r"No official checkpoint .*There is 'actor_ema_5\.pth'"):
+        official.load_checkpoint(tmp_path)
+    save_official(tmp_path, "", hidden=8)
     (tmp_path / "critic.pth").unlink()
     with pytest.raises(RunError, match=r"critic\.pth is missing"):
         official.load_checkpoint(tmp_path)
-    torch.save({"x": Evil()}, tmp_path / "critic.pth")
-    with pytest.raises(RunError, match="not a plain state dict"):
-        official.load_checkpoint(tmp_path)
-    assert not Evil.ran
+    with pytest.raises(RunError, match="There is no folder"):
+        official.load_checkpoint(tmp_path / "actor.pth")
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
+@pytest.mark.parametrize("epoch", ["1", "2"])
+def test_files_that_broke_it(epoch: str) -> None:
+    with pytest.raises(RunError):
+        official.load_checkpoint(CASES, epoch)
 
 
 class Evil:
@@ -75,11 +265,52 @@ class Evil:
         return exec, ("import test_official; test_official.Evil.ran = True",)
 
 
-def test_eval_of_an_official_checkpoint(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    save_official(tmp_path, "_100")
-    done = dqlab("eval", "--official", ".", "--task", "walker2d-medium-expert-v2", "--episodes", "2")
+class Large:
+    """Takes a terabyte when it is unpickled, by a function that torch trusts."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (1 << 40,)
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def scored(done: subprocess.CompletedProcess[str]) -> str:
+    """The row of numbers that an evaluation has printed."""
     assert done.returncode == 0, done.stderr
-    assert "official checkpoint actor_100" in done.stdout
+    return next(line for line in done.stdout.splitlines() if re.search(r"actor_\d+ +. +0 ", line))
+
+
+def test_eval_of_an_official_checkpoint(dqlab: Run, tmp_path: Path) -> None:
+    """The file's N is what is run; saying the same changes nothing, saying another is refused, as is another task."""
+    save_official(tmp_path, "_100", n=10)
+    evaluation = ("eval", "--official", ".", *TASK, "--episodes", "2")
+    done = dqlab(*evaluation)
+    assert "official checkpoint actor_100 (N = 10, vp)" in " ".join(done.stdout.split())
+    said = dqlab(*evaluation, "--set", "DiffusionPolicy.n_timesteps=10", "DiffusionPolicy.schedule=vp")
+    assert scored(said) == scored(done)
+    for setting, named in (
+        ("DiffusionPolicy.n_timesteps=5", r"n_timesteps=5 contradicts actor_100, which has 10"),
+        ("DiffusionPolicy.schedule=cosine", r"noise schedule that --set makes contradicts actor_100.*N = 10, vp"),
+        ("MLPDenoiser.hidden_dim=16", r"hidden_dim=16 contradicts actor_100, which has 256"),
+    ):
+        refused = dqlab(*evaluation, "--set", setting)
+        assert refused.returncode == 2
+        assert re.fullmatch(rf"dqlab: error: .*{named}.*\n", refused.stderr), refused.stderr
     wrong = dqlab("eval", "--official", ".", "--task", "hopper-medium-v2")
     assert wrong.returncode == 2
-    assert "do not fit MLPDenoiser" in wrong.stderr
+    assert "hopper-medium-v2 has 11 and 3" in wrong.stderr
+
+
+def test_a_file_that_does_not_tell_its_schedule(dqlab: Run, tmp_path: Path) -> None:
+    *_, state, values = official_states(n=10)
+    torch.save({name: value for name, value in state.items() if name.startswith("model.")}, tmp_path / "actor_1.pth")
+    torch.save(values, tmp_path / "critic_1.pth")
+    evaluation = ("eval", "--official", ".", *TASK, "--episodes", "1")
+    untold = dqlab(*evaluation)
+    assert untold.returncode == 2
+    assert "does not tell its noise schedule" in untold.stderr
+    told = ("--set", "DiffusionPolicy.n_timesteps=10", "DiffusionPolicy.schedule=vp")
+    silent = scored(dqlab(*evaluation, *told))
+    torch.save(state, tmp_path / "actor_1.pth")
+    assert scored(dqlab(*evaluation)) == silent

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.ablation.board import FAILED, FINISHED, RUNNING, STARTING, WAITING, Board, Standing
+from dqlab.machine import duration
 
 MARKS = {
     FINISHED: ("●", "green"),
@@ -130,11 +131,3 @@ def _scores(row: list[Standing]) -> str:
     """Mean of the last evaluations, and how many seeds that are."""
     scores = [standing.score for standing in row if standing.score is not None]
     return f"{np.mean(scores):6.1f}  ({len(scores)} of {len(row)})" if scores else "     -"
-
-
-def duration(seconds: float) -> str:
-    """A time span for people: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
-    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
-        if seconds < limit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from dqlab.ablation.calibration import costs
 from dqlab.ablation.cells import Cell
-from dqlab.ablation.display import duration
 from dqlab.ablation.driver import announce
 from dqlab.ablation.session import Request, Session, open_session, slots_of
+from dqlab.machine import duration
 
 SHOWN = 40
 

@@ -30,12 +30,12 @@ from dqlab.experiment import Experiment
 from dqlab.files import expanded
 from dqlab.gin_registry import wrapped
 from dqlab.running import LATER, WITHOUT_EFFECT
-from dqlab.training.model_selection import early_stops, offline_rules
 from dqlab.training.rehearsal import read_directly
 
 Values = dict[str, Any]
 
 ABOUT_THE_GRID = ("ablation.", "tracking.", "collection.")
+WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 TASK = "experiment.Experiment.task"
 SOURCES = "data.load_dataset.sources"
 NOT_IDENTITY = ("seeds", "cell", "replicas", "device", "threads")
@@ -98,6 +98,8 @@ class Reader:
         self.text = configuration.as_text(configuration.briefly(configuration.bound()))
         self._names: dict[str, str] = {}
         self._choices: dict[Any, Choices] = {}
+        self.read: set[str] = set()
+        """Complete names of what the cells that were built have read."""
         self.found: dict[str, Data] = {}
         """Datasets, by task and sources."""
         self.remembered: Mapping[str, Mapping[str, str]] = {}
@@ -179,16 +181,23 @@ class Reader:
             self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
             experiment = Experiment()
             experiment.check()
-            plan = experiment.plan
-            early_stops.get(plan.early_stop)([1.0])
-            offline_rules.get(plan.offline_rule)([1.0], 0)
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
         shared = read_directly(experiment.the_algorithm, experiment.dims)
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.the_algorithm.hyper()) - shared)
+        self.read |= configuration.read()
         read = {**configuration.used(), **_read_with_the_data()}
         return Choices({name: value for name, value in read.items() if _counts(name)}, scalars)
+
+    def check_read(self) -> None:
+        """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read.
+
+        Raises:
+            ConfigError: nothing reads it.
+        """
+        of_data = {name for name in configuration.bound() if name.startswith(WITH_THE_DATA)}
+        configuration.check_read(self.bindings, self.read | of_data)
 
     def data(self, values: Values) -> Data:
         """The dataset that an experiment reads; the sources are asked once for all that ask the same.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dqlab import configuration
 from dqlab.ablation.calibration import Cost
 from dqlab.ablation.engines.base import Engine, engines
 from dqlab.ablation.folder import GridFolder
@@ -92,6 +93,7 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
     if request.report_only and (request.out / "grid.json").exists():
         reader.remembered = GridFolder(request.out).facts().get("data", {})
     engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
+    reader.read |= configuration.read()
     name, folder = Path(request.files[0]).stem, GridFolder(request.out)
     folder.check(name)
     for path in request.reuse:
@@ -99,8 +101,10 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
     if planning_only:
         with no_downloads() as reader.not_fetched:
             plan = make_plan(reader)
+        reader.check_read()
     else:
         plan = make_plan(reader)
+        reader.check_read()
         folder.lock()
         _reset(folder, request)
     session = Session(name, reader, plan, folder, engine, settings, tracking)

@@ -48,6 +48,7 @@ class DiffusionQL(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.ema_every >= 1, self, "ema_every", "at least 1")
+        require(self.ema_start >= 0, self, "ema_start", "at least 0")
         require(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
         require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
         require(self.eta >= 0, self, "eta", "at least 0")

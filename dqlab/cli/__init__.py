@@ -13,6 +13,7 @@ from typing import Any
 
 from dqlab import __version__
 from dqlab.cli import checks, data, grids, parts, records, training
+from dqlab.cli.parser import Parser
 from dqlab.errors import DqlabError, first_line, lacks_memory, message_of
 from dqlab.training.threads import quiet_threads
 
@@ -43,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
     if argv is None:
         _use_utf8()
-    args = _parser().parse_args(argv)
     quiet_threads()
     try:
+        args = _parser().parse_args(argv)
         return int(args.command(args) or 0)
     except DqlabError as error:
         _show_traceback()
@@ -95,7 +96,7 @@ def _show_traceback() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dqlab",
         description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
         epilog=EPILOG,

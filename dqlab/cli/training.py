@@ -125,15 +125,15 @@ def _train(args: argparse.Namespace) -> int:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
     folder = args.out or _default_folder(stem, args.resume)
     args.gin = args.gin or [_own_config(folder, args.resume)]
+    typed = args.set
     if args.cell:
         args.set = [*_cell(args), *args.set]
     loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
     with asked_to_stop() as asked:
         try:
             tell = partial(_note_start, asked)
-            finished = train(
-                loaded, folder, resume=args.resume, quiet=args.quiet, profile=args.profile, tell=tell, stop=asked.event
-            )
+            options = {"resume": args.resume, "quiet": args.quiet, "profile": args.profile}
+            finished = train(loaded, folder, **options, tell=tell, stop=asked.event, typed=typed)
         except (StoppedError, KeyboardInterrupt) as error:
             return _say_stopped(asked, error, folder)
     if not args.quiet:
@@ -228,7 +228,7 @@ def _collect(args: argparse.Namespace) -> int:
     from dqlab.collection.recipe import Collection
 
     load(args, [f"Collection.formats={tuple(args.format)!r}"] if args.format else [])
-    for place in Collection().run(args.out):
+    for place in Collection().run(args.out, typed=args.set):
         print(place)
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
@@ -14,6 +14,7 @@ from dqlab.collection.amounts import Amount, check_shares
 from dqlab.collection.behaviours import EPISODES, Behaviour, Stage, behaviour_of, slug
 from dqlab.collection.ladder import POLICIES, RANKING_FILE, Ladder, Range
 from dqlab.collection.training import BehaviourTraining
+from dqlab.configuration import check_read, read
 from dqlab.data.formats.base import data_formats
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
@@ -135,12 +136,13 @@ class Collection:
         stored = Path(self.minari_id or f"dqlab/{name}-v0")
         return {each: folder / f"{name}{own[0]}" if own else stored for each, own in suffixes.items()}
 
-    def run(self, folder: Path, say: Say = print) -> list[str]:
+    def run(self, folder: Path, say: Say = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
 
         Args:
             folder: of everything.
             say: tells the user.
+            typed: bindings of the command line, which must be read.
 
         Returns:
             The written sets, as the source `file:` takes them.
@@ -165,6 +167,7 @@ class Collection:
                 stage = replace(stage, ladder=replace(stage.ladder, record=True))
                 parts = {key: behaviour_of(key, stage) for key in self.mixture}
             config = str(gin.operative_config_str())
+            check_read(typed, read())
             for part in sorted(parts.values(), key=lambda part: part.trains):  # what is missing shows before training
                 part.prepare()
             amounts = self.amount.shared(self.mixture)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.collection.behaviours import Act, Acting, Stage, behaviours
 from dqlab.errors import ConfigError, RunError
+from dqlab.fields import check_counts
 from dqlab.files import expanded, sha256_of
 from dqlab.gin_registry import OtherConfiguration
 from dqlab.run_folder import RunFolder
@@ -31,6 +32,8 @@ class DqlabRun(Acting):
 
     def __init__(self, argument: str, stage: Stage, checkpoint: str = "last", seed: int = -1, rows: int = 10) -> None:
         super().__init__(argument, stage)
+        check_counts("DqlabRun", rows=rows)
+        check_counts("DqlabRun", -1, seed=seed)
         self._folder, self._which, self._seed, self.rows = (
             RunFolder(expanded(argument)),
             checkpoint,

@@ -21,6 +21,7 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.fields import check_fields, require
 from dqlab.registry import configurable
+from dqlab.replica import is_seed
 
 SETTINGS = "settings.json"
 
@@ -61,6 +62,7 @@ class BehaviourTraining:
         check_fields(self)
         for name in ("steps", "checkpoint_every", "n_envs", "n_steps", "batch_size", "epochs"):
             require(getattr(self, name) > 0, self, name, "above 0")
+        require(is_seed(self.seed), self, "seed", "at least 0 (and below 2**32)")
 
     @property
     def targets(self) -> list[int]:

@@ -12,6 +12,7 @@ from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 
 ACTION_STD = 0.05
 
@@ -30,6 +31,7 @@ def bandit(
     """
     if task != BANDIT:
         raise UnavailableError(f"it makes data for {BANDIT.name} only")
+    check_counts("bandit", 0, seed=seed, transitions=transitions)
     if transitions < len(MODES) or transitions % len(MODES):
         raise ConfigError(f"bandit.transitions must be a positive multiple of {len(MODES)}, not {transitions!r}.")
     return Found(None, is_d4rl=False, rows=make_rows(seed, transitions))

@@ -35,6 +35,10 @@ def silent(done: int, total: int | None) -> None:
     """A progress callback that shows nothing."""
 
 
+def accept(path: Path) -> None:
+    """A check that finds nothing."""
+
+
 _refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
 
 
@@ -66,6 +70,7 @@ def download(
     *,
     sha256: str | None = None,
     magic: bytes = b"",
+    check: Callable[[Path], None] = accept,
     progress: Progress = silent,
     timeout: float = 30.0,
 ) -> None:
@@ -78,6 +83,7 @@ def download(
         path: where the complete file appears, by an atomic rename.
         sha256: expected digest, hexadecimal; None checks the length only.
         magic: what the file must begin with, whatever the server says that it sends.
+        check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
         timeout: seconds without a byte after which the attempt is given up.
 
@@ -93,8 +99,23 @@ def download(
         if needed:
             expected = _fetch(url, part, magic, progress, timeout)
             _verify(url, part, expected, sha256)
+            _look(check, part)
             os.replace(part, path)
             _note(part).unlink(missing_ok=True)
+
+
+def _look(check: Callable[[Path], None], part: Path) -> None:
+    try:
+        check(part)
+    except BrokenError:
+        _discard(part)
+        raise
+
+
+def _discard(part: Path) -> None:
+    """What came is not the file."""
+    part.unlink()
+    _note(part).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -251,7 +272,7 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
         raise _broken(url, part, f"{expected:,} were announced")
     if sha256 is not None and sha256_of(part) != sha256.lower():
         digest = sha256_of(part)
-        part.unlink()
+        _discard(part)
         raise BrokenError(
             f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
             "the server's copy is damaged or not the one you expect."

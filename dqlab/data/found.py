@@ -14,6 +14,7 @@ import numpy as np
 from dqlab.data.formats.base import Columns, Format
 from dqlab.data.formats.checking import DamagedError, check_widths
 from dqlab.data.formats.choosing import format_of
+from dqlab.data.recorded import differs
 from dqlab.data.transitions import caveat_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
@@ -32,6 +33,7 @@ class Found:
         address: where it was fetched from just now.
         failed: addresses that were tried before that, and why they had nothing.
         mend: what to do where the file is damaged.
+        downloaded: whether it must be what an earlier download has left a digest of, if one has.
     """
 
     path: Path | None
@@ -42,6 +44,7 @@ class Found:
     address: str = ""
     failed: tuple[str, ...] = ()
     mend: str = ""
+    downloaded: bool = False
 
     @property
     def caveat(self) -> str:
@@ -57,11 +60,18 @@ class Found:
         return chosen.place(path)
 
     def digest(self) -> str:
-        """SHA-256 of the file, or of the rows."""
+        """SHA-256 of the file, or of the rows.
+
+        Raises:
+            DataError: the file is not the one that was downloaded.
+        """
         if self.rows is not None:
             return digest_of_rows(self.rows)
         chosen, path = self._what()
-        return chosen.digest(path)
+        digest = chosen.digest(path)
+        if self.downloaded and (fault := differs(path, digest)):
+            raise DataError(f"{path} has changed: its {fault} {self.mend}")
+        return digest
 
     def origin(self) -> dict[str, Any]:
         """What `Provenance` wants to know of where it is from."""

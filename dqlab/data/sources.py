@@ -8,19 +8,21 @@ from pathlib import Path
 
 from dqlab.data.cache import cache_folder
 from dqlab.data.contents import View
-from dqlab.data.download import HDF5_MAGIC, Progress, silent
+from dqlab.data.download import HDF5_MAGIC, BrokenError, Progress, refuse_if_planning, silent
 from dqlab.data.formats.choosing import format_of
+from dqlab.data.formats.d4rl import D4RL
 from dqlab.data.found import Found
 from dqlab.data.mapped import map_name
-from dqlab.data.mirrors import address_of, fetch_from
+from dqlab.data.mirrors import address_of, fetch_from, second_home
 from dqlab.data.own import is_d4rls
 from dqlab.data.placing import check_choice, place
+from dqlab.data.recorded import differs, record
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, transitions_of
 from dqlab.data.unavailable import UnavailableError
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
-from dqlab.files import expanded
+from dqlab.files import expanded, sha256_of
 from dqlab.registry import Registry, configurable
 
 DataSource = Callable[[Task, str, Progress], Found]
@@ -55,7 +57,7 @@ def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> F
     if not path.exists():
         raise UnavailableError(f"{path} does not exist")
     mend = f"`dqlab data download {task.name} --force` replaces it."
-    return Found(path, is_d4rls(path, task), mend=mend)
+    return Found(path, is_d4rls(path, task), mend=mend, downloaded=True)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
@@ -71,24 +73,60 @@ def d4rl_download(
 ) -> Found:
     """Download D4RL's file into D4RL's cache, from the first address that has it.
 
+    After D4RL's server the 24 files of MuJoCo's robots are looked for in the Hugging Face data set `imone/D4RL`, whose
+    rows are counted. A file's digest is kept beside it; what these two send later has to have the same.
+
     Args:
         task: which task's file.
-        argument: the only mirror to ask, in place of D4RL's server and of `mirrors`.
+        argument: the only mirror to ask, in place of all other addresses.
         progress: called with bytes done and in all.
         root: the same as `argument`, for every use of this source.
         mirrors: further addresses, in order: a base with D4RL's folders, or an address with `{file}` (path on D4RL's
             server) or `{name}` (the file's name).
-        mirrors_first: ask D4RL's server last, not first.
+        mirrors_first: ask them before D4RL's server.
         sha256: expected digest of the file, if you know it; D4RL publishes none.
         timeout: seconds without a byte after which an address is given up.
     """
     path, only = cache_path(task), argument or root
     others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
-    addresses = [*others, task.url] if mirrors_first else [task.url, *others]
+    own = homes(task)
+    addresses = [*others, *own] if mirrors_first else [*own, *others]
     if only:
         addresses = [address_of(only, task.file)]
-    came_from, failed = fetch_from(addresses, path, sha256=sha256, magic=HDF5_MAGIC, progress=progress, timeout=timeout)
+    refuse_if_planning(addresses[0])
+
+    def check(address: str, part: Path) -> None:
+        if address == second_home(task.file):
+            check_rows(address, part, task)
+        digest = sha256_of(part)
+        if sha256 is None and address in own and (fault := differs(path, digest)):
+            raise BrokenError(f"{address} sends another file than before: {fault}")
+        record(path, digest)
+
+    came_from, failed = fetch_from(
+        addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
+    )
     return Found(path, is_d4rl=True, address=came_from, failed=failed)
+
+
+def homes(task: Task) -> list[str]:
+    """Addresses at which the task's file can be had: D4RL's server, and its second home where it has one."""
+    return [address for address in (task.url, second_home(task.file)) if address]
+
+
+def check_rows(address: str, path: Path, task: Task) -> None:
+    """See that a file from elsewhere has as many rows as D4RL's.
+
+    Raises:
+        BrokenError: it has not, or is no file of D4RL's layout.
+    """
+    try:
+        with D4RL().open(path) as columns:
+            rows = len(columns)
+    except DataError as error:
+        raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
+    if task.rows and rows != task.rows:
+        raise BrokenError(f"{address} sends {rows:,} rows for {task.name}, which has {task.rows:,}.")
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")

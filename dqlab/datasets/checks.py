@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dqlab.data.formats.checking import UnreadError
+from dqlab.data.recorded import differs
 from dqlab.datasets.locating import Dataset, find
 from dqlab.datasets.survey import UNKNOWN, Survey, Tell, survey
 from dqlab.datasets.watching import watched
@@ -58,7 +59,8 @@ def verify(dataset: Dataset, tell: Tell = lambda rows: None) -> Verified:
         digest = dataset.digest()
         with dataset.open() as columns:
             found = survey(columns, dataset.task, tell)
-            findings = tuple(check(found, dataset.task))
+            changed = [Finding(fault, damage=True) for fault in (differs(dataset.place, digest),) if fault]
+            findings = (*changed, *check(found, dataset.task))
     except UnreadError:
         raise
     except DataError as error:

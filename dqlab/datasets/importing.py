@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from dqlab.data.own import COLLECTED, CONVERTED, PROVENANCE, SHARE
+from dqlab.data.recorded import forget
 from dqlab.datasets.checks import verify
 from dqlab.datasets.converting import check_target, convert
 from dqlab.datasets.locating import Dataset, find, name_it, task_of
@@ -45,11 +46,14 @@ def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda ro
     notes = [f"Note: {finding.text}." for finding in seen.findings]
     if type(source.format) is type(target.format):
         _copy(source, target)
+        forget(target.place)
         said = [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
         if seen.survey.rows < SHARE * task.rows:
             said.append(f"D4RL's has about {task.rows:,} rows: scores obtained with this are marked as not D4RL's.")
         return [*said, CAVEAT] if CONVERTED in seen.survey.metadata else said
-    return [*convert(source, target, force), *notes, CAVEAT]
+    lines = convert(source, target, force)
+    forget(target.place)
+    return [*lines, *notes, CAVEAT]
 
 
 def _named(file: str) -> set[str]:

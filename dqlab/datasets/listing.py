@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.minari_store import facts, local_ids, store
-from dqlab.data.sources import cache_path
+from dqlab.data.sources import cache_path, homes
 from dqlab.datasets.locating import with_data
 from dqlab.files import size_of
 from dqlab.machine import in_words
@@ -21,12 +22,21 @@ from dqlab.machine import in_words
 
 @dataclass(frozen=True)
 class Listed:
-    """One dataset: what it is called on the command line, where it is, and its bytes; None if it is not there."""
+    """One dataset.
+
+    Attributes:
+        name: what it is called on the command line.
+        place: where it is, or would be.
+        size: its bytes; None if it is not there.
+        note: what is there.
+        addresses: where it can be had.
+    """
 
     name: str
     place: str
     size: int | None
     note: str = ""
+    addresses: tuple[str, ...] = ()
 
 
 def listing() -> dict[str, list[Listed]]:
@@ -61,7 +71,8 @@ def _tasks() -> list[Listed]:
         there = path.exists()
         part = path.with_name(f"{path.name}.part")
         note = "cached" if there else "download broke off; continue it" if part.exists() else "not here"
-        found.append(Listed(task.name, str(path), path.stat().st_size if there else None, note))
+        size = path.stat().st_size if there else None
+        found.append(Listed(task.name, str(path), size, note, tuple(homes(task))))
     return found
 
 
@@ -92,8 +103,11 @@ def _table(title: str, heading: str, items: list[Listed], caption: str) -> Table
     notes = any(item.note for item in items)
     if notes:
         table.add_column("what is there", overflow="fold")
+    if had := any(item.addresses for item in items):
+        table.add_column("can be had from", overflow="fold")
     for item in items:
         name = item.place if heading == "path" else item.name
         cells = [Text(name), Text("-" if item.size is None else in_words(item.size))]
-        table.add_row(*cells, *([Text(item.note)] if notes else []))
+        servers = Text(", ".join(str(urlsplit(address).hostname) for address in item.addresses))
+        table.add_row(*cells, *([Text(item.note)] if notes else []), *([servers] if had else []))
     return table

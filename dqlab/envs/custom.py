@@ -10,6 +10,7 @@ from typing import Any
 from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 from dqlab.registry import configurable
 
 BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
@@ -85,6 +86,7 @@ def gymnasium_task(
     Raises:
         ConfigError: the environment cannot be used, the scores do not differ, or the name is another task's.
     """
+    check_counts("gymnasium_task", 0, episode_limit=episode_limit, state_dim=state_dim, action_dim=action_dim)
     if not env_id or min_score is None or max_score is None:
         raise ConfigError(
             "gymnasium_task wants env_id, such as 'Pendulum-v1', and two returns: min_score, which is scored as 0 "

@@ -22,6 +22,7 @@ from dqlab.figures.runs import finish, forget
 from dqlab.figures.samples import policy_samples
 from dqlab.files import write_text
 from dqlab.run_folder import RunFolder
+from dqlab.tracking.settings import Tracking
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,14 @@ def make(
 def _train(rows: Sequence[Row], out: Path, bindings: Sequence[str], fresh: bool, console: Console) -> None:
     """Every panel's run, one after the other, with a line each."""
     panels = [(row.title, panel) for row in rows for panel in row.panels]
+    read: set[str] = set()
     for _, panel in panels:  # a mistake in any of them shows before the first is trained
         configuration.load([panel.gin], bindings)
-        Experiment().check()
+        experiment, _ = Experiment(), Tracking()
+        experiment.check()
+        experiment.data()
+        read |= configuration.read()
+    configuration.check_read(bindings, read)
     for number, (title, panel) in enumerate(panels, 1):
         name = f"[{number}/{len(panels)}] {title}, {panel.label}"
         if fresh:

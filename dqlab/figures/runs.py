@@ -11,7 +11,7 @@ from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment
 from dqlab.run_folder import RunFolder
-from dqlab.running import LATER, WITHOUT_EFFECT, train
+from dqlab.running import UNSTORED, WITHOUT_EFFECT, train
 from dqlab.tracking.settings import Tracking
 
 
@@ -57,7 +57,7 @@ def _check_same(folder: RunFolder, loaded: configuration.Loaded) -> None:
     experiment.data()
     Tracking()
     now = configuration.operative_text(loaded)
-    if found := configuration.differences(folder.config.read_text(), now, WITHOUT_EFFECT, LATER):
+    if found := configuration.differences(folder.config.read_text(), now, WITHOUT_EFFECT, UNSTORED):
         raise RunError(
             f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. "
             "Use --fresh to train it again, or choose another --out."

@@ -48,6 +48,11 @@ class Encoder(ABC):
             ConfigError: it is not.
         """
 
+    @classmethod
+    def share(cls, fps: float) -> float:
+        """Of so many frames a second, the share that is drawn: all of them."""
+        return 1.0
+
     @abstractmethod
     def add(self, draw: Draw) -> None:
         """One more frame, which is drawn if it is wanted."""
@@ -126,9 +131,14 @@ def _codec() -> list[str]:
 class Gif(Encoder):
     """An animated GIF that repeats, each picture with 256 colours of its own, by Pillow."""
 
+    @classmethod
+    def share(cls, fps: float) -> float:
+        """Every so many frames one, evenly."""
+        return 1 / max(1, math.ceil(fps / GIF_FPS))
+
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         super().__init__(path, fps, size)
-        self._every = max(1, math.ceil(fps / GIF_FPS))
+        self._every = round(1 / self.share(fps))
         self.fps = fps / self._every
         self._milliseconds = 1000.0 / self.fps
         self._given, self._file = 0, path.open("wb")

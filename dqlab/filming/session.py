@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,10 +18,13 @@ from dqlab.evaluation import Evaluator
 from dqlab.filming.recording import Take
 from dqlab.filming.request import Film
 from dqlab.filming.studio import Studio
+from dqlab.machine import duration
 from dqlab.run_folder import RunFolder
 from dqlab.sending import send_rest
 from dqlab.tracking.videos import is_tracked, keep
 
+EVERY = 20.0
+"""Seconds between two lines on a film's progress."""
 SHOWN = (
     TextColumn("{task.description}"),
     BarColumn(),
@@ -26,6 +32,26 @@ SHOWN = (
     TextColumn("steps"),
     TimeRemainingColumn(),
 )
+
+
+class Lines:
+    """Tells now and then how far a film is, where no bar can be shown.
+
+    Args:
+        say: prints a line.
+        total: steps in all.
+    """
+
+    def __init__(self, say: Callable[[str], Any], total: int) -> None:
+        self._say, self._total, self._done = say, total, 0
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        """One more step."""
+        self._done += 1
+        if time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            self._say(f"  filming: {self._done:,} of {self._total:,} steps")
 
 
 @dataclass(frozen=True)
@@ -57,9 +83,17 @@ class Filming:
     """
 
     def __init__(self, evaluator: Evaluator, film: Film, replicas: int) -> None:
+        self._console = Console()
         self._studio, self._film, self._alone = Studio(evaluator, film), film, replicas == 1
         self._task = evaluator.task
         self._scenes: list[Scene] = []
+        frames, each = film.episodes * (self._task.episode_limit + 1), self._studio.seconds
+        files = f"{replicas} videos" if replicas > 1 else str(film.path)
+        self._console.print(
+            f"Filming: after the evaluation, {files} of up to {frames:,} frames: "
+            f"up to {duration(replicas * frames * each)} ({each:.2f} s a frame here)",
+            soft_wrap=True,
+        )
 
     def note(self, name: str, step: int) -> None:
         """A replica has been evaluated."""
@@ -74,12 +108,13 @@ class Filming:
         Raises:
             RunError: a video could not be written.
         """
-        console, waiting = Console(), Console(stderr=True)
+        console, waiting = self._console, Console(stderr=True)
         for scene in self._scenes:
             with Progress(*SHOWN, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
                 steps = sum(len(take.actions) for take in scene.takes)
                 task = progress.add_task(f"filming {escape(str(scene.film.path))}", total=steps)
-                about = self._studio.shoot(scene.takes, scene.film, partial(progress.advance, task))
+                shown = partial(progress.advance, task) if waiting.is_terminal else Lines(console.print, steps)
+                about = self._studio.shoot(scene.takes, scene.film, shown)
             console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
             for number, take in enumerate(scene.takes, 1):
                 score = float(self._task.score(take.total))

@@ -7,6 +7,7 @@ actions played again, one episode after the other, in an environment that draws.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,13 @@ from dqlab.envs.making import make_env
 from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, message_of
 from dqlab.evaluation import Evaluator
-from dqlab.filming.encoders import Encoder, Frame, encoding
+from dqlab.filming.encoders import ENCODERS, Encoder, Frame, encoding
 from dqlab.filming.recording import Recording, Take
 from dqlab.filming.request import Film
 
 MODE = "rgb_array"
+FREE, TRACKING = -1, "track"
+"""MuJoCo's number of the camera that no model owns, and the name that models give to the one that follows the robot."""
 USUAL_FPS = 30.0
 """Of an environment that says nothing of its own."""
 
@@ -35,6 +38,9 @@ class Studio:
     Args:
         evaluator: whose environments are noted from now on.
         film: what is wanted.
+
+    Attributes:
+        seconds: that a frame takes here to be drawn.
 
     Raises:
         ConfigError: the environments cannot be drawn, or the video not be encoded, here.
@@ -49,7 +55,7 @@ class Studio:
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
         with self._camera() as env:
-            _try_out(env, self._task.name)
+            self.seconds = _try_out(env, self._task.name) * ENCODERS[film.path.suffix.lower()].share(_fps(env))
         self._recording = evaluator.environments = Recording(environments, film.episodes)
 
     def takes(self) -> list[Take]:
@@ -65,7 +71,7 @@ class Studio:
             step_done: called after every step; without a GPU a second of video may take many.
         """
         with self._camera() as env:
-            fps = float(env.metadata.get("render_fps") or USUAL_FPS)
+            fps = _fps(env)
             _begin(env, takes[0])
             height, width = _picture(env).shape[:2]
             with encoding(film.path, fps, (width, height)) as encoder:
@@ -91,6 +97,7 @@ class Studio:
         try:
             if MODE not in env.metadata.get("render_modes", ()):
                 raise ConfigError(f"--render: {self._task.name} has nothing to draw.")
+            _follow(env)
             yield env
         finally:
             env.close()
@@ -117,13 +124,34 @@ class Studio:
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
 
 
-def _try_out(env: Any, name: str) -> None:
-    """Draw once, so that what is missing shows before anything is evaluated."""
+def _follow(env: Any) -> None:
+    """Let the model's own camera go with the robot, where the environment's would stand still and lose it.
+
+    An environment that names a camera, or whose model has none that tracks, draws as it does.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None or renderer.camera_id not in (None, FREE):
+        return
+    import mujoco
+
+    tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
+    renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
+
+
+def _fps(env: Any) -> float:
+    return float(env.metadata.get("render_fps") or USUAL_FPS)
+
+
+def _try_out(env: Any, name: str) -> float:
+    """Draw, so that what is missing shows before anything is evaluated; the seconds that a frame takes."""
     import gymnasium
 
     try:
         env.reset(seed=0)
+        _picture(env)  # the first one takes longer: it compiles what draws
+        started = time.monotonic()
         _picture(env)
+        return time.monotonic() - started
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
 

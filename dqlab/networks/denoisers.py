@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.registry import Registry
@@ -135,6 +136,7 @@ class MLPDenoiser(ConcatDenoiser):
         time_endpoint: bool = True,
     ) -> None:
         super().__init__()
+        check_counts("MLPDenoiser", hidden_dim=hidden_dim, time_dim=time_dim, depth=depth)
         plain = time_dim == 1
         self.time_embedding = PlainTime() if plain else SinusoidalEmbedding(time_dim, time_endpoint)
         self.time_mlp = nn.Sequential() if plain else mlp([time_dim, 2 * time_dim, time_dim], activation=activation)

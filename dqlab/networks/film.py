@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp
@@ -63,6 +64,7 @@ class FiLMDenoiser(nn.Module):
         activation: Activation = "mish",
     ) -> None:
         super().__init__()
+        check_counts("FiLMDenoiser", hidden_dim=hidden_dim, n_blocks=n_blocks, time_dim=time_dim, expansion=expansion)
         self.time_embedding = SinusoidalEmbedding(time_dim)
         self.time_mlp = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)
         self.state_mlp = mlp([state_dim, hidden_dim, hidden_dim], activation=activation)

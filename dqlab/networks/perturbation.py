@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.registry import configurable
@@ -31,6 +32,7 @@ class Perturbation(nn.Module):
         activation: Activation = "mish",
     ) -> None:
         super().__init__()
+        check_counts("Perturbation", hidden_dim=hidden_dim, depth=depth)
         self.phi = phi
         self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim], activation=activation)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqlab.fields import require
+from dqlab.fields import check_fields, require
 from dqlab.networks.critics import critics
 from dqlab.networks.ensembles import MeanEnsemble
 
@@ -31,6 +31,7 @@ class TQC(MeanEnsemble):
     n_dropped: int = 2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.n_quantiles >= 2, self, "n_quantiles", "at least 2")
         super().__post_init__()
         wanted = f"between 0 and {self.n_quantiles - 1} (n_quantiles - 1)"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.denoisers import ConcatDenoiser, denoisers
 from dqlab.networks.mlp import mlp
@@ -82,6 +83,7 @@ class LNResnet(ConcatDenoiser):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
+        check_counts("LNResnet", hidden_dim=hidden_dim, n_blocks=n_blocks, time_dim=time_dim)
         if not 0 <= dropout < 1:
             raise ConfigError(f"LNResnet.dropout must be at least 0 and below 1, not {dropout!r}.")
         if not norm_eps > 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp
@@ -80,12 +81,12 @@ class TransformerDenoiser(nn.Module):
         activation: Activation = "mish",
     ) -> None:
         super().__init__()
-        if n_heads < 1 or hidden_dim % n_heads:
+        sizes = {"hidden_dim": hidden_dim, "n_blocks": n_blocks, "n_heads": n_heads, "time_dim": time_dim}
+        check_counts("TransformerDenoiser", **sizes, chunk=chunk)
+        if hidden_dim % n_heads:
             raise ConfigError(
                 f"TransformerDenoiser.hidden_dim ({hidden_dim}) must be a multiple of n_heads ({n_heads})."
             )
-        if chunk < 1:
-            raise ConfigError(f"TransformerDenoiser.chunk must be at least 1, not {chunk!r}.")
         self.action_dim, self.chunk = action_dim, chunk
         self.time_embedding = SinusoidalEmbedding(time_dim)
         self.time_token = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
+from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.registry import Registry, configurable
@@ -41,6 +42,7 @@ class ValueNetwork(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_counts("ValueNetwork", hidden_dim=hidden_dim, depth=depth)
         self.layers = mlp([state_dim] + depth * [hidden_dim] + [1], activation=activation, layer_norm=layer_norm)
 
     def forward(self, state: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from dqlab.fields import check_counts
 from dqlab.registry import Registry
 
 LearningRateSchedule = Callable[[int, int, int], float]
@@ -31,5 +32,6 @@ def cosine_annealing(step: int, steps: int, eval_every: int) -> float:
 @lr_schedules.register("cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs")
 def cosine_official(step: int, steps: int, eval_every: int, steps_per_epoch: int = 1000) -> float:
     """Cosine over the run's epochs, but advanced by one epoch an evaluation: nearly inert."""
+    check_counts("cosine_official", steps_per_epoch=steps_per_epoch)
     epochs = max(steps // steps_per_epoch, 1)
     return 0.5 * (1 + math.cos(math.pi * (step // eval_every) / epochs))

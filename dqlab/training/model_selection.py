@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.fields import check_counts
 from dqlab.registry import Registry
 
 STEPS_PER_EPOCH = 1000  # the official code's epoch
@@ -123,6 +124,7 @@ def never(losses: Sequence[float]) -> bool:
 @early_stops.register("patience", source="Diffusion-QL's official code, --early_stop as meant")
 def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0) -> bool:
     """Stop when the lowest loss is `tolerance` evaluations old, improvements under min_delta not counted."""
+    check_counts("patience", tolerance=tolerance)
     best, age = float("inf"), 0
     for loss in losses:
         best, age = (loss, 0) if loss < best - min_delta else (best, age + 1)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from dqlab.ablation.board import Board
 from dqlab.ablation.cells import Cell
-from dqlab.ablation.display import GridDisplay, duration
+from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import Kind, Pack, Planned
 from dqlab.ablation.reader import Data
+from dqlab.machine import duration
 
 KIND = Kind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -14,17 +15,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from dqlab.data.download import HDF5_MAGIC, download
-from dqlab.data.mirrors import address_of
-from dqlab.data.sources import d4rl_download
+from dqlab.data.mirrors import address_of, second_home
+from dqlab.data.sources import d4rl_cache, d4rl_download, load_dataset
 from dqlab.data.unavailable import UnavailableError
+from dqlab.datasets.checks import verify
+from dqlab.datasets.listing import as_data
+from dqlab.datasets.locating import find
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError, DataError
 
@@ -47,6 +53,7 @@ class Site:
     deaf: bool = False  # to If-Range
     shift: int = 0  # of what is sent, against what was asked for
     ranges: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     url: str = ""
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
@@ -64,6 +71,7 @@ class Site:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
         self.ranges.append(wanted)
+        self.paths.append(request.path)
         if self.status != 200:
             request.send_error(self.status)
             return
@@ -194,9 +202,9 @@ def test_a_connection_that_fails_is_no_full_disk(site: Site, garbled: str, cache
     site.content = HDF5_MAGIC + CONTENT
     found = d4rl_download(WALKER, mirrors=(f"{garbled}/early", garbled, site.url.removesuffix("/set.hdf5")))
     assert found.path.read_bytes() == site.content
-    assert "cannot be reached (WRONG_VERSION_NUMBER)" in found.failed[1]
-    assert "broke off after" in found.failed[2]
-    assert "(SSLError)" in found.failed[2]
+    assert "cannot be reached (WRONG_VERSION_NUMBER)" in found.failed[2]
+    assert "broke off after" in found.failed[3]
+    assert "(SSLError)" in found.failed[3]
 
 
 def test_a_server_that_falls_silent(site: Site, tmp_path: Path) -> None:
@@ -311,10 +319,90 @@ def test_mirrors_are_tried_in_order(site: Site, cache: Path) -> None:
     assert found.address == base + "/flat/walker2d_medium-v2.hdf5?raw=1"
     assert [reason.split(" cannot")[0] for reason in found.failed] == [
         "http://127.0.0.1:9/gym_mujoco_v2/walker2d_medium-v2.hdf5",
+        second_home(WALKER.file),
         "http://127.0.0.1:9/first/gym_mujoco_v2/walker2d_medium-v2.hdf5",
     ]
     (cache / "walker2d_medium-v2.hdf5").unlink()
     assert d4rl_download(WALKER, mirrors=(base,), mirrors_first=True).failed == ()
+
+
+SMALL = replace(WALKER, rows=60)
+"""The walker's task, if D4RL's file had so many rows."""
+
+
+def made_file(rows: int, fill: float = 0.0) -> bytes:
+    """A file in D4RL's layout."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for name, width in (("observations", (17,)), ("actions", (6,)), ("rewards", ())):
+            file[name] = np.full((rows, *width), fill, np.float32)
+        for name in ("terminals", "timeouts"):
+            file[name] = np.arange(rows) % 20 == 19
+    return content.getvalue()
+
+
+@pytest.fixture
+def second(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The server as D4RL's second home; the walker's file, where it will be."""
+    monkeypatch.setenv("HF_ENDPOINT", site.url.removesuffix("/set.hdf5"))
+    site.content = made_file(60)
+    return cache / "walker2d_medium-v2.hdf5"
+
+
+def test_the_second_home(site: Site, second: Path) -> None:
+    """Asked after D4RL's server, for MuJoCo's files only, at a revision; what came is held to its digest."""
+    found = d4rl_download(SMALL)
+    where = "/datasets/imone/D4RL/resolve/9ed58d8a76c12f4c1cb5db51fa71389e703d2ec5/walker2d_medium-v2.hdf5"
+    assert found.address == site.url.removesuffix("/set.hdf5") + where
+    assert site.paths == [where]
+    assert len(found.failed) == 1
+    digest = hashlib.sha256(second.read_bytes()).hexdigest()
+    assert second.with_name(second.name + ".sha256").read_text() == f"{digest}  walker2d_medium-v2.hdf5\n"
+    assert d4rl_cache(SMALL).digest() == digest
+    assert [second_home(tasks.get(name).file) for name in ("antmaze-umaze-v0", "pen-human-v1")] == ["", ""]
+    assert (WALKER.rows, tasks.get("hopper-medium-expert-v2").rows) == (999_995, 1_999_906)
+    assert second_home("gym_mujoco_v2/ant_full_replay-v2.hdf5").endswith("/ant_full_replay-v2.hdf5")
+    assert second_home("gym_mujoco_v2/ant_tiny-v2.hdf5") == ""
+
+
+def test_another_file_at_the_second_home(site: Site, second: Path) -> None:
+    """Other rows, another layout, or other bytes than the first time: named, discarded, and what was there stays."""
+    site.content = made_file(5)
+    with pytest.raises(DataError, match=r"sends 5 rows for walker2d-medium-v2, which has 60"):
+        d4rl_download(SMALL)
+    site.content = HDF5_MAGIC + CONTENT
+    with pytest.raises(DataError, match=r"sends something else than walker2d-medium-v2"):
+        d4rl_download(SMALL)
+    assert not list(second.parent.glob("walker2d*"))
+    site.content = first = made_file(60)
+    d4rl_download(SMALL)
+    site.content = made_file(60, fill=1.0)
+    with pytest.raises(DataError, match=r"sends another file than before: SHA-256 is .*delete .*hdf5\.sha256"):
+        d4rl_download(SMALL)
+    assert second.read_bytes() == first
+    second.with_name(second.name + ".sha256").unlink()
+    d4rl_download(SMALL)
+    assert second.read_bytes() == site.content
+
+
+def test_a_downloaded_file_that_changes_is_told(second: Path) -> None:
+    """A flipped bit in the cache: training, `data verify`; a copy that the user imports is hers."""
+    d4rl_download(SMALL)
+    content = bytearray(second.read_bytes())
+    content[-1] ^= 1
+    second.write_bytes(content)
+    with pytest.raises(DataError, match=r"has changed: its SHA-256 is .*data download walker2d-medium-v2 --force"):
+        load_dataset(WALKER, ("d4rl_cache",))
+    seen = verify(find(WALKER.name))
+    assert seen.damaged
+    assert any("when walker2d_medium-v2.hdf5 was first downloaded" in finding.text for finding in seen.findings)
+
+
+def test_where_each_file_can_be_had(second: Path) -> None:
+    """`dqlab data list`, as data."""
+    had = {item["name"]: item["addresses"] for item in as_data()["d4rl"]}
+    assert had["walker2d-medium-v2"] == ("http://127.0.0.1:9/" + WALKER.file, second_home(WALKER.file))
+    assert had["pen-human-v1"] == ("http://127.0.0.1:9/hand_dapg_v1/pen-human-v1.hdf5",)
 
 
 def test_every_mirrors_reason_is_given(site: Site, cache: Path) -> None:

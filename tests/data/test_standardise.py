@@ -42,7 +42,7 @@ def test_it_is_off_unless_asked_for() -> None:
 
 def test_an_evaluation_sees_states_as_training_did(dqlab: Run, tmp_path: Path) -> None:
     """`dqlab eval` repeats the recorded return; without the recorded numbers it would not."""
-    given = bindings("load_dataset.standardise_states=True", "Experiment.algorithm='td3_bc'")
+    given = bindings("load_dataset.standardise_states=True", "Experiment.algorithm='td3_bc'", diffusion=False)
     trained = dqlab(
         "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--steps", "20", "--out", "run", "-q", *given
     )

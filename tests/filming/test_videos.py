@@ -20,13 +20,14 @@ from PIL import Image
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.envs.bandit import BANDIT
+from dqlab.envs.custom import describe_environment
 from dqlab.envs.rendering import WAYS, choose_gl
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, RunError
 from dqlab.evaluation import Evaluator
 from dqlab.filming.encoders import GIF_FPS, Mp4, encoding
 from dqlab.filming.request import Film
-from dqlab.filming.studio import Studio
+from dqlab.filming.studio import Studio, _picture
 from dqlab.policies.base import Dims
 from dqlab.report import evaluate_run, sync
 from dqlab.tracking.mlflow import connect
@@ -102,6 +103,60 @@ def test_an_episode_that_does_not_repeat_is_told(tmp_path: Path, capsys: pytest.
     take.seed += 1
     studio.shoot([take], film)
     assert "Hopper-v4 does not repeat an episode" in capsys.readouterr().err
+
+
+def robot(model: Any) -> list[int]:
+    """Geoms of what the actuators move: bodies of their joints, and all that hangs on them."""
+    moved = {int(model.jnt_bodyid[joint]) for joint in model.actuator_trnid[:, 0]}
+    for body in range(model.nbody):  # parents have lower numbers
+        moved |= {body} if int(model.body_parentid[body]) in moved else set()
+    return [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in moved]
+
+
+def pixels_of_the_robot(env: Any) -> int:
+    """Pixels of the film's picture that are others without the robot; the model, which several share, is put back."""
+    model, shown = env.unwrapped.model, _picture(env).astype(int)
+    colours, materials = model.geom_rgba.copy(), model.geom_matid.copy()
+    model.geom_rgba[robot(model), 3], model.geom_matid[robot(model)] = 0.0, -1
+    hidden = _picture(env).astype(int)
+    model.geom_rgba[:], model.geom_matid[:] = colours, materials
+    return int((np.abs(shown - hidden).max(axis=-1) > 30).sum())
+
+
+def go_on(env: Any, share: float) -> None:
+    """To where an episode's robot is after that share of its time: runners run 50 m, an ant reaches its goal."""
+    import mujoco
+
+    env.reset(seed=1, options={"group": 1})
+    inner = env.unwrapped
+    if getattr(inner, "goal", None) is not None and hasattr(inner, "maze"):
+        inner.data.qpos[:2] = inner.goal if share else inner.data.qpos[:2]
+    elif inner.model.joint(0).name == "rootx":
+        inner.data.qpos[0] += 50 * share
+    else:
+        for _ in range(int(8 * share)):
+            env.step(np.full(env.action_space.shape, 0.5, np.float32))
+    mujoco.mj_forward(inner.model, inner.data)
+
+
+def drawable() -> list[str]:
+    """A task of each scene that dqlab ships and draws."""
+    shipped = [task.item for task in tasks if task.item.file]
+    return sorted({(task.env_id, task.env_kwargs.get("maze")): task.name for task in shipped}.values())
+
+
+@pytest.mark.parametrize("name", [*drawable(), "Hopper-v5", "Ant-v5"])
+def test_the_robot_is_seen_from_start_to_end(tmp_path: Path, name: str) -> None:
+    """A camera that stands still sees an empty floor after a tenth of an episode; so for environments of the user's."""
+    task = tasks.get(name) if name in tasks else describe_environment(name)
+    if task.extra == "robotics":
+        pytest.importorskip("gymnasium_robotics")
+    size = None if "pen" in name or name not in tasks else (320, 320)
+    studio = Studio(Evaluator(task, "mujoco210", 1), Film(tmp_path / "a.mp4", 1, size))
+    with studio._camera() as env:
+        for share in (0.0, 0.5, 1.0):
+            go_on(env, share)
+            assert pixels_of_the_robot(env) > 30, f"after {share:.0%} of the episode"
 
 
 def interrupted() -> np.ndarray:
@@ -211,6 +266,7 @@ def test_a_runs_videos_are_its_artifacts(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"dqlab sync {trained}" in done.stderr
+    assert "Filming: after the evaluation, 2 videos of up to 1,001 frames: up to " in done.stdout
     assert "Video: a-cell-b.mp4 (64x48, 125 frames/s)\n  episode 1:" in done.stdout
     assert len(frames(tmp_path / "a-cell-b.mp4")) > 5
     name = "videos/step-000000010"

@@ -32,7 +32,8 @@ def command(out: Path, *more: str) -> list[str]:
         "--out",
         str(out),
     ]
-    sets = bindings("Training.checkpoint_seconds=0.0", "Training.eval_every=60", "Training.early_stop=official")
+    own = ("Training.checkpoint_seconds=0.0", "Training.eval_every=60", "Training.early_stop=official")
+    sets = bindings(*own, diffusion="Experiment.algorithm=td3_bc" not in more)
     return [*start, "--seeds", "0", "1", "--steps", str(STEPS), "-q", *sets, *more]
 
 

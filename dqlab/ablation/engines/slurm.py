@@ -12,7 +12,7 @@ from dqlab.ablation.engines.local import Stops, ended
 from dqlab.ablation.engines.process import Outcome
 from dqlab.ablation.engines.slurm_job import Notes, Pack
 from dqlab.errors import ConfigError
-from dqlab.fields import check_fields
+from dqlab.fields import check_fields, require
 
 POLL = 0.5
 
@@ -36,6 +36,7 @@ class SlurmEngine:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require(self.retries >= 0, self, "retries", "at least 0")
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.

@@ -1,13 +1,11 @@
-"""The official Diffusion-QL code's files: its checkpoints, and recordings of its updates.
+"""Recordings of the official agent's updates: every weight, batch and random number of them.
 
-Users have `actor_*.pth` and `critic_*.pth`; recordings (every weight, batch and random number of some updates)
-are how dqlab's arithmetic is held against the official agent's.
+They are how dqlab's arithmetic is held against the official agent's.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,82 +18,12 @@ from torch import Tensor
 
 from dqlab.algorithms.base import Batch
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.errors import RunError
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.official.names import Weights, actor_weights, critic_weights
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training.pack import Pack
-
-Weights = dict[str, Tensor]
-
-# official name -> dqlab name; the official time_mlp counts the sinusoidal embedding as layer 0
-ACTOR_NAMES = [
-    (re.compile(r"^(?:model\.)?time_mlp\.1\."), "time_mlp.0."),
-    (re.compile(r"^(?:model\.)?time_mlp\.3\."), "time_mlp.2."),
-    (re.compile(r"^(?:model\.)?(mid_layer\.\d+|final_layer)\."), r"\1."),
-]
-CRITIC_NAMES = [
-    (re.compile(r"^q1_model\."), "members.0.layers."),
-    (re.compile(r"^q2_model\."), "members.1.layers."),
-]
-
-
-def _rename(values: Mapping[str, Tensor], rules: list[tuple[re.Pattern[str], str]]) -> Weights:
-    """Translate the names that a rule matches; other entries (schedule buffers) are dropped."""
-    renamed = {}
-    for name, value in values.items():
-        for pattern, replacement in rules:
-            if pattern.match(name):
-                renamed[pattern.sub(replacement, name)] = value
-    return renamed
-
-
-def actor_weights(official: Mapping[str, Tensor]) -> Weights:
-    """An official actor's state dict under the parameter names of `MLPDenoiser`."""
-    return _rename(official, ACTOR_NAMES)
-
-
-def critic_weights(official: Mapping[str, Tensor]) -> Weights:
-    """An official critic's state dict under the parameter names of `TwinCritic`."""
-    return _rename(official, CRITIC_NAMES)
-
-
-def load_checkpoint(folder: Path, epoch: str | None = None) -> tuple[dict[str, Weights], str]:
-    """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth` of a folder, without unpickling code.
-
-    Args:
-        folder: where the official code saved them.
-        epoch: which ones; the latest by default.
-
-    Returns:
-        Weights of `actor` and `critic` under dqlab's names, and the stem of the actor's file.
-
-    Raises:
-        RunError: no such files, or they cannot be read.
-    """
-    candidates = sorted(folder.glob("actor*.pth"), key=_epoch_of) if epoch is None else [folder / f"actor_{epoch}.pth"]
-    if not candidates or not candidates[-1].exists():
-        raise RunError(f"No official checkpoint (actor[_EPOCH].pth) in {folder}.")
-    actor = candidates[-1]
-    critic = actor.with_name(actor.name.replace("actor", "critic", 1))
-    weights = {"actor": actor_weights(_load(actor)), "critic": critic_weights(_load(critic))}
-    return weights, actor.stem
-
-
-def _epoch_of(path: Path) -> int:
-    numbers = re.findall(r"_(\d+)$", path.stem)
-    return int(numbers[0]) if numbers else -1
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: an official checkpoint has an actor and a critic file.") from error
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
-        raise RunError(f"{path} is not a plain state dict that can be loaded safely: {error}") from error
-    return loaded
 
 
 @dataclass(frozen=True)
