@@ -149,7 +149,9 @@ def load(text: str, is_file: bool, folder: Path) -> None:
     experiment.check()
     written = configuration.operative_text(loaded)
     configuration.differences(written, written)
-    configuration.without_effect(loaded, written)
+    configuration.unread(loaded, configuration.read())
+    if not is_file:
+        configuration.check_read([text], configuration.read())
 
 
 def faults(count: int, seed: int, folder: Path) -> list[tuple[str, BaseException]]:

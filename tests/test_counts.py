@@ -27,7 +27,14 @@ BESIDE: dict[str, dict[str, Any]] = {
     "DqlabRun": {"argument": "run", "stage": None},
 }
 """What else a part wants to be made."""
-ZERO = {"DiffusionQL.ema_start", "Training.top_k", "TQC.n_dropped", "LocalEngine.retries", "RayEngine.retries"}
+ZERO = {
+    "DiffusionQL.ema_start",
+    "EDP.ema_start",
+    "Training.top_k",
+    "TQC.n_dropped",
+    "LocalEngine.retries",
+    "RayEngine.retries",
+}
 ZERO |= {"SlurmEngine.retries"}
 """Where none is an answer though the default is some."""
 ANY = {"DqlabRun.seed"}

@@ -52,6 +52,7 @@ class EDP(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.ema_every >= 1, self, "ema_every", "at least 1")
+        require(self.ema_start >= 0, self, "ema_start", "at least 0")
         require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
         require(self.alpha >= 0, self, "alpha", "at least 0")
 
