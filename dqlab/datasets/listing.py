@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.console import Console
 from dqlab.data.minari_store import facts, local_ids, store
 from dqlab.data.sources import cache_path
 from dqlab.datasets.locating import with_data
