@@ -53,7 +53,7 @@ class Sink:
 
     def get_experiment_by_name(self, name: str) -> Any:
         assert isinstance(name, str)
-        return SimpleNamespace(experiment_id="0")
+        return SimpleNamespace(experiment_id="0", lifecycle_stage="active")
 
     def create_run(self, experiment: str, start: int | None = None, tags: Any = None, run_name: str = "") -> Any:
         json.dumps([start, tags, run_name]).encode()

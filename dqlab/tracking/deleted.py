@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
 from dqlab.errors import RunError
 from dqlab.printing import masked
 from dqlab.tracking.memory import Memory
+from dqlab.tracking.stores import store_path
 
 UPLOADS = ("log_artifact", "log_text")
 WRITES = (
@@ -47,11 +47,12 @@ class Lasting:
     def _check_place(self, run: str) -> None:
         """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
         uri = str(self._client.tracking_uri)
-        if os.environ.get("MLFLOW_TRACKING_URI") or not uri.startswith("sqlite:///"):
+        store = store_path(uri)
+        if store is None or os.environ.get("MLFLOW_TRACKING_URI"):
             return
         place = str(self._client.get_run(run).info.artifact_uri)
         real = os.path.realpath(url2pathname(place.removeprefix("file://")))
-        folders = (Path(uri.removeprefix("sqlite:///")).parent, self._memory.path.parent.parent)
+        folders = (store.parent, self._memory.path.parent.parent)
         if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
             raise RunError(
                 f"{masked(uri)} has files put into {masked(place)}, which nothing but the store itself says. If that "
