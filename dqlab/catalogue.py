@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.console import Console
 from dqlab.gin_registry import configurables, short
 from dqlab.registry import Entry, Registry, registry_of
 

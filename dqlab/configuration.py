@@ -240,9 +240,13 @@ def rebound(text: str, bindings: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
 
 
-def flat(text: str) -> dict[str, Any]:
-    """A gin text's bindings as `configurable.parameter` -> value."""
-    found = (s for s, _ in statements(text, "configuration") if isinstance(s, config_parser.BindingStatement))
+def flat(text: str, name: str = "config.gin") -> dict[str, Any]:
+    """A gin text's bindings as `configurable.parameter` -> value; `name` is what messages call it.
+
+    Raises:
+        ConfigError: it is no gin text.
+    """
+    found = (s for s, _ in statements(text, name) if isinstance(s, config_parser.BindingStatement))
     return {_written_name(statement): _plain(statement.value) for statement in found}
 
 

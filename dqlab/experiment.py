@@ -203,7 +203,7 @@ class Experiment:
         Args:
             before: run.json of the run that is continued or repeated; empty for a new one.
         """
-        unchanged = before.get("execution_configured") == self.plan.execution
+        unchanged = "execution" in before and before.get("execution_configured") == self.plan.execution
         return execution_modes.get(before["execution"] if unchanged else self.plan.execution)()
 
     def pack(self, replicas: Sequence[Replica] | None = None) -> Pack:

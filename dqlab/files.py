@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
-import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dqlab.errors import RunError
+from dqlab.printing import one_line
 
 
 @contextmanager
@@ -76,20 +77,47 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def read_json(path: Path, *keys: str, mend: str = "Delete it, and run the same command again.") -> dict[str, Any]:
-    """A JSON object that must have these keys.
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
 
     Raises:
-        RunError: the file is missing or damaged; the message ends with `mend`.
+        OSError: it cannot be read, or is no ordinary file.
+    """
+    check_ordinary(path)
+    return path.read_bytes()
+
+
+def check_ordinary(path: Path) -> None:
+    """See that something is a file in fact: a pipe, or a device, may have no end.
+
+    Raises:
+        OSError: it is not, or is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a file")
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8.
+
+    Raises:
+        RunError: it cannot be read, or is something else.
     """
     try:
-        found = json.loads(path.read_text())
+        return read_bytes(path).decode()
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}). {mend}") from error
-    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if lacking or not isinstance(found, dict):
-        raise RunError(f"{path} is damaged: it has no {lacking[0] if lacking else 'entries'}. {mend}")
-    return found
+        raise RunError(f"{path} cannot be read ({one_line(error, 120)}). Restore it from a copy.") from error
+
+
+def own(path: Path, folder: Path) -> Path:
+    """A path in a folder, which lies there in fact: no link on the way, and no `..`, leads to another place.
+
+    Raises:
+        RunError: one does.
+    """
+    if os.path.realpath(path) != os.path.join(os.path.realpath(folder), path.relative_to(folder)):
+        raise RunError(f"{path} is a link to another place, which is not followed. Put a copy there.")
+    return path
 
 
 def sha256_of(path: Path) -> str:

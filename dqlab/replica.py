@@ -73,6 +73,12 @@ class Replica:
         return f"{self.cell}, seed {self.seed}" if self.cell else f"seed {self.seed}"
 
 
+def replicas_of(facts: Mapping[str, Any]) -> list[Replica]:
+    """A run's replicas, as its run.json has them; where they have no names yet, by their seeds."""
+    named = facts.get("replicas") or {f"seed-{seed}": {"seed": seed} for seed in facts["seeds"]}
+    return [Replica.read(name, given) for name, given in named.items()]
+
+
 def is_seed(value: Any) -> bool:
     """Whether a value can seed a replica."""
     return type(value) is int and 0 <= value < 2**32

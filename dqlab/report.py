@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dqlab import configuration, official
+from dqlab.console import Console
 from dqlab.errors import ConfigError, RunError
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment
 from dqlab.filming.request import Film
 from dqlab.filming.session import Filming
+from dqlab.printing import masked
 from dqlab.replica import Replica
 from dqlab.run_folder import RunFolder
 from dqlab.running import Finished
@@ -45,7 +46,7 @@ def print_finished(finished: Finished) -> None:
         console.print(line, soft_wrap=True)
     if finished.sent is None:
         return
-    console.print(f"MLflow:         {_how_to_open(tracking_uri(folder.path))}", soft_wrap=True)
+    console.print(f"MLflow:         {_how_to_open(masked(tracking_uri(folder.path)))}", soft_wrap=True)
 
 
 def _how_to_open(uri: str) -> str:
@@ -87,9 +88,7 @@ def evaluate_run(
     filming = Filming(evaluator, film, len(files)) if film else None
     failed: list[RunError] = []
     for file in files:
-        weights, record = checkpoint.load(file)
-        if "seed" not in record:
-            raise RunError(f"{file} holds a training state, no weights of one replica. Name a file of checkpoints/.")
+        weights, record = checkpoint.load_weights(file)
         replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
         pack = experiment.pack([replica])
         pack.load(0, weights)
@@ -128,8 +127,7 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
     kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
     if which == "last" and kept:
         return kept[-1]
-    step: int = folder.summary(replica)["selection"][RULES[which]]["step"]
-    return folder.snapshot(replica.name, step)
+    return folder.snapshot(replica.name, folder.chosen_step(replica, RULES[which]))
 
 
 def evaluate_official(

@@ -16,17 +16,22 @@ import os
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dqlab.errors import RunError
-from dqlab.files import write_text
-from dqlab.replica import Replica
+from dqlab.files import atomic_path, read_bytes, write_text
+from dqlab.replica import Replica, replicas_of
+
+if TYPE_CHECKING:
+    from dqlab.records import FailureRecord, RunRecord, SummaryRecord
 
 LOCK = "run.lock"
 FAILURE = "failure.json"
 EVALUATION = "evaluation"
 """The kind of a failure that a resume may mend: the last evaluation gave no score."""
 PACK, LOG = "pack.gin", "worker.log"
+RULES = ("last", "offline", "best_online", "mean_last_10")
+"""The selection rules of a score, by their names in a summary's `selection`; all but the last choose a checkpoint."""
 LEFTOVERS = (".*.tmp", f".tmp{6 * '[A-Za-z0-9]'}")
 """What a process that is killed while writing leaves: temporary files of dqlab's, and of safetensors'."""
 BEFORE_A_RUN = ("*.lock", *LEFTOVERS, PACK, LOG)
@@ -39,12 +44,13 @@ class Journal:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text().splitlines(keepends=True)[:keep] if path.exists() else []
+        kept = _first_lines(path, keep) if keep else []
         if len(kept) < keep:
             raise RunError(
                 f"{path} has {len(kept)} records, the checkpoint knows of {keep}: the run folder is damaged."
             )
-        write_text(path, "".join(kept))
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
         self.count = keep
         self._file = path.open("a")
 
@@ -62,6 +68,22 @@ class Journal:
     def sync(self) -> None:
         """Make what is written survive a power cut; a checkpoint that counts these records may follow."""
         os.fsync(self._file.fileno())
+
+
+def _first_lines(path: Path, number: int) -> list[bytes]:
+    """A journal's first lines, or as many as it has, each of them a record.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    from dqlab.records import damaged, parse_journal
+
+    try:
+        lines = read_bytes(path).splitlines(keepends=True)[:number] if path.exists() else []
+        parse_journal(lines)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    return lines
 
 
 def claim(folder: Path, owner: str = "") -> TextIO:
@@ -117,9 +139,7 @@ class RunFolder:
         Raises:
             RunError: this is not a run's folder.
         """
-        known = self.facts()
-        named = known.get("replicas") or {f"seed-{seed}": {"seed": seed} for seed in known["seeds"]}
-        return [Replica.read(name, given) for name, given in named.items()]
+        return replicas_of(self.facts())
 
     def replica(self, name: str) -> Path:
         """One replica's folder."""
@@ -153,7 +173,8 @@ class RunFolder:
 
     def _mendable(self) -> bool:
         """Whether a replica has failed in a way that a resume may mend."""
-        return any((self.failure(replica) or {}).get("kind") == EVALUATION for replica in self.replicas())
+        failures = [failure for replica in self.replicas() if (failure := self.failure(replica))]
+        return any(failure["kind"] == EVALUATION for failure in failures)
 
     def _check_whole(self) -> None:
         """See that a run that has begun can go on; the first checkpoint is written before the first record."""
@@ -203,41 +224,58 @@ class RunFolder:
         except (OSError, ValueError):
             return ""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> RunRecord:
         """What run.json says.
 
         Raises:
-            RunError: this is not a run's folder.
+            RunError: this is not a run's folder, or the file is damaged.
         """
-        try:
-            facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path} is not the folder of a dqlab run (no readable run.json).") from error
-        return facts
+        from dqlab.records import RunRecord, read
+
+        if not (self.path / "run.json").exists():
+            raise RunError(f"{self.path} is not the folder of a dqlab run (no readable run.json).")
+        return read(self.path / "run.json", RunRecord)
 
     def write_facts(self, **facts: Any) -> None:
         """Add to run.json."""
-        known = self.facts() if (self.path / "run.json").exists() else {}
+        known: Mapping[str, Any] = self.facts() if (self.path / "run.json").exists() else {}
         write_text(self.path / "run.json", json.dumps({**known, **facts}, indent=1, default=str))
 
-    def failure(self, replica: Replica) -> dict[str, Any] | None:
-        """Why a replica ended before its time, `{"kind", "reason", "step"}`; None where it did not."""
-        path = self.replica(replica.name) / FAILURE
-        return dict(json.loads(path.read_text())) if path.exists() else None
+    def failure(self, replica: Replica) -> FailureRecord | None:
+        """Why a replica ended before its time; None where it did not.
 
-    def summary(self, replica: Replica) -> dict[str, Any]:
+        Raises:
+            RunError: its record is damaged.
+        """
+        from dqlab.records import FailureRecord, read
+
+        path = self.replica(replica.name) / FAILURE
+        return read(path, FailureRecord) if path.exists() else None
+
+    def summary(self, replica: Replica) -> SummaryRecord:
         """A finished replica's summary.
 
         Raises:
-            RunError: the replica has failed, or has not finished.
+            RunError: the replica has failed, or has not finished, or its summary is damaged.
         """
+        from dqlab.records import SummaryRecord, read
+
         if failure := self.failure(replica):
             raise RunError(f"{self.replica(replica.name)} has no summary: {failure['reason']}")
-        try:
-            summary: dict[str, Any] = json.loads((self.replica(replica.name) / "summary.json").read_text())
-        except (OSError, ValueError) as error:
+        path = self.replica(replica.name) / "summary.json"
+        if not path.exists():
             raise RunError(
-                f"{self.replica(replica.name)} has no summary yet: the run has not finished. Continue it "
+                f"{path.parent} has no summary yet: the run has not finished. Continue it "
                 f"(dqlab train --resume --out {self.path}), or name a file of its checkpoints/."
-            ) from error
-        return summary
+            )
+        return read(path, SummaryRecord)
+
+    def chosen_step(self, replica: Replica, rule: str) -> int:
+        """The step of the checkpoint that a selection rule chose.
+
+        Raises:
+            RunError: as `summary`.
+        """
+        step = self.summary(replica)["selection"][rule]["step"]
+        assert step is not None
+        return step

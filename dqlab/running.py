@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from dqlab import configuration
+from dqlab.console import Console
 from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError, message_of
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment, facts
-from dqlab.files import write_text
+from dqlab.files import read_text, write_text
 from dqlab.finishing import finish_replica, prune, write_own_config
+from dqlab.printing import masked
 from dqlab.run_folder import RunFolder
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mirror import Mirror
@@ -151,7 +151,7 @@ def train(
     if typed is not None:
         _check_read(loaded, typed)
     folder.lock()
-    before = folder.facts() if resume and folder.config.exists() else {}
+    before: Mapping[str, Any] = folder.facts() if resume and folder.config.exists() else {}
     known = _record(experiment, tracking, folder, data, loaded)
     if before.get("state") in ENDED:  # its last evaluation failed
         reopen(path)
@@ -191,7 +191,7 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
 
 
 def _make_ready(
-    pack: Pack, data: Transitions, evaluator: Evaluator, watch: Watch, before: dict[str, Any], stop: Event | None
+    pack: Pack, data: Transitions, evaluator: Evaluator, watch: Watch, before: Mapping[str, Any], stop: Event | None
 ) -> Loop:
     """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on.
 
@@ -214,7 +214,7 @@ def _make_ready(
     watch.display.say(f"ready after {time.monotonic() - started:.0f} s")
     if loop.step:
         watch.display.say(f"resuming at step {loop.step:,}")
-    execution, text = name_of(loop.mode), folder.config.read_text()
+    execution, text = name_of(loop.mode), read_text(folder.config)
     for replica in experiment.the_replicas:
         write_own_config(experiment, folder, replica, text, execution)
     watch.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
@@ -265,7 +265,8 @@ def _record(
     _check_config(folder, text, data.provenance.digest)
     known = facts(experiment, data, loaded)
     known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
-    known |= {"mlflow_uri": tracking_uri(folder.path)}
+    if tracking.mlflow:
+        known |= {"mlflow_uri": masked(tracking_uri(folder.path))}
     folder.write_facts(**known, state="running", reason="")
     write_text(folder.config, text)
     return known
@@ -275,7 +276,7 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     """A resumed run must be the same experiment on the same data."""
     if not folder.config.exists():
         return
-    found = configuration.differences(folder.config.read_text(), text, WITHOUT_EFFECT, UNSTORED)
+    found = configuration.differences(read_text(folder.config), text, WITHOUT_EFFECT, UNSTORED)
     before = folder.facts()["data"]["digest"]
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 from dqlab.errors import RunError
+from dqlab.printing import masked, one_line
 from dqlab.run_folder import RunFolder
-from dqlab.tracking.folders import grid_of, known_facts
+from dqlab.tracking.damage import LeftOutError
+from dqlab.tracking.folders import facts_of, grid_of
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import tracking_uri
 
@@ -25,7 +27,7 @@ def send_rest(path: Path) -> tuple[Path, str]:
     """Send the rest; a pack's folder stands for its grid.
 
     Returns:
-        What was sent, and the tracking URI.
+        What was sent, and the tracking URI, without a password.
 
     Raises:
         RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
@@ -33,11 +35,13 @@ def send_rest(path: Path) -> tuple[Path, str]:
     from dqlab.tracking.sending import send
 
     path = grid_of(path) or path
-    facts = known_facts(path)
+    facts = facts_of(path)
     os.environ.update(mirror_environment())
     uri = tracking_uri(path)
     try:
-        send(path, facts["mlflow_experiment"], over=not RunFolder(path).in_use())
+        send(path, facts.get("mlflow_experiment") or path.resolve().name, over=not RunFolder(path).in_use())
+    except LeftOutError as error:
+        raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
     except Exception as error:
-        raise RunError(f"{path} could not be sent to {uri}: {str(error)[:300]}") from error
-    return path, uri
+        raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
+    return path, masked(uri)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from made_grids import made_result
+
 from dqlab.ablation.cells import Cell
 from dqlab.ablation.results import Failure, GridResults, Result
 from dqlab.run_folder import Journal
@@ -88,9 +90,29 @@ def write_pack(pack: Path, cells: Sequence[Cell], **changes: Any) -> None:
     data = {"source": "embedded", "digest": f"digest of {cells[0].task}", "is_d4rl": False}
     facts = {"task": cells[0].task, "algorithm": "diffusion_ql", "physics": "mujoco210", "device": "cpu"}
     facts |= {"device_name": "a processor", "execution": "eager", "git_commit": "abc", "caveat": "not D4RL"}
-    facts |= {"data": data, "versions": {"dqlab": "0.1.0", "torch": "2.13.0"}, "variants": {"lr_schedule": "cosine"}}
+    facts |= {
+        "seeds": sorted({cell.seed for cell in cells}),
+        "data": data,
+        "versions": {"dqlab": "0.1.0", "torch": "2.13.0"},
+        "variants": {"lr_schedule": "cosine"},
+    }
     pack.mkdir(parents=True, exist_ok=True)
     (pack / "run.json").write_text(json.dumps({**facts, "replicas": replicas, "state": "running", **changes}))
+
+
+def write_run(run: Path, seeds: Sequence[int] = (0,), state: str = "finished") -> Path:
+    """Writes the folder of a plain run, with a journal, a summary and made-up weights of every seed."""
+    write_pack(run, [Cell("", task="walker2d-medium-expert-v2", seed=seed) for seed in seeds], replicas={}, state=state)
+    (run / "config.gin").write_text(GIN.format(steps=5, label="", seed=seeds[0], task="walker2d-medium-expert-v2"))
+    for seed in seeds:
+        cell = Cell("", points={"N": "5"}, task="walker2d-medium-expert-v2", seed=seed)
+        own = run / f"seed-{seed}"
+        (own / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_journal(own, cell, 5)
+        (own / "summary.json").write_text(json.dumps(dict(made_result(cell, 50.0 + seed).summary)))
+        (own / "curve.png").write_bytes(b"a curve")
+        (own / "checkpoints" / "step-000005000.safetensors").write_bytes(b"weights")
+    return run
 
 
 def begin_cell(folder: Path, grid: GridResults, cell: Cell, records: int) -> None:
@@ -99,6 +121,10 @@ def begin_cell(folder: Path, grid: GridResults, cell: Cell, records: int) -> Non
     path.mkdir(parents=True, exist_ok=True)
     steps = cell.points["N"]
     (path / "config.gin").write_text(GIN.format(steps=steps, label=cell.label, seed=cell.seed, task=cell.task))
+    write_journal(path, cell, records)
+
+
+def write_journal(path: Path, cell: Cell, records: int) -> None:
     journal = Journal(path / "metrics.jsonl")
     for index in range(1, records + 1):
         journal.append({"step": 1000 * index, "time": START + 10.0 * index, "metrics": metrics(cell, index)})

@@ -21,8 +21,8 @@ FLOORS = [
     {"algorithms", "data"},
     {"policies", "selection"},
     {"diffusion", "networks", "envs"},
-    {"children", "noise", "replica", "run_folder", "files", "machine", "signals", "swap"}
-    | {"fields", "registry", "entries", "gin_registry", "gin_references", "gin_statements", "errors"},
+    {"children", "noise", "replica", "run_folder", "records", "printing", "console", "files", "machine", "signals"}
+    | {"swap", "fields", "registry", "entries", "gin_registry", "gin_references", "gin_statements", "errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "dqlab").rglob("*.py") if path.name != "__init__.py")

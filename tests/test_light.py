@@ -18,6 +18,7 @@ HEAVY = (
     "safetensors",
     "rich",
     "pandas",
+    "pydantic",
     "stable_baselines3",
 )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from dqlab.ablation.report import write_report
 from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import GridResults
 from dqlab.ablation.statistics import Analysis, Estimate, analyse
+from dqlab.console import Console
 
 SHOWN = 40
 

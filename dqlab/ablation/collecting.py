@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.ledger import TRAIN_AGAIN
 from dqlab.ablation.planning import Plan
 from dqlab.ablation.reader import Reader
 from dqlab.ablation.results import Failure, GridResults, Result
-from dqlab.files import read_json
+from dqlab.records import DataRecord, RunRecord, SummaryRecord, read
 
 
 def collect(
@@ -31,8 +30,7 @@ def collect(
         facts: of the session that has run it.
     """
     cells = [planned.cell for planned in plan.cells]
-    keys = ("selection", "evaluations", "caveat", "steps")
-    known = {cell: read_json(path, *keys, mend=TRAIN_AGAIN) for cell, path in summaries.items()}
+    known = {cell: read(path, SummaryRecord) for cell, path in summaries.items()}
     wanted = {cell.id for cell in cells}
     packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
     return GridResults(
@@ -50,18 +48,15 @@ def collect(
     )
 
 
-def _about(data: Mapping[str, Any]) -> str:
+def _about(data: DataRecord) -> str:
     """A dataset in a few words."""
-    rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes" if "rows" in data else ""
+    rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes" if "rows" in data and "episodes" in data else ""
     return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
 
 
 def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
-    keys = ("versions", "device", "device_name", "git_commit", "task", "data")
-    runs = [
-        read_json(path / "run.json", *keys, mend="Delete the folder to have its cells trained again.") for path in packs
-    ]
+    runs = [read(path / "run.json", RunRecord) for path in packs]
     versions: dict[str, list[str]] = {}
     for run in runs:
         for package, version in run["versions"].items():

@@ -7,9 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from dqlab.ablation.session import Request
+from dqlab.console import Console
 
 ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address"}
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from types import TracebackType
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from dqlab.ablation.board import FAILED, FINISHED, RUNNING, STARTING, WAITING, Board, Standing
+from dqlab.console import Console
 from dqlab.machine import duration
 
 MARKS = {

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from dqlab.ablation.calibration import SHORT, costs
@@ -24,6 +23,7 @@ from dqlab.ablation.record import Record
 from dqlab.ablation.reporting import report_apart
 from dqlab.ablation.session import Request, Session, open_session
 from dqlab.ablation.stopping import stopping
+from dqlab.console import Console
 from dqlab.sending import warn_unsent
 from dqlab.tracking.mirror import Mirror
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +10,7 @@ from dqlab.ablation.calibration import costs
 from dqlab.ablation.cells import Cell
 from dqlab.ablation.driver import announce
 from dqlab.ablation.session import Request, Session, open_session, slots_of
+from dqlab.console import Console
 from dqlab.machine import duration
 
 SHOWN = 40

@@ -10,6 +10,7 @@ GRID/report/            index.html, figures/, tables
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,10 +20,10 @@ from dqlab.ablation.planning import Pack, Plan
 from dqlab.ablation.reader import SOURCES
 from dqlab.configuration import as_text
 from dqlab.errors import RunError
-from dqlab.files import read_json, write_text
+from dqlab.files import write_text
+from dqlab.printing import name as name_of
+from dqlab.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read
 from dqlab.run_folder import LOCK, PACK, claim
-
-WITHOUT_PLAN = "Delete it: what has finished is kept, and packs that were under way begin anew."
 
 
 class GridFolder:
@@ -63,7 +64,7 @@ class GridFolder:
         known = self.facts()["name"] if others else name
         if name and known != name:
             raise RunError(
-                f"{self.path} holds the grid '{known}', not '{name}'. Choose another --out (and --reuse it)."
+                f"{self.path} holds the grid '{name_of(known)}', not '{name}'. Choose another --out (and --reuse it)."
             )
 
     def lock(self) -> None:
@@ -74,7 +75,7 @@ class GridFolder:
         """
         self._lock = claim(self.path)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> BegunGridRecord:
         """What grid.json says.
 
         Raises:
@@ -82,11 +83,11 @@ class GridFolder:
         """
         if not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not the folder of a grid (it has no grid.json).")
-        return read_json(self.path / "grid.json", "name", mend="Delete it, and run the grid's command again.")
+        return read(self.path / "grid.json", BegunGridRecord)
 
     def write_facts(self, **facts: Any) -> None:
         """Add to grid.json."""
-        known = self.facts() if (self.path / "grid.json").exists() else {}
+        known: Mapping[str, Any] = self.facts() if (self.path / "grid.json").exists() else {}
         write_text(self.path / "grid.json", json.dumps({**known, **facts}, indent=1, default=str))
 
     def write_plan(self, plan: Plan, packs: Iterable[Pack]) -> None:
@@ -103,7 +104,7 @@ class GridFolder:
     def listed(self) -> dict[str, list[str]]:
         """Ids of the cells of every pack that was ever planned here, by the pack's id."""
         path = self.path / "plan.json"
-        known = read_json(path, "packs", mend=WITHOUT_PLAN)["packs"] if path.exists() else {}
+        known = read(path, PlanRecord)["packs"] if path.exists() else {}
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
@@ -130,7 +131,7 @@ class GridFolder:
     def is_over(self, pack: str) -> bool:
         """Whether a pack has run to its end, well or not."""
         path = self.packs / pack / "run.json"
-        return path.exists() and read_json(path, "state")["state"] in ("finished", "failed")
+        return path.exists() and read(path, RunRecord)["state"] in ("finished", "failed")
 
     def free_id(self, pack: str) -> str:
         """An id under which a pack can be run afresh, though one of the same cells has run to its end."""
@@ -149,16 +150,14 @@ class GridFolder:
 
     def elsewhere(self) -> dict[str, Path]:
         """Summaries of cells that other grids have trained, as far as they are still there; by the cell's id."""
-        known = self.facts().get("elsewhere", {}) if (self.path / "grid.json").exists() else {}
-        found = {cell: Path(folder) / "summary.json" for cell, folder in known.items()}
-        return {cell: path for cell, path in found.items() if path.exists()}
+        known = self.facts().get("elsewhere") if (self.path / "grid.json").exists() else {}
+        found = {cell: Path(folder) / "summary.json" for cell, folder in (known or {}).items()}
+        return {cell: path for cell, path in found.items() if os.path.exists(path)}
 
-    def failed(self) -> dict[str, Mapping[str, Any]]:
+    def failed(self) -> dict[str, FailureRecord]:
         """What is known of cells that failed, by their ids."""
         finished = self.finished()
-        return {
-            cell: read_json(path, "kind", "reason") for cell, path in self.ended("failure.json") if cell not in finished
-        }
+        return {cell: read(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished}
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""
@@ -176,7 +175,7 @@ class GridFolder:
 def _attempt(pack: Path) -> tuple[str, int]:
     """A pack's id, and which attempt at it this is."""
     name, _, attempt = pack.name.partition("-")
-    return name, int(attempt or 1)
+    return name, int(attempt) if attempt.isdecimal() else 1
 
 
 def _reading_from(text: str, source: str) -> str:

@@ -10,15 +10,14 @@ from dqlab.ablation.cells import Cell
 from dqlab.ablation.engines.base import FINISHED, STOPPED, Ended
 from dqlab.ablation.results import Result
 from dqlab.ablation.session import Session
-from dqlab.files import read_json
+from dqlab.records import FailureRecord, SummaryRecord, read
 
-TRAIN_AGAIN = "Delete it to have the cell trained again."
 NO_RESULT = "it ended without a result"
 
 
 def last_score(path: Path) -> float:
     """The last score in a summary."""
-    return Result(Cell(""), read_json(path, "selection", "evaluations", mend=TRAIN_AGAIN)).score("last")
+    return Result(Cell(""), read(path, SummaryRecord)).score("last")
 
 
 def board_of(session: Session) -> Board:
@@ -60,6 +59,6 @@ class Ledger:
 def _failure(folder: Path, ended: Ended) -> tuple[str, str] | None:
     """Kind and reason of a failure; None where a cell is only not done yet."""
     if (record := folder / "failure.json").exists():
-        known = read_json(record, "kind", "reason")
-        return str(known["kind"]), str(known["reason"])
+        known = read(record, FailureRecord)
+        return known["kind"], known["reason"]
     return None if ended.code == STOPPED else ("crashed", ended.reason if ended.code != FINISHED else NO_RESULT)

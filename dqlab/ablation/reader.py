@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,9 @@ from dqlab.files import expanded
 from dqlab.gin_registry import wrapped
 from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.training.rehearsal import read_directly
+
+if TYPE_CHECKING:
+    from dqlab.records import GridDataRecord
 
 Values = dict[str, Any]
 
@@ -102,7 +105,7 @@ class Reader:
         """Complete names of what the cells that were built have read."""
         self.found: dict[str, Data] = {}
         """Datasets, by task and sources."""
-        self.remembered: Mapping[str, Mapping[str, str]] = {}
+        self.remembered: Mapping[str, GridDataRecord] = {}
         """Digests and caveats as `found` has them, where results are reported and the data need not be there."""
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""

@@ -6,6 +6,7 @@ import time
 
 from dqlab.ablation.session import Session
 from dqlab.files import write_text
+from dqlab.printing import masked
 from dqlab.tracking.mlflow import tracking_uri
 
 EVERY = 5.0
@@ -44,7 +45,7 @@ class Record:
             tasks=list(dict.fromkeys(planned.cell.task for planned in session.plan.cells)),
             seeds=list(grid.seeds),
             mlflow_experiment=self.experiment,
-            mlflow_uri=tracking_uri(session.folder.path),
+            **self._address(),
             packs=self._packs,
             gin=session.reader.text,
             cells=len(set(session.ids)),
@@ -54,6 +55,11 @@ class Record:
             elsewhere=self._elsewhere(),
         )
         self.update("running")
+
+    def _address(self) -> dict[str, str]:
+        """Where it is recorded, if it is."""
+        session = self._session
+        return {"mlflow_uri": masked(tracking_uri(session.folder.path))} if session.tracking.mlflow else {}
 
     def _elsewhere(self) -> dict[str, str]:
         """Folders of finished cells that other grids have trained, by the cell's id."""
@@ -68,7 +74,7 @@ class Record:
 
     def add_seconds(self, seconds: float) -> float:
         """Add the time of this session to those before; their sum."""
-        total = float(self._session.folder.facts().get("seconds", 0.0)) + seconds
+        total = self._session.folder.facts().get("seconds", 0.0) + seconds
         self._session.folder.write_facts(seconds=total)
         return total
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-
 from dqlab.ablation.session import Request, open_session
+from dqlab.console import Console
 from dqlab.errors import DqlabError, RunError, message_of
+from dqlab.printing import masked, printable
 
 Crashes = Mapping[str, tuple[str, str]]
 """Kind and reason of failures that the grid's folder does not know of, by the cell's id."""
@@ -69,5 +69,5 @@ def _child(request: Request, size: tuple[int, bool, bool], crashes: Crashes, fac
     try:
         report(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
     except (DqlabError, OSError) as error:
-        print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
+        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
         sys.exit(2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dqlab.ablation.cells import Cell
+from dqlab.run_folder import RULES as RULES
 
-RULES = ("last", "offline", "best_online", "mean_last_10")
-"""The selection rules of a score, by their names in a summary's `selection`."""
+if TYPE_CHECKING:
+    from dqlab.records import SummaryRecord
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Result:
     """A finished cell and its summary, as in summary.json: `selection`, `evaluations`, `caveat`, ..."""
 
     cell: Cell
-    summary: Mapping[str, Any]
+    summary: SummaryRecord
 
     def score(self, rule: str) -> float:
         """The D4RL-normalised score by a selection rule."""

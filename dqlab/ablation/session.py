@@ -138,7 +138,7 @@ def take_stock(session: Session, request: Request, planning_only: bool = False) 
     retried = planning_only and (request.force or request.retry)
     for cell, failure in session.folder.failed().items() if not retried else ():
         if cell in wanted and cell not in session.summaries:
-            session.failures[cell] = (str(failure["kind"]), str(failure["reason"]))
+            session.failures[cell] = (failure["kind"], failure["reason"])
 
 
 def packs_to_run(session: Session) -> list[Pack]:

@@ -84,9 +84,8 @@ def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int
 
 def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none."""
-    from rich.console import Console
-
     from dqlab import configuration
+    from dqlab.console import Console
     from dqlab.plugins import load_plugins
     from dqlab.running import train
 

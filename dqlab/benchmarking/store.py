@@ -12,6 +12,7 @@ from typing import Any
 from dqlab.benchmarking.record import Record, read_document, records_of
 from dqlab.benchmarking.session import FOLDER
 from dqlab.errors import BenchmarkError
+from dqlab.printing import masked, one_line
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import LONGEST_VALUE, connect, experiment_id, tracking_uri
 from dqlab.tracking.runs import all_runs
@@ -38,13 +39,9 @@ def send(path: Path, uri: str) -> None:
         _send(document, path, uri)
     except Exception as error:  # whatever the client raises; the file is still there
         raise BenchmarkError(
-            f"MLflow ({uri}) could not take the figures: {_first_line(error)}. They are in {path}; later: "
+            f"MLflow ({masked(uri)}) could not take the figures: {one_line(error, 200)}. They are in {path}; later: "
             f"dqlab bench send {path}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _send(document: dict[str, Any], path: Path, uri: str) -> None:
@@ -118,7 +115,7 @@ def load(uri: str) -> list[Record]:
     Raises:
         BenchmarkError: MLflow does not answer, or no benchmarks were ever recorded there.
     """
-    nothing = BenchmarkError(f"MLflow ({uri}) has no benchmarks yet. Record some: pytest benchmarks/ --mlflow")
+    nothing = BenchmarkError(f"MLflow ({masked(uri)}) has no benchmarks yet. Record some: pytest benchmarks/ --mlflow")
     if (path := store_path(uri)) and not path.exists():
         raise nothing  # the client would make the file
     os.environ.update(mirror_environment())
@@ -127,7 +124,7 @@ def load(uri: str) -> list[Record]:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = all_runs(client, [experiment.experiment_id]) if experiment else []
     except Exception as error:
-        raise BenchmarkError(f"MLflow ({uri}) cannot be read: {_first_line(error)}.") from error
+        raise BenchmarkError(f"MLflow ({masked(uri)}) cannot be read: {one_line(error, 200)}.") from error
     records = [_record(run) for run in runs if NAME in run.data.tags and run.info.status == "FINISHED"]
     if not records:
         raise nothing

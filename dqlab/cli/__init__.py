@@ -15,6 +15,7 @@ from dqlab import __version__
 from dqlab.cli import checks, data, grids, parts, records, training
 from dqlab.cli.parser import Parser
 from dqlab.errors import DqlabError, first_line, lacks_memory, message_of
+from dqlab.printing import masked, printable
 from dqlab.training.threads import quiet_threads
 
 EPILOG = """examples:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args) or 0)
     except DqlabError as error:
         _show_traceback()
-        print(f"dqlab: error: {message_of(error)}", file=sys.stderr)
+        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe has gone
         return 1

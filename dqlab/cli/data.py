@@ -86,8 +86,7 @@ def _ready(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from dqlab.console import Console
     from dqlab.datasets import listing
 
     _ready(args)
@@ -99,8 +98,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from dqlab.console import Console
     from dqlab.datasets.fetching import fetch
     from dqlab.tracking.display import download_progress
 

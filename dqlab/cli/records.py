@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def add(commands: Any) -> None:
 def _add_sync(commands: Any) -> None:
     parser = command(commands, "sync", _sync, "Send to MLflow what could not be sent while a run was training.")
     parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN")
+    text = "MLflow's tracking URI; $MLFLOW_TRACKING_URI, or mlflow.db beside the folder, by default"
+    parser.add_argument("--to", metavar="URI", help=text)
 
 
 def _add_ui(commands: Any) -> None:
@@ -63,6 +66,8 @@ def _add_fidelity(commands: Any) -> None:
 def _sync(args: argparse.Namespace) -> int:
     from dqlab.report import sync
 
+    if args.to:
+        os.environ["MLFLOW_TRACKING_URI"] = args.to
     for run in args.runs:
         sync(run)
     return 0
@@ -92,10 +97,11 @@ def _bench_report(args: argparse.Namespace) -> int:
 
 def _bench_send(args: argparse.Namespace) -> int:
     from dqlab.benchmarking.store import send, the_uri
+    from dqlab.printing import masked
 
     for path in args.files:
         send(path, the_uri(args.uri))
-        print(f"{path}: MLflow ({the_uri(args.uri)}) has all of it.")
+        print(f"{path}: MLflow ({masked(the_uri(args.uri))}) has all of it.")
     return 0
 
 

@@ -176,7 +176,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
         second = time.strftime("%Y%m%d-%H%M%S")
         return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
-    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text()))
+    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text(errors="replace")))
     if not unfinished:
         raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
     return unfinished[-1]

@@ -16,7 +16,6 @@ from dqlab.collection.shards import save_text
 from dqlab.collection.training import BehaviourTraining
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
-from dqlab.files import read_json
 
 Range = tuple[float, float]
 RANKING = "ranking"
@@ -114,9 +113,10 @@ class Ladder:
     def _mean_return(self, name: str, policy: Acting) -> float:
         """Measured once, and kept."""
         from dqlab.collection.rolling import run_group
+        from dqlab.records import read
 
         cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
-        known = read_json(cache) if cache.exists() else {}
+        known = read(cache, dict[str, Any]) if cache.exists() else {}
         if not _is_measured(known.get(name), facts):
             episodes = run_group(policy, self._stage, RANKING, self.episodes)
             value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.collection.behaviours import Act, Acting, Stage, behaviours
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError
 from dqlab.fields import check_counts
 from dqlab.files import expanded, sha256_of
 from dqlab.gin_registry import OtherConfiguration
@@ -53,11 +53,7 @@ class DqlabRun(Acting):
 
         facts = self._folder.facts()
         self._file = checkpoint_files(self._folder, None if self._seed < 0 else self._seed, self._which)[0]
-        weights, record = checkpoint.load(self._file)
-        if "seed" not in record:
-            raise RunError(
-                f"{self._file} holds a training state, no weights of one replica. Name a file of checkpoints/."
-            )
+        weights, record = checkpoint.load_weights(self._file)
         with self._own:
             configuration.load([self._folder.config])
             experiment = Experiment()

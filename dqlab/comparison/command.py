@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from dqlab.ablation.report_settings import Report
 from dqlab.comparison.compare import compare, find
 from dqlab.comparison.tables import show
+from dqlab.console import Console
 from dqlab.tracking.mlflow import tracking_uri
 
 RUNS = Path("runs")

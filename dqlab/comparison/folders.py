@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from dqlab import configuration
 from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
 from dqlab.errors import RunError
-from dqlab.replica import Replica
+from dqlab.files import read_text
+from dqlab.records import GridRecord, RunRecord, SummaryRecord, read
+from dqlab.replica import Replica, replicas_of
 from dqlab.run_folder import FAILURE, RunFolder
-from dqlab.tracking.damage import Leaving, read_summary, reading
-from dqlab.tracking.folders import GRID, RUN, is_grid, known_facts
+from dqlab.tracking.damage import Leaving
+from dqlab.tracking.folders import GRID, RUN, grid_facts, is_grid, run_facts
 from dqlab.tracking.reused import planned_cells, reused_cells
 
 SUMMARY = "summary.json"
-Facts = Mapping[str, Any]
 
 
 def read_folder(path: Path) -> Found:
@@ -27,17 +28,15 @@ def read_folder(path: Path) -> Found:
     Raises:
         RunError: it is the folder of neither a run nor a grid, or the file that says what it is is damaged.
     """
-    facts = known_facts(path)
-    return _read_grid(path, facts) if is_grid(path) else _read_run(path, facts)
+    return _read_grid(path, grid_facts(path)) if is_grid(path) else _read_run(path, run_facts(path))
 
 
-def _read_grid(path: Path, facts: Facts) -> Found:
-    with reading(path / GRID):
-        packs, number = [path / "packs" / name for name in facts["packs"]], int(facts["cells"])
+def _read_grid(path: Path, facts: GridRecord) -> Found:
+    packs, number = [path / "packs" / name for name in facts["packs"]], facts["cells"]
     leaving, parts = Leaving(), []
     for pack in packs:
         with leaving.damaged():
-            parts += [_read_run(pack, known_facts(pack))] if (pack / RUN).exists() else []
+            parts += [_read_run(pack, run_facts(pack))] if (pack / RUN).exists() else []
     here = Found.all_of(parts)
     found = Found.all_of([here, _read_reused(path, facts, {Path(run.name).name for run in here.runs})])
     seen = len(found.runs) + found.failed + len(found.damaged) + len(found.gone)
@@ -45,11 +44,11 @@ def _read_grid(path: Path, facts: Facts) -> Found:
     return replace(found, unfinished=unfinished, damaged=(*found.damaged, *leaving.out))
 
 
-def _read_reused(grid: Path, facts: Facts, here: Iterable[str]) -> Found:
+def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> Found:
     """Cells that other grids have trained, except those that are finished here too."""
-    elsewhere = {cell: path for cell, path in reused_cells(grid, facts).items() if f"cell-{cell}" not in here}
-    there = {cell: path for cell, path in elsewhere.items() if (path / SUMMARY).exists()}
-    planned, pack_facts = planned_cells(grid) if there else {}, cache(known_facts)
+    elsewhere = {cell: path for cell, path in reused_cells(facts).items() if f"cell-{cell}" not in here}
+    there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
+    planned, pack_facts = planned_cells(grid) if there else {}, cache(run_facts)
     leaving, runs = Leaving(), []
     for cell, path in there.items():
         with leaving.damaged():
@@ -61,11 +60,10 @@ def _read_reused(grid: Path, facts: Facts, here: Iterable[str]) -> Found:
     return Found(tuple(runs), damaged=tuple(leaving.out), gone=tuple(gone))
 
 
-def _read_run(path: Path, facts: Facts) -> Found:
+def _read_run(path: Path, facts: RunRecord) -> Found:
     """The replicas of a run or of a pack."""
     folder = RunFolder(path)
-    with reading(path / RUN):
-        replicas = folder.replicas()
+    replicas = replicas_of(facts)
     failed = [replica for replica in replicas if (folder.replica(replica.name) / FAILURE).exists()]
     ended = [replica for replica in replicas if (folder.replica(replica.name) / SUMMARY).exists()]
     done = [replica for replica in ended if replica not in failed]
@@ -76,15 +74,12 @@ def _read_run(path: Path, facts: Facts) -> Found:
     return Found(tuple(runs), len(failed), len(replicas) - len(done) - len(failed), tuple(leaving.out))
 
 
-def _compared(folder: RunFolder, replica: Replica, facts: Facts) -> FinishedRun:
+def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> FinishedRun:
     place = folder.replica(replica.name)
-    own, summary = place / "config.gin", read_summary(place / SUMMARY)
+    own, summary = place / "config.gin", read(place / SUMMARY, SummaryRecord)
     written = own if own.exists() else folder.config
-    with reading(written):
-        config = configuration.flat(written.read_text())
-    with reading(folder.path / RUN):
-        made_with = {**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]}
-        digest = facts["data"]["digest"]
+    config = configuration.flat(read_text(written), str(written))
+    made_with = {**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]}
     return FinishedRun(
         name=str(place.resolve()),
         label=replica.cell or str(facts.get("cell") or ""),
@@ -92,7 +87,7 @@ def _compared(folder: RunFolder, replica: Replica, facts: Facts) -> FinishedRun:
         seed=replica.seed,
         caveat=summary["caveat"],
         physics=summary["physics"],
-        digest=digest,
+        digest=facts["data"]["digest"],
         config=comparable(config),
         made_with=made_with,
         scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},

@@ -13,6 +13,8 @@ from typing import Any
 from dqlab import configuration
 from dqlab.comparison.finished_runs import FinishedRun, Found, comparable
 from dqlab.errors import RunError, nearest
+from dqlab.files import read_text
+from dqlab.printing import masked, one_line
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import connect
 from dqlab.tracking.runs import KEY, OWNER, PARENT, all_runs
@@ -32,7 +34,7 @@ def read_experiment(uri: str, name: str, wanted: str) -> Found:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             known = [item.name for item in client.search_experiments()]
-            raise RunError(f"MLflow ({uri}) has no experiment '{name}'. {nearest(name, known)}")
+            raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
         return _found(client, all_runs(client, [experiment.experiment_id], wanted))
 
 
@@ -50,19 +52,18 @@ def read_run(uri: str, run_id: str) -> Found:
 def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
     if (path := store_path(uri)) and not path.exists():
-        raise RunError(f"There is no MLflow store {uri}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
+        raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
     os.environ.update(mirror_environment())
     try:
         yield connect(uri)
     except RunError:
         raise
     except Exception as error:  # whatever the client raises
-        raise RunError(f"MLflow ({uri}): {_in_short(error)}.") from error
+        raise RunError(f"MLflow ({masked(uri)}): {_in_short(error)}.") from error
 
 
 def _in_short(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    return "the server does not answer" if "Max retries exceeded" in first else first.rstrip(".")
+    return "the server does not answer" if "Max retries exceeded" in str(error) else one_line(error).rstrip(".")
 
 
 def _below(client: Any, run: Any) -> list[Any]:
@@ -103,7 +104,7 @@ def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str
     def from_file(digest: str) -> Mapping[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             path = client.download_artifacts(first[digest].info.run_id, "config.gin", folder)
-            return comparable(configuration.flat(Path(path).read_text()))
+            return comparable(configuration.flat(read_text(Path(path))))
 
     def configure(run: Any) -> Mapping[str, str]:
         digest = run.data.tags.get("config_digest")

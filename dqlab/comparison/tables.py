@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dqlab.ablation.statistics.analysis import Estimate
 from dqlab.comparison.compare import Compared
 from dqlab.comparison.groups import UNSET
+from dqlab.console import Console
 
 MANY = 6
 """More groups than that are rows, not columns."""

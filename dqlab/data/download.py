@@ -7,20 +7,26 @@ import fcntl
 import itertools
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from dqlab.data.unavailable import UnavailableError
 from dqlab.errors import DataError
 from dqlab.files import sha256_of
+from dqlab.printing import name
 
 Progress = Callable[[int, int | None], None]
 CHUNK = 1 << 18
+SLOWEST = 1024
+"""Bytes a second below which an address is given up."""
+WEB = ("http://", "https://")
 
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -85,7 +91,8 @@ def download(
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up.
+        timeout: seconds without a byte after which the attempt is given up; after twice as many in which no answer
+            is complete, or less than `SLOWEST` bytes a second came, it is too.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
@@ -175,7 +182,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
         total = None if response.length is None else done + response.length
-        blocks = _blocks(response, url, part)
+        blocks = _blocks(response, url, part, 2 * timeout)
         first = next(blocks, b"")
         if not resumed and not first.startswith(magic):
             raise UnavailableError(_not_the_file(url, response.geturl(), first))
@@ -205,8 +212,9 @@ def _open(url: str, part: Path, timeout: float) -> Any:
 def _answer(url: str, asked: dict[str, str], timeout: float) -> Any:
     """The server's; None where the kept part no longer fits its file."""
     headers = {"User-Agent": "dqlab", **asked}
+    request = urllib.request.Request(url, headers=headers)
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        return _within(2 * timeout, lambda: urllib.request.build_opener(OnTheWeb).open(request, timeout=timeout))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and asked:
@@ -214,6 +222,41 @@ def _answer(url: str, asked: dict[str, str], timeout: float) -> Any:
         raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+
+
+class OnTheWeb(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection that leaves the web."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request that follows a redirection."""
+        if not newurl.lower().startswith(WEB):
+            raise urllib.error.URLError(f"it redirects to {name(newurl)}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What a function returns or raises, if it does so in time: sockets know pauses only, not how long all of it takes.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    answers: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            answers.append((ask(), None))
+        except BaseException as error:
+            answers.append((None, error))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        raise TimeoutError(f"no whole answer in {seconds:g} seconds")
+    answer, error = answers[0]
+    if error is not None:
+        raise error
+    return answer
 
 
 def _tag(response: Any) -> str | None:
@@ -247,15 +290,24 @@ def _not_the_file(url: str, answered: str, first: bytes) -> str:
     return f"{url}{detour} sends {what} in place of the file"
 
 
-def _blocks(response: Any, url: str, part: Path) -> Iterator[bytes]:
+def _blocks(response: Any, url: str, part: Path, window: float) -> Iterator[bytes]:
+    """What comes, in large pieces; in every window of so many seconds it must be enough."""
+    block, came, began = bytearray(), 0, time.monotonic()
     while True:
         try:
-            block = response.read(CHUNK)
+            piece = response.read1(CHUNK)
         except (OSError, HTTPException) as error:
             raise _broken(url, part, f"{type(error).__name__}") from error
-        if not block:
+        block, came = block + piece, came + len(piece)
+        if block and (not piece or len(block) >= CHUNK):
+            yield bytes(block)
+            block = bytearray()
+        if not piece:
             return
-        yield block
+        if (lasted := time.monotonic() - began) > window:
+            if came < SLOWEST * lasted:
+                raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
+            came, began = 0, time.monotonic()
 
 
 def _broken(url: str, part: Path, why: str) -> BrokenError:

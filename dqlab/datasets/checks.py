@@ -14,6 +14,7 @@ from dqlab.datasets.survey import UNKNOWN, Survey, Tell, survey
 from dqlab.datasets.watching import watched
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
+from dqlab.printing import printable
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def verify(dataset: Dataset, tell: Tell = lambda rows: None) -> Verified:
     except UnreadError:
         raise
     except DataError as error:
-        return Verified((Finding(message_of(error), damage=True),))
+        return Verified((Finding(printable(message_of(error)), damage=True),))
     return Verified(findings, found, digest)
 
 

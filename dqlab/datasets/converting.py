@@ -12,6 +12,7 @@ from dqlab.datasets.locating import Dataset
 from dqlab.datasets.survey import with_cuts
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
+from dqlab.printing import names
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,4 @@ def losses(before: Content, after: Content) -> Iterator[str]:
     if before.episodes != after.episodes:
         yield f"Episodes: {before.episodes:,} before, {after.episodes:,} after."
     if notes := before.notes - after.notes:
-        yield f"Not kept: metadata ({', '.join(sorted(notes))})."
+        yield f"Not kept: metadata ({names(notes)})."

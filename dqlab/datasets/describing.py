@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.console import Console
 from dqlab.datasets.histogram import default_path, draw
 from dqlab.datasets.locating import Dataset, find
 from dqlab.datasets.survey import BY_LIMIT, RECORDED, Survey, survey
 from dqlab.datasets.watching import watched
 from dqlab.machine import in_words
+from dqlab.printing import name as shortened
 
 MOST_TEXT = 300
 
@@ -204,5 +205,5 @@ def _metadata(metadata: Mapping[str, str]) -> Table:
     table = Table(title_justify="left", title="Metadata", show_header=False)
     for name, text in sorted(metadata.items()):
         shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
-        table.add_row(Text(name, overflow="fold"), Text(shown, overflow="fold"))
+        table.add_row(Text(shortened(name), overflow="fold"), Text(shown, overflow="fold"))
     return table

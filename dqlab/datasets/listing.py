@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.console import Console
 from dqlab.data.minari_store import facts, local_ids, store
 from dqlab.data.sources import cache_path, homes
 from dqlab.datasets.locating import with_data

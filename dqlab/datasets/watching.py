@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from dqlab.console import Console
 from dqlab.datasets.survey import Tell
 
 

@@ -11,6 +11,7 @@ from dqlab.errors import RunError
 from dqlab.experiment import Experiment
 from dqlab.fidelity.rows import Say, laws_of, spread
 from dqlab.fidelity.sides import Array
+from dqlab.records import RunRecord
 from dqlab.run_folder import RunFolder
 from dqlab.training import checkpoint
 
@@ -46,13 +47,12 @@ def _ways(experiment: Experiment) -> list[dict[str, str]]:
     return [{"env_backend": original}, *({"env_backend": today, **law} for law in laws)]
 
 
-def _scores(experiment: Experiment, facts: dict[str, object], file: Path, episodes: int) -> Array:
+def _scores(experiment: Experiment, facts: RunRecord, file: Path, episodes: int) -> Array:
     experiment.check()
     evaluator = experiment.evaluator(episodes)
     data = facts["data"]
-    assert isinstance(data, dict)
     evaluator.standardised_by = (data.get("state_mean", ()), data.get("state_std", ()))
-    weights, record = checkpoint.load(file)
+    weights, record = checkpoint.load_weights(file)
     pack = experiment.pack([experiment.the_replicas[0]])
     pack.load(0, weights)
     try:

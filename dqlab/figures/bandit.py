@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.console import Console
 
 from dqlab import configuration
+from dqlab.console import Console
 from dqlab.data.sources import load_dataset
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError
@@ -111,7 +111,7 @@ def make(
     write_text(out / "numbers.json", json.dumps(_record(rows, drawn), indent=1))
     table = markdown(drawn)
     write_text(out / "numbers.md", table)
-    console.print(table, markup=False, highlight=False, soft_wrap=True)
+    console.print(table, highlight=False, soft_wrap=True)
     console.print(f"Figure:  {out / 'bandit.png'}", soft_wrap=True)
     console.print(f"Numbers: {out / 'numbers.json'}, {out / 'numbers.md'}", soft_wrap=True)
     return out / "bandit.png"
@@ -134,7 +134,7 @@ def _train(rows: Sequence[Row], out: Path, bindings: Sequence[str], fresh: bool,
             forget(panel.folder(out))
         with console.status(f"{name}: training"):
             done = finish(panel.gin, panel.folder(out), bindings)
-        console.print(f"{name}: {done}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{name}: {done}", highlight=False, soft_wrap=True)
 
 
 def _clouds(row: Row, out: Path, bindings: Sequence[str], samples: int) -> list[Cloud]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dqlab import configuration
 from dqlab.errors import RunError
 from dqlab.experiment import Experiment
+from dqlab.files import read_text
 from dqlab.run_folder import RunFolder
 from dqlab.running import UNSTORED, WITHOUT_EFFECT, train
 from dqlab.tracking.settings import Tracking
@@ -57,7 +58,7 @@ def _check_same(folder: RunFolder, loaded: configuration.Loaded) -> None:
     experiment.data()
     Tracking()
     now = configuration.operative_text(loaded)
-    if found := configuration.differences(folder.config.read_text(), now, WITHOUT_EFFECT, UNSTORED):
+    if found := configuration.differences(read_text(folder.config), now, WITHOUT_EFFECT, UNSTORED):
         raise RunError(
             f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. "
             "Use --fresh to train it again, or choose another --out."
@@ -66,5 +67,4 @@ def _check_same(folder: RunFolder, loaded: configuration.Loaded) -> None:
 
 def _steps(folder: RunFolder) -> int:
     """Updates of a finished run."""
-    steps: int = folder.summary(folder.replicas()[0])["selection"]["last"]["step"]
-    return steps
+    return folder.chosen_step(folder.replicas()[0], "last")

@@ -29,7 +29,7 @@ def policy_samples(path: Path, count: int) -> NDArray[Any]:
     configuration.load([folder.config])
     experiment = Experiment()
     pack = experiment.pack([replica])
-    weights, _ = checkpoint.load(folder.snapshot(replica.name, folder.summary(replica)["selection"]["last"]["step"]))
+    weights, _ = checkpoint.load(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw(pack.algorithm.propose_noise(pack.dims, count), generator, pack.dtype, count=1)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dqlab.console import Console
 from dqlab.errors import RunError
 from dqlab.evaluation import Evaluator
 from dqlab.filming.recording import Take

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from dqlab.console import Console
 from dqlab.envs.tasks import D4RL, Task, tasks
 from dqlab.errors import ConfigError, nearest
 from dqlab.scoring.returns import read_returns

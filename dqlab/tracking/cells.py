@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from dqlab.tracking.damage import read_object, read_summary, reading
+from dqlab.files import own, read_text
+from dqlab.records import FailureRecord, JournalRecord, SummaryRecord, parse, read
 from dqlab.tracking.journal_reader import metrics_of, new_records
-from dqlab.tracking.runs import New, log
+from dqlab.tracking.runs import New, log, log_file
 
 FRESH = {"records": 0, "bytes": -1, "shown": "", "status": ""}
 """What is remembered of a cell's run that has got nothing yet."""
 ARTIFACTS = ("config.gin", "summary.json", "failure.json", "curve.png")
 OWN = ("seed", "task", "cells")
+LONGEST_LINE = 1 << 20
+"""Bytes of a journal's first line above which it is not read for its time."""
 
 
 def parameter(axis: str) -> str:
@@ -82,17 +83,16 @@ class CellFolder:
 
     def _first_time(self) -> list[float]:
         """When its first record was written, if that can be read."""
-        with self.journal.open() if self.journal.exists() else StringIO() as journal:
-            first = journal.readline()
         try:
-            return [float(json.loads(first)["time"])]
-        except (ValueError, LookupError, TypeError):
+            with self.journal.open("rb") as journal:
+                return [parse(journal.readline(LONGEST_LINE), JournalRecord)["time"]]
+        except (OSError, ValueError):
             return []
 
     def tags(self) -> dict[str, str]:
         """Its configuration's digest, once it is known."""
         config = self.path / "config.gin"
-        return {"config_digest": config_digest(config.read_text())} if config.exists() else {}
+        return {"config_digest": config_digest(read_text(config))} if config.exists() else {}
 
 
 def new_cell(cell: CellFolder, parent: str, common: Mapping[str, str]) -> New:
@@ -108,7 +108,7 @@ def send_cell(client: Any, cell: CellFolder, state: dict[str, Any], over: bool) 
     Metrics carry the time at which they were recorded, so that MLflow keeps one of two that are sent twice.
 
     Raises:
-        RunError: one of its files is damaged; nothing was sent.
+        RunError: one of its files is damaged, or a link; nothing was sent.
     """
     status, file = cell.ended()
     status = status or ("KILLED" if over else "RUNNING")
@@ -116,12 +116,12 @@ def send_cell(client: Any, cell: CellFolder, state: dict[str, Any], over: bool) 
     size = cell.journal.stat().st_size if cell.history and cell.journal.exists() else -1
     if shown == state["shown"] and size == state["bytes"]:
         return
-    with reading(cell.journal):
-        records = new_records(cell.journal, state["records"]) if cell.history else []
-        metrics = metrics_of(records)
+    for name in (*ARTIFACTS, cell.journal.name):
+        own(cell.path / name, cell.path.parent)
+    records = new_records(cell.journal, state["records"]) if cell.history else []
+    metrics = metrics_of(records)
     first = not state["shown"]
-    with reading(cell.path / "config.gin"):
-        tags = cell.tags() if first or file else {}
+    tags = cell.tags() if first or file else {}
     if file and status == "FINISHED":
         metrics += _scores(file)
     if file and status == "FAILED":
@@ -138,20 +138,20 @@ def _scores(summary: Path) -> list[Any]:
     """The final score by every selection rule, at the step of the checkpoint that the rule chose."""
     from mlflow.entities import Metric
 
-    selection = read_summary(summary)["selection"]
+    selection = read(summary, SummaryRecord)["selection"]
     at = int(summary.stat().st_mtime * 1000)
     return [Metric(f"score/{rule}", row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]
 
 
 def _failure(file: Path) -> dict[str, str]:
-    failure = read_object(file, "kind", "reason")
+    failure = read(file, FailureRecord)
     return {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
 
 
 def _end(client: Any, cell: CellFolder, run: str, status: str, file: Path) -> None:
     for name in ARTIFACTS:
         if (cell.path / name).exists():
-            client.log_artifact(run, str(cell.path / name))
+            log_file(client, run, cell.path / name, cell.path.parent)
     client.set_terminated(run, status, int(file.stat().st_mtime * 1000))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from typing import Any
+from urllib.request import url2pathname
 
+from dqlab.errors import RunError
+from dqlab.printing import masked
 from dqlab.tracking.memory import Memory
+from dqlab.tracking.stores import store_path
 
+UPLOADS = ("log_artifact", "log_text")
 WRITES = (
+    *UPLOADS,
     "log_batch",
-    "log_artifact",
-    "log_text",
     "log_metric",
     "set_tag",
     "delete_tag",
@@ -36,15 +40,32 @@ class Lasting:
 
         def write(run: str, *args: Any, **kwargs: Any) -> None:
             if run not in self._memory.state.get("deleted", []):
-                self._write(getattr(self._client, name), run, *args, **kwargs)
+                self._write(name, run, *args, **kwargs)
 
         return write
 
-    def _write(self, method: Callable[..., Any], run: str, *args: Any, **kwargs: Any) -> None:
+    def _check_place(self, run: str) -> None:
+        """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
+        uri = str(self._client.tracking_uri)
+        store = store_path(uri)
+        if store is None or os.environ.get("MLFLOW_TRACKING_URI"):
+            return
+        place = str(self._client.get_run(run).info.artifact_uri)
+        real = os.path.realpath(url2pathname(place.removeprefix("file://")))
+        folders = (store.parent, self._memory.path.parent.parent)
+        if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
+            raise RunError(
+                f"{masked(uri)} has files put into {masked(place)}, which nothing but the store itself says. If that "
+                "is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
+            )
+
+    def _write(self, name: str, run: str, *args: Any, **kwargs: Any) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            method(run, *args, **kwargs)
+            if name in UPLOADS:
+                self._check_place(run)
+            getattr(self._client, name)(run, *args, **kwargs)
         except MlflowException:
             if not self._is_deleted(run):
                 raise

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -20,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from dqlab.console import Console
 
 SHOWN = {"actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
 from dqlab.errors import RunError
-from dqlab.tracking.damage import read_object
+from dqlab.records import GridRecord, RunRecord, read
 
 RUN, GRID = "run.json", "grid.json"
-NEEDED = {RUN: ("task", "data", "versions"), GRID: ("name", "axes", "base", "tasks", "seeds", "gin", "packs", "cells")}
-"""What these files say from the beginning."""
 
 
 def is_grid(folder: Path) -> bool:
@@ -20,31 +18,39 @@ def is_grid(folder: Path) -> bool:
 
 def grid_of(folder: Path) -> Path | None:
     """The grid that a pack's folder belongs to."""
-    grid = folder.resolve().parent.parent
-    return grid if folder.resolve().parent.name == "packs" and is_grid(grid) else None
+    packs = Path(os.path.realpath(folder)).parent
+    return packs.parent if packs.name == "packs" and is_grid(packs.parent) else None
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """What the folder's file of facts says; nothing where there is none yet.
-
-    Raises:
-        RunError: the file is there and cannot be read.
-    """
-    path = _file_of(folder)
-    return read_object(path) if path else {}
+def is_known(folder: Path) -> bool:
+    """Whether it is the folder of a run or of a grid."""
+    return is_grid(folder) or (folder / RUN).exists()
 
 
-def known_facts(folder: Path) -> dict[str, Any]:
-    """The same, of a folder that must hold a run or a grid.
+def facts_of(folder: Path) -> GridRecord | RunRecord:
+    """What a run's or a grid's file of facts says.
 
     Raises:
-        RunError: it holds neither, or its file of facts is damaged.
+        RunError: the folder holds neither, or the file is damaged.
     """
-    path = _file_of(folder)
-    if path is None:
+    return grid_facts(folder) if is_grid(folder) else run_facts(folder)
+
+
+def grid_facts(folder: Path) -> GridRecord:
+    """What a grid.json says.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return read(folder / GRID, GridRecord)
+
+
+def run_facts(folder: Path) -> RunRecord:
+    """What a run.json says.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    if not (folder / RUN).exists():
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
-    return read_object(path, *NEEDED[path.name])
-
-
-def _file_of(folder: Path) -> Path | None:
-    return next((path for path in (folder / GRID, folder / RUN) if path.exists()), None)
+    return read(folder / RUN, RunRecord)

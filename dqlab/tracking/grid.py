@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dqlab.files import own
+from dqlab.records import GridRecord
 from dqlab.tracking.cells import FRESH, new_cell, send_cell, show_killed
 from dqlab.tracking.damage import Leaving
 from dqlab.tracking.deleted import Lasting
-from dqlab.tracking.folders import known_facts
+from dqlab.tracking.folders import grid_facts
 from dqlab.tracking.memory import Memory
 from dqlab.tracking.mlflow import connect, experiment_id
 from dqlab.tracking.packs import PackFolder
 from dqlab.tracking.progress import draw
 from dqlab.tracking.reused import send_reused
-from dqlab.tracking.runs import New, Runs, log
+from dqlab.tracking.runs import New, Runs, log, log_file
 
 STATUS = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}
 """MLflow's words for a grid's states."""
@@ -39,7 +41,7 @@ def send_grid(grid: Path, uri: str, experiment: str, over: bool = False) -> None
         LeftOutError: something in the folder is damaged; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    facts, memory, leaving = known_facts(grid), _remembered(grid, uri), Leaving()
+    facts, memory, leaving = grid_facts(grid), _remembered(grid, uri), Leaving()
     client = Lasting(connect(uri), memory)
     runs = Runs(client, lambda: experiment_id(client, experiment, grid, uri), memory)
     _send_grid_run(client, runs, memory, grid, facts)
@@ -47,26 +49,28 @@ def send_grid(grid: Path, uri: str, experiment: str, over: bool = False) -> None
         send_reused(client, runs, memory, grid, facts, leaving)
     for pack in _open_packs(grid, facts, memory):
         with leaving.damaged():
-            _send_pack(client, runs, memory, pack, over, leaving)
+            _send_pack(client, runs, memory, own(pack, grid), over, leaving)
     runs.sure()
-    _send_end(client, memory, grid, facts, over)
+    with leaving.damaged():
+        _send_end(client, memory, grid, facts, over)
     leaving.tell()
 
 
 def _remembered(grid: Path, uri: str) -> Memory:
     """What is known of earlier sendings; the owner's name stays the same in every store."""
     empty = {"owner": uuid.uuid4().hex, "unsure": False, "run": "", "status": "RUNNING", "settled": [], "finished": {}}
-    memory = Memory(grid / "mlflow.json", uri, {**empty, "versions": False, "report": {}, "reported": 0.0})
-    if memory.forgotten:
-        memory.state |= {"owner": memory.forgotten["owner"], "unsure": True}
+    empty |= {"versions": False, "report": {}, "reported": 0.0, "began": 0.0}
+    memory = Memory(grid / "mlflow.json", uri, empty)
+    if owner := memory.forgotten.get("owner"):
+        memory.state |= {"owner": owner, "unsure": True}
     return memory
 
 
-def _send_grid_run(client: Any, runs: Runs, memory: Memory, grid: Path, facts: Mapping[str, Any]) -> None:
+def _send_grid_run(client: Any, runs: Runs, memory: Memory, grid: Path, facts: GridRecord) -> None:
     """The grid's run, and what the grid is: tags, because a grid may grow and parameters stay as they were."""
     if not memory.state["run"]:
         tags = {"kind": "grid", "caveat": facts.get("caveat", "")}
-        began = min(path.stat().st_mtime for path in grid.iterdir())
+        began = min(path.lstat().st_mtime for path in grid.iterdir())
         run = runs.make({"grid": New(grid.resolve().name, tags=tags, began=began)})["grid"]
         memory.state |= {"run": run, "began": began}
         memory.save()
@@ -78,13 +82,13 @@ def _send_grid_run(client: Any, runs: Runs, memory: Memory, grid: Path, facts: M
         memory.save()
 
 
-def _described(facts: Mapping[str, Any]) -> dict[str, str]:
+def _described(facts: GridRecord) -> dict[str, str]:
     axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
     lists = {name: ", ".join(map(str, facts[name])) for name in ("tasks", "seeds")}
     return {"grid": facts["name"], "axes": axes, **lists, "base": facts["base"], "cells": str(facts["cells"])}
 
 
-def _open_packs(grid: Path, facts: Mapping[str, Any], memory: Memory) -> list[Path]:
+def _open_packs(grid: Path, facts: GridRecord, memory: Memory) -> list[Path]:
     """Packs that have begun and of which not every cell has been sent with its result.
 
     One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
@@ -130,6 +134,7 @@ def _remembered_pack(grid: Memory, pack: PackFolder) -> Memory:
         memory.save()
     elif memory.forgotten:
         memory.state["attempt"] = memory.forgotten.get("attempt", "")
+    memory.state["cells"] = {name: cell for name, cell in memory.state["cells"].items() if name in pack.cells}
     return memory
 
 
@@ -159,7 +164,7 @@ def _make_runs(client: Any, runs: Runs, grid: Memory, memory: Memory, pack: Pack
 def _status_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
     """A pack's status: the first of these that one of its cells has; nothing is known of damaged ones."""
     found = {cell["status"] or "RUNNING" for cell in cells.values()}
-    return next(status for status in ("RUNNING", "KILLED", "FAILED", "FINISHED") if status in found)
+    return next((status for status in ("RUNNING", "KILLED", "FAILED") if status in found), "FINISHED")
 
 
 def _show(client: Any, memory: Memory, status: str) -> None:
@@ -182,11 +187,11 @@ def _settle(client: Any, grid: Memory, pack: PackFolder, states: Mapping[str, Ma
         grid.save()
 
 
-def _send_end(client: Any, memory: Memory, grid: Path, facts: Mapping[str, Any], over: bool) -> None:
+def _send_end(client: Any, memory: Memory, grid: Path, facts: GridRecord, over: bool) -> None:
     """The report's new files, and the grid's status."""
     status = STATUS.get(facts.get("state", ""), "KILLED" if over else "RUNNING")
     if status != "RUNNING" or time.time() - memory.state["reported"] > REPORT_SECONDS:
-        _send_report(client, memory, grid / "report")
+        _send_report(client, memory, own(grid / "report", grid))
     if memory.state["status"] != status:
         _show(client, memory, status)
         memory.save()
@@ -198,7 +203,7 @@ def _send_report(client: Any, memory: Memory, report: Path) -> None:
     changed = [name for name, mark in now.items() if memory.state["report"].get(name) != mark]
     for name in changed:
         folder = str(Path("report", name).parent)
-        client.log_artifact(memory.state["run"], str(report / name), folder)
+        log_file(client, memory.state["run"], report / name, report, folder)
     if changed:
         memory.state |= {"report": now, "reported": time.time()}
         memory.save()

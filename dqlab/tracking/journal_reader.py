@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+
+from dqlab.files import read_bytes
+from dqlab.records import JournalRecord, damaged, parse_journal
 
 Item = TypeVar("Item")
 
@@ -18,13 +20,19 @@ def chunks(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
         yield chunk
 
 
-def new_records(path: Path, known: int) -> list[dict[str, Any]]:
-    """The journal's records after the first `known`; a line that is still being written is left for later."""
-    lines = path.read_text().splitlines(keepends=True)[known:] if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def new_records(path: Path, known: int) -> list[JournalRecord]:
+    """The journal's records after the first `known`; a line that is still being written is left for later.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
 
 
-def metrics_of(records: Iterable[dict[str, Any]]) -> list[Any]:
+def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
     """MLflow's metrics, each with the record's own time: sent a second time, they are the same and stored once."""
     from mlflow.entities import Metric
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.files import write_text
+from dqlab.printing import masked
+from dqlab.records import REMEDIES, MemoryRecord, damaged, read
 
 
 class Memory:
@@ -19,6 +21,9 @@ class Memory:
         empty: what is remembered of a store that has got nothing yet.
         grid: id of the grid's run, of what is remembered below it.
 
+    Raises:
+        RunError: the file is damaged.
+
     Attributes:
         state: what is remembered.
         forgotten: what was remembered of another store.
@@ -26,9 +31,14 @@ class Memory:
 
     def __init__(self, path: Path, uri: str, empty: Mapping[str, Any], grid: str = "") -> None:
         self.path = path
-        known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        same = known.get("uri") == uri and known.get("grid", grid) == grid
-        self.state, self.forgotten = (known, {}) if same else ({"uri": uri, "grid": grid, **empty}, known)
+        known: dict[str, Any] = {**read(path, MemoryRecord)} if path.exists() else {}
+        for name in known.keys() & empty.keys():
+            if type(known[name]) is not type(empty[name]):
+                raise damaged(path, ValueError(f"{name} is of another kind"), REMEDIES[MemoryRecord])
+        place = {"uri": masked(uri), "grid": grid}
+        same = masked(known.get("uri", "")) == place["uri"] and known.get("grid", grid) == grid
+        self.state = {**empty, **(known if same else {}), **place}
+        self.forgotten = {} if same else known
 
     def save(self) -> None:
         """Remember."""

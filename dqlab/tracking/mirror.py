@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from dqlab.printing import one_line
 from dqlab.tracking.damage import LeftOutError
 from dqlab.tracking.memory import Memory
 
@@ -118,7 +119,7 @@ def follow(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[str], N
             if over:
                 return False
         except Exception as error:  # whatever the server or its client does, training's records are safe
-            say_anew(f"not sent: {type(error).__name__}: {str(error)[:300]}")
+            say_anew(f"not sent: {type(error).__name__}: {one_line(error)}")
             pause = min(2 * pause, LONGEST_PAUSE)
             if time.monotonic() > deadline:
                 return False

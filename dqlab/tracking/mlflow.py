@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dqlab.errors import RunError
-from dqlab.files import read_json, write_text
-from dqlab.tracking.damage import Leaving, read_object, read_summary
+from dqlab.files import own, write_text
+from dqlab.printing import masked
+from dqlab.records import ChosenRecord, FailureRecord, MemoryRecord, RunRecord, SummaryRecord, read
+from dqlab.replica import replicas_of
+from dqlab.tracking.damage import Leaving
 from dqlab.tracking.deleted import Lasting
-from dqlab.tracking.folders import facts_of, known_facts
+from dqlab.tracking.folders import facts_of, is_known, run_facts
 from dqlab.tracking.journal_reader import chunks, metrics_of, new_records
 from dqlab.tracking.mirror import Sent
+from dqlab.tracking.runs import log_file
 from dqlab.tracking.stores import make_store, store_path, store_uri
 
 ENDED = ("finished", "failed")
@@ -24,10 +29,22 @@ LONGEST_VALUE = 480  # and 500 characters a parameter
 
 
 def tracking_uri(run: Path) -> str:
-    """$MLFLOW_TRACKING_URI, or where the run was recorded before, or an SQLite store beside the runs."""
-    facts = facts_of(run)
+    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs.
+
+    Raises:
+        RunError: the folder names another address. It may be a stranger's, and whoever answers there would get the
+            records, and the user's name and password: so the user has to say it too.
+    """
     beside = store_uri(run.resolve().parent / "mlflow.db")
-    return str(os.environ.get("MLFLOW_TRACKING_URI") or facts.get("mlflow_uri") or beside)
+    if said := os.environ.get("MLFLOW_TRACKING_URI"):
+        return said
+    recorded = (facts_of(run).get("mlflow_uri") if is_known(run) else "") or beside
+    if recorded != beside:
+        raise RunError(
+            f"{run} was recorded at {masked(recorded)}, which nothing but the folder itself says. If that is where it "
+            "belongs, set MLFLOW_TRACKING_URI to it (dqlab sync: or --to)."
+        )
+    return beside
 
 
 def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
@@ -43,21 +60,23 @@ def send_run(run: Path, uri: str, experiment: str, over: bool = False) -> None:
         LeftOutError: something in the folder is damaged; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    sent, facts = Sent(run, uri), known_facts(run)
+    sent, facts, leaving = Sent(run, uri), run_facts(run), Leaving()
     client = Lasting(connect(uri), sent)
     _create(client, sent, run, facts, experiment)
-    for name, child in sent.state["children"].items():
-        _send_metrics(client, sent, child, name, run / name / "metrics.jsonl")
+    for replica in replicas_of(facts):
+        with leaving.damaged():
+            _send_metrics(client, sent, replica.name, own(run / replica.name / "metrics.jsonl", run))
     if facts["state"] in ENDED and not sent.state["finished"]:
-        _finish(client, sent, run, facts)
+        _finish(client, sent, run, facts, leaving)
     elif facts["state"] not in ENDED:
         _set_status(client, sent, "KILLED" if over else "RUNNING")
+    leaving.tell()
 
 
 def reopen(run: Path) -> None:
     """Let a run that had ended, and goes on, be sent to its end again."""
     path = run / "mlflow.json"
-    known = read_json(path) if path.exists() else {}
+    known: Mapping[str, Any] = read(path, MemoryRecord) if path.exists() else {}
     if known.get("finished"):
         write_text(path, json.dumps({**known, "finished": False, "status": ""}, indent=1))
 
@@ -73,19 +92,20 @@ def connect(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def _create(client: Any, sent: Sent, run: Path, facts: dict[str, Any], experiment: str) -> None:
+def _create(client: Any, sent: Sent, run: Path, facts: RunRecord, experiment: str) -> None:
     """The parent run and a child for each replica, with parameters and tags."""
     group = experiment_id(client, experiment, run, sent.state["uri"])
+    common, shared = run_tags(facts), facts.get("parameters", {})
     if not sent.state["parent"]:
-        sent.state["parent"] = _create_run(client, group, run.name, facts, {})
+        sent.state["parent"] = _create_run(client, group, run.name, common, shared)
         sent.save()
-    for name, replica in facts["replicas"].items():
-        if name not in sent.state["children"]:
-            tags = {"mlflow.parentRunId": sent.state["parent"], "seed": str(replica["seed"])}
-            tags |= {"cell": replica["cell"]} if replica["cell"] else {}
-            own = {**facts, "parameters": {**facts["parameters"], **replica["set"]}}
-            title = " ".join(part for part in (run.name, replica["cell"], f"seed {replica['seed']}") if part)
-            sent.state["children"][name] = _create_run(client, group, title, own, tags)
+    for replica in replicas_of(facts):
+        if replica.name not in sent.state["children"]:
+            tags = {**common, "mlflow.parentRunId": sent.state["parent"], "seed": str(replica.seed)}
+            tags |= {"cell": replica.cell} if replica.cell else {}
+            title = " ".join(part for part in (run.name, replica.cell, f"seed {replica.seed}") if part)
+            parameters = {**shared, **replica.bindings}
+            sent.state["children"][replica.name] = _create_run(client, group, title, tags, parameters)
             sent.save()
 
 
@@ -107,65 +127,66 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location, tags=KIND))
 
 
-def _create_run(client: Any, group: str, name: str, facts: dict[str, Any], extra: dict[str, str]) -> str:
+def _create_run(client: Any, group: str, name: str, tags: dict[str, str], parameters: Mapping[str, Any]) -> str:
     from mlflow.entities import Param
 
-    tags = {**run_tags(facts), **extra, "mlflow.runName": name}
-    run_id = str(client.create_run(group, tags=tags, run_name=name).info.run_id)
-    parameters = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in facts["parameters"].items()]
-    for chunk in chunks(parameters, 90):
+    run_id = str(client.create_run(group, tags={**tags, "mlflow.runName": name}, run_name=name).info.run_id)
+    listed = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in parameters.items()]
+    for chunk in chunks(listed, 90):
         client.log_batch(run_id, params=chunk)
     return run_id
 
 
-def run_tags(facts: dict[str, Any]) -> dict[str, str]:
+def run_tags(facts: RunRecord) -> dict[str, str]:
     """What a run's record says about it, as tags; `execution` is known only once it trains."""
     data = facts["data"]
     plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
     return {
-        **{name: str(facts[name]) for name in plain if name in facts},
+        **{name: str(text) for name, text in facts.items() if name in plain},
         **({"cell": facts["cell"]} if facts.get("cell") else {}),
         "data_source": data["source"],
         "data_digest": data["digest"],
         "is_d4rl": str(data["is_d4rl"]),
         **{f"version.{name}": value for name, value in facts["versions"].items()},
-        **{f"variant.{name}": value for name, value in facts["variants"].items()},
+        **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
     }
 
 
-def _send_metrics(client: Any, sent: Sent, run_id: str, name: str, path: Path) -> None:
+def _send_metrics(client: Any, sent: Sent, name: str, path: Path) -> None:
     """The records of one replica's journal that have not been sent, in batches."""
     for chunk in chunks(new_records(path, sent.state["records"].get(name, 0)), 50):
         for part in chunks(metrics_of(chunk), BATCH):
-            client.log_batch(run_id, metrics=part)
+            client.log_batch(sent.state["children"][name], metrics=part)
         sent.state["records"][name] = sent.state["records"].get(name, 0) + len(chunk)
         sent.save()
 
 
-def _finish(client: Any, sent: Sent, run: Path, facts: dict[str, Any]) -> None:
+def _finish(client: Any, sent: Sent, run: Path, facts: RunRecord, leaving: Leaving) -> None:
     """Final scores by selection rule, artifacts, and the end of every run; a failed replica's is shown as failed."""
-    found, leaving, parent = [], Leaving(), sent.state["parent"]
-    for name in facts["replicas"]:
+    found, parent = [], sent.state["parent"]
+    for replica in replicas_of(facts):
         with leaving.damaged():
-            found.append(_finish_replica(client, sent.state["children"][name], run / name))
+            found.append(_finish_replica(client, sent.state["children"][replica.name], own(run / replica.name, run)))
     selections = [selection for selection in found if selection]
     for rule in selections[0] if selections else ():
         scores = [selection[rule]["score_mean"] for selection in selections]
         client.log_metric(parent, f"score/{rule}", sum(scores) / len(scores))
-    client.log_artifact(parent, str(run / "config.gin"))
+    with leaving.damaged():
+        log_file(client, parent, run / "config.gin", run)
     client.set_terminated(parent, facts["state"].upper())
-    leaving.tell()
-    sent.state["finished"] = True
-    sent.save()
+    if not leaving.out:
+        sent.state["finished"] = True
+        sent.save()
 
 
-def _finish_replica(client: Any, child: str, replica: Path) -> dict[str, dict[str, Any]]:
+def _finish_replica(client: Any, child: str, replica: Path) -> Mapping[str, ChosenRecord]:
     """A replica's artifacts, and its scores or why it failed; returns its selection, nothing where it failed."""
-    selection: dict[str, dict[str, Any]] = {}
-    if (replica / "failure.json").exists():
-        client.set_tag(child, "failure", read_object(replica / "failure.json", "reason")["reason"])
+    selection: Mapping[str, ChosenRecord] = {}
+    failure, summary = own(replica / "failure.json", replica), own(replica / "summary.json", replica)
+    if failure.exists():
+        client.set_tag(child, "failure", read(failure, FailureRecord)["reason"])
     else:
-        selection = read_summary(replica / "summary.json")["selection"]
+        selection = read(summary, SummaryRecord)["selection"]
     for rule, row in selection.items():
         client.log_metric(child, f"score/{rule}", row["score_mean"])
     _log_artifacts(client, child, replica)
@@ -185,6 +206,6 @@ def _set_status(client: Any, sent: Sent, status: str) -> None:
 def _log_artifacts(client: Any, run_id: str, replica: Path) -> None:
     for path in sorted(replica.iterdir()):
         if path.is_file() and path.name != "metrics.jsonl":
-            client.log_artifact(run_id, str(path))
+            log_file(client, run_id, path, replica)
     for path in sorted((replica / "checkpoints").glob("*.safetensors")):
-        client.log_artifact(run_id, str(path), "checkpoints")
+        log_file(client, run_id, path, replica, "checkpoints")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dqlab.replica import replicas_of
 from dqlab.tracking.cells import CellFolder
-from dqlab.tracking.damage import reading
-from dqlab.tracking.folders import RUN, known_facts
+from dqlab.tracking.folders import run_facts
 from dqlab.tracking.mlflow import run_tags
 
 
@@ -37,10 +37,10 @@ class PackFolder:
         Raises:
             RunError: it is no pack's folder, or damaged.
         """
-        facts = known_facts(path)
-        with reading(path / RUN):
-            cells = {name: CellFolder(path / name, own, facts["task"]) for name, own in facts["replicas"].items()}
-            return cls(path, _title(path.name, cells), cells, run_tags(facts), _shared(cells))
+        facts = run_facts(path)
+        task, replicas = facts["task"], replicas_of(facts)
+        cells = {each.name: CellFolder(path / each.name, each.as_dict(), task) for each in replicas}
+        return cls(path, _title(path.name, cells), cells, run_tags(facts), _shared(cells))
 
     @property
     def began(self) -> float:

@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dqlab.errors import RunError
+from dqlab.printing import name
+from dqlab.records import CellRecord, GridRecord, PlanRecord, read
 from dqlab.tracking.cells import FRESH, CellFolder, new_cell, send_cell
-from dqlab.tracking.damage import Leaving, read_object, reading
-from dqlab.tracking.folders import GRID
+from dqlab.tracking.damage import Leaving
+from dqlab.tracking.folders import grid_of
 from dqlab.tracking.memory import Memory
 from dqlab.tracking.packs import PackFolder
 from dqlab.tracking.progress import draw
 from dqlab.tracking.runs import Runs, log
 
 PLAN = "plan.json"
-Planned = Mapping[str, Mapping[str, Any]]
+Planned = Mapping[str, CellRecord]
 
 
-def reused_cells(grid: Path, facts: Mapping[str, Any]) -> dict[str, Path]:
-    """Folders of cells that another grid has trained, by the cell's id.
-
-    Raises:
-        RunError: grid.json is damaged.
-    """
-    with reading(grid / GRID):
-        return {str(cell): Path(folder) for cell, folder in (facts.get("elsewhere") or {}).items()}
+def reused_cells(facts: GridRecord) -> dict[str, Path]:
+    """Folders of cells that another grid has trained, by the cell's id."""
+    return {cell: Path(folder) for cell, folder in (facts.get("elsewhere") or {}).items()}
 
 
 def planned_cells(grid: Path) -> Planned:
-    """Label, points, task and seed of every cell of a grid's plan, by its id; the first one of those with one id.
+    """Every cell of a grid's plan, by its id; the first one of those with one id.
 
     Raises:
         RunError: plan.json is damaged.
     """
-    cells = read_object(grid / PLAN, "cells")["cells"]
-    with reading(grid / PLAN):
-        names = ("label", "points", "task", "seed")
-        return {str(cell["id"]): {name: cell[name] for name in names} for cell in reversed(cells)}
+    return {cell["id"]: cell for cell in reversed(read(grid / PLAN, PlanRecord)["cells"])}
 
 
-def send_reused(
-    client: Any, runs: Runs, grid: Memory, folder: Path, facts: Mapping[str, Any], leaving: Leaving
-) -> None:
+def send_reused(client: Any, runs: Runs, grid: Memory, folder: Path, facts: GridRecord, leaving: Leaving) -> None:
     """Send how cells ended that another grid has trained: a run for each of them, below this grid's.
 
     Raises:
-        RunError: grid.json or plan.json is damaged.
+        RunError: plan.json is damaged.
     """
     memory = Memory(folder / "mlflow-reused.json", grid.state["uri"], {"cells": {}}, grid.state["run"])
     states = memory.state["cells"]
-    new = {cell: path for cell, path in reused_cells(folder, facts).items() if not _is_sent(states.get(cell), path)}
+    new = {cell: path for cell, path in reused_cells(facts).items() if not _is_sent(states.get(cell), path)}
     if not new:
         return
     planned, read_pack = planned_cells(folder), cache(PackFolder.read)
@@ -68,13 +61,17 @@ def send_reused(
 
 
 def _is_sent(state: Mapping[str, Any] | None, path: Path) -> bool:
-    return state is not None and state["status"] == "FINISHED" and state["from"] == str(path)
+    return state is not None and state["status"] == "FINISHED" and state.get("from") == str(path)
 
 
 def _check(cell: str, path: Path, planned: Planned) -> None:
     if cell not in planned:
         raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
-    if not (path / "summary.json").exists():
+    if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
+        raise RunError(
+            f"{name(path)}, from which cell {cell} is said to be reused, is no folder of that cell in a grid."
+        )
+    if not os.path.exists(path / "summary.json"):
         raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
 
 
@@ -83,7 +80,7 @@ def _send(
     runs: Runs,
     state: dict[str, Any],
     place: tuple[str, str],
-    planned: Mapping[str, Any],
+    planned: CellRecord,
     common: Mapping[str, str],
     path: Path,
 ) -> None:
@@ -94,7 +91,7 @@ def _send(
     if not state["run"]:
         key = f"reused cell-{cell}"
         state |= {"run": runs.make({key: new_cell(folder, parent, {**common, **source})})[key], "from": str(path)}
-    if state["from"] != str(path):
+    if state.get("from") != str(path):
         log(client, state["run"], [], {}, source)
     send_cell(client, folder, state, over=True)
     state["from"] = str(path)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from dqlab.errors import RunError
+from dqlab.files import own
 from dqlab.tracking.journal_reader import chunks
 from dqlab.tracking.memory import Memory
 
@@ -84,6 +87,17 @@ def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]
         found, token = [*found, *page], page.token
         if not token:
             return found
+
+
+def log_file(client: Any, run: str, path: Path, root: Path, folder: str | None = None) -> None:
+    """A file of the folder that is sent, as an artifact.
+
+    Raises:
+        RunError: it is not there, or leads to another place.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is not there, or is no file.")
+    client.log_artifact(run, str(own(path, root)), folder)
 
 
 def log(client: Any, run: str, metrics: list[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:

@@ -13,13 +13,27 @@ import urllib.request
 from pathlib import Path
 from typing import TextIO
 
-from dqlab.errors import RunError
-from dqlab.tracking.folders import facts_of, grid_of
+from dqlab.errors import ConfigError, RunError
+from dqlab.printing import masked, name, one_line, printable
+from dqlab.tracking.folders import grid_of, is_known
 from dqlab.tracking.mirror import mirror_environment
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.stores import store_path, store_uri
 
 PORTS = 100
+LAST_PORT = 65535
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+WHILE_READ = """
+import os, signal, subprocess, sys, threading
+
+def end():
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=end, daemon=True).start()
+sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
+"""
+"""Runs a command until its own input is at its end: the pipe to it closes with this process, however that ends."""
 START_SECONDS = 120.0
 STORE = "mlflow.db"
 
@@ -40,23 +54,25 @@ def serve(place: str | None, host: str, port: int) -> int:
     """
     uri = store_of(place)
     if uri.startswith(("http:", "https:")):
-        print(f"MLflow: {uri}")
+        print(f"MLflow: {masked(uri)}")
         return 0
     _check(uri)
     port = free_port(host, port)
-    options = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *options],
+            [sys.executable, "-c", WHILE_READ, *server],
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env=mirror_environment(),
+            env={**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri},  # a command line is seen by everybody
             start_new_session=True,
         )
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        for number in SIGNALS:
+            signal.signal(number, lambda caught, _: sys.exit(128 + caught))
         try:
             _wait(process, f"http://{host}:{port}", log)
-            print(f"MLflow: http://{host}:{port} shows {uri}; Ctrl-C ends it", flush=True)
+            print(f"MLflow: http://{host}:{port} shows {masked(uri)}; Ctrl-C ends it", flush=True)
             return process.wait()
         except KeyboardInterrupt:
             return 0
@@ -84,7 +100,7 @@ def store_of(place: str | None) -> str:
 def _of_folder(folder: Path) -> str | None:
     """The store of a run, or of the runs in a folder."""
     folder = grid_of(folder) or folder
-    return tracking_uri(folder) if facts_of(folder) else _newest(folder)
+    return tracking_uri(folder) if is_known(folder) else _newest(folder)
 
 
 def _newest(folder: Path) -> str | None:
@@ -104,17 +120,25 @@ def free_port(host: str, first: int) -> int:
     """The first port from `first` on that nobody uses.
 
     Raises:
+        ConfigError: it is no port, or no host.
         RunError: there is none, or the host is not this machine.
     """
-    for port in range(first, min(first + PORTS, 65536)):
+    if not 1 <= first <= LAST_PORT:
+        raise ConfigError(f"--port must be from 1 to {LAST_PORT}, not {first}.")
+    if not host.strip():
+        raise ConfigError("--host is empty. 127.0.0.1 is this machine only, 0.0.0.0 every address that it has.")
+    refused: OSError | UnicodeError
+    for port in range(first, min(first + PORTS, LAST_PORT + 1)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
                 return port
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 refused = error
-    raise RunError(f"No port of {host} from {first} on can be used: {refused.strerror}. Choose --host and --port.")
+    raise RunError(
+        f"No port of {name(host)} from {first} on can be used: {one_line(refused)}. Choose --host and --port."
+    )
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
@@ -128,7 +152,8 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
             time.sleep(0.2)
     log.seek(0)
     said = log.read().strip().splitlines()
-    raise RunError(f"MLflow's server does not start: {said[-1] if said else 'it says nothing'}")
+    last = printable(masked(said[-1]), 300) if said else "it says nothing"
+    raise RunError(f"MLflow's server does not start: {last}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dqlab.files import atomic_path
+from dqlab.records import MemoryRecord, read
+from dqlab.tracking.damage import Leaving
 from dqlab.tracking.deleted import Lasting
 from dqlab.tracking.folders import grid_of, is_grid
 from dqlab.tracking.memory import Memory
 from dqlab.tracking.mlflow import connect
+from dqlab.tracking.runs import log_file
 
 VIDEOS = "videos"
 """RUN/<replica>/videos/, and the artifacts' folder."""
@@ -42,11 +44,15 @@ def send_videos(folder: Path, uri: str) -> None:
         uri: MLflow's tracking URI.
 
     Raises:
+        LeftOutError: something in the folder is damaged, or a link; the other runs' videos were sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
     runs = sorted((folder / "packs").glob("*")) if is_grid(folder) else [folder]
+    leaving = Leaving()
     for run in runs:
-        _send(run, sorted(run.glob(f"*/{VIDEOS}/[!.]*")), uri)
+        with leaving.damaged():
+            _send(run, sorted(run.glob(f"*/{VIDEOS}/[!.]*")), uri)
+    leaving.tell()
 
 
 def _send(run: Path, videos: list[Path], uri: str) -> None:
@@ -59,15 +65,14 @@ def _send(run: Path, videos: list[Path], uri: str) -> None:
         name, replica = str(video.relative_to(run)), video.parent.parent.name
         mark = f"{video.stat().st_mtime_ns} {video.stat().st_size}"
         if replica in ids and sent.get(name) != mark:
-            client.log_artifact(ids[replica], str(video), VIDEOS)
+            log_file(client, ids[replica], video, run, VIDEOS)
             sent[name] = mark
             memory.save()
 
 
 def _memory(run: Path, uri: str) -> Memory:
     """What its mirror remembers: of a plain run, or of a pack below its grid's run."""
-    known = json.loads((run / MEMORY).read_text())
-    return Memory(run / MEMORY, uri, {}, known.get("grid", ""))
+    return Memory(run / MEMORY, uri, {}, read(run / MEMORY, MemoryRecord).get("grid", ""))
 
 
 def _ids(state: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from dqlab.errors import RunError
-from dqlab.files import atomic_path
+from dqlab.files import atomic_path, check_ordinary
+
+if TYPE_CHECKING:
+    from dqlab.records import StateRecord, WeightsRecord
+
+Record = TypeVar("Record")
+Groups = dict[str, dict[str, Tensor]]
 
 DIGEST = "sha256"
 
@@ -50,30 +56,62 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mappin
         raise
 
 
-def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load(path: Path) -> tuple[Groups, dict[str, Any]]:
     """Read a file that `save` wrote: groups of named tensors (on the CPU), and the record.
 
     Raises:
         RunError: the file is missing, damaged (a single bit shows), or not a dqlab checkpoint.
     """
+    return _load(path, dict[str, Any])
+
+
+def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
+    """The same, of one replica's weights.
+
+    Raises:
+        RunError: as `load`; also where the file holds something else.
+    """
+    from dqlab.records import WeightsRecord
+
+    weights, record = _load(path, WeightsRecord)
+    if "seed" not in record:
+        raise RunError(f"{path} holds a training state, no weights of one replica. Name a file of checkpoints/.")
+    return weights, record
+
+
+def load_state(path: Path) -> tuple[Groups, StateRecord]:
+    """The same, of a training state.
+
+    Raises:
+        RunError: as `load`; also where the file holds something else.
+    """
+    from dqlab.records import StateRecord
+
+    return _load(path, StateRecord)
+
+
+def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
     from safetensors import SafetensorError, safe_open
 
+    from dqlab.records import in_short, parse
+
     try:
+        check_ordinary(path)
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["dqlab"])
-            written = record.pop(DIGEST, None)  # earlier versions wrote none
+            record = parse((file.metadata() or {})["dqlab"], kind)
+            written = cast(dict[str, Any], record).pop(DIGEST, None)  # earlier versions wrote none
             # copies: a file's tensors begin anywhere, and on some CPUs a product's last bits depend on where they begin
             flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise RunError(f"There is no checkpoint {path}.") from error
-    except (SafetensorError, KeyError, ValueError, OSError, AttributeError) as error:
-        raise RunError(f"{path} is not a dqlab checkpoint, or is damaged ({error}).") from error
-    if written not in (None, digest_of(flat, record)):
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path} is not a dqlab checkpoint, or is damaged ({in_short(error)}).") from error
+    if written not in (None, digest_of(flat, cast(dict[str, Any], record))):
         raise RunError(
             f"{path} is damaged: its content is not what was written (SHA-256). Take it from a copy; without one, "
             "choose another --out and train again."
         )
-    groups: dict[str, dict[str, Tensor]] = {}
+    groups: Groups = {}
     for key, value in flat.items():
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = value

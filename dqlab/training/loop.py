@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from threading import Event
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
 from dqlab.training.standing import EVALUATION, Failure, Standing
 from dqlab.training.step import Step
+
+if TYPE_CHECKING:
+    from dqlab.records import StateRecord
 
 
 class Observer(Protocol):
@@ -326,8 +329,8 @@ class Loop:
         self._saved_at, self._saved_step = time.monotonic(), state.step
         self.observer.saved(state.step)
 
-    def _restore(self) -> dict[str, Any]:
-        tensors, record = checkpoint.load(self.folder.checkpoint)
+    def _restore(self) -> StateRecord:
+        tensors, record = checkpoint.load_state(self.folder.checkpoint)
         if record["evaluations"].keys() != self.evaluations.keys():
             theirs = ", ".join(record["evaluations"])
             raise RunError(f"{self.folder.checkpoint} is of other replicas: {theirs}. Choose another --out.")

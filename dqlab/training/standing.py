@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Standing:
         record: of a checkpoint; failures that it does not know of are forgotten.
     """
 
-    def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: dict[str, Any] | None = None) -> None:
+    def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: Mapping[str, Any] | None = None) -> None:
         record = record or {"stopped": [], "failed": {}}
         self.replicas, self._folder = tuple(replicas), folder
         self.stopped: set[str] = set(record["stopped"])

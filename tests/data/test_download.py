@@ -47,6 +47,9 @@ class Site:
     break_after: int | None = None
     stall: float = 0.0
     slices: float = 0.0
+    drip: float = 0.0
+    drip_head: float = 0.0
+    slow_paths: tuple[str, ...] = ()
     status: int = 200
     to: str = ""
     announced: int | None = None
@@ -74,12 +77,14 @@ class Site:
         self.paths.append(request.path)
         if self.status != 200:
             request.send_error(self.status)
-            return
+            return None
         if self.to and request.path != self.to:
             request.send_response(302)
             request.send_header("Location", self.to)
             request.end_headers()
-            return
+            return None
+        if self.drip_head:
+            return self.trickle(request, b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 99, self.drip_head)
         body, same = self.content, self.deaf or request.headers.get("If-Range") == self.tag
         if wanted and same:
             start = int(wanted.removeprefix("bytes=").rstrip("-")) - self.shift
@@ -90,9 +95,11 @@ class Site:
         request.send_header("Content-Length", str(self.announced or len(body)))
         request.send_header("ETag", self.tag)
         request.end_headers()
-        self.send(request, body)
+        return self.send(request, body)
 
     def send(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        if self.drip and (not self.slow_paths or request.path.startswith(self.slow_paths)):
+            return self.trickle(request, body, self.drip)
         if self.break_after is not None:
             body = body[: self.break_after]
         for start in range(0, len(body), 1 << 16):
@@ -100,6 +107,14 @@ class Site:
             time.sleep(self.slices)
         request.wfile.flush()
         time.sleep(self.stall)
+        request.close_connection = True
+        return None
+
+    def trickle(self, request: BaseHTTPRequestHandler, body: bytes, pause: float) -> None:
+        with contextlib.suppress(OSError):
+            for start in range(200):
+                request.wfile.write(body[start : start + 1])
+                time.sleep(pause)
         request.close_connection = True
 
 
@@ -127,6 +142,33 @@ def test_slow(site: Site, tmp_path: Path) -> None:
     site.slices = 0.05
     download(site.url, tmp_path / "set.hdf5", sha256=SHA256, timeout=5)
     assert (tmp_path / "set.hdf5").read_bytes() == CONTENT
+
+
+def test_a_server_that_is_too_slow_is_given_up(site: Site, tmp_path: Path) -> None:
+    """It sends something before every time-out, and would go on for days; what came is not lost."""
+    site.drip, site.content = 0.05, HDF5_MAGIC + CONTENT
+    with pytest.raises(UnavailableError, match=r"is given up: it sent \d+ bytes in 1 seconds"):
+        download(site.url, tmp_path / "set.hdf5", timeout=0.5)
+    site.drip, site.drip_head = 0.0, 0.05
+    with pytest.raises(UnavailableError, match="no whole answer in 1 seconds"):
+        download(site.url, tmp_path / "set.hdf5", timeout=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_address_is_asked_where_one_is_too_slow(site: Site, cache: Path) -> None:
+    site.content = HDF5_MAGIC + CONTENT
+    site.slow_paths, site.drip = ("/slow/",), 0.05
+    root = site.url.removesuffix("/set.hdf5")
+    found = d4rl_download(WALKER, mirrors=(f"{root}/slow/", root), mirrors_first=True, timeout=0.5)
+    assert found.path.read_bytes() == site.content
+    assert "is given up" in found.failed[0]
+
+
+@pytest.mark.parametrize("to", ["ftp://127.0.0.1:9/set.hdf5", "file:///etc/hostname"])
+def test_a_redirection_off_the_web_is_not_followed(site: Site, tmp_path: Path, to: str) -> None:
+    site.to = to
+    with pytest.raises(UnavailableError, match=rf"(?i)redirect.*{to}"):
+        download(site.url, tmp_path / "set.hdf5")
 
 
 def test_broken_off_then_resumed(site: Site, tmp_path: Path) -> None:

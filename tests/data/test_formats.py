@@ -7,7 +7,10 @@ import io
 import os
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -356,8 +359,14 @@ def bomb(file: Any) -> str:
     return "claims to hold 4,000,000,000,000 bytes"
 
 
+def chunk(file: Any) -> str:
+    """As large as the file may claim, and never written beyond its first rows."""
+    file.create_dataset("rewards", (N,), "f8", maxshape=(None,), chunks=(400_000_000,), fillvalue=0.0)
+    return "claims to hold 3,200,000,000 bytes"
+
+
 TRICKS: dict[str, Callable[[Any], str]] = {
-    made.__name__: made for made in (group, soft, outside, raw_outside, virtual, null, bomb)
+    made.__name__: made for made in (group, soft, outside, raw_outside, virtual, null, bomb, chunk)
 }
 
 
@@ -366,6 +375,33 @@ def test_columns_that_are_not_what_they_seem(tmp_path: Path, what: str) -> None:
     message = tampered(tmp_path / "set.hdf5", what)
     with pytest.raises(DataError, match=message):
         read(tmp_path / "set.hdf5")
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_shape_says(tmp_path: Path) -> None:
+    """2.7 GB of zeros as a chunk of 400 bytes: what reads it takes no more memory for that."""
+    path = tmp_path / "set.hdf5"
+    make_hdf5(path, {name: array for name, array in arrays().items() if name != "rewards"})
+    packer, zeros = zlib.compressobj(9), bytes(1 << 24)
+    packed = b"".join([*(packer.compress(zeros) for _ in range(160)), packer.flush()])
+    with h5py.File(path, "a") as file:
+        kept = file.create_dataset("rewards", (N,), "f4", chunks=(N,), compression="gzip")
+        kept.id.write_direct_chunk((0,), packed)
+    code = f"""
+import resource
+from pathlib import Path
+from dqlab.data.formats.d4rl import D4RL
+from dqlab.errors import DataError
+with D4RL().open(Path({str(path)!r})) as columns:
+    try:
+        columns.rewards[0:10]
+    except DataError as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    said, most = done.stdout.splitlines()
+    assert "truncated or not an HDF5 file" in said
+    assert int(most) < 2 << 20, "kilobytes"
 
 
 def test_a_filter_that_is_not_there(tmp_path: Path) -> None:

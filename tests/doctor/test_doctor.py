@@ -83,7 +83,7 @@ def test_faults_are_told_with_their_fixes(dqlab: Run, tmp_path: Path, dead_port:
     expected = {
         "D4RL cache": ("symbolic links", "D4RL_DATASET_DIR"),
         "D4RL physics": ("MUJOCO_GL: nonsense", "unset MUJOCO_GL"),
-        "MLflow": ("ann:***@", "dqlab sync"),
+        "MLflow": ("http://***@", "dqlab sync"),
         "Ray": ("Connection refused", "unset RAY_ADDRESS"),
     }
     for name, (text, fix) in expected.items():

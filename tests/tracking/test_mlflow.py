@@ -179,7 +179,9 @@ def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp
     assert "could not be sent" in unreachable.stderr
     assert "Traceback" not in unreachable.stderr
     server.start()
-    late = dqlab("sync", "run")  # the run remembers where it belongs
+    forgetful = dqlab("sync", "run")  # the run remembers where it belongs, and that alone is not enough
+    assert (forgetful.returncode, f"was recorded at {server.uri}" in forgetful.stderr) == (2, True)
+    late = dqlab("sync", "run", "--to", server.uri)
     assert late.returncode == 0, late.stderr
     assert server.uri in late.stdout
     check_complete(client(server.uri), run)

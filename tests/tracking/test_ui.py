@@ -161,6 +161,40 @@ def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.Mo
         store_of(str(tmp_path / "empty"))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "70000"], "--port"),
+        (["--port", "-1"], "--port"),
+        (["--port", "0"], "--port"),
+        (["--host", ""], "--host"),
+    ],
+)
+def test_a_port_or_host_that_is_none(options: list[str], said: str, recorded: Path, dqlab: Any) -> None:
+    done = dqlab("ui", str(recorded), *options)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"dqlab: error: {said} " in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signals, recorded: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28700"],
+        cwd=recorded.parent,
+        env=isolated(recorded.parent),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    port = int(re.findall(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[0])
+    process.send_signal(number)
+    assert process.wait(60) == (128 + number if number == signal.SIGHUP else -number)
+    deadline = time.monotonic() + 30
+    while free_port("127.0.0.1", port) != port:
+        assert time.monotonic() < deadline, "MLflow is still listening"
+        time.sleep(0.2)
+
+
 def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert serve("https://mlflow.example.org", "127.0.0.1", 5000) == 0
     assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
@@ -174,7 +208,8 @@ def test_a_taken_port_is_passed_over_and_a_foreign_host_refused(tmp_path: Path) 
         taken.listen()
         port = taken.getsockname()[1]
         assert port < free_port("127.0.0.1", port) <= port + 100
-    with pytest.raises(RunError, match="can be used"):
-        free_port("192.0.2.1", 5000)
+    for host in ("192.0.2.1", "no.such.host.", "a" * 70):
+        with pytest.raises(RunError, match="can be used"):
+            free_port(host, 5000)
     with pytest.raises(RunError, match="There is no MLflow store"):
         serve(f"sqlite:///{tmp_path}/no.db", "127.0.0.1", 5000)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Column, Columns
 from dqlab.errors import DataError, first_line, lacks_memory
+from dqlab.printing import names as listed
 
 TABLES = ("observations", "actions", "next_observations")
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -122,8 +123,9 @@ def check_names(where: str, names: Collection[str]) -> None:
     """
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        has = ", ".join(sorted(map(str, names))) or "nothing"
-        raise DataError(f"{where} has no '{missing[0]}' (it has: {has}); not a dataset in D4RL's layout.")
+        raise DataError(
+            f"{where} has no '{missing[0]}' (it has: {listed(names) or 'nothing'}); not a dataset in D4RL's layout."
+        )
 
 
 def checked(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:

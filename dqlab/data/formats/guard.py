@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,6 +28,8 @@ from dqlab.errors import DataError
 Answer = Callable[..., Any]
 REFUSALS: dict[str, type[DataError]] = {"damaged": DamagedError, "unread": UnreadError, "": DataError}
 """What the other process may raise, by the word that it sends."""
+ROOM = 1 << 30
+"""Bytes that a process which reads may take beyond what it was given and what is asked of it."""
 
 
 class Guarded:
@@ -153,6 +156,15 @@ def _be_quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def limit_memory(needed: int) -> None:
+    """In the process that reads: from now on it gets this many more bytes and some room, whatever a file unpacks to."""
+    with contextlib.suppress(OSError):  # where there is no /proc, there is no such limit
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = used + needed + ROOM
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def _reply(pipe: Connection, answer: Answer, question: list[Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Column
 from dqlab.data.formats.checking import LONGEST_NOTES, UnreadError, check_claim, check_unlocked, unreadable
-from dqlab.data.formats.guard import Guarded, guarded
+from dqlab.data.formats.guard import Guarded, guarded, limit_memory
 from dqlab.errors import DataError
 
 CHUNK_CACHE = 8 << 20
+COPIES = 4
+"""Of what is read, that are in memory for a moment."""
 MARKED = "already open for"
 """What HDF5's library says of files in its latest format which nobody has closed after writing."""
 PATIENCE = 300.0
@@ -112,11 +115,12 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
     """In the process that reads: a function from questions to answers."""
     import h5py
 
+    limit_memory(0)
     with _damage(path), h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE) as file:
         answers: dict[str, Callable[..., Any]] = {
             "names": lambda: sorted(file),
             "describe": partial(_describe, path, file),
-            "rows": lambda name, start, stop: np.asarray(file[name][start:stop]),
+            "rows": partial(_rows, file),
             "notes": partial(_notes, file),
         }
 
@@ -125,6 +129,18 @@ def _opened(path: Path) -> Iterator[Callable[..., Any]]:
                 return answers[what](*about)
 
         yield answer
+
+
+def _rows(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
+    dataset = file[name]
+    row = dataset.nbytes // max(1, len(dataset))
+    limit_memory(COPIES * ((stop - start) * row + _chunk_bytes(dataset)))
+    return np.asarray(dataset[start:stop])
+
+
+def _chunk_bytes(dataset: Any) -> int:
+    """Of what HDF5 unpacks at once, by its shape; 0 where nothing is packed."""
+    return prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
 @contextmanager
@@ -157,7 +173,7 @@ def _describe(path: Path, file: Any, name: str) -> dict[str, Any]:
     if dataset.dtype.kind not in "biuf":
         raise DataError(f"{path}: '{name}' has dtype {dataset.dtype}, expected numbers.")
     _check_filters(path, name, dataset)
-    check_claim(f"{path}: '{name}'", dataset.nbytes, path.stat().st_size)
+    check_claim(f"{path}: '{name}'", max(dataset.nbytes, _chunk_bytes(dataset)), path.stat().st_size)
     return {"shape": dataset.shape, "dtype": dataset.dtype.str, "chunks": dataset.chunks}
 
 

@@ -18,6 +18,7 @@ from dqlab.data.minari_store import store
 from dqlab.doctor.finding import Finding, State, check
 from dqlab.doctor.packages import extra
 from dqlab.envs.tasks import D4RL
+from dqlab.printing import masked
 from dqlab.tracking.mlflow import tracking_uri
 from dqlab.tracking.stores import store_path
 
@@ -105,7 +106,7 @@ def minari() -> Iterator[Finding]:
 def mlflow() -> Iterator[Finding]:
     """The store that runs are recorded in: asked for its experiments, or locked for writing."""
     uri = tracking_uri(Path("runs") / "run")
-    shown, local = without_password(uri), store_path(uri)
+    shown, local = masked(uri), store_path(uri)
     fix = "training goes on without it, and `dqlab sync RUN` sends later; set MLFLOW_TRACKING_URI"
     if local is not None:
         trouble = _sqlite_trouble(local)
@@ -132,13 +133,7 @@ def _server_trouble(uri: str) -> str:
             return error.strerror or str(error)
     said = attempt(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble
     reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", said)
-    return reason[1] if reason else without_password(said.replace(password or "\0", "***"))
-
-
-def without_password(uri: str) -> str:
-    """The same address with *** for a password, in the user's part or in the query."""
-    hidden = re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", uri)
-    return re.sub(r"(?i)((?:password|token|secret)[^=&]*=)[^&\s]*", r"\1***", hidden)
+    return reason[1] if reason else masked(said.replace(password or "\0", "***"))
 
 
 def _sqlite_trouble(path: Path) -> str:

@@ -1,0 +1,31 @@
+"""The console that commands print to: what others have written is shown as it is, and obeyed by no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich import console as rich
+from rich.segment import Segment
+from rich.text import Text
+
+from dqlab.printing import printable
+
+
+class Console(rich.Console):
+    """rich's, to which `[bold]` in a text is that text, as are control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as rich styles it, which is measured as it will be shown."""
+        return super().render_str(printable(text, len(text)), **options)
+
+    def render(self, renderable: Any, options: rich.ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, without control characters but rich's own."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield segment._replace(text=printable(segment.text, len(segment.text)))

@@ -1,0 +1,276 @@
+"""Damaged folders of runs and grids, at random: every reader says one line, or leaves something out with a line.
+
+`DQLAB_FUZZ=20000` asks for that many cases of each kind, `DQLAB_FUZZ_SEED` for others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from damaging import one_damaged
+from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_run
+from made_grids import made_grid
+from mlflow_stores import fresh_store
+
+from dqlab import configuration
+from dqlab.ablation.collecting import _facts_of
+from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.ledger import last_score
+from dqlab.ablation.results import Failure
+from dqlab.comparison.folders import read_folder
+from dqlab.comparison.groups import grouped, rows_of
+from dqlab.comparison.warnings import warnings
+from dqlab.errors import DqlabError
+from dqlab.files import read_text
+from dqlab.report import RULES, checkpoint_files
+from dqlab.run_folder import Journal, RunFolder
+from dqlab.tracking import grid as grid_module
+from dqlab.tracking import mlflow as mlflow_module
+from dqlab.tracking.grid import send_grid
+from dqlab.tracking.mlflow import send_run, tracking_uri
+from dqlab.training import checkpoint
+from dqlab.training.model_selection import Evaluated
+from dqlab.training.standing import Standing
+
+CASES, SEED = int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLAB_FUZZ_SEED", "0"))
+SMALL = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
+
+
+class Sink:
+    """In MLflow's place: takes what its client takes, and nothing that a server would refuse."""
+
+    tracking_uri = "http://nowhere"
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        assert isinstance(name, str)
+        return SimpleNamespace(experiment_id="0", lifecycle_stage="active")
+
+    def create_run(self, experiment: str, start: int | None = None, tags: Any = None, run_name: str = "") -> Any:
+        json.dumps([start, tags, run_name]).encode()
+        assert start is None or 0 < start < 2**63
+        assert all(isinstance(text, str) for text in tags.values())
+        return SimpleNamespace(info=SimpleNamespace(run_id="0" * 32))
+
+    def search_runs(self, *_: Any, **__: Any) -> Any:
+        page = SimpleNamespace(token=None)
+        return type("Page", (list,), vars(page))()
+
+    def log_batch(self, run: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        for metric in metrics:
+            float(metric.value)
+            assert 0 <= metric.timestamp < 2**63
+            assert 0 <= metric.step < 2**63
+        for each in (*params, *tags):
+            f"{each.key}{each.value}".encode()
+
+    def log_text(self, run: str, text: str, name: str) -> None:
+        text.encode()
+
+    def log_artifact(self, run: str, path: str, folder: str | None = None) -> None:
+        assert Path(path).is_file()
+
+    def log_metric(self, run: str, name: str, value: float) -> None:
+        float(value)
+
+    def set_tag(self, run: str, name: str, value: str) -> None:
+        value.encode()
+
+    def set_terminated(self, run: str, status: str, end: int | None = None) -> None:
+        assert status in ("FINISHED", "FAILED", "KILLED")
+
+    def update_run(self, run: str, status: str) -> None:
+        assert status in ("RUNNING", "FINISHED", "FAILED", "KILLED")
+
+    def delete_tag(self, run: str, name: str) -> None:
+        """Gone."""
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (grid_module, mlflow_module):
+        monkeypatch.setattr(module, "connect", lambda uri: Sink())
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # of thousands of writes none must survive a power cut
+
+
+@pytest.fixture
+def run(tmp_path: Path, sink: None) -> Path:
+    """A run that goes on, with what has been sent of it and a checkpoint of its state."""
+    run = write_run(tmp_path / "runs" / "run", seeds=(0, 1))
+    rows = json.loads((run / "seed-0" / "summary.json").read_text())["evaluations"]
+    state = {"step": 5000, "seeds": [0, 1], "stopped": [], "interval_steps": 0, "journal": {"seed-0": 5, "seed-1": 5}}
+    state |= {"evaluations": {"seed-0": rows, "seed-1": rows}}
+    state |= {"failed": {"seed-1": {"reason": "it became NaN", "step": 10, "kind": "diverged"}}}
+    checkpoint.save(run / "checkpoint.safetensors", {"parameters": {"actor": torch.zeros(2)}}, state)
+    for seed in (0, 1):
+        place = run / f"seed-{seed}" / "checkpoints" / "step-000005000.safetensors"
+        checkpoint.save(place, {"actor": {"a": torch.zeros(2)}}, {"replica": f"seed-{seed}", "seed": seed, **rows[-1]})
+    send_run(run, tracking_uri(run), "made", over=False)
+    change(run / "mlflow.json", records={"seed-0": 1}, finished=False)
+    return run
+
+
+@pytest.fixture
+def grid(tmp_path: Path, sink: None) -> Path:
+    """A grid with a reused cell and a failed one, with what has been sent of it."""
+    cells = [result.cell for result in SMALL.results]
+    other = write_grid(tmp_path / "runs" / "other", SMALL)
+    grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
+    folder = folder_of(grid, SMALL, cells[3])
+    (folder / "summary.json").unlink()
+    fail_cell(grid, SMALL, Failure(cells[3], "diverged", "it became NaN"))
+    send_grid(grid, tracking_uri(grid), "made", over=False)
+    change(grid / "mlflow.json", settled=[], report={})
+    for pack in grid.glob("packs/*/mlflow.json"):
+        cells = json.loads(pack.read_text())["cells"]
+        change(pack, cells={name: {**cell, "records": 1, "bytes": 1, "shown": ""} for name, cell in cells.items()})
+    (grid / "mlflow-reused.json").unlink()
+    return grid
+
+
+def change(path: Path, **facts: Any) -> None:
+    """Some of what has been sent is forgotten, so that it is read again."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+def use_run(run: Path) -> None:
+    """What compare, sync, eval and --resume read of a run."""
+    folder, state = RunFolder(run), {}
+    _compare(run)
+    _said(lambda: send_run(run, tracking_uri(run), "made", over=True))
+    for which in RULES:
+        _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
+    _said(lambda: configuration.differences(read_text(folder.config), "A.x = 1"))
+    _said(lambda: folder.check(resume=True))
+    _said(lambda: state.update(checkpoint.load_state(folder.checkpoint)[1]))
+    kept = {path: path.read_bytes() for path in run.glob("*/*.json*") if path.is_file()}
+    _said(lambda: _restore(folder, state))
+    for path, content in kept.items():
+        with suppress(OSError):
+            path.write_bytes(content)
+
+
+def _restore(folder: RunFolder, state: Any) -> None:
+    if state:
+        replicas = folder.replicas()
+        Standing(replicas, folder, state)
+        for done in state["evaluations"].values():
+            [Evaluated(**each).as_dict() for each in done]
+        for replica in replicas:
+            Journal(folder.replica(replica.name) / "metrics.jsonl", state["journal"].get(replica.name, 0))
+
+
+def use_grid(grid: Path) -> None:
+    """What compare, sync, and `ablate` with its report read of a grid."""
+    folder = GridFolder(grid)
+    _compare(grid)
+    _said(lambda: send_grid(grid, tracking_uri(grid), "made", over=True))
+    _said(lambda: folder.check("steps"))
+    _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
+    _said(lambda: [folder.free_id(pack.name) for pack in folder.packs.iterdir()])
+    _said(lambda: [last_score(path) for path in (*folder.finished().values(), *folder.elsewhere().values())])
+    _said(lambda: [(failure["kind"], failure["reason"]) for failure in folder.failed().values()])
+    _said(lambda: _facts_of(sorted(folder.packs.iterdir())))
+
+
+def _compare(folder: Path) -> None:
+    def read() -> None:
+        found = read_folder(folder)
+        groups = grouped(found.runs)
+        warnings(found, groups, rows_of(groups))
+
+    _said(read)
+
+
+def _said(read: Callable[[], object]) -> None:
+    """A reader comes to its end, or says one line."""
+    said = "nothing"
+    try:
+        read()
+    except DqlabError as error:
+        said = str(error)
+    assert 0 < len(said) < 10_000, "the command line cuts it further"
+    assert "\n" not in said
+
+
+def check(use: Callable[[Path], None], folder: Path, paths: Iterable[Path], what: str) -> None:
+    """Damage, use, mend; all cases that fail are listed."""
+    paths, faults = sorted(paths), Counter()
+    memory = {path: path.read_bytes() for path in folder.rglob("mlflow*.json")}
+    for case in range(CASES):
+        with one_damaged(paths, Random(f"{SEED} {what} {case}")) as path:
+            try:
+                use(folder)
+            except Exception as error:
+                faults[f"{path.name}: {type(error).__name__}: {str(error)[:100]}, first in case {case}"] += 1
+        for kept, content in memory.items():
+            kept.write_bytes(content)
+    assert not faults, f"{sum(faults.values())} of {CASES}: {faults.most_common(20)}"
+
+
+HUGE = b"1" + b"0" * 400
+DOORS = [
+    (
+        "compare",
+        "seed-0/summary.json",
+        b'"score_mean": 50.0',
+        b'"score_mean": 1' + b"0" * 400,
+        "selection.last.score_mean: ",
+    ),
+    ("compare", "config.gin", b"Experiment.seeds = ", b"Experiment.seeds = ((", "config.gin:"),
+    ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step": ' + HUGE, "metrics.jsonl is damaged (1.step: "),
+    ("sync", "mlflow.json", b'"children": {', b'"children": 3, "x": {', "mlflow.json is damaged (children: "),
+    (
+        "eval",
+        "run.json",
+        b'"task": ',
+        b'"more": ' + b"[" * 5000 + b"]" * 5000 + b', "task": ',
+        "run.json is damaged (recursion",
+    ),
+    ("eval", "run.json", b"walker2d", b"\xff\xfe", "run.json is damaged (invalid unicode"),
+]
+
+
+@pytest.mark.parametrize(("door", "name", "old", "new", "said"), DOORS, ids=[f"{door[0]} {door[1]}" for door in DOORS])
+def test_doors(door: str, name: str, old: bytes, new: bytes, said: str, run: Path, dqlab: Any, tmp_path: Path) -> None:
+    """The commands themselves: one message, exit code 2; where other seeds are sound, a warning."""
+    path = run / name
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    if name != "mlflow.json":
+        (run / "mlflow.json").unlink()
+    fresh_store(tmp_path / "runs")
+    done = dqlab(door, "runs/run")
+    assert "Traceback" not in done.stderr
+    if name == "seed-0/summary.json":
+        assert f"Left out: runs/run/{name} is damaged ({said}" in done.stdout
+        return
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == done.stderr.count("dqlab: error:") == 1
+    assert said in done.stderr
+
+
+def test_run_folders(run: Path) -> None:
+    check(use_run, run, [path for path in run.rglob("*") if path.is_file() and path.suffix != ".jsonl"], "run")
+
+
+def test_grid_folders(grid: Path) -> None:
+    names = ("*.json", "packs/*/*.json", "packs/*/*/*.json", "packs/*/*/config.gin")
+    check(use_grid, grid, [path for name in names for path in grid.glob(name)], "grid")
+
+
+def test_journals(run: Path) -> None:
+    check(use_run, run, run.glob("*/metrics.jsonl"), "journal")
+
+
+def test_journals_of_a_grid(grid: Path) -> None:
+    check(use_grid, grid, grid.glob("packs/*/*/metrics.jsonl"), "journal of a grid")

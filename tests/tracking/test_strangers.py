@@ -1,0 +1,251 @@
+"""Folders that somebody else has made: what is sent of them, where to, and what is said of passwords."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_folders import folder_of, write_grid, write_reusing, write_run, write_state
+from made_grids import made_grid
+from mlflow_stores import fresh_store
+
+from dqlab.printing import masked
+from dqlab.tracking.mlflow import connect
+from dqlab.tracking.runs import all_runs
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = made_grid(values=(2, 5), seeds=2)
+SECRET = "the secret of this machine"
+USER = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
+PASSWORDS = ("s3cret", base64.b64encode(b"ann:s3cret").decode())
+
+
+class Listener(ThreadingHTTPServer):
+    """A server that notes what it is asked, with the credentials, and answers nothing of use."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        super().__init__(("127.0.0.1", 0), Listening)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Listening(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_GET(self) -> None:
+        self.server.heard.append(f"{self.path} {self.headers.get('Authorization')}")
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    server = Listener()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def change(path: Path, **facts: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+
+
+def sent(folder: Path) -> dict[str, bytes]:
+    """Every artifact that lies beside the store."""
+    artifacts = folder / "mlartifacts"
+    return {str(path.relative_to(artifacts)): path.read_bytes() for path in artifacts.rglob("*") if path.is_file()}
+
+
+def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    """One message, exit code 2, no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("dqlab: error:") == 1
+    assert "Traceback" not in done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, dqlab: Run, tmp_path: Path) -> None:
+    """Not from sync, nor compare, ui, a resumed run; with `--to` it does."""
+    uri = f"http://127.0.0.1:{listener.server_port}"
+    run, grid = write_run(tmp_path / "run"), write_grid(tmp_path / "grid", SMALL)
+    change(run / "run.json", mlflow_uri=uri)
+    write_state(grid, mlflow_uri=uri)
+    for folder in ("run", "grid", "grid/packs/00000000"):
+        refused(dqlab("sync", folder, env=USER), uri, "MLFLOW_TRACKING_URI", "--to")
+    refused(dqlab("ui", "run", env=USER), uri)
+    assert dqlab("compare", "run", env=USER).returncode == 0
+    assert listener.heard == []
+    refused(
+        dqlab("sync", "run", "--to", uri, env={**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}), "could not be sent"
+    )
+    assert PASSWORDS[1] in listener.heard[0], "the user has said it"
+
+
+def test_a_resumed_run_is_not_recorded_where_only_its_folder_says(
+    listener: Listener, dqlab: Run, tmp_path: Path
+) -> None:
+    uri = f"http://127.0.0.1:{listener.server_port}"
+    change(write_run(tmp_path / "run", state="running") / "run.json", mlflow_uri=uri)
+    before = (tmp_path / "run" / "run.json").read_text()
+    sets = ["--set", "load_dataset.sources=('embedded',)", "Training.batch_size=8"]
+    (tmp_path / "run" / "config.gin").unlink()
+    tiny = ["--set", "MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16"]
+    gin = str(Path(__file__).parents[2] / "gin" / "quickstart.gin")
+    done = dqlab("train", "--gin", gin, "--steps", "10", "--out", "run", "--resume", *sets, *tiny, env=USER)
+    refused(done, uri, "MLFLOW_TRACKING_URI")
+    assert listener.heard == []
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+LINKED = ("curve.png", "checkpoints", "metrics.jsonl", "config.gin", "summary.json", "videos")
+
+
+def test_links_in_a_run_are_not_followed(dqlab: Run, tmp_path: Path) -> None:
+    """Each seed but the last one has one: what is behind it stays here, all else is sent, and the links are named."""
+    fresh_store(tmp_path / "runs")
+    run, away = write_run(tmp_path / "runs" / "run", seeds=range(len(LINKED) + 1)), tmp_path / "private"
+    for seed, name in enumerate(LINKED):
+        place, behind = run / f"seed-{seed}" / name, away / str(seed) / name
+        behind.parent.mkdir(parents=True)
+        if place.exists():
+            place.rename(behind)
+        elif name == "config.gin":
+            behind.write_text(SECRET)
+        else:
+            behind.mkdir()
+        if behind.is_dir():
+            (behind / "step-000000001.safetensors").write_text(SECRET)
+        elif name == "curve.png":
+            behind.write_text(SECRET)
+        place.symlink_to(behind)
+    done = dqlab("sync", "runs/run")
+    refused(done, "runs/run/seed-2/metrics.jsonl is a link", "runs/run/seed-0/curve.png is a link", "not followed")
+    kept = sent(tmp_path / "runs")
+    assert not any(SECRET.encode() in content for content in kept.values())
+    client = connect(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    runs = all_runs(client, [item.experiment_id for item in client.search_experiments()])
+    seeds = {run.data.tags["seed"]: run for run in runs if "seed" in run.data.tags}
+    assert "train/critic/loss" not in seeds["2"].data.metrics, "a journal behind a link"
+    assert "score/last" not in seeds["4"].data.metrics, "a summary behind a link"
+    last = seeds[str(len(LINKED))]
+    assert last.info.status == "FINISHED"
+    assert {item.path for item in client.list_artifacts(last.info.run_id)} == {
+        "checkpoints",
+        "curve.png",
+        "summary.json",
+    }
+
+
+@pytest.mark.parametrize("where", ["server", "file"])
+def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(
+    where: str, listener: Listener, dqlab: Run, tmp_path: Path
+) -> None:
+    uri, away = fresh_store(tmp_path / "runs"), tmp_path / "home"
+    place = (
+        away.as_uri()
+        if where == "file"
+        else f"http://127.0.0.1:{listener.server_port}/api/2.0/mlflow-artifacts/artifacts"
+    )
+    connect(uri).create_experiment("theirs", artifact_location=place)
+    change(write_run(tmp_path / "runs" / "run") / "run.json", mlflow_experiment="theirs")
+    refused(dqlab("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
+    assert listener.heard == []
+    assert not away.exists()
+
+
+def test_a_replica_outside_of_its_run_is_refused(dqlab: Run, tmp_path: Path) -> None:
+    fresh_store(tmp_path / "runs")
+    run = write_run(tmp_path / "runs" / "run")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "notes.txt").write_text(SECRET)
+    for command, name in (
+        ("sync", "../../private"),
+        ("compare", "/etc"),
+        ("eval", "x\u001b[31m"),
+        ("sync", "seed-0\n"),
+    ):
+        change(run / "run.json", replicas={name: {"seed": 0, "cell": "", "points": {}, "set": {}}})
+        done = dqlab(command, "runs/run")
+        refused(done, "run.json is damaged (replicas.")
+        assert "\x1b" not in done.stderr
+    assert sent(tmp_path / "runs") == {}
+
+
+def test_what_lies_outside_of_a_grid_is_not_sent(dqlab: Run, tmp_path: Path) -> None:
+    """A pack, a cell and the report that are links, and a reused cell that is none: the rest is sent."""
+    fresh_store(tmp_path / "runs")
+    cells = [result.cell for result in SMALL.results]
+    other = write_grid(tmp_path / "elsewhere", SMALL)
+    for text in other.glob("packs/*/*/config.gin"):
+        text.write_text(f"A.x = '{SECRET}'\n")
+    grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
+    folder_of(other, SMALL, cells[0]).rename(tmp_path / "private")
+    write_state(grid, elsewhere={cells[0].id: str(tmp_path / "private")})
+    (grid / "report").symlink_to(tmp_path / "private")
+    pack, cell = folder_of(grid, SMALL, cells[2]).parent, folder_of(grid, SMALL, cells[4])
+    for place, there in ((pack, folder_of(other, SMALL, cells[2]).parent), (cell, folder_of(other, SMALL, cells[4]))):
+        place.rename(tmp_path / f"gone {place.name}")
+        place.symlink_to(there)
+    refused(dqlab("sync", "runs/grid"), "private", f"{pack.name} is a link", "And 1 more")
+    kept = sent(tmp_path / "runs")
+    assert not any(SECRET.encode() in content for content in kept.values())
+    assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 4
+    write_state(grid, packs=["../../../elsewhere/packs/00000000"])
+    refused(dqlab("sync", "runs/grid"), "grid.json is damaged (packs.0: ")
+
+
+def test_a_password_is_in_no_file_and_on_no_screen(dqlab: Run, tmp_path: Path) -> None:
+    """A tracking URI with one, of a server that is not there: train, ablate, sync, compare, ui, bench."""
+    uri = "http://ann:s3cret@127.0.0.1:9/?token=s3cret"
+    env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "PYTHONPATH": str(Path.cwd())}
+    root = Path(__file__).parents[2]
+    sets = ["--set", "load_dataset.sources=('embedded',)", "Training.batch_size=8", "Training.eval_every=10"]
+    sets += ["Training.steps=10", "Training.eval_episodes=1", "MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16"]
+    sets += ["Tracking.patience=1.0", "Training.evaluate_untrained=False"]
+    grid = tmp_path / "small.gin"
+    grid.write_text(f"include '{root}/gin/quickstart.gin'\nGrid.axes = {{'eta': {{'DiffusionQL.eta': (0.5,)}}}}\n")
+    done = [
+        dqlab("train", "--gin", str(root / "gin" / "quickstart.gin"), "--out", "run", *sets, env=env),
+        dqlab("ablate", "--grid", "small.gin", "--out", "grid", *sets, "Grid.seeds=(0,)", env=env),
+        dqlab("sync", "run", env=env),
+        dqlab("sync", "grid", env=env),
+        dqlab("compare", "--experiment", "x", env=env),
+        dqlab("compare", "--experiment", "x", "--uri", uri),
+        dqlab("ui", env=env),
+        dqlab("ui", uri),
+        dqlab("bench", "report", env=env),
+    ]
+    assert [each.returncode for each in done] == [0, 0, 2, 2, 2, 2, 0, 0, 2], [each.stderr for each in done]
+    for each in done:
+        assert "s3cret" not in each.stdout + each.stderr
+    assert "http://***@127.0.0.1:9/?token=***" in done[0].stdout
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"run.json", "grid.json", "mlflow.log", "mlflow.json"} <= {path.name for path in written}
+    assert [path for path in written if b"s3cret" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://ann:pw@host:5000/x", "https://***@host:5000/x"),
+        ("postgresql+psycopg2://ann:p/w@host/db", "postgresql+psycopg2://***@host/db"),
+        ("https://token@host, and http://a:b@c", "https://***@host, and http://***@c"),
+        ("mysql://h/db?user=a&password=pw&x=1", "mysql://h/db?user=a&password=***&x=1"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+    ],
+)
+def test_what_is_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
