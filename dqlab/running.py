@@ -54,6 +54,7 @@ instead of where the dataset comes from, its digest is compared)."""
 
 LATER = {
     "Experiment.env_backend": "gymnasium",
+    "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
     "FQL.joint_update": False,
     "EDP.joint_update": False,

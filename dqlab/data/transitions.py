@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms.base import Batch
+from dqlab.data.bounds import bounds_text
 from dqlab.data.contents import Contents, View, in_memory
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
@@ -41,6 +42,8 @@ class Provenance:
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
         address: where it was fetched from just now; empty where it lay there already.
         mapped: the folder that the transitions are mapped from; empty where they are in memory.
+        action_low, action_high: bounds (A,) from which actions were rescaled to [-1, 1]; empty where they are as
+            recorded.
     """
 
     source: str
@@ -61,6 +64,8 @@ class Provenance:
     synthetic: bool = False
     address: str = ""
     mapped: str = ""
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
 
     @property
     def caveat(self) -> str:
@@ -69,6 +74,11 @@ class Provenance:
         Synthetic rows stand in for nothing: they are the task's own data, and are only named.
         """
         return caveat_of(self.is_d4rl, self.synthetic)
+
+    @property
+    def rescaled_from(self) -> str:
+        """The bounds from which actions were rescaled to [-1, 1]; empty where they are as recorded."""
+        return bounds_text(self.action_low, self.action_high) if self.action_low else ""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for records."""

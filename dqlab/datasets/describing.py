@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.data.bounds import WAYS
 from dqlab.datasets.histogram import default_path, draw
 from dqlab.datasets.locating import Dataset, find
 from dqlab.datasets.survey import BY_LIMIT, RECORDED, Survey, survey
@@ -68,6 +69,7 @@ def facts(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
         "columns": _columns(found),
         "action_saturation": found.actions.saturation.tolist(),
         "actions_outside": found.actions.beyond,
+        "action_bounds": found.outside,
         "episode_length": distribution(found.lengths),
         "episode_return": distribution(found.returns),
         "metadata": dict(found.metadata),
@@ -121,6 +123,8 @@ def show(known: Mapping[str, Any], console: Console) -> None:
     if known["episode_length"]:
         console.print(_distributions(known))
     console.print(_column_table(known))
+    if known["action_bounds"]:
+        console.print(Text(f"{known['action_bounds'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
     console.print(_saturation(known))
     if known["metadata"]:
         console.print(_metadata(known["metadata"]))

@@ -100,7 +100,9 @@ def about_data(provenance: Any) -> Text:
     """What is trained on, in a line."""
     place = f" {provenance.path}" if provenance.path else ""
     size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
-    return Text(f"data: {provenance.source}{place}: {size}" + (f" ({provenance.caveat})" if provenance.caveat else ""))
+    rescaled = f", actions rescaled from {provenance.rescaled_from}" if provenance.rescaled_from else ""
+    caveat = f" ({provenance.caveat})" if provenance.caveat else ""
+    return Text(f"data: {provenance.source}{place}: {size}{rescaled}{caveat}")
 
 
 @contextmanager
