@@ -6,11 +6,13 @@ Files include others relative to themselves. What a run really used is gin's ope
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from dqlab.files import expanded
 from dqlab.gin_references import check_calls
 from dqlab.gin_registry import configurables, short
 from dqlab.gin_statements import statements, text_of, unknown_name
+from dqlab.registry import configurable
 
 CONFIGURABLE = (
     "dqlab.parts",
@@ -41,13 +44,34 @@ SHIPPED = [
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""
 
 
+@configurable("configuration")
+def import_path(folders: tuple[str, ...] = ()) -> None:
+    """Where modules of the user's are found, beside Python's own places: `load` reads it, wherever it is bound.
+
+    Args:
+        folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
+            names those of the gin files that it came from.
+    """
+
+
 @dataclass
 class Loaded:
-    """What was read: files in order, modules imported by gin files or as plugins, and single bindings' names."""
+    """What was read: files in order, modules imported by gin files or as plugins, and single bindings' names.
+
+    Attributes:
+        folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
+    """
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def header(self) -> str:
+        """The gin statements that come first, so that the others can be read from anywhere."""
+        folders = tuple(str(folder) for folder in self.folders if _has_modules(folder))
+        found = f"import_path.folders = {folders!r}\n" if folders else ""
+        return found + "".join(f"import {module}\n" for module in self.imports)
 
 
 def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
@@ -64,11 +88,12 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
     for module in CONFIGURABLE:
         importlib.import_module(module)
     gin.clear_config()
-    loaded = Loaded()
+    loaded, found = Loaded(), [find(path) for path in files]
+    _import_from((path.parent for path in found), loaded)
     for module in imports:
         _import(module, "--plugin", loaded)
-    for path in files:
-        _load_file(find(path), loaded)
+    for path in found:
+        _load_file(path, loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", loaded)
         loaded.single.append(binding.partition("=")[0].strip())
@@ -112,13 +137,23 @@ def _name_of(binding: Any) -> str:
 
 def operative_text(loaded: Loaded) -> str:
     """The operative configuration as a gin file that reproduces what has been built since `load`."""
-    imports = "".join(f"import {module}\n" for module in loaded.imports)
-    return imports + str(gin.operative_config_str(max_line_length=120))
+    return loaded.header() + str(gin.operative_config_str(max_line_length=120))
 
 
 def bound() -> dict[str, Any]:
     """What the current configuration binds, by complete name `module.Configurable.parameter`; macros by their own."""
     return _by_name(gin_config._CONFIG)
+
+
+def value(name: str, default: Any = None) -> Any:
+    """What a parameter gets from the current configuration, by complete name: references and macros are evaluated."""
+    return copy.deepcopy(bound().get(name, default))
+
+
+def bind(name: str, value: Any) -> None:
+    """Set one more parameter of the current configuration, by complete name, over what binds it so far."""
+    with gin.unlock_config():
+        gin.bind_parameter(name, value)
 
 
 def used() -> dict[str, Any]:
@@ -188,9 +223,20 @@ def rebound(text: str, bindings: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
 
 
+class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
+    """References and macros as they are written: what they name need not be known."""
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> str:
+        return f"@{scoped_selector}{'()' if evaluate else ''}"
+
+    def macro(self, name: str) -> str:
+        return f"%{name}"
+
+
 def flat(text: str) -> dict[str, Any]:
-    """A gin text's bindings as `configurable.parameter` -> value."""
-    found = (s for s, _ in statements(text, "configuration") if isinstance(s, config_parser.BindingStatement))
+    """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`."""
+    read = (statement for statement, _ in statements(text, "configuration", _AsText()))
+    found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
     return {_name_of(statement): _plain(statement.value) for statement in found}
 
 
@@ -216,7 +262,11 @@ def _plain(value: Any) -> Any:
 
 
 def _load_file(path: Path, loaded: Loaded) -> None:
+    known = 0
     for statement, place in _of_file(path, loaded.files):
+        if len(loaded.files) > known:
+            _import_from((file.parent for file in loaded.files[known:]), loaded)
+            known = len(loaded.files)
         _apply(statement, place, loaded)
 
 
@@ -228,11 +278,32 @@ def _load_text(text: str, name: str, loaded: Loaded) -> None:
             _apply(statement, place, loaded)
 
 
+def _import_from(folders: Iterable[Path], loaded: Loaded) -> None:
+    """Have Python look for modules in these folders too, after its own places; dqlab's own have none."""
+    for folder in (folder.resolve() for folder in folders):
+        if folder not in loaded.folders and folder not in (shipped.resolve() for shipped in SHIPPED):
+            loaded.folders.append(folder)
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _texts(given: Any, place: str) -> Sequence[str]:
+    if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
+        raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
+    return given
+
+
+def _has_modules(folder: Path) -> bool:
+    return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
+
+
 def _apply(statement: Any, place: str, loaded: Loaded) -> None:
     if isinstance(statement, config_parser.ImportStatement):
         _import(statement.module, place, loaded)
     elif isinstance(statement, config_parser.BindingStatement):
         _bind(statement, place)
+        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+            _import_from(map(Path, _texts(statement.value, place)), loaded)
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:

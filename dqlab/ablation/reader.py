@@ -23,11 +23,10 @@ from dqlab.configuration import complete
 from dqlab.data.formats.base import data_formats
 from dqlab.data.found import Found
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.sources import find_dataset
+from dqlab.data.sources import absolute, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.experiment import Experiment
-from dqlab.files import expanded
 from dqlab.gin_registry import wrapped
 from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.training.model_selection import early_stops, offline_rules
@@ -128,7 +127,7 @@ class Reader:
         return [self._base(task) for task in tasks]
 
     def _own_task(self) -> str:
-        task = configuration.bound().get(TASK, "")
+        task = configuration.value(TASK)
         if not task:
             raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
         return str(task)
@@ -149,8 +148,11 @@ class Reader:
             ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
         """
         own = [self._task_file(task)] if self.grid.task_gin else []
-        bindings = [f"Experiment.task={task!r}", *self.bindings, *more]
-        configuration.load([*self.files, *own], bindings, self.imports)
+        loaded = configuration.load([*self.files, *own], [*self.bindings, *more], self.imports)
+        self.loaded.imports += [module for module in loaded.imports if module not in self.loaded.imports]
+        self.loaded.folders += [folder for folder in loaded.folders if folder not in self.loaded.folders]
+        if configuration.value(TASK) != task:  # not the one that the files make
+            configuration.bind(TASK, task)
 
     def _task_file(self, task: str) -> Path:
         try:
@@ -190,13 +192,13 @@ class Reader:
         read = {**configuration.used(), **_read_with_the_data()}
         return Choices({name: value for name, value in read.items() if _counts(name)}, scalars)
 
-    def data(self, values: Values) -> Data:
-        """The dataset that an experiment reads; the sources are asked once for all that ask the same.
+    def data(self, task: str, values: Values) -> Data:
+        """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same.
 
         Raises:
             DataError: no source has it.
         """
-        task, sources = values[TASK], values[SOURCES]
+        sources = values[SOURCES]
         key = f"{task} from {sources!r}"
         if key in self.remembered:
             return Data("", None, **self.remembered[key])
@@ -212,7 +214,7 @@ class Reader:
             if len(self.not_fetched or ()) == before:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
-        return Data(_absolute(source), found.place, found.digest(), found.caveat, _format_name(found))
+        return Data(absolute(source), found.place, found.digest(), found.caveat, _format_name(found))
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -220,16 +222,6 @@ def for_this_machine(device: str) -> list[str]:
     if not device.startswith("cuda") or torch.cuda.is_available():
         return []
     return ["Experiment.device='cpu'", "Experiment.precision='full'", "Training.execution='auto'"]
-
-
-def _absolute(source: str) -> str:
-    """A source that does not depend on the current folder."""
-    name, colon, argument = source.partition(":")
-    form, also, rest = argument.partition(":")
-    if also and form in data_formats and data_formats.get(form).suffixes:
-        name, argument = f"{name}:{form}", rest
-    path = expanded(argument)
-    return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
 def _format_name(found: Found) -> str:

@@ -72,7 +72,7 @@ class Found:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:
-    """A flat configuration as text, without what makes no difference to a run, or is later than runs that had no choice."""
+    """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
     return {
         name: str(value)[:LONGEST_VALUE]
         for name, value in config.items()

@@ -10,6 +10,7 @@ from dqlab.data.bounds import action_rule
 from dqlab.data.cache import cache_folder
 from dqlab.data.contents import View
 from dqlab.data.download import HDF5_MAGIC, Progress, silent
+from dqlab.data.formats.base import data_formats
 from dqlab.data.formats.choosing import format_of
 from dqlab.data.found import Found
 from dqlab.data.mapped import map_name
@@ -170,6 +171,16 @@ def load_dataset(
     with found.open(task) as columns:
         contents = place(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
     return transitions_of(contents, transform, origin)
+
+
+def absolute(source: str) -> str:
+    """A data source as it is found from any folder."""
+    name, colon, argument = source.partition(":")
+    form, also, rest = argument.partition(":")
+    if also and form in data_formats and data_formats.get(form).suffixes:
+        name, argument = f"{name}:{form}", rest
+    path = expanded(argument)
+    return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
 def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:
