@@ -151,7 +151,8 @@ def train(
     known = _record(experiment, tracking, folder, data, loaded)
     if before.get("state") in ENDED:  # its last evaluation failed
         reopen(path)
-    with _recording_an_end(folder), Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
+    display_of = Display(experiment.plan.steps, known["caveat"], quiet, console, known["scored"])
+    with _recording_an_end(folder), display_of as display:
         watch = Watch(display, folder, experiment, tell)
         loop = _make_ready(pack, data, evaluator, watch, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None

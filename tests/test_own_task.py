@@ -13,6 +13,8 @@ from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab import configuration
+from dqlab.envs.custom import gymnasium_task
+from dqlab.errors import ConfigError
 
 Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
@@ -112,3 +114,40 @@ def test_wrong_folders_are_said(tmp_path: Path, dqlab: Dqlab) -> None:
     done = dqlab("train", "--gin", "wrong.gin")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "wrong.gin:1: import_path.folders must be a tuple of folders" in done.stderr
+
+
+def test_without_reference_scores_returns_are_shown(tmp_path: Path, dqlab: Dqlab) -> None:
+    """In every command numbers are returns, and called so: the same as the scores of a scale from 0 to 100."""
+    path = own(tmp_path / "mine")
+    text = path.read_text()
+    path.write_text("\n".join(line for line in text.splitlines() if "_score =" not in line) + "\n")
+    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
+    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    assert "return" in said
+    assert " score " not in said
+    run = json.loads((tmp_path / "run" / "seed-0" / "summary.json").read_text())
+    assert run["caveat"] == "not D4RL; returns, no scores"
+    assert all(row["score_mean"] == row["return_mean"] for row in run["selection"].values())
+    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
+    path.write_text(
+        text.replace("min_score = -10.0", "min_score = 0.0").replace("max_score = 0.0", "max_score = 100.0")
+    )
+    fine(dqlab("train", "--gin", "mine/own.gin", "--out", "scored"))
+    scored = json.loads((tmp_path / "scored" / "seed-0" / "summary.json").read_text())
+    assert scored["selection"] == run["selection"]
+    path.write_text("\n".join(line for line in text.splitlines() if "_score =" not in line) + "\n")
+    assert "score" not in fine(dqlab("eval", "run")).replace("no scores", "")
+    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
+    report = (tmp_path / "grid" / "report" / "index.html").read_text()
+    assert "Returns (not D4RL; returns, no scores)." in report
+    assert "ormalised score" not in report
+    assert "returns (not D4RL; returns, no scores)" in fine(dqlab("compare", "run", "grid"))
+
+
+ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]
+
+
+@pytest.mark.parametrize(("given", "said"), ONE, ids=str)
+def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"gymnasium_task.{said}. Set two returns"):
+        gymnasium_task("Pendulum-v1", **given)

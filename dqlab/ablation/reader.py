@@ -214,7 +214,8 @@ class Reader:
             if len(self.not_fetched or ()) == before:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
-        return Data(absolute(source), found.place, found.digest(), found.caveat, _format_name(found))
+        caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
+        return Data(absolute(source), found.place, found.digest(), caveat, _format_name(found))
 
 
 def for_this_machine(device: str) -> list[str]:
