@@ -122,6 +122,23 @@ def _references(low: Any, high: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def task_statements(task: Task, origin: str) -> list[str]:
+    """The gin statements that make a task again.
+
+    Args:
+        task: one that `describe_environment` has made, with its reference scores, or without.
+        origin: where the scores are from.
+    """
+    scores = {"min_score": task.min_score, "max_score": task.max_score} if task.scored else {}
+    sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
+    known = {**task.env_kwargs, **scores, **sizes, "name": task.name}
+    return [
+        "Experiment.task = @gymnasium_task()",
+        f"# reference scores: {origin}",
+        *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items()),
+    ]
+
+
 def file_task(task: Task) -> str:
     """File a task of the user's, in place of an earlier one of hers; returns its name.
 
