@@ -60,12 +60,14 @@ class Loaded:
 
     Attributes:
         folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
+        stored: whether a run has stored what is read.
     """
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    stored: bool = False
 
     def header(self) -> str:
         """The gin statements that come first, so that the others can be read from anywhere."""
@@ -74,13 +76,28 @@ class Loaded:
         return found + "".join(f"import {module}\n" for module in self.imports)
 
 
-def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
+def load_stored(config: Path, bindings: Sequence[str] = ()) -> Loaded:
+    """Make the configuration that a run has stored the current one, then single bindings.
+
+    The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
+    into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    return load([config], bindings, stored=True)
+
+
+def load(
+    files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = (), stored: bool = False
+) -> Loaded:
     """Replace the current configuration by gin files, then single bindings.
 
     Args:
         files: gin files, later ones overriding earlier ones.
         bindings: `Configurable.parameter=value` strings, overriding the files.
         imports: modules (plugins) to import first.
+        stored: whether the files are a run's, as `load_stored` says.
 
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
@@ -88,8 +105,11 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
     for module in CONFIGURABLE:
         importlib.import_module(module)
     gin.clear_config()
-    loaded, found = Loaded(), [find(path) for path in files]
-    _import_from((path.parent for path in found), loaded)
+    loaded, found = Loaded(stored=stored), [find(path) for path in files]
+    for binding in (binding for binding in bindings if binding.startswith("import_path.")):
+        _load_text(binding, f"--set {binding}", loaded)
+    if not stored:
+        _import_from((path.parent for path in found), loaded)
     for module in imports:
         _import(module, "--plugin", loaded)
     for path in found:
@@ -264,7 +284,7 @@ def _plain(value: Any) -> Any:
 def _load_file(path: Path, loaded: Loaded) -> None:
     known = 0
     for statement, place in _of_file(path, loaded.files):
-        if len(loaded.files) > known:
+        if len(loaded.files) > known and not loaded.stored:
             _import_from((file.parent for file in loaded.files[known:]), loaded)
             known = len(loaded.files)
         _apply(statement, place, loaded)
@@ -287,6 +307,20 @@ def _import_from(folders: Iterable[Path], loaded: Loaded) -> None:
             sys.path.append(str(folder))
 
 
+def _known(folders: Sequence[Path], loaded: Loaded, place: str) -> Iterator[Path]:
+    """Of the folders that a file names for modules, those that are looked into: of a run's own file not any."""
+    known = {str(Path.cwd()), *sys.path}
+    for folder in folders:
+        if not loaded.stored or str(folder) in known:
+            yield folder
+        elif folder.is_dir():
+            print(
+                f"dqlab: warning: {place} names {folder} for modules: not looked into on the word of that file alone. "
+                f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.',
+                file=sys.stderr,
+            )
+
+
 def _texts(given: Any, place: str) -> Sequence[str]:
     if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
         raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
@@ -303,7 +337,8 @@ def _apply(statement: Any, place: str, loaded: Loaded) -> None:
     elif isinstance(statement, config_parser.BindingStatement):
         _bind(statement, place)
         if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
-            _import_from(map(Path, _texts(statement.value, place)), loaded)
+            folders = list(map(Path, _texts(statement.value, place)))
+            _import_from(folders if place.startswith("--") else _known(folders, loaded, place), loaded)
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:

@@ -74,7 +74,7 @@ def evaluate_run(
     """
     folder = RunFolder(path)
     facts = folder.facts()
-    configuration.load([folder.config], bindings)
+    configuration.load_stored(folder.config, bindings)
     experiment = Experiment()
     experiment.check()
     title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from dqlab.envs.custom import gymnasium_task
 from dqlab.errors import ConfigError
 
 Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
+SAFE = {"PYTHONSAFEPATH": "1"}
+"""As the installed command: Python itself does not look for modules in the current folder."""
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
-AXES = "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.seeds = (0, 1)\nLocalEngine.workers = 1\n"
+AXES = "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.seeds = (0,)\nLocalEngine.workers = 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,13 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
         json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")
     )
     assert first == second
-    fine(dqlab("eval", "run", "--checkpoint", "best"))
+    evaluation = ["eval", "run", "--checkpoint", "best"]
+    refused = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's
+    allowed = f"import_path.folders=('{tmp_path}/mine',)"
+    assert (refused.returncode, allowed in refused.stderr) == (2, True)
+    fine(dqlab(*evaluation, "--set", allowed, env=SAFE))
+    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")  # nor from the folder itself
+    assert "No module named 'rail'" in dqlab(*evaluation, env=SAFE).stderr
     assert "own/Rail-v0" in fine(dqlab("ablate", "--grid", "mine/grid.gin", "--dry-run")).replace(
         "own-Rail", "own/Rail"
     )

@@ -56,7 +56,7 @@ class DqlabRun(Acting):
                 f"{self._file} holds a training state, no weights of one replica. Name a file of checkpoints/."
             )
         with self._own:
-            configuration.load([self._folder.config])
+            configuration.load_stored(self._folder.config)
             experiment = Experiment()
             self._check(experiment)
             known = {replica.name: replica for replica in self._folder.replicas()}
