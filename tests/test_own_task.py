@@ -138,7 +138,8 @@ def test_without_reference_scores_returns_are_shown(tmp_path: Path, dqlab: Dqlab
     assert run["caveat"] == "not D4RL; returns, no scores"
     assert all(row["score_mean"] == row["return_mean"] for row in run["selection"].values())
     assert not list((tmp_path / "run").rglob("best_score_*.txt"))
-    assert "score" not in fine(dqlab("eval", "run")).replace("no scores", "")
+    place = f"import_path.folders=('{tmp_path}/mine',)"
+    assert "score" not in fine(dqlab("eval", "run", "--set", place)).replace("no scores", "")
     fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
     report = (tmp_path / "grid" / "report" / "index.html").read_text()
     assert "Returns (not D4RL; returns, no scores)." in report
