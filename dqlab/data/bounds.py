@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,10 @@ class ActionRule:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
-    @property
-    def rescaled_from(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The bounds from which actions are rescaled to [-1, 1]; empty where they stay as they are."""
-        return (self.low, self.high) if self.name == "env" else ((), ())
+    def origin(self) -> dict[str, Any]:
+        """What `Provenance` says of it: the rule, and what -1 and 1 stand for."""
+        low, high = ((), ()) if is_unit(self.low, self.high) else (self.low, self.high)
+        return {"action_rule": self.name, "action_low": low, "action_high": high}
 
 
 def action_rule(task: Task, name: str) -> ActionRule:

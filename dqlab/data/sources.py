@@ -162,9 +162,7 @@ def load_dataset(
     check_choice(memory_map)
     actions = action_rule(task, action_bounds)
     name, found, skipped = _first_available(task, _as_tuple(sources), progress)
-    low, high = actions.rescaled_from
-    origin = {**found.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    origin |= {"action_low": low, "action_high": high}
+    origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
     view = View(task.episode_limit, standardise_states, actions=actions)
     stem = found.path.stem if found.path else name
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"

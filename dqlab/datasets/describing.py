@@ -69,7 +69,7 @@ def facts(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
         "columns": _columns(found),
         "action_saturation": found.actions.saturation.tolist(),
         "actions_outside": found.actions.beyond,
-        "action_bounds": found.outside,
+        "actions_note": found.outside,
         "episode_length": distribution(found.lengths),
         "episode_return": distribution(found.returns),
         "metadata": dict(found.metadata),
@@ -123,8 +123,8 @@ def show(known: Mapping[str, Any], console: Console) -> None:
     if known["episode_length"]:
         console.print(_distributions(known))
     console.print(_column_table(known))
-    if known["action_bounds"]:
-        console.print(Text(f"{known['action_bounds'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
+    if known["actions_note"]:
+        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
     console.print(_saturation(known))
     if known["metadata"]:
         console.print(_metadata(known["metadata"]))

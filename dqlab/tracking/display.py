@@ -110,9 +110,9 @@ def about_data(provenance: Any) -> Text:
     """What is trained on, in a line."""
     place = f" {provenance.path}" if provenance.path else ""
     size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
-    rescaled = f", actions rescaled from {provenance.rescaled_from}" if provenance.rescaled_from else ""
+    actions = f", {provenance.actions}" if provenance.actions else ""
     caveat = f" ({provenance.caveat})" if provenance.caveat else ""
-    return Text(f"data: {provenance.source}{place}: {size}{rescaled}{caveat}")
+    return Text(f"data: {provenance.source}{place}: {size}{actions}{caveat}")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import torch
 from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
+from dqlab.ablation.planning import make_plan
+from dqlab.ablation.reader import Reader, as_ever
 from dqlab.data.formats.choosing import format_of
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
@@ -122,7 +124,7 @@ def test_as_is_is_as_recorded(tmp_path: Path, rail: Callable[..., Task]) -> None
     path = write_data(tmp_path)
     found = load(rail(), path, "as_is")
     np.testing.assert_array_equal(found.action.numpy(), recorded(path))
-    assert found.provenance.action_low == ()
+    assert (found.provenance.action_low, found.provenance.actions) == ((), "actions as they are")
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (0.0, 1.0)])
@@ -136,7 +138,9 @@ def test_narrow_bounds_cannot_be_told_from_shares(
     assert all(way in said for way in BOTH)
     assert load(task, path, "env").action.min() == -1.0
     wide = write_data(tmp_path, -1.0, 1.0)
-    np.testing.assert_array_equal(load(task, wide).action.numpy(), recorded(wide))
+    shares = load(task, wide)
+    np.testing.assert_array_equal(shares.action.numpy(), recorded(wide))
+    assert shares.provenance.actions.startswith("actions taken as shares of [")
 
 
 def with_note(path: Path, stored: Any) -> Path:
@@ -236,3 +240,18 @@ def test_minari_says_in_which_bounds_it_is(tmp_path: Path, monkeypatch: pytest.M
     form, path = format_of("minari:own/weak-v0")
     with form.open(path) as columns:
         np.testing.assert_allclose(2.0 * found.action.numpy(), columns.actions[0:15], rtol=1e-6)
+
+
+def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
+    """Cells that were trained before there was a choice keep their ids: they ran as `unit` does."""
+    path = tmp_path / "grid.gin"
+    path.write_text(
+        "include 'gin/quickstart.gin'\nGrid.axes = {'eta': {'DiffusionQL.eta': (1.0,)}}\nGrid.seeds = (0,)\n"
+    )
+    rules = ["unit", "env", "as_is"]
+    plans = [make_plan(Reader([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
+    plain = make_plan(Reader([path]))
+    ids = [plan.cells[0].cell.id for plan in (plain, *plans)]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert as_ever("data.load_dataset.action_bounds", "unit")
