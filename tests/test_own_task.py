@@ -154,3 +154,15 @@ ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "
 def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=f"gymnasium_task.{said}. Set two returns"):
         gymnasium_task("Pendulum-v1", **given)
+
+
+def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Dqlab) -> None:
+    """The gin file that `collect` writes lies in another folder than the module beside the recipe."""
+    (tmp_path / "mine").mkdir()
+    write_module(tmp_path / "mine")
+    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
+    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
+    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
+    known = configuration.flat((tmp_path / "out" / "made.gin").read_text())
+    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
+    fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))

@@ -22,7 +22,7 @@ class Finding:
 
     Attributes:
         text: what.
-        damage: whether the set must not be trained with as it is.
+        damage: whether the set is damaged, or another task's.
     """
 
     text: str
