@@ -55,7 +55,7 @@ def action_rule(task: Task, name: str) -> ActionRule:
     Raises:
         ConfigError: there is no such rule, or the environment cannot be made.
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise ConfigError(f"load_dataset.action_bounds cannot be {name!r}. {nearest_of_few(str(name), RULES)}")
     low, high = ([], []) if name == "as_is" else action_bounds(task)
     if name == "env" and not np.isfinite([low, high]).all():

@@ -166,6 +166,8 @@ def test_what_a_set_says_of_its_bounds_counts(tmp_path: Path, rail: Callable[...
 def test_wrong_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="load_dataset.action_bounds cannot be 'envs'. Did you mean 'env'"):
         load(WALKER, tmp_path / "made.hdf5", "envs")
+    with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be \['env'\]"):
+        load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
 
 
 def test_mapped_sets_follow_the_same_rule(tmp_path: Path, rail: Callable[..., Task]) -> None:
