@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dqlab.data.blocks import float_blocks
 from dqlab.data.formats.base import Columns
 from dqlab.envs.custom import action_bounds
+from dqlab.envs.scaling import to_unit
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest_of_few
 
@@ -139,10 +140,9 @@ def _same(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
 
 
 def _rescaled(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
-    """2 (a - low) / (high - low) - 1, in float64; what is rounding is clipped; 0 where a dimension has one value."""
+    """In [-1, 1], what is rounding clipped; where a dimension has one value only, how far an action is from it."""
     low, high = np.array(rule.low), np.array(rule.high)
-    width = high - low
-    unit = 2.0 * (block - low) / np.where(width > 0, width, 1.0) - (width > 0)
+    unit = np.where(high > low, to_unit(block, low, high), block - low)
     return np.asarray(np.where(np.abs(unit) > 1.0 + SLACK, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
 
 
