@@ -6,11 +6,13 @@ Files include others relative to themselves. What a run really used is gin's ope
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
@@ -25,6 +27,7 @@ from dqlab.files import expanded
 from dqlab.gin_references import check_calls
 from dqlab.gin_registry import configurables, short
 from dqlab.gin_statements import statements, text_of, unknown_name
+from dqlab.registry import configurable
 
 CONFIGURABLE = (
     "dqlab.parts",
@@ -42,6 +45,16 @@ SHIPPED = [
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""
 
 
+@configurable("configuration")
+def import_path(folders: tuple[str, ...] = ()) -> None:
+    """Where modules of the user's are found, beside Python's own places: `load` reads it, wherever it is bound.
+
+    Args:
+        folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
+            names those of the gin files that it came from.
+    """
+
+
 @dataclass
 class Loaded:
     """What was read.
@@ -51,21 +64,46 @@ class Loaded:
         imports: modules, imported by gin files or as plugins.
         single: names of the single bindings.
         own: name -> file and line of what is bound in gin files other than dqlab's.
+        folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
+        stored: whether a run has stored what is read.
     """
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     single: list[str] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    stored: bool = False
+
+    def header(self) -> str:
+        """The gin statements that come first, so that the others can be read from anywhere."""
+        folders = tuple(str(folder) for folder in self.folders if _has_modules(folder))
+        found = f"import_path.folders = {folders!r}\n" if folders else ""
+        return found + "".join(f"import {module}\n" for module in self.imports)
 
 
-def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> Loaded:
+def load_stored(config: Path, bindings: Sequence[str] = ()) -> Loaded:
+    """Make the configuration that a run has stored the current one, then single bindings.
+
+    The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
+    into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    return load([config], bindings, stored=True)
+
+
+def load(
+    files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = (), stored: bool = False
+) -> Loaded:
     """Replace the current configuration by gin files, then single bindings.
 
     Args:
         files: gin files, later ones overriding earlier ones.
         bindings: `Configurable.parameter=value` strings, overriding the files.
         imports: modules (plugins) to import first.
+        stored: whether the files are a run's, as `load_stored` says.
 
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
@@ -73,11 +111,15 @@ def load(files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Seq
     for module in CONFIGURABLE:
         importlib.import_module(module)
     gin.clear_config()
-    loaded = Loaded()
+    loaded, found = Loaded(stored=stored), [find(path) for path in files]
+    for binding in (binding for binding in bindings if binding.startswith("import_path.")):
+        _load_text(binding, f"--set {binding}", loaded)
+    if not stored:
+        _import_from((path.parent for path in found), loaded)
     for module in imports:
         _import(module, "--plugin", loaded)
-    for path in files:
-        _load_file(find(path), loaded)
+    for path in found:
+        _load_file(path, loaded)
     for binding in bindings:
         _load_text(_quoted(binding), f"--set {binding}", loaded)
         loaded.single += names_of(binding)
@@ -116,13 +158,23 @@ def bindings_of(path: str | Path) -> dict[str, Any]:
 
 def operative_text(loaded: Loaded) -> str:
     """The operative configuration as a gin file that reproduces what has been built since `load`."""
-    imports = "".join(f"import {module}\n" for module in loaded.imports)
-    return imports + str(gin.operative_config_str(max_line_length=120))
+    return loaded.header() + str(gin.operative_config_str(max_line_length=120))
 
 
 def bound() -> dict[str, Any]:
     """What the current configuration binds, by complete name `module.Configurable.parameter`; macros by their own."""
     return _by_name(gin_config._CONFIG)
+
+
+def value(name: str, default: Any = None) -> Any:
+    """What a parameter gets from the current configuration, by complete name: references and macros are evaluated."""
+    return copy.deepcopy(bound().get(name, default))
+
+
+def bind(name: str, value: Any) -> None:
+    """Set one more parameter of the current configuration, by complete name, over what binds it so far."""
+    with gin.unlock_config():
+        gin.bind_parameter(name, value)
 
 
 def used() -> dict[str, Any]:
@@ -189,7 +241,7 @@ def check_read(bindings: Sequence[str], known: Collection[str]) -> None:
         ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
     """
     for name in (name for binding in bindings for name in names_of(binding)):
-        if complete(name) not in known:
+        if complete(name) not in known and not complete(name).startswith(READ_HERE):
             raise ConfigError(f"--set {name} has no effect: nothing here reads it. {_nearest_read(name, known)}")
 
 
@@ -202,7 +254,8 @@ def unread(loaded: Loaded, known: Collection[str]) -> list[str]:
     ]
 
 
-READ_ELSEWHERE = ("ablation.", "collection.")
+READ_HERE = "configuration."
+READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
 
 
 def _nearest_read(name: str, known: Collection[str]) -> str:
@@ -240,13 +293,28 @@ def rebound(text: str, bindings: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
 
 
+class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
+    """References and macros as they are written: what they name need not be known."""
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> str:
+        return f"@{scoped_selector}{'()' if evaluate else ''}"
+
+    def macro(self, name: str) -> str:
+        return f"%{name}"
+
+
 def flat(text: str, name: str = "config.gin") -> dict[str, Any]:
-    """A gin text's bindings as `configurable.parameter` -> value; `name` is what messages call it.
+    """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
+
+    Args:
+        text: of a gin file.
+        name: what messages call it.
 
     Raises:
         ConfigError: it is no gin text.
     """
-    found = (s for s, _ in statements(text, name) if isinstance(s, config_parser.BindingStatement))
+    read = (statement for statement, _ in statements(text, name, _AsText()))
+    found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
     return {_written_name(statement): _plain(statement.value) for statement in found}
 
 
@@ -272,7 +340,11 @@ def _plain(value: Any) -> Any:
 
 
 def _load_file(path: Path, loaded: Loaded) -> None:
+    known = 0
     for statement, place in _of_file(path, loaded.files):
+        if len(loaded.files) > known and not loaded.stored:
+            _import_from((file.parent for file in loaded.files[known:]), loaded)
+            known = len(loaded.files)
         _apply(statement, place, loaded)
 
 
@@ -284,6 +356,39 @@ def _load_text(text: str, name: str, loaded: Loaded) -> None:
             _apply(statement, place, loaded)
 
 
+def _import_from(folders: Iterable[Path], loaded: Loaded) -> None:
+    """Have Python look for modules in these folders too, after its own places; dqlab's own have none."""
+    for folder in (folder.resolve() for folder in folders):
+        if folder not in loaded.folders and folder not in (shipped.resolve() for shipped in SHIPPED):
+            loaded.folders.append(folder)
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _known(folders: Sequence[Path], loaded: Loaded, place: str) -> Iterator[Path]:
+    """Of the folders that a file names for modules, those that are looked into: of a run's own file not any."""
+    known = {str(Path.cwd()), *sys.path}
+    for folder in folders:
+        if not loaded.stored or str(folder) in known:
+            yield folder
+        elif folder.is_dir():
+            print(
+                f"dqlab: warning: {place} names {folder} for modules: not looked into on the word of that file alone. "
+                f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.',
+                file=sys.stderr,
+            )
+
+
+def _texts(given: Any, place: str) -> Sequence[str]:
+    if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
+        raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
+    return given
+
+
+def _has_modules(folder: Path) -> bool:
+    return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
+
+
 def _apply(statement: Any, place: str, loaded: Loaded) -> None:
     if isinstance(statement, config_parser.ImportStatement):
         _import(statement.module, place, loaded)
@@ -291,6 +396,9 @@ def _apply(statement: Any, place: str, loaded: Loaded) -> None:
         _bind(statement, place)
         if not place.startswith("--") and not any(Path(place).is_relative_to(root) for root in SHIPPED):
             loaded.own[_written_name(statement)] = place
+        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+            folders = list(map(Path, _texts(statement.value, place)))
+            _import_from(folders if place.startswith("--") else _known(folders, loaded, place), loaded)
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:

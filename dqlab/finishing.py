@@ -56,6 +56,7 @@ def finish_replica(
         "task": known["task"],
         "algorithm": known["algorithm"],
         "caveat": known["caveat"],
+        "scored": known["scored"],
         "physics": known["physics"],
         "selection": {rule: asdict(row) for rule, row in chosen.items()},
         "untrained": untrained.as_dict() if untrained else None,
@@ -64,12 +65,13 @@ def finish_replica(
         "failed_evaluations": [evaluation.as_dict() for evaluation in failed],
     }
     own = folder.replica(replica.name)
-    for rule, name in (("best_online", "online"), ("offline", "offline")):
+    rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores
+    for rule, name in rules.items():
         step = chosen[rule].step
         assert step is not None
         write_text(own / f"best_score_{name}.txt", official_result(by_step[step], name))
     title = " | ".join(part for part in (known["task"], known["algorithm"], replica.title, known["caveat"]) if part)
-    draw_curve(summary["evaluations"], summary["selection"], title, own / "curve.png")
+    draw_curve(summary["evaluations"], summary["selection"], title, own / "curve.png", known["scored"])
     write_text(own / "summary.json", json.dumps(summary, indent=1))
     return summary
 

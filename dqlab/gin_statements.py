@@ -29,7 +29,7 @@ def text_of(path: Path) -> str:
         raise ConfigError(f"Cannot read {path}: {error}") from error
 
 
-def statements(text: str, name: str) -> Iterator[tuple[Any, str]]:
+def statements(text: str, name: str, delegate: Any = None) -> Iterator[tuple[Any, str]]:
     """What a text says, and where: `name` with the line, or alone where it begins with `--`.
 
     Raises:
@@ -38,7 +38,7 @@ def statements(text: str, name: str) -> Iterator[tuple[Any, str]]:
     parser = None
     while True:
         try:
-            parser = parser or config_parser.ConfigParser(text, gin_config.ParserDelegate())
+            parser = parser or config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
             statement = parser.parse_statement()
         except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
             line = _line_of(error, parser)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dqlab import configuration, official
 from dqlab.console import Console
+from dqlab.envs.tasks import quantity
 from dqlab.errors import ConfigError, RunError
 from dqlab.evaluation import Evaluator
 from dqlab.experiment import Experiment
@@ -38,7 +39,7 @@ def print_finished(finished: Finished) -> None:
     titles = {replica.name: replica.title for replica in folder.replicas()}
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
     failures = {titles[name]: failure.step for name, failure in finished.failures.items()}
-    console.print(summary_table(summaries, facts["data"], facts["caveat"], failures))
+    console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
     for name in finished.summaries:
         console.print(f"Learning curve: {folder.replica(name) / 'curve.png'}", soft_wrap=True)
     console.print(f"Run:            {folder.path}", soft_wrap=True)
@@ -76,10 +77,11 @@ def evaluate_run(
     """
     folder = RunFolder(path)
     facts = folder.facts()
-    configuration.load([folder.config], bindings)
+    configuration.load_stored(folder.config, bindings)
     experiment = Experiment()
     experiment.check()
-    table = _evaluation_table(f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}", facts["caveat"])
+    title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"
+    table = _evaluation_table(title, facts["caveat"])
     evaluator = _evaluator(experiment, episodes, bindings)
     mode = experiment.mode(facts).settle(Budget(experiment.the_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
@@ -213,14 +215,16 @@ def _check_official(trained: official.Checkpoint, experiment: Experiment) -> Non
 def _evaluation_table(title: str, caveat: str) -> Table:
     table = Table(title=title)
     score = f"score ({caveat})" if caveat else "score"
-    for column in ("replica", "step", "episodes", "return", "+-", score, "+-", "length"):
+    scores = () if quantity(caveat) == "return" else (score, "+-")
+    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
         table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=True)
     return table
 
 
 def _add_row(table: Table, experiment: Experiment, name: str, step: int, result: Episodes) -> None:
-    scores = experiment.the_task.score(result.returns)
-    values = (result.returns.mean(), result.returns.std(), scores.mean(), scores.std(), result.lengths.mean())
+    task, returns = experiment.the_task, result.returns
+    measured = [returns, task.score(returns)] if task.scored else [returns]
+    values = [*(number for each in measured for number in (each.mean(), each.std())), result.lengths.mean()]
     cells = [f"{value:.1f}" for value in values]
     table.add_row(name, f"{step:,}", str(len(result.returns)), *cells)
 

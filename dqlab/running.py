@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dqlab import configuration
 from dqlab.console import Console
+from dqlab.data.sources import absolute
 from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError, message_of
 from dqlab.evaluation import Evaluator
@@ -47,6 +48,7 @@ WITHOUT_EFFECT = (
     "load_dataset.map_dir",
     "d4rl_download.mirrors",
     "d4rl_download.mirrors_first",
+    "import_path.folders",
 )
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""
@@ -54,6 +56,7 @@ instead of where the dataset comes from, its digest is compared)."""
 
 LATER = {
     "Experiment.env_backend": "gymnasium",
+    "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
     "FQL.joint_update": False,
     "EDP.joint_update": False,
@@ -155,7 +158,8 @@ def train(
     known = _record(experiment, tracking, folder, data, loaded)
     if before.get("state") in ENDED:  # its last evaluation failed
         reopen(path)
-    with _recording_an_end(folder), Display(experiment.plan.steps, known["caveat"], quiet, console) as display:
+    display_of = Display(experiment.plan.steps, known["caveat"], quiet, console, known["scored"])
+    with _recording_an_end(folder), display_of as display:
         watch = Watch(display, folder, experiment, tell)
         loop = _make_ready(pack, data, evaluator, watch, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
@@ -261,7 +265,7 @@ def _record(
     experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: configuration.Loaded
 ) -> dict[str, Any]:
     """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
-    text = configuration.operative_text(loaded)
+    text = configuration.rebound(configuration.operative_text(loaded), _absolute_paths())
     _check_config(folder, text, data.provenance.digest)
     known = facts(experiment, data, loaded)
     known |= {"parameters": configuration.flat(text), "mlflow_experiment": tracking.experiment or experiment.task}
@@ -270,6 +274,15 @@ def _record(
     folder.write_facts(**known, state="running", reason="")
     write_text(folder.config, text)
     return known
+
+
+def _absolute_paths() -> dict[str, Any]:
+    """What names files and folders of the data, as it does from any folder."""
+    names = {name: f"data.load_dataset.{name}" for name in ("sources", "map_dir")}
+    sources, folder = (configuration.value(name) for name in names.values())
+    sources = (sources,) if isinstance(sources, str) else tuple(sources or ())
+    found = {"sources": tuple(map(absolute, sources)), "map_dir": str(Path(folder or "").expanduser().absolute())}
+    return {names[name]: found[name] for name, given in (("sources", sources), ("map_dir", folder)) if given}
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:

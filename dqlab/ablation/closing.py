@@ -13,6 +13,7 @@ from dqlab.ablation.report_settings import Report
 from dqlab.ablation.results import GridResults
 from dqlab.ablation.statistics import Analysis, Estimate, analyse
 from dqlab.console import Console
+from dqlab.envs.tasks import quantity
 
 SHOWN = 40
 
@@ -32,7 +33,7 @@ def score_table(analysis: Analysis, settings: Report, caveat: str) -> Table:
     """Interquartile means by selection rule, with intervals, of every setting."""
     note = f" ({caveat})" if caveat else ""
     share = f"{100 * analysis.confidence:g}%"
-    title = f"{analysis.name}: interquartile mean score{note} with {share} interval, by selection rule"
+    title = f"{analysis.name}: interquartile mean {quantity(caveat)}{note} with {share} interval, by selection rule"
     table = Table(title=title, title_justify="left")
     table.add_column("cell")
     table.add_column("runs", justify="right")

@@ -110,7 +110,7 @@ def make_plan(reader: Reader) -> Plan:
 def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Values, Callable[[], Kind]]:
     """Digest of what a setting runs, digest of its kind, its own scalars, and how to make the kind."""
     values, choices = reader.values(base, setting)
-    data = reader.data(values)
+    data = reader.data(base.task, values)
     # what is read counts, not where from
     read = {name: value for name, value in canonical(values).items() if name != SOURCES}
     runs = {name: value for name, value in read.items() if not as_ever(name, value)} | {"data": data.digest}
@@ -121,8 +121,7 @@ def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Value
 
     def make_kind() -> Kind:
         bound = {**base.values, **common, SOURCES: (data.source,), **OF_PACKS}
-        imports = "".join(f"import {module}\n" for module in reader.loaded.imports)
-        return Kind(base.task, imports + configuration.as_text(bound), data)
+        return Kind(base.task, reader.loaded.header() + configuration.as_text(bound), data)
 
     return _digest(runs), _digest(kind), scalars, make_kind
 

@@ -23,11 +23,10 @@ from dqlab.configuration import complete
 from dqlab.data.formats.base import data_formats
 from dqlab.data.found import Found
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.sources import find_dataset
+from dqlab.data.sources import absolute, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.experiment import Experiment
-from dqlab.files import expanded
 from dqlab.gin_registry import wrapped
 from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.training.rehearsal import read_directly
@@ -133,7 +132,7 @@ class Reader:
         return [self._base(task) for task in tasks]
 
     def _own_task(self) -> str:
-        task = configuration.bound().get(TASK, "")
+        task = configuration.value(TASK)
         if not task:
             raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
         return str(task)
@@ -154,8 +153,11 @@ class Reader:
             ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
         """
         own = [self._task_file(task)] if self.grid.task_gin else []
-        bindings = [f"Experiment.task={task!r}", *self.bindings, *more]
-        configuration.load([*self.files, *own], bindings, self.imports)
+        loaded = configuration.load([*self.files, *own], [*self.bindings, *more], self.imports)
+        self.loaded.imports += [module for module in loaded.imports if module not in self.loaded.imports]
+        self.loaded.folders += [folder for folder in loaded.folders if folder not in self.loaded.folders]
+        if configuration.value(TASK) != task:  # not the one that the files make
+            configuration.bind(TASK, task)
 
     def _task_file(self, task: str) -> Path:
         try:
@@ -202,13 +204,13 @@ class Reader:
         of_data = {name for name in configuration.bound() if name.startswith(WITH_THE_DATA)}
         configuration.check_read(self.bindings, self.read | of_data)
 
-    def data(self, values: Values) -> Data:
-        """The dataset that an experiment reads; the sources are asked once for all that ask the same.
+    def data(self, task: str, values: Values) -> Data:
+        """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same.
 
         Raises:
             DataError: no source has it.
         """
-        task, sources = values[TASK], values[SOURCES]
+        sources = values[SOURCES]
         key = f"{task} from {sources!r}"
         if key in self.remembered:
             return Data("", None, **self.remembered[key])
@@ -224,7 +226,8 @@ class Reader:
             if len(self.not_fetched or ()) == before:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
-        return Data(_absolute(source), found.place, found.digest(), found.caveat, _format_name(found))
+        caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
+        return Data(absolute(source), found.place, found.digest(), caveat, _format_name(found))
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -232,16 +235,6 @@ def for_this_machine(device: str) -> list[str]:
     if not device.startswith("cuda") or torch.cuda.is_available():
         return []
     return ["Experiment.device='cpu'", "Experiment.precision='full'", "Training.execution='auto'"]
-
-
-def _absolute(source: str) -> str:
-    """A source that does not depend on the current folder."""
-    name, colon, argument = source.partition(":")
-    form, also, rest = argument.partition(":")
-    if also and form in data_formats and data_formats.get(form).suffixes:
-        name, argument = f"{name}:{form}", rest
-    path = expanded(argument)
-    return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
 def _format_name(found: Found) -> str:

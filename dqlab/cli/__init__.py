@@ -30,6 +30,7 @@ EPILOG = """examples:
   dqlab data convert mine.npz mine.hdf5
   dqlab list noise_schedule
   dqlab describe noise_schedule vp
+  dqlab new-task mine.npz --env-id my_envs:Mine-v0
   dqlab new-plugin mylab
   dqlab check mylab
   dqlab figure bandit

@@ -41,10 +41,10 @@ def add_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
 
 
-def load(args: argparse.Namespace, extra: Sequence[str] = ()) -> Any:
+def load(args: argparse.Namespace, extra: Sequence[str] = (), stored: bool = False) -> Any:
     """Plugins, then the configuration that the arguments name; what `configuration.load` returns."""
     from dqlab import configuration
     from dqlab.plugins import load_plugins
 
     load_plugins()
-    return configuration.load(args.gin, [*args.set, *extra], args.plugin)
+    return configuration.load(args.gin, [*args.set, *extra], args.plugin, stored)

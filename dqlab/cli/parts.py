@@ -1,13 +1,15 @@
-"""`dqlab list`, `describe`, `check`, `new-plugin`: what gin files can choose."""
+"""`dqlab list`, `describe`, `check`, `new-plugin`, `new-task`: what gin files can choose."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from pathlib import Path
 from typing import Any
 
 from dqlab.cli.options import command
+from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
 
@@ -17,6 +19,7 @@ def add(commands: Any) -> None:
     _add_describe(commands)
     _add_check(commands)
     _add_new_plugin(commands)
+    _add_new_task(commands)
 
 
 def _add_list(commands: Any) -> None:
@@ -47,6 +50,27 @@ def _add_new_plugin(commands: Any) -> None:
     parser.set_defaults(command=_new_plugin)
     parser.add_argument("name", help="of the package, e.g. mylab or my-lab")
     parser.add_argument("--out", type=expanded, metavar="DIR", help="folder to be made; ./NAME by default")
+
+
+def _add_new_task(commands: Any) -> None:
+    text = "Write the gin file that trains on data of yours in an environment of yours, once the two are seen to fit."
+    parser = command(commands, "new-task", _new_task, text)
+    options: dict[str, dict[str, Any]] = {
+        "data": {"metavar": "DATA", "help": "a path, or minari:ID"},
+        "--env-id": {"required": True, "metavar": "MODULE:ID", "help": "importing MODULE registers ID; or ID alone"},
+        "--env-kwargs": {"default": "{}", "metavar": "DICT", "help": "its arguments, e.g. \"{'gravity': 9.8}\""},
+        "--out": {"type": expanded, "metavar": "FILE", "help": "the gin file; ./DATA.gin by default"},
+        "--action-bounds": {
+            "default": "",
+            "metavar": "RULE",
+            "help": "unit, env or as_is (load_dataset.action_bounds)",
+        },
+        "--episode-limit": {"type": int, "default": 0, "metavar": "N", "help": "steps; the environment's by default"},
+        "--episodes": {"type": int, "default": 20, "metavar": "N", "help": "of random actions, for reference; 20"},
+    }
+    for name, known in options.items():
+        parser.add_argument(name, **known)
+    parser.add_argument("--force", action="store_true", help="replace the file")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -91,3 +115,31 @@ def _new_plugin(args: argparse.Namespace) -> int:
 
     print(write_plugin(args.name, args.out or Path(args.name)))
     return 0
+
+
+def _new_task(args: argparse.Namespace) -> int:
+    from dqlab.datasets.new_task import Request, new_task
+    from dqlab.datasets.watching import watched
+    from dqlab.plugins import load_plugins
+
+    load_plugins(args.plugin)
+    counts = {"episode_limit": args.episode_limit, "episodes": args.episodes}
+    asked = Request(
+        args.data, args.env_id, _dict(args.env_kwargs), args.out, args.action_bounds, force=args.force, **counts
+    )
+    with watched(args.data) as tell:
+        lines = new_task(asked, tell)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def _dict(text: str) -> dict[str, Any]:
+    """A dictionary as Python writes it."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f"--env-kwargs must be a dictionary, such as \"{{'gravity': 9.8}}\", not {text!r}.")
+    return found

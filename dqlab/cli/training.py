@@ -124,11 +124,12 @@ def _train(args: argparse.Namespace) -> int:
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
     folder = args.out or _default_folder(stem, args.resume)
+    stored = not args.gin
     args.gin = args.gin or [_own_config(folder, args.resume)]
     typed = args.set
     if args.cell:
         args.set = [*_cell(args), *args.set]
-    loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None])
+    loaded = load(args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None], stored)
     with asked_to_stop() as asked:
         try:
             tell = partial(_note_start, asked)

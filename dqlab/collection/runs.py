@@ -55,7 +55,7 @@ class DqlabRun(Acting):
         self._file = checkpoint_files(self._folder, None if self._seed < 0 else self._seed, self._which)[0]
         weights, record = checkpoint.load_weights(self._file)
         with self._own:
-            configuration.load([self._folder.config])
+            configuration.load_stored(self._folder.config)
             experiment = Experiment()
             self._check(experiment)
             known = {replica.name: replica for replica in self._folder.replicas()}

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dqlab.collection.collected import FIELDS, Collected, facts_of
+from dqlab.collection.collected import FIELDS, Collected
 from dqlab.collection.shards import save_text
 from dqlab.data.blocks import raw_blocks
 from dqlab.data.formats.base import Columns, data_formats
+from dqlab.datasets.new_task import module_statements
+from dqlab.envs.custom import task_statements
 
 
 def write(collected: Collected, folder: Path) -> list[str]:
@@ -30,7 +32,8 @@ def write(collected: Collected, folder: Path) -> list[str]:
     for each, place in recipe.targets(collected.reference[0], folder).items():
         data_formats.get(each)().write(place, columns)
         named.append(str(place.resolve()) if data_formats.get(each).suffixes else f"{each}:{place}")
-    save_text(folder / f"{name}.gin", training_gin(collected, named[0]))
+    file = folder / f"{name}.gin"
+    save_text(file, training_gin(collected, named[0], file))
     return named
 
 
@@ -43,8 +46,8 @@ def digest(columns: Columns) -> str:
     return sha.hexdigest()
 
 
-def training_gin(collected: Collected, place: str) -> str:
-    """A gin file that trains Diffusion-QL on the set."""
+def training_gin(collected: Collected, place: str, file: Path) -> str:
+    """The text of a gin file that trains Diffusion-QL on the set."""
     recipe, (task, origin) = collected.recipe, collected.reference
     lines = [
         f"# Diffusion-QL on {recipe.the_name(task)}, collected by dqlab.",
@@ -55,10 +58,5 @@ def training_gin(collected: Collected, place: str) -> str:
     if recipe.task:
         lines += [f"Experiment.task = {recipe.task!r}"]
     else:
-        known = {**facts_of("", task), "name": task.name}
-        lines += [
-            "Experiment.task = @gymnasium_task()",
-            f"# reference scores: {origin}",
-            *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items()),
-        ]
+        lines += [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
     return "\n".join([*lines, f"load_dataset.sources = ({f'file:{place}'!r},)"]) + "\n"

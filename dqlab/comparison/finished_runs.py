@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dqlab.running import WITHOUT_EFFECT
+from dqlab.running import LATER, WITHOUT_EFFECT
 from dqlab.tracking.mlflow import LONGEST_VALUE
 
 IDENTITY = ("seeds", "task", "cell", "replicas", "device")
@@ -72,9 +72,9 @@ class Found:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:
-    """A flat configuration as text, without what makes no difference to a run."""
+    """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
     return {
         name: str(value)[:LONGEST_VALUE]
         for name, value in config.items()
-        if name not in APART and not name.startswith(DESCRIBING)
+        if name not in APART and not name.startswith(DESCRIBING) and LATER.get(name, ...) != value
     }

@@ -9,6 +9,7 @@ from dqlab.ablation.statistics.analysis import Estimate
 from dqlab.comparison.compare import Compared
 from dqlab.comparison.groups import UNSET
 from dqlab.console import Console
+from dqlab.envs.tasks import quantity
 
 MANY = 6
 """More groups than that are rows, not columns."""
@@ -57,7 +58,8 @@ def _scores(compared: Compared, task: str) -> Table:
     rows = [(row, scores) for row, scores in compared.scores if row.task == task]
     several = len({row.digest for row, _ in rows}) > 1
     caveats = sorted({run.caveat for row, _ in rows for run in row.runs} - {""})
-    table = Table(title=f"{task}: scores" + (f" ({'; '.join(caveats)})" if caveats else ""))
+    said = "; ".join(caveats)
+    table = Table(title=f"{task}: {quantity(said)}s" + (f" ({said})" if said else ""))
     for column in ("group", "seeds", "rule", "mean", "interval", "IQM", "interval"):
         table.add_column(column, justify="left" if column in ("group", "rule") else "right")
     for row, scores in rows:

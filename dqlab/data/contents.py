@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.data.bounds import AS_IS, ActionRule
 from dqlab.data.formats.base import Columns
 from dqlab.data.stores import InMemory, Rows, Store, moments
 from dqlab.data.view import Fields, Outline, fill, outline_of
@@ -21,11 +22,13 @@ class View:
         episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
         standardised: whether states become (s - mean) / (std + floor) over the dataset's (Fujimoto & Gu, section 5).
         floor: added to the deviation.
+        actions: which ones there may be, and what becomes of them.
     """
 
     episode_limit: int
     standardised: bool = False
     floor: float = 1e-3
+    actions: ActionRule = AS_IS
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ def write(columns: Columns, outline: Outline, view: View, into: Fields) -> tuple
     """Write the large fields; returns what states were standardised by, nothing where they are as recorded.
 
     Raises:
-        DataError: the dataset is damaged.
+        DataError: the dataset is damaged, or actions are not as the view wants them.
         OSError: there is no room.
     """
-    fill(columns, outline, into)
+    fill(columns, outline, into, view.actions)
     return _standardise(into.state, into.next_state, view.floor) if view.standardised else ((), ())
 
 

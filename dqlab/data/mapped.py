@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from dqlab.data.view import Fields, Outline, outline_of
 from dqlab.errors import DataError
 from dqlab.machine import available_disk, in_words
 
-LAYOUT = 1
+LAYOUT = 2
 FACTS = "facts.json"
 ELSEWHERE = "Free some space, or set load_dataset.map_dir to another place."
 
 
 def map_name(stem: str, digest: str, view: View) -> str:
     """The name of the folder for one view of one dataset, known by its digest."""
-    key = [LAYOUT, sys.byteorder, digest, view.episode_limit, view.standardised, view.floor]
+    key = [LAYOUT, sys.byteorder, digest, view.episode_limit, view.standardised, view.floor, astuple(view.actions)]
     return f"{stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
 
 

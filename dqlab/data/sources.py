@@ -6,9 +6,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
+from dqlab.data.bounds import action_rule
 from dqlab.data.cache import cache_folder
 from dqlab.data.contents import View
 from dqlab.data.download import HDF5_MAGIC, BrokenError, Progress, refuse_if_planning, silent
+from dqlab.data.formats.base import data_formats
 from dqlab.data.formats.choosing import format_of
 from dqlab.data.formats.d4rl import D4RL
 from dqlab.data.found import Found
@@ -171,6 +173,7 @@ def load_dataset(
     standardise_states: bool = False,
     memory_map: str = "auto",
     map_dir: str = "",
+    action_bounds: str = "unit",
     progress: Progress = silent,
 ) -> Transitions:
     """The task's transitions from the first source that has them, on the CPU.
@@ -184,21 +187,36 @@ def load_dataset(
         memory_map: `auto` writes transitions that would not fit into memory to the disk once and maps them from there;
             `always` does so with all, `never` refuses them. Results are the same.
         map_dir: where to; the folder `mapped` in D4RL's cache if empty.
+        action_bounds: `unit` takes actions as shares of the environment's bounds, in [-1, 1], and refuses others; `env`
+            rescales them from the environment's own bounds to [-1, 1]; `as_is` takes whatever there is.
         progress: called with bytes done and in all during a download.
 
     Raises:
-        DataError: no source has it (each one's reason is given), the file is damaged, or there is no room for it.
+        DataError: no source has it (each one's reason is given), the file is damaged, its actions do not lie in the
+            bounds, or there is no room for it.
+        ConfigError: a choice is wrong, or the environment that has the bounds cannot be made.
     """
     transform = reward_transforms.get(reward_transform)
     check_choice(memory_map)
+    actions = action_rule(task, action_bounds)
     name, found, skipped = _first_available(task, _as_tuple(sources), progress)
-    origin = {**found.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    view = View(task.episode_limit, standardise_states)
+    origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
+    view = View(task.episode_limit, standardise_states, actions=actions)
     stem = found.path.stem if found.path else name
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
         contents = place(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
     return transitions_of(contents, transform, origin)
+
+
+def absolute(source: str) -> str:
+    """A data source as it is found from any folder."""
+    name, colon, argument = source.partition(":")
+    form, also, rest = argument.partition(":")
+    if also and form in data_formats and data_formats.get(form).suffixes:
+        name, argument = f"{name}:{form}", rest
+    path = expanded(argument)
+    return f"{name}:{path.resolve()}" if colon and path.exists() else source
 
 
 def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms.base import Batch
+from dqlab.data.bounds import bounds_text
 from dqlab.data.contents import Contents, View, in_memory
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
@@ -41,6 +42,8 @@ class Provenance:
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
         address: where it was fetched from just now; empty where it lay there already.
         mapped: the folder that the transitions are mapped from; empty where they are in memory.
+        action_rule: how actions were taken, as `load_dataset.action_bounds` says.
+        action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
     """
 
     source: str
@@ -61,6 +64,9 @@ class Provenance:
     synthetic: bool = False
     address: str = ""
     mapped: str = ""
+    action_rule: str = "unit"
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
 
     @property
     def caveat(self) -> str:
@@ -69,6 +75,14 @@ class Provenance:
         Synthetic rows stand in for nothing: they are the task's own data, and are only named.
         """
         return caveat_of(self.is_d4rl, self.synthetic)
+
+    @property
+    def actions(self) -> str:
+        """What is to be said of the actions; empty where they lie in [-1, 1], as the environment's do."""
+        if self.action_rule == "as_is":
+            return "actions as they are"
+        how = {"env": "rescaled from", "unit": "taken as shares of"}[self.action_rule]
+        return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for records."""

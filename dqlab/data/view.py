@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.blocks import flags, float_blocks, floats
+from dqlab.data.bounds import ActionRule, action_blocks
 from dqlab.data.episodes import Flags, cuts_of, episode_returns
 from dqlab.data.formats.base import Columns
 from dqlab.data.stores import Rows, Store
@@ -73,11 +74,11 @@ def outline_of(columns: Columns, episode_limit: int) -> Outline:
     return Outline(keep, terminals, rewards[keep], returns)
 
 
-def fill(columns: Columns, outline: Outline, into: Fields) -> None:
-    """Write the transitions' large fields, block by block.
+def fill(columns: Columns, outline: Outline, into: Fields, actions: ActionRule) -> None:
+    """Write the transitions' large fields, block by block, actions by their rule.
 
     Raises:
-        DataError: a value is NaN or infinite; the message names its row.
+        DataError: a value is NaN or infinite; the message names its row. Or actions are not as the rule wants them.
         OSError: there is no room.
     """
     keep, last = outline.keep, np.append(False, outline.keep[:-1])
@@ -88,7 +89,7 @@ def fill(columns: Columns, outline: Outline, into: Fields) -> None:
     if columns.next_observations is not None:
         for start, block in float_blocks(columns.where, "next_observations", columns.next_observations):
             into.next_state.append(_kept(block, keep[start:]))
-    for start, block in float_blocks(columns.where, "actions", columns.actions):
+    for start, block in action_blocks(columns, actions):
         into.action.append(_kept(block, keep[start:]))
     for piece in _pieces(outline.terminals[keep]):
         into.terminal.append(piece.astype(np.float32))

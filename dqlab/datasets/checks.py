@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dqlab.data.bounds import WAYS
 from dqlab.data.formats.checking import UnreadError
 from dqlab.data.recorded import differs
 from dqlab.datasets.locating import Dataset, find
@@ -23,7 +24,7 @@ class Finding:
 
     Attributes:
         text: what.
-        damage: whether the set must not be trained with as it is.
+        damage: whether the set is damaged, or another task's.
     """
 
     text: str
@@ -118,10 +119,8 @@ def _flags(found: Survey, task: Task | None) -> Iterator[Finding]:
 
 
 def _ranges(found: Survey, task: Task | None) -> Iterator[Finding]:
-    if found.actions.beyond:
-        values = found.values["actions"]
-        reach = f"they reach from {values.low.min():.4g} to {values.high.max():.4g}"
-        yield Finding(f"actions of {found.actions.beyond:,} row(s) lie outside of [-1, 1]: {reach}", True)
+    if found.outside:
+        yield Finding(f"{found.outside}; {WAYS}")
     for name in ("observations", "actions"):
         values = found.values[name]
         still = np.flatnonzero(values.low == values.high)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from dqlab.data.bounds import WAYS, outside
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.steps import steps
 from dqlab.data.own import CONVERTED
 from dqlab.datasets.locating import Dataset
 from dqlab.datasets.survey import with_cuts
+from dqlab.datasets.tallies import Actions
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
 from dqlab.printing import names
@@ -23,6 +25,7 @@ class Content:
         rows, transitions, episodes, terminals: how many.
         knows_next: whether it is recorded what followed each row.
         notes: names of the metadata.
+        outside: what is said of actions outside of [-1, 1]; empty where there are none.
     """
 
     rows: int
@@ -31,17 +34,21 @@ class Content:
     terminals: int
     knows_next: bool
     notes: frozenset[str]
+    outside: str = ""
 
 
 def content_of(columns: Columns, task: Task | None) -> Content:
     """Count, a block at a time."""
     transitions = episodes = terminals = 0
+    actions = Actions(columns.actions.shape[1])
     for part in steps(with_cuts(columns, task)):
+        actions.add(part.actions)
         transitions += len(part)
         episodes += int((part.terminals | part.timeouts).sum())
         terminals += int(part.terminals.sum())
     knows_next = columns.next_observations is not None
-    return Content(len(columns), transitions, episodes, terminals, knows_next, frozenset(columns.metadata))
+    notes, said = frozenset(columns.metadata), outside(actions.extent(columns.metadata))
+    return Content(len(columns), transitions, episodes, terminals, knows_next, notes, said)
 
 
 def convert(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
@@ -113,3 +120,5 @@ def losses(before: Content, after: Content) -> Iterator[str]:
         yield f"Episodes: {before.episodes:,} before, {after.episodes:,} after."
     if notes := before.notes - after.notes:
         yield f"Not kept: metadata ({names(notes)})."
+    if after.outside:
+        yield f"Note: {after.outside}; for training, {WAYS}."

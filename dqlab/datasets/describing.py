@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.console import Console
+from dqlab.data.bounds import WAYS
 from dqlab.datasets.histogram import default_path, draw
 from dqlab.datasets.locating import Dataset, find
 from dqlab.datasets.survey import BY_LIMIT, RECORDED, Survey, survey
@@ -69,6 +70,7 @@ def facts(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
         "columns": _columns(found),
         "action_saturation": found.actions.saturation.tolist(),
         "actions_outside": found.actions.beyond,
+        "actions_note": found.outside,
         "episode_length": distribution(found.lengths),
         "episode_return": distribution(found.returns),
         "metadata": dict(found.metadata),
@@ -122,6 +124,8 @@ def show(known: Mapping[str, Any], console: Console) -> None:
     if known["episode_length"]:
         console.print(_distributions(known))
     console.print(_column_table(known))
+    if known["actions_note"]:
+        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
     console.print(_saturation(known))
     if known["metadata"]:
         console.print(_metadata(known["metadata"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from dqlab.data.bounds import WAYS
 from dqlab.data.own import COLLECTED, CONVERTED, PROVENANCE, SHARE
 from dqlab.data.recorded import forget
 from dqlab.datasets.checks import verify
@@ -41,6 +42,11 @@ def bring(name: str, task_name: str, force: bool = False, tell: Tell = lambda ro
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
+    if seen.survey.outside:
+        raise DataError(
+            f"{name} is not put into D4RL's cache as {task.name}: {seen.survey.outside}, and D4RL's in [-1, 1]. "
+            f"Use it as 'file:{name}': {WAYS}."
+        )
     if seen.survey.metadata.get(PROVENANCE, "").startswith(COLLECTED):
         raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
     notes = [f"Note: {finding.text}." for finding in seen.findings]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.data.bounds import outside
 from dqlab.data.episodes import cuts_of
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.steps import BLOCK
@@ -58,6 +59,11 @@ class Survey:
     duplicates: int
     breaks: int
     metadata: Mapping[str, str]
+
+    @property
+    def outside(self) -> str:
+        """What is said of actions outside of [-1, 1]; empty where there are none."""
+        return outside(self.actions.extent(self.metadata))
 
 
 def with_cuts(columns: Columns, task: Task | None) -> Columns:

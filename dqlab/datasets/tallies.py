@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.data.bounds import SLACK, Extent, stored_bounds
+
 Array = NDArray[Any]
 SATURATED = 0.99
 """Actions of larger size count as saturated."""
-
-SLACK = 1e-5
-"""Actions may be so much larger than 1: rounding."""
 
 MOST_REWARDS = 16
 """As many different rewards are told apart."""
@@ -48,6 +48,7 @@ class Actions:
 
     def __init__(self, width: int) -> None:
         self.rows, self.beyond = 0, 0
+        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
         self._saturated = np.zeros(width, dtype=np.int64)
 
     def add(self, block: Array) -> None:
@@ -56,6 +57,11 @@ class Actions:
         self.rows += len(block)
         self._saturated += (size > SATURATED).sum(axis=0)
         self.beyond += int((size > 1.0 + SLACK).any(axis=1).sum())
+        self.low, self.high = np.fmin(self.low, block.min(axis=0)), np.fmax(self.high, block.max(axis=0))
+
+    def extent(self, metadata: Mapping[str, str]) -> Extent:
+        """The same, with what the dataset says of its actions."""
+        return Extent(self.beyond, self.low, self.high, stored_bounds(metadata))
 
     @property
     def saturation(self) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -77,7 +78,8 @@ def gymnasium_task(
 
     Args:
         env_id: such as `Pendulum-v1`, or `MODULE:NAME` where importing a module registers it.
-        min_score, max_score: returns that are scored as 0 (a random policy's) and 100 (a good one's).
+        min_score, max_score: returns that are scored as 0 (a random policy's) and 100 (a good one's); where neither is
+            given, returns are shown, and no scores.
         env_kwargs: arguments of the environment.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
         state_dim, action_dim: widths of observation and action; 0 looks at the environment.
@@ -87,13 +89,9 @@ def gymnasium_task(
         ConfigError: the environment cannot be used, the scores do not differ, or the name is another task's.
     """
     check_counts("gymnasium_task", 0, episode_limit=episode_limit, state_dim=state_dim, action_dim=action_dim)
-    if not env_id or min_score is None or max_score is None:
-        raise ConfigError(
-            "gymnasium_task wants env_id, such as 'Pendulum-v1', and two returns: min_score, which is scored as 0 "
-            "(a random policy's), and max_score, which is scored as 100 (a good one's)."
-        )
-    if not max_score > min_score:
-        raise ConfigError(f"gymnasium_task.max_score ({max_score:g}) must be above min_score ({min_score:g}).")
+    if not env_id:
+        raise ConfigError("gymnasium_task wants env_id, such as 'Pendulum-v1', or MODULE:NAME.")
+    low, high = _references(min_score, max_score)
     known = bool(episode_limit and state_dim and action_dim)
     made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
     plain = Task("", "", BOXED, 0.0, 1.0, episode_limit, "", state_dim, action_dim, env_kwargs=made)
@@ -103,10 +101,44 @@ def gymnasium_task(
             task,
             name=name or _name_of(env_id),
             robot=_name_of(env_id),
-            min_score=float(min_score),
-            max_score=float(max_score),
+            min_score=low,
+            max_score=high,
+            scored=min_score is not None,
         )
     )
+
+
+def _references(low: Any, high: Any) -> tuple[float, float]:
+    """Returns that are scored as 0 and 100: the score is the return where neither is given."""
+    if low is None and high is None:
+        return 0.0, 100.0
+    given = {"min_score": low, "max_score": high}
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+            raise ConfigError(
+                f"gymnasium_task.{name} is {value!r}. Set two returns, min_score, which is scored as 0 (a random "
+                "policy's), and max_score, which is scored as 100 (a good one's); or leave both off."
+            )
+    if not high > low:
+        raise ConfigError(f"gymnasium_task.max_score ({high:g}) must be above min_score ({low:g}).")
+    return float(low), float(high)
+
+
+def task_statements(task: Task, origin: str) -> list[str]:
+    """The gin statements that make a task again.
+
+    Args:
+        task: one that `describe_environment` has made, with its reference scores, or without.
+        origin: where the scores are from.
+    """
+    scores = {"min_score": task.min_score, "max_score": task.max_score} if task.scored else {}
+    sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
+    known = {**task.env_kwargs, **scores, **sizes, "name": task.name}
+    return [
+        "Experiment.task = @gymnasium_task()",
+        f"# reference scores: {origin}",
+        *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items()),
+    ]
 
 
 def file_task(task: Task) -> str:

@@ -12,6 +12,14 @@ from dqlab.envs.antmaze.goals import AntMaze
 from dqlab.envs.physics import Body
 from dqlab.registry import Registry
 
+UNSCORED = "returns, no scores"
+"""What stands beside the numbers of a task without reference scores: what is called a score there is the return."""
+
+
+def quantity(caveat: str) -> str:
+    """What numbers beside which this stands are: a `score`, or a `return`."""
+    return "return" if UNSCORED in caveat else "score"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -33,6 +41,7 @@ class Task:
         rows: of D4RL's file, approximately; 0 where it has none.
         parallel: whether several threads may each step a copy of the environment at the same time: copies that share
             nothing, and compute outside of Python.
+        scored: whether there are reference scores; where there are none, 0 and 100, a score is the return.
     """
 
     name: str
@@ -50,6 +59,12 @@ class Task:
     extra: str = ""
     rows: int = 0
     parallel: bool = False
+    scored: bool = True
+
+    @property
+    def caveat(self) -> str:
+        """What must stand beside every score on this task; empty where nothing must."""
+        return "" if self.scored else UNSCORED
 
     @property
     def environment(self) -> str:

@@ -30,9 +30,9 @@ def compared(path: Path, episodes: int, say: Say) -> str:
     if not kept:
         raise RunError(f"{path} has no checkpoint of {replica.title} yet.")
     scores: dict[str, Array] = {}
-    configuration.load([folder.config])
+    configuration.load_stored(folder.config)
     for bindings in _ways(Experiment()):
-        configuration.load([folder.config], [f"Experiment.{name}={value!r}" for name, value in bindings.items()])
+        configuration.load_stored(folder.config, [f"Experiment.{name}={value!r}" for name, value in bindings.items()])
         experiment = Experiment()
         name = ", ".join(bindings.values())
         say(f"{path}: {name}")

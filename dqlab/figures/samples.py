@@ -26,7 +26,7 @@ def policy_samples(path: Path, count: int) -> NDArray[Any]:
     """
     folder = RunFolder(path)
     replica = folder.replicas()[0]
-    configuration.load([folder.config])
+    configuration.load_stored(folder.config)
     experiment = Experiment()
     pack = experiment.pack([replica])
     weights, _ = checkpoint.load(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))

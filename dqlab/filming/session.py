@@ -117,8 +117,8 @@ class Filming:
                 about = self._studio.shoot(scene.takes, scene.film, shown)
             console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
             for number, take in enumerate(scene.takes, 1):
-                score = float(self._task.score(take.total))
-                lines = f"{len(take.actions)} steps, return {take.total:.1f}, score {score:.1f}"
+                score = f", score {float(self._task.score(take.total)):.1f}" if self._task.scored else ""
+                lines = f"{len(take.actions)} steps, return {take.total:.1f}{score}"
                 console.print(f"  episode {number}: {lines}", soft_wrap=True)
         if folder is not None and is_tracked(folder.path):
             self._send(folder)

@@ -10,7 +10,11 @@ from dqlab.files import atomic_path
 
 
 def draw_curve(
-    evaluations: Sequence[dict[str, Any]], selection: dict[str, dict[str, Any]], title: str, path: Path
+    evaluations: Sequence[dict[str, Any]],
+    selection: dict[str, dict[str, Any]],
+    title: str,
+    path: Path,
+    scored: bool = True,
 ) -> None:
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
@@ -19,6 +23,7 @@ def draw_curve(
         selection: rule -> `Chosen` as a dict.
         title: names task, algorithm and caveat.
         path: the PNG.
+        scored: whether the task has reference scores; a score is the return where it has none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -39,7 +44,7 @@ def draw_curve(
         score.plot(
             chosen["step"], chosen["score_mean"], marker, markersize=9, fillstyle="none", linestyle="", label=label
         )
-    score.set_ylabel("score (mean and std over episodes)")
+    score.set_ylabel(f"{'score' if scored else 'return'} (mean and std over episodes)")
     score.set_title(title, fontsize=10)
     score.legend(loc="best", fontsize=8)
     trained = [e for e in evaluations if e["selection_loss"] is not None]

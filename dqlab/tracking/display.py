@@ -33,10 +33,19 @@ class Display:
         caveat: what must stand beside every score ("not D4RL"), or empty.
         quiet: say nothing but errors.
         console: where to; a console that is not a terminal gets plain lines.
+        scored: whether the task has reference scores; returns are shown alone where it has none.
     """
 
-    def __init__(self, steps: int, caveat: str = "", quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        steps: int,
+        caveat: str = "",
+        quiet: bool = False,
+        console: Console | None = None,
+        scored: bool = True,
+    ) -> None:
         self.console = console or Console()
+        self._scored = scored
         self._steps, self._caveat, self._quiet = steps, f" ({caveat})" if caveat else "", quiet
         self._live = self.console.is_terminal and not quiet
         self._progress = Progress(
@@ -71,12 +80,13 @@ class Display:
 
     def evaluated(self, step: int, evaluations: Mapping[str, Any]) -> None:
         """New scores, by the replicas' titles."""
+        name = "score" if self._scored else "return"
         scores = " ".join(f"{result.score_mean:.1f}" for result in evaluations.values())
-        self._progress.update(self._bar, score=f"score {scores}{self._caveat}")
+        self._progress.update(self._bar, score=f"{name} {scores}{self._caveat}")
         for title, result in evaluations.items():
             self.say(
-                f"step {step:>8,}  {title}  score {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
-                f"  return {result.return_mean:.0f}"
+                f"step {step:>8,}  {title}  {name} {result.score_mean:6.1f} +- {result.score_std:.1f}{self._caveat}"
+                + (f"  return {result.return_mean:.0f}" if self._scored else "")
             )
 
     def say(self, text: str) -> None:
@@ -101,7 +111,9 @@ def about_data(provenance: Any) -> Text:
     """What is trained on, in a line."""
     place = f" {provenance.path}" if provenance.path else ""
     size = f"{provenance.rows:,} rows, {provenance.episodes:,} episodes, mean return {provenance.return_mean:.1f}"
-    return Text(f"data: {provenance.source}{place}: {size}" + (f" ({provenance.caveat})" if provenance.caveat else ""))
+    actions = f", {provenance.actions}" if provenance.actions else ""
+    caveat = f" ({provenance.caveat})" if provenance.caveat else ""
+    return Text(f"data: {provenance.source}{place}: {size}{actions}{caveat}")
 
 
 @contextmanager
@@ -130,6 +142,7 @@ def summary_table(
     data: Mapping[str, Any],
     caveat: str,
     failures: Mapping[str, int] | None = None,
+    scored: bool = True,
 ) -> Table:
     """The table a run ends with: every selection rule's score, of every replica, and the data's mean return.
 
@@ -138,26 +151,32 @@ def summary_table(
         data: provenance, as in run.json.
         caveat: what must stand beside every score, or empty.
         failures: of replicas without a summary: title -> step.
+        scored: whether the task has reference scores; the score is the return where it has none.
     """
     note = f", {caveat}" if caveat else ""
     scale = "normalised" if data.get("synthetic") else "D4RL-normalised"
-    table = Table(title=f"Scores ({scale}{note}) by selection rule")
-    for column in ("replica", "rule", "step", "score", "+-", "return"):
+    table = Table(title=f"Scores ({scale}{note}) by selection rule" if scored else f"By selection rule ({caveat})")
+    for column in ("replica", "rule", "step", *(("score", "+-", "return") if scored else ("return", "+-"))):
         table.add_column(column, justify="left" if column in ("replica", "rule") else "right")
+    none = ["-"] * (3 if scored else 2)
     for title, summary in summaries.items():
         for row in summary["selection"].values():
             step = "-" if row["step"] is None else f"{row['step']:,}"
-            score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
-            table.add_row(title, row["rule"].replace("_", "-"), step, score, spread, f"{row['return_mean']:.0f}")
-        if summary.get("untrained"):
-            row = summary["untrained"]
-            score, spread = f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}"
-            table.add_row(title, "untrained policy", "0", score, spread, f"{row['return_mean']:.0f}")
+            table.add_row(title, row["rule"].replace("_", "-"), step, *_numbers(row, scored))
+        if row := summary.get("untrained"):
+            table.add_row(title, "untrained policy", "0", *_numbers(row, scored))
         for row in summary.get("failed_evaluations", ()):
-            table.add_row(title, "evaluation failed", f"{row['step']:,}", "-", "-", "-")
+            table.add_row(title, "evaluation failed", f"{row['step']:,}", *none)
         table.add_section()
     for title, failed_at in (failures or {}).items():
-        table.add_row(title, "failed", f"{failed_at:,}", "-", "-", "-")
+        table.add_row(title, "failed", f"{failed_at:,}", *none)
         table.add_section()
-    table.add_row("", "mean return of the data", "", f"{data['score_mean']:.1f}", "", f"{data['return_mean']:.0f}")
+    of_data = (f"{data['score_mean']:.1f}", "", *([f"{data['return_mean']:.0f}"] if scored else []))
+    table.add_row("", "mean return of the data", "", *of_data)
     return table
+
+
+def _numbers(row: Mapping[str, Any], scored: bool) -> list[str]:
+    """Score, its deviation, return; a return alone has its deviation as its score's."""
+    own = [f"{row['return_mean']:.0f}"] if scored else []
+    return [f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}", *own]

@@ -121,7 +121,7 @@ CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
     "NaN": ({"rewards": np.r_[np.zeros(39), np.nan]}, "'rewards' has 1 NaN.*first in row 39", True),
     "width": ({"observations": np.zeros((40, 4))}, "4 wide, hopper-medium-v2's is 11", True),
     "flags": ({"terminals": np.full(40, 0.5)}, "'terminals' is neither 0 nor 1 in 40", True),
-    "range": ({"actions": np.full((40, 3), -1.01)}, r"outside of \[-1, 1\]: they reach from -1.01", True),
+    "range": ({"actions": np.full((40, 3), -1.01)}, r"outside of \[-1, 1\]: they reach from -1.01", False),
     "both": ({"timeouts": np.arange(40) % 20 == 19}, "2 row.s. are both terminal and timeout", False),
     "endless": ({"terminals": np.zeros(40), "timeouts": np.zeros(40)}, "no episode ends", False),
     "unfinished": ({"terminals": np.arange(40) == 10}, "the last 10 row.s. belong to an episode", False),

@@ -17,7 +17,8 @@ from dqlab.ablation.engines.node import Input
 from dqlab.errors import ConfigError
 from dqlab.files import sha256_of
 
-IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
+IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
+"""Modules that a pack's configuration imports, or that register its environment."""
 CARRIED = "DQLAB_"
 
 
@@ -28,8 +29,8 @@ def variables() -> dict[str, str]:
 
 def modules_of(jobs: Iterable[Job]) -> list[str]:
     """dqlab's folder, and the packages or single files of the plugins that the packs import."""
-    named = {name for job in jobs for name in IMPORT.findall((job.folder / "pack.gin").read_text())}
-    found = (_source_of(name) for name in sorted(named - {dqlab.__name__}))
+    named = {name for job in jobs for pair in IMPORT.findall((job.folder / "pack.gin").read_text()) for name in pair}
+    found = (_source_of(name) for name in sorted(named - {dqlab.__name__, ""}))
     return [str(Path(dqlab.__file__).parent), *(str(path) for path in found if path is not None)]
 
 

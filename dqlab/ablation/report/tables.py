@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from dqlab.ablation.report.table import NOTHING, Column, Table, Value
 from dqlab.ablation.report.words import MINUS, count, interval, listed, minus, p_value, points, rule_name, share
 from dqlab.ablation.statistics.analysis import Aggregates, Analysis, CheckpointGap, Comparison, Estimate, TaskScores
+from dqlab.envs.tasks import quantity
 
 METRICS = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 
@@ -22,7 +23,8 @@ class Tables:
     @property
     def unit(self) -> str:
         """What every caption ends with: the unit, and the caveat."""
-        return f"Normalised scores{f' ({self.caveat})' if self.caveat else ''}."
+        name = "Returns" if quantity(self.caveat) == "return" else "Normalised scores"
+        return f"{name}{f' ({self.caveat})' if self.caveat else ''}."
 
     @property
     def says(self) -> str:

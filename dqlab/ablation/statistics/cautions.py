@@ -14,7 +14,7 @@ from dqlab.ablation.statistics.coverage import COVERAGE, COVERED, simulated
 from dqlab.ablation.statistics.improvement import ENOUGH
 from dqlab.ablation.statistics.references import AVERAGE
 from dqlab.ablation.statistics.same import same_settings
-from dqlab.envs.tasks import tasks
+from dqlab.envs.tasks import UNSCORED, quantity, tasks
 from dqlab.errors import MANY
 
 ALIKE = 0.7
@@ -42,7 +42,13 @@ def cautions(results: GridResults, settings: Report, rules: Mapping[str, RuleAna
 
 def _caveats(results: GridResults) -> Iterator[str]:
     if results.caveat:
-        yield f"All scores: {results.caveat}."
+        yield f"All {quantity(results.caveat)}s: {results.caveat}."
+    unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
+    if unscored and len(results.tasks) > 1:
+        yield (
+            f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
+            "scale: read the tasks one by one."
+        )
 
 
 def _missing(results: GridResults) -> Iterator[str]:

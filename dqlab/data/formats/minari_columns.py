@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.data.bounds import STORED
 from dqlab.data.formats.base import Column, Columns
 from dqlab.data.formats.checking import checked
 from dqlab.data.formats.steps import BLOCK
@@ -162,6 +163,9 @@ def metadata_of(dataset: Any) -> dict[str, str]:
     if key_of(dataset):
         left_out = sorted(set(dataset.observation_space.spaces) - {OBSERVATION})
         told["observations"] = f"the entry '{OBSERVATION}'; left out: {', '.join(left_out) or 'nothing'}"
+    space = dataset.action_space
+    if np.isfinite([space.low, space.high]).all():
+        told[STORED] = json.dumps({"stored": [space.low.tolist(), space.high.tolist()]})
     return {**told, **known.get("dqlab", {})}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dqlab.ablation.report.words import count, rule_name
 from dqlab.ablation.statistics.analysis import Aggregates
+from dqlab.envs.tasks import quantity
 
 INK, GRID = "#202428", "#9aa3ad"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito, without black and yellow
@@ -100,4 +101,5 @@ def legend(figure: Any, axes: Any, labels: Sequence[str]) -> None:
 
 def points_label(caveat: str) -> str:
     """What a score's axis says."""
-    return f"normalised score ({caveat})" if caveat else "normalised score"
+    name = "return" if quantity(caveat) == "return" else "normalised score"
+    return f"{name} ({caveat})" if caveat else name

@@ -1,0 +1,259 @@
+"""Actions outside of [-1, 1]: never trained on unless the user says how they are meant."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from made_own import ENV_ID, task_gin, write_data, write_module
+
+from dqlab.ablation.planning import make_plan
+from dqlab.ablation.reader import Reader, as_ever
+from dqlab.data.formats.choosing import format_of
+from dqlab.data.sources import load_dataset
+from dqlab.data.transitions import Transitions
+from dqlab.envs.custom import describe_environment, gymnasium_task
+from dqlab.envs.making import make_env
+from dqlab.envs.tasks import Task, tasks
+from dqlab.errors import ConfigError, DataError, message_of
+
+Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
+BOTH = ("load_dataset.action_bounds='env'", "'as_is'")
+WALKER = tasks.get("walker2d-medium-v2")
+
+
+@pytest.fixture
+def rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
+    """The task of an environment whose forces lie in given bounds."""
+
+    def make(low: float = -2.0, high: float = 2.0) -> Task:
+        write_module(tmp_path, low, high)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "rail", raising=False)
+        gymnasium.registry.pop("own/Rail-v0", None)
+        return tasks.get(gymnasium_task(ENV_ID, -10.0, 0.0))
+
+    return make
+
+
+def load(task: Task, path: Path, rule: str = "unit", **more: Any) -> Transitions:
+    return load_dataset(task, (f"file:{path}",), action_bounds=rule, **more)
+
+
+def refusal(task: Task, path: Path, rule: str = "unit", **more: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load(task, path, rule, **more)
+    said = message_of(caught.value)
+    assert "\n" not in said
+    assert str(path) in said
+    return said
+
+
+def recorded(path: Path, name: str = "actions") -> Any:
+    return np.load(path)[name]
+
+
+def test_torques_are_refused_and_both_ways_out_are_named(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    said = refusal(rail(), write_data(tmp_path))
+    assert "lie outside of [-1, 1]: they reach from -2 to 2" in said
+    assert "The environment's bounds are [-2, 2]" in said
+    assert all(way in said for way in BOTH)
+
+
+def test_d4rls_tasks_have_bounds_too(d4rl_file: Callable[..., Path]) -> None:
+    actions = np.zeros((60, 6), dtype=np.float32)
+    actions[7, 2] = -1.5
+    path = d4rl_file(actions=actions)
+    said = refusal(WALKER, path)
+    assert "actions of 1 row(s)" in said
+    assert all(way in said for way in BOTH)
+    assert "lie outside of the environment's bounds, [-1, 1]" in refusal(WALKER, path, "env")
+    assert load(WALKER, path, "as_is").action.min() == -1.5
+
+
+def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
+    """Exactly +-1 and what float32 makes of it are as they were, to the last bit."""
+    actions = np.ones((60, 6), dtype=np.float32)
+    actions[::2] = -np.nextafter(np.float32(1.0), np.float32(2.0))
+    actions[5] = 1.000005
+    found = load(WALKER, d4rl_file(actions=actions, timeouts=np.zeros(60, dtype=bool)))
+    np.testing.assert_array_equal(found.action.numpy(), actions[:-1])
+
+
+def test_real_rows_load(shared: Path) -> None:
+    for path in sorted((shared / "d4rl-excerpts").glob("*.hdf5")):
+        task = tasks.get(path.stem.replace("_medium", "-medium"))
+        with h5py.File(path) as file:
+            actions = file["actions"][:]
+        np.testing.assert_array_equal(load(task, path).action.numpy()[:3], actions[:3])
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (300.0, 500.0), (0.0, 0.4)])
+def test_rescaled_actions_do_in_the_environment_what_was_recorded(
+    low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
+) -> None:
+    task, path = rail(low, high), write_data(tmp_path, low, high)
+    found = load(task, path, "env")
+    assert found.action.abs().max() == 1.0
+    middle, half = (high + low) / 2, (high - low) / 2
+    np.testing.assert_allclose(found.action.numpy() * half + middle, recorded(path), rtol=1e-6)
+    assert (found.provenance.action_low, found.provenance.action_high) == (
+        pytest.approx((low,)),
+        pytest.approx((high,)),
+    )
+    env = make_env(task)
+    env.reset(seed=0)
+    for row in (0, 7, 33):
+        env.unwrapped.state = recorded(path, "observations")[row]
+        reward = env.step(found.action[row].numpy())[1]
+        assert reward == pytest.approx(float(recorded(path, "rewards")[row]), rel=1e-4)
+
+
+def test_as_is_is_as_recorded(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    path = write_data(tmp_path)
+    found = load(rail(), path, "as_is")
+    np.testing.assert_array_equal(found.action.numpy(), recorded(path))
+    assert (found.provenance.action_low, found.provenance.actions) == ((), "actions as they are")
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (0.0, 1.0)])
+def test_narrow_bounds_cannot_be_told_from_shares(
+    low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
+) -> None:
+    """Forces in [-0.4, 0.4] would pass for weak ones in [-1, 1]: 40% of what was done."""
+    task, path = rail(low, high), write_data(tmp_path, low, high)
+    said = refusal(task, path)
+    assert f"within the environment's own bounds, [{low:g}, {high:g}]" in said
+    assert all(way in said for way in BOTH)
+    assert load(task, path, "env").action.min() == -1.0
+    wide = write_data(tmp_path, -1.0, 1.0)
+    shares = load(task, wide)
+    np.testing.assert_array_equal(shares.action.numpy(), recorded(wide))
+    assert shares.provenance.actions.startswith("actions taken as shares of [")
+
+
+def with_note(path: Path, stored: Any) -> Path:
+    """The same rows as HDF5, with what they say of their bounds."""
+    target = path.with_suffix(".hdf5")
+    with h5py.File(target, "w") as file:
+        for name, array in np.load(path).items():
+            file[name] = array
+        file["metadata/action_bounds"] = stored if isinstance(stored, str) else json.dumps({"stored": stored})
+    return target
+
+
+def test_what_a_set_says_of_its_bounds_counts(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    narrow, wide = rail(-0.4, 0.4), rail()
+    weak = write_data(tmp_path, -0.3, 0.3)
+    assert len(load(narrow, with_note(weak, [-1.0, 1.0]))) == 190
+    assert "recorded in [-1, 1], as the dataset says" in refusal(wide, with_note(weak, [-1.0, 1.0]), "env")
+    assert "recorded in [-2, 2], as the dataset says, not in [-1, 1]" in refusal(wide, with_note(weak, [[-2], [2]]))
+    for odd in ("{", "[]", '{"stored": 3}', '{"stored": [[[1]], [[2]]]}', '{"stored": [1e999, "a"]}', "null"):
+        assert len(load(wide, with_note(weak, odd))) == 190
+
+
+def test_wrong_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="load_dataset.action_bounds cannot be 'envs'. Did you mean 'env'"):
+        load(WALKER, tmp_path / "made.hdf5", "envs")
+    with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be \['env'\]"):
+        load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
+
+
+def test_mapped_sets_follow_the_same_rule(tmp_path: Path, rail: Callable[..., Task]) -> None:
+    task, path = rail(), write_data(tmp_path)
+    mapped = {"memory_map": "always", "map_dir": str(tmp_path / "map")}
+    taken = load(task, path, "as_is", **mapped)
+    refusal(task, path, **mapped)
+    found, here = load(task, path, "env", **mapped), load(task, path, "env")
+    assert torch.equal(found.action, here.action)
+    folders = sorted((tmp_path / "map").iterdir())
+    assert folders == sorted(Path(each.provenance.mapped) for each in (taken, found))
+    other = rail(-4.0, 4.0)
+    assert torch.allclose(load(other, path, "env", **mapped).action, found.action / 2)
+
+
+def train(dqlab: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
+    """One short run in a process of its own."""
+    text = task_gin(folder / "rail.npz", *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
+    (folder / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
+    path = {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(folder)])}
+    return dqlab("train", "--gin", "own.gin", "--out", "run", *more, env=path)
+
+
+def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, dqlab: Dqlab) -> None:
+    write_module(tmp_path)
+    write_data(tmp_path)
+    done = train(dqlab, tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert all(way in done.stderr for way in BOTH), done.stderr
+    assert not (tmp_path / "run" / "config.gin").exists()
+    done = train(dqlab, tmp_path, "--set", "load_dataset.action_bounds='env'")
+    assert done.returncode == 0, done.stderr
+    assert "actions rescaled from [-2, 2]" in done.stdout
+    assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
+    facts = tmp_path / "run" / "run.json"
+    facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
+    other = train(dqlab, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
+    assert other.returncode == 2
+    assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
+
+
+def test_the_data_commands_say_the_same(tmp_path: Path, dqlab: Dqlab, d4rl_file: Callable[..., Path]) -> None:
+    path = d4rl_file(actions=np.full((60, 6), 2.0, dtype=np.float32) * (np.arange(60) % 2 * 2 - 1)[:, None])
+    verified = dqlab("data", "verify", path.name, "--task", WALKER.name)
+    assert verified.returncode == 0, verified.stdout
+    assert "damage" not in verified.stdout
+    brought = dqlab("data", "import", path.name, WALKER.name)
+    assert brought.returncode == 2
+    assert "file:made.hdf5" in brought.stderr
+    said = [verified.stdout, brought.stderr, dqlab("data", "info", path.name).stdout]
+    said.append(dqlab("data", "convert", path.name, "other.npz").stdout)
+    for text in said:
+        assert "ctions of 60 row(s) lie outside of [-1, 1]: they reach from -2 to 2" in text.replace("56", "60")
+        assert all(way in text for way in BOTH)
+    assert not (tmp_path / "d4rl").exists() or not list((tmp_path / "d4rl").glob("*.hdf5"))
+
+
+def test_minari_says_in_which_bounds_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pendulum's own torques, all of them weak: the set's action space tells that they are not shares."""
+    made = pytest.importorskip("made_minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=5)
+    buffers = [made.roll_out(env, seed) for seed in range(3)]
+    for buffer in buffers:
+        buffer.actions[:] = [0.2 * action for action in buffer.actions]
+    made.create("own/weak-v0", buffers, env=env)
+    task = describe_environment("Pendulum-v1", episode_limit=5)
+    with pytest.raises(DataError, match=r"minari:own/weak-v0: actions are recorded in \[-2, 2\]"):
+        load_dataset(task, ("minari:own/weak-v0",))
+    found = load_dataset(task, ("minari:own/weak-v0",), action_bounds="env")
+    form, path = format_of("minari:own/weak-v0")
+    with form.open(path) as columns:
+        np.testing.assert_allclose(2.0 * found.action.numpy(), columns.actions[0:15], rtol=1e-6)
+
+
+def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
+    """Cells that were trained before there was a choice keep their ids: they ran as `unit` does."""
+    path = tmp_path / "grid.gin"
+    path.write_text(
+        "include 'gin/quickstart.gin'\nGrid.axes = {'eta': {'DiffusionQL.eta': (1.0,)}}\nGrid.seeds = (0,)\n"
+    )
+    rules = ["unit", "env", "as_is"]
+    plans = [make_plan(Reader([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
+    plain = make_plan(Reader([path]))
+    ids = [plan.cells[0].cell.id for plan in (plain, *plans)]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert as_ever("data.load_dataset.action_bounds", "unit")

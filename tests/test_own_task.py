@@ -1,0 +1,168 @@
+"""A task of the user's own in every command: `Experiment.task = @gymnasium_task()`, on what `dqlab collect` writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from made_collections import collect
+from made_own import ENV_ID, task_gin, write_data, write_module
+
+from dqlab import configuration
+from dqlab.envs.custom import gymnasium_task
+from dqlab.errors import ConfigError
+
+Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
+SAFE = {"PYTHONSAFEPATH": "1"}
+"""As the installed command: Python itself does not look for modules in the current folder."""
+SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
+AXES = "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.seeds = (0,)\nLocalEngine.workers = 1\n"
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `collect` writes for Pendulum-v1."""
+    folder = tmp_path_factory.mktemp("collected")
+    collect(folder, "Collection.mixture={'random': 1.0}", "Collection.episodes=3", "Collection.name='made'")
+    return folder / "made.gin"
+
+
+def fine(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, dqlab: Dqlab) -> None:
+    """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
+    (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
+    grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
+    assert "Pendulum-v1" in fine(dqlab(*grid, "--dry-run"))
+    assert not (tmp_path / "grid").exists()
+    fine(dqlab(*grid, "--tasks", "Pendulum-v1"))
+    assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["Pendulum-v1"]
+    ids = sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*"))
+    assert "Nothing is left to train" in fine(dqlab(*grid, "--dry-run"))  # the same cells, with and without --tasks
+    fine(dqlab(*grid, "--report-only"))
+    assert sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*")) == ids
+    said = fine(dqlab("compare", "grid"))
+    assert "damaged" not in said
+    assert "Pendulum-v1: scores" in said
+    pack = next((tmp_path / "grid" / "packs").iterdir())
+    fine(dqlab("eval", str(pack.relative_to(tmp_path))))
+    wrong = dqlab(*grid, "--tasks", "Pendulm-v1", "--dry-run")
+    assert (wrong.returncode, "Pendulum-v1" in wrong.stderr) == (2, True)
+
+
+def test_runs_compare_though_nothing_is_registered(collected: Path, tmp_path: Path, dqlab: Dqlab) -> None:
+    short = ["--set", *SHORT, "--gin", str(collected)]
+    fine(dqlab("train", "--out", "one", *short))
+    fine(dqlab("train", "--out", "two", "--seeds", "1", *short))
+    compared = json.loads(fine(dqlab("compare", "one", "two", "--json")))
+    assert [row["seeds"] for row in compared["tasks"]["Pendulum-v1"]] == [[0, 1]]
+    assert compared["groups"][0]["config"] == {}
+
+
+def test_references_are_read_as_text() -> None:
+    text = "Experiment.task = @no_such/thing()\na.b = [@other, %more]\n"
+    assert configuration.flat(text) == {"Experiment.task": "@no_such/thing()", "a.b": ["@other", "%more"]}
+
+
+def own(folder: Path, *more: str) -> Path:
+    """A folder with a module, data and a gin file that names both as a user would: by what lies beside it."""
+    folder.mkdir()
+    write_module(folder)
+    write_data(folder)
+    text = "include 'gin/base/diffusion_ql.gin'\n" + task_gin(Path("mine/rail.npz"), *SHORT, *more)
+    (folder / "own.gin").write_text(text + "load_dataset.action_bounds = 'env'\n")
+    return folder / "own.gin"
+
+
+def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Dqlab) -> None:
+    own(tmp_path / "mine")
+    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
+    fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    stored = (tmp_path / "run" / "config.gin").read_text()
+    assert f"import_path.folders = ('{tmp_path}/mine',)" in stored
+    assert f"load_dataset.sources = ('file:{tmp_path}/mine/rail.npz',)" in stored
+    (tmp_path / "else").mkdir()
+    again = dqlab("train", "--gin", str(tmp_path / "run" / "config.gin"), "--out", "else/run")
+    fine(again)
+    first, second = (
+        json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")
+    )
+    assert first == second
+    evaluation = ["eval", "run", "--checkpoint", "best"]
+    refused = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's
+    allowed = f"import_path.folders=('{tmp_path}/mine',)"
+    assert (refused.returncode, allowed in refused.stderr) == (2, True)
+    fine(dqlab(*evaluation, "--set", allowed, env=SAFE))
+    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")  # nor from the folder itself
+    assert "No module named 'rail'" in dqlab(*evaluation, env=SAFE).stderr
+    assert "own/Rail-v0" in fine(dqlab("ablate", "--grid", "mine/grid.gin", "--dry-run")).replace(
+        "own-Rail", "own/Rail"
+    )
+    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
+    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid", "--report-only"))
+    assert "damaged" not in fine(dqlab("compare", "run", "else/run", "grid"))
+
+
+def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
+    from dqlab.ablation.engines.cargo import IMPORT
+
+    text = f"import mylab.parts\nenvs.gymnasium_task.env_id = {ENV_ID!r}\n"
+    assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}
+
+
+def test_wrong_folders_are_said(tmp_path: Path, dqlab: Dqlab) -> None:
+    (tmp_path / "wrong.gin").write_text("import_path.folders = 'mine'\n")
+    done = dqlab("train", "--gin", "wrong.gin")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "wrong.gin:1: import_path.folders must be a tuple of folders" in done.stderr
+
+
+def test_without_reference_scores_returns_are_shown(tmp_path: Path, dqlab: Dqlab) -> None:
+    """In every command numbers are returns, and called so: the same as the scores of a scale from 0 to 100."""
+    path = own(tmp_path / "mine")
+    text = path.read_text()
+    path.write_text("\n".join(line for line in text.splitlines() if "_score =" not in line) + "\n")
+    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
+    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    assert "return" in said
+    assert " score " not in said
+    run = json.loads((tmp_path / "run" / "seed-0" / "summary.json").read_text())
+    assert run["caveat"] == "not D4RL; returns, no scores"
+    assert all(row["score_mean"] == row["return_mean"] for row in run["selection"].values())
+    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
+    place = f"import_path.folders=('{tmp_path}/mine',)"
+    assert "score" not in fine(dqlab("eval", "run", "--set", place)).replace("no scores", "")
+    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
+    report = (tmp_path / "grid" / "report" / "index.html").read_text()
+    assert "Returns (not D4RL; returns, no scores)." in report
+    assert "ormalised score" not in report
+    assert "returns (not D4RL; returns, no scores)" in fine(dqlab("compare", "run", "grid"))
+
+
+ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]
+
+
+@pytest.mark.parametrize(("given", "said"), ONE, ids=str)
+def test_one_reference_score_is_no_scale(given: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"gymnasium_task.{said}. Set two returns"):
+        gymnasium_task("Pendulum-v1", **given)
+
+
+def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dqlab: Dqlab) -> None:
+    """The gin file that `collect` writes lies in another folder than the module beside the recipe."""
+    (tmp_path / "mine").mkdir()
+    write_module(tmp_path / "mine")
+    recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
+    (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
+    fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
+    known = configuration.flat((tmp_path / "out" / "made.gin").read_text())
+    assert known["import_path.folders"] == (f"{tmp_path}/mine",)
+    fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
