@@ -42,10 +42,11 @@ def train(name: str, file: str, bindings: list[str], args: argparse.Namespace) -
     given = [
         f"load_dataset.sources=('file:{args.data}',)",
         f"Training.eval_every={args.steps // 4}",
-        *COMMON,
         *bindings,
     ]
-    command = [sys.executable, "-m", "dqlab.cli", "train", "--gin", file, "--steps", str(args.steps)]
+    common = args.out / "common.gin"  # in a file what an algorithm does not read is no mistake
+    command = [sys.executable, "-m", "dqlab.cli", "train", "--gin", file, "--gin", str(common)]
+    command += ["--steps", str(args.steps)]
     command += ["--out", str(folder), "--resume", "-q", "--set", *given, "Tracking.mlflow=False"]
     done = subprocess.run(command, capture_output=True, text=True)
     print(name, "done" if done.returncode == 0 else done.stderr[-500:], file=sys.stderr, flush=True)
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     args = parser.parse_args()
     args.data = args.data.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "common.gin").write_text("\n".join(COMMON) + "\n")
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = {name: pool.submit(train, name, file, more, args) for name, (file, *more) in runs().items()}
     folders = {name: job.result() for name, job in jobs.items()}

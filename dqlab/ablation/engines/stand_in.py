@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
         if step == plan["fail_at"]:
             _tell("failed", reason="it was told to")
             return FAILED
-        journal.append({"step": step})
+        journal.append({"step": step, "time": 0.0, "metrics": {}})
         write_text(checkpoint, json.dumps({"step": step}))
         _tell("saved", step=step)
     write_text(folder / "summary.json", json.dumps({"steps": plan["steps"], "first": first}))
