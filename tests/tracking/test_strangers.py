@@ -97,10 +97,11 @@ def test_a_resumed_run_is_not_recorded_where_only_its_folder_says(
     listener: Listener, dqlab: Run, tmp_path: Path
 ) -> None:
     uri = f"http://127.0.0.1:{listener.server_port}"
-    change(write_run(tmp_path / "run", state="running") / "run.json", mlflow_uri=uri)
-    before = (tmp_path / "run" / "run.json").read_text()
+    change(write_run(tmp_path / "whole", state="running") / "run.json", mlflow_uri=uri)
+    before = (tmp_path / "whole" / "run.json").read_text()
+    (tmp_path / "run").mkdir()  # as a run that was killed before its first record
+    (tmp_path / "run" / "run.json").write_text(before)
     sets = ["--set", "load_dataset.sources=('embedded',)", "Training.batch_size=8"]
-    (tmp_path / "run" / "config.gin").unlink()
     tiny = ["--set", "MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16"]
     gin = str(Path(__file__).parents[2] / "gin" / "quickstart.gin")
     done = dqlab("train", "--gin", gin, "--steps", "10", "--out", "run", "--resume", *sets, *tiny, env=USER)
