@@ -301,7 +301,7 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, tmp_path: Path) -> None:
     first = subprocess.Popen(
         [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
     )
-    while not list((tmp_path / "run" / "seed-0" / "checkpoints").glob("*.safetensors")):
+    while not list((tmp_path / "run" / "seed-0" / "checkpoints").glob("step-000000020.*")):
         assert first.poll() is None
         time.sleep(0.02)
     first.kill()

@@ -31,8 +31,8 @@ def bandit(
     """
     if task != BANDIT:
         raise UnavailableError(f"it makes data for {BANDIT.name} only")
-    check_counts("bandit", 0, seed=seed, transitions=transitions)
-    if transitions < len(MODES) or transitions % len(MODES):
+    check_counts("bandit", 0, seed=seed)
+    if type(transitions) is not int or transitions < len(MODES) or transitions % len(MODES):
         raise ConfigError(f"bandit.transitions must be a positive multiple of {len(MODES)}, not {transitions!r}.")
     return Found(None, is_d4rl=False, rows=make_rows(seed, transitions))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,14 +64,14 @@ def test_all_panels_on_tiny_budgets(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_continued(tmp_path: Path) -> None:
-    """What a killed run leaves behind is continued, and ends as one that was not killed."""
+    """What a run leaves behind that was killed before its first record is continued, and ends as another one."""
     make(tmp_path / "whole")
     make(tmp_path / "broken")
     facts = tmp_path / "broken" / "bc_diffusion" / "run.json"
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "state": "running"}))
-    for path in (tmp_path / "broken" / "bc_diffusion").rglob("step-*.safetensors"):
-        path.unlink()
-    (tmp_path / "broken" / "bc_diffusion" / "checkpoint.safetensors").unlink()
+    shutil.rmtree(facts.parent / "seed-0")
+    for name in ("checkpoint.safetensors", "config.gin"):
+        (facts.parent / name).unlink()
     make(tmp_path / "broken")
     whole, again = (policy_samples(tmp_path / name / "bc_diffusion", 5) for name in ("whole", "broken"))
     assert (whole == again).all()
