@@ -49,15 +49,15 @@ def test_each_replica_gives_what_it_gives_alone_and_again() -> None:
 
 @pytest.mark.parametrize("name", [entry.name for entry in tasks if entry.item.parallel and "medium-v2" in entry.name])
 def test_threads_step_as_one_would(name: str) -> None:
-    """Four threads, seven environments of which some end before others: the same states and rewards, bit by bit."""
-    task, told = tasks.get(name), []
+    """Four threads, 35 environments of which some end before others: the same states and rewards, bit by bit."""
+    task, count, told = tasks.get(name), 35, []
     for threads in (1, 4):
         environments = GymnasiumEnvironments(task, "mujoco210")
         environments.threads = threads
-        rng, live = np.random.default_rng(0), np.arange(7)
-        seen = [environments.reset(range(7), [0] * 7)]
+        rng, live = np.random.default_rng(0), np.arange(count)
+        seen = [environments.reset(range(count), [0] * count)]
         for _ in range(40):
-            actions = rng.uniform(-1, 1, (7, task.action_dim))
+            actions = rng.uniform(-1, 1, (count, task.action_dim))
             stepped = environments.step(live.tolist(), actions[live])
             seen += [stepped.state, stepped.reward, live]
             live = live[~stepped.over]
@@ -71,9 +71,9 @@ def test_threads_step_as_one_would(name: str) -> None:
 def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     environments = GymnasiumEnvironments(HOPPER, "mujoco210")
     environments.threads = 3
-    environments.reset(range(5), [0] * 5)
+    environments.reset(range(25), [0] * 25)
     with pytest.raises(EnvError, match=r"'Hopper-v4' takes actions of shape \(3,\), not \(2,\)"):
-        environments.step(range(5), np.zeros((5, 2)))
+        environments.step(range(25), np.zeros((25, 2)))
     environments.close()
 
 

@@ -83,6 +83,10 @@ env_backends: Registry[EnvBackend] = Registry(
 )
 
 
+A_THREAD = 10
+"""Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
+
+
 @env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
 class GymnasiumEnvironments(Environments):
     """Today's packages in this process, corrected to D4RL's dynamics by the physics law.
@@ -113,7 +117,7 @@ class GymnasiumEnvironments(Environments):
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
         envs = [self.envs[number] for number in which]
-        share = math.ceil(len(envs) / self.threads)
+        share = max(math.ceil(len(envs) / self.threads), A_THREAD if self.threads > 1 else 1)
         starts = range(0, len(envs), share)
         run = self._pool.map if len(starts) > 1 else map
         parts = run(lambda start: list(map(stepped, envs[start:][:share], actions[start:][:share])), starts)
