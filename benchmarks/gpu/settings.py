@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--smoke", action="store_true", help="tiny sizes: does it run at all?")
     made.add_argument("--out", type=Path, default=Path("runs/gpu"), help="where results go; $OUT for gpu.sh")
     made.add_argument(
-        "--until", type=float, help="seconds from the start after which training ends: 450; 340 with --smoke"
+        "--until", type=float, help="seconds from the start after which training ends: 450; 420 with --smoke"
     )
     made.add_argument("--data", type=Path, help="a D4RL file of walker2d to train on, instead of the embedded set")
     made.add_argument("--modes", help="execution modes, separated by commas; all that this machine can run by default")
@@ -74,7 +74,7 @@ class Settings:
         self.device: str = args.device
         self.smoke: bool = args.smoke
         self.out: Path = args.out
-        self.until: float = args.until or (340.0 if args.smoke else 450.0)
+        self.until: float = args.until or (420.0 if args.smoke else 450.0)
         self.data: Path | None = args.data
         self.evaluate: Path | None = args.evaluate
         self.section: str | None = args.section
