@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from dqlab.errors import first_line
+
 LONGEST = 4_000
 """Characters of one message."""
 LONGEST_NAME = 80
@@ -54,5 +56,5 @@ def names(texts: Iterable[object]) -> str:
 
 def one_line(error: BaseException, most: int = 300) -> str:
     """The first line of what an error says, or its name where it says nothing; without passwords."""
-    said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return printable(masked(said.splitlines()[0]), most, keep="")
+    said = str(getattr(error, "strerror", None) or first_line(error)).splitlines()[0]
+    return printable(masked(said), most, keep="")

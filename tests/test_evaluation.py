@@ -68,7 +68,7 @@ def test_threads_step_as_one_would(name: str) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(*told, strict=True))
 
 
-def test_an_error_in_a_thread_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_thread_is_the_callers() -> None:
     environments = GymnasiumEnvironments(HOPPER, "mujoco210")
     environments.threads = 3
     environments.reset(range(25), [0] * 25)

@@ -117,7 +117,7 @@ class GymnasiumEnvironments(Environments):
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
         envs = [self.envs[number] for number in which]
-        share = max(math.ceil(len(envs) / self.threads), A_THREAD if self.threads > 1 else 1)
+        share = max(math.ceil(len(envs) / self.threads), A_THREAD)
         starts = range(0, len(envs), share)
         run = self._pool.map if len(starts) > 1 else map
         parts = run(lambda start: list(map(stepped, envs[start:][:share], actions[start:][:share])), starts)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dqlab.errors import CaptureError, message_of
+from dqlab.errors import CaptureError, first_line
 from dqlab.training.program import Program, Run, Tensors, leaves
 
 WARM_UPS = 3
@@ -54,7 +54,7 @@ class GraphRecorder:
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from error
             raise CaptureError(
-                f"The CUDA graph could not be recorded: {type(cause).__name__}: {message_of(cause).splitlines()[0]}. "
+                f"The CUDA graph could not be recorded: {type(cause).__name__}: {first_line(cause)}. "
                 "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
                 "with Training.execution='eager'."
             ) from cause
