@@ -59,9 +59,10 @@ class GridFolder:
             raise RunError(f"{self.path} holds a single run, not a grid. Choose another --out.")
         names = [item.name for item in self.path.iterdir()] if self.path.exists() else []
         others = [name for name in names if name != LOCK and not name.startswith(".")]
-        if others and not (self.path / "grid.json").exists():
+        begun = (self.path / "grid.json").exists()
+        if others and not begun and not (self.path / "plan.json").exists():
             raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
-        known = self.facts()["name"] if others else name
+        known = self.facts()["name"] if begun else name  # a damaged one may be deleted: it is written anew
         if name and known != name:
             raise RunError(
                 f"{self.path} holds the grid '{name_of(known)}', not '{name}'. Choose another --out (and --reuse it)."

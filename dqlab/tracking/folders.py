@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dqlab.errors import RunError
-from dqlab.records import GridRecord, RunRecord, read
+from dqlab.records import BegunGridRecord, GridRecord, RunRecord, read
 
 RUN, GRID = "run.json", "grid.json"
 
@@ -27,20 +27,20 @@ def is_known(folder: Path) -> bool:
     return is_grid(folder) or (folder / RUN).exists()
 
 
-def facts_of(folder: Path) -> GridRecord | RunRecord:
-    """What a run's or a grid's file of facts says.
+def facts_of(folder: Path) -> BegunGridRecord | RunRecord:
+    """What a run's or a grid's file of facts says; of a grid that has only begun, too.
 
     Raises:
         RunError: the folder holds neither, or the file is damaged.
     """
-    return grid_facts(folder) if is_grid(folder) else run_facts(folder)
+    return read(folder / GRID, BegunGridRecord) if is_grid(folder) else run_facts(folder)
 
 
 def grid_facts(folder: Path) -> GridRecord:
-    """What a grid.json says.
+    """What the grid.json of a grid that has been planned says.
 
     Raises:
-        RunError: it is damaged.
+        RunError: it is damaged, or the grid's command was ended before it was complete.
     """
     return read(folder / GRID, GridRecord)
 

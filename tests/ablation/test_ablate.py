@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import pytest
 from conftest import TINY, isolated
 
 from dqlab.cli import main
+from dqlab.tracking.mlflow import connect
+from dqlab.tracking.runs import all_runs
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -38,9 +41,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments(*more: str, steps: int = 40, grid: str = "made.gin") -> list[str]:
+def arguments(*more: str, steps: int = 40, grid: str = "made.gin", recorded: bool = False) -> list[str]:
     command = [sys.executable, "-m", "dqlab.cli", "ablate", "--grid", grid, "--steps", str(steps)]
-    return [*command, *more, "--set", *TINY, "Training.checkpoint_seconds=0.1"]
+    return [*command, *more, "--set", *TINY, "Training.checkpoint_seconds=0.1", f"Tracking.mlflow={recorded}"]
 
 
 def run(place: Path, *more: str, **options: object) -> Done:
@@ -59,7 +62,8 @@ def packs_run(grid: Path) -> int:
 
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Done:
-    return run(place, "--out", "calm")
+    """As a new user has it: into an empty folder, recorded in a store beside it."""
+    return run(place, "--out", "calm", recorded=True)
 
 
 def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
@@ -74,6 +78,11 @@ def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
     assert "Grid.axes" in page
     facts = json.loads((place / "calm" / "grid.json").read_text())
     assert (facts["state"], facts["finished"], facts["failed"]) == ("finished", 4, 0)
+    runs = all_runs(
+        connect(facts["mlflow_uri"]), [connect(facts["mlflow_uri"]).get_experiment_by_name("made").experiment_id]
+    )
+    kinds = Counter((run.data.tags["kind"], run.info.status) for run in runs)
+    assert kinds == {("grid", "FINISHED"): 1, ("pack", "FINISHED"): 2, ("cell", "FINISHED"): 4}
 
 
 def test_a_cell_gives_what_it_gives_alone(place: Path, finished: Done) -> None:

@@ -15,6 +15,8 @@ from dqlab.ablation.planning import Pack, Plan, make_plan, pack_cells
 from dqlab.ablation.reader import Reader
 from dqlab.ablation.session import Request, open_session
 from dqlab.errors import RunError
+from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.stores import store_uri
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 GRID = """
@@ -134,13 +136,17 @@ def test_a_pack_that_has_not_begun_is_configured_anew(folder: GridFolder, file: 
     assert "data.load_dataset.sources = ('file:/moved',)\n" in begun
 
 
-def test_a_driver_killed_while_planning_leaves_a_grids_folder(folder: GridFolder) -> None:
+def test_a_driver_killed_while_planning_leaves_a_grids_folder(
+    folder: GridFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder.path.mkdir()
     (folder.path / ".grid.json.123.tmp").touch()
     folder.check()
     folder.write_facts(name="made")
     (folder.path / "packs").mkdir()
     folder.check()
+    assert tracking_uri(folder.path) == store_uri(folder.path.parent / "mlflow.db")
     folder.lock()
     with pytest.raises(RunError, match="is in use by another run"):
         GridFolder(folder.path).lock()
@@ -187,3 +193,8 @@ def test_damaged_files_are_named_with_a_way_out(folder: GridFolder, file: Path, 
     (folder.path / name).write_text(text)
     with pytest.raises(RunError, match=rf"{name} is damaged.* Delete it"):
         folder.listed() if name == "plan.json" else folder.facts()
+    (folder.path / name).unlink()
+    folder.check("made")
+    assert folder.listed() == (
+        {} if name == "plan.json" else {pack.id: [c.cell.id for c in pack.cells] for pack in packs}
+    )
