@@ -15,6 +15,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher, get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -394,11 +395,21 @@ def _apply(statement: Any, place: str, loaded: Loaded) -> None:
         _import(statement.module, place, loaded)
     elif isinstance(statement, config_parser.BindingStatement):
         _bind(statement, place)
-        if not place.startswith("--") and not any(Path(place).is_relative_to(root) for root in SHIPPED):
+        if not place.startswith("--") and not _ships(place):
             loaded.own[_written_name(statement)] = place
         if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
             folders = list(map(Path, _texts(statement.value, place)))
             _import_from(folders if place.startswith("--") else _known(folders, loaded, place), loaded)
+
+
+def _ships(place: str) -> bool:
+    """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
+    return os.path.realpath(place).startswith(_shipped())
+
+
+@cache
+def _shipped() -> tuple[str, ...]:
+    return tuple(os.path.realpath(root) + os.sep for root in SHIPPED)
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
@@ -493,15 +504,19 @@ def _fault(selector: str, parameter: str) -> str:
         return unknown_name(selector)
     if len(matches) > 1:
         return f"'{selector}' is ambiguous: {', '.join(sorted(matches))}."
-    item = registered[matches[0]]
+    parameters, takes_any = _parameters(registered[matches[0]])
+    if takes_any or parameter in parameters:
+        return ""
+    others = [f"{short(name)}.{parameter}" for name, item in registered.items() if parameter in _parameters(item)[0]]
+    meant = f"Did you mean {' or '.join(others)}?" if 0 < len(others) <= 3 else nearest(parameter, parameters)
+    return f"'{selector}' has no parameter '{parameter}'. {meant}"
+
+
+def _parameters(item: Any) -> tuple[list[str], bool]:
+    """The names of what a configurable takes, and whether it takes any other, too."""
     found = {} if inspect.unwrap(item.__init__) is object.__init__ else inspect.signature(item).parameters
-    takes_any = any(known.kind is known.VAR_KEYWORD for known in found.values())
-    parameters = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
-    return (
-        ""
-        if takes_any or parameter in parameters
-        else f"'{selector}' has no parameter '{parameter}'. {nearest(parameter, parameters)}"
-    )
+    names = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
+    return names, any(known.kind is known.VAR_KEYWORD for known in found.values())
 
 
 def _configurables() -> dict[str, Any]:

@@ -217,7 +217,8 @@ def _evaluation_table(title: str, caveat: str) -> Table:
     score = f"score ({caveat})" if caveat else "score"
     scores = () if quantity(caveat) == "return" else (score, "+-")
     for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
-        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=True)
+        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
+        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
     return table
 
 

@@ -233,7 +233,8 @@ class RunFolder:
         from dqlab.records import RunRecord, read
 
         if not (self.path / "run.json").exists():
-            raise RunError(f"{self.path} is not the folder of a dqlab run (no readable run.json).")
+            grid = " It is a grid's: its runs lie in packs/." if (self.path / "grid.json").exists() else ""
+            raise RunError(f"{self.path} is not the folder of a dqlab run (no readable run.json).{grid}")
         return read(self.path / "run.json", RunRecord)
 
     def write_facts(self, **facts: Any) -> None:

@@ -101,6 +101,18 @@ def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], dqlab: Run)
         assert "mujoco210" in done.stdout
 
 
+def test_eval_cuts_no_figure_in_a_narrow_terminal(finished: tuple[Path, str], dqlab: Run) -> None:
+    done = dqlab("eval", str(finished[0]), env={"COLUMNS": "60"})
+    assert done.returncode == 0, done.stderr
+    assert "\u2026" not in done.stdout
+
+
+def test_eval_of_a_grid_says_where_its_runs_are(dqlab: Run, tmp_path: Path) -> None:
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "grid.json").write_text('{"name": "grid"}')
+    check_mistake(dqlab("eval", "grid"), "(no readable run.json). It is a grid's: its runs lie in packs/.")
+
+
 def test_eval_of_a_file_with_more_episodes(finished: tuple[Path, str], dqlab: Run) -> None:
     run, _ = finished
     path = next((run / "seed-3" / "checkpoints").iterdir())
@@ -189,6 +201,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "plugin with its ending": ([*QUICK, "--plugin", "mine.py"], "Leave off '.py'"),
     "eval of a run with a task": (["eval", "x", "--task", "hopper-medium-v2"], "belong to --official"),
     "negative seed": ([*QUICK, "--seeds", "-1"], "different integers >= 0"),
+    "another part's parameter": ([*QUICK, "--set", "DiffusionQL.batch_size=64"], "Training.batch_size?"),
     "sync of nothing": (["sync", "nowhere"], "not the folder of a dqlab run"),
 }
 
@@ -365,6 +378,13 @@ def test_what_nothing_reads_in_a_file_is_said(dqlab: Run, tmp_path: Path) -> Non
     first, second = (line for line in done.stderr.splitlines() if "no effect" in line)
     assert first.startswith("dqlab: warning: mine.gin:2: eta has no effect")
     assert second.startswith("dqlab: warning: mine.gin:3: BehaviourCloning.learning_rate has no effect")
+
+
+def test_dqlabs_own_files_are_not_complained_of_in_a_checkout(dqlab: Run, tmp_path: Path) -> None:
+    """There they are found beside the current folder, by relative paths."""
+    (tmp_path / "gin").symlink_to(ROOT / "gin")
+    done = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
+    assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
 
 
 def test_gin_files_ship_with_dqlab(dqlab: Run) -> None:

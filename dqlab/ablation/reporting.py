@@ -35,7 +35,13 @@ def report(request: Request, console: Console, crashes: Crashes | None = None, *
 
     session = open_session(replace(request, report_only=True), planning_only=True)
     if not session.summaries:
-        raise RunError(f"No cell of the grid has finished in {request.out}: there is nothing to report yet.")
+        others = len(session.folder.finished())
+        hint = (
+            f" {others} of other settings {'has' if others == 1 else 'have'}: to report them, give the same --gin, "
+            "--set, --steps, --seeds and --tasks as when they were trained."
+        )
+        told = f"No cell of the grid has finished in {request.out}: there is nothing to report yet."
+        raise RunError(told + (hint if others else ""))
     failures = {**session.failures, **(crashes or {})}
     known = {"command": request.command, **facts}
     results = collect(session.name, session.reader, session.plan, session.summaries, failures, known)

@@ -102,6 +102,13 @@ def test_what_is_finished_is_not_run_again(place: Path, finished: Done) -> None:
     assert packs_run(place / "calm") == before
 
 
+def test_a_report_without_the_grids_options_says_what_to_give(place: Path, finished: Done) -> None:
+    done = run(place, "--out", "calm", "--report-only", steps=50)
+    assert done.returncode == 2, done.stdout
+    assert "No cell of the grid has finished in calm" in done.stderr
+    assert "4 of other settings have: to report them, give the same --gin, --set, --steps" in done.stderr
+
+
 def test_a_grid_is_extended_in_a_folder_of_its_own_from_another(place: Path, finished: Done) -> None:
     wider = run(place, "--out", "wider", "--reuse", "calm", "--seeds", "0", "1", "2")
     assert wider.returncode == 0, wider.stderr
