@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -128,16 +129,20 @@ def load_one(name: str) -> str:
     points = [point for point in installed() if name in (point.name, point.dist and point.dist.name)]
     module = points[0].module if points else name
     if not points and not _importable(name):
-        known = {point.name for point in installed()}
-        raise ConfigError(f"There is no plugin or module '{name}'. {nearest(name, known)}")
+        near = nearest(name, {point.name for point in installed()})
+        here = f"The folder of that name here is not installed: pip install -e {name}"
+        project = (Path(name) / "pyproject.toml").exists()
+        raise ConfigError(f"There is no plugin or module '{name}'. {here if project else near}")
     with all_or_nothing(_package(module)):
         import_plugin(module, f"plugin '{name}'")
     return module if hasattr(sys.modules[module], "__path__") else module.rpartition(".")[0] or module
 
 
 def _importable(module: str) -> bool:
+    """Whether there is such a module; a mere folder, which Python would import as an empty package, is none."""
     try:
-        return find_spec(module) is not None
+        found = find_spec(module)
+        return found is not None and found.origin is not None
     except (ImportError, ValueError):
         return False
 

@@ -273,6 +273,17 @@ def test_check_plugin_wants_a_plugin_with_parts(here: Path) -> None:
         check_plugin("empty_plugn")
 
 
+def test_a_package_that_is_not_installed_yet_is_named(dqlab: Run) -> None:
+    """The commands as the README has them, one after the other: Python would import the folder as an empty package."""
+    assert dqlab("new-plugin", "mylab").returncode == 0
+    done = dqlab("check", "mylab")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (
+        "no plugin or module 'mylab'. The folder of that name here is not installed: pip install -e mylab"
+        in done.stderr
+    )
+
+
 def test_dqlab_check_says_what_is_wrong_with_each_part(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(here, "good_plugin", schedule("flat"))
     install(here, "bad_plugin", schedule("bad", "bad").replace("beta,", "2.0,"))

@@ -81,12 +81,16 @@ class BehaviourTraining:
             say: tells the user.
 
         Raises:
-            ConfigError: the folder holds policies of other settings. DataError: a file is damaged or not writable.
+            ConfigError: the folder holds policies of other settings, or PPO is not installed.
+            DataError: a file is damaged or not writable.
         """
-        self._claim(task, folder)
         paths = [folder / f"step-{target:09d}.npz" for target in self.targets]
+        left = [path for path in paths if not path.exists() or (record and not experience_of(path).exists())]
+        if left:
+            import_sb3()  # before anything is written
+        self._claim(task, folder)
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
-            if not path.exists() or (record and not experience_of(path).exists()):
+            if path in left:
                 reward = self._stage(task, before, path, target, record)
                 say(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
         return paths

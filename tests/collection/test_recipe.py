@@ -92,6 +92,15 @@ def test_mistakes_are_one_line(collected: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
+def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
+    """So that other settings can be chosen once it is installed."""
+    (tmp_path / "stable_baselines3.py").write_text("raise ImportError('not installed')")
+    done = collect(tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Collecting needs stable-baselines3: pip install 'dqlab[collect]'" in done.stderr
+    assert not (tmp_path / "out" / "behaviour").exists()
+
+
 def test_a_level_that_nothing_reaches_is_told_with_what_there_is(collected: Path) -> None:
     configuration.load([ROOT / "gin" / "collect_hopper.gin"], [*BUDGET, "Collection.expert_scores=(85.0, 150.0)"])
     with pytest.raises(DataError, match="No expert policy: no checkpoint scores between 85 and 150 .best: .*nearest"):
