@@ -12,8 +12,8 @@ RUN, GRID = "run.json", "grid.json"
 
 
 def is_grid(folder: Path) -> bool:
-    """Whether it is a grid's folder."""
-    return (folder / GRID).exists()
+    """Whether it is a grid's folder; what no file can be called, as a file may name it, is none."""
+    return os.path.exists(folder / GRID)
 
 
 def grid_of(folder: Path) -> Path | None:
@@ -24,7 +24,7 @@ def grid_of(folder: Path) -> Path | None:
 
 def is_known(folder: Path) -> bool:
     """Whether it is the folder of a run or of a grid."""
-    return is_grid(folder) or (folder / RUN).exists()
+    return is_grid(folder) or os.path.exists(folder / RUN)
 
 
 def facts_of(folder: Path) -> BegunGridRecord | RunRecord:
@@ -51,6 +51,6 @@ def run_facts(folder: Path) -> RunRecord:
     Raises:
         RunError: there is none, or it is damaged.
     """
-    if not (folder / RUN).exists():
+    if not os.path.exists(folder / RUN):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
     return read(folder / RUN, RunRecord)

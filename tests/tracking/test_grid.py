@@ -324,6 +324,17 @@ def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> Non
     assert config_digest(text) != config_digest(text.replace("'a'", "'b'"))
 
 
+def test_a_reused_cell_at_a_place_that_no_file_can_have_is_left_out(tmp_path: Path) -> None:
+    other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
+    folder = write_reusing(tmp_path / "steps", SMALL, other, [SMALL.results[0].cell])
+    facts = json.loads((folder / "grid.json").read_text())
+    facts["elsewhere"] = {cell: f"/{'[' * 300}{path}" for cell, path in facts["elsewhere"].items()}
+    (folder / "grid.json").write_text(json.dumps(facts))
+    with pytest.raises(LeftOutError, match="is no folder of that cell in a grid"):
+        send_grid(folder, uri, "steps", over=True)
+    assert len(stored(uri)["cell"]) == 7, "all others were sent"
+
+
 def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     """One each, however often they are sent; one that is gone is left out and told of, the others are not."""
     other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
