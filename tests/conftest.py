@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from forked import Template, install
 from hypothesis import settings
 
 from dqlab.envs.custom import SOURCE
@@ -30,6 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes import dqlab
+FORKS = Template()
+if sys.platform == "linux" and not torch.cuda.is_available() and os.environ.get("DQLAB_TESTS_FORK") != "0":
+    install(FORKS)
 settings.register_profile("noisy machine", deadline=None, max_examples=50)
 settings.load_profile("noisy machine")
 
@@ -87,6 +92,12 @@ def no_configuration() -> None:
     gin.clear_config()
     for entry in [entry for entry in tasks if entry.source == SOURCE]:
         tasks.remove(entry.name)
+
+
+@pytest.fixture(autouse=True)
+def fresh_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of tests that are marked `fresh_start` begin as users' do (`forked.py`)."""
+    monkeypatch.setattr(FORKS, "off", request.node.get_closest_marker("fresh_start") is not None)
 
 
 @pytest.fixture
