@@ -1,14 +1,15 @@
-"""Commands of dqlab's, forked from a process that has imported third-party packages: `import torch` costs seconds.
+"""Commands of dqlab, forked from a process that has imported third-party packages: `import torch` costs seconds.
 
-Once `install` has been called, `subprocess` starts `python -m dqlab...` as a fork of a template: a process of one thread
-that has imported PyTorch and the like (`SHARED`), and no module of dqlab's. All else is as after a fresh start: dqlab is
-imported anew in a process of its own, a child of whoever started it, with the command's arguments, environment, folder,
-streams, session and exit code; what that command starts is forked likewise, from a copy of the template as it was.
-Commands that nothing else shares are fair tests, therefore, but for what happens while third-party packages are being
-imported: what they read then (variables that begin as `READ_EARLY` do) must be as it was for the template, or Python is
-started as usual. So it is for other commands, where a GPU might be used, where there is no Linux, for tests marked
-`fresh_start`, and for all with DQLAB_TESTS_FORK=0 in the environment. Processes of one template share the order of sets
-of strings, which Python draws at its start.
+Once `install` has been called, `subprocess` starts `python -m dqlab...` as a fork of a template, a process of its own
+that has imported PyTorch and the like (`SHARED`), no module of dqlab, and computed nothing. All else is as ever: dqlab
+is imported anew, in a child of whoever starts it, with the command's own arguments, environment, folder, streams,
+session and exit code; what that command starts is forked likewise, from a copy of the template as it was.
+
+So a test sees all that dqlab does. It does not see what depends on when third-party packages are imported (variables
+that begin as in `READ_EARLY` are read then: where one differs from the template's, Python is started as usual), on the
+order of sets of strings, which Python draws when it starts (a template's forks share it), or on how Python takes down
+modules at its end. These have tests of their own, which are marked `fresh_start` or run in other locales, and so do
+doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the environment, or a GPU, nothing is forked.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Template:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             command = [sys.executable, __file__, str(its.fileno())]
-            _Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self.born)
+            self._process = _Popen(command, pass_fds=[its.fileno()], stdin=-3, stdout=-3, env=self.born)
         return ours
 
 
@@ -117,16 +118,8 @@ class Popen(_Popen):  # type: ignore[type-arg]
     ) -> None:
         environment = dict(os.environ if env is None else env)
         pipes, (_, gid, gids, uid, _, session, *group) = rest[:6], rest[6:]
-        others = (
-            executable,
-            preexec_fn,
-            pass_fds,
-            shell,
-            gid is not None,
-            gids,
-            uid is not None,
-            group not in ([], [-1]),
-        )
+        own = gid is not None or gids or uid is not None or group not in ([], [-1])
+        others = (executable, preexec_fn, pass_fds, shell, own)
         if not template.serves(args, environment, others):
             given = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             super()._execute_child(*given, *rest)  # type: ignore[misc]
@@ -199,7 +192,7 @@ def become(asked: dict[str, Any]) -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         born = getattr(sys, name)
         text = {"encoding": born.encoding, "errors": born.errors, "buffering": 1 if number == 2 else -1}
-        stream = open(number, "w" if number else "r", closefd=False, **text)
+        stream = open(number, "w" if number else "r", closefd=False, **text)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

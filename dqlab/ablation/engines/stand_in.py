@@ -6,6 +6,7 @@ steps     that it counts; after each it writes its checkpoint
 seconds   that each takes
 die_at    at this step it is killed, `deaths` times in all
 fail_at   at this step it fails, and says so
+gate      (step, path): before that step it waits for that file
 deaf      whether it goes on when its standard input ends
 """
 
@@ -25,7 +26,8 @@ from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
 from dqlab.files import write_text
 from dqlab.run_folder import Journal, RunFolder
 
-DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0, "deaf": False}
+DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0}
+DEFAULTS |= {"gate": (0, ""), "deaf": False}
 TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR", "DQLAB_GPU_SHARE")
 """Variables of the environment that it tells."""
 
@@ -39,7 +41,7 @@ def main(folder: Path) -> int:
     print("counting to", plan["steps"], flush=True)
     _tell("started", step=first, pid=os.getpid(), environment={name: os.environ.get(name) for name in TOLD})
     for step in range(first + 1, plan["steps"] + 1):
-        if _stopped(plan["seconds"], plan["deaf"]):
+        if _stopped(plan, step):
             return STOPPED
         if step == plan["die_at"]:
             _die(folder / "deaths", plan["deaths"])
@@ -63,8 +65,16 @@ def _tell(event: str, **facts: Any) -> None:
     print(json.dumps({"event": event, **facts}), flush=True)
 
 
-def _stopped(seconds: float, deaf: bool) -> bool:
-    """Wait; whether the standard input has ended meanwhile."""
+def _stopped(plan: dict[str, Any], step: int) -> bool:
+    """Wait before a step; whether the standard input has ended meanwhile."""
+    held, file = plan["gate"]
+    while not _ended(plan["seconds"], plan["deaf"]):
+        if step != held or Path(file).exists():
+            return False
+    return True
+
+
+def _ended(seconds: float, deaf: bool) -> bool:
     if deaf:
         time.sleep(seconds)
         return False
