@@ -6,10 +6,11 @@ is imported anew, in a child of whoever starts it, with the command's own argume
 session and exit code; what that command starts is forked likewise, from a copy of the template as it was.
 
 So a test sees all that dqlab does. It does not see what depends on when third-party packages are imported (variables
-that begin as in `READ_EARLY` are read then: where one differs from the template's, Python is started as usual), on the
-order of sets of strings, which Python draws when it starts (a template's forks share it), or on how Python takes down
-modules at its end. These have tests of their own, which are marked `fresh_start` or run in other locales, and so do
-doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the environment, or a GPU, nothing is forked.
+that begin as in `READ_EARLY` are read then: where one differs from the template's, or there is a `sitecustomize`, Python
+is started as usual), on the order of sets of strings, which Python draws when it starts (forks of one template share
+it), or on how Python takes down modules at its end. These have tests of their own, which are marked `fresh_start` or run
+in other locales, and so do doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the environment, or a GPU,
+nothing is forked.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ class Template:
         ours = given[:2] == [sys.executable, "-m"] and given[2].startswith("dqlab.")
         spawned = given[:2] == [sys.executable, "-c"] and given[2].startswith("from multiprocessing.spawn import")
         if self.off or not (ours or spawned) or any(others):
+            return False
+        paths = {*env.get("PYTHONPATH", "").split(os.pathsep)} - {*self.born.get("PYTHONPATH", "").split(os.pathsep)}
+        if any(os.path.exists(os.path.join(path, "sitecustomize.py")) for path in paths):
             return False
         early = [name for name in {*env, *self.born} if name.startswith(READ_EARLY) and name not in NOT_EARLY]
         return self.owner == os.getpid() and all(env.get(name) == self.born.get(name) for name in early)

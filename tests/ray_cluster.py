@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 OPTIONS = ("--block", "--num-cpus=1", "--object-store-memory=200000000", "--disable-usage-stats")
+SECONDS = 180
+"""That a node may take to start: five on an idle machine."""
 
 
 class Node:
@@ -58,14 +60,18 @@ class Cluster:
             "--head", f"--port={port}", f"--temp-dir={self._folder}", "--include-dashboard=false", "--num-gpus=1"
         )
         self.nodes: list[Node] = []
-        until(lambda: listens(port), 60)
+        try:
+            until(lambda: listens(port), SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def join(self) -> Node:
         """A further node."""
         before = self._alive()
         node = Node(f"--address={self.address}", f"--node-ip-address=127.0.0.{len(self.nodes) + 2}")
         self.nodes.append(node)
-        until(lambda: self._alive() > before, 60)
+        until(lambda: self._alive() > before, SECONDS)
         return node
 
     def _alive(self) -> int:

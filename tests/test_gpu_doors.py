@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,9 +111,8 @@ def address(machine: Machine, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     if request.param != "ray":
         yield ""
         return
-    cluster = Cluster()
-    yield cluster.address
-    cluster.close()
+    with closing(Cluster()) as cluster:
+        yield cluster.address
 
 
 @pytest.mark.parametrize(("address", "name"), [(name, name) for name in ENGINES], indirect=["address"])

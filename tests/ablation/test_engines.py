@@ -9,6 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,13 +29,12 @@ NEEDED = {"local": "json", "slurm": "submitit", "ray": "ray"}
 Events = dict[str, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a cluster of two nodes."""
-    cluster = Cluster()
-    cluster.join()
-    yield cluster.address
-    cluster.close()
+    """Of a cluster of two nodes, which are never idle: they end with these tests."""
+    with closing(Cluster()) as cluster:
+        cluster.join()
+        yield cluster.address
 
 
 @pytest.fixture(params=list(NEEDED))

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,9 @@ def travelling(n_timesteps: int) -> torch.Tensor:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster()
-    cluster.join()
-    yield cluster
-    cluster.close()
+    with closing(Cluster()) as cluster:
+        cluster.join()
+        yield cluster
 
 
 def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
