@@ -27,6 +27,7 @@ SHARED = ROOT.parent / "shared" / "data"
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test fetches gigabytes
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes more for each server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~

@@ -91,7 +91,7 @@ def test_local_store_beside_the_runs(dqlab: Run, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "one"
-    args = [*TRAIN, "--steps", "1500", "--out", "runs/one", "--set", *SETS, "Training.eval_every=500"]
+    args = [*TRAIN, "--steps", "600", "--out", "runs/one", "--set", *SETS, "Training.eval_every=200"]
     args += ["Training.checkpoint_seconds=0.0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
