@@ -171,6 +171,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(place: P
     assert len(list((place / "killed" / "packs").glob("*/cell-*/summary.json"))) == 4  # none was trained twice
 
 
+@pytest.mark.fresh_start
 def test_ctrl_c_saves_and_ends_and_the_same_command_continues(place: Path, finished: Done) -> None:
     process = subprocess.Popen(
         arguments("--out", "stopped", "--workers", "1"),

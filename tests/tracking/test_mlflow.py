@@ -153,6 +153,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.fresh_start
 def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     env = {"MLFLOW_TRACKING_URI": server.uri}
