@@ -5,12 +5,12 @@ that has imported PyTorch and the like (`SHARED`), no module of dqlab, and compu
 is imported anew, in a child of whoever starts it, with the command's own arguments, environment, folder, streams,
 session and exit code; what that command starts is forked likewise, from a copy of the template as it was.
 
-So a test sees all that dqlab does. It does not see what depends on when third-party packages are imported (variables
-that begin as in `READ_EARLY` are read then; where one differs from the template's, or a `sitecustomize` is there,
-Python starts as usual), on the order of sets of strings, which Python draws when it starts (forks of one template share it), or
-on how Python takes down modules at its end. These have tests of their own, which are marked `fresh_start` or run in
-other locales, and so do doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the environment, or where
-there is a GPU, nothing is forked.
+So a test sees all that dqlab does. It does not see what depends on when third-party packages are imported: variables
+that begin as in `READ_EARLY` are read then, and where one differs from the template's, or a `sitecustomize` is there,
+Python starts as usual. Nor does it see the order of sets of strings, which Python draws when it starts (forks of one
+template share it), or how Python takes down modules at its end. These have tests of their own, which are marked
+`fresh_start` or run in other locales, and so do doors (test_light.py, test_doors.py). With DQLAB_TESTS_FORK=0 in the
+environment, or where there is a GPU, nothing is forked.
 """
 
 from __future__ import annotations

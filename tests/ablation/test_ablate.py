@@ -61,9 +61,15 @@ def packs_run(grid: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def finished(place: Path) -> Done:
-    """As a new user has it: into an empty folder, recorded in a store beside it."""
-    return run(place, "--out", "calm", recorded=True)
+def timed(place: Path) -> tuple[Done, float]:
+    """A whole grid, and the seconds it took: as a new user has it, into an empty folder, recorded in a store beside it."""
+    started = time.monotonic()
+    return run(place, "--out", "calm", recorded=True), time.monotonic() - started
+
+
+@pytest.fixture
+def finished(timed: tuple[Done, float]) -> Done:
+    return timed[0]
 
 
 def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
@@ -161,10 +167,10 @@ def end_of(place: Path, name: str, number: signal.Signals, wait: float) -> int:
     return process.wait(120)
 
 
-def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(place: Path, finished: Done) -> None:
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(place: Path, timed: tuple[Done, float]) -> None:
     rng = random.Random()
     for _ in range(2):
-        end_of(place, "killed", signal.SIGKILL, rng.uniform(4.0, 14.0))
+        end_of(place, "killed", signal.SIGKILL, rng.uniform(0.1, 0.7) * timed[1])
     done = run(place, "--out", "killed")
     assert done.returncode == 0, done.stdout + done.stderr
     assert scores(place / "killed") == scores(place / "calm")
