@@ -37,15 +37,18 @@ def command(out: Path, *more: str) -> list[str]:
     return [*start, "--seeds", "0", "1", "--steps", str(STEPS), "-q", *sets, *more]
 
 
-def run_killed(out: Path, seed: int, kills: int, *more: str) -> int:
-    """Train in `out`, killing the process `kills` times; returns how many kills hit a process at work."""
-    dice, hit = random.Random(seed), 0
+def run_killed(out: Path, seconds: float, kills: int, *more: str) -> int:
+    """Train in `out`, killing the process `kills` times; returns how many kills hit a process at work.
+
+    A whole run takes that many seconds here; each part at most a quarter of them.
+    """
+    dice, hit = random.Random(0), 0
     for _ in range(kills):
         resume = ["--resume"] if (out / "run.json").exists() else []
         process = subprocess.Popen(command(out, *resume, *more), cwd=out.parent, env=isolated(out.parent))
         while process.poll() is None and not (out / "seed-0" / "metrics.jsonl").exists():
             time.sleep(0.01)
-        time.sleep(dice.uniform(0.0, 2.5))
+        time.sleep(dice.uniform(0.0, seconds / 4))
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             hit += 1
@@ -73,8 +76,9 @@ def journal(out: Path, seed: int) -> list[Any]:
 def test_kill_and_resume_is_bit_identical(tmp_path: Path, algorithm: str, kills: int) -> None:
     """With candidates and without, delayed networks included; evaluations, too."""
     whole, killed, more = tmp_path / "whole", tmp_path / "killed", ("--set", f"Experiment.algorithm={algorithm}")
+    started = time.monotonic()
     subprocess.run(command(whole, *more), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
-    assert run_killed(killed, 0, kills, *more) >= (kills + 1) // 2
+    assert run_killed(killed, time.monotonic() - started, kills, *more) >= (kills + 1) // 2
     (tensors, record), (expected, expected_record) = final_state(killed), final_state(whole)
     assert record == expected_record
     assert record["step"] > 0
