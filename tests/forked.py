@@ -44,6 +44,8 @@ SHARED = (
     "safetensors.torch",
 )
 """Not MuJoCo: it chooses how it draws while it is imported, as the command wants it."""
+MODULES = ("dqlab.", "gpu", "pytest")
+"""That are run in forks: dqlab's, and tests and benchmarks that use it."""
 READ_EARLY = (
     "CUDA_HOME",
     "KMP_AFF",
@@ -77,7 +79,7 @@ class Template:
     def serves(self, command: Any, env: dict[str, str], others: tuple[Any, ...]) -> bool:
         """Whether a command can be forked; `others`: arguments of `Popen` that a fork knows nothing of."""
         given = [*map(str, command[:3])] if isinstance(command, list) else []
-        ours = given[:2] == [sys.executable, "-m"] and given[2].startswith("dqlab.")
+        ours = given[:2] == [sys.executable, "-m"] and given[2].startswith(MODULES)
         spawned = given[:2] == [sys.executable, "-c"] and given[2].startswith("from multiprocessing.spawn import")
         if self.off or not (ours or spawned) or any(others):
             return False

@@ -22,6 +22,8 @@ from dqlab.run_folder import RunFolder
 from dqlab.training import checkpoint
 
 STEPS = 600
+SOON = 40.0
+"""Seconds; three on an idle machine."""
 FAR = (f"Training.log_every={STEPS}", f"Training.eval_every={STEPS}", "Training.evaluate_untrained=False")
 QUICK = ("Training.execution=eager", "DiffusionPolicy.n_timesteps=2", "Training.eval_episodes=1")
 
@@ -39,7 +41,7 @@ def begun(lines: IO[str]) -> None:
 
 
 def signalled(out: Path, number: int, *more: str) -> tuple[int, str]:
-    """Exit code and last line of a run that gets a signal between two logs; it ends within ten seconds."""
+    """Exit code and last line of a run that gets a signal between two logs; it ends soon."""
     process = subprocess.Popen(
         command(out, *more),
         cwd=out.parent,
@@ -53,7 +55,7 @@ def signalled(out: Path, number: int, *more: str) -> tuple[int, str]:
     sent = time.monotonic()
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
-    assert time.monotonic() - sent < 10.0
+    assert time.monotonic() - sent < SOON
     return process.returncode, said.splitlines()[-1]
 
 
@@ -170,7 +172,7 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
     sent = time.monotonic()
     process.terminate()
     assert process.wait(timeout=60) == 143
-    assert time.monotonic() - sent < 10.0
+    assert time.monotonic() - sent < SOON
     record: dict[str, Any] = checkpoint.load(out / "checkpoint.safetensors")[1]
     assert (record["step"], record["evaluated_at"]) == (5, -1)
     if seconds < 1:
