@@ -135,8 +135,8 @@ def test_a_second_stop_kills(engine: Engine, tmp_path: Path) -> None:
     started = time.monotonic()
     ends, _ = run(engine, [job], stop)
     assert ends["deaf"].code == STOPPED
-    assert time.monotonic() - started < 60
-    until(lambda: not lives(pids[0]), 20)
+    assert time.monotonic() - started < 200
+    until(lambda: not lives(pids[0]), 120)
 
 
 def test_no_more_at_a_time_than_asked_the_longest_first(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def kill_driver(module: str, engine: str, arguments: str, jobs: list[Job]) -> li
     driver = subprocess.Popen([sys.executable, "-c", code, *paths])
     pids = [job.folder.parent / f"{job.id}.pid" for job in jobs]
     try:
-        until(lambda: all(map(Path.exists, pids)) and all(map(step_of, jobs)), 90)
+        until(lambda: all(map(Path.exists, pids)) and all(map(step_of, jobs)), 180)
     finally:
         driver.kill()
         driver.wait()
@@ -244,7 +244,7 @@ def kill_driver(module: str, engine: str, arguments: str, jobs: list[Job]) -> li
 def test_workers_of_a_killed_driver_save_and_end(tmp_path: Path) -> None:
     jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
     pids = kill_driver("local", "LocalEngine", "workers=2", jobs)
-    until(lambda: not any(map(lives, pids)), 60)
+    until(lambda: not any(map(lives, pids)), 180)
     for job in jobs:
         assert records(job) == list(range(1, step_of(job) + 1))
         (job.folder / "pack.gin").write_text(f"steps = {step_of(job) + 1}")
@@ -257,7 +257,7 @@ def test_a_ray_driver_that_is_killed_leaves_no_workers(address: str, tmp_path: P
     pytest.importorskip("ray")
     jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
     pids = kill_driver("ray", "RayEngine", repr(address), jobs)
-    until(lambda: not any(map(lives, pids)), 60)
+    until(lambda: not any(map(lives, pids)), 180)
     assert all(step_of(job) for job in jobs)
 
 

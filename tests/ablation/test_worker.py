@@ -47,7 +47,7 @@ def run(folder: Path, *sets: str) -> tuple[int, list[Any]]:
     process = start(folder, *sets)
     assert process.stdout is not None
     events = [json.loads(line) for line in process.stdout]
-    return process.wait(60), events
+    return process.wait(120), events
 
 
 def wait_for(process: subprocess.Popen[str], event: str) -> Any:
@@ -72,12 +72,12 @@ def test_it_waits_for_an_earlier_process_of_the_same_pack(whole: Path) -> None:
     wait_for(patient, "waiting")
     assert patient.stdin is not None
     patient.stdin.close()
-    assert patient.wait(30) == 130
+    assert patient.wait(120) == 130
     patient = start(whole)
     wait_for(patient, "waiting")
     held.close()
     wait_for(patient, "finished")
-    assert patient.wait(30) == 0
+    assert patient.wait(120) == 0
 
 
 def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_pa
     wait_for(first, "progress")
     assert first.stdin is not None
     first.stdin.close()  # as when whoever started it dies
-    assert first.wait(60) == 130, (folder / "worker.log").read_text()
+    assert first.wait(120) == 130, (folder / "worker.log").read_text()
     second = start(folder)
     begun = wait_for(second, "started")
     assert 0 < begun["step"] < STEPS
     time.sleep(random.uniform(0.0, 1.0))
     os.kill(second.pid, signal.SIGKILL)
     code, events = run(folder)  # at once, while the dying one may still hold the folder
-    assert second.wait(60) == -signal.SIGKILL, "it ended before it was killed: this tests nothing"
+    assert second.wait(120) == -signal.SIGKILL, "it ended before it was killed: this tests nothing"
     assert code == 0, (folder / "worker.log").read_text()
     assert next(event for event in events if event["event"] == "started")["step"] >= begun["step"]
     for name in CELLS:
@@ -107,14 +107,14 @@ def test_killed_while_it_begins(whole: Path, tmp_path: Path) -> None:
     process = start(folder)
     wait_for(process, "started")
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(60)
+    process.wait(120)
     assert (folder / "run.json").exists()
     assert not (folder / "checkpoint.safetensors").exists()
     (folder / ".run.json.1.tmp").write_text("{")
     again = start(folder, "Training.steps=300")
     assert wait_for(again, "started")["step"] == 0
     again.terminate()
-    assert again.wait(60) == 130
+    assert again.wait(120) == 130
     assert (folder / "checkpoint.safetensors").exists()
 
 
@@ -169,5 +169,5 @@ def test_nobody_listens_any_more(tmp_path: Path) -> None:
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     time.sleep(0.5)
     process.stdin.close()
-    assert process.wait(60) == 130, (folder / "worker.log").read_text()
+    assert process.wait(120) == 130, (folder / "worker.log").read_text()
     assert (folder / "checkpoint.safetensors").exists()

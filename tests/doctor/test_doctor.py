@@ -104,7 +104,7 @@ def test_a_child_may_crash_hang_or_fail() -> None:
     began = time.monotonic()
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
     assert attempt(code, timeout=0.5).trouble == "no answer within 0 s"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert attempt("raise OSError('no disk')", timeout=10).trouble == "OSError: no disk"
     assert attempt("import sys; print(sys.argv[1])", "a", timeout=10).output == "a\n"
 

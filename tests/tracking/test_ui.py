@@ -57,7 +57,7 @@ def address(recorded: Path) -> Iterator[str]:
     assert str(recorded / "mlflow.db") in said
     yield found[0]
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     port = int(found[0].rpartition(":")[2])
     assert free_port("127.0.0.1", port) == port, "the server has ended with it"
 
@@ -188,7 +188,7 @@ def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signa
     assert process.stdout is not None
     port = int(re.findall(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[0])
     process.send_signal(number)
-    assert process.wait(60) == (128 + number if number == signal.SIGHUP else -number)
+    assert process.wait(120) == (128 + number if number == signal.SIGHUP else -number)
     deadline = time.monotonic() + 30
     while free_port("127.0.0.1", port) != port:
         assert time.monotonic() < deadline, "MLflow is still listening"

@@ -54,7 +54,7 @@ def signalled(out: Path, number: int, *more: str) -> tuple[int, str]:
     begun(process.stdout)
     sent = time.monotonic()
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=120)[1]
     assert time.monotonic() - sent < SOON
     return process.returncode, said.splitlines()[-1]
 
@@ -102,7 +102,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     with os.fdopen(ours, errors="replace") as lines:
         assert any("ready after" in line for line in lines)
         time.sleep(0.1)
-    assert process.wait(timeout=60) == 129
+    assert process.wait(timeout=120) == 129
     assert RunFolder(out).facts()["state"] == "interrupted"
     assert checkpoint.load(out / "checkpoint.safetensors")[1]["step"] > 0
 
@@ -125,7 +125,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert process.poll() is None
     process.terminate()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=120) == 143
 
 
 SLOW = """
@@ -171,7 +171,7 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
         time.sleep(0.05)
     sent = time.monotonic()
     process.terminate()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=120) == 143
     assert time.monotonic() - sent < SOON
     record: dict[str, Any] = checkpoint.load(out / "checkpoint.safetensors")[1]
     assert (record["step"], record["evaluated_at"]) == (5, -1)
