@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -32,7 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~
 torch.set_num_threads(1)
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes import dqlab
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # tests write modules anew within a second, which bytecode does not see,
+compileall.compile_dir(ROOT / "dqlab", quiet=2)  # and hundreds of processes import dqlab
 FORKS = Template()
 if sys.platform == "linux" and not torch.cuda.is_available() and os.environ.get("DQLAB_TESTS_FORK") != "0":
     install(FORKS)

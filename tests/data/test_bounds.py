@@ -40,6 +40,7 @@ def rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]
     def make(low: float = -2.0, high: float = 2.0) -> Task:
         write_module(tmp_path, low, high)
         monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
         monkeypatch.delitem(sys.modules, "rail", raising=False)
         gymnasium.registry.pop("own/Rail-v0", None)
         return tasks.get(gymnasium_task(ENV_ID, -10.0, 0.0))
