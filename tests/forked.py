@@ -60,8 +60,8 @@ READ_EARLY = (
     "PYTORCH",
     "TORCH",
 )
-NOT_EARLY = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
-"""A fork follows the one; the other is read when something is compiled."""
+NOT_EARLY = ("PYTHONPATH", "PYTHONSAFEPATH", "TORCHINDUCTOR_CACHE_DIR")
+"""A fork follows these; the last is read when something is compiled."""
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2): orphans below a process become its children."""
 HIGH = 200
@@ -201,16 +201,21 @@ def become(asked: dict[str, Any]) -> None:
         stream = open(number, "w" if number else "r", closefd=False, **text)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    before = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    before = len(first_paths("here"))
     os.environ.clear()
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
-    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[: 1 + len(before)] = [asked["cwd"], *paths]
+    sys.path[:before] = first_paths(asked["cwd"])
     importlib.invalidate_caches()
     sys.modules["numpy"].random.seed()
     sys.orig_argv[:] = asked["command"]
     install(Template(channel, asked["born"]))
+
+
+def first_paths(folder: str) -> list[str]:
+    """Of `sys.path`, where Python is started in a folder with this environment."""
+    here = [] if os.environ.get("PYTHONSAFEPATH") else [folder]
+    return here + [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def run() -> None:
