@@ -140,7 +140,7 @@ class Popen(_Popen):  # type: ignore[type-arg]
 def _spawn(path: Any, command: Any, descriptors: Any) -> int:
     """As `multiprocessing` starts a process by the method `spawn`."""
     environment = dict(os.environ)
-    given = [os.fsdecode(word) for word in command]
+    given = [word for word in map(os.fsdecode, command) if word != "-B"]  # the template writes no bytecode either
     if not template.serves(given, environment, ()):
         return _spawnv_passfds(path, command, descriptors)
     return template.fork(given, {own: own for own in (0, 1, 2, *descriptors)}, env=environment, session=False)
