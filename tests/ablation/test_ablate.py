@@ -62,7 +62,7 @@ def packs_run(grid: Path) -> int:
 
 @pytest.fixture(scope="module")
 def timed(place: Path) -> tuple[Done, float]:
-    """A whole grid, and the seconds it took: as a new user has it, into an empty folder, recorded in a store beside it."""
+    """A whole grid and its seconds, as a new user has it: into an empty folder, recorded in a store beside it."""
     started = time.monotonic()
     return run(place, "--out", "calm", recorded=True), time.monotonic() - started
 
