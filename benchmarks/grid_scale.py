@@ -60,9 +60,8 @@ def register_engine() -> None:
 
 def write_pack(folder: Path) -> None:
     """The files of a finished pack, with made-up numbers."""
-    from dqlab import configuration
 
-    replicas = configuration.flat((folder / "pack.gin").read_text())["Experiment.replicas"]
+    replicas = parse_bindings((folder / "pack.gin").read_text())["Experiment.replicas"]
     for name, facts in replicas.items():
         write_cell(folder / name, facts)
     known = {name: {key: facts[key] for key in ("seed", "cell", "points")} for name, facts in replicas.items()}
@@ -131,10 +130,10 @@ def main() -> None:
     from rich.console import Console
 
     from dqlab.ablation.driver import ablate
-    from dqlab.ablation.session import Request, open_session
+    from dqlab.ablation.session import GridRequest, open_session
 
     out = args.folder / "grid"
-    request = Request([file], ["Tracking.mlflow=False"], [], out)
+    request = GridRequest([file], ["Tracking.mlflow=False"], [], out)
     started = time.perf_counter()
     session = open_session(request, planning_only=True)
     print(f"{len(session.ids):,} cells planned in {time.perf_counter() - started:.1f} s, {len(session.packs):,} packs")

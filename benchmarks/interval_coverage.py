@@ -1,5 +1,5 @@
 """How often a 95% interval over few seeds holds the true value: `python benchmarks/interval_coverage.py` prints the
-table of docs/statistics.md, and the ranges that dqlab/ablation/statistics/coverage.py quotes.
+table of docs/statistics.md, and the ranges that dqlab/analysis/statistics/cautions.py quotes.
 
 Grids are drawn from known distributions of scores; every one gets its intervals as a report does.
 """
@@ -13,8 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.ablation.statistics.metrics import iqm, mean
-from dqlab.ablation.statistics.resampling import Bootstrap
+from dqlab.analysis.statistics.bootstrap import Bootstrap, interquartile_mean, mean_score
 
 Array = NDArray[np.float64]
 SEEDS, TASKS = (2, 3, 5, 10, 20), (1, 3, 9)
@@ -43,7 +42,7 @@ def scores(name: str, shape: tuple[int, int, int], rng: np.random.Generator) -> 
 
 def both(drawn: Array) -> Array:
     """IQM and mean."""
-    return np.stack([iqm(drawn), mean(drawn)])
+    return np.stack([interquartile_mean(drawn), mean_score(drawn)])
 
 
 def coverage(name: str, seeds: int, tasks: int, grids: int, reps: int) -> Array:

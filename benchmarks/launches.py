@@ -165,9 +165,9 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from dqlab.diffusion import process
-    from dqlab.networks import products
-    from dqlab.training.compiled import options_for, trace
-    from dqlab.training.program import leaves, tree_map
+    from dqlab.training.execution import products
+    from dqlab.training.execution.compiled import options_for, trace_program
+    from dqlab.training.execution.program import nested_tensors, tree_map
 
     def card(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda:0")
@@ -183,7 +183,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
         codes.append(written[0].value)
         return written
 
-    products.available()
+    products.onednn_available()
     # Constants are folded with real tensors on the card, of which there is none.
     settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False}
     settings |= {**options_for(torch.device("cuda")), **options}
@@ -194,14 +194,14 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
                 owner, _, leaf = path.rpartition(".")
                 setattr(layout.module.get_submodule(owner), leaf, card(buffer))
         tensors = tree_map(card, program.tensors)
-        values = leaves(tensors)
+        values = nested_tensors(tensors)
 
         def flat(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
             rest = iter(given)
             result = program.function(tree_map(lambda _: next(rest), tensors))
-            return tuple(leaves(result)) if result is not None else ()
+            return tuple(nested_tensors(result)) if result is not None else ()
 
-        graph = trace(flat, values)
+        graph = trace_program(flat, values)
         compile_fx(*with_constants_as_arguments(graph, values))
     return codes[0]
 

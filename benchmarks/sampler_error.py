@@ -2,7 +2,7 @@
 
     python benchmarks/sampler_error.py
 
-The target is Gaussian, so its denoiser and where a chain must end are known in closed form (`dqlab.testing.gaussian`).
+The target is Gaussian, so its denoiser and where a chain must end are known in closed form (`dqlab.tools.conformance.policies`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, Sampler
+from dqlab.diffusion.samplers import DDIM, DDPM, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
-from dqlab.diffusion.solvers import DPMSolverPP, Heun
 from dqlab.diffusion.strides import strides
-from dqlab.testing.gaussian import error_of, even_process, orders
+from dqlab.tools.conformance.policies import error_of, even_process, orders
 
 STEPS = (5, 8, 16, 32, 64, 128)
 SAMPLERS: dict[str, Sampler] = {

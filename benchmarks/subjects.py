@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.base import algorithms
-from dqlab.benchmarking.stopwatch import Call, nothing
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.diffusion.samplers import ChainNoise
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.networks.precision import Precision
 from dqlab.networks.stacking import FULL, Layout
-from dqlab.noise import draw
+from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.training.execution import Mode, execution_modes
+from dqlab.runs.profile.peak import Call, wait_for_nothing
+from dqlab.training.execution.modes import ExecutionMode, execution_modes
+from dqlab.training.execution.program import Program, Tensors
 from dqlab.training.pack import Pack
-from dqlab.training.program import Program, Tensors
 
 DIMS = Dims(17, 6)
 
@@ -40,14 +40,14 @@ def modes(device: str) -> list[str]:
     return [entry.name for entry in able if entry.name != "auto"]
 
 
-def new_mode(name: str) -> Mode:
+def new_mode(name: str) -> ExecutionMode:
     """A mode of its own, so that its compiled code and its memory go when it goes."""
     return execution_modes.get(name)()
 
 
 def synchronizer(device: str) -> Call:
     """What waits for the device."""
-    return torch.cuda.synchronize if device.startswith("cuda") else nothing
+    return torch.cuda.synchronize if device.startswith("cuda") else wait_for_nothing
 
 
 @cache
@@ -91,12 +91,12 @@ def new_pack(
 class Chain:
     """Actions for B states by the policy's sampler, run by an execution mode; a call draws the noise, too."""
 
-    def __init__(self, policy: DiffusionPolicy, batch: int, mode: Mode, device: str) -> None:
+    def __init__(self, policy: DiffusionPolicy, batch: int, mode: ExecutionMode, device: str) -> None:
         self._policy = policy
         network = policy.build(DIMS)
         row = Layout.of(network).flatten(dict(network.named_parameters())).detach().to(device)
         self._layout = Layout.of(network).to(torch.device(device))
-        self._noise = draw(policy.sample_noise(DIMS, batch), torch.Generator(device), torch.float32)
+        self._noise = draw_noise(policy.sample_noise(DIMS, batch), torch.Generator(device), torch.float32)
         state = torch.randn(batch, DIMS.state, device=device)
         tensors: Tensors = {"row": row, "state": state, "noise": self._noise}
         self._sample(tensors)  # constants that are made at first use exist from here on

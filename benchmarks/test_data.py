@@ -21,7 +21,7 @@ import torch
 from baseline import HostData, d4rl_transitions
 from subjects import as_transitions, devices, made_fields, synchronizer
 
-from dqlab.data.formats.d4rl import D4RL
+from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, q_learning_view
 

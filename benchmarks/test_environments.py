@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 

@@ -15,10 +15,9 @@ import pytest
 from baseline import Agent, evaluate
 from subjects import DIMS, devices, modes, new_mode, new_pack, synchronizer
 
-from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import GymnasiumEnvironments, make_env
 from dqlab.envs.tasks import Task, tasks
-from dqlab.evaluation import Evaluator
+from dqlab.training.evaluation import Evaluator
 
 pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")

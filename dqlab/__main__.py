@@ -1,5 +1,7 @@
 """`python -m dqlab`."""
 
+from __future__ import annotations
+
 import sys
 
 from dqlab.cli import main

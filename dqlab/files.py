@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import errno
+import glob
 import hashlib
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dqlab.errors import RunError
-from dqlab.printing import one_line
+from dqlab.errors import RunError, one_line
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def read_text(path: Path) -> str:
         raise RunError(f"{path} cannot be read ({one_line(error, 120)}). Restore it from a copy.") from error
 
 
-def own(path: Path, folder: Path) -> Path:
+def path_within(path: Path, folder: Path) -> Path:
     """A path in a folder, which lies there in fact: no link on the way, and no `..`, leads to another place.
 
     Raises:
@@ -129,3 +131,57 @@ def sha256_of(path: Path) -> str:
 def size_of(place: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
+
+
+EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+HERE = -100  # AT_FDCWD
+
+
+@contextmanager
+def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
+
+    Args:
+        folder: what is replaced, if it is there.
+        is_own: whether an existing folder may be replaced: it is of the same making.
+        what: what it holds then.
+
+    Raises:
+        RunError: the folder holds something else.
+    """
+    if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
+        raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _flush(temporary)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Give `new` the name `old`: one step on Linux, so that there is a whole folder under that name at any time."""
+    if not old.exists():
+        os.rename(new, old)
+    elif not _exchange(new, old):
+        aside = new.with_suffix(".old")
+        os.rename(old, aside)
+        os.rename(new, old)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths swap their names at once; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return rename is not None and rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0

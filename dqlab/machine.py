@@ -2,22 +2,128 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+GUARD = """
+import os, sys
+try:
+    exec(compile(sys.argv.pop(1), "<attempt>", "exec"), {"__name__": "__main__"})
+    sys.stdout.flush()
+except BaseException as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+os._exit(0)
+"""
+"""Ends at once: what libraries do and say at an interpreter's end is of no interest."""
+LAST = 200
+"""Characters of what a process said last that are told."""
+
+
+@dataclass(frozen=True)
+class IsolatedOutcome:
+    """How a process ended.
+
+    Attributes:
+        output: its standard output.
+        trouble: what went wrong, in one line; empty where nothing did.
+    """
+
+    output: str
+    trouble: str
+
+    @property
+    def fine(self) -> bool:
+        """Whether it ended well."""
+        return not self.trouble
+
+
+def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | None] | None = None) -> IsolatedOutcome:
+    """Run Python code in a process of its own.
+
+    Args:
+        code: the program.
+        args: its `sys.argv[1:]`.
+        timeout: seconds after which it is killed, with whatever it started.
+        env: changes of the environment; None unsets a variable.
+    """
+    return attempt_command([sys.executable, "-c", GUARD, code, *args], timeout=timeout, env=env)
+
+
+def attempt_command(
+    command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
+) -> IsolatedOutcome:
+    """Run a command; arguments as in `attempt`."""
+    changed = {**os.environ, **(env or {})}
+    given = {name: value for name, value in changed.items() if value is not None}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=given,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return IsolatedOutcome("", f"{command[0]}: {error.strerror}")
+    _running.add(process)
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return IsolatedOutcome("", f"no answer within {timeout:.0f} s")
+    finally:
+        _kill_group(process)
+    return IsolatedOutcome(output, _trouble(process.returncode, errors) if process.returncode else "")
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """None outlives this process, however it is interrupted."""
+    for process in list(_running):
+        _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """It and its own children."""
+    _running.discard(process)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _trouble(code: int, errors: str) -> str:
+    said = [line.strip() for line in errors.splitlines() if line.strip()]
+    if code < 0:
+        return f"it crashed ({signal.Signals(-code).name})"
+    return said[-1][-LAST:] if said else f"exit code {code}"
+
 
 CGROUP = Path("/sys/fs/cgroup")
 GPU_SHARE = "DQLAB_GPU_SHARE"
 """Environment variable: the share of a GPU's memory that a process may take; whoever starts several on one sets it."""
 
 
-def version_of(package: str) -> str:
+def package_version(package: str) -> str:
     """A package's version, in words."""
     try:
         return version(package)
@@ -67,7 +173,7 @@ def in_words(count: int) -> str:
     return f"{count:,} bytes"
 
 
-def duration(seconds: float) -> str:
+def readable_duration(seconds: float) -> str:
     """A time span for people: `45 s`, `12 min`, `3.5 h`, `2.1 days`."""
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min")):
         if seconds < limit:
@@ -90,3 +196,76 @@ def _of_the_container() -> list[int]:
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         return [int((CGROUP / "memory.max").read_text()) - used + int(stat["inactive_file"])]
     return []
+
+
+NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+SECONDS = 8.0
+"""After which a process ends that has not heeded: its update, or a step of its environment, takes so long."""
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal has asked to stop.
+
+    Attributes:
+        event: set by a signal, once there is something to save.
+        saves: whether there is: until then a signal ends the command as Ctrl-C does.
+        number: of the first signal; 0 for none.
+    """
+
+    event: threading.Event = field(default_factory=threading.Event)
+    saves: bool = False
+    number: int = 0
+
+    @property
+    def code(self) -> int:
+        """The exit code of who was asked."""
+        return 128 + self.number
+
+
+@contextmanager
+def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
+    """Within this, a signal asks to stop; a second one ends the process at once, and so does the time.
+
+    A signal that is ignored (nohup) stays so.
+
+    Args:
+        seconds: how long whoever is asked may take.
+    """
+    asked = StopRequest()
+    terminals = [number for number in (1, 2) if os.isatty(number)]
+
+    def heed(number: int, frame: object) -> None:
+        asked.number = asked.number or number
+        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGHUP:
+            _leave(terminals)
+        if not asked.saves:
+            raise KeyboardInterrupt
+        asked.event.set()
+        timer = threading.Timer(seconds, _exit_unheeded, [asked.code])
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, heed)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(terminals: list[int]) -> None:
+    """A terminal that has hung up can't be written to any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in terminals:
+        os.dup2(nowhere, number)
+
+
+def _exit_unheeded(code: int) -> None:
+    with suppress(OSError):
+        print("dqlab: not done in time: ended as it is; the last checkpoint is at most a minute old", file=sys.stderr)
+    os._exit(code)

@@ -81,7 +81,7 @@ def generator_for(seed: int, stream: str, position: int, device: torch.device | 
     return torch.Generator(device=device).manual_seed(state)
 
 
-def draw(
+def draw_noise(
     specs: Mapping[str, NoiseSpec], generator: torch.Generator, dtype: torch.dtype, count: int | None = None
 ) -> dict[str, Tensor]:
     """Draw every tensor of `specs`, in order of name; with `count`, that many of each, stacked in front."""
@@ -134,7 +134,7 @@ class NoiseStream:
         """
         for row, seed in enumerate(self._seeds):
             generator = generator_for(seed, self._stream, position, self._device)
-            drawn = draw(self._specs, generator, self._dtype, self.chunk)
+            drawn = draw_noise(self._specs, generator, self._dtype, self.chunk)
             into = into or {name: value.new_empty(len(self._seeds), *value.shape) for name, value in drawn.items()}
             for name, value in drawn.items():
                 into[name][row].copy_(value)

@@ -19,7 +19,7 @@ from forked import Template, install
 from hypothesis import settings
 
 from dqlab.envs.custom import SOURCE
-from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import legacy_python
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dqlab.benchmarking.machine import kind
+from dqlab.tools.benchmarking.record import machine_kind
 
 PEAK = 1e11
 
@@ -28,7 +28,13 @@ def benchmark(
 
 def session(path: Path, day: int, *benchmarks: dict[str, Any], machine: str | None = None) -> Path:
     """Write the document of one session, on this kind of machine unless another is named."""
-    facts = {"kind": machine or kind(), "cpu": "some CPU", "gpu": "", "cores": 2, "versions": {"torch": "2.9.0"}}
+    facts = {
+        "kind": machine or machine_kind(),
+        "cpu": "some CPU",
+        "gpu": "",
+        "cores": 2,
+        "versions": {"torch": "2.9.0"},
+    }
     document = {
         "dqlab": {"session": f"session-{day}", "machine": facts},
         "datetime": f"2026-01-{day:02}T12:00:00+00:00",

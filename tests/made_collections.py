@@ -7,8 +7,8 @@ from typing import Any
 
 import h5py
 
-from dqlab import configuration
-from dqlab.collection.recipe import Collection
+from dqlab.config import gin_files
+from dqlab.tools.collect.recipe import Collection
 
 TINY = [
     "Collection.task=''",
@@ -30,7 +30,7 @@ TINY = [
 
 def collect(folder: Path, *bindings: str, files: tuple[str, ...] = ()) -> Path:
     """Collect into a folder, silently; the first set that was written."""
-    configuration.load(files, [*TINY, *bindings])
+    gin_files.load_gin(files, [*TINY, *bindings])
     return Path(Collection().run(folder, say=lambda text: None)[0])
 
 

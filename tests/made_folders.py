@@ -10,12 +10,11 @@ from typing import Any
 
 from made_grids import made_result
 
-from dqlab.ablation.cells import Cell
-from dqlab.ablation.results import Failure, GridResults, Result
-from dqlab.run_folder import Journal
+from dqlab.analysis.results import Cell, FailedCell, GridResults, Result
+from dqlab.tracking.run_folder import Journal
 
 START = 1_760_000_000.0
-GIN = """import dqlab.parts
+GIN = """import dqlab.config.components
 
 # Parameters for DiffusionPolicy:
 # ==============================================================================
@@ -143,6 +142,6 @@ def finish_cell(folder: Path, grid: GridResults, result: Result, curve: bytes = 
     (path / "summary.json").write_text(json.dumps(dict(result.summary)))
 
 
-def fail_cell(folder: Path, grid: GridResults, failure: Failure) -> None:
+def fail_cell(folder: Path, grid: GridResults, failure: FailedCell) -> None:
     reason = {"kind": failure.kind, "reason": failure.reason, "step": 1234}
     (folder_of(folder, grid, failure.cell) / "failure.json").write_text(json.dumps(reason))

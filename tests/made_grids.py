@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dqlab.ablation.cells import Cell
-from dqlab.ablation.results import RULES, GridResults, Result
+from dqlab.analysis.results import Cell, GridResults, Result
+from dqlab.tracking.records import SELECTION_RULES
 
 TASKS = ("walker2d-medium-expert-v2", "hopper-medium-expert-v2")
 Score = Callable[[str, str, int], float]
@@ -18,7 +18,7 @@ def made_result(cell: Cell, final: float, evaluations: int = 5) -> Result:
     steps = [1000 * (index + 1) for index in range(evaluations)]
     scores = [final * step / steps[-1] for step in steps]
     rows = [_evaluation(step, score) for step, score in zip(steps, scores, strict=True)]
-    offsets = dict(zip(RULES, (0.0, -1.0, 3.0, -2.0), strict=True))
+    offsets = dict(zip(SELECTION_RULES, (0.0, -1.0, 3.0, -2.0), strict=True))
     selection = {
         rule: {"rule": rule, "step": steps[-1], "score_mean": final + offset, "score_std": 5.0, "return_mean": 100.0}
         for rule, offset in offsets.items()

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from conftest import SMALL, TINY
 
-from dqlab import configuration
 from dqlab.ablation.grid import Grid
 from dqlab.algorithms.base import algorithms
-from dqlab.collection.recipe import Collection
+from dqlab.config import gin_files
+from dqlab.config.gin_state import bound_parameters, configurables, parameters_read, shortest_name
+from dqlab.config.gin_syntax import config_differences
 from dqlab.errors import DqlabError
-from dqlab.experiment import Experiment
-from dqlab.gin_registry import configurables, short
+from dqlab.runs.experiment import Experiment
+from dqlab.tools.collect.recipe import Collection
 from dqlab.tracking.settings import Tracking
 
 ROOT = Path(__file__).parent.parent
@@ -115,11 +116,11 @@ def overrides(seed: int) -> Iterator[tuple[str, bool]]:
 
 
 def _names() -> list[str]:
-    configuration.load([])
+    gin_files.load_gin([])
     found = []
     for selector, entry in configurables().items():
         with contextlib.suppress(ValueError, TypeError):
-            found += [f"{short(selector)}.{name}" for name in inspect.signature(entry.wrapped).parameters]
+            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(entry.wrapped).parameters]
     return [*sorted(found), "x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
 
 
@@ -137,21 +138,21 @@ def load(text: str, is_file: bool, folder: Path) -> None:
     if is_file:
         path = folder / "fuzz.gin"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        configuration.bindings_of(path)
-        loaded = configuration.load([path], BASE)
+        gin_files.bindings_in_file(path)
+        loaded = gin_files.load_gin([path], BASE)
     else:
-        loaded = configuration.load([], [*BASE, text])
-    configuration.bound()
+        loaded = gin_files.load_gin([], [*BASE, text])
+    bound_parameters()
     for build in (Experiment, Tracking, Grid, Collection):
         with contextlib.suppress(DqlabError):
             build()
     experiment = Experiment()
     experiment.check()
-    written = configuration.operative_text(loaded)
-    configuration.differences(written, written)
-    configuration.unread(loaded, configuration.read())
+    written = gin_files.operative_text(loaded)
+    config_differences(written, written)
+    gin_files.unread_warnings(loaded, parameters_read())
     if not is_file:
-        configuration.check_read([text], configuration.read())
+        gin_files.check_parameters_read([text], parameters_read())
 
 
 def faults(count: int, seed: int, folder: Path) -> list[tuple[str, BaseException]]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from conftest import ROOT, TINY
 
-from dqlab import configuration
-from dqlab.running import Finished, train
+from dqlab.config import gin_files
+from dqlab.runs.train import Finished, train
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}
@@ -33,7 +33,7 @@ def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
 def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: Any) -> Finished:
     gin = folder.parent / f"{folder.name}.gin"
     gin.write_text(pack_text(replicas, *bindings))
-    return train(configuration.load([gin]), folder, quiet=True, **options)
+    return train(gin_files.load_gin([gin]), folder, quiet=True, **options)
 
 
 def summary(run: Path, name: str, *without: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def check_same(run: Path, name: str, other: Path, other_name: str = "") -> None:
     assert files
     assert files == sorted(path.name for path in (other / other_name / "checkpoints").iterdir())
     for file in files:
-        ours, _ = checkpoint.load(run / name / "checkpoints" / file)
-        theirs, _ = checkpoint.load(other / other_name / "checkpoints" / file)
+        ours, _ = checkpoint.read_checkpoint(run / name / "checkpoints" / file)
+        theirs, _ = checkpoint.read_checkpoint(other / other_name / "checkpoints" / file)
         for group, named in theirs.items():
             assert all(torch.equal(ours[group][key], value) for key, value in named.items()), f"{file}: {group}"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.networks.stacking import Layout, Network
-from dqlab.noise import NoiseSpec, draw, generator_for
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims, Policy
 
 LINE = Dims(state=1, action=1)
@@ -21,7 +21,7 @@ def bind(module: nn.Module, row: Tensor | None = None) -> Network:
 
 def drawn(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The randomness that was declared."""
-    return draw(specs, generator_for(seed, "tests", 0), dtype)
+    return draw_noise(specs, generator_for(seed, "tests", 0), dtype)
 
 
 def two_modes(count: int, seed: int = 0) -> Tensor:

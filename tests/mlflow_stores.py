@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from dqlab.tracking.mlflow import connect
+from dqlab.tracking.mlflow.client import mlflow_client
 
 
 def fresh_store(folder: Path, name: str = "mlflow.db") -> str:
@@ -20,5 +20,5 @@ def fresh_store(folder: Path, name: str = "mlflow.db") -> str:
 @cache
 def _tables() -> Path:
     path = Path(tempfile.mkdtemp(prefix="mlflow-tables-")) / "empty.db"
-    connect(f"sqlite:///{path}").search_experiments()
+    mlflow_client(f"sqlite:///{path}").search_experiments()
     return path

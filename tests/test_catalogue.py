@@ -11,13 +11,14 @@ import gin
 import pytest
 from conftest import ROOT
 
-from dqlab import configuration
-from dqlab.catalogue import as_json, gin_example, is_plain, markdown
 from dqlab.cli import main
-from dqlab.description import describe, describe_json
+from dqlab.config import gin_files
+from dqlab.config.catalogue import components_as_json, components_markdown, gin_example, is_plain
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.registry import Registry
 from dqlab.diffusion.schedules import noise_schedules
 from dqlab.errors import ConfigError
-from dqlab.registry import Registry
+from dqlab.tools.describe import describe, describe_json
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,10 +33,10 @@ def test_every_gin_example_is_a_gin_file(kind: str, name: str, tmp_path: Path) -
     assert len(lines) >= bool(registry.chosen_by)
     path = tmp_path / "example.gin"
     path.write_text("\n".join(lines))
-    configuration.load([path])
+    gin_files.load_gin([path])
     if registry.chosen_by:
         assert name in gin.query_parameter(registry.chosen_by)  # the name, or a tuple that has it
-    assert len(configuration.flat(gin.config_str())) == len(lines)
+    assert len(parse_bindings(gin.config_str())) == len(lines)
 
 
 def test_a_gin_example_has_defaults_and_examples_but_nothing_that_the_caller_gives() -> None:
@@ -67,7 +68,7 @@ def test_an_ambiguous_gin_name_is_qualified() -> None:
     try:
         line = gin_example(noise_schedules, noise_schedules.entry("SoftmaxQ"))[1]
         assert line == "noise_schedule.SoftmaxQ.scale = 1.5"
-        configuration.load([], [line])
+        gin_files.load_gin([], [line])
     finally:
         noise_schedules.remove("SoftmaxQ")
 
@@ -78,7 +79,7 @@ def test_plain_values_are_those_that_gin_files_can_say() -> None:
 
 
 def test_json_has_all_of_every_part() -> None:
-    known = {(part["kind"], part["name"]): part for part in json.loads(as_json(None))}
+    known = {(part["kind"], part["name"]): part for part in json.loads(components_as_json(None))}
     assert sorted(known) == sorted(PARTS)
     vp = known["noise_schedule", "vp"]
     assert vp["gin_name"] == "vp"
@@ -102,7 +103,7 @@ def test_json_has_all_of_every_part() -> None:
 
 
 def test_every_part_has_a_docstring_and_a_source() -> None:
-    parts = json.loads(as_json(None))
+    parts = json.loads(components_as_json(None))
     assert not [(part["kind"], part["name"]) for part in parts if not (part["summary"] and part["source"])]
 
 
@@ -118,7 +119,7 @@ def test_every_part_is_described_with_the_contract_of_its_kind(kind: str, name: 
 
 def test_a_contract_comes_from_the_base_class_or_from_the_call() -> None:
     selection = json.loads(describe_json("selection", "softmax_q"))["contract"]
-    assert "made as Part(), derived from dqlab.selection.base.Selection" in selection
+    assert "made as Part(), derived from dqlab.policies.selection.Selection" in selection
     assert any(line.startswith("must define part(candidates, q, noise, value): ") for line in selection)
     assert "called as part(n_timesteps)" in json.loads(describe_json("noise_schedule", "vp"))["contract"]
     denoiser = json.loads(describe_json("denoiser", "mlp"))["contract"]
@@ -131,7 +132,7 @@ def test_unknown_kinds_and_names_get_the_nearest() -> None:
         describe("noise_schedul", "vp")
     with pytest.raises(ConfigError, match="Unknown noise_schedule 'vq'. Did you mean 'vp'"):
         describe("noise_schedule", "vq")
-    for text in (as_json, markdown):
+    for text in (components_as_json, components_markdown):
         with pytest.raises(ConfigError, match="Did you mean 'sampler'"):
             text("samplr")
 
@@ -155,7 +156,7 @@ def test_components_are_up_to_date(dqlab: Run) -> None:
 
 
 def test_components_are_those_of_dqlab_alone() -> None:
-    before = markdown()
+    before = components_markdown()
 
     @noise_schedules.register("mine", source="x")
     def mine(n_timesteps: int) -> None:
@@ -163,7 +164,7 @@ def test_components_are_those_of_dqlab_alone() -> None:
 
     strange: Registry[object] = Registry("strange_kind", "From elsewhere.")
     try:
-        assert markdown() == before
+        assert components_markdown() == before
     finally:
         noise_schedules.remove("mine")
         del Registry.kinds[strange.kind]
@@ -179,7 +180,7 @@ def test_markdown_keeps_its_tables_whole() -> None:
     piped_entry = noise_schedules.entries["piped"]
     object.__setattr__(piped_entry, "module", "dqlab.made")
     try:
-        assert "| `piped` | \\|x\\| \\* \\<y>, as `a*b`. | a \\| b |" in markdown("noise_schedule")
+        assert "| `piped` | \\|x\\| \\* \\<y>, as `a*b`. | a \\| b |" in components_markdown("noise_schedule")
     finally:
         noise_schedules.remove("piped")
     assert noise_schedules.entries == before

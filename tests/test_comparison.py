@@ -16,19 +16,27 @@ from mlflow_stores import fresh_store
 from rliable import library, metrics
 
 from dqlab import cli
-from dqlab.ablation.results import RULES, Failure, GridResults
-from dqlab.comparison import stored
-from dqlab.comparison.compare import Compared, compare, find
-from dqlab.comparison.groups import _letter, differing, grouped
-from dqlab.tracking import runs as runs_module
-from dqlab.tracking.grid import send_grid
+from dqlab.analysis.compare import runs
+from dqlab.analysis.compare.compare import (
+    Compared,
+    _letter,
+    compare_groups,
+    differing_parameters,
+    find_runs,
+    group_runs,
+)
+from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.tracking.mlflow import client as runs_module
+from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.records import SELECTION_RULES
 
 Run = Callable[..., Any]
 GRID = made_grid(values=(2, 5), seeds=6)
 
 
 def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Compared:
-    return compare(find([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
+    return compare_groups(find_runs([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
 
 
 def scores_of(grid: GridResults, label: str, task: str, rule: str) -> list[float]:
@@ -68,12 +76,12 @@ def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     wanted = compared(folder).as_dict()
     assert compared(*sorted((folder / "packs").iterdir())).as_dict() == wanted
     assert compared(folder, folder).as_dict() == wanted, "named twice, counted once"
-    assert sorted_groups(compare(find([], "steps", "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    assert sorted_groups(compare_groups(find_runs([], "steps", "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
     top = json.loads((folder / "mlflow.json").read_text())["run"]
     pack = json.loads(next((folder / "packs").glob("*/mlflow.json")).read_text())["run"]
-    assert sorted_groups(compare(find([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
-    assert len(find([pack], None, "", uri).runs) == 6
-    some = find([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
+    assert sorted_groups(compare_groups(find_runs([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    assert len(find_runs([pack], None, "", uri).runs) == 6
+    some = find_runs([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
     assert {(run.label, run.task) for run in some.runs} == {("N=5", TASKS[0])}
 
 
@@ -115,7 +123,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     """Failures, runs that go on, tasks and seeds that not every configuration has, few seeds."""
     grid = made_grid(values=(2, 5), seeds=3)
     first, _, *rest = grid.results
-    failure = Failure(first.cell, "diverged", "not finite")
+    failure = FailedCell(first.cell, "diverged", "not finite")
     rest = [result for result in rest if (result.cell.label, result.cell.task) != ("N=5", TASKS[1])]
     pending = tuple(r.cell for r in grid.results if r not in (first, *rest))
     folder = write_grid(tmp_path / "steps", replace(grid, results=tuple(rest), failures=(failure,), pending=pending))
@@ -139,7 +147,7 @@ def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
         config.write_text(config.read_text().replace("Training.steps = 5000", "Training.steps = 9000"))
     for folder in folders:
         send_grid(folder, uri, "steps")
-    result = compare(find([], "steps", "", uri), ["last"])
+    result = compare_groups(find_runs([], "steps", "", uri), ["last"])
     assert result.different == ("Training.steps",)
     assert sorted(group.config["Training.steps"] for group in result.groups) == ["5000", "9000"]
 
@@ -219,24 +227,24 @@ def test_plain_runs_of_several_seeds_and_cells(tmp_path: Path) -> None:
 
 def test_letters_and_differences() -> None:
     assert [_letter(place) for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
-    assert differing([{"x": "1", "y": "2"}, {"x": "1"}, {"x": "1", "y": "2"}]) == ("y",)
-    assert grouped([]) == ()
+    assert differing_parameters([{"x": "1", "y": "2"}, {"x": "1"}, {"x": "1", "y": "2"}]) == ("y",)
+    assert group_runs([]) == ()
 
 
 def test_every_rule_can_be_asked_for(tmp_path: Path) -> None:
-    result = compared(write_grid(tmp_path / "steps", GRID), rules=RULES)
-    assert {score.rule for score in result.scores[0][1]} == {*RULES, "best_online minus last"}
+    result = compared(write_grid(tmp_path / "steps", GRID), rules=SELECTION_RULES)
+    assert {score.rule for score in result.scores[0][1]} == {*SELECTION_RULES, "best_online minus last"}
 
 
 def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One config.gin a configuration and task, however many seeds."""
     folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
     send_grid(folder, uri, "steps")
-    client, fetched = stored.connect(uri), []
+    client, fetched = mlflow_client(uri), []
     download = client.download_artifacts
     client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]
-    monkeypatch.setattr(stored, "connect", lambda uri: client)
-    find([], "steps", "", uri)
+    monkeypatch.setattr(runs, "connect", lambda uri: client)
+    find_runs([], "steps", "", uri)
     assert len(fetched) == 4
 
 

@@ -13,11 +13,13 @@ from conftest import ROOT, SMALL, TINY
 from made_overrides import faults
 from made_overrides import load as load_and_build
 
-from dqlab import configuration
+from dqlab.config import gin_files
+from dqlab.config.gin_state import abbreviate_names, bound_parameters
+from dqlab.config.gin_syntax import config_differences
+from dqlab.config.identity import LATER
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError
-from dqlab.experiment import Experiment
-from dqlab.running import LATER
+from dqlab.runs.experiment import Experiment
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 
@@ -91,13 +93,13 @@ MISTAKES = {
 def test_mistakes_name_file_line_and_nearest(tmp_path: Path, mistake: str) -> None:
     text, message = MISTAKES[mistake]
     with pytest.raises(ConfigError, match=message):
-        configuration.load([write(tmp_path, text)])
+        gin_files.load_gin([write(tmp_path, text)])
 
 
 def test_calls_with_arguments_are_bound() -> None:
     """In any scope, and one of the same part within the other."""
-    configuration.load([], ["DiffusionPolicy.schedule=@a/vp()", "a/vp.n_timesteps=3"])
-    configuration.load([], ["a/Training.top_k=@b/Training()", "Training.top_k=1", "b/Training.top_k=2"])
+    gin_files.load_gin([], ["DiffusionPolicy.schedule=@a/vp()", "a/vp.n_timesteps=3"])
+    gin_files.load_gin([], ["a/Training.top_k=@b/Training()", "Training.top_k=1", "b/Training.top_k=2"])
 
 
 def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
@@ -112,9 +114,9 @@ def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
 def test_files_as_windows_editors_write_them(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "x.gin"
     path.write_text("# \u03b7\nDiffusionQL.eta = 2.0\n", encoding=encoding, newline="\r\n")
-    configuration.load([path])
+    gin_files.load_gin([path])
     assert gin.query_parameter("DiffusionQL.eta") == 2.0
-    assert configuration.bindings_of(path) == {"DiffusionQL.eta": 2.0}
+    assert gin_files.bindings_in_file(path) == {"DiffusionQL.eta": 2.0}
 
 
 def test_a_long_chain_of_files_is_read(tmp_path: Path) -> None:
@@ -122,36 +124,36 @@ def test_a_long_chain_of_files_is_read(tmp_path: Path) -> None:
     for number in range(1500):
         write(tmp_path, f"include '{number + 1}.gin'\nDiffusionQL.eta = {number}.0\n", f"{number}.gin")
     write(tmp_path, "include '0.gin'\nTraining.steps = 7\n", "1500.gin")
-    loaded = configuration.load([tmp_path / "0.gin"])
+    loaded = gin_files.load_gin([tmp_path / "0.gin"])
     assert len(loaded.files) == 1501
-    assert configuration.briefly(configuration.bound()) == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
-    assert configuration.bindings_of(tmp_path / "0.gin") == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
+    assert abbreviate_names(bound_parameters()) == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
+    assert gin_files.bindings_in_file(tmp_path / "0.gin") == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
 
 
 def test_the_home_folder_has_its_usual_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "DiffusionQL.eta = 2.0\n", "base.gin")
     write(tmp_path, "include '~/base.gin'\n", "x.gin")
-    assert [path.name for path in configuration.load(["~/x.gin"]).files] == ["x.gin", "base.gin"]
+    assert [path.name for path in gin_files.load_gin(["~/x.gin"]).files] == ["x.gin", "base.gin"]
     with pytest.raises(ConfigError, match="no gin file '~nobody-of-that-name/x.gin'"):
-        configuration.load(["~nobody-of-that-name/x.gin"])
+        gin_files.load_gin(["~nobody-of-that-name/x.gin"])
 
 
 def test_mistakes_on_the_command_line_are_named() -> None:
     with pytest.raises(ConfigError, match=r"--set DiffusionQL.etaa=1: .*'eta'"):
-        configuration.load([], ["DiffusionQL.etaa=1"])
+        gin_files.load_gin([], ["DiffusionQL.etaa=1"])
 
 
 def test_missing_file_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"There is no gin file '.*quickstrat.gin'. Did you mean '.*quickstart.gin'"):
-        configuration.load([ROOT / "gin" / "quickstrat.gin"])
+        gin_files.load_gin([ROOT / "gin" / "quickstrat.gin"])
 
 
 def test_includes_are_relative_to_the_including_file(tmp_path: Path) -> None:
     write(tmp_path, "include 'b/two.gin'\nExperiment.dtype = 'float64'", "one.gin")
     write(tmp_path, "include '../three.gin'\nExperiment.task = 'hopper-medium-v2'", "b/two.gin")
     write(tmp_path, "Experiment.seeds = (4, 5)\nExperiment.task = 'walker2d-medium-v2'", "three.gin")
-    loaded = configuration.load([tmp_path / "one.gin"])
+    loaded = gin_files.load_gin([tmp_path / "one.gin"])
     experiment = Experiment()
     assert (experiment.task, experiment.seeds, experiment.dtype) == ("hopper-medium-v2", (4, 5), "float64")
     assert len(loaded.files) == 3
@@ -160,12 +162,12 @@ def test_includes_are_relative_to_the_including_file(tmp_path: Path) -> None:
 def test_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
     write(tmp_path, "include 'two.gin'\nExperiment.task = 'hopper-medium-v2'", "one.gin")
     write(tmp_path, "include 'one.gin'\nExperiment.seeds = (7,)", "two.gin")
-    assert len(configuration.load([tmp_path / "one.gin"]).files) == 2
+    assert len(gin_files.load_gin([tmp_path / "one.gin"]).files) == 2
     assert Experiment().seeds == (7,)
 
 
 def test_set_does_without_inner_quotes() -> None:
-    configuration.load([], ["Experiment.task=hopper-medium-v2", "Experiment.dtype = 'float64'"])
+    gin_files.load_gin([], ["Experiment.task=hopper-medium-v2", "Experiment.dtype = 'float64'"])
     assert Experiment().task == "hopper-medium-v2"
 
 
@@ -186,16 +188,16 @@ def test_set_does_without_inner_quotes() -> None:
     ],
 )
 def test_wrong_values_are_found_before_any_data_is_read(binding: str, message: str) -> None:
-    configuration.load([ROOT / "gin" / "quickstart.gin"], [binding])
+    gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], [binding])
     with pytest.raises(ConfigError, match=message):
         Experiment().check()
 
 
 @pytest.mark.parametrize("path", GIN_FILES, ids=str)
 def test_every_gin_file_parses_and_builds(path: Path) -> None:
-    configuration.load([ROOT / path])
+    gin_files.load_gin([ROOT / path])
     if path.name.startswith("collect_") or path.parts[1] == "collect":
-        from dqlab.collection.recipe import Collection
+        from dqlab.tools.collect.recipe import Collection
 
         assert Collection().the_task()[0].action_dim > 0
         return
@@ -204,13 +206,13 @@ def test_every_gin_file_parses_and_builds(path: Path) -> None:
         return
     with pytest.raises(ConfigError, match="Experiment.task"):  # a base file lacks the task, and nothing else
         Experiment().check()
-    configuration.load([ROOT / path], ["Experiment.task=hopper-medium-v2"])
+    gin_files.load_gin([ROOT / path], ["Experiment.task=hopper-medium-v2"])
     Experiment().check()
 
 
 @pytest.mark.parametrize("task", PAPER)
 def test_the_papers_files_say_what_the_paper_says(task: str) -> None:
-    configuration.load([ROOT / "gin" / "paper" / f"{task}.gin"])
+    gin_files.load_gin([ROOT / "gin" / "paper" / f"{task}.gin"])
     experiment = Experiment()
     algorithm, plan = experiment.the_algorithm, experiment.plan
     lr, eta, max_q_backup, reward, epochs, grad_norm, top_k = PAPER[task]
@@ -233,20 +235,20 @@ def test_every_task_of_the_paper_has_a_file_and_an_environment() -> None:
 def test_bc_differs_in_what_it_must_only() -> None:
     texts = []
     for name in ("diffql_walker2d.gin", "bc_walker2d.gin"):
-        configuration.load([ROOT / "gin" / name])
+        gin_files.load_gin([ROOT / "gin" / name])
         texts.append(gin.config_str(max_line_length=120))
-    assert configuration.differences(*texts) == ["Experiment.algorithm: 'diffusion_ql' before, 'bc' now"]
+    assert config_differences(*texts) == ["Experiment.algorithm: 'diffusion_ql' before, 'bc' now"]
 
 
 def test_the_operative_text_reproduces_the_configuration(tmp_path: Path) -> None:
-    loaded = configuration.load([ROOT / "gin" / "quickstart.gin"], [*TINY, "DiffusionQL.eta=0.25"])
+    loaded = gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], [*TINY, "DiffusionQL.eta=0.25"])
     Experiment().check()
-    text = configuration.operative_text(loaded)
-    configuration.load([write(tmp_path, text)])
+    text = gin_files.operative_text(loaded)
+    gin_files.load_gin([write(tmp_path, text)])
     again = Experiment()
     again.check()
     assert again.the_algorithm.eta == 0.25
-    assert configuration.differences(text, configuration.operative_text(loaded)) == []
+    assert config_differences(text, gin_files.operative_text(loaded)) == []
 
 
 def test_the_gin_folder_does_not_shadow_the_library() -> None:
@@ -258,8 +260,8 @@ def test_the_gin_folder_does_not_shadow_the_library() -> None:
 
 def test_a_text_that_is_older_than_a_parameter_ran_with_its_default() -> None:
     old, new = "Experiment.task = 'a'", "Experiment.task = 'a'\nExperiment.env_backend = '{}'"
-    assert configuration.differences(old, new.format("gymnasium"), (), LATER) == []
-    assert configuration.differences(old, new.format("d4rl"), (), LATER) == [
+    assert config_differences(old, new.format("gymnasium"), (), LATER) == []
+    assert config_differences(old, new.format("d4rl"), (), LATER) == [
         "Experiment.env_backend: 'gymnasium' before, 'd4rl' now"
     ]
 
@@ -267,9 +269,9 @@ def test_a_text_that_is_older_than_a_parameter_ran_with_its_default() -> None:
 def test_runs_of_diffusion_ql_that_are_older_than_its_rivals_options_are_continued_and_rivals_are_not() -> None:
     """What a run did not name it ran as it was then: Diffusion-QL as today, FQL by another update."""
     for algorithm, changed in (("diffusion_ql", []), ("fql", ["FQL.joint_update: False before, True now"])):
-        loaded = configuration.load([f"gin/{algorithm}_walker2d.gin"], SMALL)
+        loaded = gin_files.load_gin([f"gin/{algorithm}_walker2d.gin"], SMALL)
         Experiment().check()
-        now = configuration.operative_text(loaded)
+        now = gin_files.operative_text(loaded)
         later = re.compile(r"^[\w.]*\.(joint_update|norm_after|norm_eps|time_endpoint) = .*\n", re.MULTILINE)
-        found = configuration.differences(later.sub("", now), now, (), LATER)
+        found = config_differences(later.sub("", now), now, (), LATER)
         assert [line for line in found if "MeanEnsemble" not in line] == changed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dqlab.config.registry import Registry
 from dqlab.diffusion.schedules import noise_schedules
 from dqlab.errors import ConfigError
-from dqlab.registry import Registry
-from dqlab.selection import selections
+from dqlab.policies.selection import selections
 from dqlab.testing import CHECKS, check
 
 noise_schedules.names()  # fills the registries

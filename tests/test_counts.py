@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from dqlab.configuration import CONFIGURABLE
-from dqlab.data.download import silent
+from dqlab.config.gin_files import CONFIGURABLE
+from dqlab.config.gin_state import configurables
+from dqlab.data.download import no_progress
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError
-from dqlab.gin_registry import configurables
 
 ARGUMENTS: dict[str, Any] = {"state_dim": 5, "action_dim": 3, "losses": [1.0], "step": 1, "steps": 10, "eval_every": 5}
-ARGUMENTS |= {"task": BANDIT, "progress": silent, "x": torch.ones(2), "u": torch.ones(2)}
+ARGUMENTS |= {"task": BANDIT, "progress": no_progress, "x": torch.ones(2), "u": torch.ones(2)}
 BESIDE: dict[str, dict[str, Any]] = {
     "Collection": {"task": "hopper-medium-v2"},
     "Experiment": {"task": "hopper-medium-v2"},

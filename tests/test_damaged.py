@@ -22,25 +22,25 @@ from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab import configuration
-from dqlab.ablation.collecting import _facts_of
+from dqlab.ablation.driver import last_score
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.ledger import last_score
-from dqlab.ablation.results import Failure
-from dqlab.comparison.folders import read_folder
-from dqlab.comparison.groups import grouped, rows_of
-from dqlab.comparison.warnings import warnings
+from dqlab.ablation.reporting import _facts_of
+from dqlab.analysis.compare.compare import comparison_rows, comparison_warnings, group_runs
+from dqlab.analysis.compare.runs import read_folder
+from dqlab.analysis.results import FailedCell
+from dqlab.config.gin_syntax import config_differences
 from dqlab.errors import DqlabError
 from dqlab.files import read_text
-from dqlab.report import RULES, checkpoint_files
-from dqlab.run_folder import Journal, RunFolder
-from dqlab.tracking import grid as grid_module
-from dqlab.tracking import mlflow as mlflow_module
-from dqlab.tracking.grid import send_grid
-from dqlab.tracking.mlflow import send_run, tracking_uri
+from dqlab.runs.evaluate import RULES, checkpoint_files
+from dqlab.tracking.mlflow import grid as grid_module
+from dqlab.tracking.mlflow import run as mlflow_module
+from dqlab.tracking.mlflow.client import tracking_uri
+from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.mlflow.run import send_run
+from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.training import checkpoint
+from dqlab.training.loop import ReplicaStates
 from dqlab.training.model_selection import Evaluated
-from dqlab.training.standing import Standing
 
 CASES, SEED = int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLAB_FUZZ_SEED", "0"))
 SMALL = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
@@ -110,10 +110,12 @@ def run(tmp_path: Path, sink: None) -> Path:
     state = {"step": 5000, "seeds": [0, 1], "stopped": [], "interval_steps": 0, "journal": {"seed-0": 5, "seed-1": 5}}
     state |= {"evaluations": {"seed-0": rows, "seed-1": rows}}
     state |= {"failed": {"seed-1": {"reason": "it became NaN", "step": 10, "kind": "diverged"}}}
-    checkpoint.save(run / "checkpoint.safetensors", {"parameters": {"actor": torch.zeros(2)}}, state)
+    checkpoint.write_checkpoint(run / "checkpoint.safetensors", {"parameters": {"actor": torch.zeros(2)}}, state)
     for seed in (0, 1):
         place = run / f"seed-{seed}" / "checkpoints" / "step-000005000.safetensors"
-        checkpoint.save(place, {"actor": {"a": torch.zeros(2)}}, {"replica": f"seed-{seed}", "seed": seed, **rows[-1]})
+        checkpoint.write_checkpoint(
+            place, {"actor": {"a": torch.zeros(2)}}, {"replica": f"seed-{seed}", "seed": seed, **rows[-1]}
+        )
     send_run(run, tracking_uri(run), "made", over=False)
     change(run / "mlflow.json", records={"seed-0": 1}, finished=False)
     return run
@@ -127,7 +129,7 @@ def grid(tmp_path: Path, sink: None) -> Path:
     grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
     folder = folder_of(grid, SMALL, cells[3])
     (folder / "summary.json").unlink()
-    fail_cell(grid, SMALL, Failure(cells[3], "diverged", "it became NaN"))
+    fail_cell(grid, SMALL, FailedCell(cells[3], "diverged", "it became NaN"))
     send_grid(grid, tracking_uri(grid), "made", over=False)
     change(grid / "mlflow.json", settled=[], report={})
     for pack in grid.glob("packs/*/mlflow.json"):
@@ -149,7 +151,7 @@ def use_run(run: Path) -> None:
     _said(lambda: send_run(run, tracking_uri(run), "made", over=True))
     for which in RULES:
         _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
-    _said(lambda: configuration.differences(read_text(folder.config), "A.x = 1"))
+    _said(lambda: config_differences(read_text(folder.config), "A.x = 1"))
     _said(lambda: folder.check(resume=True))
     _said(lambda: state.update(checkpoint.load_state(folder.checkpoint)[1]))
     kept = {path: path.read_bytes() for path in run.glob("*/*.json*") if path.is_file()}
@@ -162,7 +164,7 @@ def use_run(run: Path) -> None:
 def _restore(folder: RunFolder, state: Any) -> None:
     if state:
         replicas = folder.replicas()
-        Standing(replicas, folder, state)
+        ReplicaStates(replicas, folder, state)
         for done in state["evaluations"].values():
             [Evaluated(**each).as_dict() for each in done]
         for replica in replicas:
@@ -185,8 +187,8 @@ def use_grid(grid: Path) -> None:
 def _compare(folder: Path) -> None:
     def read() -> None:
         found = read_folder(folder)
-        groups = grouped(found.runs)
-        warnings(found, groups, rows_of(groups))
+        groups = group_runs(found.runs)
+        comparison_warnings(found, groups, comparison_rows(groups))
 
     _said(read)
 

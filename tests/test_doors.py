@@ -151,7 +151,7 @@ from dqlab.cli import main
 def fails(*args):
     raise FAULT
 
-dqlab.scoring.scores.score = fails
+dqlab.envs.scores.score_returns = fails
 sys.argv[1:] = ["score", "walker2d", "1"]
 sys.exit(main())
 """

@@ -13,17 +13,16 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import GymnasiumEnvironments, make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import EnvError, RunError
-from dqlab.evaluation import Evaluator, initial_seeds
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.selection import SoftmaxQ
-from dqlab.training.execution import Eager
+from dqlab.policies.selection import SoftmaxQ
+from dqlab.training.evaluation import Evaluator, initial_seeds
+from dqlab.training.execution.modes import Eager
 from dqlab.training.pack import Pack
 
 HOPPER = tasks.get("hopper-medium-v2")

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from dqlab.algorithms.base import algorithms
 from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
-from dqlab.registry import Registry
-from dqlab.selection import Argmax, selections
+from dqlab.policies.selection import Argmax, selections
 from dqlab.testing import check
 from dqlab.training.pack import Pack
-from dqlab.training.rehearsal import rehearse
+from dqlab.training.rehearsal import smoke_test
 
 DIMS = Dims(5, 3)
 
@@ -39,7 +39,7 @@ def test_fields_are_read_without_postponed_annotations() -> None:
     assert Scaled(scale=3.0).hyper() == {"learning_rate": 3e-4, "scale": 3.0}
     with pytest.raises(ConfigError, match="Scaled.scale must be of type float, not 'high'"):
         Scaled(scale="high")  # type: ignore[arg-type]
-    rehearse(Pack([Scaled()], DIMS, [0]))
+    smoke_test(Pack([Scaled()], DIMS, [0]))
 
 
 def with_loss(change: Any) -> Any:
@@ -68,7 +68,7 @@ def with_loss(change: Any) -> Any:
 def test_losses_are_scalars_and_hold_what_selection_goes_by(change: Any, message: str) -> None:
     """Found before training begins."""
     with pytest.raises(ConfigError, match=message):
-        rehearse(Pack([with_loss(change)()], DIMS, [0]))
+        smoke_test(Pack([with_loss(change)()], DIMS, [0]))
 
 
 def filed(kind: str, part: Any) -> None:
@@ -114,14 +114,14 @@ def test_the_suite_says_what_is_wrong(case: str) -> None:
 
 
 def test_an_error_is_placed_in_the_authors_own_code() -> None:
-    from dqlab.errors import place_of
+    from dqlab.errors import error_place
 
     def fails(loss: Tensor, info: Any) -> Any:
         return info["nothing"]
 
     with pytest.raises(KeyError) as found:
-        rehearse(Pack([with_loss(fails)()], DIMS, [0]))
-    assert place_of(found.value).startswith(f"{__file__}:")
+        smoke_test(Pack([with_loss(fails)()], DIMS, [0]))
+    assert error_place(found.value).startswith(f"{__file__}:")
     with pytest.raises(ConfigError) as raised:
         partial(BehaviourCloning, policy="nobody")().build(DIMS)
-    assert "registry.py" in place_of(raised.value)
+    assert "registry.py" in error_place(raised.value)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import ROOT
 
-from dqlab.registry import Registry
-from dqlab.selection import selections
+from dqlab.config.registry import Registry
+from dqlab.policies.selection import selections
 
 selections.names()  # fills the registries
 KNOWN = {name for registry in Registry.kinds.values() for name in registry.names()}

@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dqlab import official
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import RunError
 from dqlab.policies.base import Dims
+from dqlab.runs.official.checkpoints import load_checkpoint
 from dqlab.training.pack import Pack
 
 TASK = ("--task", "walker2d-medium-expert-v2")
@@ -67,7 +67,7 @@ def save_official(folder: Path, epoch: str, **made: Any) -> tuple[plain.Actor, p
 
 def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
     actor, q = save_official(tmp_path, "_50")
-    found = official.load_checkpoint(tmp_path)
+    found = load_checkpoint(tmp_path)
     assert (found.stem, found.state_dim, found.action_dim, found.schedule) == ("actor_50", 17, 6, "N = 5, vp")
     pack = Pack([DiffusionQL()], Dims(17, 6), [0])
     pack.load(0, found.weights)
@@ -85,7 +85,7 @@ def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
     if (n, schedule) == (1, "linear"):
         pytest.skip("a line needs two points")
     save_official(tmp_path, "", n=n, schedule=schedule, hidden=8)
-    found = official.load_checkpoint(tmp_path)
+    found = load_checkpoint(tmp_path)
     assert found.schedule == f"N = {n}, {schedule}"
     assert found.settings["DiffusionPolicy.n_timesteps"] == n
     assert found.settings["MLPDenoiser.hidden_dim"] == found.settings["TwinCritic.hidden_dim"] == 8
@@ -96,7 +96,7 @@ def test_betas_of_its_own(tmp_path: Path) -> None:
     mine = [0.1, 0.2, 0.3]
     torch.save(state | buffers(mine), tmp_path / "actor.pth")
     torch.save(values, tmp_path / "critic.pth")
-    found = official.load_checkpoint(tmp_path)
+    found = load_checkpoint(tmp_path)
     assert found.schedule == "N = 3, betas of its own"
     assert found.settings["DiffusionPolicy.schedule"] == "listed"
     assert found.settings["listed.betas"] == pytest.approx(mine, rel=1e-6)
@@ -108,11 +108,11 @@ def test_the_latest_full_pair(tmp_path: Path) -> None:
         save_official(tmp_path, epoch, hidden=8)
     for name in ("actor_ema_2000.pth", "actor_target_3000.pth"):
         (tmp_path / name).write_bytes(b"")
-    assert official.load_checkpoint(tmp_path).stem == "actor_1000"
-    assert official.load_checkpoint(tmp_path, "50").stem == "actor_50"
+    assert load_checkpoint(tmp_path).stem == "actor_1000"
+    assert load_checkpoint(tmp_path, "50").stem == "actor_50"
     (tmp_path / "critic_1000.pth").unlink()
     with pytest.raises(RunError, match=r"critic_1000\.pth is missing: .* Both are there for --epoch 50, 950"):
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 def wrapped(state: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def test_what_wraps_the_weights_is_opened(tmp_path: Path, change: Callable[[dict
     *_, state, values = official_states(n=10, hidden=8)
     torch.save(change(state), tmp_path / "actor_2.pth")
     torch.save(change(values), tmp_path / "critic_2.pth")
-    first, second = (official.load_checkpoint(tmp_path, epoch) for epoch in "12")
+    first, second = (load_checkpoint(tmp_path, epoch) for epoch in "12")
     assert second.schedule == first.schedule == "N = 10, vp"
     for net in ("actor", "critic"):
         assert all(torch.equal(value, second.weights[net][name]) for name, value in first.weights[net].items())
@@ -148,10 +148,10 @@ def test_both_in_one_file(tmp_path: Path) -> None:
     *_, state, values = official_states(hidden=8)
     for name in ("actor.pth", "critic.pth"):
         torch.save(wrapped(state, values), tmp_path / name)
-    assert official.load_checkpoint(tmp_path).schedule == "N = 5, vp"
+    assert load_checkpoint(tmp_path).schedule == "N = 5, vp"
     torch.save({"actor": state, "ema": state | {}}, tmp_path / "actor.pth")
     with pytest.raises(RunError, match=r"actor\.pth holds several: \['actor'\] and \['ema'\]"):
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
 
 
 Change = Callable[[dict[str, Any], dict[str, Any]], tuple[Any, Any]]
@@ -187,7 +187,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, change: Change, messa
     for name, holds in zip(("actor.pth", "critic.pth"), change(state, values), strict=True):
         torch.save(holds, tmp_path / name)
     with pytest.raises(RunError, match=message) as caught:
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 600
     assert "\x1b" not in str(caught.value)
@@ -230,30 +230,30 @@ def test_damaged_and_unsafe_files(tmp_path: Path, change: Callable[[Path], Any],
     save_official(tmp_path, "", hidden=8)
     change(tmp_path / "critic.pth")
     with pytest.raises(RunError, match=message) as caught:
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
     assert not Evil.ran
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"No official checkpoint .*no \.pth file at all"):
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     (tmp_path / "actor_ema_5.pth").write_bytes(b"")
     with pytest.raises(RunError, match=r"No official checkpoint .*There is 'actor_ema_5\.pth'"):
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     save_official(tmp_path, "", hidden=8)
     (tmp_path / "critic.pth").unlink()
     with pytest.raises(RunError, match=r"critic\.pth is missing"):
-        official.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     with pytest.raises(RunError, match="There is no folder"):
-        official.load_checkpoint(tmp_path / "actor.pth")
+        load_checkpoint(tmp_path / "actor.pth")
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
 @pytest.mark.parametrize("epoch", ["1", "2"])
 def test_files_that_broke_it(epoch: str) -> None:
     with pytest.raises(RunError):
-        official.load_checkpoint(CASES, epoch)
+        load_checkpoint(CASES, epoch)
 
 
 class Evil:

@@ -13,7 +13,7 @@ from conftest import TINY
 from made_collections import collect
 from made_own import ENV_ID, task_gin, write_data, write_module
 
-from dqlab import configuration
+from dqlab.config.gin_syntax import parse_bindings
 from dqlab.envs.custom import gymnasium_task
 from dqlab.errors import ConfigError
 
@@ -69,7 +69,7 @@ def test_runs_compare_though_nothing_is_registered(collected: Path, tmp_path: Pa
 
 def test_references_are_read_as_text() -> None:
     text = "Experiment.task = @no_such/thing()\na.b = [@other, %more]\n"
-    assert configuration.flat(text) == {"Experiment.task": "@no_such/thing()", "a.b": ["@other", "%more"]}
+    assert parse_bindings(text) == {"Experiment.task": "@no_such/thing()", "a.b": ["@other", "%more"]}
 
 
 def own(folder: Path, *more: str) -> Path:
@@ -112,7 +112,7 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
 
 
 def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
-    from dqlab.ablation.engines.cargo import IMPORT
+    from dqlab.ablation.engines.ray_node import IMPORT
 
     text = f"import mylab.parts\nenvs.gymnasium_task.env_id = {ENV_ID!r}\n"
     assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}
@@ -163,6 +163,6 @@ def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dql
     recipe = [f"Collection.env_id = {ENV_ID!r}", "Collection.mixture = {'random': 1.0}", "Collection.episodes = 2"]
     (tmp_path / "mine" / "random.gin").write_text("\n".join([*recipe, "Collection.name = 'made'", ""]))
     fine(dqlab("collect", "--gin", "mine/random.gin", "--out", "out", env=SAFE))
-    known = configuration.flat((tmp_path / "out" / "made.gin").read_text())
+    known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
     assert known["import_path.folders"] == (f"{tmp_path}/mine",)
     fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))

@@ -14,14 +14,13 @@ import pytest
 import torch
 from conftest import ROOT, bindings
 
-from dqlab import configuration
 from dqlab.cli import main
+from dqlab.config import gin_files
+from dqlab.config.gin_state import configurables
+from dqlab.config.plugins import RegisteredState, all_or_nothing, load_plugins
+from dqlab.config.registry import Registry
 from dqlab.diffusion.schedules import noise_schedules
 from dqlab.errors import ConfigError
-from dqlab.gin_registry import configurables
-from dqlab.plugins import load_plugins
-from dqlab.registry import Registry
-from dqlab.rollback import Registered, all_or_nothing
 from dqlab.testing import check_plugin
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,12 +41,12 @@ def schedule(function: str, name: str = "flat") -> str:
 
 
 def install(folder: Path, name: str, code: str, point: str = "") -> dict[str, str]:
-    """Lay a distribution with a `dqlab.plugins` entry point where Python finds it; returns the environment."""
+    """Lay a distribution with a `dqlab.config.plugins` entry point where Python finds it; returns the environment."""
     (folder / f"{name}.py").write_text(code)
     info = folder / f"{name}-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(f"[dqlab.plugins]\n{name} = {point or name}\n")
+    (info / "entry_points.txt").write_text(f"[dqlab.config.plugins]\n{name} = {point or name}\n")
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
@@ -56,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose distributions this process sees; all that they register is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     noise_schedules.names()
-    before = Registered.now()
+    before = RegisteredState.now()
     yield tmp_path
     before.restore("made_up")
     for module in {path.stem for path in tmp_path.glob("*.py")} & set(sys.modules):
@@ -113,12 +112,12 @@ FAILURES = {
 def test_nothing_of_a_broken_plugin_stays(how: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not its parts, not its contested names, not its configurables, not its modules; a mended one then loads."""
     code, message = FAILURES[how]
-    more = '\nfrom dqlab.registry import Registry, configurable\nkind = Registry("broken_kind", "New.")\n'
+    more = '\nfrom dqlab.config.registry import Registry, configurable\nkind = Registry("broken_kind", "New.")\n'
     more += "@configurable('mine')\ndef mine(x=1): pass\nimport broken_friend\n"
     (here / "broken_friend.py").write_text(schedule("friendly", "friendly"))
     install(here, "a_good_plugin", schedule("contested", "contested"))
     install(here, "broken_plugin", schedule("flat") + schedule("contested_too", "contested") + more + code)
-    before = Registered.now()
+    before = RegisteredState.now()
     load_plugins()
     warning = capsys.readouterr().err.splitlines()[-1]
     assert warning.startswith("dqlab: warning: plugin 'broken_plugin' (broken_plugin) is skipped: ")
@@ -174,7 +173,7 @@ def test_a_contested_name_is_an_error_that_names_both(here: Path) -> None:
     assert "flat" not in noise_schedules
     for binding in ("flat.beta = 0.1", "flat_three.beta = 0.1", "DiffusionPolicy.schedule = @flat"):
         with pytest.raises(ConfigError, match=both):
-            configuration.load([], [binding])
+            gin_files.load_gin([], [binding])
     with pytest.raises(ConfigError, match="'flat' is taken twice"):
         noise_schedules.register("flat")(lambda n: n)
 
@@ -210,7 +209,7 @@ def test_two_parts_of_one_gin_name_are_one_clear_message(
 
 def test_plugins_load_after_a_configuration_was_read(here: Path) -> None:
     """gin locks its registry then."""
-    configuration.load([], ["vp.beta_max = 20.0"])
+    gin_files.load_gin([], ["vp.beta_max = 20.0"])
     install(here, "late_plugin", schedule("flat"))
     load_plugins()
     assert "flat" in noise_schedules

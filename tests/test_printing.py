@@ -16,8 +16,8 @@ from made_folders import write_run
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.console import Console
-from dqlab.printing import names, printable
+from dqlab.errors import printable, printable_names
+from dqlab.printing import Console
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NASTY = "\x1b[2J\x1b]0;pwned\x07[bold red]x[/bold red] :smile: \u202egnp.exe\x9b1m"
@@ -90,6 +90,6 @@ def test_what_is_printable() -> None:
     assert printable("über 世界 ✗") == "über 世界 ✗"
     assert printable(NASTY) == SHOWN
     assert printable(LONG, 20) == "yyyyyyyyyy ... yyyyyyyyyy (5,000,000 characters)"
-    assert names(["b\n", "a", LONG]).startswith(r"a, b\n, yyyy")
-    assert len(names([LONG] * 100)) < 5_000
-    assert names(map(str, range(100))).endswith(", ... (100 in all)")
+    assert printable_names(["b\n", "a", LONG]).startswith(r"a, b\n, yyyy")
+    assert len(printable_names([LONG] * 100)) < 5_000
+    assert printable_names(map(str, range(100))).endswith(", ... (100 in all)")

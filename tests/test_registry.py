@@ -8,11 +8,11 @@ import gin
 import pytest
 import torch
 
-from dqlab import configuration
+from dqlab.config import gin_files
+from dqlab.config.registry import Registry
 from dqlab.diffusion.schedules import build_betas, noise_schedules
 from dqlab.errors import ConfigError, nearest
-from dqlab.registry import Registry
-from dqlab.selection import Single, selections
+from dqlab.policies.selection import Single, selections
 
 
 def test_unknown_names_get_the_nearest() -> None:
@@ -65,7 +65,7 @@ def test_a_removed_part_leaves_both_its_names() -> None:
         assert float(build_betas("cell", 1)) == pytest.approx(beta)
         noise_schedules.remove("cell")
     with pytest.raises(ConfigError, match="nothing is called 'cell'"):
-        configuration.load([], ["cell.beta = 0.3"])
+        gin_files.load_gin([], ["cell.beta = 0.3"])
 
 
 def test_one_gin_name_for_two_parts_names_both_places() -> None:

@@ -10,13 +10,13 @@ from conftest import ROOT
 
 from dqlab.cli import main
 from dqlab.errors import ConfigError
-from dqlab.scaffold import render, write_plugin
+from dqlab.tools.scaffold import render_package, write_plugin
 
 EXAMPLE = ROOT / "examples" / "dqlab-plugin"
 
 
 def test_the_example_is_what_new_plugin_writes() -> None:
-    files = dict(render("dqlab-plugin"))
+    files = dict(render_package("dqlab-plugin"))
     assert len(files) == 11
     assert all((EXAMPLE / path).read_text() == text for path, text in files.items())
 

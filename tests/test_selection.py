@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dqlab.errors import ConfigError
-from dqlab.selection import (
+from dqlab.policies.selection import (
     Argmax,
     IDQLExpectile,
     IDQLExponential,
@@ -23,7 +23,7 @@ from dqlab.selection import (
     Single,
     SoftmaxQ,
     TopK,
-    take,
+    take_candidates,
 )
 from dqlab.testing import one_noise
 
@@ -81,9 +81,9 @@ def test_mean_of_best_by_hand() -> None:
     candidates = torch.tensor([[1.0, 1.0], [0.5, 0.5], [0.2, -0.6], [0.4, 0.2]]).unsqueeze(1)
     index = MeanOfBest(n_candidates=4, k=2)(candidates, TWO_CRITICS.unsqueeze(-1), {})
     assert index.tolist() == [[2], [3]]
-    assert take(candidates, index).tolist() == [pytest.approx([0.3, -0.2])]
+    assert take_candidates(candidates, index).tolist() == [pytest.approx([0.3, -0.2])]
     one = MeanOfBest(n_candidates=4, k=1)(candidates, TWO_CRITICS.unsqueeze(-1), {})
-    assert take(candidates, one).tolist() == [pytest.approx([0.2, -0.6])]
+    assert take_candidates(candidates, one).tolist() == [pytest.approx([0.2, -0.6])]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import torch
 from subjects import DIMS, new_mode, new_pack, synchronizer
 
 from dqlab.algorithms.base import algorithms
-from dqlab.noise import draw, generator_for, integers
+from dqlab.noise import draw_noise, generator_for, integers
+from dqlab.training.execution.program import nested_tensors
 from dqlab.training.pack import Pack
-from dqlab.training.program import leaves
-from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 from gpu.data import load
 from gpu.notes import Notes
@@ -115,7 +115,7 @@ def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
     specs = {**packs[0].algorithm.update_noise(DIMS, settings.sizes.batch)}
     specs["batch_index"] = integers(len(data), settings.sizes.batch)
     for update in range(min(settings.sizes.updates, INJECTED)):
-        noise = draw(specs, generator_for(0, "injected", update), torch.float64, count=2)
+        noise = draw_noise(specs, generator_for(0, "injected", update), torch.float64, count=2)
         batch = data.batch(noise.pop("batch_index"))
         for pack in packs:
             there = {name: value.to(pack.device) for name, value in noise.items()}
@@ -125,7 +125,9 @@ def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
 
 def _distance(first: Pack, second: Pack) -> float:
     """The largest difference between the states of two packs; NaN if there is one."""
-    both = [leaves({"p": p.state.parameters, "m": p.state.moments, "t": p.state.targets}) for p in (first, second)]
+    both = [
+        nested_tensors({"p": p.state.parameters, "m": p.state.moments, "t": p.state.targets}) for p in (first, second)
+    ]
     return float(torch.stack([(a.cpu() - b.cpu()).abs().max().double() for a, b in zip(*both, strict=True)]).max())
 
 

@@ -1,1 +1,1 @@
-"""Ablations: a grid is a gin file, a cell of it one experiment."""
+"""A grid of experiments: settings, cells, packs, the driver."""

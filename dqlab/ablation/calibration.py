@@ -7,26 +7,26 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from dqlab import configuration
-from dqlab.ablation.planning import Pack
+from dqlab.ablation.planning import PackKind, PlannedPack
 from dqlab.ablation.reader import for_this_machine
-from dqlab.algorithms.base import Batch
+from dqlab.config import gin_files
+from dqlab.config.gin_state import bound_parameters
+from dqlab.data.batch import Batch
 from dqlab.data.transitions import Provenance, Transitions
-from dqlab.envs.making import make_env
-from dqlab.experiment import DTYPES, Experiment
+from dqlab.envs.backend import make_env
 from dqlab.files import size_of
 from dqlab.machine import resident_memory
-from dqlab.training.execution import Budget, Eager, execution_modes
-from dqlab.training.memory import need
+from dqlab.runs.experiment import DTYPES, Experiment
+from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
+from dqlab.training.memory import USABLE, free_bytes, replica_memory
 from dqlab.training.pack import Pack as Replicas
-from dqlab.training.sampler_core import SamplerCore
-from dqlab.training.step import Step
-from dqlab.training.work import flops_of_update
+from dqlab.training.sampler import SamplerCore
+from dqlab.training.step import Step, flops_of_update
 
 LONG, SHORT = 0.3, 0.05
 """Seconds for which each part is timed: to be shown, and only to put packs into an order."""
@@ -61,17 +61,17 @@ PROCESS = 600 * 2**20
 """Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
 
 
-def costs(
-    packs: Iterable[Pack], seconds: float = LONG, told: Callable[[str], None] = lambda text: None
+def costs_of_packs(
+    packs: Iterable[PlannedPack], seconds: float = LONG, told: Callable[[str], None] = lambda text: None
 ) -> dict[str, Cost]:
     """Cost of every pack, by its id; packs of one kind and size are measured once, each part for so many seconds."""
     packs = list(packs)
-    of_kind: dict[tuple[int, int], Pack] = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
+    of_kind: dict[tuple[int, int], PlannedPack] = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
     chosen = _spread(list(of_kind.items()), MEASURED)
     measured = {}
     for number, (key, pack) in enumerate(chosen, 1):
         told(f"calibrating {number} of {len(chosen)}")
-        measured[key] = measure(pack, seconds)
+        measured[key] = measure_pack(pack, seconds)
     gc.collect()  # a step and its programs refer to each other
     torch.cuda.empty_cache()  # of a GPU that packs are about to share; nothing without one
     return {pack.id: _of(measured, (id(pack.kind), len(pack.cells))) for pack in packs}
@@ -85,26 +85,26 @@ def _of(measured: Mapping[tuple[int, int], Cost], key: tuple[int, int]) -> Cost:
     return Cost(largest.seconds, memory, max(c.gpu_memory for c in measured.values()), largest.threads, False)
 
 
-def _spread(items: list[tuple[tuple[int, int], Pack]], limit: int) -> list[tuple[tuple[int, int], Pack]]:
+def _spread(items: list[tuple[tuple[int, int], PlannedPack]], limit: int) -> list[tuple[tuple[int, int], PlannedPack]]:
     """At most so many of the items, spread evenly, the last among them."""
     if len(items) <= limit:
         return items
     return [items[math.ceil((index + 1) * len(items) / limit) - 1] for index in range(limit)]
 
 
-def load_pack(pack: Pack) -> tuple[Experiment, bool]:
+def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
     """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pack.gin"
         path.write_text(pack.as_gin())
-        configuration.load([path])
-        instead = for_this_machine(str(configuration.bound().get("experiment.Experiment.device", "")))
-        configuration.load([path], instead)
+        gin_files.load_gin([path])
+        instead = for_this_machine(str(bound_parameters().get("experiment.Experiment.device", "")))
+        gin_files.load_gin([path], instead)
     experiment = Experiment()
     return experiment, bool(instead) or experiment.the_device.type != "cpu"
 
 
-def measure(pack: Pack, seconds: float = LONG) -> Cost:
+def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     """Time updates and evaluations of a pack, and count its memory.
 
     On a CPU replicas are computed one by one, so that one is measured for all.
@@ -121,14 +121,14 @@ def measure(pack: Pack, seconds: float = LONG) -> Cost:
         replicas.synchronize()
 
     work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
-    mode = execution_modes.get(plan.execution)().settle(Budget(device, work))
+    mode = execution_modes.get(plan.execution)().settle(ComputeBudget(device, work))
     factor = COMPILED if mode.preparation else 1.0
     updating = plan.steps * factor * _seconds(update, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
     acting = factor * _act_seconds(experiment, replicas, seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.the_task.episode_limit * acting
-    needed = need(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
+    needed = replica_memory(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.together
     environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
@@ -147,7 +147,7 @@ def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> 
     return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
 
 
-def _file_bytes(pack: Pack) -> int:
+def _file_bytes(pack: PlannedPack) -> int:
     path = pack.kind.data.path
     return 2 * size_of(path) if path is not None else 0
 
@@ -203,3 +203,49 @@ def _env_seconds(experiment: Experiment, least: float) -> float:
             env.reset(seed=0)
 
     return _seconds(step, least)
+
+
+MOST_ON_CPU = 8
+MOST_ON_GPU = 64
+GPU_ELSEWHERE = 16 * 2**30
+"""Bytes that are counted on where packs go to GPUs that are not here."""
+
+
+@dataclass
+class PackSizer:
+    """How many cells of a kind are trained together.
+
+    On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
+    every slot has several packs.
+
+    Args:
+        limit: as the grid's file says; 0 leaves it to the device.
+        cells: to be packed, of all kinds.
+        slots: packs that run at a time.
+    """
+
+    limit: int
+    cells: int
+    slots: int
+    _on_gpu: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, kind: PackKind) -> int:
+        """Cells a pack, at most."""
+        if self.limit:
+            return self.limit
+        if len(self._on_gpu) < MOST_ON_CPU and id(kind) not in self._on_gpu:
+            self._on_gpu[id(kind)] = _fitting(kind)
+        on_gpu = self._on_gpu.get(id(kind), min(self._on_gpu.values()))
+        return on_gpu or min(max(math.ceil(self.cells / (4 * self.slots)), 1), MOST_ON_CPU)
+
+
+def _fitting(kind: PackKind) -> int:
+    """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
+    experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
+    if not on_gpu:
+        return 0
+    here = experiment.the_device.type != "cpu"
+    free = free_bytes(experiment.the_device) if here else GPU_ELSEWHERE
+    needed = replica_memory(experiment.the_algorithm, experiment.dims, experiment.plan.batch_size)
+    fit = int(USABLE * free / (needed.kept + needed.together))
+    return min(max(fit, 1), MOST_ON_GPU)

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from dqlab.ablation.planning import Pack, Plan
+from dqlab.ablation.planning import Plan, PlannedPack
 from dqlab.ablation.reader import SOURCES
-from dqlab.configuration import as_text
+from dqlab.config.gin_syntax import format_bindings
 from dqlab.errors import RunError
+from dqlab.errors import printable_name as name_of
 from dqlab.files import write_text
-from dqlab.printing import name as name_of
-from dqlab.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read
-from dqlab.run_folder import LOCK, PACK, claim
+from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
+from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
 
 class GridFolder:
@@ -74,7 +74,7 @@ class GridFolder:
         Raises:
             RunError: another process has it, or it cannot be written.
         """
-        self._lock = claim(self.path)
+        self._lock = claim_folder(self.path)
 
     def facts(self) -> BegunGridRecord:
         """What grid.json says.
@@ -84,14 +84,14 @@ class GridFolder:
         """
         if not (self.path / "grid.json").exists():
             raise RunError(f"{self.path} is not the folder of a grid (it has no grid.json).")
-        return read(self.path / "grid.json", BegunGridRecord)
+        return read_record(self.path / "grid.json", BegunGridRecord)
 
     def write_facts(self, **facts: Any) -> None:
         """Add to grid.json."""
         known: Mapping[str, Any] = self.facts() if (self.path / "grid.json").exists() else {}
         write_text(self.path / "grid.json", json.dumps({**known, **facts}, indent=1, default=str))
 
-    def write_plan(self, plan: Plan, packs: Iterable[Pack]) -> None:
+    def write_plan(self, plan: Plan, packs: Iterable[PlannedPack]) -> None:
         """Write plan.json, and every pack's pack.gin: anew where it has not begun, its data's place where it has."""
         for pack in packs:
             path = self.packs / pack.id / PACK
@@ -105,7 +105,7 @@ class GridFolder:
     def listed(self) -> dict[str, list[str]]:
         """Ids of the cells of every pack that was ever planned here, by the pack's id."""
         path = self.path / "plan.json"
-        known = read(path, PlanRecord)["packs"] if path.exists() else {}
+        known = read_record(path, PlanRecord)["packs"] if path.exists() else {}
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
@@ -132,7 +132,7 @@ class GridFolder:
     def is_over(self, pack: str) -> bool:
         """Whether a pack has run to its end, well or not."""
         path = self.packs / pack / "run.json"
-        return path.exists() and read(path, RunRecord)["state"] in ("finished", "failed")
+        return path.exists() and read_record(path, RunRecord)["state"] in ("finished", "failed")
 
     def free_id(self, pack: str) -> str:
         """An id under which a pack can be run afresh, though one of the same cells has run to its end."""
@@ -158,7 +158,9 @@ class GridFolder:
     def failed(self) -> dict[str, FailureRecord]:
         """What is known of cells that failed, by their ids."""
         finished = self.finished()
-        return {cell: read(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished}
+        return {
+            cell: read_record(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished
+        }
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""
@@ -181,5 +183,5 @@ def _attempt(pack: Path) -> tuple[str, int]:
 
 def _reading_from(text: str, source: str) -> str:
     """A pack's configuration with its dataset read from another place."""
-    line = as_text({SOURCES: (source,)})
+    line = format_bindings({SOURCES: (source,)})
     return "".join(line if each.startswith(f"{SOURCES} =") else each for each in text.splitlines(keepends=True))

@@ -16,14 +16,14 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from dqlab.configuration import bindings_of, check_binding, complete
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.gin_files import bindings_in_file, check_binding
+from dqlab.config.gin_state import complete_name
+from dqlab.config.registry import configurable
+from dqlab.config.replica import is_seed
 from dqlab.errors import MANY, ConfigError, nearest
-from dqlab.fields import check_fields, require
-from dqlab.registry import configurable
-from dqlab.replica import is_seed
 
 Bindings = dict[str, Any]
-
 OF_THE_GRID = (
     "experiment.Experiment.task",
     "experiment.Experiment.seeds",
@@ -33,10 +33,8 @@ OF_THE_GRID = (
     "ablation.",
 )
 """What a gin file that stands for a label does not decide: beginnings of complete names."""
-
 BUDGET = tuple(f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes"))
 """What it decides none the less with `Grid.own_budgets`."""
-
 REFUSED = {
     "experiment.Experiment.task": "Use Grid.tasks.",
     "experiment.Experiment.seeds": "Use Grid.seeds.",
@@ -106,16 +104,18 @@ class Grid:
         check_fields(self)
         self._check_axes()
         for name in ("pack", "hours"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
-        require(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        require(_different(self.tasks, _is_text), self, "tasks", "a tuple of different names, such as ('my-task-v0',)")
+        check_field(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
+        check_field(
+            _different(self.tasks, _is_text), self, "tasks", "a tuple of different names, such as ('my-task-v0',)"
+        )
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
 
     def _check_axes(self) -> None:
-        require(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
+        check_field(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
         if not self.axes:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
         for name in self.axes:
@@ -142,7 +142,7 @@ class Grid:
                 an exclusion names no point, or all are excluded; two settings have one label, or two axes one
                 parameter.
         """
-        if shared := _twice(complete(name) for names in self.parameters.values() for name in names):
+        if shared := _twice(complete_name(name) for names in self.parameters.values() for name in names):
             raise ConfigError(f"Grid.axes: several axes set {shared[0]}, and only one can. Make one axis of them.")
         exclusions = _exclusions(self.exclude, self.points)
         found = [_combined(combination) for combination in product(*self.points.values())]
@@ -217,7 +217,7 @@ def _parameters(points: Iterable[Setting]) -> tuple[str, ...]:
 def _check_parameter(parameter: str, place: str) -> None:
     check_binding(parameter, place)
     for beginning, instead in REFUSED.items():
-        if complete(parameter).startswith(beginning):
+        if complete_name(parameter).startswith(beginning):
             raise ConfigError(f"{place}: {parameter} cannot differ between settings. {instead}")
 
 
@@ -234,7 +234,7 @@ def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings
     """What a label stands for: its bindings, or those of a gin file that are no matter of the grid as a whole."""
     if isinstance(point, Mapping):
         return dict(point)
-    named = {complete(name): (name, value) for name, value in bindings_of(point).items()}
+    named = {complete_name(name): (name, value) for name, value in bindings_in_file(point).items()}
     return dict(own for name, own in named.items() if name in budget or not name.startswith(OF_THE_GRID))
 
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from dqlab import configuration
-from dqlab.ablation.cells import Cell
 from dqlab.ablation.grid import Setting
-from dqlab.ablation.reader import SOURCES, Base, Data, Reader, Values, as_ever, canonical
+from dqlab.ablation.reader import SOURCES, Base, ConfigResolver, Data, Values, as_ever, canonical_values
+from dqlab.analysis.results import Cell
+from dqlab.config.gin_syntax import format_bindings
 
 DIGITS = 16
-
 OF_PACKS = {"tracking.Tracking.mlflow": False}
 """What packs are configured with besides: one process records the whole grid in MLflow, not one for every pack."""
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedCell:
     """A cell, and how it is trained.
 
     Attributes:
@@ -36,7 +35,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Kind:
+class PackKind:
     """What the cells of a pack have in common.
 
     Attributes:
@@ -51,12 +50,12 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Pack:
+class PlannedPack:
     """Cells that one process trains together."""
 
     id: str
-    kind: Kind
-    cells: tuple[Planned, ...]
+    kind: PackKind
+    cells: tuple[PlannedCell, ...]
 
     def as_gin(self) -> str:
         """Its configuration, complete."""
@@ -69,15 +68,15 @@ class Pack:
             }
             for planned in self.cells
         }
-        return self.kind.text + configuration.as_text({"Experiment.replicas": replicas})
+        return self.kind.text + format_bindings({"Experiment.replicas": replicas})
 
 
 @dataclass(frozen=True)
 class Plan:
     """All cells of a grid, in its order, and the kinds of packs that they fit into."""
 
-    cells: tuple[Planned, ...]
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    cells: tuple[PlannedCell, ...]
+    kinds: Mapping[str, PackKind] = field(default_factory=dict)
 
     @property
     def same(self) -> list[tuple[str, str]]:
@@ -87,7 +86,7 @@ class Plan:
         return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
 
 
-def make_plan(reader: Reader) -> Plan:
+def make_plan(reader: ConfigResolver) -> Plan:
     """Every cell of a grid: its settings on its tasks with its seeds.
 
     Raises:
@@ -101,27 +100,29 @@ def make_plan(reader: Reader) -> Plan:
             if kind not in kinds:
                 kinds[kind] = make_kind()
             cells += [
-                Planned(Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed), scalars, kind)
+                PlannedCell(
+                    Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed), scalars, kind
+                )
                 for seed in reader.grid.seeds
             ]
     return Plan(tuple(cells), kinds)
 
 
-def _read(reader: Reader, base: Base, setting: Setting) -> tuple[str, str, Values, Callable[[], Kind]]:
+def _read(reader: ConfigResolver, base: Base, setting: Setting) -> tuple[str, str, Values, Callable[[], PackKind]]:
     """Digest of what a setting runs, digest of its kind, its own scalars, and how to make the kind."""
     values, choices = reader.values(base, setting)
     data = reader.data(base.task, values)
     # what is read counts, not where from
-    read = {name: value for name, value in canonical(values).items() if name != SOURCES}
+    read = {name: value for name, value in canonical_values(values).items() if name != SOURCES}
     runs = {name: value for name, value in read.items() if not as_ever(name, value)} | {"data": data.digest}
     kind = {name: value for name, value in runs.items() if name not in choices.scalars}
     own = {reader.name(name): value for name, value in setting.bindings.items()}
     scalars = {name: value for name, value in own.items() if name in choices.scalars}
     common = {name: value for name, value in own.items() if name not in choices.scalars}
 
-    def make_kind() -> Kind:
+    def make_kind() -> PackKind:
         bound = {**base.values, **common, SOURCES: (data.source,), **OF_PACKS}
-        return Kind(base.task, reader.loaded.header() + configuration.as_text(bound), data)
+        return PackKind(base.task, reader.loaded.header() + format_bindings(bound), data)
 
     return _digest(runs), _digest(kind), scalars, make_kind
 
@@ -131,7 +132,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[Kind], int]) -> list[Pack]:
+def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], int]) -> list[PlannedPack]:
     """Packs of the wanted cells; cells that differ only in seeds and scalars share them.
 
     Args:
@@ -139,7 +140,7 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[Kind], int])
         wanted: ids of cells; one that several settings have is packed once.
         width: cells that a pack of that kind may have, at most.
     """
-    groups: dict[str, dict[str, Planned]] = {}
+    groups: dict[str, dict[str, PlannedCell]] = {}
     for planned in plan.cells:
         if planned.cell.id in wanted:
             groups.setdefault(planned.kind, {}).setdefault(planned.cell.id, planned)
@@ -150,13 +151,13 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[Kind], int])
     return packs
 
 
-def make_pack(kind: Kind, cells: Iterable[Planned]) -> Pack:
+def make_pack(kind: PackKind, cells: Iterable[PlannedCell]) -> PlannedPack:
     """A pack of cells; known by a digest of theirs."""
     cells = tuple(cells)
-    return Pack(_digest([planned.cell.id for planned in cells]), kind, cells)
+    return PlannedPack(_digest([planned.cell.id for planned in cells]), kind, cells)
 
 
-def even_parts(items: Sequence[Planned], limit: int) -> list[Sequence[Planned]]:
+def even_parts(items: Sequence[PlannedCell], limit: int) -> list[Sequence[PlannedCell]]:
     """Parts of at most `limit` items, as even as can be, in order."""
     count = -(-len(items) // max(limit, 1))
     edges = [round(index * len(items) / count) for index in range(count + 1)]

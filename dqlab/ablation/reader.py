@@ -16,26 +16,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dqlab import configuration
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms.base import algorithms
-from dqlab.configuration import complete
+from dqlab.config import gin_files
+from dqlab.config.gin_state import (
+    abbreviate_names,
+    bind_parameter,
+    bound_parameters,
+    bound_value,
+    complete_name,
+    operative_parameters,
+    parameters_read,
+    wrapped_configurable,
+)
+from dqlab.config.gin_syntax import format_bindings
+from dqlab.config.identity import LATER, WITHOUT_EFFECT
 from dqlab.data.formats.base import data_formats
-from dqlab.data.found import Found
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.sources import absolute, find_dataset
+from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
-from dqlab.experiment import Experiment
-from dqlab.gin_registry import wrapped
-from dqlab.running import LATER, WITHOUT_EFFECT
-from dqlab.training.rehearsal import read_directly
+from dqlab.runs.experiment import Experiment
+from dqlab.training.rehearsal import shared_hyperparameters
 
 if TYPE_CHECKING:
-    from dqlab.records import GridDataRecord
-
+    from dqlab.tracking.records import GridDataRecord
 Values = dict[str, Any]
-
 ABOUT_THE_GRID = ("ablation.", "tracking.", "collection.")
 WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 TASK = "experiment.Experiment.task"
@@ -71,7 +77,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Choices:
+class ResolvedParameters:
     """What experiments of the same choices have in common: parameters that they read, with defaults, and the scalars.
 
     Attributes:
@@ -83,7 +89,7 @@ class Choices:
     scalars: frozenset[str]
 
 
-class Reader:
+class ConfigResolver:
     """Reads a grid file's experiments.
 
     Args:
@@ -95,11 +101,11 @@ class Reader:
 
     def __init__(self, files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = ()) -> None:
         self.files, self.bindings, self.imports = list(files), list(bindings), list(imports)
-        self.loaded = configuration.load(files, bindings, imports)
+        self.loaded = gin_files.load_gin(files, bindings, imports)
         self.grid = Grid()
-        self.text = configuration.as_text(configuration.briefly(configuration.bound()))
+        self.text = format_bindings(abbreviate_names(bound_parameters()))
         self._names: dict[str, str] = {}
-        self._choices: dict[Any, Choices] = {}
+        self._choices: dict[Any, ResolvedParameters] = {}
         self.read: set[str] = set()
         """Complete names of what the cells that were built have read."""
         self.found: dict[str, Data] = {}
@@ -123,7 +129,7 @@ class Reader:
     def name(self, name: str) -> str:
         """A binding's complete name."""
         if name not in self._names:
-            self._names[name] = complete(name)
+            self._names[name] = complete_name(name)
         return self._names[name]
 
     def bases(self) -> list[Base]:
@@ -132,7 +138,7 @@ class Reader:
         return [self._base(task) for task in tasks]
 
     def _own_task(self) -> str:
-        task = configuration.value(TASK)
+        task = bound_value(TASK)
         if not task:
             raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
         return str(task)
@@ -141,7 +147,7 @@ class Reader:
         self.load(task, ())
         values = {
             name: value
-            for name, value in configuration.bound().items()
+            for name, value in bound_parameters().items()
             if not name.startswith(ABOUT_THE_GRID[0]) or "/" in name
         }
         return Base(task, values)
@@ -153,19 +159,19 @@ class Reader:
             ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
         """
         own = [self._task_file(task)] if self.grid.task_gin else []
-        loaded = configuration.load([*self.files, *own], [*self.bindings, *more], self.imports)
+        loaded = gin_files.load_gin([*self.files, *own], [*self.bindings, *more], self.imports)
         self.loaded.imports += [module for module in loaded.imports if module not in self.loaded.imports]
         self.loaded.folders += [folder for folder in loaded.folders if folder not in self.loaded.folders]
-        if configuration.value(TASK) != task:  # not the one that the files make
-            configuration.bind(TASK, task)
+        if bound_value(TASK) != task:  # not the one that the files make
+            bind_parameter(TASK, task)
 
     def _task_file(self, task: str) -> Path:
         try:
-            return configuration.find(self.grid.task_gin.replace("{task}", task))
+            return gin_files.find_gin_file(self.grid.task_gin.replace("{task}", task))
         except ConfigError as error:
             raise ConfigError(f"Grid.task_gin, for the task '{task}': {error}") from error
 
-    def values(self, base: Base, setting: Setting) -> tuple[Values, Choices]:
+    def values(self, base: Base, setting: Setting) -> tuple[Values, ResolvedParameters]:
         """What a setting really runs on a task, name -> value; and what it shares with others of the same choices.
 
         Raises:
@@ -180,7 +186,7 @@ class Reader:
         read = {name: merged.get(name, default) for name, default in choices.defaults.items()}
         return {**read, **own}, choices
 
-    def _build(self, base: Base, setting: Setting) -> Choices:
+    def _build(self, base: Base, setting: Setting) -> ResolvedParameters:
         try:
             device = str(base.values.get("experiment.Experiment.device", ""))
             self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
@@ -189,11 +195,11 @@ class Reader:
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
-        shared = read_directly(experiment.the_algorithm, experiment.dims)
+        shared = shared_hyperparameters(experiment.the_algorithm, experiment.dims)
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.the_algorithm.hyper()) - shared)
-        self.read |= configuration.read()
-        read = {**configuration.used(), **_read_with_the_data()}
-        return Choices({name: value for name, value in read.items() if _counts(name)}, scalars)
+        self.read |= parameters_read()
+        read = {**operative_parameters(), **_read_with_the_data()}
+        return ResolvedParameters({name: value for name, value in read.items() if _counts(name)}, scalars)
 
     def check_read(self) -> None:
         """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read.
@@ -201,8 +207,8 @@ class Reader:
         Raises:
             ConfigError: nothing reads it.
         """
-        of_data = {name for name in configuration.bound() if name.startswith(WITH_THE_DATA)}
-        configuration.check_read(self.bindings, self.read | of_data)
+        of_data = {name for name in bound_parameters() if name.startswith(WITH_THE_DATA)}
+        gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
     def data(self, task: str, values: Values) -> Data:
         """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same.
@@ -227,7 +233,7 @@ class Reader:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
         caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
-        return Data(absolute(source), found.place, found.digest(), caveat, _format_name(found))
+        return Data(absolute_source(source), found.place, found.digest(), caveat, _format_name(found))
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -237,7 +243,7 @@ def for_this_machine(device: str) -> list[str]:
     return ["Experiment.device='cpu'", "Experiment.precision='full'", "Training.execution='auto'"]
 
 
-def _format_name(found: Found) -> str:
+def _format_name(found: LocatedDataset) -> str:
     return next((entry.name for entry in data_formats if entry.item is type(found.format)), "")
 
 
@@ -245,8 +251,8 @@ def _read_with_the_data() -> Values:
     """Parameters that are read where data is loaded, which a plan does not do."""
 
     def parameters(selector: str) -> Values:
-        bound = {n: v for n, v in configuration.bound().items() if n.startswith(selector + ".")}
-        described = inspect.signature(wrapped(selector)).parameters.values()
+        bound = {n: v for n, v in bound_parameters().items() if n.startswith(selector + ".")}
+        described = inspect.signature(wrapped_configurable(selector)).parameters.values()
         known = {
             f"{selector}.{p.name}": p.default for p in described if p.default is not p.empty and not callable(p.default)
         }
@@ -281,7 +287,7 @@ def _choice(value: Any) -> Any:
     return value if isinstance(value, (str, bool, type(None))) else repr(value)
 
 
-def canonical(values: Mapping[str, Any]) -> Values:
+def canonical_values(values: Mapping[str, Any]) -> Values:
     """Values by which two configurations are equal exactly if they run the same: 5 is 5.0, a list is a tuple."""
     return {name: _canonical(values[name]) for name in sorted(values)}
 

@@ -5,20 +5,84 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.session import Request, open_session
-from dqlab.console import Console
-from dqlab.errors import DqlabError, RunError, message_of
-from dqlab.printing import masked, printable
+from dqlab.ablation.planning import Plan
+from dqlab.ablation.reader import ConfigResolver
+from dqlab.ablation.session import GridRequest, open_session
+from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.errors import DqlabError, RunError, masked, message_of, printable
+from dqlab.printing import Console
+from dqlab.tracking.records import DataRecord, RunRecord, SummaryRecord, read_record
+
+
+def collect_results(
+    name: str,
+    reader: ConfigResolver,
+    plan: Plan,
+    summaries: Mapping[str, Path],
+    failures: Mapping[str, tuple[str, str]],
+    facts: Mapping[str, Any],
+) -> GridResults:
+    """A grid as far as it has come.
+
+    Args:
+        name: of the grid.
+        reader, plan: what it is.
+        summaries: where the summary of every finished cell lies, by the cell's id.
+        failures: kind and reason of every failed cell, by its id.
+        facts: of the session that has run it.
+    """
+    cells = [planned.cell for planned in plan.cells]
+    known = {cell: read_record(path, SummaryRecord) for cell, path in summaries.items()}
+    wanted = {cell.id for cell in cells}
+    packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
+    return GridResults(
+        name=name,
+        base=reader.grid.the_base,
+        labels=tuple(setting.label for setting in reader.grid.settings),
+        axes=reader.grid.axis_points,
+        tasks=tuple(dict.fromkeys(cell.task for cell in cells)),
+        seeds=reader.grid.seeds,
+        results=tuple(Result(cell, known[cell.id]) for cell in cells if cell.id in known),
+        failures=tuple(FailedCell(cell, *failures[cell.id]) for cell in cells if cell.id in failures),
+        pending=tuple(cell for cell in cells if cell.id not in known and cell.id not in failures),
+        gin=reader.text,
+        facts={**_facts_of(sorted(packs)), **facts},
+    )
+
+
+def _about(data: DataRecord) -> str:
+    """A dataset in a few words."""
+    rows = f", {data['rows']:,} rows of {data['episodes']:,} episodes" if "rows" in data and "episodes" in data else ""
+    return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
+
+
+def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
+    """Versions, devices and commits of the packs; several of a kind are all named."""
+    runs = [read_record(path / "run.json", RunRecord) for path in packs]
+    versions: dict[str, list[str]] = {}
+    for run in runs:
+        for package, version in run["versions"].items():
+            known = versions.setdefault(package, [])
+            known += [version] if version not in known else []
+    return {
+        "versions": {package: found[0] if len(found) == 1 else found for package, found in versions.items()},
+        "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
+        "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
+        "executions": sorted({run.get("execution", "") for run in runs} - {""}),
+        "data": {run["task"]: _about(run["data"]) for run in runs},
+    }
+
 
 Crashes = Mapping[str, tuple[str, str]]
 """Kind and reason of failures that the grid's folder does not know of, by the cell's id."""
 
 
-def report(request: Request, console: Console, crashes: Crashes | None = None, **facts: Any) -> None:
+def report_grid(request: GridRequest, console: Console, crashes: Crashes | None = None, **facts: Any) -> None:
     """Report what there is of a grid.
 
     Args:
@@ -30,8 +94,8 @@ def report(request: Request, console: Console, crashes: Crashes | None = None, *
     Raises:
         DqlabError: there is nothing to report, or the report cannot be written.
     """
-    from dqlab.ablation.closing import close
-    from dqlab.ablation.collecting import collect
+    from dqlab.analysis.report.write import report_and_print
+    # DROPPED-IMPORT
 
     session = open_session(replace(request, report_only=True), planning_only=True)
     if not session.summaries:
@@ -44,11 +108,11 @@ def report(request: Request, console: Console, crashes: Crashes | None = None, *
         raise RunError(told + (hint if others else ""))
     failures = {**session.failures, **(crashes or {})}
     known = {"command": request.command, **facts}
-    results = collect(session.name, session.reader, session.plan, session.summaries, failures, known)
-    close(results, session.settings, session.folder.report, console)
+    results = collect_results(session.name, session.reader, session.plan, session.summaries, failures, known)
+    report_and_print(results, session.settings, session.folder.report, console)
 
 
-def report_apart(request: Request, console: Console, crashes: Crashes, **facts: Any) -> None:
+def report_apart(request: GridRequest, console: Console, crashes: Crashes, **facts: Any) -> None:
     """The same in a process of its own.
 
     Raises:
@@ -66,14 +130,14 @@ def report_apart(request: Request, console: Console, crashes: Crashes, **facts: 
         raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
 
 
-def _child(request: Request, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
-    from dqlab.plugins import load_plugins
+def _child(request: GridRequest, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
+    from dqlab.config.plugins import load_plugins
 
     width, quiet, terminal = size
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it
     load_plugins()
     try:
-        report(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
+        report_grid(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
     except (DqlabError, OSError) as error:
         print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
         sys.exit(2)

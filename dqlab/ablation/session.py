@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dqlab import configuration
-from dqlab.ablation.calibration import Cost
+from dqlab.ablation.calibration import Cost, PackSizer
 from dqlab.ablation.engines.base import Engine, engines
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import Pack, Plan, make_plan, pack_cells
-from dqlab.ablation.reader import Reader
-from dqlab.ablation.report_settings import Report
-from dqlab.ablation.widths import Widths
+from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
+from dqlab.ablation.reader import ConfigResolver
+from dqlab.analysis.settings import Report
+from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
 from dqlab.tracking.settings import Tracking
 
 
 @dataclass(frozen=True)
-class Request:
+class GridRequest:
     """What the command line asks for.
 
     Attributes:
@@ -44,7 +43,7 @@ class Request:
 
 
 @dataclass
-class Session:
+class GridSession:
     """A grid as it stands at the start of a session, and what is left to do.
 
     Attributes:
@@ -57,7 +56,7 @@ class Session:
     """
 
     name: str
-    reader: Reader
+    reader: ConfigResolver
     plan: Plan
     folder: GridFolder
     engine: Engine
@@ -65,7 +64,7 @@ class Session:
     tracking: Tracking
     summaries: dict[str, Path] = field(default_factory=dict)
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
-    packs: list[Pack] = field(default_factory=list)
+    packs: list[PlannedPack] = field(default_factory=list)
     costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
@@ -79,7 +78,7 @@ class Session:
         return set(self.ids) - set(self.summaries) - set(self.failures)
 
 
-def open_session(request: Request, planning_only: bool = False) -> Session:
+def open_session(request: GridRequest, planning_only: bool = False) -> GridSession:
     """Read a grid and what there is of it.
 
     Args:
@@ -89,11 +88,11 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
     Raises:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
-    reader = Reader(request.files, request.bindings, request.imports)
+    reader = ConfigResolver(request.files, request.bindings, request.imports)
     if request.report_only and (request.out / "grid.json").exists():
         reader.remembered = GridFolder(request.out).facts().get("data", {})
     engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
-    reader.read |= configuration.read()
+    reader.read |= parameters_read()
     name, folder = Path(request.files[0]).stem, GridFolder(request.out)
     folder.check(name)
     for path in request.reuse:
@@ -107,21 +106,21 @@ def open_session(request: Request, planning_only: bool = False) -> Session:
         reader.check_read()
         folder.lock()
         _reset(folder, request)
-    session = Session(name, reader, plan, folder, engine, settings, tracking)
+    session = GridSession(name, reader, plan, folder, engine, settings, tracking)
     take_stock(session, request, planning_only)
     if not request.report_only:
         session.packs = packs_to_run(session)
     return session
 
 
-def _reset(folder: GridFolder, request: Request) -> None:
+def _reset(folder: GridFolder, request: GridRequest) -> None:
     if request.force:
         folder.set_aside()
     if request.retry:
         folder.forget_failures()
 
 
-def take_stock(session: Session, request: Request, planning_only: bool = False) -> None:
+def take_stock(session: GridSession, request: GridRequest, planning_only: bool = False) -> None:
     """See which cells have finished, here or in the folders of other grids, and which have failed.
 
     Raises:
@@ -141,7 +140,7 @@ def take_stock(session: Session, request: Request, planning_only: bool = False) 
             session.failures[cell] = (failure["kind"], failure["reason"])
 
 
-def packs_to_run(session: Session) -> list[Pack]:
+def packs_to_run(session: GridSession) -> list[PlannedPack]:
     """Packs that have begun, as they were; and new ones of all other cells without a result."""
     pending = session.pending
     planned = {p.cell.id: p for p in session.plan.cells}
@@ -149,11 +148,11 @@ def packs_to_run(session: Session) -> list[Pack]:
     kept = []
     for name, cells in begun.items():
         own = [planned[cell] for cell in cells if cell in planned]
-        kept.append(Pack(name, session.plan.kinds[own[0].kind], tuple(own)))
+        kept.append(PlannedPack(name, session.plan.kinds[own[0].kind], tuple(own)))
     left = pending - {cell for cells in begun.values() for cell in cells}
-    widths = Widths(session.reader.grid.pack, len(left), slots_of(session.engine))
+    widths = PackSizer(session.reader.grid.pack, len(left), slots_of(session.engine))
     new = pack_cells(session.plan, left, widths)
-    return kept + [Pack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
+    return kept + [PlannedPack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
 
 
 ON_A_CLUSTER = 16

@@ -20,10 +20,10 @@ from threading import Event, Thread
 from typing import Any
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
-from dqlab.errors import DqlabError, StoppedError, message_of, place_of
-from dqlab.run_folder import PACK, RunFolder
-from dqlab.signals import NUMBERS
-from dqlab.training.threads import quiet_threads
+from dqlab.errors import DqlabError, StoppedError, error_place, message_of
+from dqlab.machine import NUMBERS
+from dqlab.tracking.run_folder import PACK, RunFolder
+from dqlab.training.execution.threads import quiet_threads
 
 UNEXPECTED = 3
 """Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except Exception as error:  # a plugin's part may fail in any way, and so may the machine
         traceback.print_exc()
-        tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({place_of(error)})"})
+        tell({"event": "failed", "reason": f"{type(error).__name__}: {message_of(error)} ({error_place(error)})"})
         return UNEXPECTED
 
 
@@ -84,14 +84,14 @@ def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int
 
 def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none."""
-    from dqlab import configuration
-    from dqlab.console import Console
-    from dqlab.plugins import load_plugins
-    from dqlab.running import train
+    from dqlab.config import gin_files
+    from dqlab.config.plugins import load_plugins
+    from dqlab.printing import Console
+    from dqlab.runs.train import train
 
     tell({"event": "starting"})
     load_plugins()
-    loaded = configuration.load([path / PACK], bindings)
+    loaded = gin_files.load_gin([path / PACK], bindings)
     train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
 
 

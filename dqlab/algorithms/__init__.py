@@ -1,1 +1,1 @@
-"""Algorithms, one file each: their losses, and what they act with."""
+"""One file an algorithm: its losses, its targets, how it acts."""

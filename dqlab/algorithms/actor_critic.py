@@ -11,13 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Batch, Hyper, Nets, Noise, Target, Trained
-from dqlab.fields import require
+from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, Trained
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble, critics, ensemble_of
-from dqlab.networks.stacking import outline
+from dqlab.networks.stacking import probe_module
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, part, policies, prefixed
-from dqlab.selection import Selection, selections, take
+from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
+from dqlab.policies.selection import Selection, selections, take_candidates
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class ActorCritic(Algorithm):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("discount", "tau"):
-            require(0 <= getattr(self, name) <= 1, self, name, "between 0 and 1")
+            check_field(0 <= getattr(self, name) <= 1, self, name, "between 0 and 1")
         for name in ("learning_rate", "critic_learning_rate", "grad_norm"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @cached_property
     def the_policy(self) -> Policy:
@@ -97,7 +98,7 @@ class ActorCritic(Algorithm):
 
     def backup_noise(self, dims: Dims) -> dict[str, NoiseSpec]:
         """What the ensemble needs to make a TD target, as `backup_*`."""
-        return prefixed("backup", outline(partial(self.build_critic, dims)).noise())
+        return add_prefix("backup", probe_module(partial(self.build_critic, dims)).noise())
 
     def td_loss(
         self, nets: Nets, batch: Batch, following: Tensor, discount: Tensor
@@ -120,12 +121,12 @@ class ActorCritic(Algorithm):
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
-        return ensemble_of(nets["critic"]).backup(outputs, part("backup", noise))
+        return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
 
     def following(self, dims: Dims, nets: Nets, actor: str, next_state: Tensor, noise: Noise) -> Tensor:
         """The backup (B, Z) of next actions, sampled by the network of that name from noise `target_*`; no gradient."""
         with torch.no_grad():
-            action = self.the_policy.sample(nets[actor], dims, next_state, part("target", noise))
+            action = self.the_policy.sample(nets[actor], dims, next_state, strip_prefix("target", noise))
             return self.backup(nets, next_state, action, noise)
 
     def q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor, same: bool = False) -> Tensor:
@@ -166,19 +167,19 @@ class ActorCritic(Algorithm):
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Noise of the C * B candidates (`chain_*`) and of the selection (`select_*`)."""
         candidates = self.propose_noise(dims, self.the_selection.n_candidates * batch)
-        return {**prefixed("chain", candidates), **prefixed("select", self.the_selection.noise(batch))}
+        return {**add_prefix("chain", candidates), **add_prefix("select", self.the_selection.noise(batch))}
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """The selected one of C candidates, as `ranking` ranks them; without ranking where C is 1."""
-        count, chain = self.the_selection.n_candidates, part("chain", noise)
+        count, chain = self.the_selection.n_candidates, strip_prefix("chain", noise)
         if count == 1:
             return self.act_alone(dims, nets, state, chain)
         repeated = state.unsqueeze(0).expand(count, -1, -1).flatten(0, 1)
         actions = self.propose(dims, nets, repeated, chain)
         q = self.ranking(nets, repeated, actions).view(1, count, len(state))
         candidates = actions.view(count, len(state), -1)
-        index = self.the_selection(candidates, q, part("select", noise), self.state_value(nets, state))
-        return take(candidates, index)
+        index = self.the_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
+        return take_candidates(candidates, index)
 
 
 def best_value(values: Tensor, candidates: int) -> Tensor:

@@ -5,26 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dqlab.fields import check_fields, kind_of
+from dqlab.config.fields import check_fields, kind_of
+from dqlab.config.registry import Registry
+from dqlab.data.batch import Batch
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
-from dqlab.registry import Registry
-
-
-class Batch(NamedTuple):
-    """Transitions: state (B, S), action (B, A), reward (B,), next_state (B, S), terminal (B,) as 0.0 or 1.0."""
-
-    state: Tensor
-    action: Tensor
-    reward: Tensor
-    next_state: Tensor
-    terminal: Tensor
-
 
 Nets = dict[str, Network]
 Noise = dict[str, Tensor]
@@ -87,7 +77,7 @@ class Target:
         return step >= self.start and step % self.every == self.offset
 
 
-def detached(info: dict[str, Tensor]) -> dict[str, Tensor]:
+def detach_info(info: dict[str, Tensor]) -> dict[str, Tensor]:
     """Scalars to report, cut off from the graph."""
     return {name: value.detach() for name, value in info.items()}
 

@@ -8,7 +8,8 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Batch, Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, Policy, policies
 

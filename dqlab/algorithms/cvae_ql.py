@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
-from dqlab.networks.perturbation import Perturbation
+from dqlab.networks.mlp import Perturbation
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, part, prefixed
-from dqlab.selection import Selection
+from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -45,7 +46,7 @@ class CVAEQL(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
+        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The generative model, the critics, and the perturbation, which is the actor."""
@@ -65,9 +66,9 @@ class CVAEQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`bc_*`: the generative model's loss; `target_*`: B * backup_candidates next actions; `actor_*`: actions."""
         return {
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
-            **prefixed("target", self.the_policy.sample_noise(dims, batch * self.backup_candidates)),
-            **prefixed("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, batch * self.backup_candidates)),
+            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
         }
 
@@ -75,8 +76,8 @@ class CVAEQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy class's own BC loss: of a CVAE, reconstruction and KL divergence."""
-        losses = self.the_policy.losses(nets["generator"], dims, batch.state, batch.action, part("bc", noise))
-        return losses.mean(), detached({"generator/bc_loss": losses.mean()})
+        losses = self.the_policy.losses(nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise))
+        return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -84,7 +85,7 @@ class CVAEQL(ActorCritic):
         """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value."""
         with torch.no_grad():
             state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
-            action = self._perturbed(dims, nets, "actor_target", state, part("target", noise))
+            action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
             values = self.backup(nets, state, action, noise)
             following = best_value(values, self.backup_candidates)
         return self.td_loss(nets, batch, following, hyper["discount"])
@@ -93,9 +94,9 @@ class CVAEQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""
-        action = self._perturbed(dims, nets, "actor", batch.state, part("actor", noise))
+        action = self._perturbed(dims, nets, "actor", batch.state, strip_prefix("actor", noise))
         loss = -self.first_q(nets, batch.state, action).mean()
-        return loss, detached({"actor/loss": loss})
+        return loss, detach_info({"actor/loss": loss})
 
     def _perturbed(self, dims: Dims, nets: Nets, actor: str, state: Tensor, noise: Noise) -> Tensor:
         """Actions of the generative model, perturbed within the action range."""

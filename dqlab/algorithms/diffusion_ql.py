@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_of
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, part, prefixed
-from dqlab.selection import Selection
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.selection import Selection
 
 
 @algorithms.register("diffusion_ql", source="Wang, Hunt, Zhou 2022; details of its official code")
@@ -47,11 +48,11 @@ class DiffusionQL(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.ema_every >= 1, self, "ema_every", "at least 1")
-        require(self.ema_start >= 0, self, "ema_start", "at least 0")
-        require(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
-        require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        require(self.eta >= 0, self, "eta", "at least 0")
+        check_field(self.ema_every >= 1, self, "ema_every", "at least 1")
+        check_field(self.ema_start >= 0, self, "ema_start", "at least 0")
+        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
+        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
+        check_field(self.eta >= 0, self, "eta", "at least 0")
 
     def targets(self) -> dict[str, Target]:
         """The actor's moving average, which gives the next action, and the critics' targets."""
@@ -64,9 +65,9 @@ class DiffusionQL(ActorCritic):
         """
         rows = batch * self.backup_candidates if self.max_q_backup else batch
         return {
-            **prefixed("target", self.the_policy.sample_noise(dims, rows)),
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
-            **prefixed("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, rows)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -83,18 +84,18 @@ class DiffusionQL(ActorCritic):
         """Target values (B, Z) of the averaged actor's next action; with max_q_backup, each critic's best candidate."""
         candidates = self.backup_candidates if self.max_q_backup else 1
         state = next_state.repeat_interleave(candidates, dim=0) if candidates > 1 else next_state
-        action = self.the_policy.sample(nets["actor_ema"], dims, state, part("target", noise))
+        action = self.the_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
         outputs = nets["critic_target"].call("outputs", state, action)
         best = best_of(outputs, candidates) if candidates > 1 else outputs
-        return ensemble_of(nets["critic_target"]).backup(best, part("backup", noise))
+        return ensemble_of(nets["critic_target"]).backup(best, strip_prefix("backup", noise))
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin."""
         policy, actor = self.the_policy, nets["actor"]
-        bc_loss = policy.losses(actor, dims, batch.state, batch.action, part("bc", noise)).mean()
-        action = policy.sample(actor, dims, batch.state, part("actor", noise))
+        bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
+        action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = bc_loss + hyper["eta"] * q_loss
-        return loss, detached({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

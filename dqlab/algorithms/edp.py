@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
-from dqlab.fields import require
 from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, part, prefixed
+from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.selection import Selection
+from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -51,10 +52,10 @@ class EDP(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.ema_every >= 1, self, "ema_every", "at least 1")
-        require(self.ema_start >= 0, self, "ema_start", "at least 0")
-        require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        require(self.alpha >= 0, self, "alpha", "at least 0")
+        check_field(self.ema_every >= 1, self, "ema_every", "at least 1")
+        check_field(self.ema_start >= 0, self, "ema_start", "at least 0")
+        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
+        check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
     def the_diffusion(self) -> DiffusionPolicy:
@@ -85,8 +86,8 @@ class EDP(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `bc_*`: the denoising loss and, with it, the reconstruction."""
         return {
-            **prefixed("target", self.the_policy.sample_noise(dims, batch)),
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -103,8 +104,8 @@ class EDP(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
         losses, action = self.the_diffusion.reconstruct(
-            nets["actor"], dims, batch.state, batch.action, part("bc", noise)
+            nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detached({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
-from dqlab.fields import require
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, part, prefixed
-from dqlab.policies.one_step_flow import OneStepFlowPolicy
+from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies.flow import OneStepFlowPolicy
 
 
 @algorithms.register(
@@ -45,7 +46,7 @@ class FQL(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.alpha >= 0, self, "alpha", "at least 0")
+        check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
     def the_flow(self) -> OneStepFlowPolicy:
@@ -66,9 +67,9 @@ class FQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
         return {
-            **prefixed("target", self.the_policy.sample_noise(dims, batch)),
-            **prefixed("flow", self.the_flow.flow_noise(dims, batch)),
-            **prefixed("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("flow", self.the_flow.flow_noise(dims, batch)),
+            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -84,13 +85,13 @@ class FQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_flow + alpha * L_distill + L_q; the flow learns from L_flow alone, the one-step policy from the others."""
-        flow, actor, own = self.the_flow, nets["actor"], part("actor", noise)
-        bc_loss = flow.flow_losses(actor, dims, batch.state, batch.action, part("flow", noise)).mean()
+        flow, actor, own = self.the_flow, nets["actor"], strip_prefix("actor", noise)
+        bc_loss = flow.flow_losses(actor, dims, batch.state, batch.action, strip_prefix("flow", noise)).mean()
         distill_loss = flow.distillation_losses(actor, dims, batch.state, own).mean()
         q_loss = self._q_loss(nets, batch.state, flow.sample(actor, dims, batch.state, own), noise["coin"])
         loss = bc_loss + hyper["alpha"] * distill_loss + q_loss
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/distill_loss": distill_loss}
-        return loss, detached({**info, "actor/q_loss": q_loss})
+        return loss, detach_info({**info, "actor/q_loss": q_loss})
 
     def _q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor) -> Tensor:
         """-mean Q of one-step actions, normalised if `normalise_q`."""

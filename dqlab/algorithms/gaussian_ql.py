@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, algorithms, detached
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, part, prefixed
+from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
 
 
 @algorithms.register(
@@ -35,7 +36,7 @@ class GaussianQL(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.eta >= 0, self, "eta", "at least 0")
+        check_field(self.eta >= 0, self, "eta", "at least 0")
 
     def targets(self) -> dict[str, Target]:
         """Averages of actor and critics."""
@@ -44,9 +45,9 @@ class GaussianQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `bc_*`: the likelihood; `actor_*`: the actor's own actions."""
         return {
-            **prefixed("target", self.the_policy.sample_noise(dims, batch)),
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
-            **prefixed("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -62,8 +63,10 @@ class GaussianQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of the data's actions + eta * L_q of reparameterised samples."""
-        bc_loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, part("bc", noise)).mean()
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, part("actor", noise))
+        bc_loss = self.the_policy.losses(
+            nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
+        ).mean()
+        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = bc_loss + hyper["eta"] * q_loss
-        return loss, detached({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
-from dqlab.fields import require
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
-from dqlab.selection import Selection
+from dqlab.policies.selection import Selection
 
 
 @algorithms.register("idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code")
@@ -40,8 +41,8 @@ class IDQL(ImplicitQ):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        require(self.weight_decay >= 0, self, "weight_decay", "at least 0")
+        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
+        check_field(self.weight_decay >= 0, self, "weight_decay", "at least 0")
 
     def trained(self, dims: Dims) -> dict[str, Trained]:
         """V, then the actor, whose weights decay, and the critics."""
@@ -61,7 +62,7 @@ class IDQL(ImplicitQ):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
         loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return dims.action * loss, detached({"actor/bc_loss": loss})
+        return dims.action * loss, detach_info({"actor/bc_loss": loss})
 
     def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the averaged actor."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Trained, detached
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Trained, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
 from dqlab.policies.base import Dims
@@ -31,7 +32,7 @@ class ImplicitQ(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.value_learning_rate >= 0, self, "value_learning_rate", "at least 0")
+        check_field(self.value_learning_rate >= 0, self, "value_learning_rate", "at least 0")
 
     @cached_property
     def _asymmetric(self) -> ValueLoss:
@@ -63,7 +64,7 @@ class ImplicitQ(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, section 4)."""
         loss = self._asymmetric(self.advantage(nets, batch)).mean()
-        return loss, detached({"value/loss": loss})
+        return loss, detach_info({"value/loss": loss})
 
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

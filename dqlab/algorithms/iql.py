@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, algorithms, detached
+from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
-from dqlab.fields import require
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, Policy
 
@@ -36,8 +37,8 @@ class IQL(ImplicitQ):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta >= 0, self, "beta", "at least 0")
-        require(self.max_weight > 0, self, "max_weight", "positive")
+        check_field(self.beta >= 0, self, "beta", "at least 0")
+        check_field(self.max_weight > 0, self, "max_weight", "positive")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What the policy's own loss needs."""
@@ -51,4 +52,4 @@ class IQL(ImplicitQ):
         weight = torch.minimum((hyper["beta"] * advantage).exp(), hyper["max_weight"])
         losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
         loss = (weight * losses).mean()
-        return loss, detached({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})

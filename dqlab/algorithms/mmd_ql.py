@@ -10,14 +10,41 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
-from dqlab.algorithms.kernels import Kernel, kernels, mmd
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.config.registry import Registry
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
-from dqlab.networks.multiplier import Multiplier
+from dqlab.networks.mlp import Multiplier
 from dqlab.noise import NoiseSpec, clipped, integers
-from dqlab.policies.base import Dims, Policy, part, policies, prefixed
-from dqlab.selection import Selection
+from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
+from dqlab.policies.selection import Selection
+
+Kernel = Callable[[Tensor], Tensor]
+kernels: Registry[Kernel] = Registry(
+    "kernel", "How alike two actions are, from their difference (..., A).", "MMDQL.kernel"
+)
+
+
+@kernels.register("laplacian", source="Kumar et al. 2019 (BEAR), appendix C")
+def laplacian(difference: Tensor, sigma: float = 20.0) -> Tensor:
+    """exp(-|x - y|_1 / (2 sigma))."""
+    return (-difference.abs().sum(dim=-1) / (2.0 * sigma)).exp()
+
+
+@kernels.register("gaussian_kernel", source="Kumar et al. 2019 (BEAR), appendix C")
+def gaussian_kernel(difference: Tensor, sigma: float = 20.0) -> Tensor:
+    """exp(-|x - y|_2^2 / (2 sigma))."""
+    return (-difference.square().sum(dim=-1) / (2.0 * sigma)).exp()
+
+
+def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
+    """Square root of the biased MMD^2 (B,) of samples (B, n, A) and (B, m, A), as BEAR uses it."""
+
+    def mean(left: Tensor, right: Tensor) -> Tensor:
+        return kernel(left.unsqueeze(2) - right.unsqueeze(1)).mean(dim=(1, 2))
+
+    return (mean(one, one) + mean(other, other) - 2.0 * mean(one, other) + 1e-6).sqrt()
 
 
 @algorithms.register("mmd_ql", source="Kumar et al. 2019 (BEAR), algorithm 1; Diffusion-QL, figure 1 (MMD)")
@@ -63,9 +90,9 @@ class MMDQL(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("match_samples", "backup_candidates"):
-            require(getattr(self, name) >= 1, self, name, "at least 1")
+            check_field(getattr(self, name) >= 1, self, name, "at least 1")
         for name in ("eta", "multiplier_learning_rate", "match_noise_clip", "multiplier_spread"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @property
     def the_generator(self) -> Policy:
@@ -94,11 +121,11 @@ class MMDQL(ActorCritic):
         policy, generator, matched = self.the_policy, self.the_generator, batch * self.match_samples
         ours = policy.sample_noise(dims, matched)
         return {
-            **prefixed("bc", generator.loss_noise(dims, batch)),
-            **prefixed("target", policy.sample_noise(dims, batch * self.backup_candidates)),
-            **prefixed("actor", policy.sample_noise(dims, batch)),
-            **prefixed("ours", {name: clipped(spec, self.match_noise_clip) for name, spec in ours.items()}),
-            **prefixed("theirs", generator.sample_noise(dims, matched)),
+            **add_prefix("bc", generator.loss_noise(dims, batch)),
+            **add_prefix("target", policy.sample_noise(dims, batch * self.backup_candidates)),
+            **add_prefix("actor", policy.sample_noise(dims, batch)),
+            **add_prefix("ours", {name: clipped(spec, self.match_noise_clip) for name, spec in ours.items()}),
+            **add_prefix("theirs", generator.sample_noise(dims, matched)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -107,8 +134,10 @@ class MMDQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generative model's own BC loss."""
-        losses = self.the_generator.losses(nets["generator"], dims, batch.state, batch.action, part("bc", noise))
-        return losses.mean(), detached({"generator/bc_loss": losses.mean()})
+        losses = self.the_generator.losses(
+            nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
+        )
+        return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -123,10 +152,10 @@ class MMDQL(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """exp(multiplier) * MMD + eta * L_q."""
         distance = self._distance(dims, nets, batch.state, noise)
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, part("actor", noise))
+        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = nets["multiplier"]().detach() * distance + hyper["eta"] * q_loss
-        return loss, detached({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
+        return loss, detach_info({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
 
     def multiplier_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -145,8 +174,8 @@ class MMDQL(ActorCritic):
         """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""
         repeated = state.repeat_interleave(self.match_samples, dim=0)
         with torch.no_grad():
-            theirs = self.the_generator.sample(nets["generator"], dims, repeated, part("theirs", noise))
-        ours = self.the_policy.sample(nets["actor"], dims, repeated, part("ours", noise))
+            theirs = self.the_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
+        ours = self.the_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
         shape = (len(state), self.match_samples, dims.action)
         unsquashed = [_unsquashed(actions, dims).view(shape) for actions in (ours, theirs)]
         return mmd(kernels.choose(self.kernel), *unsquashed).mean()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms, detached
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, normal
-from dqlab.policies.base import Dims, Policy, part, prefixed
+from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
 
 
 @algorithms.register("td3_bc", source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018")
@@ -38,9 +39,9 @@ class TD3BC(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.policy_every >= 1, self, "policy_every", "at least 1")
+        check_field(self.policy_every >= 1, self, "policy_every", "at least 1")
         for name in ("alpha", "smoothing", "smoothing_clip"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     def trained(self, dims: Dims) -> dict[str, Trained]:
         """Critics at every step, the actor at every `policy_every`-th."""
@@ -56,9 +57,9 @@ class TD3BC(ActorCritic):
         """`smoothing` on the next actions; what the policy needs for those (`target_*`), BC and its own actions."""
         return {
             "smoothing": normal(batch, dims.action),
-            **prefixed("target", self.the_policy.sample_noise(dims, batch)),
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
-            **prefixed("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
         }
 
@@ -68,7 +69,7 @@ class TD3BC(ActorCritic):
         """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', pi'(s') + clipped noise)."""
         bound, clip = dims.max_action, hyper["smoothing_clip"]
         with torch.no_grad():
-            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, part("target", noise))
+            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, strip_prefix("target", noise))
             shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
             smoothed = (action + bound * shift).clamp(-bound, bound)
             following = self.backup(nets, batch.next_state, smoothed, noise)
@@ -78,9 +79,11 @@ class TD3BC(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
-        bc_loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, part("bc", noise)).mean()
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, part("actor", noise))
+        bc_loss = self.the_policy.losses(
+            nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
+        ).mean()
+        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q = self.first_q(nets, batch.state, action)
         q_loss = -q.mean() / q.abs().mean().detach()
         loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detached({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

@@ -14,9 +14,8 @@ from typing import Any
 from dqlab import __version__
 from dqlab.cli import checks, data, grids, parts, records, training
 from dqlab.cli.parser import Parser
-from dqlab.errors import DqlabError, first_line, lacks_memory, message_of
-from dqlab.printing import masked, printable
-from dqlab.training.threads import quiet_threads
+from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
+from dqlab.training.execution.threads import quiet_threads
 
 EPILOG = """examples:
   dqlab train --gin gin/quickstart.gin

@@ -1,5 +1,7 @@
 """`python -m dqlab.cli`."""
 
+from __future__ import annotations
+
 import sys
 
 from dqlab.cli import main

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import command
+from dqlab.cli.options import add_command
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
@@ -27,12 +27,12 @@ def add(commands: Any) -> None:
 
 
 def _add_list(doors: Any) -> None:
-    parser = command(doors, "list", _list, "List the tasks with a dataset, and the datasets on this machine.")
+    parser = add_command(doors, "list", _list, "List the tasks with a dataset, and the datasets on this machine.")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_download(doors: Any) -> None:
-    parser = command(doors, "download", _download, "Fetch tasks' datasets into D4RL's cache.")
+    parser = add_command(doors, "download", _download, "Fetch tasks' datasets into D4RL's cache.")
     parser.add_argument("tasks", nargs="+", metavar="TASK")
     parser.add_argument("--force", action="store_true", help="fetch again what is there")
     parser.add_argument(
@@ -46,13 +46,15 @@ def _add_download(doors: Any) -> None:
 
 
 def _add_verify(doors: Any) -> None:
-    parser = command(doors, "verify", _verify, "Read datasets from end to end and tell what is wrong with them.")
+    parser = add_command(doors, "verify", _verify, "Read datasets from end to end and tell what is wrong with them.")
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=DATASET)
     _add_task(parser)
 
 
 def _add_info(doors: Any) -> None:
-    parser = command(doors, "info", _info, "Describe a dataset: rows, episodes, returns, actions, where it is from.")
+    parser = add_command(
+        doors, "info", _info, "Describe a dataset: rows, episodes, returns, actions, where it is from."
+    )
     parser.add_argument("dataset", metavar="DATASET", help=DATASET)
     _add_task(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -61,7 +63,7 @@ def _add_info(doors: Any) -> None:
 
 
 def _add_convert(doors: Any) -> None:
-    parser = command(doors, "convert", _convert, "Write a dataset in another format.")
+    parser = add_command(doors, "convert", _convert, "Write a dataset in another format.")
     parser.add_argument("source", metavar="FROM", help=DATASET)
     parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz, .pkl), or minari:ID")
     parser.add_argument("--force", action="store_true", help="replace what is there")
@@ -69,7 +71,7 @@ def _add_convert(doors: Any) -> None:
 
 
 def _add_import(doors: Any) -> None:
-    parser = command(doors, "import", _import, "Put your copy of a task's dataset into D4RL's cache, if it fits.")
+    parser = add_command(doors, "import", _import, "Put your copy of a task's dataset into D4RL's cache, if it fits.")
     parser.add_argument("source", metavar="FILE", help="a path, or minari:ID")
     parser.add_argument("task", metavar="TASK")
     parser.add_argument("--force", action="store_true", help="replace what is there")
@@ -80,32 +82,32 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def _ready(args: argparse.Namespace) -> None:
-    from dqlab.plugins import load_plugins
+    from dqlab.config.plugins import load_plugins
 
     load_plugins(args.plugin)
 
 
 def _list(args: argparse.Namespace) -> int:
-    from dqlab.console import Console
-    from dqlab.datasets import listing
+    from dqlab.data import locate
+    from dqlab.printing import Console
 
     _ready(args)
     if args.json:
-        print(json.dumps(listing.as_data(), indent=1))
+        print(json.dumps(locate.as_data(), indent=1))
     else:
-        listing.show(Console())
+        locate.print_datasets(Console())
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
-    from dqlab.console import Console
-    from dqlab.datasets.fetching import fetch
+    from dqlab.data.convert import fetch_datasets
+    from dqlab.printing import Console
     from dqlab.tracking.display import download_progress
 
     _ready(args)
     failures = []
     with download_progress(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
-        for done in fetch(args.tasks, args.sources, args.force, progress):
+        for done in fetch_datasets(args.tasks, args.sources, args.force, progress):
             if done.failed:
                 failures.append(done)
             else:
@@ -116,43 +118,43 @@ def _download(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from dqlab.datasets.checks import report
+    from dqlab.data.verify import report_findings
 
     _ready(args)
     damaged = False
     for name in args.datasets:
-        damaged |= report(name, args.task)
+        damaged |= report_findings(name, args.task)
     return 2 if damaged else 0
 
 
 def _info(args: argparse.Namespace) -> int:
-    from dqlab.datasets.describing import info
+    from dqlab.data.describe import print_info
 
     _ready(args)
-    info(args.dataset, args.task, args.json, args.png)
+    print_info(args.dataset, args.task, args.json, args.png)
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from dqlab.datasets.converting import convert
-    from dqlab.datasets.locating import find, target_of
-    from dqlab.datasets.watching import watched
+    from dqlab.data.convert import convert_dataset
+    from dqlab.data.describe import reading_progress
+    from dqlab.data.locate import locate_dataset, target_of
 
     _ready(args)
-    with watched(args.source):
-        lines = convert(find(args.source, args.task), target_of(args.target, args.task), args.force)
+    with reading_progress(args.source):
+        lines = convert_dataset(locate_dataset(args.source, args.task), target_of(args.target, args.task), args.force)
     for line in lines:
         print(line)
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from dqlab.datasets.importing import bring
-    from dqlab.datasets.watching import watched
+    from dqlab.data.convert import import_dataset
+    from dqlab.data.describe import reading_progress
 
     _ready(args)
-    with watched(args.source) as tell:
-        lines = bring(args.source, args.task, args.force, tell)
+    with reading_progress(args.source) as tell:
+        lines = import_dataset(args.source, args.task, args.force, tell)
     for line in lines:
         print(line)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
     """A command with the options that all have."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(command=function)
@@ -41,10 +41,10 @@ def add_uri(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
 
 
-def load(args: argparse.Namespace, extra: Sequence[str] = (), stored: bool = False) -> Any:
+def load_configuration(args: argparse.Namespace, extra: Sequence[str] = (), stored: bool = False) -> Any:
     """Plugins, then the configuration that the arguments name; what `configuration.load` returns."""
-    from dqlab import configuration
-    from dqlab.plugins import load_plugins
+    from dqlab.config import gin_files
+    from dqlab.config.plugins import load_plugins
 
     load_plugins()
-    return configuration.load(args.gin, [*args.set, *extra], args.plugin, stored)
+    return gin_files.load_gin(args.gin, [*args.set, *extra], args.plugin, stored)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import command
+from dqlab.cli.options import add_command
 from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
@@ -23,7 +23,9 @@ def add(commands: Any) -> None:
 
 
 def _add_list(commands: Any) -> None:
-    parser = command(commands, "list", _list, "List the parts that gin files can choose, with parameters and sources.")
+    parser = add_command(
+        commands, "list", _list, "List the parts that gin files can choose, with parameters and sources."
+    )
     parser.add_argument("kind", nargs="?", help="one kind only, e.g. noise_schedule")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that is known of each part, as JSON")
@@ -31,7 +33,7 @@ def _add_list(commands: Any) -> None:
 
 
 def _add_describe(commands: Any) -> None:
-    parser = command(
+    parser = add_command(
         commands, "describe", _describe, "Describe one part: parameters, gin example, the contract of its kind."
     )
     parser.add_argument("kind", help="e.g. noise_schedule")
@@ -40,7 +42,9 @@ def _add_describe(commands: Any) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    parser = command(commands, "check", _check, "Put every part of an installed plugin through the conformance suite.")
+    parser = add_command(
+        commands, "check", _check, "Put every part of an installed plugin through the conformance suite."
+    )
     parser.add_argument("name", metavar="PLUGIN", help="its entry point, its distribution, or a module")
 
 
@@ -54,7 +58,7 @@ def _add_new_plugin(commands: Any) -> None:
 
 def _add_new_task(commands: Any) -> None:
     text = "Write the gin file that trains on data of yours in an environment of yours, once the two are seen to fit."
-    parser = command(commands, "new-task", _new_task, text)
+    parser = add_command(commands, "new-task", _new_task, text)
     options: dict[str, dict[str, Any]] = {
         "data": {"metavar": "DATA", "help": "a path, or minari:ID"},
         "--env-id": {"required": True, "metavar": "MODULE:ID", "help": "importing MODULE registers ID; or ID alone"},
@@ -74,29 +78,29 @@ def _add_new_task(commands: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from dqlab import catalogue
-    from dqlab.plugins import load_plugins
+    from dqlab.config import catalogue
+    from dqlab.config.plugins import load_plugins
 
     load_plugins(args.plugin)
     if args.json or args.markdown:
-        print(catalogue.as_json(args.kind) if args.json else catalogue.markdown(args.kind))
+        print(catalogue.components_as_json(args.kind) if args.json else catalogue.components_markdown(args.kind))
     else:
         catalogue.print_parts(args.kind)
     return 0
 
 
 def _describe(args: argparse.Namespace) -> int:
-    from dqlab import description
-    from dqlab.plugins import load_plugins
+    from dqlab.config.plugins import load_plugins
+    from dqlab.tools import describe
 
     load_plugins(args.plugin)
-    print((description.describe_json if args.json else description.describe)(args.kind, args.name))
+    print((describe.describe_json if args.json else describe.describe)(args.kind, args.name))
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    from dqlab.plugins import load_plugins
-    from dqlab.testing import examine
+    from dqlab.config.plugins import load_plugins
+    from dqlab.tools.conformance.suite import examine
 
     load_plugins(args.plugin)
     failed = False
@@ -111,23 +115,23 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _new_plugin(args: argparse.Namespace) -> int:
-    from dqlab.scaffold import write_plugin
+    from dqlab.tools.scaffold import write_plugin
 
     print(write_plugin(args.name, args.out or Path(args.name)))
     return 0
 
 
 def _new_task(args: argparse.Namespace) -> int:
-    from dqlab.datasets.new_task import Request, new_task
-    from dqlab.datasets.watching import watched
-    from dqlab.plugins import load_plugins
+    from dqlab.config.plugins import load_plugins
+    from dqlab.data.describe import reading_progress
+    from dqlab.tools.new_task import NewTaskRequest, new_task
 
     load_plugins(args.plugin)
     counts = {"episode_limit": args.episode_limit, "episodes": args.episodes}
-    asked = Request(
+    asked = NewTaskRequest(
         args.data, args.env_id, _dict(args.env_kwargs), args.out, args.action_bounds, force=args.force, **counts
     )
-    with watched(args.data) as tell:
+    with reading_progress(args.data) as tell:
         lines = new_task(asked, tell)
     for line in lines:
         print(line)

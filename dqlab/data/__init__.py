@@ -1,1 +1,1 @@
-"""Datasets: where transitions come from, how they are checked, and how rewards are transformed."""
+"""A dataset's way from a file or a server to tensors; looking at it, checking, converting."""

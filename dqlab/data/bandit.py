@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from dqlab.data.download import Progress, silent
+from dqlab.config.fields import check_counts
+from dqlab.data.download import Progress, UnavailableError, no_progress
 from dqlab.data.formats.base import Columns
-from dqlab.data.found import Found
-from dqlab.data.sources import data_sources
-from dqlab.data.unavailable import UnavailableError
+from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
 
 ACTION_STD = 0.05
 
 
 @data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)")
 def bandit(
-    task: Task, argument: str = "", progress: Progress = silent, seed: int = 0, transitions: int = 10_000
-) -> Found:
+    task: Task, argument: str = "", progress: Progress = no_progress, seed: int = 0, transitions: int = 10_000
+) -> LocatedDataset:
     """The 2D bandit's actions and rewards, drawn from a seed: four Gaussian modes of equal size.
 
     Args:
@@ -34,7 +32,7 @@ def bandit(
     check_counts("bandit", 0, seed=seed)
     if type(transitions) is not int or transitions < len(MODES) or transitions % len(MODES):
         raise ConfigError(f"bandit.transitions must be a positive multiple of {len(MODES)}, not {transitions!r}.")
-    return Found(None, is_d4rl=False, rows=make_rows(seed, transitions))
+    return LocatedDataset(None, is_d4rl=False, rows=make_rows(seed, transitions))
 
 
 def make_rows(seed: int, transitions: int) -> Columns:

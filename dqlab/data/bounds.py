@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.blocks import float_blocks
-from dqlab.data.formats.base import Columns
+from dqlab.data.formats.base import Columns, float_blocks
 from dqlab.envs.custom import action_bounds
 from dqlab.envs.scaling import to_unit
 from dqlab.envs.tasks import Task
@@ -19,13 +18,10 @@ from dqlab.errors import ConfigError, DataError, nearest_of_few
 
 Array = NDArray[np.float64]
 Ends = Array | Sequence[float]
-
 SLACK = 1e-5
 """Actions may be so much larger than 1: rounding."""
-
 STORED = "action_bounds"
 """Metadata in which a dataset says, as JSON, in which bounds its actions are `stored`: [low, high]."""
-
 WAYS = (
     "load_dataset.action_bounds='env' rescales from the environment's bounds to [-1, 1], 'as_is' takes them as they are"
 )
@@ -106,7 +102,7 @@ class Extent:
         return f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
 
 
-def outside(found: Extent) -> str:
+def why_outside(found: Extent) -> str:
     """Why actions are not in [-1, 1]: by their values, or by what the dataset says; empty where nothing says so."""
     if found.beyond:
         return f"actions of {found.beyond:,} row(s) lie outside of [-1, 1]: {found.reach}"
@@ -148,7 +144,7 @@ def _rescaled(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float3
 
 def _not_unit(found: Extent, rule: ActionRule) -> str:
     """Why actions cannot be taken for such in [-1, 1]; empty where they can."""
-    if said := outside(found):
+    if said := why_outside(found):
         return (
             f"{said}. Policies act in [-1, 1]: {WAYS}. The environment's bounds are {bounds_text(rule.low, rule.high)}"
         )

@@ -10,24 +10,29 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from functools import partial
 from http.client import HTTPException
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath
 from threading import Thread
 from typing import Any
 
-from dqlab.data.unavailable import UnavailableError
-from dqlab.errors import DataError
+from dqlab.envs.tasks import D4RL
+from dqlab.errors import ConfigError, DataError, printable_name
 from dqlab.files import sha256_of
-from dqlab.printing import name
+
+
+class UnavailableError(DataError):
+    """This source does not have the dataset; the message says why."""
+
 
 Progress = Callable[[int, int | None], None]
 CHUNK = 1 << 18
 SLOWEST = 1024
 """Bytes a second below which an address is given up."""
 WEB = ("http://", "https://")
-
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """What every HDF5 file begins with."""
@@ -37,11 +42,11 @@ class BrokenError(DataError):
     """A transfer broke off, or what came is not the file; another address may have it."""
 
 
-def silent(done: int, total: int | None) -> None:
+def no_progress(done: int, total: int | None) -> None:
     """A progress callback that shows nothing."""
 
 
-def accept(path: Path) -> None:
+def accept_any(path: Path) -> None:
     """A check that finds nothing."""
 
 
@@ -76,8 +81,8 @@ def download(
     *,
     sha256: str | None = None,
     magic: bytes = b"",
-    check: Callable[[Path], None] = accept,
-    progress: Progress = silent,
+    check: Callable[[Path], None] = accept_any,
+    progress: Progress = no_progress,
     timeout: float = 30.0,
 ) -> None:
     """Fetch `url` to `path`, continuing an earlier attempt's `.part` file where the server still has the same file.
@@ -230,7 +235,7 @@ class OnTheWeb(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """The request that follows a redirection."""
         if not newurl.lower().startswith(WEB):
-            raise urllib.error.URLError(f"it redirects to {name(newurl)}")
+            raise urllib.error.URLError(f"it redirects to {printable_name(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -329,3 +334,76 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
             f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
             "the server's copy is damaged or not the one you expect."
         )
+
+
+SCHEMES = ("http://", "https://")
+
+
+def address_of(mirror: str, file: str) -> str:
+    """A mirror's address of a file.
+
+    Args:
+        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
+            `{name}`, for the file's name alone.
+        file: path on the original server.
+
+    Raises:
+        ConfigError: it is no address, or has other braces.
+    """
+    if not mirror.lower().startswith(SCHEMES):
+        raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
+    pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
+    address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)
+    if "{" in address or "}" in address:
+        raise ConfigError(f"A mirror's address may have {{file}} and {{name}} in braces, nothing else: {mirror!r}.")
+    return address
+
+
+def second_home(file: str) -> str:
+    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+
+    Args:
+        file: path on D4RL's server.
+
+    Returns:
+        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
+    """
+    home = D4RL["second_home"]
+    pairs = product(home["robots"], home["qualities"])
+    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
+        return ""
+    endpoint = (os.environ.get("HF_ENDPOINT") or home["endpoint"]).rstrip("/")
+    return address_of(f"{endpoint}{home['path']}", file)
+
+
+Check = Callable[[str, Path], None]
+"""Looks at what an address has sent before it is taken; raises a BrokenError where it is not the file."""
+
+
+def fetch_from(
+    addresses: Sequence[str],
+    path: Path,
+    *,
+    sha256: str | None,
+    magic: bytes,
+    check: Check,
+    progress: Progress,
+    timeout: float,
+) -> tuple[str, tuple[str, ...]]:
+    """Download a file from the first address that has it; which one that was, and why those before it had nothing.
+
+    Raises:
+        UnavailableError: none has it.
+        BrokenError: none has it, and at least one transfer broke off or gave a wrong file.
+        DataError: the file cannot be written.
+    """
+    failed: list[UnavailableError | BrokenError] = []
+    for address in addresses:
+        try:
+            looked = partial(check, address)
+            download(address, path, sha256=sha256, magic=magic, check=looked, progress=progress, timeout=timeout)
+            return address, tuple(map(str, failed))
+        except (UnavailableError, BrokenError) as error:
+            failed.append(error)
+    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
+    raise kind("; ".join(map(str, failed)))

@@ -14,33 +14,41 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dqlab.data.contents import Contents, View, shapes_of, write
-from dqlab.data.formats.base import Columns
-from dqlab.data.formats.checking import unreadable
-from dqlab.data.stores import OnDisk, Rows
-from dqlab.data.view import Fields, Outline, outline_of
-from dqlab.errors import DataError
-from dqlab.machine import available_disk, in_words
+from dqlab.data.formats.base import Columns, reading_error
+from dqlab.data.rows import (
+    LargeFields,
+    OnDisk,
+    Outline,
+    Rows,
+    TransitionArrays,
+    TransitionView,
+    in_memory,
+    outline_of,
+    shapes_of,
+    write_fields,
+)
+from dqlab.errors import ConfigError, DataError, nearest_of_few
+from dqlab.machine import available_disk, available_memory, in_words
 
 LAYOUT = 2
 FACTS = "facts.json"
 ELSEWHERE = "Free some space, or set load_dataset.map_dir to another place."
 
 
-def map_name(stem: str, digest: str, view: View) -> str:
+def map_name(stem: str, digest: str, view: TransitionView) -> str:
     """The name of the folder for one view of one dataset, known by its digest."""
     key = [LAYOUT, sys.byteorder, digest, view.episode_limit, view.standardised, view.floor, astuple(view.actions)]
     return f"{stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
 
 
-def mapped(columns: Columns, view: View, folder: Path) -> Contents:
+def mapped(columns: Columns, view: TransitionView, folder: Path) -> TransitionArrays:
     """The transitions, mapped from a folder that is written first where there is none.
 
     Raises:
@@ -68,7 +76,7 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_folder(columns: Columns, view: View, folder: Path) -> None:
+def _write_folder(columns: Columns, view: TransitionView, folder: Path) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     outline = outline_of(columns, view.episode_limit)
@@ -91,11 +99,11 @@ def _check_disk(folder: Path, needed: int) -> None:
 
 
 def _write_files(
-    columns: Columns, outline: Outline, view: View, folder: Path, shapes: dict[str, tuple[int, ...]]
+    columns: Columns, outline: Outline, view: TransitionView, folder: Path, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     stores = {name: OnDisk(shape, folder / f"{name}.f32") for name, shape in shapes.items()}
     try:
-        mean, std = write(columns, outline, view, Fields(**stores))
+        mean, std = write_fields(columns, outline, view, LargeFields(**stores))
         for store in stores.values():
             store.close()
     finally:
@@ -115,7 +123,7 @@ def _put(path: Path, data: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _opened(folder: Path) -> Contents:
+def _opened(folder: Path) -> TransitionArrays:
     try:
         facts = json.loads((folder / FACTS).read_text())
         arrays: dict[str, Any] = {
@@ -128,9 +136,11 @@ def _opened(folder: Path) -> Contents:
             raise ValueError("its files are not of one length")
         if not len(returns):
             raise ValueError("returns.f64 is empty")
-        return Contents(**arrays, rewards=rewards, returns=returns, rows=int(facts["rows"]), **by, folder=folder)
+        return TransitionArrays(
+            **arrays, rewards=rewards, returns=returns, rows=int(facts["rows"]), **by, folder=folder
+        )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise unreadable(str(folder), "is damaged", error, "Delete it; it is written again.") from error
+        raise reading_error(str(folder), "is damaged", error, "Delete it; it is written again.") from error
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> Rows:
@@ -140,3 +150,59 @@ def _map(path: Path, shape: tuple[int, ...]) -> Rows:
     if hasattr(mmap, "MADV_RANDOM"):
         pages.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(pages, np.float32).reshape(shape)
+
+
+USABLE = 0.8
+"""Share of the free memory that is counted on."""
+SMALL = 32
+"""Bytes a row that are in memory at some time whatever is mapped: flags, rewards, their sums."""
+WHEN_TO_MAP: dict[str, Callable[[int, int], bool]] = {
+    "auto": lambda needed, usable: needed > usable,
+    "always": lambda needed, usable: True,
+    "never": lambda needed, usable: False,
+}
+"""Whether transitions are mapped, by the bytes that they take and those that are to be had in memory."""
+
+
+def check_choice(memory_map: str) -> None:
+    """See that there is such a choice.
+
+    Raises:
+        ConfigError: there is not; the message names those there are.
+    """
+    if memory_map not in WHEN_TO_MAP:
+        known = nearest_of_few(str(memory_map), WHEN_TO_MAP)
+        raise ConfigError(f"load_dataset.memory_map cannot be {memory_map!r}. {known}")
+
+
+def load_or_map(columns: Columns, view: TransitionView, memory_map: str, folder: Path) -> TransitionArrays:
+    """The transitions, in memory or mapped from a folder.
+
+    Args:
+        columns: the dataset.
+        view: of it.
+        memory_map: when to map.
+        folder: where it is mapped from; written where it is not there yet.
+
+    Raises:
+        DataError: the dataset is damaged, has no transition, or there is no room for it.
+    """
+    usable = int(USABLE * available_memory())
+    needed = _large_bytes(columns) + SMALL * len(columns)
+    maps = WHEN_TO_MAP[memory_map](needed, usable)
+    held = SMALL * len(columns) if maps else needed
+    if held > usable:
+        advice = (
+            "Use a smaller dataset." if maps else "Set load_dataset.memory_map='auto', which maps it from the disk."
+        )
+        raise DataError(
+            f"{columns.where}: {len(columns):,} rows take {in_words(held)} of memory, {in_words(usable)} are free. "
+            + advice
+        )
+    return mapped(columns, view, folder) if maps else in_memory(columns, view)
+
+
+def _large_bytes(columns: Columns) -> int:
+    """Bytes of the large fields, if every row becomes a transition."""
+    widths = (shape[1:] or (1,) for shape in shapes_of(columns, len(columns)).values())
+    return 4 * len(columns) * sum(width for (width,) in widths)

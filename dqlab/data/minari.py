@@ -8,12 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from dqlab.data.download import Progress, refuse_if_planning, silent
-from dqlab.data.formats.minari import MinariFormat
-from dqlab.data.found import Found
-from dqlab.data.minari_store import check_version, folder_of, is_whole, library, store
-from dqlab.data.sources import data_sources
-from dqlab.data.unavailable import UnavailableError
+from dqlab.data.download import Progress, UnavailableError, no_progress, refuse_if_planning
+from dqlab.data.formats.minari import MinariFormat, check_version, folder_of, is_whole, local_store, minari_package
+from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line
 
@@ -21,7 +18,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @data_sources.register("minari", source="Minari (Younis et al. 2024)")
-def minari(task: Task, argument: str = "", progress: Progress = silent) -> Found:
+def minari(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """A dataset of Minari's, as `minari:ID`: from the local store, else fetched into it by Minari's own download.
 
     Steps at which episodes were truncated are kept, with the observations that followed them.
@@ -36,12 +33,12 @@ def minari(task: Task, argument: str = "", progress: Progress = silent) -> Found
     folder = folder_of(argument)
     if not is_whole(folder):
         check_version(argument)  # what another version wrote is not to be overwritten
-        fetch(argument)
+        fetch_minari(argument)
     mend = f"`minari download {argument} --force` replaces it."
-    return Found(Path(argument), is_d4rl=False, format=MinariFormat(), mend=mend)
+    return LocatedDataset(Path(argument), is_d4rl=False, format=MinariFormat(), mend=mend)
 
 
-def fetch(name: str) -> None:
+def fetch_minari(name: str) -> None:
     """Let Minari download a dataset into its store, or the rest of it where that broke off.
 
     Raises:
@@ -53,11 +50,11 @@ def fetch(name: str) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            library().download_dataset(name, force_download=folder.exists())
+            minari_package().download_dataset(name, force_download=folder.exists())
     except Exception as error:  # of whatever its storages use: HTTP clients, OSError, ValueError, ImportError
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise DataError(
-                f"Cannot write to {store()}: {error}. Set MINARI_DATASETS_PATH to another folder."
+                f"Cannot write to {local_store()}: {error}. Set MINARI_DATASETS_PATH to another folder."
             ) from error
         raise UnavailableError(f"Minari cannot fetch '{name}': {first_line(error).rstrip('.')}") from error
     if not is_whole(folder):

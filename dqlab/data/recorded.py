@@ -14,7 +14,7 @@ def note_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def recorded(path: Path) -> str:
+def recorded_digest(path: Path) -> str:
     """The digest that a file had when it was downloaded, hexadecimal; empty where none is known."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         words = note_of(path).read_text().split()
@@ -22,7 +22,7 @@ def recorded(path: Path) -> str:
     return ""
 
 
-def record(path: Path, digest: str) -> None:
+def remember_download(path: Path, digest: str) -> None:
     """Keep a file's digest.
 
     Raises:
@@ -34,15 +34,15 @@ def record(path: Path, digest: str) -> None:
         raise DataError(f"Cannot write {note_of(path)}: {error.strerror or error}.") from error
 
 
-def forget(path: Path) -> None:
+def forget_download(path: Path) -> None:
     """The file is replaced by one that was not downloaded."""
     with contextlib.suppress(OSError):
         note_of(path).unlink(missing_ok=True)
 
 
-def differs(path: Path, digest: str) -> str:
+def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
-    known = recorded(path)
+    known = recorded_digest(path)
     if known in ("", digest):
         return ""
     return (

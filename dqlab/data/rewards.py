@@ -7,11 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.config.registry import Registry
 from dqlab.errors import DataError
-from dqlab.registry import Registry
 
 RewardTransform = Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float32]]
-
 reward_transforms: Registry[RewardTransform] = Registry(
     "reward_transform", "How rewards are rescaled before training.", "load_dataset.reward_transform"
 )

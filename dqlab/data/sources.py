@@ -2,33 +2,161 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from dqlab.config.registry import Registry, configurable
 from dqlab.data.bounds import action_rule
-from dqlab.data.cache import cache_folder
-from dqlab.data.contents import View
-from dqlab.data.download import HDF5_MAGIC, BrokenError, Progress, refuse_if_planning, silent
-from dqlab.data.formats.base import data_formats
-from dqlab.data.formats.choosing import format_of
-from dqlab.data.formats.d4rl import D4RL
-from dqlab.data.found import Found
-from dqlab.data.mapped import map_name
-from dqlab.data.mirrors import address_of, fetch_from, second_home
-from dqlab.data.own import is_d4rls
-from dqlab.data.placing import check_choice, place
-from dqlab.data.recorded import differs, record
+from dqlab.data.download import (
+    HDF5_MAGIC,
+    BrokenError,
+    Progress,
+    UnavailableError,
+    address_of,
+    fetch_from,
+    no_progress,
+    refuse_if_planning,
+    second_home,
+)
+from dqlab.data.formats.base import Columns, DamagedError, Format, check_widths, data_formats, format_of
+from dqlab.data.formats.hdf5 import D4RL
+from dqlab.data.mapped import check_choice, load_or_map, map_name
+from dqlab.data.recorded import digest_fault, remember_download
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, transitions_of
-from dqlab.data.unavailable import UnavailableError
+from dqlab.data.rows import TransitionView
+from dqlab.data.transitions import Transitions, caveat_of, transitions_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
 from dqlab.files import expanded, sha256_of
-from dqlab.registry import Registry, configurable
 
-DataSource = Callable[[Task, str, Progress], Found]
 
+def cache_folder() -> Path:
+    """$D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
+    return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
+
+
+@dataclass(frozen=True)
+class LocatedDataset:
+    """A dataset: what a format opens, or rows that a source has made.
+
+    Attributes:
+        path: the file; None where there are `rows`.
+        is_d4rl: whether it is D4RL's own file.
+        rows: the rows, as they would be read from a file.
+        stand_in: whether it stands in for the task's own data, which must be said loudly.
+        format: the file's; None goes by its suffix.
+        address: where it was fetched from just now.
+        failed: addresses that were tried before that, and why they had nothing.
+        mend: what to do where the file is damaged.
+        downloaded: whether it must be what an earlier download has left a digest of, if one has.
+    """
+
+    path: Path | None
+    is_d4rl: bool
+    rows: Columns | None = None
+    stand_in: bool = False
+    format: Format | None = None
+    address: str = ""
+    failed: tuple[str, ...] = ()
+    mend: str = ""
+    downloaded: bool = False
+
+    @property
+    def caveat(self) -> str:
+        """What must stand beside scores that come of it, as in `Provenance`."""
+        return caveat_of(self.is_d4rl, self.rows is not None)
+
+    @property
+    def place(self) -> Path | None:
+        """The file or folder; None where there are `rows`."""
+        if self.path is None:
+            return None
+        chosen, path = self._what()
+        return chosen.place(path)
+
+    def digest(self) -> str:
+        """SHA-256 of the file, or of the rows.
+
+        Raises:
+            DataError: the file is not the one that was downloaded.
+        """
+        if self.rows is not None:
+            return digest_of_rows(self.rows)
+        chosen, path = self._what()
+        digest = chosen.digest(path)
+        if self.downloaded and (fault := digest_fault(path, digest)):
+            raise DataError(f"{path} has changed: its {fault} {self.mend}")
+        return digest
+
+    def origin(self) -> dict[str, Any]:
+        """What `Provenance` wants to know of where it is from."""
+        if self.rows is not None:
+            return {"path": "", "digest": self.digest(), "is_d4rl": False, "synthetic": True}
+        facts = {"digest": self.digest(), "is_d4rl": self.is_d4rl, "stand_in": self.stand_in}
+        return {"path": str(self.path), **facts, "address": self.address}
+
+    @contextmanager
+    def open(self, task: Task) -> Iterator[Columns]:
+        """The columns, as wide as the task's states and actions.
+
+        Raises:
+            DataError: it is damaged, or another task's.
+        """
+        if self.rows is not None:
+            yield self.rows
+            return
+        chosen, path = self._what()
+        try:
+            with chosen.open(path) as columns:
+                check_widths(columns, task.state_dim, task.action_dim)
+                yield columns
+        except DamagedError as error:
+            raise DataError(f"{error} {self.mend}".strip()) from error
+
+    def _what(self) -> tuple[Format, Path]:
+        assert self.path is not None
+        return (self.format, self.path) if self.format is not None else format_of(str(self.path))
+
+
+def digest_of_rows(rows: Columns) -> str:
+    """SHA-256 of arrays' bytes, in the order of the columns, hexadecimal: that of rows without a file."""
+    sha = hashlib.sha256()
+    for array in (rows.observations, rows.actions, rows.rewards, rows.terminals, rows.timeouts):
+        if array is not None:
+            sha.update(np.ascontiguousarray(array[:]).tobytes())
+    return sha.hexdigest()
+
+
+PROVENANCE, CONVERTED = "provenance", "converted_from"
+COLLECTED = "Collected by dqlab"
+SHARE = 0.5
+"""Of the rows that D4RL's file has: with fewer, a file is an excerpt."""
+
+
+def is_original_d4rl_file(path: Path, task: Task) -> bool:
+    """Whether nothing speaks against an HDF5 file being D4RL's.
+
+    What speaks against it: it has far fewer rows, or its metadata say that dqlab collected it or wrote it from another
+    format.
+    """
+    try:
+        with D4RL().open(path) as columns:
+            notes, rows = dict(columns.metadata), len(columns)
+    except DataError:  # damaged: whoever reads the rows says so
+        return True
+    ours = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
+    return not ours and rows >= SHARE * task.rows
+
+
+DataSource = Callable[[Task, str, Progress], LocatedDataset]
 data_sources: Registry[DataSource] = Registry(
     "data_source",
     "Where a dataset comes from: `name` or `name:argument` in load_dataset.sources.",
@@ -50,7 +178,7 @@ def cache_path(task: Task) -> Path:
 
 
 @data_sources.register("d4rl_cache", source="D4RL 1.1, offline_env.py")
-def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> Found:
+def d4rl_cache(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """The file that the D4RL package, or an earlier download, left in D4RL's cache.
 
     An excerpt, and one that dqlab collected or wrote from another format, does not count as D4RL's.
@@ -59,20 +187,20 @@ def d4rl_cache(task: Task, argument: str = "", progress: Progress = silent) -> F
     if not path.exists():
         raise UnavailableError(f"{path} does not exist")
     mend = f"`dqlab data download {task.name} --force` replaces it."
-    return Found(path, is_d4rls(path, task), mend=mend, downloaded=True)
+    return LocatedDataset(path, is_original_d4rl_file(path, task), mend=mend, downloaded=True)
 
 
 @data_sources.register("d4rl_download", source="D4RL 1.1, infos.py (URLs)")
 def d4rl_download(
     task: Task,
     argument: str = "",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     root: str = "",
     mirrors: tuple[str, ...] = (),
     mirrors_first: bool = False,
     sha256: str | None = None,
     timeout: float = 30.0,
-) -> Found:
+) -> LocatedDataset:
     """Download D4RL's file into D4RL's cache, from the first address that has it.
 
     After D4RL's server the 24 files of MuJoCo's robots are looked for in the Hugging Face data set `imone/D4RL`, whose
@@ -91,7 +219,7 @@ def d4rl_download(
     """
     path, only = cache_path(task), argument or root
     others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
-    own = homes(task)
+    own = dataset_addresses(task)
     addresses = [*others, *own] if mirrors_first else [*own, *others]
     if only:
         addresses = [address_of(only, task.file)]
@@ -99,24 +227,24 @@ def d4rl_download(
 
     def check(address: str, part: Path) -> None:
         if address == second_home(task.file):
-            check_rows(address, part, task)
+            check_row_count(address, part, task)
         digest = sha256_of(part)
-        if sha256 is None and address in own and (fault := differs(path, digest)):
+        if sha256 is None and address in own and (fault := digest_fault(path, digest)):
             raise BrokenError(f"{address} sends another file than before: {fault}")
-        record(path, digest)
+        remember_download(path, digest)
 
     came_from, failed = fetch_from(
         addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
     )
-    return Found(path, is_d4rl=True, address=came_from, failed=failed)
+    return LocatedDataset(path, is_d4rl=True, address=came_from, failed=failed)
 
 
-def homes(task: Task) -> list[str]:
+def dataset_addresses(task: Task) -> list[str]:
     """Addresses at which the task's file can be had: D4RL's server, and its second home where it has one."""
     return [address for address in (task.url, second_home(task.file)) if address]
 
 
-def check_rows(address: str, path: Path, task: Task) -> None:
+def check_row_count(address: str, path: Path, task: Task) -> None:
     """See that a file from elsewhere has as many rows as D4RL's.
 
     Raises:
@@ -132,17 +260,17 @@ def check_rows(address: str, path: Path, task: Task) -> None:
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
-def embedded(task: Task, argument: str = "", progress: Progress = silent) -> Found:
+def embedded(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """The small set that ships with dqlab for the task's robot: not D4RL's data, for trying things out."""
     name = f"{argument or task.robot + '-medium-expert-mini'}.hdf5"
     path = Path(str(files("dqlab.data") / "embedded" / name))
     if not path.exists():
         raise UnavailableError(f"dqlab ships no set called {name}")
-    return Found(path, is_d4rl=False, stand_in=True)
+    return LocatedDataset(path, is_d4rl=False, stand_in=True)
 
 
 @data_sources.register("file", source="formats of `dqlab list data_format`")
-def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: bool = False) -> Found:
+def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4rl: bool = False) -> LocatedDataset:
     """A file of your own, as `file:PATH`, in the format of its suffix; set `file.is_d4rl` for a copy of D4RL's own."""
     if not argument:
         raise DataError("load_dataset.sources = 'file:PATH' names no path.")
@@ -151,10 +279,12 @@ def file(task: Task, argument: str = "", progress: Progress = silent, is_d4rl: b
     chosen, path = format_of(argument)
     if chosen.suffixes and not path.exists():
         raise DataError(f"There is no dataset at '{path}' (load_dataset.sources = 'file:PATH').")
-    return Found(path, is_d4rl, format=chosen)
+    return LocatedDataset(path, is_d4rl, format=chosen)
 
 
-def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = silent) -> tuple[str, Found]:
+def find_dataset(
+    task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress
+) -> tuple[str, LocatedDataset]:
     """The first of the sources that has the task's dataset, as it was named, and what it found; nothing is read.
 
     Raises:
@@ -174,7 +304,7 @@ def load_dataset(
     memory_map: str = "auto",
     map_dir: str = "",
     action_bounds: str = "unit",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Transitions:
     """The task's transitions from the first source that has them, on the CPU.
 
@@ -201,15 +331,15 @@ def load_dataset(
     actions = action_rule(task, action_bounds)
     name, found, skipped = _first_available(task, _as_tuple(sources), progress)
     origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    view = View(task.episode_limit, standardise_states, actions=actions)
+    view = TransitionView(task.episode_limit, standardise_states, actions=actions)
     stem = found.path.stem if found.path else name
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
-        contents = place(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
+        contents = load_or_map(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
     return transitions_of(contents, transform, origin)
 
 
-def absolute(source: str) -> str:
+def absolute_source(source: str) -> str:
     """A data source as it is found from any folder."""
     name, colon, argument = source.partition(":")
     form, also, rest = argument.partition(":")
@@ -226,7 +356,9 @@ def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:
     return sources
 
 
-def _first_available(task: Task, sources: tuple[str, ...], progress: Progress) -> tuple[str, Found, tuple[str, ...]]:
+def _first_available(
+    task: Task, sources: tuple[str, ...], progress: Progress
+) -> tuple[str, LocatedDataset, tuple[str, ...]]:
     """The first source's name and file, and why those before it had none."""
     reasons: list[str] = []
     for source in sources:

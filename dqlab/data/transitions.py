@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.algorithms.base import Batch
+from dqlab.data.batch import Batch
 from dqlab.data.bounds import bounds_text
-from dqlab.data.contents import Contents, View, in_memory
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
+from dqlab.data.rows import TransitionArrays, TransitionView, in_memory
 from dqlab.errors import DataError
 from dqlab.machine import free_memory, in_words
 
@@ -115,7 +115,7 @@ class Transitions:
 
     def batch(self, index: Tensor) -> Batch:
         """The transitions at index (K, B), gathered on the device: fields (K, B, ...)."""
-        return gather(self.fields, index)
+        return gather_rows(self.fields, index)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
         """The same transitions elsewhere; the same memory where nothing changes.
@@ -139,7 +139,7 @@ class Transitions:
             )
 
 
-def gather(fields: Batch, index: Tensor) -> Batch:
+def gather_rows(fields: Batch, index: Tensor) -> Batch:
     """The rows of a batch (n, ...) at index (K, B): fields (K, B, ...)."""
     return Batch(*(field[index] for field in fields))
 
@@ -158,10 +158,10 @@ def q_learning_view(
     Raises:
         DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    return transitions_of(in_memory(columns, View(episode_limit)), transform, origin)
+    return transitions_of(in_memory(columns, TransitionView(episode_limit)), transform, origin)
 
 
-def transitions_of(contents: Contents, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
+def transitions_of(contents: TransitionArrays, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
     """Transitions with their rewards transformed, and with what is known of them; no large field is copied."""
     returns = contents.returns
     provenance = Provenance(

@@ -1,1 +1,1 @@
-"""The diffusion core: noise schedules, the forward process and its posterior, samplers."""
+"""The diffusion process and its samplers: pure functions of injected noise."""

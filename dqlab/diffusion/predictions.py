@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dqlab.config.fields import check_fields
+from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
-from dqlab.fields import check_fields
-from dqlab.registry import Registry
 
 
 @dataclass(frozen=True)

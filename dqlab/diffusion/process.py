@@ -22,7 +22,7 @@ def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) 
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def constants(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+def device_constants(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers (n,) that never change, on the device; the same tensor at every call."""
     return _table(tuple(values), dtype, device)
 
@@ -142,4 +142,4 @@ def _respaced(process: Process, times: tuple[int, ...]) -> Process:
 
 def _gather(values: tuple[float, ...], t: Tensor, like: Tensor) -> Tensor:
     """The coefficients (B, 1) of timesteps (B,)."""
-    return constants(values, like.dtype, like.device)[t].unsqueeze(-1)
+    return device_constants(values, like.dtype, like.device)[t].unsqueeze(-1)

@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.registry import Registry
 
 NoiseSchedule = Callable[[int], Tensor]
-
 noise_schedules: Registry[NoiseSchedule] = Registry(
     "noise_schedule", "How much noise each diffusion step adds.", "DiffusionPolicy.schedule"
 )

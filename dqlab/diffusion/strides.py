@@ -6,16 +6,15 @@ from bisect import bisect_left
 from collections.abc import Callable
 from itertools import pairwise
 
+from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
 from dqlab.errors import ConfigError
-from dqlab.registry import Registry
 
 Stride = Callable[[Process, int], tuple[int, ...]]
-
 strides: Registry[Stride] = Registry("stride", "Which timesteps a sampler of fewer steps visits.", "DDIM.stride")
 
 
-def visited(stride: str | Stride, process: Process, steps: int) -> tuple[int, ...]:
+def visited_timesteps(stride: str | Stride, process: Process, steps: int) -> tuple[int, ...]:
     """The timesteps that a registered stride visits, strictly falling, checked.
 
     Raises:

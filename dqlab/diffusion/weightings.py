@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import Registry
 from dqlab.diffusion.predictions import Prediction
 from dqlab.diffusion.process import Process
-from dqlab.fields import check_fields, require
-from dqlab.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MinSNR(StartWeighting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.gamma > 0, self, "gamma", "positive")
+        check_field(self.gamma > 0, self, "gamma", "positive")
 
     def of_start(self, snr: float) -> float:
         """min(SNR, gamma)."""

@@ -1,1 +1,1 @@
-"""Environments with the dynamics and the scores of D4RL."""
+"""D4RL's tasks, their physics and scores, in today's packages and in D4RL's own stack."""

@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
     from gymnasium_robotics.envs.adroit_hand.adroit_pen import AdroitHandPenEnv
-
 Array = NDArray[np.float64]
-
 DROPPED = 0.075
 """m; a pen whose centre is lower has fallen off the hand."""
 

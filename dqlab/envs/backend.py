@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,64 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.making import make_env
+from dqlab.config.registry import Registry
+from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task
-from dqlab.errors import NotFiniteError
+from dqlab.errors import ConfigError, DqlabError, NotFiniteError
 from dqlab.machine import cores
-from dqlab.registry import Registry
+
+
+def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
+    """The task's Gymnasium environment, with an episode limit and the chosen physics, guarded (`envs/guard.py`).
+
+    Args:
+        task: which task.
+        physics: a name from the `physics` registry; `mujoco210` gives D4RL's dynamics. Environments without a MuJoCo
+            model have none.
+        arguments: more of the environment's own, such as `render_mode`.
+
+    Raises:
+        ConfigError: unknown physics, a wrong choice, what the environment needs is not installed, it cannot be made, or
+            its observations and actions are not the task's.
+    """
+    law = physics_laws.get(physics)
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
+    from dqlab.envs.guard import CheckedEnv, describe_error
+
+    given, name = {**task.arguments(), **arguments}, task.environment
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is out of date.*")
+        try:
+            env = gymnasium.make(task.env_id, max_episode_steps=task.episode_limit, disable_env_checker=True, **given)
+        except DqlabError:
+            raise
+        except (ImportError, gymnasium.error.Error) as error:
+            wanted = f"'dqlab[{task.extra}]'" if task.extra else "dqlab"
+            raise ConfigError(f"Cannot build {task.env_id}: {error}. Try: pip install {wanted}") from error
+        except (Exception, SystemExit) as error:  # somebody's constructor
+            raise ConfigError(f"The environment '{name}' cannot be made: it raised {describe_error(error)}.") from error
+    _check_spaces(task, name, env)
+    if task.body is not None:
+        law(env.unwrapped.model, task.body)
+    return CheckedEnv(env, name, casts=not task.file)
+
+
+def _check_spaces(task: Task, name: str, env: Any) -> None:
+    """See that observations and actions are vectors, and as wide as the task says, where it says so."""
+    from gymnasium.spaces import Box
+
+    sides = (("observations", env.observation_space, task.state_dim), ("actions", env.action_space, task.action_dim))
+    for what, space, width in sides:
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise ConfigError(f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box.")
+        if width and space.shape != (width,):
+            raise ConfigError(
+                f"The environment '{name}' has {what} of width {space.shape[0]}; the task {task.name} says {width}."
+            )
+
 
 Array = NDArray[np.float64]
 
@@ -74,14 +128,12 @@ class Environments(ABC):
 
 
 EnvBackend = Callable[[Task, str], Environments]
-
 env_backends: Registry[EnvBackend] = Registry(
     "env_backend",
     "What steps the environments of an evaluation: `(task, physics) -> Environments`.",
     "Experiment.env_backend",
     arguments=2,
 )
-
 
 A_THREAD = 10
 """Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
@@ -112,7 +164,7 @@ class GymnasiumEnvironments(Environments):
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
         """As in `Environments`; the group reaches an environment as the option `group`."""
         self.prepare(len(seeds))
-        return np.stack([begun(*each) for each in zip(self.envs, seeds, groups, strict=False)])
+        return np.stack([begin_episode(*each) for each in zip(self.envs, seeds, groups, strict=False)])
 
     def step(self, which: Sequence[int], actions: Array) -> Stepped:
         """As in `Environments`."""
@@ -120,7 +172,7 @@ class GymnasiumEnvironments(Environments):
         share = max(math.ceil(len(envs) / self.threads), A_THREAD)
         starts = range(0, len(envs), share)
         run = self._pool.map if len(starts) > 1 else map
-        parts = run(lambda start: list(map(stepped, envs[start:][:share], actions[start:][:share])), starts)
+        parts = run(lambda start: list(map(step_environment, envs[start:][:share], actions[start:][:share])), starts)
         states, rewards, _, over = (np.array(column) for column in zip(*chain(*parts), strict=True))
         return Stepped(states, rewards, over)
 
@@ -131,7 +183,7 @@ class GymnasiumEnvironments(Environments):
         self.envs = []
 
 
-def begun(env: Any, seed: int, group: int) -> Array:
+def begin_episode(env: Any, seed: int, group: int) -> Array:
     """Begin an episode of a Gymnasium environment; its observation (S,), finite or not."""
     try:
         return np.asarray(env.reset(seed=seed, options={"group": group})[0])
@@ -139,7 +191,7 @@ def begun(env: Any, seed: int, group: int) -> Array:
         return np.asarray(error.given)
 
 
-def stepped(env: Any, action: Array) -> tuple[Array, float, bool, bool]:
+def step_environment(env: Any, action: Array) -> tuple[Array, float, bool, bool]:
     """Step a Gymnasium environment: state, reward, whether it ended the episode, whether that or its limit did.
 
     What is not finite is given as it is: it is a fault of this episode alone, not of those that are stepped with it.

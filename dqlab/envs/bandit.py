@@ -11,12 +11,11 @@ from dqlab.envs.tasks import Task, tasks
 
 RADIUS = 0.25
 """Actions that are at most so far from a mode's centre belong to it: five of its standard deviations."""
-
 REWARD_STD = 0.5
 
 
 @dataclass(frozen=True)
-class Mode:
+class GaussianMode:
     """One of the four Gaussians that the bandit's actions are made of.
 
     Attributes:
@@ -31,15 +30,14 @@ class Mode:
 
 
 MODES = (
-    Mode("upper left", (-0.8, 0.8), 3.0),
-    Mode("lower left", (-0.8, -0.8), 0.0),
-    Mode("upper right", (0.8, 0.8), 1.5),
-    Mode("lower right", (0.8, -0.8), 5.0),
+    GaussianMode("upper left", (-0.8, 0.8), 3.0),
+    GaussianMode("lower left", (-0.8, -0.8), 0.0),
+    GaussianMode("upper right", (0.8, 0.8), 1.5),
+    GaussianMode("lower right", (0.8, -0.8), 5.0),
 )
 CENTRES = np.array([mode.centre for mode in MODES])
 REWARDS = np.array([mode.reward for mode in MODES])
 BEST = int(REWARDS.argmax())
-
 BANDIT = Task(
     name="bandit-2d",
     robot="bandit",
@@ -52,7 +50,6 @@ BANDIT = Task(
     action_dim=2,
 )
 """One step, one state; a score of 0 is the worst mode's mean reward, 100 the best one's."""
-
 tasks.add(
     BANDIT.name,
     BANDIT,

@@ -10,19 +10,18 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
-from dqlab.envs.guard import fit, five, said
+from dqlab.envs.guard import check_step_tuple, describe_error, fit_action
 from dqlab.envs.scaling import from_unit
 from dqlab.errors import ConfigError
 
 NO_LIMIT = -1
 """What tells Gymnasium not to cut episodes: whoever makes the boxed environment says where."""
 
-
 EXACT = 2.0**53
 """Bounds beyond it are taken for none: integers are not exact there."""
 
 
-def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
+def boxed_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
     """The environment with actions in [-1, 1] and a flat observation, and no step limit.
 
     Args:
@@ -55,13 +54,13 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
         super().__init__(env)
         space = env.action_space
         self._low, self._high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self._fit = fit(space.low, space.high, space.dtype)
+        self._fit = fit_action(space.low, space.high, space.dtype)
         floating = space.dtype if np.issubdtype(space.dtype, np.floating) else np.float32
         self.action_space = Box(-1.0, 1.0, space.shape, floating)
 
     def step(self, action: Any) -> Any:
         """One step by an action in [-1, 1]."""
-        return five(self.env.step(self._fit(from_unit(action, self._low, self._high))))
+        return check_step_tuple(self.env.step(self._fit(from_unit(action, self._low, self._high))))
 
 
 def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
@@ -74,7 +73,11 @@ def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
         return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
     except (Exception, SystemExit) as error:  # somebody's constructor
         plain = isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error))
-        why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?") if plain else f"it raised {said(error)}"
+        why = (
+            (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
+            if plain
+            else f"it raised {describe_error(error)}"
+        )
         raise ConfigError(
             f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
             "installed; an id that a module registers is written MODULE:NAME."

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from dqlab.envs.making import make_env
+from dqlab.config.fields import check_counts
+from dqlab.config.registry import configurable
+from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
-from dqlab.registry import configurable
 
 BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
 SOURCE = "gymnasium_task"

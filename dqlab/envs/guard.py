@@ -9,13 +9,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.errors import DqlabError, EnvError, NotFiniteError, place_of
+from dqlab.errors import DqlabError, EnvError, NotFiniteError, error_place
 
 Array = NDArray[Any]
 PARTS = ("observation", "reward", "terminated", "truncated", "info")
 
 
-def fit(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Array]:
+def fit_action(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Array]:
     """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
     if dtype is None:
         return lambda action: np.minimum(np.maximum(action, low), high)
@@ -28,14 +28,14 @@ class _WrongError(Exception):
     """What an environment does wrong, as the rest of a sentence."""
 
 
-def five(given: Any) -> Any:
+def check_step_tuple(given: Any) -> Any:
     """What a step gave, which must be a tuple of five: other wrappers take it apart."""
     if type(given) is not tuple or len(given) != 5:
         raise _WrongError(f"gives {_what(given)} instead of ({', '.join(PARTS)})")
     return given
 
 
-class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
+class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
     """An environment with a flat Box of actions and of observations, at every reset and step.
 
     Actions are clipped into its bounds and cast to its dtype. What it gives must be five values, an observation of the
@@ -51,7 +51,7 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
     def __init__(self, env: Any, name: str, casts: bool = True) -> None:
         super().__init__(env)
         space = env.action_space
-        self._fit = fit(space.low, space.high, space.dtype if casts else None)
+        self._fit = fit_action(space.low, space.high, space.dtype if casts else None)
         self._name, self._width, self._shape = name, space.shape, env.observation_space.shape
         self._seed: int | None = None
         self._steps = 0
@@ -92,7 +92,7 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
         if np.shape(action) != self._width:
             raise EnvError(self._line(f"takes actions of shape {self._width}, not {np.shape(action)}"))
         try:
-            observation, reward, terminated, truncated, info = five(self.env.step(self._fit(action)))
+            observation, reward, terminated, truncated, info = check_step_tuple(self.env.step(self._fit(action)))
             observation = self._observed(observation)
             reward = reward if type(reward) is float else self._rewarded(reward)
             taken = observation, reward, bool(terminated), bool(truncated), info
@@ -121,7 +121,7 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
         """An error of the environment's, as one line; dqlab's own are such already."""
         if isinstance(error, DqlabError):
             raise error
-        what = str(error) if isinstance(error, _WrongError) else f"raised {said(error)}"
+        what = str(error) if isinstance(error, _WrongError) else f"raised {describe_error(error)}"
         raise EnvError(self._line(what)) from error
 
     def _line(self, what: str) -> str:
@@ -130,10 +130,10 @@ class Guarded(gymnasium.Wrapper):  # type: ignore[misc]
         return f"The environment '{self._name}' {what}, {when} of an episode {seed}."
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An error in one line, with its place."""
     text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}{text and f': {text}'} ({place_of(error)})"
+    return f"{type(error).__name__}{text and f': {text}'} ({error_place(error)})"
 
 
 def _what(given: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.registry import Registry
+from dqlab.config.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ physics_laws: Registry[Any] = Registry(
     "Experiment.physics",
     arguments=2,
 )
-
 Array = NDArray[np.float64]
 
 

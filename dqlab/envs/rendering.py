@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from dqlab.children import Outcome, attempt
 from dqlab.errors import ConfigError
+from dqlab.machine import IsolatedOutcome, run_isolated
 
 VARIABLE = "MUJOCO_GL"
 """Read when mujoco is first imported."""
 SECONDS = 8.0
-
 DRAW = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -42,9 +41,9 @@ class OpenGL:
     fix: str
     wants: tuple[str, ...] = ()
 
-    def draws(self) -> Outcome:
+    def draws(self) -> IsolatedOutcome:
         """Draw one picture, in a process of its own."""
-        return attempt(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
+        return run_isolated(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
 
 
 WAYS = (
@@ -67,7 +66,7 @@ def choose_gl() -> str:
         ConfigError: none works, or the user's own does not.
     """
     if chosen := os.environ.get(VARIABLE):
-        tried = attempt(DRAW, timeout=SECONDS)
+        tried = run_isolated(DRAW, timeout=SECONDS)
         if not tried.fine:
             raise ConfigError(
                 f"Nothing can be drawn with {VARIABLE}={chosen} ({tried.trouble}). Unset it: dqlab chooses."

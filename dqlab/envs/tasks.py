@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from typing import Any
 
-from dqlab.envs.antmaze.goals import AntMaze
+from dqlab.config.registry import Registry
+from dqlab.envs.antmaze.maze import AntMaze
 from dqlab.envs.physics import Body
-from dqlab.registry import Registry
 
 UNSCORED = "returns, no scores"
 """What stands beside the numbers of a task without reference scores: what is called a score there is the return."""
 
 
-def quantity(caveat: str) -> str:
+def score_or_return(caveat: str) -> str:
     """What numbers beside which this stands are: a `score`, or a `return`."""
     return "return" if UNSCORED in caveat else "score"
 
@@ -104,7 +104,6 @@ class Task:
 tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
-
 D4RL: dict[str, Any] = json.loads((files("dqlab.envs") / "d4rl.json").read_text())
 
 

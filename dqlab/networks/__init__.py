@@ -1,1 +1,1 @@
-"""Denoisers and critics: ordinary modules written for one network, and the code that stacks them."""
+"""Ordinary modules, written for one network, and K of them as one matrix."""

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dqlab.registry import Registry
+from dqlab.config.registry import Registry
 
 LARGEST = 20.0
-
 activations: Registry[Callable[[], nn.Module]] = Registry(
     "activation", "The nonlinearity between a network's layers.", "TwinCritic.activation"
 )

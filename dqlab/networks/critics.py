@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.fields import check_fields, require
 from dqlab.networks.activations import Activation
 from dqlab.networks.members import Members
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec
-from dqlab.registry import Registry
+from dqlab.noise import NoiseSpec, uniform
 
 
 class QNetwork(nn.Module):
@@ -124,7 +124,7 @@ class QEnsemble(CriticEnsemble):
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("n_critics", "hidden_dim", "depth"):
-            require(getattr(self, name) >= 1, self, name, "at least 1")
+            check_field(getattr(self, name) >= 1, self, name, "at least 1")
         super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
     def member(self) -> nn.Module:
@@ -159,3 +159,227 @@ class TwinCritic(QEnsemble):
     """
 
     n_critics: int = field(default=2, init=False)
+
+
+class AggregatedEnsemble(QEnsemble):
+    """One rule says what the ensemble's value is; subclasses give it as `aggregate`."""
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """The ensemble's value (...) of its members' values (M, ...): the minimum."""
+        return values.amin(dim=0)
+
+    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """The next state's aggregated value (B, 1), of outputs (M, B, 1)."""
+        return self.aggregate(outputs)
+
+    def ascend(self, q: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
+        """The aggregated value (B,), which the actor ascends, and again, to scale its loss."""
+        value = self.aggregate(q)
+        return value, value
+
+    def rank(self, q: Tensor) -> Tensor:
+        """The aggregated value (...) of q (M, ...)."""
+        return self.aggregate(q)
+
+
+@critics.register("ensemble_min", source="An et al. 2021 (SAC-N), section 3")
+class MinimumEnsemble(AggregatedEnsemble):
+    """The minimum of M critics, for the target, the actor and the ranking.
+
+    Attributes:
+        n_critics: M; the paper has 10 to 500, a task.
+        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+    """
+
+
+@critics.register("ensemble_mean", source="Park et al. 2025 (FQL)")
+@dataclass(eq=False, repr=False)
+class MeanEnsemble(AggregatedEnsemble):
+    """The mean of M critics, for the target, the actor and the ranking.
+
+    Attributes:
+        n_critics: M.
+        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        norm_after, norm_eps: LayerNorm after each activation, not before it; what is added to its variance. FQL's code
+            has True and 1e-6.
+    """
+
+    n_critics: int = 2
+    norm_after: bool = False
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_field(self.norm_eps > 0, self, "norm_eps", "positive")
+        super().__post_init__()
+
+    def network(self, n_outputs: int = 1) -> QNetwork:
+        """A freshly initialised perceptron that gives so many numbers."""
+        inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
+        norm = (self.norm_after, self.norm_eps)
+        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """The mean (...) of values (M, ...)."""
+        return values.mean(dim=0)
+
+
+@critics.register("ensemble_lcb", source="Ghasemipour et al. 2022 (MSG), but with one target for all members")
+@dataclass(eq=False, repr=False)
+class LowerBoundEnsemble(AggregatedEnsemble):
+    """A lower confidence bound: the mean over critics minus beta times their standard deviation (divisor M).
+
+    MSG trains each member on a target of its own and takes the bound for the actor only; here the bound is also the
+    target that all members share.
+
+    Attributes:
+        n_critics: M, at least 2; the paper has 64.
+        beta: standard deviations below the mean; the paper has 4 and 8.
+        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+    """
+
+    beta: float = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
+        check_field(self.beta >= 0, self, "beta", "at least 0")
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """Mean minus beta standard deviations (...) of values (M, ...)."""
+        return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
+
+
+@critics.register("soft_clipped", source="Fujimoto et al. 2019 (BCQ), section 4; Kumar et al. 2019 (BEAR)")
+@dataclass(eq=False, repr=False)
+class SoftClippedEnsemble(AggregatedEnsemble):
+    """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.
+
+    The actor ascends one of the first two critics, as with `twin`.
+
+    Attributes:
+        n_critics: M, at least 2.
+        weight: lambda, of the minimum; 1 is clipped double Q.
+        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+    """
+
+    n_critics: int = 2
+    weight: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(0 <= self.weight <= 1, self, "weight", "between 0 and 1")
+        check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
+
+    def ascend(self, q: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
+        """One of the first two values (B,) by the coin, which the actor ascends, and the other, to scale its loss."""
+        return CriticEnsemble.ascend(self, q, coin)
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """The weighted sum of minimum and maximum (...) of values (M, ...)."""
+        return self.weight * values.amin(dim=0) + (1 - self.weight) * values.amax(dim=0)
+
+
+@critics.register("redq", source="Chen et al. 2021 (REDQ), algorithm 1")
+@dataclass(eq=False, repr=False)
+class REDQ(AggregatedEnsemble):
+    """The target uses the minimum over a random subset of the critics, drawn anew at every update.
+
+    The actor ascends the mean over all critics, and candidates are ranked by it.
+
+    Attributes:
+        n_critics: M.
+        n_subset: m, critics in the subset.
+        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+    """
+
+    n_subset: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(
+            1 <= self.n_subset <= self.n_critics, self, "n_subset", f"between 1 and {self.n_critics} (n_critics)"
+        )
+
+    def noise(self) -> dict[str, NoiseSpec]:
+        """Uniform numbers (M,), the highest m of which are the subset."""
+        return {"subset": uniform(self.n_critics)}
+
+    def aggregate(self, values: Tensor) -> Tensor:
+        """The mean (...) of values (M, ...)."""
+        return values.mean(dim=0)
+
+    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """The minimum (B, 1) over the subset, of outputs (M, B, 1)."""
+        chosen = noise["subset"].topk(self.n_subset).indices
+        return outputs.index_select(0, chosen).amin(dim=0)
+
+
+@critics.register("tqc", source="Kuznetsov et al. 2020 (TQC), section 3")
+@dataclass(eq=False, repr=False)
+class TQC(MeanEnsemble):
+    """Truncated quantile critics: the target is the pooled quantiles of all critics without the highest ones.
+
+    The actor ascends the mean over all quantiles of all critics, and candidates are ranked by it.
+
+    Attributes:
+        n_critics: M.
+        n_quantiles: Z, quantiles that each critic predicts, at the levels (i + 1/2) / Z.
+        n_dropped: d, quantiles dropped for each critic, so that Z' = M * (Z - d) are left.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `MeanEnsemble`.
+    """
+
+    n_critics: int = 5
+    n_quantiles: int = 25
+    n_dropped: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_field(self.n_quantiles >= 2, self, "n_quantiles", "at least 2")
+        super().__post_init__()
+        wanted = f"between 0 and {self.n_quantiles - 1} (n_quantiles - 1)"
+        check_field(0 <= self.n_dropped < self.n_quantiles, self, "n_dropped", wanted)
+
+    def member(self) -> nn.Module:
+        """A freshly initialised critic with Z outputs."""
+        return self.network(self.n_quantiles)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Each critic's mean over its quantiles, (M, B)."""
+        return self.outputs(state, action).mean(dim=-1)
+
+    def outputs(self, state: Tensor, action: Tensor) -> Tensor:
+        """Quantiles (M, B, Z) of states (B, S) and actions (B, A)."""
+        return self.members.each(state, action)
+
+    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """The lowest Z' = M * (Z - d) of the pooled quantiles, (B, Z') in ascending order, of outputs (M, B, Z)."""
+        pooled = outputs.transpose(0, 1).flatten(start_dim=1)
+        kept = self.n_critics * (self.n_quantiles - self.n_dropped)
+        return pooled.sort(dim=-1).values[:, :kept]
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Quantile Huber losses, a scalar: the sum over critics of the means, of outputs (M, B, Z), target (B, Z')."""
+        return quantile_huber(outputs, target).mean(dim=1).sum()
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
+    """Quantile regression with the Huber loss (Dabney et al. 2018, equations 9 and 10).
+
+    rho(u) = |tau_i - 1(u < 0)| * L_kappa(u) / kappa with u = target_j - quantile_i and tau_i = (i + 1/2) / Z; the mean
+    over i and j. (Dabney et al. sum over i.)
+
+    Args:
+        quantiles: predictions (..., Z), in the order of their levels.
+        target: samples (..., Z'), in any order, broadcast against the predictions' leading axes.
+        kappa: where the Huber loss turns from a square into a line, in units of value.
+
+    Returns:
+        Losses (...).
+    """
+    count = quantiles.shape[-1]
+    levels = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
+    u = target.unsqueeze(-2) - quantiles.unsqueeze(-1)
+    weight = (levels.unsqueeze(-1) - (u < 0).to(u.dtype)).abs()
+    size = u.abs()
+    huber = torch.where(size <= kappa, 0.5 * size.square(), kappa * (size - 0.5 * kappa))
+    return (weight * huber / kappa).mean(dim=(-2, -1))

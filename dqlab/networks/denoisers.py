@@ -9,11 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.fields import check_counts
+from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
-from dqlab.registry import Registry
 
 denoisers: Registry[Callable[..., nn.Module]] = Registry(
     "denoiser",

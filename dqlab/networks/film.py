@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from dqlab.fields import check_counts
+from dqlab.config.fields import check_counts
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp
 
 
-def zeroed(layer: nn.Linear) -> nn.Linear:
+def zero_initialised(layer: nn.Linear) -> nn.Linear:
     """The layer with weights and bias of 0: at first it gives zeros."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -28,7 +28,7 @@ class FiLMBlock(nn.Module):
 
     def __init__(self, width: int, expansion: int, activation: Activation) -> None:
         super().__init__()
-        self.modulation = zeroed(nn.Linear(width, 3 * width))
+        self.modulation = zero_initialised(nn.Linear(width, 3 * width))
         self.layers = mlp([width, expansion * width, width], activation=activation)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ class FiLMDenoiser(nn.Module):
         self.activation = activations.choose(activation)()
         self.first_layer = nn.Linear(action_dim, hidden_dim)
         self.blocks = nn.ModuleList(FiLMBlock(hidden_dim, expansion, activation) for _ in range(n_blocks))
-        self.modulation = zeroed(nn.Linear(hidden_dim, 2 * hidden_dim))
-        self.final_layer = zeroed(nn.Linear(hidden_dim, action_dim))
+        self.modulation = zero_initialised(nn.Linear(hidden_dim, 2 * hidden_dim))
+        self.final_layer = zero_initialised(nn.Linear(hidden_dim, action_dim))
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
         """Predicted noise (B, A)."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from dqlab.config.fields import check_counts
+from dqlab.config.registry import configurable
 from dqlab.networks.activations import Activation, activations
 
 
@@ -36,3 +39,60 @@ def mlp(
         norm = [nn.LayerNorm(width_out, eps=norm_eps)] if layer_norm else []
         layers += [nn.Linear(width_in, width_out), *([make(), *norm] if norm_after else [*norm, make()])]
     return nn.Sequential(*layers) if end_active else nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+class Multiplier(nn.Module):
+    """exp(log_value), its logarithm between -5 and 10 (Kumar et al. 2019).
+
+    Args:
+        spread: standard deviation of its logarithm at first, whose mean is 0; where it is 0 the multiplier is 1.
+    """
+
+    LOW, HIGH = -5.0, 10.0
+
+    def __init__(self, spread: float = 0.0) -> None:
+        super().__init__()
+        self.log_value = nn.Parameter(spread * torch.randn(()) if spread else torch.zeros(()))
+
+    def forward(self) -> Tensor:
+        """The multiplier, a scalar."""
+        return self.log_value.clamp(self.LOW, self.HIGH).exp()
+
+    def ascent(self, excess: Tensor) -> Tensor:
+        """A loss whose descent raises the multiplier while the constraint's excess, a scalar, is positive.
+
+        Its gradient is that of -exp(log_value) * excess; beyond a bound it is zero, unless it leads back.
+        """
+        log_value = self.log_value.detach()
+        outward = ((log_value >= self.HIGH) & (excess > 0)) | ((log_value <= self.LOW) & (excess < 0))
+        return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.LOW, self.HIGH).exp() * excess)
+
+
+@configurable("network")
+class Perturbation(nn.Module):
+    """[state, action] -> hidden layers -> phi * tanh, as a share of the action range.
+
+    Args:
+        state_dim, action_dim: S and A.
+        phi: largest perturbation, as a share of the action range.
+        hidden_dim, depth: width and number of the hidden layers.
+        activation: a name from the `activation` registry, or a factory; BCQ's is `relu`.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        phi: float = 0.05,
+        hidden_dim: int = 256,
+        depth: int = 2,
+        activation: Activation = "mish",
+    ) -> None:
+        super().__init__()
+        check_counts("Perturbation", hidden_dim=hidden_dim, depth=depth)
+        self.phi = phi
+        self.layers = mlp([state_dim + action_dim] + depth * [hidden_dim] + [action_dim], activation=activation)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Corrections (B, A) in [-phi, phi] of actions (B, A) in states (B, S)."""
+        return self.phi * torch.tanh(self.layers(torch.cat([state, action], dim=-1)))

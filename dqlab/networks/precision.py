@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from dqlab.registry import Registry
+from dqlab.config.registry import Registry
 
 
 class Precision:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.fields import check_counts
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.denoisers import ConcatDenoiser, denoisers
 from dqlab.networks.mlp import mlp

@@ -23,9 +23,7 @@ from dqlab.networks.members import Members, one_by_one
 from dqlab.networks.precision import Full, Precision
 
 M = TypeVar("M", bound=nn.Module)
-
 FULL = Full()
-
 
 ALIGNMENT = 16
 """Every parameter begins at a multiple of so many numbers: tensor cores want 16 bytes, processors 64."""
@@ -169,7 +167,7 @@ def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Modu
     return bound
 
 
-def outline(make: Callable[[], M]) -> M:
+def probe_module(make: Callable[[], M]) -> M:
     """A module that is made to be asked what it needs: the global generator is left as it was.
 
     Not made on the device without values: PyTorch imports its compiler for that, seconds of a run's start.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from dqlab.config.fields import check_counts
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.fields import check_counts
+from dqlab.config.registry import Registry, configurable
 from dqlab.errors import ConfigError
-from dqlab.fields import check_counts
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
-from dqlab.registry import Registry, configurable
 
 ValueLoss = Callable[[Tensor], Tensor]
-
 value_losses: Registry[ValueLoss] = Registry(
     "value_loss",
     "The loss of V by u = Q - V: which statistic of Q under the data's actions V becomes.",

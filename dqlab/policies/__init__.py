@@ -1,1 +1,1 @@
-"""Policies: how an action is made from a state and injected noise."""
+"""How an action is made, and which of several candidates is taken."""

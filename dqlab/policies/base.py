@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dqlab.fields import check_fields
+from dqlab.config.fields import check_fields
+from dqlab.config.registry import Registry
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec
-from dqlab.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ policies: Registry[Callable[[], Policy]] = Registry(
 )
 
 
-def prefixed(prefix: str, specs: dict[str, NoiseSpec]) -> dict[str, NoiseSpec]:
+def add_prefix(prefix: str, specs: dict[str, NoiseSpec]) -> dict[str, NoiseSpec]:
     """Noise specs under `prefix_name`, so that one update can hold several of them."""
     return {f"{prefix}_{name}": spec for name, spec in specs.items()}
 
 
-def part(prefix: str, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(prefix: str, noise: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse: the tensors whose name begins with `prefix_`, without it."""
     return {name.removeprefix(f"{prefix}_"): value for name, value in noise.items() if name.startswith(f"{prefix}_")}

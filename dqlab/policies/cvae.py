@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqlab.fields import require
+from dqlab.config.fields import check_field
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies.base import Dims, policies
-from dqlab.policies.densities import squash
-from dqlab.policies.perceptron import PerceptronPolicy
+from dqlab.policies.gaussian import PerceptronPolicy, squash
 
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 15.0
 
@@ -58,8 +57,8 @@ class CVAEPolicy(PerceptronPolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("latent_dim", "kl_weight"):
-            require(getattr(self, name) >= 0, self, name, "at least 0")
-        require(self.latent_clip > 0, self, "latent_clip", "positive")
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+        check_field(self.latent_clip > 0, self, "latent_clip", "positive")
 
     def latents(self, dims: Dims) -> int:
         """L, how many latent dimensions there are."""

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.fields import check_field
 from dqlab.diffusion.predictions import Prediction, predictions
-from dqlab.diffusion.process import Process, constants
+from dqlab.diffusion.process import Process, device_constants
 from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler, samplers
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.diffusion.weightings import LossWeighting, loss_weightings
 from dqlab.errors import ConfigError
-from dqlab.fields import require
 from dqlab.networks.denoisers import denoisers
-from dqlab.networks.stacking import Network, outline
+from dqlab.networks.stacking import Network, probe_module
 from dqlab.noise import NoiseSpec, integers, normal
-from dqlab.policies.base import Dims, Policy, part, policies, prefixed
+from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
 
 @policies.register("diffusion", source="Diffusion-QL, section 3; Ho et al. 2020")
@@ -44,7 +44,7 @@ class DiffusionPolicy(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.n_timesteps >= 1, self, "n_timesteps", "at least 1")
+        check_field(self.n_timesteps >= 1, self, "n_timesteps", "at least 1")
 
     @cached_property
     def process(self) -> Process:
@@ -73,9 +73,9 @@ class DiffusionPolicy(Policy):
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Uniform timesteps t (B,), the noise eps (B, A), and as `denoiser_*` what the denoiser needs in training."""
         own = {"t": integers(self.n_timesteps, batch), "eps": normal(batch, dims.action)}
-        denoiser: Any = outline(partial(self.build, dims))
+        denoiser: Any = probe_module(partial(self.build, dims))
         wanted = denoiser.training_noise(batch) if hasattr(denoiser, "training_noise") else {}
-        return {**own, **prefixed("denoiser", wanted)}
+        return {**own, **add_prefix("denoiser", wanted)}
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Weighted squared errors (B,) of what is predicted, means over action dimensions (Ho et al. 2020, eq. 14)."""
@@ -104,7 +104,7 @@ class DiffusionPolicy(Policy):
         t, eps = noise["t"], noise["eps"]
         noisy = self.process.diffuse(action, t, eps)
         target = self.the_prediction.target(self.process, action, eps, t)
-        output = train_forward(network, noisy, t, state, part("denoiser", noise))
+        output = train_forward(network, noisy, t, state, strip_prefix("denoiser", noise))
         if output.shape != target.shape:
             name, shape, wanted = type(network.module).__name__, tuple(output.shape), tuple(target.shape)
             raise ConfigError(f"The denoiser {name} gives {shape} for actions {wanted}; it must give the same shape.")
@@ -114,7 +114,7 @@ class DiffusionPolicy(Policy):
         """Losses (B,) times the weights of their timesteps, if there are any."""
         if set(self.loss_weights) == {1.0}:
             return losses
-        return losses * constants(self.loss_weights, losses.dtype, losses.device)[t]
+        return losses * device_constants(self.loss_weights, losses.dtype, losses.device)[t]
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """x_N `start` (B, A), and `noise` (., B, A) in the order of use, unless the sampler needs none."""
@@ -155,7 +155,7 @@ def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Den
     if not hasattr(network.module, "prepare"):
         return direct
     places = {t: index for index, t in enumerate(sorted(times))}
-    prepared = network.call("prepare", state, constants(tuple(places), torch.int64, state.device))
+    prepared = network.call("prepare", state, device_constants(tuple(places), torch.int64, state.device))
 
     def shared(x: Tensor, t: int, given: Tensor) -> Tensor:
         output: Tensor = network.call("denoise", x, places[t], prepared) if given is state else direct(x, t, given)

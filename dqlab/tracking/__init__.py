@@ -1,1 +1,1 @@
-"""What is recorded of a run: a local journal, MLflow, the live display, the learning curve."""
+"""What is written of a run: its folder, its records, its display; `mlflow` sends it."""

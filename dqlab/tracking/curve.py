@@ -9,7 +9,7 @@ from typing import Any
 from dqlab.files import atomic_path
 
 
-def draw_curve(
+def draw_score_curve(
     evaluations: Sequence[dict[str, Any]],
     selection: dict[str, dict[str, Any]],
     title: str,

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.console import Console
+from dqlab.printing import Console
 
 SHOWN = {"actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 

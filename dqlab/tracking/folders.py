@@ -3,10 +3,48 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from dqlab.errors import RunError
-from dqlab.records import BegunGridRecord, GridRecord, RunRecord, read
+from dqlab.errors import DqlabError, RunError
+from dqlab.tracking.records import BegunGridRecord, GridRecord, RunRecord, read_record
+
+SHOWN = 3
+
+
+class LeftOutError(RunError):
+    """Some records could not be used; all others were."""
+
+
+class SkippedRecords:
+    """Goes on after records that cannot be used.
+
+    Attributes:
+        out: why each of them was left out, one sentence or two.
+    """
+
+    def __init__(self) -> None:
+        self.out: list[str] = []
+
+    @contextmanager
+    def damaged(self) -> Iterator[None]:
+        """Leave the rest of the block out where a record cannot be used."""
+        try:
+            yield
+        except DqlabError as error:
+            self.out.append(str(error))
+
+    def tell(self) -> None:
+        """Say it once all else is done.
+
+        Raises:
+            LeftOutError: something was left out.
+        """
+        if self.out:
+            more = len(self.out) - SHOWN
+            raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
+
 
 RUN, GRID = "run.json", "grid.json"
 
@@ -27,13 +65,13 @@ def is_known(folder: Path) -> bool:
     return is_grid(folder) or os.path.exists(folder / RUN)
 
 
-def facts_of(folder: Path) -> BegunGridRecord | RunRecord:
+def read_facts(folder: Path) -> BegunGridRecord | RunRecord:
     """What a run's or a grid's file of facts says; of a grid that has only begun, too.
 
     Raises:
         RunError: the folder holds neither, or the file is damaged.
     """
-    return read(folder / GRID, BegunGridRecord) if is_grid(folder) else run_facts(folder)
+    return read_record(folder / GRID, BegunGridRecord) if is_grid(folder) else run_facts(folder)
 
 
 def grid_facts(folder: Path) -> GridRecord:
@@ -42,7 +80,7 @@ def grid_facts(folder: Path) -> GridRecord:
     Raises:
         RunError: it is damaged, or the grid's command was ended before it was complete.
     """
-    return read(folder / GRID, GridRecord)
+    return read_record(folder / GRID, GridRecord)
 
 
 def run_facts(folder: Path) -> RunRecord:
@@ -53,4 +91,4 @@ def run_facts(folder: Path) -> RunRecord:
     """
     if not os.path.exists(folder / RUN):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
-    return read(folder / RUN, RunRecord)
+    return read_record(folder / RUN, RunRecord)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dqlab.fields import check_fields
-from dqlab.registry import configurable
+from dqlab.config.fields import check_fields
+from dqlab.config.registry import configurable
 
 
 @configurable("tracking")

@@ -1,1 +1,1 @@
-"""Training: the loop, the update, its noise, checkpoints and model selection."""
+"""The pack, its update, the loop around it, checkpoints and evaluation."""

@@ -15,15 +15,13 @@ from dqlab.errors import RunError
 from dqlab.files import atomic_path, check_ordinary
 
 if TYPE_CHECKING:
-    from dqlab.records import StateRecord, WeightsRecord
-
+    from dqlab.tracking.records import StateRecord, WeightsRecord
 Record = TypeVar("Record")
 Groups = dict[str, dict[str, Tensor]]
-
 DIGEST = "sha256"
 
 
-def digest_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+def weights_digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
     """SHA-256 of contiguous tensors on the CPU, by name, type and shape, and of a record as JSON."""
     digest = hashlib.sha256(json.dumps(record).encode())
     for name, value in sorted(tensors.items()):
@@ -32,7 +30,7 @@ def digest_of(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
     """Write groups of named tensors and a JSON-able record into one file.
 
     Raises:
@@ -46,7 +44,7 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mappin
         for name, value in named.items()
     }
     # one entry: safetensors writes several in any order, and equal checkpoints are to be equal files
-    text = json.dumps({**record, DIGEST: digest_of(flat, record)})
+    text = json.dumps({**record, DIGEST: weights_digest(flat, record)})
     try:
         with atomic_path(path) as temporary:
             save_file(flat, temporary, metadata={"dqlab": text})
@@ -56,7 +54,7 @@ def save(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mappin
         raise
 
 
-def load(path: Path) -> tuple[Groups, dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[Groups, dict[str, Any]]:
     """Read a file that `save` wrote: groups of named tensors (on the CPU), and the record.
 
     Raises:
@@ -71,7 +69,7 @@ def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
     Raises:
         RunError: as `load`; also where the file holds something else.
     """
-    from dqlab.records import WeightsRecord
+    from dqlab.tracking.records import WeightsRecord
 
     weights, record = _load(path, WeightsRecord)
     if "seed" not in record:
@@ -85,7 +83,7 @@ def load_state(path: Path) -> tuple[Groups, StateRecord]:
     Raises:
         RunError: as `load`; also where the file holds something else.
     """
-    from dqlab.records import StateRecord
+    from dqlab.tracking.records import StateRecord
 
     return _load(path, StateRecord)
 
@@ -93,12 +91,12 @@ def load_state(path: Path) -> tuple[Groups, StateRecord]:
 def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
     from safetensors import SafetensorError, safe_open
 
-    from dqlab.records import in_short, parse
+    from dqlab.tracking.records import in_short, parse_record
 
     try:
         check_ordinary(path)
         with safe_open(path, framework="pt") as file:
-            record = parse((file.metadata() or {})["dqlab"], kind)
+            record = parse_record((file.metadata() or {})["dqlab"], kind)
             written = cast(dict[str, Any], record).pop(DIGEST, None)  # earlier versions wrote none
             # copies: a file's tensors begin anywhere, and on some CPUs a product's last bits depend on where they begin
             flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
@@ -106,7 +104,7 @@ def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
         raise RunError(f"There is no checkpoint {path}.") from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise RunError(f"{path} is not a dqlab checkpoint, or is damaged ({in_short(error)}).") from error
-    if written not in (None, digest_of(flat, cast(dict[str, Any], record))):
+    if written not in (None, weights_digest(flat, cast(dict[str, Any], record))):
         raise RunError(
             f"{path} is damaged: its content is not what was written (SHA-256). Take it from a copy; without one, "
             "choose another --out and train again."

@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dqlab.config.replica import Replica
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import EnvError, RunError, StoppedError
-from dqlab.replica import Replica
-from dqlab.run_folder import Journal, RunFolder
+from dqlab.files import write_text
+from dqlab.tracking.run_folder import EVALUATION, FAILURE, Journal, RunFolder
 from dqlab.training import checkpoint
-from dqlab.training.execution import Mode
-from dqlab.training.model_selection import Episodes, Evaluated, FailedEvaluation, early_stops
+from dqlab.training.execution.modes import ExecutionMode
+from dqlab.training.model_selection import Evaluated, EvaluationEpisodes, FailedEvaluation, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
-from dqlab.training.standing import EVALUATION, Failure, Standing
 from dqlab.training.step import Step
 
 if TYPE_CHECKING:
-    from dqlab.records import StateRecord
+    from dqlab.tracking.records import StateRecord
+__all__ = ["EVALUATION", "Failure", "Standing"]
+
+
+@dataclass(frozen=True)
+class ReplicaFailure:
+    """Why a replica ended before its time.
+
+    Attributes:
+        reason: one line, for people.
+        step: updates done when it was noticed.
+        kind: `diverged`: it would again; `evaluation`: its last evaluation gave no score, which a resume repeats.
+    """
+
+    reason: str
+    step: int
+    kind: str = "diverged"
+
+
+class ReplicaStates:
+    """How each replica of a run stands.
+
+    Args:
+        replicas: in the order of the pack's rows.
+        folder: a failure is written into the replica's own folder at once.
+        record: of a checkpoint; failures that it does not know of are forgotten.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: Mapping[str, Any] | None = None) -> None:
+        record = record or {"stopped": [], "failed": {}}
+        self.replicas, self._folder = tuple(replicas), folder
+        self.stopped: set[str] = set(record["stopped"])
+        self.failed = {name: ReplicaFailure(**failure) for name, failure in record["failed"].items()}
+        for replica in self.replicas:
+            if replica.name not in self.failed:
+                (folder.replica(replica.name) / FAILURE).unlink(missing_ok=True)
+
+    def record(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        failed = {name: asdict(failure) for name, failure in self.failed.items()}
+        return {"stopped": sorted(self.stopped), "failed": failed}
+
+    def running(self) -> dict[int, Replica]:
+        """Row -> replica of those still in training."""
+        over = self.stopped | set(self.failed)
+        return {row: replica for row, replica in enumerate(self.replicas) if replica.name not in over}
+
+    def fail(self, replica: Replica, failure: ReplicaFailure) -> None:
+        """End one replica."""
+        self.failed[replica.name] = failure
+        write_text(self._folder.replica(replica.name) / FAILURE, json.dumps(asdict(failure), indent=1))
 
 
 class Observer(Protocol):
     """Whoever watches a run: the display."""
 
-    def executes(self, mode: Mode) -> None:
+    def executes(self, mode: ExecutionMode) -> None:
         """How updates will be executed; making that ready comes next."""
 
     def logged(self, step: int, metrics: dict[str, float]) -> None:
@@ -49,7 +101,7 @@ class Observer(Protocol):
         """One replica has ended before its time; the others go on."""
 
 
-Evaluate = Callable[[Pack, int, Mode, Collection[int]], list[Episodes]]
+Evaluate = Callable[[Pack, int, ExecutionMode, Collection[int]], list[EvaluationEpisodes]]
 
 
 class Loop:
@@ -81,7 +133,7 @@ class Loop:
         task: Task,
         folder: RunFolder,
         observer: Observer,
-        mode: Mode,
+        mode: ExecutionMode,
         resume: bool = False,
         stop: Event | None = None,
     ) -> None:
@@ -97,7 +149,7 @@ class Loop:
         self._stop = stop or Event()
         record = self._restore() if resume and folder.checkpoint.exists() else None
         self._saved_step = self.step if record else -1
-        self.standing = Standing(replicas, folder, record)
+        self.standing = ReplicaStates(replicas, folder, record)
         counts = record["journal"] if record else {}
         self.journals = {
             name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0)) for name in self.evaluations
@@ -204,7 +256,7 @@ class Loop:
             "Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
             f"{self.folder.path}."
         )
-        self.standing.fail(replica, Failure(f"{what} {advice}", self.step))
+        self.standing.fail(replica, ReplicaFailure(f"{what} {advice}", self.step))
         self.observer.failed(replica.name, f"{what} {advice}")
 
     def _record_evaluation(self) -> None:
@@ -224,7 +276,7 @@ class Loop:
         self._interval, self._interval_steps = {}, 0
         self.observer.evaluated(self.step, recorded)
 
-    def _roll_out(self, running: Collection[int]) -> list[Episodes]:
+    def _roll_out(self, running: Collection[int]) -> list[EvaluationEpisodes]:
         try:
             return self._evaluate(self.pack, self.step, self.mode, running)
         except StoppedError:
@@ -236,7 +288,7 @@ class Loop:
                 f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
             ) from error
 
-    def _record_one(self, row: int, replica: Replica, episodes: Episodes) -> Evaluated:
+    def _record_one(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated:
         evaluated, name = self._evaluated(row, episodes), replica.name
         self.evaluations[name].append(evaluated)
         self._keep(row, replica, evaluated)
@@ -255,7 +307,7 @@ class Loop:
     def _keep(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
         """Write a replica's weights, and stop it early if it is time."""
         record = {"replica": replica.name, "seed": replica.seed, **evaluated.as_dict()}
-        checkpoint.save(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
+        checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
         if self._stops(replica.name):
             self.standing.stopped.add(replica.name)
 
@@ -263,7 +315,7 @@ class Loop:
         """Every loss's mean since the last evaluation."""
         return {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
 
-    def _evaluated(self, row: int, episodes: Episodes) -> Evaluated:
+    def _evaluated(self, row: int, episodes: EvaluationEpisodes) -> Evaluated:
         means, scores = self._means(row), self.task.score(episodes.returns)
         return Evaluated(
             self.step,
@@ -296,7 +348,7 @@ class Loop:
                     "Weights and earlier evaluations are kept. When the environment is mended, dqlab train --resume "
                     f"--out {self.folder.path} evaluates again."
                 )
-                self.standing.fail(replica, Failure(reason, failed.step, EVALUATION))
+                self.standing.fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
                 self.observer.failed(replica.name, reason)
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
@@ -325,7 +377,7 @@ class Loop:
         }
         for journal in self.journals.values():
             journal.sync()
-        checkpoint.save(self.folder.checkpoint, tensors, record)
+        checkpoint.write_checkpoint(self.folder.checkpoint, tensors, record)
         self._saved_at, self._saved_step = time.monotonic(), state.step
         self.observer.saved(state.step)
 
@@ -349,7 +401,7 @@ class Loop:
         return record
 
 
-def _evaluation_metrics(evaluated: Evaluated, episodes: Episodes) -> dict[str, float]:
+def _evaluation_metrics(evaluated: Evaluated, episodes: EvaluationEpisodes) -> dict[str, float]:
     metrics = {
         "eval/return_mean": evaluated.return_mean,
         "eval/return_std": evaluated.return_std,

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dqlab.algorithms.base import Algorithm
 from dqlab.errors import ConfigError
 from dqlab.machine import free_memory
-from dqlab.noise import CHUNK, draw, generator_for
+from dqlab.noise import CHUNK, draw_noise, generator_for
 from dqlab.policies.base import Dims
+from dqlab.training.execution.program import nested_tensors
 from dqlab.training.pack import Pack
-from dqlab.training.program import leaves
 from dqlab.training.rehearsal import made_up_update
 
 USABLE = 0.9
@@ -26,7 +26,7 @@ one each for forward and backward passes, of up to 32 MiB (on Hopper; less on ot
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes that one replica takes.
 
     Attributes:
@@ -60,7 +60,7 @@ class Need:
         return min(replicas, left // self.together)
 
 
-def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype = torch.float32) -> Need:
+def replica_memory(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype = torch.float32) -> MemoryNeed:
     """What one replica of an algorithm needs, found by computing its losses on two small batches.
 
     What the backward passes keep grows linearly with the batch, so two sizes tell it for every other.
@@ -71,11 +71,11 @@ def need(algorithm: Algorithm, dims: Dims, batch_size: int, dtype: torch.dtype =
     a_row = (saved[large] - saved[small]) / (large - small)
     activations = saved[small] + a_row * (batch_size - small)
     state = pack.state
-    size = sum(_bytes(tensor) for tensor in leaves([state.parameters, state.moments, state.targets]))
+    size = sum(_bytes(tensor) for tensor in nested_tensors([state.parameters, state.moments, state.targets]))
     specs = algorithm.update_noise(dims, batch_size)
-    one = draw(specs, generator_for(0, "memory", 0), dtype)
+    one = draw_noise(specs, generator_for(0, "memory", 0), dtype)
     noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * batch_size)
-    return Need(size + noise, int(activations) + _gradient_bytes(pack), size)
+    return MemoryNeed(size + noise, int(activations) + _gradient_bytes(pack), size)
 
 
 def _gradient_bytes(pack: Pack) -> int:
@@ -97,7 +97,7 @@ def _saved_bytes(pack: Pack, rows: int) -> int:
 
     Parameters do not count.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in leaves(pack.tensors(slice(0, 1)))}
+    own = {tensor.untyped_storage().data_ptr() for tensor in nested_tensors(pack.tensors(slice(0, 1)))}
     peak = 0
     for name in pack.trained:
         kept: dict[int, int] = {}

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.fields import check_counts
-from dqlab.registry import Registry
+from dqlab.config.fields import check_counts
+from dqlab.config.registry import Registry
 
 STEPS_PER_EPOCH = 1000  # the official code's epoch
 
@@ -34,7 +34,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Episodes:
+class EvaluationEpisodes:
     """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes.
 
     Where there is a `fault`, the numbers mean nothing.
@@ -149,7 +149,7 @@ class Chosen:
     return_mean: float
 
 
-def select(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, Chosen]:
+def select_checkpoints(evaluations: Sequence[Evaluated], offline_rule: str, top_k: int) -> dict[str, Chosen]:
     """All four selections of a run's evaluations (those of trained policies).
 
     Args:

@@ -20,18 +20,63 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm, Batch, Trained
+from dqlab.algorithms.base import Algorithm, Trained
+from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks.precision import Precision
 from dqlab.networks.stacking import FULL, Layout, Network
 from dqlab.policies.base import Dims
-from dqlab.training.adam import adam_step, adam_step_if, clip_by_norm, corrections
-from dqlab.training.program import Tensors, join, onto, tree_map
+from dqlab.training.execution.program import Tensors, concatenate_nested, to_device, tree_map
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
+    """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
+    """
+    norm = torch.linalg.vector_norm(gradient, dim=-1)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
+
+
+def bias_corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:
+    """Adam's corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
+    return 1 - beta1**step, math.sqrt(1 - beta2**step)
+
+
+def adam_step_if(
+    moves: Tensor, parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor
+) -> None:
+    """A step of Adam, as `adam_step`, in the rows where moves (K,) is 1; nothing happens where it is 0."""
+    stepped, moved = parameters.clone(), moments.clone()
+    adam_step(stepped, moved, gradient, rate, root)
+    wanted = moves.unsqueeze(-1) > 0
+    parameters.copy_(torch.where(wanted, stepped, parameters))
+    moments.copy_(torch.where(wanted.unsqueeze(-1), moved, moments))
+
+
+def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
+    """One step of Adam (Kingma & Ba 2015), in place.
+
+    Args:
+        parameters, gradient: (K, P).
+        moments: (K, 2, P), first and second.
+        rate: (K,), learning rate over the first of the step's `corrections`.
+        root: (K,), the second of them. Tensors, so that the step's number is no part of a compiled program.
+    """
+    first, second = moments.unbind(1)
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
+    parameters.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
+
 
 Factor = Callable[[int], float]
 
 
-def one(step: int) -> float:
+def constant_factor(step: int) -> float:
     """The factor of a constant learning rate."""
     return 1.0
 
@@ -77,7 +122,7 @@ class Pack:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        learning_rate_factor: Factor = one,
+        learning_rate_factor: Factor = constant_factor,
         precision: Precision = FULL,
         width: int | None = None,
     ) -> None:
@@ -167,7 +212,7 @@ class Pack:
             own = tree_map(itemgetter(rows), {"batch": batch, "noise": dict(noise), "controls": controls})
             parts.append(self.advance(self.tensors(rows), **own))
         self.state.step += 1
-        info: dict[str, Tensor] = join(parts)
+        info: dict[str, Tensor] = concatenate_nested(parts)
         return info
 
     def groups(self) -> list[slice]:
@@ -198,12 +243,12 @@ class Pack:
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
             table[:, column] = np.stack(self._controls_at(step), axis=-1)
-        return onto(self.device, torch.from_numpy(table).to(self.dtype))
+        return to_device(self.device, torch.from_numpy(table).to(self.dtype))
 
     def _controls_at(self, step: int) -> list[NDArray[Any]]:
         rows: list[NDArray[Any]] = []
         for trained in self.trained.values():
-            first, root = corrections(max(trained.times(step), 1))
+            first, root = bias_corrections(max(trained.times(step), 1))
             factor = self._factor(step) if trained.decays else 1.0
             rate = self._scalars[trained.learning_rate] * factor
             rows += [rate / first, np.full(self.replicas, root), np.full(self.replicas, float(trained.moves(step)))]
@@ -315,7 +360,7 @@ class Pack:
             self.choose_actions(self.tensors(rows), state[rows], {name: value[rows] for name, value in noise.items()})
             for rows in self.groups()
         ]
-        actions: Tensor = join(parts)
+        actions: Tensor = concatenate_nested(parts)
         return actions
 
     def propose(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:

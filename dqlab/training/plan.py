@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from dqlab.fields import check_fields, require
-from dqlab.registry import configurable
-from dqlab.training.execution import execution_modes
-from dqlab.training.learning_rate import lr_schedules
+from dqlab.config.fields import check_counts, check_field, check_fields
+from dqlab.config.registry import Registry, configurable
+from dqlab.training.execution.modes import execution_modes
 from dqlab.training.model_selection import early_stops, offline_rules
 from dqlab.training.pack import Factor
+
+LearningRateSchedule = Callable[[int, int, int], float]
+lr_schedules: Registry[LearningRateSchedule] = Registry(
+    "lr_schedule",
+    "Factor on the learning rate: (step, steps of the run, steps between evaluations) -> factor.",
+    "DiffusionQL.lr_schedule",
+)
+
+
+@lr_schedules.register("constant", source="Diffusion-QL's official code without --lr_decay")
+def constant(step: int, steps: int, eval_every: int) -> float:
+    """No decay."""
+    return 1.0
+
+
+@lr_schedules.register("cosine", source="Loshchilov & Hutter 2017; what Diffusion-QL's --lr_decay intends")
+def cosine_annealing(step: int, steps: int, eval_every: int) -> float:
+    """Cosine from 1 to 0 over the run."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@lr_schedules.register("cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs")
+def cosine_official(step: int, steps: int, eval_every: int, steps_per_epoch: int = 1000) -> float:
+    """Cosine over the run's epochs, but advanced by one epoch an evaluation: nearly inert."""
+    check_counts("cosine_official", steps_per_epoch=steps_per_epoch)
+    epochs = max(steps // steps_per_epoch, 1)
+    return 0.5 * (1 + math.cos(math.pi * (step // eval_every) / epochs))
 
 
 @configurable("training")
@@ -45,8 +73,8 @@ class Training:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("steps", "batch_size", "eval_every", "eval_episodes", "log_every"):
-            require(getattr(self, name) >= 1, self, name, "at least 1")
-        require(self.top_k >= 0, self, "top_k", "at least 0")
+            check_field(getattr(self, name) >= 1, self, name, "at least 1")
+        check_field(self.top_k >= 0, self, "top_k", "at least 0")
         early_stops.get(self.early_stop)
         offline_rules.get(self.offline_rule)
         execution_modes.get(self.execution)

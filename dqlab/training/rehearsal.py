@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm, Batch
+from dqlab.algorithms.base import Algorithm
+from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
-from dqlab.noise import NoiseSpec, draw, generator_for
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
 
 
 def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec]) -> dict[str, Tensor]:
     """A draw of what `specs` ask for, for a pack of one replica."""
-    return draw(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=1)
+    return draw_noise(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=1)
 
 
 def made_up_update(pack: Pack, rows: int) -> tuple[Batch, dict[str, Tensor]]:
@@ -29,7 +30,7 @@ def made_up_update(pack: Pack, rows: int) -> tuple[Batch, dict[str, Tensor]]:
     return Batch(state, action, zeros, state, zeros), noise
 
 
-def rehearse(pack: Pack) -> None:
+def smoke_test(pack: Pack) -> None:
     """Update once and act once, with one replica, so that mistakes in the wiring show."""
     batch, noise = made_up_update(pack, 2)
     reported, wanted = pack.update(batch, noise), pack.algorithm.selection_loss
@@ -39,11 +40,11 @@ def rehearse(pack: Pack) -> None:
     pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
 
 
-def read_directly(algorithm: Algorithm, dims: Dims) -> set[str]:
+def shared_hyperparameters(algorithm: Algorithm, dims: Dims) -> set[str]:
     """Scalar hyper-parameters that an update, an action or a proposal reads from the algorithm, not from `hyper`."""
     watched, read = _watched(algorithm)
     pack = Pack([watched], dims, [0])
-    rehearse(pack)
+    smoke_test(pack)
     state = torch.zeros(1, 2, dims.state, dtype=pack.dtype)
     pack.propose(state, made_up_noise(pack, watched.propose_noise(dims, 2)))
     return read & set(algorithm.hyper())

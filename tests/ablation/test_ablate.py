@@ -18,8 +18,7 @@ import pytest
 from conftest import TINY, isolated
 
 from dqlab.cli import main
-from dqlab.tracking.mlflow import connect
-from dqlab.tracking.runs import all_runs
+from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
@@ -85,7 +84,8 @@ def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
     facts = json.loads((place / "calm" / "grid.json").read_text())
     assert (facts["state"], facts["finished"], facts["failed"]) == ("finished", 4, 0)
     runs = all_runs(
-        connect(facts["mlflow_uri"]), [connect(facts["mlflow_uri"]).get_experiment_by_name("made").experiment_id]
+        mlflow_client(facts["mlflow_uri"]),
+        [mlflow_client(facts["mlflow_uri"]).get_experiment_by_name("made").experiment_id],
     )
     kinds = Counter((run.data.tags["kind"], run.info.status) for run in runs)
     assert kinds == {("grid", "FINISHED"): 1, ("pack", "FINISHED"): 2, ("cell", "FINISHED"): 4}

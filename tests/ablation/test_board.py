@@ -8,23 +8,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dqlab.ablation.board import Board
-from dqlab.ablation.cells import Cell
-from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import FINISHED, STOPPED, Ended, Job
-from dqlab.ablation.planning import Kind, Pack, Planned
+from dqlab.ablation.planning import PackKind, PlannedCell, PlannedPack
+from dqlab.ablation.progress import GridDisplay, GridProgress
 from dqlab.ablation.reader import Data
-from dqlab.machine import duration
+from dqlab.analysis.results import Cell
+from dqlab.machine import readable_duration
 
-KIND = Kind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
+KIND = PackKind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
 
 
 def cell(number: int) -> Cell:
     return Cell(f"{number:04x}", f"N={number // 2}", {"N": str(number // 2)}, KIND.task, number % 2)
 
 
-def pack(name: str, *numbers: int) -> Pack:
-    return Pack(name, KIND, tuple(Planned(cell(number), {}, "kind") for number in numbers))
+def pack(name: str, *numbers: int) -> PlannedPack:
+    return PlannedPack(name, KIND, tuple(PlannedCell(cell(number), {}, "kind") for number in numbers))
 
 
 def job(name: str) -> Job:
@@ -32,13 +31,13 @@ def job(name: str) -> Job:
 
 
 @pytest.fixture
-def board() -> Board:
+def board() -> GridProgress:
     cells = [cell(number) for number in range(6)]
     packs = [pack("a", 2, 3), pack("b", 4, 5)]
-    return Board(cells, {"0000": 50.0}, {"0001": "it diverged"}, packs, {"a": 30.0, "b": 10.0})
+    return GridProgress(cells, {"0000": 50.0}, {"0001": "it diverged"}, packs, {"a": 30.0, "b": 10.0})
 
 
-def test_a_board_follows_its_packs(board: Board) -> None:
+def test_a_board_follows_its_packs(board: GridProgress) -> None:
     assert board.counts() == {"finished": 1, "running": 0, "starting": 0, "waiting": 4, "failed": 1}
     assert {each.state for each in board.tell(job("a"), {"event": "starting"})} == {"starting"}
     changed = board.tell(job("a"), {"event": "started", "step": 0, "steps": 100})
@@ -57,16 +56,16 @@ def test_a_board_follows_its_packs(board: Board) -> None:
     assert (board.cells["0002"].score, board.cells["0002"].share) == (13.0, 1.0)
 
 
-def test_a_stopped_pack_waits_again(board: Board) -> None:
+def test_a_stopped_pack_waits_again(board: GridProgress) -> None:
     board.tell(job("b"), {"event": "started", "step": 0, "steps": 100})
     board.tell(job("b"), {"event": "progress", "step": 40})
     board.ended(Ended(job("b"), STOPPED), {}, {})
     assert board.cells["0004"].state == "waiting"
 
 
-def test_time_left_goes_by_the_pace_of_this_session(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_left_goes_by_the_pace_of_this_session(board: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dqlab.ablation.board.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dqlab.ablation.progress.time.monotonic", lambda: now[0])
     board._started = 0.0
     assert board.seconds_left() is None
     board.tell(job("a"), {"event": "started", "step": 50, "steps": 100})  # half of it was done by an earlier session
@@ -76,7 +75,7 @@ def test_time_left_goes_by_the_pace_of_this_session(board: Board, monkeypatch: p
     assert board.seconds_left() == pytest.approx(10.0 * (15 + 20) / 15)
 
 
-def text_of(board: Board, height: int = 40) -> str:
+def text_of(board: GridProgress, height: int = 40) -> str:
     out = io.StringIO()
     console = Console(file=out, width=120, height=height, force_terminal=False)
     display = GridDisplay(board, console, "steps in runs/steps", "not D4RL")
@@ -84,7 +83,7 @@ def text_of(board: Board, height: int = 40) -> str:
     return out.getvalue()
 
 
-def test_the_table_shows_states_scores_failures(board: Board) -> None:
+def test_the_table_shows_states_scores_failures(board: GridProgress) -> None:
     board.tell(job("a"), {"event": "started", "step": 0, "steps": 100})
     text = text_of(board)
     assert "●✗" in text
@@ -97,7 +96,7 @@ def test_the_table_shows_states_scores_failures(board: Board) -> None:
 
 def test_a_low_terminal_shows_what_matters_first() -> None:
     cells = [cell(number) for number in range(40)]
-    board = Board(cells, {}, {"0024": "it diverged"}, [], {})
+    board = GridProgress(cells, {}, {"0024": "it diverged"}, [], {})
     text = text_of(board, height=14)
     assert "N=18 " in text  # cell 0x24 = 36
     assert "... and 15 more rows" in text
@@ -108,4 +107,4 @@ def test_a_low_terminal_shows_what_matters_first() -> None:
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1.5 h"), (200_000, "2.3 days")],
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert readable_duration(seconds) == text

@@ -11,11 +11,11 @@ import pytest
 from made_folders import write_pack
 
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import Pack, Plan, make_plan, pack_cells
-from dqlab.ablation.reader import Reader
-from dqlab.ablation.session import Request, open_session
+from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
+from dqlab.ablation.reader import ConfigResolver
+from dqlab.ablation.session import GridRequest, open_session
 from dqlab.errors import RunError
-from dqlab.tracking.mlflow import tracking_uri
+from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.stores import store_uri
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
@@ -38,12 +38,12 @@ def folder(tmp_path: Path) -> GridFolder:
     return GridFolder(tmp_path / "grid")
 
 
-def planned(file: Path, *bindings: str, width: int = 2) -> tuple[Plan, list[Pack]]:
-    plan = make_plan(Reader([file], [EMBEDDED, *bindings]))
+def planned(file: Path, *bindings: str, width: int = 2) -> tuple[Plan, list[PlannedPack]]:
+    plan = make_plan(ConfigResolver([file], [EMBEDDED, *bindings]))
     return plan, pack_cells(plan, {each.cell.id for each in plan.cells}, lambda kind: width)
 
 
-def begin(folder: GridFolder, pack: Pack, state: str = "running", recorded: int = 1) -> None:
+def begin(folder: GridFolder, pack: PlannedPack, state: str = "running", recorded: int = 1) -> None:
     """What a pack that has been trained for a while leaves behind."""
     path = folder.packs / pack.id
     write_pack(path, [each.cell for each in pack.cells], state=state)
@@ -52,14 +52,14 @@ def begin(folder: GridFolder, pack: Pack, state: str = "running", recorded: int 
         (path / each.cell.replica / "metrics.jsonl").write_text("{}\n" * recorded)
 
 
-def end(folder: GridFolder, pack: Pack, cell: int, file: str) -> str:
+def end(folder: GridFolder, pack: PlannedPack, cell: int, file: str) -> str:
     """One of its cells ends."""
     known = {"kind": "diverged", "reason": "NaN"} if file.startswith("failure") else {"selection": {}}
     (folder.packs / pack.id / pack.cells[cell].cell.replica / file).write_text(json.dumps(known))
     return pack.cells[cell].cell.id
 
 
-def ids(packs: Sequence[Pack]) -> set[str]:
+def ids(packs: Sequence[PlannedPack]) -> set[str]:
     return {each.cell.id for pack in packs for each in pack.cells}
 
 
@@ -160,7 +160,7 @@ def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file:
         begin(folder, pack, "finished")
     end(folder, packs[0], 0, "summary.json")
     end(folder, packs[0], 1, "failure.json")
-    request = Request([file], [EMBEDDED], [], folder.path)
+    request = GridRequest([file], [EMBEDDED], [], folder.path)
 
     def to_train(**flags: bool) -> int:
         return len(ids(open_session(replace(request, **flags), planning_only=True).packs))
@@ -174,11 +174,11 @@ def test_results_are_reported_where_the_data_is_no_longer(tmp_path: Path, file: 
     data = tmp_path / "mine.hdf5"
     data.write_bytes(b"rows")
     source = f"load_dataset.sources=('file:{data}',)"
-    reader = Reader([file], [source])
+    reader = ConfigResolver([file], [source])
     before = [each.cell.id for each in make_plan(reader).cells]
     known = {asked: {"digest": found.digest, "caveat": found.caveat} for asked, found in reader.found.items()}
     data.unlink()
-    later = Reader([file], [source])
+    later = ConfigResolver([file], [source])
     later.remembered = known
     assert [each.cell.id for each in make_plan(later).cells] == before
 

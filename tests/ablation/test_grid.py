@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, bindings
 
-from dqlab import configuration
 from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms.base import algorithms
+from dqlab.config import gin_files
 from dqlab.errors import ConfigError
-from dqlab.experiment import Experiment
+from dqlab.runs.experiment import Experiment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = sorted((ROOT / "ablations").glob("*.gin"))
 
 
 def cells_of(path: Path) -> list[Setting]:
-    configuration.load([path])
+    gin_files.load_gin([path])
     return Grid().settings
 
 
 def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
-    configuration.load([])
+    gin_files.load_gin([])
     grid = Grid(
         axes={
             "eta": {"DiffusionQL.eta": (0.5, 1.0)},
@@ -57,13 +57,13 @@ def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
     ],
 )
 def test_mistakes_are_one_line(axes: dict[str, object], message: str) -> None:
-    configuration.load([])
+    gin_files.load_gin([])
     with pytest.raises(ConfigError, match=message):
         Grid(axes=axes)  # type: ignore[arg-type]
 
 
 def test_an_unknown_cell_gets_the_nearest() -> None:
-    configuration.load([ROOT / "ablations" / "steps.gin"])
+    gin_files.load_gin([ROOT / "ablations" / "steps.gin"])
     with pytest.raises(ConfigError, match="no cell 'N=11'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'."):
         Grid().setting("N=11")
     with pytest.raises(ConfigError, match="Grid.base='N=7' is no cell"):
@@ -82,9 +82,9 @@ def test_every_cell_is_an_experiment_of_its_own(path: Path) -> None:
     texts = set()
     cells = cells_of(path)
     for cell in cells:
-        loaded = configuration.load([path], cell.as_text())
+        loaded = gin_files.load_gin([path], cell.as_text())
         Experiment().check()
-        texts.add(configuration.operative_text(loaded).replace(cell.label, ""))
+        texts.add(gin_files.operative_text(loaded).replace(cell.label, ""))
     assert len(cells) >= 2
     assert len(texts) == len(cells)
 
@@ -104,7 +104,7 @@ def test_a_cell_is_trained_by_its_label(dqlab: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", algorithms.names())
 def test_every_algorithm_has_a_file_that_says_where_its_values_come_from(name: str) -> None:
     path = ROOT / "gin" / f"{name}_walker2d.gin"
-    configuration.load([path])
+    gin_files.load_gin([path])
     assert algorithms.get(Experiment().algorithm) is algorithms.get(name)
     header = path.read_text().split("include", 1)[0]
     assert re.search(r"table|section|appendix|figure", header), "its header cites no place of a paper"

@@ -12,15 +12,15 @@ import pytest
 from conftest import ROOT
 from made_grids import made_grid
 
-from dqlab import configuration
+from dqlab.ablation.driver import stop_on_signal
 from dqlab.ablation.grid import Grid
-from dqlab.ablation.reader import Reader
-from dqlab.ablation.report_settings import Report
-from dqlab.ablation.results import GridResults
-from dqlab.ablation.statistics import analyse
-from dqlab.ablation.statistics.cautions import beside_nothing
-from dqlab.ablation.stopping import stopping
+from dqlab.ablation.reader import ConfigResolver
+from dqlab.analysis.results import GridResults
+from dqlab.analysis.settings import Report
+from dqlab.analysis.statistics import analyse
+from dqlab.analysis.statistics.cautions import beside_nothing
 from dqlab.cli import main
+from dqlab.config import gin_files
 from dqlab.errors import ConfigError
 
 ETA: dict[str, Any] = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}}
@@ -28,7 +28,7 @@ WALKER = "walker2d-medium-expert-v2"
 
 
 def refused(part: Any, words: str, **values: Any) -> None:
-    configuration.load([])
+    gin_files.load_gin([])
     with pytest.raises(ConfigError) as error:
         part(**values)
     assert words in str(error.value)
@@ -104,7 +104,7 @@ def test_no_two_settings_have_one_label() -> None:
 
 
 def test_a_label_goes_before_another_ones_alias() -> None:
-    configuration.load([])
+    gin_files.load_gin([])
     grid = Grid(axes={"a": {"x": {}, "a=x": {"DiffusionQL.eta": 0.5}}})
     assert grid.setting("a=x").bindings == {"DiffusionQL.eta": 0.5}
     assert grid.setting("x").bindings == {}
@@ -134,13 +134,13 @@ def test_no_axis_sets_what_holds_for_the_grid(parameter: str, instead: str) -> N
 def test_a_gin_file_for_a_label_gives_none_of_it(tmp_path: Path) -> None:
     path = tmp_path / "label.gin"
     path.write_text("experiment.Experiment.task = 'x'\nTraining.steps = 3\nReport.reps = 5\nDiffusionQL.eta = 2.0\n")
-    configuration.load([])
+    gin_files.load_gin([])
     assert Grid(axes={"a": {"x": str(path)}}).settings[0].bindings == {"DiffusionQL.eta": 2.0}
 
 
 @pytest.mark.parametrize("name", ["nope/{x}.gin", "{", "{}", "{task.gin", "gin/nowhere/{task}.gin"])
 def test_only_the_task_is_replaced_in_the_name_of_its_gin_file(name: str) -> None:
-    reader = Reader([ROOT / "ablations" / "steps.gin"], [f"Grid.task_gin={name!r}"])
+    reader = ConfigResolver([ROOT / "ablations" / "steps.gin"], [f"Grid.task_gin={name!r}"])
     with pytest.raises(ConfigError) as error:
         reader.load(WALKER, ())
     wanted = name.replace("{task}", WALKER)
@@ -153,7 +153,7 @@ def test_a_binding_is_compared_with_all_settings_quickly() -> None:
     exclude = "Grid.exclude=({'eta': 0.0, 'a': 'x'},)"
     begun = time.process_time()
     with pytest.raises(ConfigError, match=r"--set training.Training.steps sets what the grid varies \(axis 'a'\)"):
-        Reader([ROOT / "gin" / "diffql_walker2d.gin"], [text, exclude, "training.Training.steps=40"])
+        ConfigResolver([ROOT / "gin" / "diffql_walker2d.gin"], [text, exclude, "training.Training.steps=40"])
     assert time.process_time() - begun < 10.0
 
 
@@ -161,7 +161,7 @@ def test_a_binding_is_compared_with_all_settings_quickly() -> None:
 def test_hours_beyond_what_a_timer_can_wait_for(hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", lost.append)
-    with stopping(lambda: None, print, hours) as stopped:
+    with stop_on_signal(lambda: None, print, hours) as stopped:
         (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
         timer.join(0.1)
         assert timer.is_alive()
@@ -218,7 +218,7 @@ def test_a_published_name_that_is_nearly_one_of_the_grids_gets_a_caution() -> No
 
 def test_the_papers_references_get_no_caution() -> None:
     for path in sorted((ROOT / "ablations").glob("paper_*.gin")):
-        configuration.load([path])
+        gin_files.load_gin([path])
         grid = Grid()
         renamed = replace(made_grid(), labels=tuple(s.label for s in grid.settings), tasks=grid.tasks)
         assert not list(beside_nothing(renamed, Report()))
@@ -240,7 +240,7 @@ def test_different_numbers_of_updates_get_a_caution() -> None:
 
 
 def test_no_two_axes_set_one_parameter() -> None:
-    configuration.load([])
+    gin_files.load_gin([])
     axes = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}, "kind": {"a": {}, "b": {"algorithm.DiffusionQL.eta": 2.0}}}
     with pytest.raises(ConfigError, match=r"several axes set algorithm.DiffusionQL.eta"):
         Grid(axes=axes)

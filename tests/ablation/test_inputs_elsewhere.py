@@ -10,10 +10,9 @@ import pytest
 from conftest import TINY
 
 from dqlab.ablation.engines.base import Job
-from dqlab.ablation.engines.cargo import Inputs, check_files
-from dqlab.ablation.engines.node import Parcel
+from dqlab.ablation.engines.ray_node import Inputs, Parcel, check_files
 from dqlab.ablation.planning import make_plan
-from dqlab.ablation.reader import Data, Reader
+from dqlab.ablation.reader import ConfigResolver, Data
 from dqlab.cli import main
 from dqlab.data.sources import find_dataset
 from dqlab.envs.tasks import tasks
@@ -40,7 +39,7 @@ def place(tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.Mo
 
 
 def planned(source: str) -> tuple[Data, Job]:
-    plan = make_plan(Reader(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
+    plan = make_plan(ConfigResolver(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
     data = next(iter(plan.kinds.values())).data
     assert data.path is not None
     return data, Job("a", Path("a"), {TASK.name: data.path}, format=data.format)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from dqlab import configuration
 from dqlab.ablation.engines.base import engines
 from dqlab.ablation.planning import Plan, make_plan, pack_cells
-from dqlab.ablation.reader import Reader, canonical
+from dqlab.ablation.reader import ConfigResolver, canonical_values
+from dqlab.config import gin_files
+from dqlab.config.gin_state import bound_parameters, operative_parameters
 from dqlab.errors import ConfigError
-from dqlab.experiment import Experiment
+from dqlab.runs.experiment import Experiment
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 BY_NAME = "load_dataset.sources=('embedded:walker2d-medium-expert-mini',)"
@@ -23,7 +24,7 @@ FILES = sorted((ROOT / "ablations").glob("*.gin"))
 
 
 def plan_of(name: str, *bindings: str) -> Plan:
-    return make_plan(Reader([ROOT / "ablations" / f"{name}.gin"], [EMBEDDED, *bindings]))
+    return make_plan(ConfigResolver([ROOT / "ablations" / f"{name}.gin"], [EMBEDDED, *bindings]))
 
 
 def ids(plan: Plan) -> dict[tuple[str, int], str]:
@@ -39,13 +40,13 @@ def grid_file(folder: Path, text: str, base: str = "gin/diffql_walker2d.gin") ->
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_what_a_cell_runs_is_what_building_it_reads(path: Path) -> None:
     """Every setting of every shipped grid, built for real, reads exactly the values that the plan goes by."""
-    reader = Reader([path], [EMBEDDED])
+    reader = ConfigResolver([path], [EMBEDDED])
     base = reader.bases()[0]
     for setting in reader.grid.settings:
         planned, _ = reader.values(base, setting)
         reader.load(base.task, setting.as_text())
         Experiment().check()
-        built = {name: value for name, value in configuration.used().items() if name in planned}
+        built = {name: value for name, value in operative_parameters().items() if name in planned}
         assert {name: planned[name] for name in built} == built
         unread = {name for name in set(planned) - set(built) if not name.startswith(("data.", "reward_transform."))}
         assert unread <= {reader.name(name) for name in setting.bindings} | {"early_stop", "offline_rule"}
@@ -53,13 +54,13 @@ def test_what_a_cell_runs_is_what_building_it_reads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_ids_are_equal_exactly_where_the_same_is_run(path: Path) -> None:
-    reader = Reader([path], [BY_NAME, "Grid.tasks=()", "Grid.seeds=(0, 1)"])
+    reader = ConfigResolver([path], [BY_NAME, "Grid.tasks=()", "Grid.seeds=(0, 1)"])
     plan = make_plan(reader)
     texts = {}
     for setting in reader.grid.settings:
         reader.load(reader.bases()[0].task, setting.as_text())
         Experiment().check()
-        texts[setting.label] = configuration.operative_text(reader.loaded).replace(repr(setting.label), "")
+        texts[setting.label] = gin_files.operative_text(reader.loaded).replace(repr(setting.label), "")
     same_text = len(set(texts.values())) == len(texts)
     assert (len(set(ids(plan).values())) == len(plan.cells)) == same_text
     assert len(set(ids(plan).values())) == 2 * len(set(texts.values()))
@@ -107,7 +108,7 @@ TELLING = [
 
 @pytest.mark.parametrize("binding", TELLING)
 def test_what_changes_results_changes_every_id(binding: str) -> None:
-    changed = ids(make_plan(Reader([ROOT / "ablations" / "steps.gin"], [EMBEDDED, binding])))
+    changed = ids(make_plan(ConfigResolver([ROOT / "ablations" / "steps.gin"], [EMBEDDED, binding])))
     assert not set(changed.values()) & set(ids(plan_of("steps")).values())
 
 
@@ -137,15 +138,15 @@ def test_a_pack_is_a_configuration_of_its_own(tmp_path: Path) -> None:
     (pack,) = pack_cells(plan_of("eta", "Grid.seeds=(7, 9)"), Everything(), lambda kind: 64)
     path = tmp_path / "pack.gin"
     path.write_text(pack.as_gin())
-    configuration.load([path])
-    replicas = configuration.bound()["experiment.Experiment.replicas"]
+    gin_files.load_gin([path])
+    replicas = bound_parameters()["experiment.Experiment.replicas"]
     assert [(row["cell"], row["seed"]) for row in replicas.values()][:3] == [
         ("eta=0.01", 7),
         ("eta=0.01", 9),
         ("eta=0.1", 7),
     ]
     assert {row["set"]["algorithm.DiffusionQL.eta"] for row in replicas.values()} == {0.01, 0.1, 0.5, 1.0, 2.0, 5.0}
-    assert configuration.bound()["data.load_dataset.sources"] == ("embedded",)
+    assert bound_parameters()["data.load_dataset.sources"] == ("embedded",)
 
 
 class Everything:
@@ -157,7 +158,7 @@ class Everything:
 
 def test_settings_that_run_the_same_are_trained_once(tmp_path: Path) -> None:
     path = grid_file(tmp_path, "Grid.axes = {'eta': {'one': {'DiffusionQL.eta': 1.0}, 'paper': {}}}")
-    plan = make_plan(Reader([path], [EMBEDDED]))
+    plan = make_plan(ConfigResolver([path], [EMBEDDED]))
     assert plan.same == [("one", "paper")]
     assert len(plan.cells) == 10
     assert len(pack_cells(plan, Everything(), lambda kind: 64)[0].cells) == 5
@@ -177,7 +178,7 @@ TWO = "('walker2d-medium-expert-v2', 'hopper-medium-v2')"
 
 def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
     path = grid_file(tmp_path, "Grid.axes = {'algorithm': {'ours': {}, 'TD3+BC': 'gin/td3_bc_walker2d.gin'}}")
-    plan = make_plan(Reader([path], [EMBEDDED, "Training.steps=77"]))
+    plan = make_plan(ConfigResolver([path], [EMBEDDED, "Training.steps=77"]))
     text = plan.kinds[plan.cells[-1].kind].text
     assert "algorithm.TD3BC.alpha" not in text.split("set")[0] or plan.cells[-1].scalars["algorithm.TD3BC.alpha"] == 2.5
     assert "training.Training.steps = 77\n" in text
@@ -186,7 +187,7 @@ def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
 
 def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
     """Diffusion-QL's table 1: TD3+BC and IQL have the updates, batch and evaluations of their own papers."""
-    reader = Reader([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Grid.seeds=(0,)"])
+    reader = ConfigResolver([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Grid.seeds=(0,)"])
     base = reader.bases()[-1]
     names = [f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes", "top_k")]
 
@@ -201,7 +202,7 @@ def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
 
 def test_a_budget_that_labels_bring_is_not_overruled_in_silence() -> None:
     with pytest.raises(ConfigError, match="--set Training.steps sets what the grid varies"):
-        Reader([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Training.steps=10"])
+        ConfigResolver([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Training.steps=10"])
 
 
 def test_excluded_points_are_left_out(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_excluded_points_are_left_out(tmp_path: Path) -> None:
         "Grid.axes = {'schedule': {'DiffusionPolicy.schedule': ('vp', 'linear')}, "
         "'N': {'DiffusionPolicy.n_timesteps': (2, 5)}}\nGrid.exclude = ({'schedule': 'linear', 'N': 2},)"
     )
-    reader = Reader([grid_file(tmp_path, text)], [EMBEDDED])
+    reader = ConfigResolver([grid_file(tmp_path, text)], [EMBEDDED])
     assert [s.label for s in reader.grid.settings] == [
         "schedule=vp, N=2",
         "schedule=vp, N=5",
@@ -235,7 +236,7 @@ def test_mistakes_are_said_before_anything_is_trained(tmp_path: Path, text: str,
     path = grid_file(tmp_path, f"Grid.axes = {{'N': {{'DiffusionPolicy.n_timesteps': (2, 5)}}}}\n{text}")
 
     def plan() -> None:
-        reader = Reader([path], [EMBEDDED])
+        reader = ConfigResolver([path], [EMBEDDED])
         engines.get(reader.grid.engine)
         make_plan(reader)
 
@@ -249,6 +250,6 @@ def test_a_binding_must_not_set_what_an_axis_varies() -> None:
 
 
 def test_canonical_values_are_equal_where_runs_are() -> None:
-    assert canonical({"b": 5, "a": (1, 2)}) == canonical({"a": [1.0, 2.0], "b": 5.0})
-    assert json.dumps(canonical({"a": True})) != json.dumps(canonical({"a": 1}))
-    assert list(canonical({"b": 1, "a": 1})) == ["a", "b"]
+    assert canonical_values({"b": 5, "a": (1, 2)}) == canonical_values({"a": [1.0, 2.0], "b": 5.0})
+    assert json.dumps(canonical_values({"a": True})) != json.dumps(canonical_values({"a": 1}))
+    assert list(canonical_values({"b": 1, "a": 1})) == ["a", "b"]

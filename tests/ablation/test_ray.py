@@ -17,11 +17,11 @@ from made_packs import CELLS, check_same, pack_text, summary
 from ray_cluster import Cluster
 
 from dqlab.ablation.engines.base import FINISHED, Job
-from dqlab.ablation.engines.cargo import modules_of
 from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine
+from dqlab.ablation.engines.ray_node import modules_of
 from dqlab.errors import ConfigError
-from dqlab.testing.engines import made_job
+from dqlab.tools.conformance.algorithms import made_job
 
 pytest.importorskip("ray", reason="ray is not installed")
 

@@ -22,19 +22,19 @@ import pytest
 from conftest import ROOT
 from made_grids import TASKS, made_grid
 
-from dqlab import swap
-from dqlab.ablation.report import bibtex, figures, latex, write_report, writing
-from dqlab.ablation.report.answer import answer
-from dqlab.ablation.report.figures.style import choose
-from dqlab.ablation.report.figures.values import lines_of, numeric_axis
-from dqlab.ablation.report.parts_used import parts_used
-from dqlab.ablation.report.table import Column, Table, Value
-from dqlab.ablation.report.words import RULE_NAMES, duration, listed, points
-from dqlab.ablation.report_settings import Report
-from dqlab.ablation.results import RULES, Failure, GridResults
-from dqlab.ablation.statistics import analyse
+from dqlab import files
+from dqlab.analysis.report import bibtex, figures, latex, write
+from dqlab.analysis.report.bibtex import parts_used
+from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
+from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
+from dqlab.analysis.report.words import RULE_NAMES, enumerate_names, format_duration, format_points, summary_paragraph
+from dqlab.analysis.report.write import write_report
+from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.analysis.settings import Report
+from dqlab.analysis.statistics import analyse
+from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError, RunError
-from dqlab.registry import Registry
+from dqlab.tracking.records import SELECTION_RULES
 
 QUICK = Report(reps=100)
 REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
@@ -53,7 +53,9 @@ def renamed(grid: GridResults) -> GridResults:
 def with_gaps(grid: GridResults) -> GridResults:
     """One cell failed, one is pending."""
     (failed, pending), results = grid.results[:2], grid.results[2:]
-    return replace(grid, results=results, failures=(Failure(failed.cell, "diverged", REASON),), pending=(pending.cell,))
+    return replace(
+        grid, results=results, failures=(FailedCell(failed.cell, "diverged", REASON),), pending=(pending.cell,)
+    )
 
 
 GRID = with_gaps(renamed(made_grid(seeds=3)))
@@ -152,7 +154,9 @@ def test_the_sheet_of_cells_has_them_all(report: Path) -> None:
     for row in rows:
         if row["state"] == "finished":
             result = results[row["id"]]
-            assert [float(row[f"score_{rule}"]) for rule in RULES] == [result.score(rule) for rule in RULES]
+            assert [float(row[f"score_{rule}"]) for rule in SELECTION_RULES] == [
+                result.score(rule) for rule in SELECTION_RULES
+            ]
             known = (result.cell.label, result.cell.task, str(result.cell.seed), "5000", "not D4RL")
             assert tuple(row[name] for name in ("label", "task", "seed", "steps", "caveat")) == known
             assert row["N"] == result.cell.points["N"]
@@ -163,7 +167,7 @@ def test_the_sheet_of_cells_has_them_all(report: Path) -> None:
 def test_an_axis_may_be_called_as_a_column_is() -> None:
     grid = made_grid(seeds=1)
     cells = [replace(r, cell=replace(r.cell, points={"task": r.cell.points["N"]})) for r in grid.results]
-    text = writing.FILES["scores.csv"](replace(grid, axes={"task": grid.axes["N"]}, results=tuple(cells)), *[None] * 3)  # type: ignore[arg-type]
+    text = write.FILES["scores.csv"](replace(grid, axes={"task": grid.axes["N"]}, results=tuple(cells)), *[None] * 3)  # type: ignore[arg-type]
     row = next(csv.DictReader(text.splitlines()))
     assert (row["task_axis"], row["task"]) == ("2", TASKS[0])
 
@@ -176,7 +180,7 @@ def test_the_data_are_the_analysis(report: Path) -> None:
     assert known["facts"] == json.loads(json.dumps(GRID.facts))
     assert Counter(cell["state"] for cell in known["cells"]) == {"finished": 16, "diverged": 1, "pending": 1}
     rows = {(row["rule"], row["label"]): row for row in csv.DictReader((report / "aggregates.csv").open(newline=""))}
-    assert len(rows) == len(RULES) * 3
+    assert len(rows) == len(SELECTION_RULES) * 3
     for (rule, label), row in rows.items():
         iqm = analysis.rules[rule].aggregates[label].iqm
         wanted = ["" if each is None else str(each) for each in (iqm.point, iqm.low, iqm.high)]
@@ -186,12 +190,12 @@ def test_the_data_are_the_analysis(report: Path) -> None:
 
 
 def test_latex_prints_every_text_as_it_is() -> None:
-    assert latex.escape("50% of a_1 & #2 {x} $y$ ~^\\") == (
+    assert latex.escape_latex("50% of a_1 & #2 {x} $y$ ~^\\") == (
         r"50\% of a\_1 \& \#2 \{x\} \$y\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"
     )
-    assert latex.escape('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
-    assert latex.escape("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
-    assert latex.escape("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
+    assert latex.escape_latex('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
+    assert latex.escape_latex("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
+    assert latex.escape_latex("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
 
 
 def test_the_tables_are_booktabs(report: Path) -> None:
@@ -206,7 +210,7 @@ def test_the_tables_are_booktabs(report: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
         assert "not D4RL" in table
         assert not re.search(r"(?<!\\)[#_^]|[<>\"|]", table)
-    assert latex.escape(GRID.base) in text
+    assert latex.escape_latex(GRID.base) in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
@@ -229,7 +233,7 @@ def one_seed() -> GridResults:
 
 def nothing_finished() -> GridResults:
     grid = made_grid(seeds=2)
-    failures = tuple(Failure(result.cell, "crashed", REASON) for result in grid.results[:3])
+    failures = tuple(FailedCell(result.cell, "crashed", REASON) for result in grid.results[:3])
     return replace(grid, results=(), failures=failures, pending=tuple(r.cell for r in grid.results[3:]))
 
 
@@ -254,7 +258,7 @@ def test_a_grid_as_far_as_it_has_come_has_a_report(grid: Callable[[], GridResult
 
 def test_the_answer_says_what_is_decided() -> None:
     clear = made_grid(seeds=12, score=lambda value, task, seed: 10.0 * float(value) + 0.2 * seed)  # type: ignore[arg-type]
-    text = answer(clear, analyse(clear, QUICK), QUICK.rules)
+    text = summary_paragraph(clear, analyse(clear, QUICK), QUICK.rules)
     assert text.startswith(
         "This grid compares 3 settings (N=2, N=5 and N=10) on 2 tasks "
         "(walker2d-medium-expert-v2 and hopper-medium-expert-v2) with 12 seeds each. All 72 runs have finished. "
@@ -263,7 +267,7 @@ def test_the_answer_says_what_is_decided() -> None:
     assert re.search(r"Against the base, N=5: N=10 \(\+50\.0 .*?\) is better; N=2 \(\u221230\.0 .*?\) is worse\.", text)
     assert text.endswith("is worth 3.0 points over the last one. All scores: not D4RL.")
     few = with_gaps(made_grid(seeds=2))
-    text = answer(few, analyse(few, QUICK), QUICK.rules)
+    text = summary_paragraph(few, analyse(few, QUICK), QUICK.rules)
     assert "Of 12 runs, 10 finished, 1 failed and 1 is still to come." in text
     assert re.search(r"undecided \(no test decides below \d+ seeds, however large the difference\)", text)
 
@@ -272,11 +276,11 @@ def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
     grid = made_grid(tuple(range(1, 21)), TASKS[:1], 1, lambda value, task, seed: float(value))  # type: ignore[arg-type]
     analysis = analyse(grid, QUICK)
     ranks = analysis.rules["last"].aggregates
-    choice = choose(grid.labels, "N=1", ranks, "last", 12, 7)
+    choice = choose_labels(grid.labels, "N=1", ranks, "last", 12, 7)
     assert choice.labels == ("N=1", *(f"N={value}" for value in range(15, 21)))
     assert choice.note.startswith("Of 20 settings, the base and the 6 with the highest IQM (last) are drawn")
-    assert choose(grid.labels[:12], "N=1", ranks, "last", 12, 7).note == ""
-    drawn = figures.draw(grid, analysis, ("last",))
+    assert choose_labels(grid.labels[:12], "N=1", ranks, "last", 12, 7).note == ""
+    drawn = figures.draw_figures(grid, analysis, ("last",))
     assert "Of 20 settings" in drawn["learning_curves"].caption
     assert len(drawn["learning_curves"].figure.axes[0].lines) == 7
 
@@ -284,7 +288,7 @@ def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
 def test_the_curves_are_those_of_the_analysis() -> None:
     grid = made_grid(seeds=3)
     analysis = analyse(grid, QUICK)
-    panels = figures.draw(grid, analysis, ("last",))["learning_curves"].figure.axes
+    panels = figures.draw_figures(grid, analysis, ("last",))["learning_curves"].figure.axes
     assert [axes.get_title() for axes in panels] == list(TASKS)
     for axes, task in zip(panels, TASKS, strict=True):
         curves = [curve for curve in analysis.curves if curve.task == task]
@@ -324,10 +328,10 @@ def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str])
     text = (ROOT / "ablations" / f"{name}.gin").read_text()
     gin = "\n".join(line for line in text.splitlines() if not line.startswith("include"))
     grid = replace(made_grid(seeds=1), gin=gin)
-    keys = {work.key for work in bibtex.works(grid)}
+    keys = {work.key for work in bibtex.cited_works(grid)}
     assert keys >= {*bibtex.ALWAYS, *cites}
     assert not keys & cites_not
-    written = bibtex.bibtex(grid)
+    written = bibtex.bibtex_file(grid)
     assert set(re.findall(r"^@\w+\{(\w+),", written, re.MULTILINE)) == keys | {"dqlab"}
     assert "said" not in written
 
@@ -335,13 +339,15 @@ def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str])
 def test_every_source_of_a_part_has_an_entry() -> None:
     parts_used(made_grid(seeds=1))  # fills the registries
     own = [entry for registry in Registry.kinds.values() for entry in registry if entry.package == "dqlab"]
-    lacking = [entry.source for entry in own if bibtex.YEAR.search(entry.source) and not bibtex.cited(entry.source)]
+    lacking = [
+        entry.source for entry in own if bibtex.YEAR.search(entry.source) and not bibtex.cited_keys(entry.source)
+    ]
     assert len(own) > 50
     assert lacking == []
 
 
 def test_entries_are_complete() -> None:
-    library = bibtex.library()
+    library = bibtex.load_bibliography()
     assert set(bibtex.ALWAYS) <= set(library)
     for entry in library.values():
         assert re.fullmatch(r"(19|20)\d\d", entry.fields["year"])
@@ -364,7 +370,7 @@ def test_a_failure_while_writing_leaves_the_old_report(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "_flush", full)
+        patch.setattr(files, "_flush", full)
         with pytest.raises(OSError, match="No space"):
             write_report(nothing_finished(), QUICK, folder)
     assert (folder / "index.html").read_bytes() == before
@@ -397,9 +403,9 @@ def test_killed_while_writing_the_old_report_is_there_and_the_next_one_tidies_up
 
 
 def test_systems_that_cannot_exchange_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swap, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     for text in ("first", "second"):
-        with swap.new_folder(tmp_path / "report", lambda folder: True) as new:
+        with files.new_folder(tmp_path / "report", lambda folder: True) as new:
             (new / "file").write_text(text)
     assert (tmp_path / "report" / "file").read_text() == "second"
     assert os.listdir(tmp_path) == ["report"]
@@ -413,7 +419,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_package_has_its_files() -> None:
-    package = files("dqlab.ablation.report")
+    package = files("dqlab.analysis.report.write")
     assert all(package.joinpath(name).read_text() for name in ("page.html", "page.css", "sort.js", "references.bib"))
 
 
@@ -423,19 +429,22 @@ def test_rules_are_checked() -> None:
 
 
 def test_words() -> None:
-    assert [points(value) for value in (12.34, -0.04, -3.21)] == ["12.3", "0.0", "\u22123.2"]
-    assert points(0.26, signed=True) == "+0.3"
-    assert listed(["a", "b", "c"]) == "a, b and c"
-    assert listed(["a, 1", "b", "c"]) == "a, 1; b; and c"
-    assert listed(list("abcdefgh"), 3) == "a, b and 6 more"
-    assert [duration(seconds) for seconds in (3.0, 600.0, 9000.0)] == ["3.0 s", "10.0 min", "2.5 h"]
+    assert [format_points(value) for value in (12.34, -0.04, -3.21)] == ["12.3", "0.0", "\u22123.2"]
+    assert format_points(0.26, signed=True) == "+0.3"
+    assert enumerate_names(["a", "b", "c"]) == "a, b and c"
+    assert enumerate_names(["a, 1", "b", "c"]) == "a, 1; b; and c"
+    assert enumerate_names(list("abcdefgh"), 3) == "a, b and 6 more"
+    assert [format_duration(seconds) for seconds in (3.0, 600.0, 9000.0)] == ["3.0 s", "10.0 min", "2.5 h"]
 
 
 def test_tables_turn_and_join() -> None:
-    one = Table(
-        "t", "c", (Column("Setting"), Column("x", "last"), Column("y", "last")), ((Value("a"), Value("1"), Value("2")),)
+    one = ReportTable(
+        "t",
+        "c",
+        (TableColumn("Setting"), TableColumn("x", "last"), TableColumn("y", "last")),
+        ((TableValue("a"), TableValue("1"), TableValue("2")),),
     )
-    assert one.turned("Task").columns == (Column("Task"), Column("a", "last"))
+    assert one.turned("Task").columns == (TableColumn("Task"), TableColumn("a", "last"))
     assert [[value.text for value in row] for row in one.turned("Task").rows] == [["x", "1"], ["y", "2"]]
     assert [column.head for column in one.beside(one).columns] == ["Setting", "x", "y", "x", "y"]
     assert [value.text for value in one.beside(one).rows[0]] == ["a", "1", "2", "1", "2"]

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from made_grids import TASKS, made_grid, made_result
 
-from dqlab.ablation.report_settings import Report
-from dqlab.ablation.results import RULES, Failure, GridResults, Result
-from dqlab.ablation.statistics import Analysis, Comparison, analyse
+from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.analysis.settings import Report
+from dqlab.analysis.statistics import analyse
+from dqlab.analysis.statistics.analysis import Analysis, Comparison
 from dqlab.errors import ConfigError
+from dqlab.tracking.records import SELECTION_RULES
 
 SETTINGS = Report(reps=200)
 WALKER, HOPPER = TASKS
@@ -47,8 +49,8 @@ def whole() -> Analysis:
 
 
 def test_every_rule_has_all_figures(whole: Analysis) -> None:
-    assert set(whole.rules) == set(RULES)
-    for name, offset in zip(RULES, (0, -1, 3, -2), strict=True):
+    assert set(whole.rules) == set(SELECTION_RULES)
+    for name, offset in zip(SELECTION_RULES, (0, -1, 3, -2), strict=True):
         rule, last = whole.rules[name], whole.rules["last"]
         assert list(rule.aggregates) == list(rule.matrices) == list(rule.profiles.shares) == list(whole.labels)
         assert list(rule.comparisons.rows) == ["N=2", "N=10"]
@@ -73,7 +75,7 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
     grid = replace(
         grid,
         results=tuple(result for result in grid.results if result is not failed),
-        failures=(Failure(failed.cell, "diverged", "loss is not finite"),),
+        failures=(FailedCell(failed.cell, "diverged", "loss is not finite"),),
     )
     analysis = analyse(grid, SETTINGS)
     matrix = analysis.rules["last"].matrices["N=2"]

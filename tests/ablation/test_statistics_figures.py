@@ -13,17 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dqlab.ablation.statistics import sign_flips
-from dqlab.ablation.statistics.aggregates import aggregates_of
-from dqlab.ablation.statistics.coverage import COVERAGE, simulated
-from dqlab.ablation.statistics.improvement import ENOUGH, wins
-from dqlab.ablation.statistics.matrices import Of
-from dqlab.ablation.statistics.metrics import iqm, mean, median, optimality_gap
-from dqlab.ablation.statistics.resampling import Bootstrap
-from dqlab.ablation.statistics.sign_flips import holm, sign_flip_tests
+from dqlab.analysis.statistics import comparisons
+from dqlab.analysis.statistics.bootstrap import Bootstrap, interquartile_mean, mean_score, median_score, optimality_gap
+from dqlab.analysis.statistics.cautions import COVERAGE, simulated_coverage
+from dqlab.analysis.statistics.comparisons import ENOUGH, holm, sign_flip_tests, win_matrix
+from dqlab.analysis.statistics.tables import ScoreKey, aggregates_of
 
 BOOTSTRAP = Bootstrap(100, 0.95)
-IT = Of("last", "it")
+IT = ScoreKey("last", "it")
 matrices = arrays(
     float,
     st.tuples(st.integers(2, 5), st.integers(1, 4)),
@@ -33,22 +30,22 @@ matrices = arrays(
 
 def test_metrics_by_hand() -> None:
     scores = np.array([[0.0, 10.0, 100.0], [20.0, 30.0, 120.0]])
-    assert iqm(scores) == (10 + 20 + 30 + 100) / 4
-    assert mean(scores) == pytest.approx(280 / 6)
-    assert median(scores) == 20.0  # of the tasks' means 10, 20, 110
+    assert interquartile_mean(scores) == (10 + 20 + 30 + 100) / 4
+    assert mean_score(scores) == pytest.approx(280 / 6)
+    assert median_score(scores) == 20.0  # of the tasks' means 10, 20, 110
     assert optimality_gap(scores) == pytest.approx(1 - (0 + 0.1 + 1 + 0.2 + 0.3 + 1) / 6)
 
 
 def test_wins_by_hand() -> None:
     ours, others = np.array([[1.0], [2.0]]), np.array([[1.0], [3.0]])
-    assert wins(ours, others)[..., 0].tolist() == [[0.5, 0.0], [1.0, 0.0]]
+    assert win_matrix(ours, others)[..., 0].tolist() == [[0.5, 0.0], [1.0, 0.0]]
 
 
 @given(matrices, st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_order_of_seeds_changes_no_point(scores: np.ndarray, order: int) -> None:
     shuffled = scores[np.random.default_rng(order).permutation(len(scores))]
-    for metric in (iqm, mean, median, optimality_gap):
+    for metric in (interquartile_mean, mean_score, median_score, optimality_gap):
         assert metric(shuffled) == pytest.approx(metric(scores))
 
 
@@ -75,7 +72,7 @@ def test_an_interval_holds_its_point(scores: np.ndarray) -> None:
 
 def test_a_setting_has_the_same_interval_alone_and_among_others() -> None:
     rng = np.random.default_rng(0)
-    many = {Of("last", str(place)): rng.normal(size=(5, 2)) for place in range(9)}
+    many = {ScoreKey("last", str(place)): rng.normal(size=(5, 2)) for place in range(9)}
     together = aggregates_of(many, BOOTSTRAP)
     for of, item in many.items():
         alone = aggregates_of({of: item}, BOOTSTRAP)[of]
@@ -86,9 +83,9 @@ def test_a_setting_has_the_same_interval_alone_and_among_others() -> None:
 
 def test_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     many = {place: np.random.default_rng(place).normal(size=(4, 2)) for place in range(7)}
-    whole = BOOTSTRAP.of_each(many, mean)
-    monkeypatch.setattr("dqlab.ablation.statistics.resampling.LARGEST", 250)
-    parts = BOOTSTRAP.of_each(many, mean)
+    whole = BOOTSTRAP.of_each(many, mean_score)
+    monkeypatch.setattr("dqlab.analysis.statistics.bootstrap.LARGEST", 250)
+    parts = BOOTSTRAP.of_each(many, mean_score)
     for key, item in whole.items():
         assert [parts[key].low, parts[key].high] == [pytest.approx(item.low), pytest.approx(item.high)]
 
@@ -107,7 +104,7 @@ def test_sampled_sign_flips_agree_with_counted_ones() -> None:
     patterns = np.array(list(product((-1.0, 1.0), repeat=17)))
     p = np.mean(np.abs(patterns @ differences) >= abs(differences.sum()) - 1e-9)
     test = sign_flip_tests({"it": differences})["it"]
-    assert test.p == pytest.approx(p, abs=5 * np.sqrt(p / sign_flips.SAMPLED))
+    assert test.p == pytest.approx(p, abs=5 * np.sqrt(p / comparisons.SAMPLED))
     assert (test.exact, test.smallest_p) == (False, 2 / 2**17)
 
 
@@ -115,7 +112,7 @@ def test_sampled_sign_flips_agree_with_counted_ones() -> None:
 def test_portions_change_no_test(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     differences = {"it": np.random.default_rng(0).normal(0.5, 1.0, size=(pairs, 1))}
     whole = sign_flip_tests(differences)
-    monkeypatch.setattr(sign_flips, "AT_ONCE", 1000)
+    monkeypatch.setattr(comparisons, "AT_ONCE", 1000)
     assert sign_flip_tests(differences) == whole
 
 
@@ -162,6 +159,6 @@ def test_two_runs_hold_the_median_between_them_half_of_the_time(simulation: Modu
 
 
 def test_coverage_of_the_next_smaller_grid() -> None:
-    assert simulated(9, 25) == (9, 20)
-    assert simulated(5, 7) == (3, 5)
-    assert simulated(1, 1) is None
+    assert simulated_coverage(9, 25) == (9, 20)
+    assert simulated_coverage(5, 7) == (3, 5)
+    assert simulated_coverage(1, 1) is None

@@ -7,10 +7,11 @@ import pytest
 from made_grids import made_grid
 from rliable import library, metrics
 
-from dqlab.ablation.report_settings import Report
-from dqlab.ablation.statistics import Analysis, Band, Estimate, analyse
-from dqlab.ablation.statistics.improvement import wins
-from dqlab.ablation.statistics.resampling import SEED, Bootstrap, numpys_generator
+from dqlab.analysis.settings import Report
+from dqlab.analysis.statistics import analyse
+from dqlab.analysis.statistics.analysis import Analysis, Band, Estimate
+from dqlab.analysis.statistics.bootstrap import SEED, Bootstrap, numpys_generator
+from dqlab.analysis.statistics.comparisons import win_matrix
 
 REPS = 150
 PUBLISHED = {  # Diffusion-QL's Table 1, gym tasks: mean scores of five seeds
@@ -80,7 +81,7 @@ def test_probability_of_improvement_with_ties_and_other_numbers_of_runs() -> Non
     for runs in ((5, 5), (3, 7)):
         ours, others = (rng.integers(0, 4, (count, 3)).astype(float) for count in runs)
         expected = metrics.probability_of_improvement(ours, others)
-        found = Bootstrap(100, 0.95).of_pairs({"it": wins(ours, others)})["it"]
+        found = Bootstrap(100, 0.95).of_pairs({"it": win_matrix(ours, others)})["it"]
         assert found.point == pytest.approx(expected)
 
 

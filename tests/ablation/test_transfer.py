@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dqlab.ablation.engines.transfer import Receiver, Sender, scan
-from dqlab.ablation.engines.vault import SupersededError, Vault
+from dqlab.ablation.engines.ray_node import Receiver, Sender, SupersededError, Vault, scan_folder
 
 WRITER = """
 import json, sys
@@ -79,7 +78,7 @@ def test_what_arrives_belongs_together_while_it_is_written(tmp_path: Path) -> No
         writer.kill()
         writer.wait()
     assert sender.send()
-    assert scan(far).keys() == scan(near).keys()
+    assert scan_folder(far).keys() == scan_folder(near).keys()
     assert steps == sorted(steps)
     assert steps[-1] >= 200
 
@@ -95,7 +94,7 @@ def test_only_what_changed_is_sent_and_what_is_gone_goes(tmp_path: Path) -> None
     (near / ".hidden.tmp").write_text("x"), (near / "run.lock").write_text("1")
     assert sender.send()
     assert sent == ["a/new"]
-    assert sorted(scan(far)) == ["a/new", "of-the-driver"]
+    assert sorted(scan_folder(far)) == ["a/new", "of-the-driver"]
     assert sender.send()
     assert sent == ["a/new"]
 
@@ -119,7 +118,7 @@ def test_an_attempt_that_was_given_up_changes_nothing(tmp_path: Path) -> None:
     vault.stage("a", second, "x.txt", b"of the second")
     vault.commit("a", second, ["x.txt"], [])
     assert (tmp_path / "x.txt").read_bytes() == b"of the second"
-    assert sorted(scan(tmp_path)) == ["pack.gin", "x.txt"]
+    assert sorted(scan_folder(tmp_path)) == ["pack.gin", "x.txt"]
 
 
 def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from conftest import isolated
 from made_packs import BROKEN, CELLS, check_same, pack_text
 
-from dqlab.run_folder import claim
+from dqlab.tracking.run_folder import claim_folder
 
 OFTEN = ("Training.checkpoint_seconds=0.0", "Training.eval_every=100", "Training.log_every=5")
 STEPS = 300
@@ -67,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_waits_for_an_earlier_process_of_the_same_pack(whole: Path) -> None:
     """However long that takes; asked to stop, it stops waiting."""
-    held = claim(whole)
+    held = claim_folder(whole)
     patient = start(whole)
     wait_for(patient, "waiting")
     assert patient.stdin is not None

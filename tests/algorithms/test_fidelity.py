@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from dqlab import official
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs.official.files import actor_weights, critic_weights
+from dqlab.runs.official.recordings import replay_recording
 from dqlab.testing import make_batch, make_noise
 from dqlab.training.pack import Pack
 
@@ -29,10 +30,10 @@ GROUPS = {"actor": "actor", "ema": "actor_ema", "critic": "critic", "target": "c
 def test_twenty_updates_of_the_official_agent(shared: Path) -> None:
     path = shared / "golden-updates" / "walker2d.npz"
     data = np.load(path)
-    replay = official.replay(path)
+    replay = replay_recording(path)
     assert np.abs(replay.losses.numpy() - data["losses"]).max() < 1e-9
     for theirs, ours in GROUPS.items():
-        rename = official.critic_weights if "critic" in ours else official.actor_weights
+        rename = critic_weights if "critic" in ours else actor_weights
         prefix = f"final/{theirs}/"
         named = {key.removeprefix(prefix): torch.as_tensor(data[key]) for key in data.files if key.startswith(prefix)}
         expected = rename(named)
@@ -145,11 +146,11 @@ def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, ca
             columns.setdefault(key, []).append(value.numpy())
     path = tmp_path / "recording.npz"
     np.savez(path, **data, **{key: np.stack(values) for key, values in columns.items()})
-    replay = official.replay(str(path))
+    replay = replay_recording(str(path))
     assert np.abs(replay.losses.numpy() - np.array(losses)).max() < 1e-9
     for theirs, values in official_names(agent).items():
         ours = replay.weights[GROUPS[theirs]]
-        rename = official.critic_weights if theirs in ("critic", "target") else official.actor_weights
+        rename = critic_weights if theirs in ("critic", "target") else actor_weights
         assert all(float((ours[name] - value).abs().max()) < 1e-9 for name, value in rename(values).items())
 
 

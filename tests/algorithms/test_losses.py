@@ -8,23 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm, Batch
+from dqlab.algorithms.base import Algorithm
 from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.gaussian_ql import GaussianQL
 from dqlab.algorithms.idql import IDQL
 from dqlab.algorithms.iql import IQL
-from dqlab.algorithms.kernels import gaussian_kernel, laplacian, mmd
-from dqlab.algorithms.mmd_ql import MMDQL
+from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
 from dqlab.algorithms.td3_bc import TD3BC
+from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.multiplier import Multiplier
+from dqlab.networks.mlp import Multiplier
 from dqlab.policies.cvae import CVAEPolicy
-from dqlab.policies.deterministic import DeterministicPolicy
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.policies.gaussian import TanhGaussianPolicy
-from dqlab.selection import Argmax
+from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
+from dqlab.policies.selection import Argmax
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.training.pack import Pack
 

@@ -21,19 +21,19 @@ import torch
 from conftest import SMALL
 from torch import Tensor
 
-from dqlab import configuration
-from dqlab.algorithms.base import Batch, algorithms
-from dqlab.algorithms.kernels import gaussian_kernel, laplacian, mmd
+from dqlab.algorithms.base import algorithms
+from dqlab.algorithms.mmd_ql import gaussian_kernel, laplacian, mmd
+from dqlab.config import gin_files
+from dqlab.data.batch import Batch
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, Sampler
+from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
-from dqlab.diffusion.solvers import DPMSolverPP, Heun
-from dqlab.experiment import Experiment
-from dqlab.networks.quantile import TQC
+from dqlab.networks.critics import TQC
 from dqlab.policies.base import Dims
+from dqlab.runs.experiment import Experiment
 from dqlab.testing import check
-from dqlab.training.learning_rate import lr_schedules
 from dqlab.training.pack import Pack
+from dqlab.training.plan import lr_schedules
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -160,7 +160,7 @@ def figures(value: Tensor) -> Tensor:
 
 
 def packed(case: Case, replicas: int = 1) -> Pack:
-    configuration.load([f"gin/{case.gin}_walker2d.gin"], case.bindings)
+    gin_files.load_gin([f"gin/{case.gin}_walker2d.gin"], case.bindings)
     algorithm = Experiment().the_algorithm
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
     more: dict[str, Any] = {"learning_rate_factor": lambda step: factor(step)} if factor else {}
@@ -212,7 +212,7 @@ def test_they_are_the_same_packed(name: str) -> None:
 @pytest.mark.parametrize("name", ["fql", "idql", "mmd_ql"])
 def test_what_the_files_choose_conforms(name: str) -> None:
     """The whole suite of an algorithm, packed, compiled and resumed, with the options of its gin file."""
-    configuration.load([f"gin/{name}_walker2d.gin"], SMALL)
+    gin_files.load_gin([f"gin/{name}_walker2d.gin"], SMALL)
     check("algorithm", name)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from made_benchmarks import benchmark, session
 
-from dqlab.benchmarking.machine import kind
 from dqlab.cli import main
+from dqlab.tools.benchmarking.record import machine_kind
 
 OTHER = "another CPU, 64 cores"
 
@@ -53,9 +53,9 @@ def test_kinds_of_machine_are_not_compared(tmp_path: Path, capsys: pytest.Captur
     assert compare(*files, "--fail") == 0
     assert OTHER not in capsys.readouterr().out
     assert compare(*files, "--fail", "--machine", "all") == 0
-    assert {OTHER, kind()} <= set(capsys.readouterr().out.splitlines())
+    assert {OTHER, machine_kind()} <= set(capsys.readouterr().out.splitlines())
     assert compare(*files, "--machine", OTHER) == 0
-    assert kind() not in capsys.readouterr().out.splitlines()
+    assert machine_kind() not in capsys.readouterr().out.splitlines()
 
 
 def test_a_benchmark_with_other_parameters_is_another_one(tmp_path: Path) -> None:

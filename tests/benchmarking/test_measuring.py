@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dqlab.benchmarking.measuring import Measure, figures_of
-from dqlab.benchmarking.peak import full_precision, peak
-from dqlab.benchmarking.stopwatch import MOST_CALLS, ROUND_SECONDS, Stopwatch
 from dqlab.errors import BenchmarkError
+from dqlab.runs.profile.peak import MOST_CALLS, ROUND_SECONDS, Stopwatch, full_precision, measure_peak
+from dqlab.tools.benchmarking.measuring import Measure, figures_of
 
 
 class Clock:
@@ -75,12 +74,12 @@ def test_a_parameter_is_not_called_like_a_figure() -> None:
 def test_the_peak_is_measured_once_and_leaves_the_chosen_precision() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        assert peak("cpu") > 0
+        assert measure_peak("cpu") > 0
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
-    assert 1e8 < peak("cpu") < 1e14
-    assert peak("cpu") == peak("cpu")
+    assert 1e8 < measure_peak("cpu") < 1e14
+    assert measure_peak("cpu") == measure_peak("cpu")
 
 
 @pytest.mark.parametrize("chosen", ["highest", "high", "medium"])

@@ -14,14 +14,14 @@ import pytest
 from conftest import ROOT, isolated
 from mlflow_server import Server
 
-from dqlab.benchmarking.machine import kind
-from dqlab.benchmarking.store import load, send
 from dqlab.cli import main
 from dqlab.errors import BenchmarkError
-from dqlab.tracking.mirror import mirror_environment
+from dqlab.tools.benchmarking.history import load_benchmarks, send_benchmarks
+from dqlab.tools.benchmarking.record import machine_kind
+from dqlab.tracking.mlflow.client import mirror_environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-PLUGIN = ("-p", "dqlab.benchmarking.plugin")
+PLUGIN = ("-p", "dqlab.tools.benchmarking.plugin")
 
 TINY = """
 import pytest
@@ -127,7 +127,7 @@ def check_complete(at: Any, file: Path) -> None:
         assert run.info.status == "FINISHED"
         assert tags["mlflow.parentRunId"] == parent.info.run_id
         assert tags["benchmark"] == item["fullname"]
-        assert tags["machine"] == kind()
+        assert tags["machine"] == machine_kind()
         for name in ("median", "mean", "stddev", "min", "iqr", "rounds"):
             assert metrics[name] == item["stats"][name]
         alone = json.loads(Path(at.download_artifacts(run.info.run_id, "benchmark.json")).read_text())
@@ -194,12 +194,12 @@ def test_a_dead_server_costs_a_line_and_gets_the_figures_later(
     check_complete(client(server.uri), kept)
     for name, value in mirror_environment().items():
         monkeypatch.setenv(name, value)
-    send(kept, server.uri)  # sends nothing twice
+    send_benchmarks(kept, server.uri)  # sends nothing twice
     check_complete(client(server.uri), kept)
-    assert len(load(server.uri)) == 4
+    assert len(load_benchmarks(server.uri)) == 4
     server.kill()
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        load(server.uri)
+        load_benchmarks(server.uri)
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_installed_or_named_or_both(args: tuple[str, ...], tmp_path: Path) -> No
 
 def test_loading_it_imports_nothing_heavy() -> None:
     code = """
-import sys, dqlab.benchmarking.plugin
+import sys, dqlab.tools.benchmarking.plugin
 heavy = {"torch", "numpy", "mlflow", "matplotlib", "gin", "rich", "pytest_benchmark", "dqlab.tracking"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from made_benchmarks import benchmark, session
 
-from dqlab.benchmarking import text
-from dqlab.benchmarking.machine import kind
 from dqlab.cli import main
+from dqlab.runs.profile import page
+from dqlab.tools.benchmarking.record import machine_kind
 
 SAMPLER = {"part": "sampler", "batch": 256, "sampler": "ddpm", "device": "cpu"}
 UPDATE = {"part": "update", "batch": 256, "mode": "eager", "device": "cpu", "precision": "float32"}
@@ -34,7 +34,7 @@ def test_table_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     new = session(tmp_path / "new.json", 2, *benchmarks, benchmark("test_rows", 0.5, part="data", rows=1000))
     assert report(new, old, "--out", tmp_path / "out") == 0
     page = (tmp_path / "out" / "benchmarks.md").read_text()
-    assert f"- Machine: {kind()}\n" in page
+    assert f"- Machine: {machine_kind()}\n" in page
     assert "- Versions: torch 2.9.0\n- Commit: 020202020\n- Date: 2026-01-02\n" in page
     header = "| benchmark | n_timesteps | mode | batch | sampler | device | median | per second | ratio | of peak |"
     rows = page[page.index(header) :].splitlines()[2:6]
@@ -79,17 +79,23 @@ def test_a_folder_for_each_of_several_machines(tmp_path: Path) -> None:
     ],
 )
 def test_durations(value: float, expected: str) -> None:
-    assert text.seconds(value) == expected
+    assert page.format_seconds(value) == expected
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(0.238, "0.238"), (17.0, "17.0"), (999.7, "1.00 k"), (12658.0, "12.7 k"), (3.2e11, "320 G")]
 )
 def test_rates(value: float, expected: str) -> None:
-    assert text.count(value) == expected
+    assert page.format_count(value) == expected
 
 
 def test_other_figures() -> None:
-    assert text.times(1.5234) == "1.52x"
-    assert text.share(0.1234) == "12.3%"
-    assert text.seconds(None) == text.count(None) == text.times(None) == text.share(None) == "-"
+    assert page.format_times(1.5234) == "1.52x"
+    assert page.format_share(0.1234) == "12.3%"
+    assert (
+        page.format_seconds(None)
+        == page.format_count(None)
+        == page.format_times(None)
+        == page.format_share(None)
+        == "-"
+    )

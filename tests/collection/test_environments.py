@@ -13,14 +13,14 @@ import pytest
 from gymnasium.spaces import Box, Dict, MultiDiscrete
 from made_collections import arrays, collect, notes
 
-from dqlab import configuration
-from dqlab.collection.recipe import Collection
-from dqlab.collection.recording import Recorder, Rows
+from dqlab.config import gin_files
+from dqlab.envs.backend import make_env
 from dqlab.envs.custom import describe_environment, gymnasium_task
-from dqlab.envs.making import make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError
-from dqlab.experiment import Experiment
+from dqlab.runs.experiment import Experiment
+from dqlab.tools.collect.recipe import Collection
+from dqlab.tools.collect.recording import EpisodeRecorder, Rows
 
 FLAT = Box(-1.0, 1.0, (3,))
 
@@ -112,7 +112,7 @@ def test_recorded_rows_are_the_environments_own(tmp_path: Path) -> None:
 
 def test_rows_are_kept_though_the_environment_uses_its_arrays_again() -> None:
     episodes: list[Rows] = []
-    recorder = Recorder(Frugal(), episodes.append)
+    recorder = EpisodeRecorder(Frugal(), episodes.append)
     recorder.reset()
     action = np.zeros(3, dtype=np.float32)
     for step in range(3):
@@ -135,7 +135,7 @@ def test_an_episode_that_ends_where_rows_are_full_counts_however_many_are_steppe
 
 def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
     collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=2", "Collection.name='made'")
-    loaded = configuration.load([tmp_path / "made.gin"])
+    loaded = gin_files.load_gin([tmp_path / "made.gin"])
     experiment = Experiment()
     assert (experiment.task, experiment.the_task.min_score, experiment.the_task.max_score) == (
         "Pendulum-v1",
@@ -144,7 +144,7 @@ def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
     )
     assert experiment.the_task.score(-100.0) == 75.0
     assert len(experiment.data()) == 2 * 49
-    assert "@gymnasium_task()" in configuration.operative_text(loaded)
+    assert "@gymnasium_task()" in gin_files.operative_text(loaded)
     tasks.remove("Pendulum-v1")
 
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_collections import arrays, collect, notes
 
-from dqlab import configuration
-from dqlab.collection.amounts import Amount
-from dqlab.collection.behaviours import behaviours
+from dqlab.config import gin_files
 from dqlab.errors import DqlabError
-from dqlab.running import train
+from dqlab.runs.train import train
+from dqlab.tools.collect.behaviours import behaviours
+from dqlab.tools.collect.episodes import Amount
 
 sb3 = pytest.importorskip("stable_baselines3")
 RECIPES = sorted(path for path in (ROOT / "gin" / "collect").glob("*.gin") if path.stem != "base")
@@ -43,7 +43,7 @@ def keys(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     model.save(other / "policy.zip")
     collect(folder, "Collection.mixture={'random': 1.0}", "Collection.name='first'", "Collection.episodes=4")
     small = [binding for binding in TINY if not binding.startswith("load_dataset")]
-    loaded = configuration.load(
+    loaded = gin_files.load_gin(
         [folder / "first.gin"], [*small, "Training.steps=20", "load_dataset.standardise_states=True"]
     )
     train(loaded, other / "run", quiet=True)

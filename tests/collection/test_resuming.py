@@ -103,9 +103,9 @@ def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(limit: int, 
 
 
 def hold(folder: Path) -> None:
-    from dqlab.run_folder import claim
+    from dqlab.tracking.run_folder import claim_folder
 
-    with claim(folder):
+    with claim_folder(folder):
         (folder / "held").touch()
         time.sleep(60)
 

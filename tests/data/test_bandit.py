@@ -9,22 +9,21 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dqlab import configuration
+from dqlab.config import gin_files
 from dqlab.data.bandit import make_rows
-from dqlab.data.found import digest_of_rows
-from dqlab.data.sources import load_dataset
+from dqlab.data.sources import digest_of_rows, load_dataset
 from dqlab.data.transitions import Transitions
-from dqlab.envs.bandit import BANDIT, BEST, MODES, Mode, modes_of
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
+from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
-from dqlab.evaluation import Evaluator
-from dqlab.experiment import Experiment
-from dqlab.training.model_selection import Episodes
+from dqlab.runs.experiment import Experiment
+from dqlab.training.evaluation import Evaluator
+from dqlab.training.model_selection import EvaluationEpisodes
 
 
 def load(*bindings: str) -> Transitions:
-    configuration.load([], ["load_dataset.sources=('bandit',)", *bindings])
+    gin_files.load_gin([], ["load_dataset.sources=('bandit',)", *bindings])
     return load_dataset(tasks.get("bandit-2d"))
 
 
@@ -125,7 +124,7 @@ def rewards(action: list[float], count: int = 400) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_a_mode_pays_what_its_data_pay(mode: Mode) -> None:
+def test_a_mode_pays_what_its_data_pay(mode: GaussianMode) -> None:
     got = rewards(list(mode.centre))
     assert float(got.mean()) == pytest.approx(mode.reward, abs=0.1)  # 4 standard errors
     assert float(got.std()) == pytest.approx(0.5, rel=0.15)
@@ -150,7 +149,7 @@ def test_scores() -> None:
 
 
 def test_evaluation_rolls_it_out() -> None:
-    configuration.load(["gin/bandit/base.gin"])
+    gin_files.load_gin(["gin/bandit/base.gin"])
     experiment = Experiment()
-    result: Episodes = Evaluator(BANDIT, experiment.physics, 6).run(experiment.pack(), 0)[0]
+    result: EvaluationEpisodes = Evaluator(BANDIT, experiment.physics, 6).run(experiment.pack(), 0)[0]
     assert result.lengths.tolist() == [1] * 6

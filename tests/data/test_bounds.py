@@ -19,12 +19,12 @@ from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.ablation.planning import make_plan
-from dqlab.ablation.reader import Reader, as_ever
-from dqlab.data.formats.choosing import format_of
+from dqlab.ablation.reader import ConfigResolver, as_ever
+from dqlab.data.formats.base import format_of
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
+from dqlab.envs.backend import make_env
 from dqlab.envs.custom import describe_environment, gymnasium_task
-from dqlab.envs.making import make_env
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, message_of
 
@@ -252,8 +252,8 @@ def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
         "include 'gin/quickstart.gin'\nGrid.axes = {'eta': {'DiffusionQL.eta': (1.0,)}}\nGrid.seeds = (0,)\n"
     )
     rules = ["unit", "env", "as_is"]
-    plans = [make_plan(Reader([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
-    plain = make_plan(Reader([path]))
+    plans = [make_plan(ConfigResolver([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
+    plain = make_plan(ConfigResolver([path]))
     ids = [plan.cells[0].cell.id for plan in (plain, *plans)]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3

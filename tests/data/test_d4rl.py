@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.data.d4rl import read_d4rl, write_d4rl
-from dqlab.data.episodes import cuts_of, episode_returns
 from dqlab.data.formats.base import Columns
+from dqlab.data.formats.hdf5 import read_d4rl, write_d4rl
 from dqlab.data.rewards import as_is, reward_transforms
+from dqlab.data.rows import cuts_of, episode_returns
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs.tasks import tasks
 from dqlab.errors import DataError

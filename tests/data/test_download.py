@@ -24,13 +24,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.data.download import HDF5_MAGIC, download
-from dqlab.data.mirrors import address_of, second_home
+from dqlab.data.download import HDF5_MAGIC, UnavailableError, address_of, download, second_home
+from dqlab.data.locate import as_data, locate_dataset
 from dqlab.data.sources import d4rl_cache, d4rl_download, load_dataset
-from dqlab.data.unavailable import UnavailableError
-from dqlab.datasets.checks import verify
-from dqlab.datasets.listing import as_data
-from dqlab.datasets.locating import find
+from dqlab.data.verify import verify_dataset
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError, DataError
 
@@ -435,7 +432,7 @@ def test_a_downloaded_file_that_changes_is_told(second: Path) -> None:
     second.write_bytes(content)
     with pytest.raises(DataError, match=r"has changed: its SHA-256 is .*data download walker2d-medium-v2 --force"):
         load_dataset(WALKER, ("d4rl_cache",))
-    seen = verify(find(WALKER.name))
+    seen = verify_dataset(locate_dataset(WALKER.name))
     assert seen.damaged
     assert any("when walker2d_medium-v2.hdf5 was first downloaded" in finding.text for finding in seen.findings)
 

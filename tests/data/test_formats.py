@@ -21,11 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqlab.data.blocks import flags, floats
-from dqlab.data.contents import View, in_memory
 from dqlab.data.formats import hdf5
-from dqlab.data.formats.base import Columns, data_formats
-from dqlab.data.formats.choosing import format_of
+from dqlab.data.formats.base import Columns, boolean_column, data_formats, float_column, format_of
+from dqlab.data.rows import TransitionView, in_memory
 from dqlab.errors import ConfigError, DataError
 
 N = 40
@@ -60,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     """Everything that is read of a dataset, with all checks."""
     chosen, place = format_of(str(path))
     with chosen.open(place) as found:
-        data = in_memory(found, View(1000))
+        data = in_memory(found, TransitionView(1000))
         dict(found.metadata)
         return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
 
@@ -499,5 +497,7 @@ def test_no_process_is_left(tmp_path: Path) -> None:
     others = set(children.read_text().split())
     with chosen.open(path) as found:
         (reader,) = set(children.read_text().split()) - others
-        assert floats("-", "rewards", found.rewards).shape == flags("-", "terminals", found.terminals).shape
+        assert (
+            float_column("-", "rewards", found.rewards).shape == boolean_column("-", "terminals", found.terminals).shape
+        )
     assert reader not in children.read_text().split()

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from dqlab.data.formats import hdf5
-from dqlab.data.formats.choosing import format_of
+from dqlab.data.formats.base import format_of
 from dqlab.errors import DataError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

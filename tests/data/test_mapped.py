@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from dqlab import configuration
-from dqlab.data import placing, transitions
-from dqlab.data.contents import View
+from dqlab.config import gin_files
+from dqlab.data import mapped, transitions
 from dqlab.data.formats.base import Columns
 from dqlab.data.mapped import mapped
+from dqlab.data.rows import TransitionView
 from dqlab.data.sources import load_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
-from dqlab.experiment import Experiment
-from dqlab.training.execution import execution_modes
+from dqlab.runs.experiment import Experiment
+from dqlab.training.execution.modes import execution_modes
 from dqlab.training.step import Step
 
 WALKER = tasks.get("walker2d-medium-expert-v2")
@@ -52,7 +52,7 @@ def test_the_same_to_the_last_bit(tmp_path: Path, standardise: bool) -> None:
 
 def trained(memory_map: str, folder: Path) -> torch.Tensor:
     choice = [f"load_dataset.memory_map='{memory_map}'", f"load_dataset.map_dir='{folder}'"]
-    configuration.load([], [*Small, "load_dataset.sources=('embedded',)", *choice])
+    gin_files.load_gin([], [*Small, "load_dataset.sources=('embedded',)", *choice])
     experiment = Experiment()
     pack, data = experiment.pack(), experiment.data()
     step = Step(pack, data, 16, execution_modes.get("eager")())
@@ -78,11 +78,11 @@ def test_it_is_written_once_and_never_copied(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "available_memory", lambda: 4_000_000)
+    monkeypatch.setattr(mapped, "available_memory", lambda: 4_000_000)
     assert load("auto", tmp_path).provenance.mapped
     with pytest.raises(DataError, match=r"rows take .* MB of memory, 3.2 MB are free. Set load_dataset.memory_map"):
         load("never", tmp_path)
-    monkeypatch.setattr(placing, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(mapped, "available_memory", lambda: 100_000)
     with pytest.raises(DataError, match="Use a smaller dataset"):
         load("auto", tmp_path)
     monkeypatch.undo()
@@ -150,11 +150,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_every_damage_is_one_message(tmp_path: Path, small: Columns, what: str) -> None:
-    mapped(small, View(1000), tmp_path / "map")
+    mapped(small, TransitionView(1000), tmp_path / "map")
     name, change = DAMAGE[what]
     change(tmp_path / "map" / name)
     with pytest.raises(DataError, match=r"map is damaged \(.+\). Delete it"):
-        mapped(small, View(1000), tmp_path / "map")
+        mapped(small, TransitionView(1000), tmp_path / "map")
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_all_files_are_on_the_disk_before_the_folder_appears(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", seen)
-    mapped(small, View(1000), tmp_path / "map")
+    mapped(small, TransitionView(1000), tmp_path / "map")
     assert synced >= {item.name for item in (tmp_path / "map").iterdir()}
 
 
@@ -182,7 +182,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    assert mapped(small, View(1000), tmp_path / "map").rows == 40
+    assert mapped(small, TransitionView(1000), tmp_path / "map").rows == 40
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_meanwhile_leaves_nothing(
     disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = disk("1m")
-    monkeypatch.setattr("dqlab.data.mapped.available_disk", lambda folder: 1 << 40)
+    monkeypatch.setattr("dqlab.machine.available_disk", lambda folder: 1 << 40)
     with pytest.raises(DataError, match=r"Cannot write .*No space left on device. Free some space, or set"):
         load("always", folder)
     assert not list(folder.iterdir())

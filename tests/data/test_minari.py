@@ -21,10 +21,13 @@ minari = pytest.importorskip("minari")
 from made_minari import create, pendulums, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
-from dqlab.data.formats import minari_columns, steps  # noqa: E402
+from dqlab.data.formats import minari, steps  # noqa: E402
 from dqlab.data.formats.base import Columns  # noqa: E402
-from dqlab.data.formats.minari import MinariFormat  # noqa: E402
-from dqlab.data.minari_store import is_whole, local_ids  # noqa: E402
+from dqlab.data.formats.minari import (  # noqa: E402
+    MinariFormat,
+    is_whole,
+    local_ids,
+)
 from dqlab.errors import DataError  # noqa: E402
 
 NAMES = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
@@ -74,7 +77,7 @@ def test_columns_are_what_minari_iterates(data_format: str) -> None:
 
 def test_few_episodes_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pendulums()
-    monkeypatch.setattr(minari_columns, "BLOCK", 10)
+    monkeypatch.setattr(minari, "BLOCK", 10)
     seen: list[int] = []
     real = minari.dataset.minari_storage.MinariStorage
     storage = type(minari.load_dataset("made/pendulum-v0").storage)

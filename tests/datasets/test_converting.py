@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dqlab.data.convert import convert_dataset
 from dqlab.data.formats.base import Columns, data_formats
-from dqlab.datasets.converting import convert
-from dqlab.datasets.locating import Dataset, name_it
+from dqlab.data.locate import Dataset, name_it
 from dqlab.errors import DataError
 
 pytest.importorskip("minari")
@@ -91,7 +91,7 @@ def test_every_pair_of_formats(pair: tuple[str, str], with_next: bool) -> None:
     ends = ["", *np.random.default_rng(len(" ".join(pair))).choice(["", "", "terminal", "timeout"], 12)]
     source, target = (named(form) for form in pair)
     source.format.write(source.path, made(ends, with_next))
-    told = convert(source, target)
+    told = convert_dataset(source, target)
     (before, knew), (after, knows) = transitions(source), transitions(target)
     if knew and not knows:
         before, after = transitions(source, blind=True)[0], transitions(target, blind=True)[0]
@@ -111,12 +111,12 @@ def test_there_and_back_is_the_same_file_of_rows() -> None:
     """D4RL's rows, through Minari, keep every transition but the one whose end is no longer known."""
     source, middle, last = named("d4rl"), named("minari"), named("d4rl")
     source.format.write(source.path, made(["", "terminal", "", "", "timeout", "", ""], with_next=False))
-    assert convert(source, middle)[1:] == [
+    assert convert_dataset(source, middle)[1:] == [
         "Left out: 2 row(s) that are no transition, for it is not known what followed them (ends of episodes that were "
         "cut, and the last row); their observations are kept, their rewards are not.",
     ]
     assert transitions(middle)[0] == transitions(source)[0]
-    told = convert(middle, last)
+    told = convert_dataset(middle, last)
     assert told[1].startswith("Lost: 2 of 5 transition(s): it does not say what followed")
     assert len(transitions(middle, True)[0] - transitions(last, True)[0]) == 2
 
@@ -126,7 +126,7 @@ def test_limits_stand_in_for_unrecorded_cuts() -> None:
     rows = Columns(np.arange(2.0 * n).reshape(n, 2), np.zeros((n, 1)), np.ones(n), np.zeros(n, bool))
     source, target = named("d4rl"), named("minari")
     source.format.write(source.path, rows)
-    convert(Dataset("x", source.format, source.path, name_it("hopper-medium-v2").task), target)
+    convert_dataset(Dataset("x", source.format, source.path, name_it("hopper-medium-v2").task), target)
     with target.open() as columns:
         assert np.flatnonzero(columns.timeouts[0 : len(columns)]).tolist() == [998, 1997]  # type: ignore[index]
         assert "Hopper-v4" in columns.metadata["env_spec"]
@@ -135,17 +135,17 @@ def test_limits_stand_in_for_unrecorded_cuts() -> None:
 def test_what_is_there_stays(stores: Path) -> None:
     source, target = named("d4rl"), named("minari")
     source.format.write(source.path, made([""] * 4, False))
-    convert(source, target)
+    convert_dataset(source, target)
     digest = target.digest()
     with pytest.raises(DataError, match="exists. --force replaces it"):
-        convert(source, target)
+        convert_dataset(source, target)
     assert target.digest() == digest
     with pytest.raises(DataError, match="read and written at once"):
-        convert(source, source, force=True)
+        convert_dataset(source, source, force=True)
     with pytest.raises(DataError, match="read and written at once"):
-        convert(target, target, force=True)
+        convert_dataset(target, target, force=True)
     source.format.write(source.path, made([""] * 9, False))
-    convert(source, target, force=True)
+    convert_dataset(source, target, force=True)
     assert len(transitions(target)[0]) == 8
 
 
@@ -158,7 +158,7 @@ def test_no_room(stores: Path) -> None:
         source, target = named("d4rl"), name_it(str(disk / "full.hdf5"))
         source.format.write(source.path, made([""] * 9000, False))
         with pytest.raises(DataError, match=r"full\.hdf5"):
-            convert(source, target)
+            convert_dataset(source, target)
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 from made_own import ENV_ID, write_data, write_module
 
-from dqlab.configuration import flat
+from dqlab.config.gin_syntax import parse_bindings
 
 Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
 SAFE = {"PYTHONSAFEPATH": "1"}
@@ -28,7 +28,7 @@ def new_task(tmp_path: Path, dqlab: Dqlab) -> Callable[..., subprocess.Completed
 
 
 def written(path: Path) -> dict[str, Any]:
-    return flat(path.read_text())
+    return parse_bindings(path.read_text())
 
 
 def changed(folder: Path, **arrays: Any) -> None:

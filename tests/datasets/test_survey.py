@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
-from dqlab.datasets.checks import check
-from dqlab.datasets.describing import distribution
-from dqlab.datasets.hashing import repeats, row_hashes
-from dqlab.datasets.survey import survey
+from dqlab.data.survey import repeated_rows, row_hashes, survey_dataset
+from dqlab.data.verify import find_faults
 from dqlab.envs.tasks import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -44,7 +43,7 @@ def by_hand() -> Columns:
 
 
 def test_counts_by_hand() -> None:
-    found = survey(by_hand())
+    found = survey_dataset(by_hand())
     assert (found.rows, found.terminals, found.timeouts, found.unfinished) == (6, 1, 1, 1)
     assert found.lengths.tolist() == [3, 2]
     assert found.returns.tolist() == [6.0, 20.0]
@@ -59,11 +58,11 @@ def test_counts_by_hand() -> None:
 
 
 def test_distribution_by_hand() -> None:
-    found = distribution(np.array([1.0, 2.0, 3.0, np.nan, 6.0]))
+    found = describe_values(np.array([1.0, 2.0, 3.0, np.nan, 6.0]))
     assert found["mean"] == 3.0
     assert found["std"] == pytest.approx((14 / 4) ** 0.5)
     assert [found[name] for name in ("min", "quartile_1", "median", "quartile_3", "max")] == [1, 1.75, 2.5, 3.75, 6]
-    assert distribution(np.array([np.nan])) == {}
+    assert describe_values(np.array([np.nan])) == {}
 
 
 @given(
@@ -79,7 +78,7 @@ def test_blocks_do_not_matter_and_loops_agree(ends: list[str], block: int, seed:
     timeouts = np.array([end in ("timeout", "both") for end in ends])
     rewards = rng.integers(-3, 3, n).astype(float)
     columns = Columns(rng.integers(0, 2, (n, 1)), rng.integers(-1, 2, (n, 1)), rewards, terminals, timeouts)
-    found = survey(columns, block=block)
+    found = survey_dataset(columns, block=block)
     returns, lengths, total, length = [], [], 0.0, 0
     for row in range(n):
         total, length = total + rewards[row], length + 1
@@ -102,19 +101,19 @@ def test_hashes_tell_rows_apart() -> None:
     np.fill_diagonal(changed, np.nextafter(np.diag(changed), np.float32(np.inf)))
     hashes = row_hashes(np.concatenate([row, changed]))
     assert len(set(hashes.tolist())) == 31
-    assert repeats(row_hashes(np.array([[0.0], [-0.0], [1.0], [np.nan], [np.nan]]))) == 2
+    assert repeated_rows(row_hashes(np.array([[0.0], [-0.0], [1.0], [np.nan], [np.nan]]))) == 2
     many = row_hashes(np.arange(300_000, dtype=np.float32)[:, None])
-    assert repeats(many) == 0
+    assert repeated_rows(many) == 0
 
 
 def test_step_limit_where_cuts_are_not_recorded() -> None:
     """An episode without an end is cut by the task's limit, as D4RL counts."""
     columns = made(2500, timeouts=None, terminals=np.zeros(2500, dtype=bool))
-    found = survey(columns, HOPPER)
+    found = survey_dataset(columns, HOPPER)
     assert found.lengths.tolist() == [1000, 1000]
     assert found.unfinished == 500
     assert found.cuts == "step limit"
-    assert survey(columns).cuts == "unknown"
+    assert survey_dataset(columns).cuts == "unknown"
 
 
 CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
@@ -145,8 +144,8 @@ CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
 def test_findings(case: str) -> None:
     changes, message, damage = CASES[case]
     columns = replace(made(), **changes)
-    findings = list(check(survey(columns, HOPPER), HOPPER))
-    assert not list(check(survey(made(), HOPPER), HOPPER))
+    findings = list(find_faults(survey_dataset(columns, HOPPER), HOPPER))
+    assert not list(find_faults(survey_dataset(made(), HOPPER), HOPPER))
     import re
 
     (found,) = [finding for finding in findings if re.search(message, finding.text)]
@@ -155,5 +154,5 @@ def test_findings(case: str) -> None:
 
 def test_too_long_episodes() -> None:
     columns = made(1200, terminals=np.arange(1200) == 1199, timeouts=np.zeros(1200, dtype=bool))
-    (finding,) = check(survey(columns, HOPPER), HOPPER)
+    (finding,) = find_faults(survey_dataset(columns, HOPPER), HOPPER)
     assert finding.text == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"

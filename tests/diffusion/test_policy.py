@@ -10,22 +10,21 @@ import torch
 from conftest import ROOT
 from torch import Tensor, nn
 
-from dqlab import configuration
-from dqlab.algorithms.base import Batch
 from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.config import gin_files
+from dqlab.data.batch import Batch
 from dqlab.diffusion.predictions import predictions
-from dqlab.diffusion.samplers import DDIM, samplers
-from dqlab.diffusion.solvers import DPMSolverPP, Heun
+from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun, samplers
 from dqlab.diffusion.weightings import loss_weightings
 from dqlab.errors import ConfigError
-from dqlab.experiment import Experiment
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.networks.stacking import Layout, Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs.experiment import Experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
-from dqlab.testing.made import check_device, check_pure, check_traceable
+from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
 from dqlab.training.pack import Pack
 
 SMALL = partial(MLPDenoiser, hidden_dim=16)
@@ -221,7 +220,7 @@ def test_everything_stays_on_its_device() -> None:
     ],
 )
 def test_mistakes_are_found_before_any_data_is_read(bindings: list[str], message: str) -> None:
-    configuration.load([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
+    gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
     with pytest.raises(ConfigError, match=message):
         Experiment().check()
 

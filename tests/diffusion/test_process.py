@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.schedules import build_betas, noise_schedules
-from dqlab.training.compiled import trace
+from dqlab.training.execution.compiled import trace_program
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]
 CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 30))
@@ -77,7 +77,7 @@ def test_respaced_to_all_timesteps_it_is_the_same() -> None:
 def test_constants_hold_numbers_even_when_first_wanted_in_a_trace() -> None:
     process = Process.from_betas(torch.tensor([0.2, 0.4, 0.123456], dtype=torch.float64))
     start, t = torch.ones(3, 1).double(), torch.arange(3)
-    graph = trace(lambda x: process.diffuse(x, t, 0 * x), [start])
+    graph = trace_program(lambda x: process.diffuse(x, t, 0 * x), [start])
     alphas = torch.tensor([process.alpha(t) for t in range(3)], dtype=torch.float64)
     assert torch.allclose(graph(start)[:, 0], alphas)
     assert torch.allclose(process.diffuse(start, t, 0 * start)[:, 0], alphas)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, Sampler, samplers
+from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, DPMSolverPP, Heun, Sampler, samplers
 from dqlab.diffusion.schedules import build_betas
-from dqlab.diffusion.solvers import DPMSolverPP, Heun
 from dqlab.errors import ConfigError
 from dqlab.testing import check
-from dqlab.testing.gaussian import FAR, Gaussian, error_of, even_process, moments_of, orders
+from dqlab.tools.conformance.policies import FAR, Gaussian, error_of, even_process, moments_of, orders
 
 STATE = torch.zeros(1, 1)
 HALVES = Process.from_betas(torch.tensor([0.5, 0.5], dtype=torch.float64))  # abar = 0.5, 0.25

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.samplers import DDIM
 from dqlab.diffusion.schedules import build_betas, noise_schedules
-from dqlab.diffusion.strides import strides, visited
+from dqlab.diffusion.strides import strides, visited_timesteps
 from dqlab.errors import ConfigError
-from dqlab.testing.gaussian import even_process
+from dqlab.tools.conformance.policies import even_process
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]
 CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 60))
@@ -24,7 +24,7 @@ CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 60))
 def test_every_stride_falls_from_the_first_to_the_last(case: tuple[str, int], stride: str, data: st.DataObject) -> None:
     process = Process.from_betas(build_betas(*case))
     steps = data.draw(st.integers(1, process.n_timesteps))
-    times = visited(stride, process, steps)
+    times = visited_timesteps(stride, process, steps)
     assert len(times) == steps
     assert times[0] == process.n_timesteps - 1
     assert steps == 1 or times[-1] == 0
@@ -33,32 +33,32 @@ def test_every_stride_falls_from_the_first_to_the_last(case: tuple[str, int], st
 
 def test_by_hand() -> None:
     process = Process.from_betas(build_betas("linear", 101))
-    assert visited("uniform", process, 5) == (100, 75, 50, 25, 0)
-    assert visited("quadratic", process, 6) == (100, 64, 36, 16, 4, 0)
-    assert visited("quadratic", process, 1) == (100,)
+    assert visited_timesteps("uniform", process, 5) == (100, 75, 50, 25, 0)
+    assert visited_timesteps("quadratic", process, 6) == (100, 64, 36, 16, 4, 0)
+    assert visited_timesteps("quadratic", process, 1) == (100,)
 
 
 def test_crowded_timesteps_stay_distinct() -> None:
     """Of 6 timesteps, 5 by the square: 0, 0.31, 1.25, 2.8, 5 would give 0 twice."""
     process = Process.from_betas(build_betas("linear", 6))
-    assert visited("quadratic", process, 5) == (5, 3, 2, 1, 0)
+    assert visited_timesteps("quadratic", process, 5) == (5, 3, 2, 1, 0)
 
 
 def test_log_snr_is_even_in_lambda() -> None:
     """Where lambda falls evenly with t it is the uniform stride; elsewhere its gaps are even but for rounding."""
-    assert visited("log_snr", even_process(41), 9) == visited("uniform", even_process(41), 9)
+    assert visited_timesteps("log_snr", even_process(41), 9) == visited_timesteps("uniform", even_process(41), 9)
     process = Process.from_betas(build_betas("vp", 1000))
-    levels = [process.log_snr(t) for t in visited("log_snr", process, 11)]
+    levels = [process.log_snr(t) for t in visited_timesteps("log_snr", process, 11)]
     gaps = torch.tensor(levels).diff()
     assert float(gaps.max() / gaps.min()) < 1.25
-    uniform = torch.tensor([process.log_snr(t) for t in visited("uniform", process, 11)]).diff()
+    uniform = torch.tensor([process.log_snr(t) for t in visited_timesteps("uniform", process, 11)]).diff()
     assert float(uniform.max() / uniform.min()) > 2
 
 
 def test_karras_is_even_in_the_root_of_sigma() -> None:
     """The karras schedule's own timesteps are spaced so."""
     process = Process.from_betas(build_betas("karras", 41))
-    assert visited("karras", process, 9) == visited("uniform", process, 9)
+    assert visited_timesteps("karras", process, 9) == visited_timesteps("uniform", process, 9)
 
 
 def test_mistakes_are_named() -> None:

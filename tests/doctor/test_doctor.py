@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from dqlab.children import attempt
-from dqlab.doctor import examination
-from dqlab.doctor.checks import environments, pictures, records, training
-from dqlab.doctor.finding import CHECKS, Check, Finding, State
-from dqlab.doctor.replay import largest_error
 from dqlab.envs.physics import modern_inertia
+from dqlab.machine import run_isolated
+from dqlab.tools.doctor import examination
+from dqlab.tools.doctor.checks import environments, pictures, records, training
+from dqlab.tools.doctor.checks.training import largest_error
+from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WELL = {"Python", "PyTorch", "MuJoCo", "D4RL physics", "runs", "D4RL cache"}
@@ -32,7 +32,7 @@ def dead_port() -> int:
         return int(free.getsockname()[1])
 
 
-def only(check: Check) -> Finding:
+def only(check: Check) -> DoctorFinding:
     found = list(check.look())
     assert len(found) == 1
     return found[0]
@@ -43,7 +43,7 @@ def broken_plugin(folder: Path) -> str:
     facts = folder / "bad_lab-1.0.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-lab\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[dqlab.plugins]\nbadlab = bad_lab_module\n")
+    (facts / "entry_points.txt").write_text("[dqlab.config.plugins]\nbadlab = bad_lab_module\n")
     (folder / "bad_lab_module.py").write_text("raise ImportError('no such thing')\n")
     return str(folder)
 
@@ -100,29 +100,29 @@ def test_physics_other_than_2_1_0_show() -> None:
 
 
 def test_a_child_may_crash_hang_or_fail() -> None:
-    assert attempt("import os; os.kill(os.getpid(), 11)", timeout=10).trouble == "it crashed (SIGSEGV)"
+    assert run_isolated("import os; os.kill(os.getpid(), 11)", timeout=10).trouble == "it crashed (SIGSEGV)"
     began = time.monotonic()
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    assert attempt(code, timeout=0.5).trouble == "no answer within 0 s"
+    assert run_isolated(code, timeout=0.5).trouble == "no answer within 0 s"
     assert time.monotonic() - began < 40
-    assert attempt("raise OSError('no disk')", timeout=10).trouble == "OSError: no disk"
-    assert attempt("import sys; print(sys.argv[1])", "a", timeout=10).output == "a\n"
+    assert run_isolated("raise OSError('no disk')", timeout=10).trouble == "OSError: no disk"
+    assert run_isolated("import sys; print(sys.argv[1])", "a", timeout=10).output == "a\n"
 
 
 def test_a_check_may_hang_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang() -> Iterable[Finding]:
+    def hang() -> Iterable[DoctorFinding]:
         time.sleep(5)
         return []
 
-    def fail() -> Iterable[Finding]:
+    def fail() -> Iterable[DoctorFinding]:
         raise ValueError("odd machine")
 
-    def fine() -> Iterable[Finding]:
-        return [Finding("fine", State.OK, "yes")]
+    def fine() -> Iterable[DoctorFinding]:
+        return [DoctorFinding("fine", State.OK, "yes")]
 
     made = [Check("a", "hangs", hang), Check("a", "fails", fail, needed=True), Check("b", "fine", fine)]
     monkeypatch.setattr(examination, "CHECKS", made)
-    report = examination.examine(seconds=0.3)
+    report = examination.examine_machine(seconds=0.3)
     assert [(item.name, item.state, item.hinders) for item in report.findings] == [
         ("hangs", State.BROKEN, False),
         ("fails", State.BROKEN, True),
@@ -193,8 +193,8 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_are_held_against_what_is_asked_for() -> None:
     from packaging.requirements import Requirement
 
-    from dqlab.doctor.packages import unfit
+    from dqlab.tools.doctor.packages import unmet_requirements
 
     installed = version("numpy")
     wanted = (Requirement("numpy<1"), Requirement("no-such-package"), Requirement("gin-config"))
-    assert unfit(wanted) == ["no-such-package is not installed", f"numpy {installed} (wanted <1)"]
+    assert unmet_requirements(wanted) == ["no-such-package is not installed", f"numpy {installed} (wanted <1)"]

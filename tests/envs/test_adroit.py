@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import tasks
 
 pytest.importorskip("gymnasium_robotics")

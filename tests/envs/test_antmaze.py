@@ -10,11 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab import configuration
-from dqlab.envs.antmaze.goals import draw_goal
-from dqlab.envs.antmaze.mazes import FREE, GOAL, MAZES, START, WALL, maze_called
-from dqlab.envs.backend import GymnasiumEnvironments
-from dqlab.envs.making import make_env
+from dqlab.config import gin_files
+from dqlab.config.gin_state import operative_parameters
+from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, START, WALL, draw_goal, maze_called
+from dqlab.envs.backend import GymnasiumEnvironments, make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 
@@ -228,18 +227,18 @@ def test_without_a_group_an_environment_keeps_its_goal() -> None:
 
 
 def test_gin_chooses_the_law() -> None:
-    configuration.load([], ["AntMaze.goal_law=per_episode"])
+    gin_files.load_gin([], ["AntMaze.goal_law=per_episode"])
     env = make_env(TASKS["umaze"])
     assert len(set(goals_of(env, (1, 2, 3)))) == 3
     shared_goal = [tuple(env.reset(seed=1, options={"group": group})[1]["goal"]) for group in (5, 6)]
     assert shared_goal[0] == shared_goal[1]
-    assert configuration.used()["envs.AntMaze.goal_law"] == "per_episode"
+    assert operative_parameters()["envs.AntMaze.goal_law"] == "per_episode"
 
 
 def test_an_unknown_law_shows_before_training() -> None:
-    from dqlab.experiment import Experiment
+    from dqlab.runs.experiment import Experiment
 
-    configuration.load([], ["Experiment.task=antmaze-umaze-v0", "AntMaze.goal_law=per_epsode"])
+    gin_files.load_gin([], ["Experiment.task=antmaze-umaze-v0", "AntMaze.goal_law=per_epsode"])
     with pytest.raises(ConfigError, match="Unknown goal_law 'per_epsode'. Did you mean 'per_episode'"):
         Experiment().check()
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
+from dqlab.envs.backend import make_env
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.making import make_env
 from dqlab.envs.scaling import from_unit, to_unit
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError

@@ -23,12 +23,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import tasks
 
 pytest.importorskip("gymnasium_robotics")
-from dqlab.envs.kitchen import GOALS, INITIAL
-from dqlab.envs.kitchen_model import CAPSULE_MASSES, model_file
+from dqlab.envs.kitchen import CAPSULE_MASSES, GOALS, INITIAL, model_file
 
 GOLDEN = Path(__file__).parent / "golden" / "kitchen.npz"
 TASK = tasks.get("kitchen-complete-v0")

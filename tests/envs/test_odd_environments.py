@@ -13,8 +13,8 @@ from conftest import ROOT
 from made_environments import write_odd
 from made_packs import records
 
-from dqlab.run_folder import RunFolder
-from dqlab.tracking.mlflow import send_run
+from dqlab.tracking.mlflow.run import send_run
+from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -120,7 +120,7 @@ def test_an_environment_that_raises_ends_the_run_which_can_go_on(
         assert part in said
     assert state(run) == "interrupted"
     assert RunFolder(run).facts()["reason"] in said
-    assert checkpoint.load(run / "checkpoint.safetensors")[1]["step"] == 20
+    assert checkpoint.read_checkpoint(run / "checkpoint.safetensors")[1]["step"] == 20
     if fault == "exit":
         done = odd("train", "--resume")
         assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
 from dqlab.envs.physics import Body, capsule_as_cylinder, legacy_inertia, sphere
 from dqlab.envs.tasks import tasks
 

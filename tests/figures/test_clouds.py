@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 
-from dqlab.figures.clouds import OFF, ON, Cloud, CloudRow, draw_clouds, make_figure
-from dqlab.figures.coverage import Coverage
+from dqlab.tools.bandit.drawing import OFF, ON, Cloud, CloudRow, Coverage, draw_clouds, make_figure
 
 
 def cloud(title: str, actions: np.ndarray, rewards: np.ndarray | None = None) -> Cloud:

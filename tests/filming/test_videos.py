@@ -19,24 +19,24 @@ from mlflow_stores import fresh_store
 from PIL import Image
 
 from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.cli.sync import sync
 from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.rendering import WAYS, choose_gl
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, RunError
-from dqlab.evaluation import Evaluator
-from dqlab.filming.encoders import GIF_FPS, Mp4, encoding
-from dqlab.filming.request import Film
-from dqlab.filming.studio import Studio, _picture
 from dqlab.policies.base import Dims
-from dqlab.report import evaluate_run, sync
-from dqlab.tracking.mlflow import connect
+from dqlab.runs.encoders import GIF_FPS, Mp4, encoding
+from dqlab.runs.evaluate import evaluate_run
+from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
+from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.training.evaluation import Evaluator
 from dqlab.training.pack import Pack
 
 HOPPER = tasks.get("hopper-medium-v2")
 FPS = 125.0
 """Of gym's hopper."""
-FILM = partial(Film, episodes=2, size=(64, 48))
+FILM = partial(VideoRequest, episodes=2, size=(64, 48))
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def no_choice_is_left(drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def evaluated(film: Film) -> tuple[Studio, Any]:
+def evaluated(film: VideoRequest) -> tuple[VideoRenderer, Any]:
     """A studio, and what an untrained policy did in three episodes."""
     evaluator = Evaluator(HOPPER, "mujoco210", 3)
-    studio = Studio(evaluator, film)
+    studio = VideoRenderer(evaluator, film)
     pack = Pack([BehaviourCloning()], Dims(HOPPER.state_dim, HOPPER.action_dim), [4])
     return studio, evaluator.run(pack, 0)[0]
 
@@ -98,7 +98,7 @@ def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_an_episode_that_does_not_repeat_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studio, _ = evaluated(film := Film(tmp_path / "a.gif", 1, (64, 48)))
+    studio, _ = evaluated(film := VideoRequest(tmp_path / "a.gif", 1, (64, 48)))
     take = studio.takes()[0]
     take.seed += 1
     studio.shoot([take], film)
@@ -152,7 +152,7 @@ def test_the_robot_is_seen_from_start_to_end(tmp_path: Path, name: str) -> None:
     if task.extra == "robotics":
         pytest.importorskip("gymnasium_robotics")
     size = None if "pen" in name or name not in tasks else (320, 320)
-    studio = Studio(Evaluator(task, "mujoco210", 1), Film(tmp_path / "a.mp4", 1, size))
+    studio = VideoRenderer(Evaluator(task, "mujoco210", 1), VideoRequest(tmp_path / "a.mp4", 1, size))
     with studio._camera() as env:
         for share in (0.0, 0.5, 1.0):
             go_on(env, share)
@@ -199,15 +199,15 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((tmp_path / "a.mp4", 1, "63x64"), "even numbers"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Film.read(*arguments)
+            VideoRequest.read(*arguments)
     with pytest.raises(ConfigError, match="the evaluation has 3 only"):
-        evaluated(Film(tmp_path / "a.gif", 4))
+        evaluated(VideoRequest(tmp_path / "a.gif", 4))
     with pytest.raises(ConfigError, match="bandit-2d has nothing to draw"):
-        Studio(Evaluator(BANDIT, "mujoco210", 1), Film(tmp_path / "a.gif"))
+        VideoRenderer(Evaluator(BANDIT, "mujoco210", 1), VideoRequest(tmp_path / "a.gif"))
     other = Evaluator(HOPPER, "mujoco210", 1)
-    other.environments = Studio(Evaluator(HOPPER, "mujoco210", 1), Film(tmp_path / "a.gif"))._recording
+    other.environments = VideoRenderer(Evaluator(HOPPER, "mujoco210", 1), VideoRequest(tmp_path / "a.gif"))._recording
     with pytest.raises(ConfigError, match="Gymnasium's environments only"):
-        Studio(other, Film(tmp_path / "a.gif"))
+        VideoRenderer(other, VideoRequest(tmp_path / "a.gif"))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
         Mp4.check()
@@ -236,7 +236,7 @@ def dead_server() -> str:
 
 
 def artifacts(uri: str, run: Path) -> dict[str, list[str]]:
-    client, sent = connect(uri), json.loads((run / "mlflow.json").read_text())
+    client, sent = mlflow_client(uri), json.loads((run / "mlflow.json").read_text())
     return {name: [a.path for a in client.list_artifacts(child, "videos")] for name, child in sent["children"].items()}
 
 
@@ -275,7 +275,7 @@ def test_a_runs_videos_are_its_artifacts(
     sync(trained)
     assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
     file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
-    evaluate_run(trained, str(file), None, None, film=Film(tmp_path / "b.gif", 1, (64, 48)))
+    evaluate_run(trained, str(file), None, None, film=VideoRequest(tmp_path / "b.gif", 1, (64, 48)))
     printed, summary = capsys.readouterr().out, json.loads((trained / "cell-b" / "summary.json").read_text())
     assert f"{summary['selection']['last']['return_mean']:.1f}" in printed, "the evaluation is the recorded one"
     assert artifacts(store, trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}
@@ -289,5 +289,5 @@ def own_opengl() -> str:
 
 def test_videos_of_a_run_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not the folder"):
-        evaluate_run(tmp_path, "last", None, None, film=Film(tmp_path / "a.gif"))
+        evaluate_run(tmp_path, "last", None, None, film=VideoRequest(tmp_path / "a.gif"))
     assert not (tmp_path / "a.gif").exists()

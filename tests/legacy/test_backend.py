@@ -15,11 +15,11 @@ from conftest import bindings
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs.tasks import tasks
-from dqlab.evaluation import Evaluator
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.selection import SoftmaxQ
+from dqlab.policies.selection import SoftmaxQ
+from dqlab.training.evaluation import Evaluator
 from dqlab.training.pack import Pack
 
 pytestmark = pytest.mark.legacy

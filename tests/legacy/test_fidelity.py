@@ -11,10 +11,9 @@ import pytest
 from conftest import bindings
 from mocked_machine import Machine
 
-from dqlab.fidelity.measures import linear_policy
-from dqlab.fidelity.page import page
-from dqlab.fidelity.rows import Row
-from dqlab.fidelity.starts import NEAR, near_goals
+from dqlab.tools.fidelity.measures import FidelityRow, linear_policy
+from dqlab.tools.fidelity.page import fidelity_page
+from dqlab.tools.fidelity.sides import NEAR, near_goals
 
 
 def test_the_policy_by_hand() -> None:
@@ -35,7 +34,7 @@ def test_starts_near_goals() -> None:
 
 
 def test_what_could_not_be_measured_is_said() -> None:
-    text = page([Row("pen", "gymnasium", missing="needs an extra")], [], 3, "some", "dqlab fidelity")
+    text = fidelity_page([FidelityRow("pen", "gymnasium", missing="needs an extra")], [], 3, "some", "dqlab fidelity")
     assert "Not measured: pen, gymnasium: needs an extra" in text
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from dqlab.envs.backend import env_backends
-from dqlab.envs.legacy.place import legacy_python
-from dqlab.envs.legacy.process import Worker
+from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, StackError
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqlab.envs.legacy.place import legacy_python
-from dqlab.envs.legacy.process import Worker, environment
+from dqlab.envs.legacy.process import Worker, legacy_python, worker_environment
 from dqlab.errors import StackError
 
 pytestmark = pytest.mark.legacy
@@ -97,7 +96,7 @@ def raw() -> Iterator[Any]:
     python = legacy_python()
     command = [str(python), "-m", "d4rl_worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment(python), text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(command, env=worker_environment(python), text=True, **pipes) as process:  # type: ignore[call-overload]
         assert json.loads(process.stdout.readline())["ok"]
 
         def ask(line: str) -> dict[str, Any]:

@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from dqlab.envs.legacy.place import legacy_python
-from dqlab.envs.legacy.process import Worker
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
+from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import tasks
-from dqlab.fidelity.measures import linear_policy, many_steps, one_step, returns
-from dqlab.fidelity.rows import environments
-from dqlab.fidelity.sides import Original, Side, Today
-from dqlab.fidelity.states import State, state_of
+from dqlab.tools.fidelity.measures import linear_policy, many_steps, one_step, returns_in_both, shared_environments
+from dqlab.tools.fidelity.sides import Original, Side, State, Today, state_of
 
 pytestmark = pytest.mark.legacy
 
-ENVIRONMENTS = environments()
+ENVIRONMENTS = shared_environments()
 EXACT = 1e-9
 FREE = {"pen": 1e-6}
 """The pen, thrown about in a hand, remembers a nudge of 1e-13 as 1e-8 to 1e-7 after 100 steps."""
@@ -120,7 +117,7 @@ def test_a_policy_earns_the_same(name: str) -> None:
     task = ENVIRONMENTS[name]
     copies = 2 if name in SLOW else 4
     with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
-        theirs, ours = returns(original, today, linear_policy(task.state_dim, task.action_dim))
+        theirs, ours = returns_in_both(original, today, linear_policy(task.state_dim, task.action_dim))
     assert np.abs(theirs).max() > 0
     differ = np.abs(ours - theirs) > 1e-6 * max(1.0, np.abs(theirs).max())
     assert differ.sum() <= name.startswith("antmaze")
@@ -131,7 +128,7 @@ def test_the_cheetah_earns_the_same_on_average() -> None:
     a Kolmogorov-Smirnov test does not tell the two samples apart."""
     task, copies = ENVIRONMENTS["halfcheetah"], 32
     with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
-        theirs, ours = returns(original, today, linear_policy(task.state_dim, task.action_dim))
+        theirs, ours = returns_in_both(original, today, linear_policy(task.state_dim, task.action_dim))
     apart = ours - theirs
     half_width = 3.3 * apart.std(ddof=1) / np.sqrt(copies)
     assert half_width < 0.15 * abs(theirs.mean())

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from dqlab.errors import ConfigError
-from dqlab.networks.critics import CriticEnsemble, critics
-from dqlab.networks.quantile import quantile_huber
-from dqlab.noise import draw, generator_for
+from dqlab.networks.critics import CriticEnsemble, critics, quantile_huber
+from dqlab.noise import draw_noise, generator_for
 from dqlab.testing import one_noise
 
 # Three critics, two states.
@@ -88,7 +87,7 @@ def test_redq_takes_the_minimum_of_a_subset(subset: list[float], wanted: tuple[f
 def test_redq_draws_every_pair_equally_often() -> None:
     """Of 5 critics with values 0..4, the minimum of a pair is 0 in 4 of 10 pairs, 1 in 3, 2 in 2, 3 in 1."""
     ensemble = make("redq", n_critics=5)
-    many = draw(ensemble.noise(), generator_for(0, "test", 0), torch.float64, count=10_000)
+    many = draw_noise(ensemble.noise(), generator_for(0, "test", 0), torch.float64, count=10_000)
     values = torch.arange(5.0).view(5, 1, 1)
     lowest = torch.vmap(lambda noise: ensemble.backup(values, {"subset": noise}))(many["subset"]).flatten()
     share = torch.stack([(lowest == value).double().mean() for value in range(4)])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
 from dqlab.networks.denoisers import MLPDenoiser, SinusoidalEmbedding, denoisers
 from dqlab.networks.film import FiLMBlock, FiLMDenoiser, modulate
@@ -16,13 +17,12 @@ from dqlab.networks.mlp import mlp
 from dqlab.networks.resnet import FourierFeatures, LNResnet, ResidualBlock, dropout_mask
 from dqlab.networks.stacking import Layout
 from dqlab.networks.transformer import SelfAttention, TransformerDenoiser
-from dqlab.noise import draw, generator_for
+from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.registry import Entry
 from dqlab.testing import one_noise
-from dqlab.testing.modules import shaken
-from dqlab.testing.networks import check_denoiser
+from dqlab.tools.conformance.made import shaken
+from dqlab.tools.conformance.networks import check_denoiser
 
 S, A, B = 5, 6, 4
 
@@ -71,7 +71,7 @@ def test_dropout_mask_by_hand() -> None:
 
 def test_dropout_mask_drops_its_share_and_keeps_the_mean() -> None:
     module = LNResnet(S, A, hidden_dim=64, dropout=0.25)
-    noise = draw(module.training_noise(1000), generator_for(0, "test", 0), torch.float64)["dropout"]
+    noise = draw_noise(module.training_noise(1000), generator_for(0, "test", 0), torch.float64)["dropout"]
     assert noise.shape == (3, 1000, 64)
     mask = dropout_mask(noise, 0.25)
     assert abs(float((mask == 0).double().mean()) - 0.25) < 0.005
@@ -210,7 +210,7 @@ def test_a_time_that_is_not_embedded() -> None:
     t = torch.linspace(0, 1, len(action)).double()
     column = torch.cat([action, t.unsqueeze(-1), state], dim=-1)
     assert torch.allclose(module(action, t, state), module.final_layer(module.mid_layer(column)))
-    check_denoiser(Entry("mlp", partial(MLPDenoiser, time_dim=1)))
+    check_denoiser(RegistryEntry("mlp", partial(MLPDenoiser, time_dim=1)))
 
 
 def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dqlab.networks.critics import CriticEnsemble, QNetwork, critics
 from dqlab.networks.stacking import Layout
-from dqlab.testing.networks import check_members
+from dqlab.tools.conformance.networks import check_members
 
 STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()
 

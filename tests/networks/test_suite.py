@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.registry import RegistryEntry
 from dqlab.networks.critics import TwinCritic
 from dqlab.noise import NoiseSpec, uniform
-from dqlab.registry import Entry
-from dqlab.testing.networks import check_activation, check_critic, check_denoiser, check_value_loss
+from dqlab.tools.conformance.networks import check_activation, check_critic, check_denoiser, check_value_loss
 
 
 class Base(nn.Module):
@@ -92,8 +92,8 @@ BAD_DENOISERS = {
 }
 
 
-def entry(item: Any) -> Entry[Any]:
-    return Entry("made", item, "", "", "")
+def entry(item: Any) -> RegistryEntry[Any]:
+    return RegistryEntry("made", item, "", "", "")
 
 
 def test_the_unspoilt_one_conforms() -> None:

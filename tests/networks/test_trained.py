@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.config.registry import RegistryEntry
 from dqlab.networks.critics import critics
 from dqlab.networks.denoisers import denoisers
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.registry import Entry
-from dqlab.testing.algorithms import check_algorithm
+from dqlab.tools.conformance.algorithms import check_algorithm
 
 
 def conforms(critic: str = "twin", denoiser: str = "mlp", **options: Any) -> None:
@@ -23,7 +23,7 @@ def conforms(critic: str = "twin", denoiser: str = "mlp", **options: Any) -> Non
         critic=partial(critics.get(critic), hidden_dim=8, depth=1),
         **options,
     )
-    check_algorithm(Entry("made", make, "", "", ""))
+    check_algorithm(RegistryEntry("made", make, "", "", ""))
 
 
 @pytest.mark.parametrize("critic", critics.names())

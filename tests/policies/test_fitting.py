@@ -10,11 +10,8 @@ from made_policies import Fit
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Policy, policies
 from dqlab.policies.cvae import CVAEPolicy
-from dqlab.policies.deterministic import DeterministicPolicy
-from dqlab.policies.gaussian import TanhGaussianPolicy
-from dqlab.policies.gaussian_mixture import GaussianMixturePolicy
-from dqlab.policies.one_step_flow import OneStepFlowPolicy
-from dqlab.policies.rectified_flow import RectifiedFlowPolicy
+from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.policies.gaussian import DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
 
 SMALL = partial(MLPDenoiser, hidden_dim=64)
 

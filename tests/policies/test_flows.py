@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from dqlab.errors import ConfigError
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.networks.stacking import Layout, Network
-from dqlab.policies.base import Dims, part
-from dqlab.policies.one_step_flow import OneStepFlow, OneStepFlowPolicy
-from dqlab.policies.rectified_flow import RectifiedFlowPolicy
+from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy
 
 DIMS = Dims(3, 2, 2.0)
 SMALL = partial(MLPDenoiser, hidden_dim=16)
@@ -126,8 +125,8 @@ def test_each_loss_trains_its_own_network() -> None:
     row = layout.flatten(dict(module.named_parameters())).detach().requires_grad_()
     network, state, action = layout.bind(row), states(), torch.rand(5, 2, dtype=torch.float64)
     noise = drawn(policy.loss_noise(DIMS, 5))
-    flow = policy.flow_losses(network, DIMS, state, action, part("flow", noise))
-    distilled = policy.distillation_losses(network, DIMS, state, part("distill", noise))
+    flow = policy.flow_losses(network, DIMS, state, action, strip_prefix("flow", noise))
+    distilled = policy.distillation_losses(network, DIMS, state, strip_prefix("distill", noise))
     for losses, trained in ((flow, "flow."), (distilled, "one_step.")):
         (gradient,) = torch.autograd.grad(losses.sum(), row)
         for name, values in layout.unflatten(gradient).items():

@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from dqlab.errors import ConfigError
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
-from dqlab.policies.gaussian_mixture import GaussianMixturePolicy
+from dqlab.policies.gaussian import GaussianMixturePolicy
 
 POLICY = GaussianMixturePolicy(hidden_dim=16, n_components=3)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dqlab.config.registry import Registry
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies.base import Dims, policies
-from dqlab.policies.deterministic import DeterministicPolicy
-from dqlab.registry import Registry
-from dqlab.selection import Argmax, selections
+from dqlab.policies.gaussian import DeterministicPolicy
+from dqlab.policies.selection import Argmax, selections
 from dqlab.testing import check
 
 Call = Callable[..., Tensor]

@@ -6,9 +6,20 @@ from typing import Any
 
 import pytest
 
-from dqlab.profiling.events import Event, Spent, covered, events_of, outermost, spent, spent_itself
-from dqlab.profiling.figures import UPDATE, device_figures, host_figures, is_operator
-from dqlab.profiling.page import shortened
+from dqlab.runs.profile.page import shorten_name
+from dqlab.runs.profile.trace import (
+    UPDATE,
+    Event,
+    Spent,
+    covered_time,
+    device_figures,
+    events_of,
+    host_figures,
+    is_operator,
+    outermost_events,
+    spent_itself,
+    time_spent,
+)
 
 HOST, STREAM, OTHER = ("host", 1), (0, 7), (0, 20)
 
@@ -32,8 +43,8 @@ def call(name: str, start: float) -> Event:
 def test_covered_time_counts_overlaps_once() -> None:
     """[0, 10] and [5, 12] and, inside the second, [6, 7]; then [20, 25]: 12 + 5."""
     events = [kernel("a", 20, 5), kernel("b", 0, 10), kernel("c", 5, 7, OTHER), kernel("d", 6, 1)]
-    assert covered(events) == 17
-    assert covered([]) == 0
+    assert covered_time(events) == 17
+    assert covered_time([]) == 0
 
 
 NEST = [
@@ -48,12 +59,12 @@ NEST = [
 
 def test_outermost_and_own_time() -> None:
     """linear: 10 - 2 - 5; addmm: 5 - 1; t: 2 + 3 + 2, none of it called from the other thread's operators."""
-    assert [(event.name, event.start) for event in outermost(NEST)] == [
+    assert [(event.name, event.start) for event in outermost_events(NEST)] == [
         ("aten::linear", 0),
         ("aten::t", 4),
         ("aten::t", 10),
     ]
-    assert spent(NEST)["aten::linear"] == Spent(1, 10)
+    assert time_spent(NEST)["aten::linear"] == Spent(1, 10)
     assert spent_itself(NEST) == {
         "aten::linear": Spent(1, 3),
         "aten::t": Spent(3, 7),
@@ -152,8 +163,8 @@ def test_names() -> None:
     assert is_operator("graph_0_cpp_fused_add_1")
     assert not is_operator("autograd::engine::evaluate_function: MmBackward0")
     assert not is_operator("MmBackward0")
-    assert shortened("autograd::engine::evaluate_function: MmBackward0") == "autograd: MmBackward0"
-    assert shortened("void at::native::(anonymous namespace)::cat<float, 4>(float*, int)") == "cat<float, 4>"
-    assert shortened("Memcpy DtoH (Device -> Pageable)") == "Memcpy DtoH"
-    assert shortened("## Call CompiledFxGraph fxyz ##") == "CompiledFxGraph: its fused kernels and calls"
-    assert len(shortened("k" * 500)) == 72
+    assert shorten_name("autograd::engine::evaluate_function: MmBackward0") == "autograd: MmBackward0"
+    assert shorten_name("void at::native::(anonymous namespace)::cat<float, 4>(float*, int)") == "cat<float, 4>"
+    assert shorten_name("Memcpy DtoH (Device -> Pageable)") == "Memcpy DtoH"
+    assert shorten_name("## Call CompiledFxGraph fxyz ##") == "CompiledFxGraph: its fused kernels and calls"
+    assert len(shorten_name("k" * 500)) == 72

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from conftest import ROOT, bindings
 
-from dqlab.profiling.figures import UPDATE
+from dqlab.runs.profile.trace import UPDATE
 from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,7 +56,7 @@ def test_a_profiled_run_and_the_same_without(dqlab: Run, tmp_path: Path) -> None
     assert not (plain / "profile").exists()
     for seed in (0, 3):
         assert results(profiled, seed) == results(plain, seed)
-    states = [checkpoint.load(run / "checkpoint.safetensors")[0] for run in (profiled, plain)]
+    states = [checkpoint.read_checkpoint(run / "checkpoint.safetensors")[0] for run in (profiled, plain)]
     for group, tensors in states[0].items():
         assert all(torch.equal(value, states[1][group][name]) for name, value in tensors.items())
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.profiling.window import draws_noise, recorded_window, timed_window
+from dqlab.runs.profile.trace import draws_noise, recorded_window, timed_window
 from dqlab.training.plan import Training
 
 FAST = 1e-4

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from dqlab.cli import main
+from dqlab.envs.scores import all_references, read_returns, reference_of, score_returns, source_of
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
-from dqlab.scoring.returns import read_returns
-from dqlab.scoring.scores import all_references, reference_of, score, source_of
 
 VALUES = [-20.272305, 3234.3, 1607.0138475]
 
@@ -42,7 +41,7 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [row["task"] for row in listed] == tasks.names()
     for row in all_references():
-        scored = score(row["task"], [str(row["min_return"]), str(row["max_return"])])
+        scored = score_returns(row["task"], [str(row["min_return"]), str(row["max_return"])])
         assert scored.scores.tolist() == pytest.approx([0.0, 100.0], abs=1e-12)
         assert row["source"] == source_of(scored.task)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dqlab.tracking.curve import draw_curve
+from dqlab.tracking.curve import draw_score_curve
 from dqlab.tracking.display import Display
-from dqlab.training.model_selection import Evaluated, select
+from dqlab.training.model_selection import Evaluated, select_checkpoints
 
 
 def evaluations() -> list[Evaluated]:
@@ -50,8 +50,8 @@ def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     path = tmp_path / "curve.png"
-    chosen = {rule: row.__dict__ for rule, row in select(evaluations(), "kth_lowest", 0).items()}
-    draw_curve([e.as_dict() for e in evaluations()], chosen, "title", path)
+    chosen = {rule: row.__dict__ for rule, row in select_checkpoints(evaluations(), "kth_lowest", 0).items()}
+    draw_score_curve([e.as_dict() for e in evaluations()], chosen, "title", path)
     image = imread(path)
     assert min(image.shape[:2]) > 400
     assert image[..., :3].std() > 0.05

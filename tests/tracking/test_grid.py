@@ -27,17 +27,16 @@ from made_grids import made_grid
 from mlflow_server import Server
 from mlflow_stores import fresh_store
 
-from dqlab.ablation.results import Failure, GridResults
-from dqlab.comparison.compare import find
+from dqlab.analysis.compare.compare import find_runs
+from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.cli.sync import sync
 from dqlab.errors import RunError
-from dqlab.report import sync
-from dqlab.tracking import grid as grid_module
-from dqlab.tracking.cells import config_digest, parameter
-from dqlab.tracking.damage import LeftOutError
-from dqlab.tracking.grid import send_grid
-from dqlab.tracking.mirror import Mirror
-from dqlab.tracking.mlflow import connect
-from dqlab.tracking.runs import all_runs
+from dqlab.tracking.folders import LeftOutError
+from dqlab.tracking.mlflow import grid as grid_module
+from dqlab.tracking.mlflow.cells import axis_parameter, config_digest
+from dqlab.tracking.mlflow.client import all_runs, mlflow_client
+from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.mlflow.mirror import Mirror
 
 SMALL = made_grid(values=(2, 5), seeds=2)
 
@@ -52,7 +51,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def stored(uri: str) -> dict[str, list[Any]]:
     """Runs of the experiment by kind."""
-    client = connect(uri)
+    client = mlflow_client(uri)
     experiment = client.get_experiment_by_name("steps")
     found: dict[str, list[Any]] = {"grid": [], "pack": [], "cell": []}
     for run in all_runs(client, [experiment.experiment_id]) if experiment else []:
@@ -61,7 +60,7 @@ def stored(uri: str) -> dict[str, list[Any]]:
 
 
 def history(uri: str, run: Any) -> Counter[tuple[str, int, float]]:
-    client = connect(uri)
+    client = mlflow_client(uri)
     points = (m for name in run.data.metrics for m in client.get_metric_history(run.info.run_id, name))
     return Counter((m.key, m.step, m.value) for m in points)
 
@@ -89,7 +88,7 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
         assert pack.data.tags["pack"] == folder_of(folder, grid, result.cell).parent.name
         assert history(uri, run) == journal(folder_of(folder, grid, result.cell))
     assert {run.info.status for kind in found.values() for run in kind} == {"FINISHED"}
-    progress = connect(uri).get_metric_history(top.info.run_id, "finished_cells")
+    progress = mlflow_client(uri).get_metric_history(top.info.run_id, "finished_cells")
     assert sorted(point.value for point in progress) == list(range(1, len(grid.results) + 1))
 
 
@@ -100,7 +99,7 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     (folder / "report" / "figures" / "scores.png").write_bytes(b"a figure")
     send_grid(folder, uri, "steps")
     check_complete(uri, folder, SMALL)
-    found, client = stored(uri), connect(uri)
+    found, client = stored(uri), mlflow_client(uri)
     cell = next(run for run in found["cell"] if run.data.tags["cell"] == "N=2")
     assert cell.data.params == {"N": "2", "seed": cell.data.tags["seed"], "task": cell.data.tags["task"]}
     assert {item.path for item in client.list_artifacts(cell.info.run_id)} == {
@@ -121,12 +120,12 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
         "report/figures/scores.png"
     }
     asked = []
-    client_of = grid_module.connect
+    client_of = mlflow_client
     try:
-        grid_module.connect = lambda uri: _Counting(client_of(uri), asked)
+        mlflow_client = lambda uri: _Counting(client_of(uri), asked)
         send_grid(folder, uri, "steps")
     finally:
-        grid_module.connect = client_of
+        mlflow_client = client_of
     assert not asked, "nothing is new, so nothing is asked of MLflow"
 
 
@@ -145,13 +144,13 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     """Cells run, fail, are tried again and finish; a report that changes is sent again; a dead driver is seen."""
     uri, folder = fresh_store(tmp_path), tmp_path / "runs" / "steps-1"
     first, second, *rest = SMALL.results
-    failure = Failure(second.cell, "diverged", "the loss is not finite")
+    failure = FailedCell(second.cell, "diverged", "the loss is not finite")
     begun = replace(SMALL, results=(first,), failures=(failure,), pending=tuple(result.cell for result in rest))
     write_grid(folder, begun, state="running")
     (folder / "report").mkdir()
     (folder / "report" / "index.html").write_text("half")
     send_grid(folder, uri, "steps")
-    client, found = connect(uri), stored(uri)
+    client, found = mlflow_client(uri), stored(uri)
     by_cell = {(run.data.params["N"], run.data.params["task"], run.data.params["seed"]): run for run in found["cell"]}
     failed = by_cell["2", second.cell.task, "1"]
     assert failed.info.status == "FAILED"
@@ -207,7 +206,7 @@ def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
     """Before a call or right after it, that is: the server did it, and the answer was lost."""
     grid = made_grid(values=(2,), seeds=2)
     folder, uri = write_grid(tmp_path / "steps", grid), fresh_store(tmp_path)
-    client_of, deaths = grid_module.connect, 0
+    client_of, deaths = mlflow_client, 0
     for die_at in (1, 2, 4, 6):
         dying = _Dying(client_of(uri), call, die_at, after)
         monkeypatch.setattr(grid_module, "connect", lambda uri, dying=dying: dying)
@@ -305,7 +304,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     (pack / "run.json").write_text(json.dumps(facts))
     for cell in cells:
         (pack / cell.replica).mkdir()
-        fail_cell(folder, grid, Failure(cell, "crashed", "killed by signal 9"))
+        fail_cell(folder, grid, FailedCell(cell, "crashed", "killed by signal 9"))
     send_grid(folder, uri, "steps", over=True)
     assert {run.info.status for runs in stored(uri).values() for run in runs} == {"FAILED"}
 
@@ -314,7 +313,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     ("axis", "name"), [("N", "N"), ("seed", "axis seed"), ("eta (Q)", "eta _Q_"), ("a/b", "a_b"), ("lr.x-1", "lr.x-1")]
 )
 def test_axes_become_names_that_mlflow_takes(axis: str, name: str) -> None:
-    assert parameter(axis) == name
+    assert axis_parameter(axis) == name
 
 
 def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> None:
@@ -355,11 +354,11 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == found["grid"][0].info.run_id
     assert run.data.params == {"N": "2", "seed": "0", "task": result.cell.task}
     assert run.data.metrics == {f"score/{rule}": row["score_mean"] for rule, row in result.summary["selection"].items()}
-    assert {item.path for item in connect(uri).list_artifacts(run.info.run_id)} >= {"config.gin", "summary.json"}
+    assert {item.path for item in mlflow_client(uri).list_artifacts(run.info.run_id)} >= {"config.gin", "summary.json"}
     assert {run.info.status for run in found["cell"]} == {"FINISHED"}
-    progress = connect(uri).get_metric_history(found["grid"][0].info.run_id, "finished_cells")
+    progress = mlflow_client(uri).get_metric_history(found["grid"][0].info.run_id, "finished_cells")
     assert sorted(point.value for point in progress) == list(range(1, 9))
-    assert len(find([found["grid"][0].info.run_id], None, "", uri).runs) == 8
+    assert len(find_runs([found["grid"][0].info.run_id], None, "", uri).runs) == 8
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -376,7 +375,7 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
         os.utime(config, (later, later))
         (config.parent / "metrics.jsonl").unlink()
     if dies:
-        dying, client_of = _Dying(connect(uri), "create_run", 3, True), grid_module.connect
+        dying, client_of = _Dying(mlflow_client(uri), "create_run", 3, True), mlflow_client
         monkeypatch.setattr(grid_module, "connect", lambda uri: dying)
         with pytest.raises(ConnectionError):
             send_grid(folder, uri, "steps")
@@ -387,7 +386,7 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
     assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
         ("FINISHED", 10.0)
     }
-    found = find([stored(uri)["grid"][0].info.run_id], None, "", uri)
+    found = find_runs([stored(uri)["grid"][0].info.run_id], None, "", uri)
     assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
 
 
@@ -400,7 +399,7 @@ def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
     top = stored(uri)["grid"][0]
     assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "18")
     assert not top.data.params, "which could not follow"
-    assert Path(connect(uri).download_artifacts(top.info.run_id, "grid.gin")).read_text() == "a longer grid"
+    assert Path(mlflow_client(uri).download_artifacts(top.info.run_id, "grid.gin")).read_text() == "a longer grid"
 
 
 @pytest.mark.parametrize(
@@ -448,7 +447,7 @@ def test_deleted_runs_stay_deleted_and_others_go_on(
     write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")
     send_grid(folder, uri, "steps")
     deleted = stored(uri)[kind][0].info.run_id
-    connect(uri).delete_run(deleted)
+    mlflow_client(uri).delete_run(deleted)
     write_grid(folder, SMALL)
     for _ in range(2):
         send_grid(folder, uri, "steps", over=True)

@@ -17,7 +17,7 @@ from conftest import ROOT, TINY, isolated
 from made_packs import BROKEN, run_pack
 from mlflow_server import Server
 
-from dqlab.tracking.mlflow import send_run
+from dqlab.tracking.mlflow.run import send_run
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]

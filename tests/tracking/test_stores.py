@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from dqlab.tracking.mlflow import connect, tracking_uri
+from dqlab.tracking.mlflow.client import mlflow_client, tracking_uri
+from dqlab.tracking.mlflow.ui import store_of
 from dqlab.tracking.stores import store_path, store_uri
-from dqlab.tracking.ui import store_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]
 TRAIN = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--steps", "20", "-q"]
-MAKE = "import sys; from dqlab.tracking.mlflow import connect; connect(sys.argv[1]).search_experiments()"
+MAKE = "import sys; from dqlab.tracking.mlflow.run import connect; connect(sys.argv[1]).search_experiments()"
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -33,7 +33,7 @@ def test_a_store_that_is_cut_off_while_it_is_made(tmp_path: Path, how: signal.Si
             time.sleep(0.001)
         os.kill(process.pid, how)
     assert not path.exists()
-    assert connect(store_uri(path)).search_experiments()
+    assert mlflow_client(store_uri(path)).search_experiments()
     assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
 
 
@@ -41,7 +41,7 @@ def test_two_that_make_a_store_at_once(tmp_path: Path) -> None:
     uri = store_uri(tmp_path / "mlflow.db")
     both = [subprocess.Popen([sys.executable, "-c", MAKE, uri], stderr=subprocess.PIPE) for _ in range(2)]
     assert [process.wait() for process in both if process.communicate()] == [0, 0]
-    assert connect(uri).search_experiments()
+    assert mlflow_client(uri).search_experiments()
     assert [file.name for file in tmp_path.iterdir()] == ["mlflow.db"]
 
 
@@ -60,7 +60,7 @@ def test_a_run_in_a_folder_with_an_odd_name(dqlab: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
     assert {path.name for path in folder.iterdir()} == {"run", "mlflow.db", "mlartifacts"}
     assert store_path(store_of(str(folder))) == store_path(tracking_uri(folder / "run")) == folder / "mlflow.db"
-    at = connect(store_uri(folder / "mlflow.db"))
+    at = mlflow_client(store_uri(folder / "mlflow.db"))
     (experiment,) = [each for each in at.search_experiments() if each.name != "Default"]
     runs = at.search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -16,9 +16,8 @@ from made_folders import folder_of, write_grid, write_reusing, write_run, write_
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab.printing import masked
-from dqlab.tracking.mlflow import connect
-from dqlab.tracking.runs import all_runs
+from dqlab.errors import masked
+from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = made_grid(values=(2, 5), seeds=2)
@@ -135,7 +134,7 @@ def test_links_in_a_run_are_not_followed(dqlab: Run, tmp_path: Path) -> None:
     refused(done, "runs/run/seed-2/metrics.jsonl is a link", "runs/run/seed-0/curve.png is a link", "not followed")
     kept = sent(tmp_path / "runs")
     assert not any(SECRET.encode() in content for content in kept.values())
-    client = connect(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    client = mlflow_client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     runs = all_runs(client, [item.experiment_id for item in client.search_experiments()])
     seeds = {run.data.tags["seed"]: run for run in runs if "seed" in run.data.tags}
     assert "train/critic/loss" not in seeds["2"].data.metrics, "a journal behind a link"
@@ -159,7 +158,7 @@ def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(
         if where == "file"
         else f"http://127.0.0.1:{listener.server_port}/api/2.0/mlflow-artifacts/artifacts"
     )
-    connect(uri).create_experiment("theirs", artifact_location=place)
+    mlflow_client(uri).create_experiment("theirs", artifact_location=place)
     change(write_run(tmp_path / "runs" / "run") / "run.json", mlflow_experiment="theirs")
     refused(dqlab("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
     assert listener.heard == []

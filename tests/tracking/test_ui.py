@@ -20,10 +20,9 @@ from made_grids import TASKS, made_grid
 from mlflow_stores import fresh_store
 
 from dqlab.errors import RunError
-from dqlab.tracking.grid import send_grid
-from dqlab.tracking.mlflow import connect
-from dqlab.tracking.runs import all_runs
-from dqlab.tracking.ui import free_port, serve, store_of
+from dqlab.tracking.mlflow.client import all_runs, mlflow_client
+from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.mlflow.ui import free_port, serve_ui, store_of
 
 GRID = made_grid(values=(2, 10), tasks=TASKS[:1], seeds=2)
 PATIENCE = 120_000  # milliseconds; the pages are large, and the machine may be busy
@@ -79,7 +78,7 @@ def page(address: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def runs(recorded: Path) -> dict[str, list[Any]]:
     """What is recorded, by kind."""
-    client = connect(f"sqlite:///{recorded}/mlflow.db")
+    client = mlflow_client(f"sqlite:///{recorded}/mlflow.db")
     experiment = client.get_experiment_by_name("steps").experiment_id
     found: dict[str, list[Any]] = {"experiment": [experiment]}
     for run in all_runs(client, [experiment]):
@@ -196,7 +195,7 @@ def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signa
 
 
 def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serve("https://mlflow.example.org", "127.0.0.1", 5000) == 0
+    assert serve_ui("https://mlflow.example.org", "127.0.0.1", 5000) == 0
     assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
 
 
@@ -212,4 +211,4 @@ def test_a_taken_port_is_passed_over_and_a_foreign_host_refused(tmp_path: Path) 
         with pytest.raises(RunError, match="can be used"):
             free_port(host, 5000)
     with pytest.raises(RunError, match="There is no MLflow store"):
-        serve(f"sqlite:///{tmp_path}/no.db", "127.0.0.1", 5000)
+        serve_ui(f"sqlite:///{tmp_path}/no.db", "127.0.0.1", 5000)

@@ -10,9 +10,8 @@ from made_folders import folder_of, write_grid
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab.tracking.mlflow import connect
-from dqlab.tracking.sending import send
-from dqlab.tracking.videos import is_tracked, keep
+from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.sync import is_tracked, keep_video, send_pending
 
 
 def test_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,16 +20,16 @@ def test_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     first = folder_of(grid, results, results.results[0].cell)
     assert not is_tracked(first.parent)
-    send(grid, "steps", over=True)
+    send_pending(grid, "steps", over=True)
     assert is_tracked(first.parent)
     (tmp_path / "a.mp4").write_bytes(b"a video")
-    kept = keep(tmp_path / "a.mp4", first, 500)
-    assert keep(kept, first, 500) == kept, "one that lies there already"
-    client = connect(uri)
+    kept = keep_video(tmp_path / "a.mp4", first, 500)
+    assert keep_video(kept, first, 500) == kept, "one that lies there already"
+    client = mlflow_client(uri)
     for content in (b"a video", b"another one"):
         kept.write_bytes(content)
         for _ in range(2):
-            send(grid, "steps", over=True)
+            send_pending(grid, "steps", over=True)
         state = json.loads((first.parent / "mlflow.json").read_text())
         run = state["cells"][first.name]["run"]
         assert [item.path for item in client.list_artifacts(run, "videos")] == ["videos/step-000000500.mp4"]

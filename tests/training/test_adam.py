@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.training.adam import adam_step, clip_by_norm, corrections
+from dqlab.training.pack import adam_step, bias_corrections, clip_by_norm
 
 RATES = [1e-2, 3e-4, 0.0]
 
@@ -20,7 +20,7 @@ def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
     moments = torch.zeros(3, 2, 5, dtype=torch.float64)
     for step in range(1, 6):
         gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-        first, root = corrections(step)
+        first, root = bias_corrections(step)
         rates = torch.tensor(RATES, dtype=torch.float64) / first
         adam_step(rows, moments, gradient, rates, torch.full((3,), root, dtype=torch.float64))
         for parameter, row, optimiser in zip(alone, gradient, optimisers, strict=True):

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summary
 
-from dqlab import configuration
+from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
-from dqlab.experiment import Experiment
-from dqlab.report import evaluate_run
-from dqlab.running import Finished, train
+from dqlab.runs.evaluate import evaluate_run
+from dqlab.runs.experiment import Experiment
+from dqlab.runs.train import Finished, train
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_each_cell_is_what_it_is_alone(whole: Path, tmp_path: Path) -> None:
     """By the configuration that lies in its own folder; two share a seed, two share their scalars."""
     for name, given in CELLS.items():
         alone = tmp_path / name
-        train(configuration.load([whole / name / "config.gin"]), alone, quiet=True)
+        train(gin_files.load_gin([whole / name / "config.gin"]), alone, quiet=True)
         check_same(whole, name, alone, f"seed-{given['seed']}")
     assert records(whole, "cell-a") != records(whole, "cell-b")
     assert records(whole, "cell-c") != records(whole, "cell-b")
@@ -148,14 +148,14 @@ def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_a_pack_are_told_before_training(given: Any, message: str) -> None:
-    configuration.load(["gin/quickstart.gin"], [f"Experiment.replicas={ {'it': given}!r}"])
+    gin_files.load_gin(["gin/quickstart.gin"], [f"Experiment.replicas={ {'it': given}!r}"])
     with pytest.raises(ConfigError, match=message):
         Experiment().check()
 
 
 def test_names_of_scalars_may_be_written_as_in_any_gin_file() -> None:
     given = {"it": {"seed": 0, "set": {"algorithm.DiffusionQL.eta": 2}}}
-    configuration.load(["gin/quickstart.gin"], [f"Experiment.replicas={given!r}"])
+    gin_files.load_gin(["gin/quickstart.gin"], [f"Experiment.replicas={given!r}"])
     experiment = Experiment()
     assert experiment.algorithm_of(experiment.the_replicas[0]).hyper()["eta"] == 2.0
     assert experiment.the_algorithm.hyper()["eta"] == 1.0

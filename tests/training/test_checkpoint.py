@@ -17,8 +17,8 @@ from dqlab.training import checkpoint
 def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     tensors = {"a": {"x.y": torch.arange(6.0).view(2, 3)}, "b": {"z": torch.tensor([1], dtype=torch.int64)}}
-    checkpoint.save(path, tensors, {"step": 3, "note": "naïve"})
-    groups, record = checkpoint.load(path)
+    checkpoint.write_checkpoint(path, tensors, {"step": 3, "note": "naïve"})
+    groups, record = checkpoint.read_checkpoint(path)
     assert record == {"step": 3, "note": "naïve"}
     assert torch.equal(groups["a"]["x.y"], tensors["a"]["x.y"])
     assert groups["b"]["z"].dtype == torch.int64
@@ -28,7 +28,7 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign"])
 def test_damage_is_named(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c.safetensors"
-    checkpoint.save(path, {"a": {"x": torch.zeros(100)}}, {})
+    checkpoint.write_checkpoint(path, {"a": {"x": torch.zeros(100)}}, {})
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:200])
     elif damage == "garbage":
@@ -38,12 +38,12 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 
         save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(RunError, match="not a dqlab checkpoint, or is damaged"):
-        checkpoint.load(path)
+        checkpoint.read_checkpoint(path)
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="There is no checkpoint"):
-        checkpoint.load(tmp_path / "no.safetensors")
+        checkpoint.read_checkpoint(tmp_path / "no.safetensors")
 
 
 FULL_DISK = """
@@ -68,7 +68,7 @@ def test_no_room_for_a_checkpoint_leaves_the_earlier_one(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True)
     assert "Cannot write" in done.stdout
     assert "--resume continues the run" in done.stdout
-    groups, record = checkpoint.load(path)
+    groups, record = checkpoint.read_checkpoint(path)
     assert record == {"step": 1}
     assert len(groups["a"]["x"]) == 10
     assert [item.name for item in tmp_path.iterdir()] == ["c.safetensors"]
@@ -77,8 +77,8 @@ def test_no_room_for_a_checkpoint_leaves_the_earlier_one(tmp_path: Path) -> None
 def test_tensors_begin_where_new_ones_do(tmp_path: Path) -> None:
     """On some CPUs the last bits of a product depend on it, and a resumed run must give those of an unbroken one."""
     odd = {"group": {str(size): torch.arange(float(size)) for size in (1, 3, 17, 1000)}}
-    checkpoint.save(tmp_path / "odd.safetensors", odd, {})
-    tensors, _ = checkpoint.load(tmp_path / "odd.safetensors")
+    checkpoint.write_checkpoint(tmp_path / "odd.safetensors", odd, {})
+    tensors, _ = checkpoint.read_checkpoint(tmp_path / "odd.safetensors")
     assert all(value.data_ptr() % 64 == 0 for value in tensors["group"].values())
     assert all(torch.equal(value, odd["group"][name]) for name, value in tensors["group"].items())
 
@@ -87,14 +87,14 @@ def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
     """Tensors, their names and shapes, the record: a file is refused, or (in a pad, say) means what was written."""
     path, damaged = tmp_path / "c.safetensors", tmp_path / "d.safetensors"
     tensors = {"a": {"x": torch.randn(3, 5), "y": torch.tensor([7])}, "b": {"z": torch.randn(4, dtype=torch.float64)}}
-    checkpoint.save(path, tensors, {"step": 3, "score": 1.5})
+    checkpoint.write_checkpoint(path, tensors, {"step": 3, "score": 1.5})
     whole, refused = path.read_bytes(), 0
     for bit in range(8 * len(whole)):
         content = bytearray(whole)
         content[bit // 8] ^= 1 << bit % 8
         damaged.write_bytes(content)
         try:
-            groups, record = checkpoint.load(damaged)
+            groups, record = checkpoint.read_checkpoint(damaged)
         except RunError:
             refused += 1
             continue
@@ -107,5 +107,5 @@ def test_checkpoints_of_earlier_versions_have_no_digest(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a|x": torch.ones(2)}, tmp_path / "c.safetensors", metadata={"dqlab": '{"step": 3}'})
-    groups, record = checkpoint.load(tmp_path / "c.safetensors")
+    groups, record = checkpoint.read_checkpoint(tmp_path / "c.safetensors")
     assert (record, groups["a"]["x"].tolist()) == ({"step": 3}, [1.0, 1.0])

@@ -20,12 +20,12 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
-from dqlab.training import toolchain
-from dqlab.training.compiled import compile_program
-from dqlab.training.execution import Auto, Budget, Compile, Eager, execution_modes, name_of
+from dqlab.training.execution import compiled
+from dqlab.training.execution.compiled import compile_program
+from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
+from dqlab.training.execution.program import Program
 from dqlab.training.pack import Pack
-from dqlab.training.program import Program
-from dqlab.training.sampler_core import Lanes, SamplerCore
+from dqlab.training.sampler import Lanes, SamplerCore
 from dqlab.training.step import Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -110,7 +110,7 @@ def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> Non
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
-    core = SamplerCore(pack, 7, execution_modes.get(mode)().settle(Budget(device, 0.0)))
+    core = SamplerCore(pack, 7, execution_modes.get(mode)().settle(ComputeBudget(device, 0.0)))
     stream = core.noise_stream("test")
     generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
@@ -189,10 +189,10 @@ def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
 
 
 def test_auto_compiles_where_it_pays_and_says_why() -> None:
-    short, long = Auto().settle(Budget(CPU, 2.9e12)), Auto().settle(Budget(CPU, 3.1e12))
+    short, long = Auto().settle(ComputeBudget(CPU, 2.9e12)), Auto().settle(ComputeBudget(CPU, 3.1e12))
     assert (name_of(short), name_of(long)) == ("eager", "compile")
     assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
-    assert name_of(Auto().settle(Budget(torch.device("meta"), 1e15))) == "eager"
+    assert name_of(Auto().settle(ComputeBudget(torch.device("meta"), 1e15))) == "eager"
 
 
 @pytest.fixture
@@ -204,14 +204,14 @@ def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     header.touch()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(toolchain, "find_spec", lambda name: name)
-    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
+    monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: str(tmp_path))
     return tmp_path
 
 
 def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
-    assert name_of(Auto().settle(Budget(CUDA, 1e13))) == "cuda_graph"
-    assert name_of(Auto().settle(Budget(CUDA, 1e15))) == "compile+cuda_graph"
+    assert name_of(Auto().settle(ComputeBudget(CUDA, 1e13))) == "cuda_graph"
+    assert name_of(Auto().settle(ComputeBudget(CUDA, 1e15))) == "compile+cuda_graph"
 
 
 @pytest.mark.parametrize(
@@ -223,30 +223,30 @@ def test_a_gpu_without_what_triton_needs(
     """`auto` records what is not compiled, and says why; who insists on compiling is told what to install."""
     (gpu_toolchain / lacking).unlink(missing_ok=True)
     if lacking == "triton":
-        monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
-    settled = Auto().settle(Budget(CUDA, 1e15))
+        monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    settled = Auto().settle(ComputeBudget(CUDA, 1e15))
     assert name_of(settled) == "cuda_graph"
     assert said in settled.reason
     for mode in ("compile", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
-            execution_modes.get(mode)().settle(Budget(CUDA, 1.0))
+            execution_modes.get(mode)().settle(ComputeBudget(CUDA, 1.0))
 
 
 def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    settled = Auto().settle(Budget(CPU, 1e15))
+    settled = Auto().settle(ComputeBudget(CPU, 1e15))
     assert name_of(settled) == "eager"
     assert "C++ compiler" in settled.reason
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        Compile().settle(Budget(CPU, 1.0))
+        Compile().settle(ComputeBudget(CPU, 1.0))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_need_a_gpu() -> None:
     for name in ("cuda_graph", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match="needs a CUDA device"):
-            execution_modes.get(name)().settle(Budget(CPU, 1.0))
+            execution_modes.get(name)().settle(ComputeBudget(CPU, 1.0))
 
 
 def test_a_program_that_looks_at_values_is_told_of() -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dqlab.errors import CaptureError
-from dqlab.training import graphs
-from dqlab.training.program import Program, Tensors
+from dqlab.training.execution import modes
+from dqlab.training.execution.program import Program, Tensors
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def counting(said: list[str]) -> Program:
 def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> None:
     """On the program's card, whichever is the current one; workspaces are freed just before and just after."""
     program = counting(asked)
-    replay = graphs.GraphRecorder(torch.device("cuda:1")).record(program, program.function)
+    replay = modes.GraphRecorder(torch.device("cuda:1")).record(program, program.function)
     assert asked == [
         *("device begins on cuda:1", "stream made", "device ends"),
         *("device begins on cuda:1", "warm-up begins", "run", "run", "run", "warm-up ends"),
@@ -74,7 +74,7 @@ def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> N
 
 
 def test_programs_of_one_recorder_share_its_stream(asked: list[str]) -> None:
-    recorder, program = graphs.GraphRecorder(torch.device("cuda")), counting(asked)
+    recorder, program = modes.GraphRecorder(torch.device("cuda")), counting(asked)
     recorder.record(program, program.function)
     recorder.record(program, program.function)
     assert asked.count("stream made") == 1
@@ -88,7 +88,7 @@ def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
     with pytest.raises(
         CaptureError, match=r"ValueError: .* not permitted .* capturing\. What .* is not to be believed, so it ends"
     ):
-        graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+        modes.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
     assert asked[-1] == "cleared"
 
 
@@ -101,7 +101,7 @@ def test_a_card_without_room_says_so_itself(asked: list[str], when: str) -> None
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+        modes.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
 
 
 def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
@@ -119,7 +119,7 @@ def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
         seen.append((asked[-1], gc.isenabled()))
 
     Cycle()
-    graphs.GraphRecorder(torch.device("cuda")).record(counting(asked), function)
+    modes.GraphRecorder(torch.device("cuda")).record(counting(asked), function)
     assert seen[-1] == ("recording begins", False)
     assert asked.index("garbage collected") < asked.index("recording begins")
     assert gc.isenabled()

@@ -9,9 +9,9 @@ from torch.profiler import ProfilerActivity, profile
 from dqlab.algorithms.base import algorithms
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
-from dqlab.training.memory import Need, free_bytes, need
+from dqlab.training.execution.program import nested_tensors
+from dqlab.training.memory import MemoryNeed, free_bytes, replica_memory
 from dqlab.training.pack import Pack
-from dqlab.training.program import leaves
 from dqlab.training.rehearsal import made_up_update
 
 DIMS = Dims(17, 6)
@@ -40,7 +40,7 @@ def test_working_memory_is_what_pytorch_allocates(name: str, rows: int) -> None:
 
     A joint update holds the gradients of all networks at once, and copies of what targets lag behind.
     """
-    told = need(algorithms.get(name)(), DIMS, rows)
+    told = replica_memory(algorithms.get(name)(), DIMS, rows)
     pack = Pack([algorithms.get(name)()], DIMS, [0])
     sizes = {network: matrix.nbytes for network, matrix in pack.state.parameters.items()}
     lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
@@ -53,25 +53,25 @@ def test_kept_memory_is_the_state_and_the_noise() -> None:
     """Diffusion-QL at batch 4: 100 steps of 2 x (24 + 120) + 24 floats, 4 timesteps, 1 coin, 4 indices."""
     pack = Pack([algorithms.get("diffusion_ql")()], DIMS, [0])
     state = pack.state
-    size = sum(tensor.nbytes for tensor in leaves([state.parameters, state.moments, state.targets]))
+    size = sum(tensor.nbytes for tensor in nested_tensors([state.parameters, state.moments, state.targets]))
     noise = 100 * (4 * (2 * (24 + 120) + 24) + 8 * (4 + 1 + 4))
-    assert need(pack.algorithm, DIMS, 4).kept == size + noise
+    assert replica_memory(pack.algorithm, DIMS, 4).kept == size + noise
 
 
 def test_a_replica_of_the_paper_takes_less_than_60_megabytes() -> None:
-    told = need(algorithms.get("diffusion_ql")(), DIMS, 256)
+    told = replica_memory(algorithms.get("diffusion_ql")(), DIMS, 256)
     assert told.kept + told.working <= 60e6
 
 
 def test_packs_are_split_where_they_do_not_fit() -> None:
     """Of 10 GiB 9 count; 8 replicas keep 4, so 5 are left: two at a time of 2 GiB each, all eight of half a GiB."""
-    assert Need(kept=GIB // 2, working=2 * GIB).width(8, 10 * GIB) == 2
-    assert Need(kept=GIB // 2, working=GIB // 2).width(8, 10 * GIB) == 8
+    assert MemoryNeed(kept=GIB // 2, working=2 * GIB).width(8, 10 * GIB) == 2
+    assert MemoryNeed(kept=GIB // 2, working=GIB // 2).width(8, 10 * GIB) == 8
 
 
 def test_packs_that_cannot_fit_are_refused_with_figures() -> None:
     with pytest.raises(ConfigError, match=r"8 replicas need 11\.11 GiB, of which 10\.00 GiB are free\. Train fewer"):
-        Need(kept=GIB, working=2 * GIB).width(8, 10 * GIB)
+        MemoryNeed(kept=GIB, working=2 * GIB).width(8, 10 * GIB)
 
 
 def test_a_split_pack_is_the_same_pack() -> None:
@@ -109,9 +109,9 @@ def test_packs_on_one_gpu_count_their_share(share: str, free: int, left: int, mo
 
 def test_copies_of_the_state_count() -> None:
     """Of 9 usable GiB two replicas keep 4; one more at a time takes 2, of which half are copies of its state."""
-    assert Need(kept=2 * GIB, working=GIB, copied=GIB).width(2, 10 * GIB) == 2
+    assert MemoryNeed(kept=2 * GIB, working=GIB, copied=GIB).width(2, 10 * GIB) == 2
     with pytest.raises(ConfigError, match=r"3 replicas need 11\.11 GiB"):
-        Need(kept=2 * GIB, working=2 * GIB, copied=2 * GIB).width(3, 10 * GIB)
-    told = need(algorithms.get("diffusion_ql")(), DIMS, 8)
+        MemoryNeed(kept=2 * GIB, working=2 * GIB, copied=2 * GIB).width(3, 10 * GIB)
+    told = replica_memory(algorithms.get("diffusion_ql")(), DIMS, 8)
     state = Pack([algorithms.get("diffusion_ql")()], DIMS, [0]).state
-    assert told.copied == sum(t.nbytes for t in leaves([state.parameters, state.moments, state.targets]))
+    assert told.copied == sum(t.nbytes for t in nested_tensors([state.parameters, state.moments, state.targets]))

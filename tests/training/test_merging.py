@@ -18,12 +18,12 @@ from dqlab.algorithms.base import algorithms
 from dqlab.data.transitions import Transitions
 from dqlab.networks import stacking
 from dqlab.policies.base import Dims
-from dqlab.training.compiled import trace
-from dqlab.training.execution import Eager
-from dqlab.training.merging import merge_sums
+from dqlab.training.execution.compiled import trace_program
+from dqlab.training.execution.merging import merge_sums
+from dqlab.training.execution.modes import Eager
+from dqlab.training.execution.program import Program, nested_tensors, tree_map
 from dqlab.training.pack import Pack
-from dqlab.training.program import Program, leaves, tree_map
-from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 
 N, LAYERS = 5, 4  # diffusion steps; layers of the denoiser and of each critic, as in test_waste.py
@@ -209,7 +209,7 @@ def for_a_gpu(program: Program) -> GraphModule:
         given = iter(values)
         return program.function(tree_map(lambda _: next(given), program.tensors))
 
-    return trace(flat, leaves(program.tensors), torch.device("cuda"))
+    return trace_program(flat, nested_tensors(program.tensors), torch.device("cuda"))
 
 
 @pytest.fixture
@@ -227,12 +227,12 @@ def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_g
     as_on_a_gpu.undo()
     as_written = step_of(name, replicas)
     for _ in range(3):
-        graph(*leaves(tensors))
+        graph(*nested_tensors(tensors))
         as_written()
     state = as_written.pack.state
     wanted = {"parameters": state.parameters, "moments": state.moments, "targets": state.targets}
     for part, value in {**wanted, "sums": as_written.sums}.items():
-        for found, right in zip(leaves(tensors[part]), leaves(value), strict=True):
+        for found, right in zip(nested_tensors(tensors[part]), nested_tensors(value), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
 
 
@@ -246,7 +246,7 @@ def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a
     as_on_a_gpu.undo()
     wanted = program.function(program.tensors)
     assert float(wanted.std()) > 0
-    torch.testing.assert_close(graph(*leaves(program.tensors)), wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(graph(*nested_tensors(program.tensors)), wanted, rtol=1e-10, atol=1e-10)
 
 
 PRODUCTS = 156  # of an update of Diffusion-QL as written: see test_waste.py

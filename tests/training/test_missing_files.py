@@ -13,7 +13,7 @@ from conftest import ROOT, bindings
 from made_packs import CELLS, run_pack
 
 from dqlab.errors import RunError
-from dqlab.run_folder import RunFolder
+from dqlab.tracking.run_folder import RunFolder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TRAIN = ("train", "--steps", "20", "-q", "--out", "run")

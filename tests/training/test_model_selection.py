@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.training.learning_rate import cosine_annealing, cosine_official
 from dqlab.training.model_selection import (
     Evaluated,
     inverse_permutation,
@@ -17,8 +16,9 @@ from dqlab.training.model_selection import (
     last_two,
     official_result,
     patience,
-    select,
+    select_checkpoints,
 )
+from dqlab.training.plan import cosine_annealing, cosine_official
 
 
 def evaluated(step: int, score: float, loss: float | None) -> Evaluated:
@@ -33,11 +33,11 @@ RUN = [evaluated(0, 99.0, None)] + [
 
 @pytest.mark.parametrize(("top_k", "step"), [(0, 40), (1, 20), (2, 50), (9, 10)])
 def test_offline_takes_the_kth_lowest_loss(top_k: int, step: int) -> None:
-    assert select(RUN, "kth_lowest", top_k)["offline"].step == step
+    assert select_checkpoints(RUN, "kth_lowest", top_k)["offline"].step == step
 
 
 def test_all_four_rules() -> None:
-    chosen = select(RUN, "kth_lowest", 1)
+    chosen = select_checkpoints(RUN, "kth_lowest", 1)
     assert {rule: row.score_mean for rule, row in chosen.items()} == {
         "last": 2.0,
         "best_online": 8.0,  # the untrained policy's 99 does not count
@@ -51,13 +51,13 @@ def test_all_four_rules() -> None:
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_no_rule_considers_a_score_that_is_not_finite(score: float) -> None:
     """As earlier versions recorded them."""
-    chosen = select([*RUN, evaluated(60, score, 0.1)], "kth_lowest", 0)
-    assert chosen == select(RUN, "kth_lowest", 0)
+    chosen = select_checkpoints([*RUN, evaluated(60, score, 0.1)], "kth_lowest", 0)
+    assert chosen == select_checkpoints(RUN, "kth_lowest", 0)
 
 
 def test_the_mean_is_over_the_last_ten() -> None:
     many = [evaluated(step, float(step), 1.0) for step in range(1, 21)]
-    assert select(many, "kth_lowest", 0)["mean_last_10"].score_mean == 15.5
+    assert select_checkpoints(many, "kth_lowest", 0)["mean_last_10"].score_mean == 15.5
 
 
 def test_the_official_index_is_the_inverse_permutation() -> None:

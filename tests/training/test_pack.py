@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import SMALL
 
-from dqlab.algorithms.base import Algorithm, Batch, algorithms
+from dqlab.algorithms.base import Algorithm, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.data.batch import Batch
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks.stacking import Layout

@@ -60,7 +60,7 @@ def run_killed(out: Path, seconds: float, kills: int, *more: str) -> int:
 
 
 def final_state(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    return checkpoint.load(out / "checkpoint.safetensors")
+    return checkpoint.read_checkpoint(out / "checkpoint.safetensors")
 
 
 def journal(out: Path, seed: int) -> list[Any]:

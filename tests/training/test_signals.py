@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT, bindings, isolated
 from made_packs import records
 
-from dqlab.run_folder import RunFolder
+from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
 STEPS = 600
@@ -73,12 +73,12 @@ def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path) -> None
         assert f"--resume --out {stopped} continues" in said
         facts = RunFolder(stopped).facts()
         assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
-        steps.append(checkpoint.load(stopped / "checkpoint.safetensors")[1]["step"])
+        steps.append(checkpoint.read_checkpoint(stopped / "checkpoint.safetensors")[1]["step"])
     assert steps == sorted(steps)
     assert 0 < steps[1] < STEPS
     subprocess.run(command(stopped, "-q", "--resume"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
     (tensors, record), (expected, expected_record) = (
-        checkpoint.load(out / "checkpoint.safetensors") for out in (stopped, whole)
+        checkpoint.read_checkpoint(out / "checkpoint.safetensors") for out in (stopped, whole)
     )
     assert record == expected_record
     assert all(torch.equal(tensors[g][n], value) for g, named in expected.items() for n, value in named.items())
@@ -104,7 +104,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert process.wait(timeout=120) == 129
     assert RunFolder(out).facts()["state"] == "interrupted"
-    assert checkpoint.load(out / "checkpoint.safetensors")[1]["step"] > 0
+    assert checkpoint.read_checkpoint(out / "checkpoint.safetensors")[1]["step"] > 0
 
 
 LEADER = """
@@ -173,7 +173,7 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
     process.terminate()
     assert process.wait(timeout=120) == 143
     assert time.monotonic() - sent < SOON
-    record: dict[str, Any] = checkpoint.load(out / "checkpoint.safetensors")[1]
+    record: dict[str, Any] = checkpoint.read_checkpoint(out / "checkpoint.safetensors")[1]
     assert (record["step"], record["evaluated_at"]) == (5, -1)
     if seconds < 1:
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"

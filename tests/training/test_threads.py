@@ -9,7 +9,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-from dqlab.training import threads
+from dqlab.machine import cores
+from dqlab.training.execution import threads
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_threads_by_size(monkeypatch: pytest.MonkeyPatch, cores: int, rows: int,
 
 
 def test_only_the_cores_this_process_may_use_count() -> None:
-    assert threads.cores() == len(os.sched_getaffinity(0))
+    assert cores() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(("given", "wanted"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])

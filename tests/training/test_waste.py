@@ -11,10 +11,10 @@ from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.policies.base import Dims
-from dqlab.training.compiled import trace
-from dqlab.training.execution import Eager
+from dqlab.training.execution.compiled import trace_program
+from dqlab.training.execution.modes import Eager
+from dqlab.training.execution.program import nested_tensors, tree_map
 from dqlab.training.pack import Pack
-from dqlab.training.program import leaves, tree_map
 from dqlab.training.step import Step
 
 N = 5
@@ -50,7 +50,7 @@ def operations(algorithm: object, replicas: int = 1) -> Counter[str]:
         given = iter(values)
         program.function(tree_map(lambda _: next(given), program.tensors))
 
-    graph = trace(flat, leaves(program.tensors)).graph
+    graph = trace_program(flat, nested_tensors(program.tensors)).graph
     names = [str(node.target).split(".") for node in graph.nodes if node.op == "call_function"]
     return Counter(name[1] for name in names if name[0] in ("aten", "dqlab"))
 

@@ -1,1 +1,1 @@
-"""Engines: what carries the packs of a grid to processors."""
+"""What runs a grid's packs: this machine, a Ray cluster, SLURM."""

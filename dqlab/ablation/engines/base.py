@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from dqlab.registry import Registry
+from dqlab.config.registry import Registry
 
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
 """Exit codes of a job: all of its cells have results; some have; none, and it said why; it ended in a way that another

@@ -2,21 +2,177 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
-from typing import NamedTuple
+from pathlib import Path
+from queue import Empty, Queue, SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple
 
-from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Tell, engines
-from dqlab.ablation.engines.process import Outcome, attempt, environment
+from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED, Ended, Job, Tell, engines
+from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
-from dqlab.fields import check_fields, require
+from dqlab.machine import GPU_SHARE
+from dqlab.training.execution.threads import QUIET_THREADS
+
+POLL = 0.1
+GRACE = 2.0
+"""Seconds between two looks at a process; and after its end, for what a child of its own holds of its output."""
+Event = Mapping[str, Any]
+Hear = Callable[[Event], None]
+Asked = Callable[[], int]
+"""How many times jobs have been asked to stop: once, to save and end; twice, to be killed."""
 
 
-class Stops:
+@dataclass(frozen=True)
+class AttemptOutcome:
+    """How an attempt ended: the exit code (DIED, or a negative one: without a word), and why if not FINISHED."""
+
+    code: int
+    reason: str = ""
+
+    @property
+    def mendable(self) -> bool:
+        """Whether another attempt may end otherwise."""
+        return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
+
+
+def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
+    """Of a job's process: its threads (idle ones sleep), the only GPU that it sees, and its share of that GPU's memory.
+
+    Args:
+        threads: CPU threads.
+        device: as CUDA_VISIBLE_DEVICES names it; `None`: as it is here.
+        share: above 0, at most 1.
+    """
+    seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+    shared = {GPU_SHARE: str(share)} if share < 1 else {}
+    return {**QUIET_THREADS, **os.environ, "OMP_NUM_THREADS": str(threads), **seen, **shared}
+
+
+def run_attempt(
+    command: Sequence[str], log: Path, variables: Mapping[str, str], hear: Hear, asked: Asked
+) -> AttemptOutcome:
+    """Run a process to its end; `hear` is called in this thread with each of its events, in order."""
+    heard, why = False, ""
+    written = log.stat().st_size if log.exists() else 0
+    with JobProcess(command, log, variables) as process:
+        for event in process.events(asked):
+            heard, why = True, str(event.get("reason", why))
+            hear(event)
+    return _judged(process.code, heard, why or _tail(log, written), asked())
+
+
+class JobProcess:
+    """A process in a session of its own, which a terminal's Ctrl-C does not reach; killed if it is left early."""
+
+    def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str]) -> None:
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=dict(variables),
+                start_new_session=True,
+            )
+        self._log = log
+        self._lines: Queue[bytes] = Queue()
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def code(self) -> int:
+        """The exit code of the process, which has ended."""
+        return int(self._process.wait())
+
+    def events(self, asked: Asked) -> Iterator[Event]:
+        """What it tells, until it has ended; meanwhile it is asked to stop, or killed, as soon as `asked` says so."""
+        ended = None
+        while ended is None or (self._reader.is_alive() and time.monotonic() < ended + GRACE) or self._lines.qsize():
+            self._obey(asked())
+            with suppress(Empty):
+                yield from self._parsed(self._lines.get(timeout=POLL))
+            if ended is None and self._process.poll() is not None:
+                ended = time.monotonic()
+
+    def kill(self) -> None:
+        """Kill it, and the children that share its session."""
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def __enter__(self) -> JobProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._close()
+        self._process.wait()
+
+    def _obey(self, times: int) -> None:
+        if times >= 1:
+            self._close()
+        if times >= 2:
+            self.kill()
+
+    def _close(self) -> None:
+        """The end of its input asks it to save and stop."""
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                self._lines.put(line)
+
+    def _parsed(self, line: bytes) -> Iterator[Event]:
+        """The event of a line; what is none (a plugin prints) goes to the log."""
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event
+                return
+        with self._log.open("ab") as log:
+            log.write(line)
+
+
+def _judged(code: int, heard: bool, why: str, asked: int) -> AttemptOutcome:
+    """What an exit code means; an interpreter that fails before any event has codes of its own."""
+    if asked >= 2 and code < 0:
+        return AttemptOutcome(STOPPED, "killed on request; it continues from its last checkpoint")
+    if code == STOPPED:
+        return AttemptOutcome(STOPPED, "stopped on request; it continues from its checkpoint")
+    if heard and code in (FINISHED, SOME_FAILED, FAILED):
+        return AttemptOutcome(code, "" if code == FINISHED else why)
+    what = _signal(-code) if code < 0 else f"ended with exit code {code}"
+    return AttemptOutcome(code if code < 0 else DIED, f"{what}{why and ': ' + why}")
+
+
+def _signal(number: int) -> str:
+    name = signal.Signals(number).name
+    return f"killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
+
+
+def _tail(log: Path, start: int, limit: int = 2000) -> str:
+    """The end of what was written to a log since it had `start` bytes."""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(start, size - limit))
+        return file.read().decode(errors="replace").strip()
+
+
+class StopCounter:
     """Counts how often an engine has been asked to stop: once, to save; twice, to kill. Safe in a signal's handler."""
 
     def __init__(self) -> None:
@@ -46,14 +202,14 @@ class LocalEngine:
     workers: int = 0
     devices: tuple[str, ...] = ()
     retries: int = 2
-    stops: Stops = field(default_factory=Stops, init=False, repr=False, compare=False)
+    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.workers >= 0, self, "workers", "at least 0")
-        require(self.retries >= 0, self, "retries", "at least 0")
+        check_field(self.workers >= 0, self, "workers", "at least 0")
+        check_field(self.retries >= 0, self, "retries", "at least 0")
         listed = isinstance(self.devices, (tuple, list)) and all(isinstance(name, str) for name in self.devices)
-        require(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
+        check_field(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
         """Run every job, the longest first; yields each as it ends."""
@@ -89,19 +245,19 @@ class LocalEngine:
         if self.stops():
             return Ended(job, STOPPED, "not started")
         slot = slots.get()
-        variables = environment(job.threads, *slot) if job.gpu_memory else environment(job.threads, "")
+        variables = job_environment(job.threads, *slot) if job.gpu_memory else job_environment(job.threads, "")
         try:
-            return ended(job, self._persist(job, variables, tell), self.stops())
+            return job_end(job, self._persist(job, variables, tell), self.stops())
         except OSError as error:  # no process, no log: a full disk ends one job, not all
             return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
         finally:
             slots.put(slot)
 
-    def _persist(self, job: Job, variables: Mapping[str, str], tell: Tell) -> Outcome:
+    def _persist(self, job: Job, variables: Mapping[str, str], tell: Tell) -> AttemptOutcome:
         """The last of as many attempts as it takes."""
         command = job.command(job.folder.resolve())
         for _ in range(self.retries + 1):
-            outcome = attempt(command, job.log, variables, partial(tell, job), self.stops)
+            outcome = run_attempt(command, job.log, variables, partial(tell, job), self.stops)
             if self.stops() or not outcome.mendable:
                 break
         return outcome
@@ -147,7 +303,7 @@ def _slots(workers: int, devices: Sequence[str]) -> list[Slot]:
     return [Slot(device, 1.0 / placed.count(device) if device else 1.0) for device in placed]
 
 
-def ended(job: Job, outcome: Outcome, asked: int) -> Ended:
+def job_end(job: Job, outcome: AttemptOutcome, asked: int) -> Ended:
     """How a job ended; one that died while all were being stopped counts as stopped."""
     code = STOPPED if asked and outcome.mendable else outcome.code
     return Ended(job, code, outcome.reason)

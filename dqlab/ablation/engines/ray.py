@@ -13,9 +13,9 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from dqlab.ablation.engines.base import Ended, Job, Tell, engines
-from dqlab.ablation.engines.local import Stops
+from dqlab.ablation.engines.local import StopCounter
+from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError, first_line
-from dqlab.fields import check_fields, require
 
 REACHED_WITHIN = 10.0
 """Seconds that a cluster has for taking a connection."""
@@ -44,13 +44,15 @@ class RayEngine:
     address: str = "auto"
     retries: int = 2
     gpus: float = 1.0
-    stops: Stops = field(default_factory=Stops, init=False, repr=False, compare=False)
+    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.retries >= 0, self, "retries", "at least 0")
-        require(0 < self.gpus <= 1, self, "gpus", "above 0, at most 1")
-        require("://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in")
+        check_field(self.retries >= 0, self, "retries", "at least 0")
+        check_field(0 < self.gpus <= 1, self, "gpus", "above 0, at most 1")
+        check_field(
+            "://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in"
+        )
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
         """Run every job; yields each as it ends.
@@ -61,7 +63,7 @@ class RayEngine:
         if not jobs:
             return
         with self._connected(jobs):
-            from dqlab.ablation.engines.dispatch import Dispatch
+            from dqlab.ablation.engines.ray_jobs import Dispatch
 
             try:
                 yield from Dispatch(jobs, tell, self.stops, self.retries, self.gpus).run()
@@ -81,7 +83,7 @@ class RayEngine:
             )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from dqlab.ablation.engines.cargo import check_files, modules_of
+        from dqlab.ablation.engines.ray_node import check_files, modules_of
 
         check_files(jobs)
         with _own_signals():

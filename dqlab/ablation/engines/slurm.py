@@ -2,17 +2,100 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from dqlab.ablation.engines.base import DIED, Ended, Job, Tell, engines
-from dqlab.ablation.engines.local import Stops, ended
-from dqlab.ablation.engines.process import Outcome
-from dqlab.ablation.engines.slurm_job import Notes, Pack
+from dqlab.ablation.engines.local import AttemptOutcome, Event, StopCounter, job_end, job_environment, run_attempt
+from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
-from dqlab.fields import check_fields, require
+from dqlab.files import write_text
+
+JOB_POLL = 0.5
+
+
+@dataclass(frozen=True)
+class JobMailbox:
+    """What driver and job write for each other: events, whether to stop, submitit's files; a folder a driver."""
+
+    folder: Path
+
+    @classmethod
+    def new(cls, pack: Path) -> JobMailbox:
+        """Notes beside a pack's folder; jobs that an earlier driver has left behind are asked to stop."""
+        every = pack.resolve().with_name(f".{pack.name}.slurm")
+        for earlier in every.glob("*/"):
+            cls(earlier).ask(1)
+        notes = cls(every / str(time.time_ns()))
+        notes.folder.mkdir(parents=True)
+        notes.events.touch()
+        return notes
+
+    @property
+    def events(self) -> Path:
+        """Of the job, one a line."""
+        return self.folder / "events.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """Whether it is to stop."""
+        return self.folder / "stop"
+
+    def ask(self, times: int) -> None:
+        """Have the job asked to stop (1), or killed (2)."""
+        write_text(self.stop, str(times))
+
+    def asked(self) -> int:
+        """What `ask` said last."""
+        return int(self.stop.read_text()) if self.stop.exists() else 0
+
+    def write(self, event: Event) -> None:
+        """Add an event."""
+        with self.events.open("a") as file:
+            file.write(json.dumps(dict(event)) + "\n")
+
+    def read(self) -> list[Event]:
+        """All events that are whole."""
+        return [json.loads(line) for line in self.events.read_text().rpartition("\n")[0].splitlines()]
+
+
+@dataclass
+class SlurmPack:
+    """What a SLURM job calls: one attempt at a pack. When SLURM wants its node back, it saves and is requeued."""
+
+    job: Job
+    notes: JobMailbox
+    preempted: bool = False
+
+    def __call__(self) -> AttemptOutcome:
+        """Run the pack's process, in a thread: submitit's signals come to this one."""
+        with ThreadPoolExecutor(1) as pool:
+            self._attempt: Future[AttemptOutcome] = pool.submit(self._run)
+            while not self._attempt.done():
+                time.sleep(JOB_POLL)
+            return self._attempt.result()
+
+    def checkpoint(self) -> Any:
+        """What is to be called when the job is requeued; called by submitit when the job must go."""
+        from submitit.helpers import DelayedSubmission
+
+        self.preempted = True
+        while not self._attempt.done():
+            time.sleep(JOB_POLL)
+        return DelayedSubmission(SlurmPack(self.job, self.notes))
+
+    def _run(self) -> AttemptOutcome:
+        notes, job = self.notes, self.job
+        variables = job_environment(job.threads, None if job.gpu_memory else "")
+        return run_attempt(
+            job.command(job.folder), job.log, variables, notes.write, lambda: notes.asked() or self.preempted
+        )
+
 
 POLL = 0.5
 
@@ -32,11 +115,11 @@ class SlurmEngine:
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"timeout_min": 1440})
     retries: int = 2
     cluster: str = "slurm"
-    stops: Stops = field(default_factory=Stops, init=False, repr=False, compare=False)
+    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        require(self.retries >= 0, self, "retries", "at least 0")
+        check_field(self.retries >= 0, self, "retries", "at least 0")
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.
@@ -64,7 +147,7 @@ class SlurmEngine:
         """Ask all jobs to save and end; cancel them at the second call."""
         self.stops.count += 1
 
-    def submit(self, job: Job, notes: Notes) -> Any:
+    def submit(self, job: Job, notes: JobMailbox) -> Any:
         """Hand a job to submitit."""
         try:
             import submitit
@@ -77,7 +160,7 @@ class SlurmEngine:
         wants = {"cpus_per_task": job.threads, "gpus_per_node": int(bool(job.gpu_memory))}
         memory = {"mem_gb": max(1.0, job.memory / 1e9)} if job.memory else {}
         executor.update_parameters(**{"name": f"dqlab-{job.id}", **wants, **memory, **self.parameters})
-        return executor.submit(Pack(replace(job, folder=job.folder.resolve()), notes))
+        return executor.submit(SlurmPack(replace(job, folder=job.folder.resolve()), notes))
 
 
 class Queued:
@@ -85,7 +168,7 @@ class Queued:
 
     def __init__(self, engine: SlurmEngine, job: Job, retries: int) -> None:
         self._engine, self._job, self._retries = engine, job, retries
-        self.notes = Notes.new(job.folder)
+        self.notes = JobMailbox.new(job.folder)
         self.submitted, self._read = engine.submit(job, self.notes), 0
 
     def ended(self, tell: Tell) -> Ended | None:
@@ -102,13 +185,13 @@ class Queued:
             self._retries -= 1
             self.submitted = self._engine.submit(self._job, self.notes)
             return None
-        return ended(self._job, outcome, self._engine.stops())
+        return job_end(self._job, outcome, self._engine.stops())
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> AttemptOutcome:
         try:
-            outcome: Outcome = self.submitted.result()
+            outcome: AttemptOutcome = self.submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
-            return Outcome(DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
+            return AttemptOutcome(DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
         return outcome
 
 

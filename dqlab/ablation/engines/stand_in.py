@@ -24,7 +24,7 @@ from typing import Any
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
 from dqlab.files import write_text
-from dqlab.run_folder import Journal, RunFolder
+from dqlab.tracking.run_folder import Journal, RunFolder
 
 DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1, "fail_at": 0}
 DEFAULTS |= {"gate": (0, ""), "deaf": False}

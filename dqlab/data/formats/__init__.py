@@ -1,1 +1,1 @@
-"""File formats that datasets are read from and written to."""
+"""Files of datasets, read block by block and written whole or not at all."""

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.checking import DamagedError, UnreadError, unreadable
+from dqlab.data.formats.base import DamagedError, UnreadError, reading_error
 from dqlab.errors import DataError
 
 Answer = Callable[..., Any]
@@ -32,7 +32,7 @@ ROOM = 1 << 30
 """Bytes that a process which reads may take beyond what it was given and what is asked of it."""
 
 
-class Guarded:
+class IsolatedReader:
     """Asks the other process; use `guarded`.
 
     Args:
@@ -97,9 +97,9 @@ class Guarded:
 
 
 @contextmanager
-def guarded(
+def isolated_reader(
     where: str, opening: Callable[[], AbstractContextManager[Answer]], patience: float | None
-) -> Iterator[Guarded]:
+) -> Iterator[IsolatedReader]:
     """A process that opens something and answers questions about it until the context ends.
 
     Args:
@@ -120,7 +120,7 @@ def guarded(
         here.close()
         _serve(there, opening)
     there.close()
-    child = Guarded(where, pid, here, patience)
+    child = IsolatedReader(where, pid, here, patience)
     try:
         child.ask()
         yield child
@@ -141,7 +141,7 @@ def _serve(pipe: Connection, opening: Callable[[], AbstractContextManager[Answer
     except DataError as error:
         _refuse(pipe, error)
     except MemoryError as error:
-        _refuse(pipe, unreadable("The dataset", "", error))
+        _refuse(pipe, reading_error("The dataset", "", error))
     except BaseException:
         pass
     finally:

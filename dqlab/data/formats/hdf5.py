@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Column
-from dqlab.data.formats.checking import LONGEST_NOTES, UnreadError, check_claim, check_unlocked, unreadable
-from dqlab.data.formats.guard import Guarded, guarded, limit_memory
-from dqlab.errors import DataError
+from dqlab.data.formats.base import (
+    KNOWN,
+    LONGEST_NOTES,
+    REQUIRED,
+    Column,
+    Columns,
+    Format,
+    UnreadError,
+    boolean_column,
+    check_claim,
+    check_names,
+    check_unlocked,
+    check_widths,
+    checked_columns,
+    data_formats,
+    float_column,
+    raw_blocks,
+    reading_error,
+)
+from dqlab.data.formats.guard import IsolatedReader, isolated_reader, limit_memory
+from dqlab.errors import DataError, first_line
+from dqlab.files import atomic_path
 
 CHUNK_CACHE = 8 << 20
 COPIES = 4
@@ -28,7 +47,7 @@ PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredArray:
     """A dataset of an open file.
 
     Attributes:
@@ -39,7 +58,7 @@ class Stored:
         chunks: shape of what is read at once; None if that is any rows.
     """
 
-    child: Guarded
+    child: IsolatedReader
     name: str
     shape: tuple[int, ...]
     dtype: Any
@@ -72,19 +91,19 @@ def open_hdf5(
         raise DataError(f"There is no dataset at {path}. Check the path.")
     if path.suffix != ".part":  # what is being fetched is locked by whoever fetches and now looks at it
         check_unlocked(path)
-    with guarded(str(path), partial(_opened, path), PATIENCE) as child:
+    with isolated_reader(str(path), partial(_opened, path), PATIENCE) as child:
         there = child.ask("names")
         check(there)
         yield {name: _stored(child, name) for name in names if name in there}
 
 
-def _stored(child: Guarded, name: str) -> Stored:
+def _stored(child: IsolatedReader, name: str) -> StoredArray:
     facts = child.ask("describe", name)
     chunks = tuple(facts["chunks"]) if facts["chunks"] else None
-    return Stored(child, name, tuple(facts["shape"]), np.dtype(facts["dtype"]), chunks)
+    return StoredArray(child, name, tuple(facts["shape"]), np.dtype(facts["dtype"]), chunks)
 
 
-class Notes(Mapping[str, str]):
+class HDF5Metadata(Mapping[str, str]):
     """Texts and numbers that lie directly in a file's group `metadata`; read when the first is asked for.
 
     Raises:
@@ -96,7 +115,7 @@ class Notes(Mapping[str, str]):
 
     @cached_property
     def _found(self) -> dict[str, str]:
-        with guarded(str(self._path), partial(_opened, self._path), PATIENCE) as child:
+        with isolated_reader(str(self._path), partial(_opened, self._path), PATIENCE) as child:
             found: dict[str, str] = child.ask("notes")
         return found
 
@@ -156,7 +175,7 @@ def _damage(path: Path) -> Iterator[None]:
                 f"{path} is marked as being written: it is in use, or its writer was killed. Wait until it is closed; "
                 f"where nothing writes it any more, `h5clear -s {path}` takes the mark off."
             ) from error
-        raise unreadable(str(path), "is truncated or not an HDF5 file", error) from error
+        raise reading_error(str(path), "is truncated or not an HDF5 file", error) from error
 
 
 def _describe(path: Path, file: Any, name: str) -> dict[str, Any]:
@@ -212,3 +231,156 @@ def _notes(file: Any) -> dict[str, str]:
 def _small(node: Any, most: int) -> bool:
     """Whether a dataset is one value that lies in this file and is no longer than that."""
     return node.shape == () and not node.external and not node.is_virtual and node.dtype.itemsize <= most
+
+
+PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+
+
+class ErrorKeepingFile(io.RawIOBase):
+    """A file that remembers the first error and takes everything after it as written.
+
+    HDF5's library crashes if the disk gets full; like this it can close the file, which is then thrown away.
+
+    Args:
+        path: of a new file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of it, or nothing from the first error on."""
+        left = memoryview(data)
+        try:
+            while left and self.error is None:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """What is in the file."""
+        return self._file.readinto(buffer)
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """As files do."""
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        """As files do."""
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        """As files do; an error is remembered."""
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def close(self) -> None:
+        """As files do."""
+        self._file.close()
+        super().close()
+
+    def check(self) -> None:
+        """Raise the first error, if there was one."""
+        if self.error is not None:
+            raise self.error
+
+
+def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
+    """Write arrays by name, block by block, and `metadata/<name>` strings; compressed; whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written, or a string has a name or characters that HDF5 cannot keep.
+    """
+    import h5py
+
+    try:
+        with atomic_path(path) as temporary, ErrorKeepingFile(temporary) as target:
+            with h5py.File(target, "w") as file:
+                for name, array in arrays.items():
+                    _write_column(file, name, array, target)
+                for name, text in metadata.items():
+                    _write_note(file, path, name, text)
+            target.check()
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"Cannot write {path}: {first_line(error)}. Free some space or choose another place."
+        ) from error
+
+
+def _write_column(file: Any, name: str, column: Column, target: ErrorKeepingFile) -> None:
+    dataset = file.create_dataset(name, column.shape, column.dtype, **PACKING)
+    for start, block in raw_blocks(column):
+        dataset[start : start + len(block)] = block
+        target.check()
+
+
+def _write_note(file: Any, path: Path, name: str, text: str) -> None:
+    try:
+        if "\0" in name or not all(name.split("/")):
+            raise ValueError("a name is empty or has a NUL")
+        file.create_dataset(f"metadata/{name}", data=text)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({first_line(error)}). "
+            "Rename them, or leave them out."
+        ) from error
+
+
+READ = (*REQUIRED, "timeouts")
+
+
+@data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)")
+class D4RL(Format):
+    """HDF5 as D4RL lays it out; rows at which an episode was cut are dropped, for what followed them is not read."""
+
+    suffixes = (".hdf5", ".h5")
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Columns]:
+        """The columns of a file."""
+        with open_hdf5(path, partial(check_names, str(path)), READ) as arrays:
+            yield checked_columns(str(path), arrays, HDF5Metadata(path))
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write all columns compressed, `next_observations` too where they are known, and the extras."""
+        arrays = {**{name: getattr(columns, name) for name in KNOWN}, **columns.extras}
+        write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
+
+
+def read_d4rl(path: Path, state_dim: int | None = None, action_dim: int | None = None) -> Columns:
+    """Read and check a D4RL HDF5 file: float32 arrays, and flags as booleans.
+
+    Args:
+        path: the file.
+        state_dim, action_dim: S and A of the task, checked where given.
+
+    Raises:
+        DataError: the file is missing, truncated or not HDF5; a key is missing; shapes disagree with each other or
+            with the task; a dtype is not numeric; a value is NaN or infinite (its row is named).
+    """
+    with D4RL().open(path) as columns:
+        check_widths(columns, state_dim, action_dim)
+        where = columns.where
+        timeouts = None if columns.timeouts is None else boolean_column(where, "timeouts", columns.timeouts)
+        tables: dict[str, Any] = {
+            name: float_column(where, name, getattr(columns, name)) for name in ("observations", "actions", "rewards")
+        }
+        terminals = boolean_column(where, "terminals", columns.terminals)
+        return Columns(
+            **tables, terminals=terminals, timeouts=timeouts, metadata=columns.metadata, extras={}, where=where
+        )
+
+
+def write_d4rl(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write a D4RL file: `arrays` by name, and `metadata/<name>` strings; compressed; whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    write_hdf5(path, {name: np.asarray(array) for name, array in arrays.items()}, metadata)

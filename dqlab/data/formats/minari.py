@@ -2,33 +2,321 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Column, Columns, Format, data_formats
-from dqlab.data.formats.minari_columns import FORMAL, columns_of
+from dqlab.data.bounds import STORED
+from dqlab.data.formats.base import Column, Columns, Format, UnreadError, checked_columns, data_formats, reading_error
 from dqlab.data.formats.steps import BLOCK, Steps, episodes
-from dqlab.data.minari_store import facts, folder_of, library, load, store
-from dqlab.errors import DataError
+from dqlab.errors import ConfigError, DataError, first_line, nearest
+from dqlab.files import expanded, new_folder
 from dqlab.machine import available_disk, in_words
-from dqlab.swap import new_folder
+
+VARIABLE = "MINARI_DATASETS_PATH"
+METADATA = "metadata.json"
+MAIN_FILE = "main_data.hdf5"
+
+
+def minari_package() -> Any:
+    """The package `minari`.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import minari
+    except ImportError as error:
+        raise ConfigError(
+            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
+        ) from error
+    if VARIABLE in os.environ:
+        os.environ[VARIABLE] = str(local_store())  # minari takes ~ for a folder's name
+    return minari
+
+
+def local_store() -> Path:
+    """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    return expanded(os.environ.get(VARIABLE) or "~/.minari/datasets")
+
+
+def folder_of(name: str) -> Path:
+    """Where the dataset of this id lies, or would lie.
+
+    Raises:
+        DataError: no dataset can have such an id.
+    """
+    minari_package()
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(name)
+    except (ValueError, TypeError) as error:  # TypeError: there is no version
+        why = "it has no -vVERSION" if isinstance(error, TypeError) else str(error).rstrip(".")
+        raise DataError(
+            f"'{name}' is no id of a Minari dataset: {why}. Namespace and name are letters, digits, - and _, of a "
+            "namespace two at least: mujoco/walker2d/medium-v0, for example."
+        ) from error
+    return local_store() / name
+
+
+def stored_facts(folder: Path) -> dict[str, Any]:
+    """What the metadata of a dataset's folder says; empty where there is none, or it cannot be read."""
+    try:
+        found = json.loads((folder / "data" / METADATA).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether everything is there that the metadata speaks of: a download may have broken off."""
+    known = stored_facts(folder)
+    if not known:
+        return False
+    data, episodes = folder / "data", known.get("total_episodes")
+    if not isinstance(episodes, int):  # of another program, or of one that broke off
+        return False
+    if (data / MAIN_FILE).exists():
+        return True
+    return episodes > 0 and all(any((data / str(episode)).glob("*")) for episode in range(episodes))
+
+
+def check_version(name: str) -> None:
+    """See that the installed Minari reads datasets of the version that has written this one.
+
+    Raises:
+        DataError: it does not. The dataset may be intact.
+    """
+    minari, folder = minari_package(), folder_of(name)
+    by, reads = stored_facts(folder).get("minari_version"), minari.supported_dataset_versions
+    if by is not None and by not in reads:
+        raise UnreadError(
+            f"The Minari dataset '{name}' in {folder} was written by Minari {by}; the installed {minari.__version__} "
+            f"reads those of {', '.join(map(str, sorted(reads)))}. Install another version of Minari, or fetch the "
+            "dataset again with this one."
+        )
+
+
+def local_ids() -> list[str]:
+    """The ids of the whole datasets in the store, sorted; Minari need not be installed."""
+    found = (path.parent.parent for path in local_store().rglob(f"data/{METADATA}"))
+    names = ((folder.relative_to(local_store()), folder) for folder in found)
+    return sorted(
+        name.as_posix() for name, folder in names if not any(p.startswith(".") for p in name.parts) and is_whole(folder)
+    )
+
+
+def open_local(name: str) -> Any:
+    """A local dataset as Minari opens it.
+
+    Raises:
+        DataError: it is not in the store, damaged, or of a version that the installed Minari does not read.
+    """
+    folder = folder_of(name)
+    if not folder.exists():
+        known = local_ids()
+        hint = nearest(name, known) if known else "The store is empty."
+        raise DataError(
+            f"There is no Minari dataset '{name}' in {local_store()}. {hint} `minari download {name}` fetches it."
+        )
+    check_version(name)
+    with minari_errors(name):
+        return minari_package().load_dataset(name)
+
+
+@contextmanager
+def minari_errors(name: str) -> Iterator[None]:
+    """Whatever Minari and its storages raise while they read becomes one message."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # of storages, spaces and environments
+        where = f"The Minari dataset '{name}' in {folder_of(name)}"
+        if type(error).__module__.startswith("gymnasium."):
+            raise UnreadError(
+                f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
+                "registers it: --plugin MODULE."
+            ) from error
+        raise reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
+
+
+Arrays = Mapping[str, NDArray[Any]]
+OBSERVATION = "observation"
+"""The entry of Dict observations that is read."""
+FORMAL = {
+    "total_episodes",
+    "total_steps",
+    "data_format",
+    "jpeg_encoding",
+    "observation_space",
+    "action_space",
+    "dataset_size",
+    "dqlab",
+}
+"""Metadata that belong to Minari's storage, not to what is stored."""
+
+
+class MinariEpisodes:
+    """The steps of a dataset's episodes, as rows; those asked for last are kept.
+
+    Args:
+        dataset: Minari's.
+
+    Raises:
+        DataError: observations or actions are not flat.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.name: str = dataset.id
+        self._dataset, self._key = dataset, key_of(dataset)
+        with minari_errors(self.name):
+            lengths = [int(facts["total_steps"]) for facts in dataset.storage.get_episode_metadata(self._ids())]
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._range, self._held = (0, 0), {}  # type: tuple[int, int], Arrays
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def rows(self, start: int, stop: int) -> Arrays:
+        """Rows [start, stop) of every column."""
+        if (start, stop) != self._range:
+            self._range, self._held = (start, stop), self._read(start, stop)
+        return self._held
+
+    def _ids(self) -> list[int]:
+        return [int(episode) for episode in self._dataset.episode_indices]
+
+    def _read(self, start: int, stop: int) -> Arrays:
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = max(int(np.searchsorted(self._starts, stop, side="left")), first + 1)
+        with minari_errors(self.name):
+            parts = [self._steps(episode) for episode in self._dataset.storage.get_episodes(self._ids()[first:last])]
+            offset = start - int(self._starts[first])
+            return {name: np.concatenate([p[name] for p in parts])[offset : offset + stop - start] for name in parts[0]}
+
+    def _steps(self, episode: Mapping[str, Any]) -> Arrays:
+        """One episode's steps; its last one ends it, whatever is recorded."""
+        states = np.asarray(episode["observations"][self._key] if self._key else episode["observations"])
+        terminals = np.asarray(episode["terminations"], dtype=bool).reshape(-1)
+        steps = len(terminals)
+        if len(states) != steps + 1:
+            raise ValueError(f"episode {episode['id']} has {len(states)} observations for {steps} steps")
+        timeouts = np.asarray(episode["truncations"], dtype=bool).reshape(-1)
+        timeouts = (timeouts | (np.arange(steps) == steps - 1)) & ~terminals
+        return {
+            "observations": states[:-1],
+            "actions": np.asarray(episode["actions"]),
+            "rewards": np.asarray(episode["rewards"]).reshape(-1),
+            "terminals": terminals,
+            "timeouts": timeouts,
+            "next_observations": states[1:],
+        }
+
+
+class EpisodeColumn:
+    """One column of `Episodes`."""
+
+    def __init__(self, episodes: MinariEpisodes, name: str) -> None:
+        self._episodes, self._name = episodes, name
+        sample = episodes.rows(0, 1)[name]
+        self.shape: tuple[int, ...] = (len(episodes), *sample.shape[1:])
+        self.dtype = sample.dtype
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        start, stop, step = rows.indices(len(self._episodes))
+        if step < 1:
+            raise ValueError("rows are read forwards")
+        pieces = [(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
+        if not pieces:
+            return np.empty((0, *self.shape[1:]), dtype=self.dtype)
+        return np.concatenate([self._episodes.rows(*piece)[self._name] for piece in pieces])[::step]
+
+
+def columns_of(dataset: Any) -> Columns:
+    """The columns of a Minari dataset, read as they are asked for.
+
+    Raises:
+        DataError: observations or actions are not flat, or there is no step.
+    """
+    episodes = MinariEpisodes(dataset)
+    if not len(episodes):
+        raise DataError(f"The Minari dataset '{episodes.name}' has no step.")
+    columns: dict[str, Column] = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
+    return checked_columns(f"minari:{episodes.name}", columns, metadata_of(dataset))
+
+
+def key_of(dataset: Any) -> str:
+    """The entry of Dict observations to be read; empty where observations are flat themselves.
+
+    Raises:
+        DataError: neither observations nor such an entry are flat, or actions are not.
+    """
+    spaces = {"": dataset.observation_space}
+    if OBSERVATION in (inner := getattr(dataset.observation_space, "spaces", {})):
+        spaces = {OBSERVATION: inner[OBSERVATION]}
+    ((key, space),) = spaces.items()
+    for what, found in (("observations", space), ("actions", dataset.action_space)):
+        if not _is_flat(found):
+            raise DataError(
+                f"The Minari dataset '{dataset.id}' has {what} of {_brief(found)}: dqlab reads flat Box observations "
+                f"(or Dict observations whose entry '{OBSERVATION}' is a flat Box) and flat Box actions only."
+            )
+    return key
+
+
+def _is_flat(space: Any) -> bool:
+    from gymnasium.spaces import Box
+
+    return isinstance(space, Box) and len(space.shape) == 1
+
+
+def _brief(space: Any) -> str:
+    """A space's kind and shape: its bounds may be pages long."""
+    inner = getattr(space, "spaces", None)
+    if isinstance(inner, Mapping):
+        return f"{type(space).__name__}({', '.join(sorted(inner))})"
+    return f"{type(space).__name__}(shape {space.shape})"
+
+
+def metadata_of(dataset: Any) -> dict[str, str]:
+    """What is said of a dataset, as text; what dqlab wrote under its own name is back under the names it had."""
+    known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
+    told = {name: _text(value) for name, value in known.items() if name not in FORMAL}
+    if key_of(dataset):
+        left_out = sorted(set(dataset.observation_space.spaces) - {OBSERVATION})
+        told["observations"] = f"the entry '{OBSERVATION}'; left out: {', '.join(left_out) or 'nothing'}"
+    space = dataset.action_space
+    if np.isfinite([space.low, space.high]).all():
+        told[STORED] = json.dumps({"stored": [space.low.tolist(), space.high.tolist()]})
+    return {**told, **known.get("dqlab", {})}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (set, list, tuple)):
+        return ", ".join(sorted(map(str, value)))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
 
 PROSE = {"description", "algorithm_name", "code_permalink"}
 PEOPLE = {"author", "author_email"}
 """Metadata that Minari shows; all others of ours stand under `dqlab`."""
-
 OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
-
 
 EPISODE = 16_384
 """Bytes that HDF5 takes for an episode beside its numbers: 14 kB, measured."""
-
 REASON = re.compile(r"error message = '([^']*)'")
 """Where HDF5's messages say what the system said."""
 
@@ -44,7 +332,7 @@ class MinariFormat(Format):
         Observations are the first T of an episode's T + 1, next observations the last T. A step that both terminated
         and was truncated counts as terminated; an episode's last step that neither did, as cut.
         """
-        yield columns_of(load(path.as_posix()))
+        yield columns_of(open_local(path.as_posix()))
 
     def place(self, path: Path) -> Path:
         """The dataset's folder in the store."""
@@ -56,15 +344,17 @@ class MinariFormat(Format):
         Without next observations, rows at which an episode was cut give their observation only, as in D4RL's view.
         Episodes end where next observations do not follow on. An episode at a time is in memory.
         """
-        library()
+        minari_package()
         name = path.as_posix()
         folder = folder_of(name)
         _check_room(name, columns)
-        with _writable(name), new_folder(folder, lambda old: bool(facts(old)), "a Minari dataset") as temporary:
+        with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
             steps = _write(temporary, name, columns)
             _make_namespaces(name)
-        if (found := load(name).total_steps) != steps:
-            raise DataError(f"Minari reads {found} steps of the {steps} that were written to '{name}' in {store()}.")
+        if (found := open_local(name).total_steps) != steps:
+            raise DataError(
+                f"Minari reads {found} steps of the {steps} that were written to '{name}' in {local_store()}."
+            )
 
 
 def _check_room(name: str, columns: Columns) -> None:
@@ -72,10 +362,10 @@ def _check_room(name: str, columns: Columns) -> None:
     stored = (columns.observations, columns.actions, columns.rewards)
     numbers = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
     ends = sum(int(flags[:].astype(bool).sum()) for flags in (columns.terminals, columns.timeouts) if flags is not None)
-    needed, free = numbers + EPISODE * (ends + 1), available_disk(store())
+    needed, free = numbers + EPISODE * (ends + 1), available_disk(local_store())
     if needed > free:
         raise DataError(
-            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {store()} has {in_words(free)} free. "
+            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {local_store()} has {in_words(free)} free. "
             "Free some space, or set MINARI_DATASETS_PATH to another folder."
         )
 
@@ -88,7 +378,7 @@ def _writable(name: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
         why = REASON.search(str(error))
         raise DataError(
-            f"Cannot write the Minari dataset '{name}' to {store()}: {why.group(1) if why else error}. "
+            f"Cannot write the Minari dataset '{name}' to {local_store()}: {why.group(1) if why else error}. "
             "Free some space, or set MINARI_DATASETS_PATH to another folder."
         ) from error
 
@@ -165,7 +455,7 @@ def _metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     prose = {key: metadata[key] for key in PROSE & set(metadata)}
     people = {key: set(metadata[key].split(", ")) for key in PEOPLE & set(metadata)}
     rest = {key: text for key, text in metadata.items() if key not in PROSE | PEOPLE | OWN}
-    return {"dataset_id": name, "minari_version": library().__version__, **prose, **people, "dqlab": rest}
+    return {"dataset_id": name, "minari_version": minari_package().__version__, **prose, **people, "dqlab": rest}
 
 
 def _make_namespaces(name: str) -> None:

@@ -15,16 +15,19 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from dqlab.data.blocks import raw_blocks
-from dqlab.data.formats.base import Column, Columns, Format, data_formats
-from dqlab.data.formats.checking import (
+from dqlab.data.formats.base import (
     KNOWN,
     LONGEST_NOTES,
+    Column,
+    Columns,
     DamagedError,
+    Format,
     check_claim,
     check_names,
-    checked,
-    unreadable,
+    checked_columns,
+    data_formats,
+    raw_blocks,
+    reading_error,
 )
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
@@ -53,7 +56,7 @@ class Npz(Format):
                 name: _member(path, archive, name, members[name]) for name in KNOWN if name in members
             }
             notes = _notes(archive, members[NOTES]) if NOTES in members else {}
-        yield checked(str(path), arrays, notes)
+        yield checked_columns(str(path), arrays, notes)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, block by block."""
@@ -69,7 +72,7 @@ class Npz(Format):
 
 
 @dataclass
-class Member:
+class ArchiveMember:
     """An array of an archive; rows behind those that were read last come without reading those before again.
 
     Attributes:
@@ -129,7 +132,7 @@ def _damage(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        raise unreadable(str(path), "is truncated or no .npz archive", error) from error
+        raise reading_error(str(path), "is truncated or no .npz archive", error) from error
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Column:
@@ -146,8 +149,8 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipIn
     if claimed + head != info.file_size:
         raise DamagedError(f"{path}: '{name}' has shape {shape}, but {info.file_size - head:,} bytes.")
     if by_columns and len(shape) > 1:
-        return np.asarray(Member(path, info, shape[::-1], dtype)[: shape[-1]]).T
-    return Member(path, info, shape, dtype)
+        return np.asarray(ArchiveMember(path, info, shape[::-1], dtype)[: shape[-1]]).T
+    return ArchiveMember(path, info, shape, dtype)
 
 
 def _notes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:

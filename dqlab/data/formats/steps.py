@@ -13,7 +13,6 @@ from dqlab.data.formats.base import Columns
 
 BLOCK = 65_536
 """Rows that are in memory at a time."""
-
 Array = NDArray[Any]
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 SUSPECT = 0.5
 """Where no substep begins or ends with a contact deeper than this share of the smallest radius, none is capped."""
-
 STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
 
 

@@ -12,12 +12,10 @@ from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.contacts import Stepper
-from dqlab.envs.antmaze.goals import AntMaze, draw_goal, goal_laws
-from dqlab.envs.antmaze.mazes import maze_called
+from dqlab.envs.antmaze.maze import AntMaze, draw_goal, goal_laws, maze_called
 from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_in
 
 Array = NDArray[np.float64]
-
 SUBSTEPS = 5
 START_NOISE = 0.1
 

@@ -6,22 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, parse, tostring
 
-from dqlab.envs.antmaze.mazes import SCALE, WALL, Maze
+from dqlab.envs.antmaze.maze import SCALE, WALL, Maze
 
 TORQUE = 30.0
 """N m at an action of 1."""
-
 GOAL_RADIUS = 0.5
 """Metres."""
-
 HEIGHT = 2.0
 """Of the walls, metres."""
-
 CAMERA, GOAL_SITE = "maze", "goal"
-
 WALL_COLOUR, ANT_COLOUR, GOAL_COLOUR = "0.35 0.3 0.25 1", "0.1 0.3 0.8 1", "0.9 0.1 0.1 1"
 FLOOR_COLOURS = ("0.55 0.55 0.55", "0.5 0.5 0.5")
-
 CAMERA_DISTANCE = 1.3
 """Of the camera from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees."""
 
@@ -56,7 +51,7 @@ def torque_motors(root: Element, maze: Maze) -> None:
         motor.attrib.pop("gear", None)
 
 
-def walls(root: Element, maze: Maze) -> None:
+def add_walls(root: Element, maze: Maze) -> None:
     """A box on every wall cell, which the robot's geoms collide with."""
     world, size = _part(root, "worldbody"), _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2)
     for row, column in maze.cells(WALL):
@@ -94,7 +89,7 @@ PATCHES: tuple[Callable[[Element, Maze], None], ...] = (
     longer_timestep,
     softer_contacts,
     torque_motors,
-    walls,
+    add_walls,
     room_for_depths,
     plain_colours,
     view_from_above,

@@ -9,8 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from dqlab.envs.backend import Array, Environments, Stepped, env_backends
-from dqlab.envs.legacy.place import legacy_python
-from dqlab.envs.legacy.process import Worker
+from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 

@@ -12,8 +12,40 @@ import weakref
 from pathlib import Path
 from typing import IO, Any
 
-from dqlab.envs.legacy.place import mujoco_tree
-from dqlab.errors import StackError
+from dqlab.errors import ConfigError, StackError
+from dqlab.files import expanded
+
+VARIABLE = "DQLAB_LEGACY"
+FOLDER = ".venv-legacy"
+STAMP = ".ready"
+"""Written when the environment is complete; `scripts/legacy.sh` knows the same name."""
+HOW = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
+
+
+def legacy_python() -> Path:
+    """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL.
+
+    Raises:
+        ConfigError: there is none, or it is not complete; the message says what to do.
+    """
+    named = os.environ.get(VARIABLE)
+    folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
+    python = folder / "bin" / "python"
+    if named and not python.exists():
+        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {HOW}.")
+    if not python.exists():
+        raise ConfigError(
+            f"D4RL's original stack is not installed: {HOW}; ${VARIABLE} names one that was built elsewhere."
+        )
+    if not named and not (folder / STAMP).exists():
+        raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
+    return python
+
+
+def mujoco_tree(python: Path) -> Path:
+    """MuJoCo 2.1.0's folder: $MUJOCO_PY_MUJOCO_PATH, or `mujoco210` in the environment of that Python."""
+    return Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
+
 
 PROTOCOL = 1
 WORKER = "d4rl_worker"
@@ -43,11 +75,11 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env=environment(python),
+            env=worker_environment(python),
             cwd=Path(__file__).parent,  # not the user's folder, where a `d4rl` may lie
             start_new_session=True,  # Ctrl-C is dqlab's to answer; the worker ends when its input closes
         )
-        self._end = weakref.finalize(self, end, self._process, self._said)
+        self._end = weakref.finalize(self, end_worker, self._process, self._said)
         greeting = self._answer(start_seconds, "start")
         if greeting.get("protocol") != PROTOCOL:
             raise self._failed(f"speaks protocol {greeting.get('protocol')}, not {PROTOCOL}")
@@ -114,7 +146,7 @@ class Worker:
         )
 
 
-def environment(python: Path) -> dict[str, str]:
+def worker_environment(python: Path) -> dict[str, str]:
     """Of the worker: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's in sight but its own."""
     tree = mujoco_tree(python)
     libraries = [str(tree / "bin"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
@@ -137,7 +169,7 @@ def last_line(said: IO[bytes]) -> str:
     return lines[-1] if lines else "none"
 
 
-def end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+def end_worker(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
     """Close its input, by which it ends; kill it if it does not."""
     try:
         if process.stdin is not None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from dqlab_plugin.critic import DqlabPluginSoftMin
 
-from dqlab import configuration
+from dqlab.config import gin_files
 from dqlab.diffusion.schedules import build_betas
-from dqlab.experiment import Experiment
+from dqlab.runs.experiment import Experiment
 from dqlab.testing import check_plugin
 
 
@@ -18,7 +18,7 @@ def test_every_part_conforms() -> None:
 
 def test_the_gin_file_builds_an_experiment() -> None:
     """One update and one action on made-up numbers."""
-    configuration.load([Path(__file__).parent.parent / "dqlab_plugin.gin"])
+    gin_files.load_gin([Path(__file__).parent.parent / "dqlab_plugin.gin"])
     Experiment().check()
 
 

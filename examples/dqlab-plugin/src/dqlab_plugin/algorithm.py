@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Batch, Hyper, Nets, Noise, Target, Trained, algorithms
-from dqlab.fields import require
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.config.fields import check_field
+from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, part, prefixed
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
 
 
 @algorithms.register("dqlab_plugin_crr", source="Wang et al. 2020 (CRR), binary filter, mean advantage")
@@ -31,7 +32,7 @@ class DqlabPluginCRR(ActorCritic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.n_samples >= 1, self, "n_samples", "at least 1")
+        check_field(self.n_samples >= 1, self, "n_samples", "at least 1")
 
     def trained(self, dims: Dims) -> dict[str, Trained]:
         """Critics first, then the actor, which sees the critics just updated."""
@@ -47,9 +48,9 @@ class DqlabPluginCRR(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`next_*`: next actions; `bc_*`: the policy's loss; `own_*`: m actions a state; `backup_*`: the critics'."""
         return {
-            **prefixed("next", self.the_policy.sample_noise(dims, batch)),
-            **prefixed("bc", self.the_policy.loss_noise(dims, batch)),
-            **prefixed("own", self.the_policy.sample_noise(dims, self.n_samples * batch)),
+            **add_prefix("next", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("own", self.the_policy.sample_noise(dims, self.n_samples * batch)),
             **self.backup_noise(dims),
         }
 
@@ -58,7 +59,7 @@ class DqlabPluginCRR(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """TD error against r + discount * Q'(s', a'), a' from the policy's moving average."""
         with torch.no_grad():
-            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, part("next", noise))
+            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, strip_prefix("next", noise))
             following = self.backup(nets, batch.next_state, action, noise)
         return self.td_loss(nets, batch, following, hyper["discount"])
 
@@ -66,7 +67,7 @@ class DqlabPluginCRR(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of 1[A(s, a) > 0] times the policy's own losses, which stand in for -log pi(a | s)."""
-        losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, part("bc", noise))
+        losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise))
         with torch.no_grad():
             kept = (self.advantage(dims, nets, batch, noise) > 0).to(losses.dtype)
         loss = (kept * losses).mean()
@@ -75,7 +76,7 @@ class DqlabPluginCRR(ActorCritic):
     def advantage(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> Tensor:
         """A(s, a) = Q(s, a) - mean_j Q(s, a_j) (B,), with m actions a_j of the policy's own."""
         state = batch.state.repeat(self.n_samples, 1)
-        own = self.the_policy.sample(nets["actor"], dims, state, part("own", noise))
+        own = self.the_policy.sample(nets["actor"], dims, state, strip_prefix("own", noise))
         rank = ensemble_of(nets["critic"]).rank
         baseline = rank(nets["critic"](state, own)).view(self.n_samples, -1).mean(dim=0)
         return rank(nets["critic"](batch.state, batch.action)) - baseline

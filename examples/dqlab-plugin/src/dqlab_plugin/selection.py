@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.fields import require
+from dqlab.config.fields import check_field
 from dqlab.noise import NoiseSpec, gumbel
-from dqlab.selection import Selection, selections
+from dqlab.policies.selection import Selection, selections
 
 
 @selections.register("dqlab_plugin_cwp", source="Wang et al. 2020 (CRR), critic weighted policy")
@@ -24,7 +24,7 @@ class DqlabPluginCWP(Selection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta > 0, self, "beta", "positive")
+        check_field(self.beta > 0, self, "beta", "positive")
 
     def noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Gumbel noise (C, B): argmax(logits + gumbel) is a draw from softmax(logits)."""

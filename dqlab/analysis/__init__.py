@@ -1,0 +1,1 @@
+"""From finished runs to statistics, a report, a comparison; neither gin nor torch."""

@@ -1,0 +1,1 @@
+"""Runs that were not planned together, compared."""

@@ -1,0 +1,83 @@
+"""What a grid's report shows, as gin sets it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import configurable
+from dqlab.errors import ConfigError, nearest_of_few
+from dqlab.tracking.records import SELECTION_RULES
+
+Reference = Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+@configurable("ablation")
+@dataclass(frozen=True)
+class Report:
+    """What a grid's report shows.
+
+    Attributes:
+        rules: selection rules shown first, of last, offline, best_online and mean_last_10; all four are computed.
+        reps: bootstrap repetitions of every interval.
+        confidence: of every interval.
+        reference: published scores beside ours: label -> task -> (score,) or (score, standard error); `average` in
+            place of a task stands for all tasks of the grid.
+        reference_rule: the selection rule that the published scores were obtained with.
+        reference_source: paper and table that they are from.
+    """
+
+    rules: tuple[str, ...] = ("last", "offline", "best_online")
+    reps: int = 2000
+    confidence: float = 0.95
+    reference: Reference = field(default_factory=dict)
+    reference_rule: str = "offline"
+    reference_source: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_field(self.reps >= 100, self, "reps", "at least 100")
+        check_field(0.0 < self.confidence < 1.0, self, "confidence", "between 0 and 1")
+        listed = isinstance(self.rules, (tuple, list)) and bool(self.rules)
+        check_field(listed, self, "rules", "a tuple of at least one selection rule")
+        for rule in self.rules:
+            _check_rule(rule, "Report.rules: ")
+        check_field(len(set(self.rules)) == len(self.rules), self, "rules", "different selection rules")
+        check_reference(self)
+
+
+def check_reference(settings: Report) -> None:
+    """See that the reference can be read.
+
+    Raises:
+        ConfigError: the rule is unknown; the reference is not label -> task -> score; or a score is neither `(score,)`
+            nor `(score, standard error)`, finite, the error not negative.
+    """
+    _check_rule(settings.reference_rule, "Report.reference_rule=")
+    _check_names(settings.reference, "Report.reference", "{label: {task: (score,)}}")
+    for label, tasks in settings.reference.items():
+        _check_names(tasks, f"Report.reference['{label}']", "{task: (score,)}")
+        for task, published in tasks.items():
+            if not _is_score(published):
+                where = f"Report.reference['{label}']['{task}']"
+                raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
+
+
+def _check_rule(rule: Any, place: str) -> None:
+    if rule not in SELECTION_RULES:
+        raise ConfigError(f"{place}{rule!r} is no selection rule. {nearest_of_few(str(rule), SELECTION_RULES)}")
+
+
+def _check_names(given: Any, place: str, wanted: str) -> None:
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
+
+
+def _is_score(published: Any) -> bool:
+    if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
+        return False
+    numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)
+    return numbers and (len(published) == 1 or published[1] >= 0)

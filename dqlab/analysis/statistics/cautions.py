@@ -1,0 +1,227 @@
+"""What must be said beside the figures, in plain sentences."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+
+from dqlab.analysis.results import GridResults
+from dqlab.analysis.settings import Report
+from dqlab.analysis.statistics.analysis import Matrix, RuleAnalysis
+from dqlab.analysis.statistics.comparisons import ENOUGH
+from dqlab.analysis.statistics.tables import AVERAGE
+from dqlab.envs.tasks import UNSCORED, score_or_return, tasks
+from dqlab.errors import MANY
+from dqlab.tracking.records import SELECTION_RULES
+
+COVERED = 92  # per cent: an interval of 95% that does so is taken as one
+COVERAGE: dict[tuple[int, int], tuple[int, int]] = {
+    (1, 2): (47, 51),
+    (1, 3): (70, 76),
+    (1, 5): (77, 91),
+    (1, 10): (85, 93),
+    (1, 20): (90, 95),
+    (3, 2): (65, 73),
+    (3, 3): (74, 84),
+    (3, 5): (80, 90),
+    (3, 10): (87, 93),
+    (3, 20): (92, 94),
+    (9, 2): (75, 79),
+    (9, 3): (85, 87),
+    (9, 5): (90, 93),
+    (9, 10): (92, 93),
+    (9, 20): (93, 95),
+}
+"""(tasks, seeds) -> per cent of grids, from the worst to the best of two metrics (IQM, mean) and two distributions of
+scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.md has the whole table."""
+
+
+def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int] | None:
+    """Tasks and seeds of the largest simulated grid that is not larger than this one; None below all of them."""
+    smaller = [grid for grid in COVERAGE if grid[0] <= tasks and grid[1] <= seeds]
+    return max(smaller, default=None)
+
+
+def same_settings(results: GridResults) -> list[tuple[str, ...]]:
+    """Groups of labels that ran the same cells, or whose runs have the same scores by every rule."""
+    ran: dict[str, list[tuple[object, ...]]] = defaultdict(list)
+    scored: dict[str, list[tuple[object, ...]]] = defaultdict(list)
+    for result in results.results:
+        cell = result.cell
+        ran[cell.label].append((cell.task, cell.seed, cell.id))
+        scored[cell.label].append((cell.task, cell.seed, *(result.score(rule) for rule in SELECTION_RULES)))
+    groups = [*_groups(results.labels, ran), *_groups(results.labels, scored)]
+    return list(dict.fromkeys(groups))
+
+
+def _groups(labels: tuple[str, ...], of: dict[str, list[tuple[object, ...]]]) -> list[tuple[str, ...]]:
+    alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
+    for label in labels:
+        if of[label]:
+            alike[frozenset(of[label])].append(label)
+    return [tuple(group) for group in alike.values() if len(group) > 1]
+
+
+ALIKE = 0.7
+"""Likeness from which on a published label may be meant for one of the grid's; rivals' short names are less alike."""
+
+
+def cautions_of(results: GridResults, settings: Report, rules: Mapping[str, RuleAnalysis]) -> tuple[str, ...]:
+    """Every sentence that applies, what concerns all scores first."""
+    matrices = rules["last"].matrices
+    return (
+        *_caveats(results),
+        *_missing(results),
+        *_not_finite(results),
+        *_incomplete(matrices),
+        *_few_seeds(results, settings, matrices),
+        *_few_tasks(results),
+        *_many_comparisons(rules, settings),
+        *_mixed(results),
+        *_different_budgets(results),
+        *_same(results),
+        *_selection(settings),
+        *beside_nothing(results, settings),
+    )
+
+
+def _caveats(results: GridResults) -> Iterator[str]:
+    if results.caveat:
+        yield f"All {score_or_return(results.caveat)}s: {results.caveat}."
+    unscored = {r.cell.task for r in results.results if UNSCORED in str(r.summary["caveat"])}
+    if unscored and len(results.tasks) > 1:
+        yield (
+            f"No reference scores: {_named(sorted(unscored))}. Averages over tasks mix returns with what is on another "
+            "scale: read the tasks one by one."
+        )
+
+
+def _missing(results: GridResults) -> Iterator[str]:
+    every = len(results.results) + len(results.failures) + len(results.pending)
+    if results.pending:
+        yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
+    if results.failures:
+        kinds = Counter(failure.kind for failure in results.failures)
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        labels = _named({failure.cell.label: None for failure in results.failures})
+        yield (
+            f"{len(results.failures)} of {every} cells failed ({said}), of {labels}. They count in no figure, "
+            "so what is left of these settings may look better than they are."
+        )
+
+
+def _not_finite(results: GridResults) -> Iterator[str]:
+    lost = [
+        result.cell.label
+        for result in results.results
+        if not all(math.isfinite(result.score(rule)) for rule in SELECTION_RULES)
+    ]
+    if lost:
+        yield f"{len(lost)} finished cells have a score that is no number, of {_named(dict.fromkeys(lost))}: left out."
+
+
+def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
+    partial = {label: None for label, matrix in matrices.items() if matrix.left_out and matrix.seeds}
+    if partial:
+        yield (f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them.")
+    without = {label: None for label, matrix in matrices.items() if not matrix.seeds}
+    if without:
+        yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
+
+
+def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Matrix]) -> Iterator[str]:
+    counts = [len(matrix.seeds) for matrix in matrices.values() if matrix.seeds]
+    if not counts:
+        return
+    seeds = min(counts)
+    if seeds < ENOUGH:
+        where = "a setting has" if len(set(counts)) > 1 else "every setting has"
+        yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
+    if seeds == 1:
+        yield "One seed allows no interval."
+    near = simulated_coverage(len(results.tasks), seeds)
+    if near and COVERAGE[near][0] < COVERED and settings.confidence == 0.95:
+        low, high = COVERAGE[near]
+        yield (
+            f"The intervals are narrower than they should be: with {_count(near[1], 'seed')} on "
+            f"{_count(near[0], 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
+            "(docs/statistics.md)."
+        )
+
+
+def _few_tasks(results: GridResults) -> Iterator[str]:
+    if len(results.tasks) == 1:
+        yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
+
+
+def _many_comparisons(rules: Mapping[str, RuleAnalysis], settings: Report) -> Iterator[str]:
+    compared = rules["last"].comparisons
+    if not compared.comparisons:
+        return
+    yield (
+        f"{_count(compared.comparisons, 'comparison')} with {compared.base} by each selection rule; p-values are "
+        f"corrected for their number by {compared.correction}'s method, intervals are not. A rule is to be chosen "
+        "before its figures are seen."
+    )
+    least = compared.comparisons * min(row.smallest_p for row in compared.rows.values())
+    if least > 1.0 - settings.confidence:
+        yield (
+            f"So few pairs of runs cannot decide so many comparisons: even if all differences had one sign, "
+            f"the corrected p would be {min(1.0, least):.2g}."
+        )
+
+
+def _mixed(results: GridResults) -> Iterator[str]:
+    facts = results.facts
+    versions = {name: said for name, said in facts.get("versions", {}).items() if not isinstance(said, str)}
+    several = {"devices": facts.get("device_names", ()), "commits": facts.get("git_commits", ()), **versions}
+    for name, values in several.items():
+        if len(set(values)) > 1:
+            yield f"The cells ran with different {name}: {_named(dict.fromkeys(map(str, values)))}."
+
+
+def _different_budgets(results: GridResults) -> Iterator[str]:
+    steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
+    if len(steps) > 1:
+        yield f"Cells were trained for different numbers of updates: {_named([f'{number:,}' for number in steps])}."
+
+
+def _same(results: GridResults) -> Iterator[str]:
+    for labels in same_settings(results)[:MANY]:
+        yield f"Every run of {_named(dict.fromkeys(labels))} gave the same scores: what they differ in had no effect."
+
+
+def _selection(settings: Report) -> Iterator[str]:
+    if "best_online" in settings.rules:
+        yield (
+            "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
+            "not what one gets without the environment."
+        )
+
+
+def beside_nothing(results: GridResults, settings: Report) -> Iterator[str]:
+    """Published names that are nearly those of the grid's settings or tasks, and so perhaps mistakes."""
+    for label in settings.reference:
+        if _nearly(label, results.labels):
+            yield f"The reference names '{label}', which is no setting of this grid; nothing is beside it."
+    named = dict.fromkeys(task for published in settings.reference.values() for task in published)
+    for task in named:
+        if task not in (AVERAGE, *tasks.names()) and _nearly(task, results.tasks):
+            yield f"The reference names '{task}', which is no task of this grid; nothing is beside it."
+
+
+def _nearly(name: str, known: Sequence[str]) -> bool:
+    """Whether a name is like one of those known, and yet none of them."""
+    return name not in known and bool(get_close_matches(name.lower(), [other.lower() for other in known], 1, ALIKE))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _named(labels: Mapping[str, None] | Sequence[str]) -> str:
+    names = list(labels)
+    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
+    return "; ".join(names[:MANY]) + more

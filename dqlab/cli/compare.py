@@ -1,0 +1,29 @@
+"""`dqlab compare`: compare runs."""
+
+from __future__ import annotations
+
+import argparse
+from os.path import expanduser
+from typing import Any
+
+from dqlab.cli.options import add_uri
+
+
+def add_compare(commands: Any) -> None:
+    text = "Say what differs between runs, and what they score, with intervals over seeds."
+    parser = dry_run(commands, "compare", _compare, text)
+    parser.add_argument(
+        "runs", nargs="*", type=expanduser, metavar="RUN", help="folder of a run, a grid or a pack, or an MLflow run id"
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of an MLflow experiment")
+    parser.add_argument("--filter", default="", help="MLflow's, e.g. \"params.N = '5'\"; with --experiment")
+    parser.add_argument("--rule", nargs="+", help="selection rules: last, offline, best-online (these by default), ...")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    add_uri(parser)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from dqlab.analysis.compare.tables import run_compare
+
+    run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.json)
+    return 0

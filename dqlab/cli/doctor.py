@@ -1,0 +1,24 @@
+"""`dqlab doctor`: say what works on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_doctor(commands: Any) -> None:
+    text = "Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."
+    parser = commands.add_parser("doctor", help=text, description=text)
+    parser.set_defaults(command=_doctor)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from dqlab.tools.doctor.examination import examine_machine, print_report, report_as_json
+
+    report = examine_machine()
+    if args.json:
+        print(report_as_json(report))
+    else:
+        print_report(report)
+    return 0 if report.can_train else 1

@@ -1,0 +1,33 @@
+"""`dqlab figure`: figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dqlab.cli.options import add_command, add_set
+from dqlab.files import expanded
+
+
+def add_figure(commands: Any) -> None:
+    text = "Train what a figure of the paper shows, and draw it."
+    doors = commands.add_parser("figure", help=text, description=text).add_subparsers(required=True, metavar="FIGURE")
+    bandit = add_command(
+        doors, "bandit", _figure_bandit, "The 2D bandit: four policies by cloning, four by Q-learning."
+    )
+    bandit.add_argument("--out", type=expanded, default=Path("runs/bandit"), help="folder; runs/bandit by default")
+    bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
+    bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")
+    bandit.add_argument("--fresh", action="store_true", help="train again what has been trained before")
+    add_set(bandit)
+
+
+def _figure_bandit(args: argparse.Namespace) -> int:
+    from dqlab.config.plugins import load_plugins
+    from dqlab.tools.bandit import figure
+
+    load_plugins(args.plugin)
+    steps = [f"Training.steps={args.steps}"] if args.steps is not None else []
+    figure.draw_bandit(args.out, [*args.set, *steps], args.samples, args.fresh)
+    return 0

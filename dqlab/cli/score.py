@@ -1,0 +1,53 @@
+"""`dqlab score`: scores of returns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dqlab.cli.options import add_command
+
+
+def add_score(commands: Any) -> None:
+    text = "D4RL-normalised scores of raw returns."
+    parser = add_command(commands, "score", _score, text)
+    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)  # -1e3 is no option either
+    parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d")
+    parser.add_argument(
+        "returns",
+        nargs="+",
+        metavar="RETURN",
+        help="a number; a file (.npy, .json, .csv, or a number a line); or - for standard input",
+    )
+    parser.add_argument("--column", default="", metavar="NAME", help="of a CSV file; 'return' by default")
+    parser.add_argument("--list", action=_Alone, help="show every task's reference returns and episode limit")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+class _Alone(argparse.Action):
+    """A flag with which no positional arguments are wanted."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, *_: Any) -> None:
+        """It was given."""
+        setattr(namespace, self.dest, True)
+        for action in parser._actions:
+            action.required = action.required and bool(action.option_strings)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from dqlab.config.plugins import load_plugins
+    from dqlab.envs import scores
+
+    load_plugins(args.plugin)
+    if args.list:
+        print(json.dumps(scores.all_references(), indent=1)) if args.json else scores.print_references()
+        return 0
+    scored = scores.score_returns(args.task, args.returns, args.column)
+    print(json.dumps(scored.as_dict(), indent=1)) if args.json else scores.print_scored(scored)
+    return 0

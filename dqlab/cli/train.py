@@ -1,0 +1,129 @@
+"""`dqlab train`: train."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dqlab.cli.options import add_command, add_gin, load_configuration
+from dqlab.errors import ConfigError, StoppedError, message_of
+from dqlab.files import expanded
+from dqlab.machine import StopRequest, asked_to_stop
+
+UNFINISHED = r'"state": "(running|interrupted)"'
+"""In run.json."""
+
+
+def add_train(commands: Any) -> None:
+    parser = add_command(commands, "train", _train, "Train what a gin file describes, one or many seeds together.")
+    add_gin(parser, required=False)
+    parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
+    parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
+    parser.add_argument("--cell", metavar="LABEL", help="one cell of an ablation's file, e.g. --cell N=10")
+    parser.add_argument("--out", type=expanded, help="the run's folder; runs/NAME-TIME by default")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dqlab.runs.train import print_finished, train
+    from dqlab.tracking.mlflow.sync import warn_unsent
+
+    chosen = {
+        "Experiment.seeds": args.seeds and tuple(args.seeds),
+        "Experiment.device": args.device,
+        "Training.steps": args.steps,
+    }
+    stem = expanded(args.gin[-1]).stem if args.gin else "*"
+    if args.cell:
+        stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
+    folder = args.out or _default_folder(stem, args.resume)
+    stored = not args.gin
+    args.gin = args.gin or [_own_config(folder, args.resume)]
+    typed = args.set
+    if args.cell:
+        args.set = [*_cell(args), *args.set]
+    loaded = load_configuration(
+        args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None], stored
+    )
+    with asked_to_stop() as asked:
+        try:
+            tell = partial(_note_start, asked)
+            options = {"resume": args.resume, "quiet": args.quiet, "profile": args.profile}
+            finished = train(loaded, folder, **options, tell=tell, stop=asked.event, typed=typed)
+        except (StoppedError, KeyboardInterrupt) as error:
+            return _say_stopped(asked, error, folder)
+    if not args.quiet:
+        print_finished(finished)
+    if finished.sent is False:
+        warn_unsent(folder)
+    finished.check_complete()
+    return 0
+
+
+def _note_start(asked: StopRequest, event: Mapping[str, Any]) -> None:
+    """From the first update on there is something to save."""
+    if event["event"] == "started":
+        asked.saves = True
+
+
+def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
+    """What a signal has ended; the exit code is the signal's."""
+    if not asked.number:
+        raise error
+    name, what = signal.Signals(asked.number).name, message_of(error) or "interrupted before its first update"
+    with suppress(OSError):
+        print(f"dqlab: {name}: {what}. dqlab train --resume --out {folder} continues.", file=sys.stderr, flush=True)
+    return asked.code
+
+
+def _cell(args: argparse.Namespace) -> list[str]:
+    """What the chosen cell of a grid file sets."""
+    from dqlab.ablation.grid import Grid
+
+    load_configuration(args)
+    cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
+    for name in sorted(given & set(cell.bindings)):
+        print(f"dqlab: warning: --set {name} overrides the cell '{cell.label}'", file=sys.stderr)
+    return cell.as_text()
+
+
+def _default_folder(stem: str, resume: bool) -> Path:
+    if not resume:
+        second = time.strftime("%Y%m%d-%H%M%S")
+        return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
+    earlier = Path("runs").glob(f"{stem}-2*/run.json")
+    unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text(errors="replace")))
+    if not unfinished:
+        raise ConfigError(f"There is no unfinished run runs/{stem}-* to resume. Name it with --out.")
+    return unfinished[-1]
+
+
+def _own_config(folder: Path, resume: bool) -> Path:
+    """The configuration that a run stored, for a resume that names none."""
+    from dqlab.tracking.run_folder import RunFolder
+
+    if not resume:
+        raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")
+    if (folder / "run.json").exists():
+        RunFolder(folder).check(resume)
+    if not (folder / "config.gin").exists():
+        raise ConfigError(f"There is no run in {folder} to resume. Name a gin file to start one there.")
+    return folder / "config.gin"

@@ -1,1 +1,0 @@
-"""Making D4RL-style datasets: train behaviour policies, pick a medium and an expert, roll them out."""

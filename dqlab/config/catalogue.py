@@ -1,0 +1,174 @@
+"""What there is to choose: the registered parts as text, JSON and Markdown."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.config.gin_state import configurables, shortest_name
+from dqlab.config.registry import Registry, RegistryEntry, registry_of
+from dqlab.printing import Console
+
+PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+
+
+def registries_of(kind: str | None) -> list[Registry[Any]]:
+    """The registry of one kind, or all of them in the order of their names.
+
+    Raises:
+        ConfigError: unknown kind; the message names the nearest ones.
+    """
+    return [registry_of(kind)] if kind else [registry for _, registry in sorted(Registry.kinds.items())]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether gin files can say a value."""
+    try:
+        return isinstance(value, PLAIN) and bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def gin_parameters(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
+    """The parameters that gin files set, with their defaults: all but those that whoever calls the part gives."""
+    own = entry.signature()[registry.arguments :]
+    given = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
+    return {**entry.example, **{name: value for name, value in given.items() if name not in entry.example}}
+
+
+def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
+    """Lines of a gin file that choose a part and set each of its parameters that has a plain value."""
+    choice = [f"{registry.chosen_by} = {registry.chosen_as.format(entry.name)}"] if registry.chosen_by else []
+    if not entry.gin_name:
+        return choice
+    name = shortest_name(registry.selector(entry))
+    values = gin_parameters(registry, entry).items()
+    return choice + [f"{name}.{key} = {value!r}" for key, value in values if is_plain(value)]
+
+
+def choosers(registry: Registry[Any]) -> list[str]:
+    """Every gin parameter that chooses a part of this kind: those called as the one that the registry names."""
+    parameter = registry.chosen_by.rpartition(".")[2]
+    dqlab = {name: known.wrapped for name, known in configurables().items() if is_dataclass(known.wrapped)}
+    return sorted(
+        f"{shortest_name(name)}.{parameter}"
+        for name, item in dqlab.items()
+        if parameter and parameter in fields_of(item)
+    )
+
+
+def fields_of(item: Any) -> set[str]:
+    """Names of a dataclass's fields."""
+    return {field.name for field in fields(item)}
+
+
+def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
+    """Everything that is known of a part, as JSON says it."""
+    by_gin = gin_parameters(registry, entry)
+    return {
+        "kind": registry.kind,
+        "name": entry.name,
+        "gin_name": entry.gin_name,
+        "summary": entry.summary,
+        "docstring": entry.docstring,
+        "parameters": [_parameter(parameter, by_gin) for parameter in entry.signature()],
+        "source": entry.source,
+        "place": entry.place,
+        "package": entry.package,
+        "gin_example": gin_example(registry, entry),
+    }
+
+
+def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter; what has no plain default has its name or representation, and what has none has no `default`."""
+    kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
+    known = {"name": parameter.name, "annotation": kind.strip("'"), "set_by": "gin"}
+    if parameter.name not in by_gin:
+        known["set_by"] = "caller"
+    default = parameter.default
+    if default is parameter.empty:
+        return known
+    return {**known, "default": default if is_plain(default) else _default(default)}
+
+
+def components_as_json(kind: str | None) -> str:
+    """Every part of one kind or of all, as a JSON list of objects.
+
+    Raises:
+        ConfigError: unknown kind; the message names the nearest ones.
+    """
+    return json.dumps(
+        [component_record(registry, entry) for registry in registries_of(kind) for entry in registry], indent=2
+    )
+
+
+def print_parts(kind: str | None) -> None:
+    """Every part of one kind or of all, with its parameters, defaults and source.
+
+    Raises:
+        ConfigError: unknown kind; the message names the nearest ones.
+    """
+    console = Console()
+    for registry in registries_of(kind):
+        console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
+        for entry in registry:
+            console.print(_line(entry.name, entry.summary))
+            details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
+            details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
+            for line in (", ".join(details), entry.source):
+                if line:
+                    console.print(_line("", line, "dim"))
+
+
+def _line(name: str, text: str, style: str = "") -> Table:
+    """A name column and a text column that wraps within itself."""
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=26, no_wrap=True)
+    line.add_column()
+    line.add_row(Text(f"  {name}"), Text(text, style=style))
+    return line
+
+
+def _default(value: Any) -> str:
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else repr(value)
+
+
+def components_markdown(kind: str | None = None) -> str:
+    """dqlab's own parts, a table a kind: the text of docs/components.md. Plugins do not change it.
+
+    Raises:
+        ConfigError: unknown kind; the message names the nearest ones.
+    """
+    own = [registry for registry in registries_of(kind) if registry.module.split(".")[0] == "dqlab"]
+    return "\n".join([*PREFACE, *(line for registry in own for line in _section(registry))])
+
+
+PREFACE = (
+    "# Components",
+    "",
+    "What gin files can choose, as `dqlab list --markdown` writes it (`make components`). `dqlab list KIND` shows",
+    "parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the parts of your plugins.",
+)
+
+
+def _section(registry: Registry[Any]) -> Iterator[str]:
+    yield from ("", f"## {registry.kind}", "", registry.summary)
+    yield from (("", f"Chosen by `{registry.chosen_by}`.") if registry.chosen_by else ())
+    yield from ("", "| name | what | source |", "|---|---|---|")
+    for entry in registry:
+        if entry.package == "dqlab":
+            yield f"| `{entry.name}` | {_cell(entry.summary)} | {_cell(entry.source)} |"
+
+
+def _cell(text: str) -> str:
+    """Text as Markdown shows it in a table; what stands in backquotes is code already."""
+    code = text.replace("|", "\\|").split("`")
+    return "`".join(part if index % 2 else re.sub(r"([*<])", r"\\\1", part) for index, part in enumerate(code))

@@ -1,0 +1,385 @@
+"""gin, strictly: every mistake in a configuration is one message with file, line and the nearest name.
+
+Files include others relative to themselves. What a run really used is gin's operative configuration;
+`operative_text` writes it so that it reproduces the run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+from dqlab.config.gin_state import (
+    _configurables,
+    check_calls,
+    complete_name,
+    nearest_parameter_read,
+    shortest_name,
+)
+from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
+from dqlab.config.registry import configurable, unknown_name
+from dqlab.errors import ConfigError, first_line, nearest
+from dqlab.files import expanded
+
+CONFIGURABLE = (
+    "dqlab.config.components",
+    "dqlab.runs.experiment",
+    "dqlab.ablation.grid",
+    "dqlab.analysis.settings",
+    "dqlab.tracking.settings",
+    "dqlab.tools.collect.recipe",
+)
+"""Importing these registers everything that gin files can set."""
+SHIPPED = [
+    root / folder for root in (Path(__file__).parent, Path(__file__).parent.parent) for folder in ("gin", "ablations")
+]
+"""Where dqlab's own gin files lie: in an installed package, and in a checkout."""
+
+
+@configurable("configuration")
+def import_path(folders: tuple[str, ...] = ()) -> None:
+    """Where modules of the user's are found, beside Python's own places: `load` reads it, wherever it is bound.
+
+    Args:
+        folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
+            names those of the gin files that it came from.
+    """
+
+
+@dataclass
+class LoadedConfig:
+    """What was read.
+
+    Attributes:
+        files: in order.
+        imports: modules, imported by gin files or as plugins.
+        single: names of the single bindings.
+        own: name -> file and line of what is bound in gin files other than dqlab's.
+        folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
+        stored: whether a run has stored what is read.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    imports: list[str] = field(default_factory=list)
+    single: list[str] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    stored: bool = False
+
+    def header(self) -> str:
+        """The gin statements that come first, so that the others can be read from anywhere."""
+        folders = tuple(str(folder) for folder in self.folders if _has_modules(folder))
+        found = f"import_path.folders = {folders!r}\n" if folders else ""
+        return found + "".join(f"import {module}\n" for module in self.imports)
+
+
+def load_stored(config: Path, bindings: Sequence[str] = ()) -> LoadedConfig:
+    """Make the configuration that a run has stored the current one, then single bindings.
+
+    The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
+    into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    return load_gin([config], bindings, stored=True)
+
+
+def load_gin(
+    files: Sequence[str | Path], bindings: Sequence[str] = (), imports: Sequence[str] = (), stored: bool = False
+) -> LoadedConfig:
+    """Replace the current configuration by gin files, then single bindings.
+
+    Args:
+        files: gin files, later ones overriding earlier ones.
+        bindings: `Configurable.parameter=value` strings, overriding the files.
+        imports: modules (plugins) to import first.
+        stored: whether the files are a run's, as `load_stored` says.
+
+    Raises:
+        ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
+    """
+    for module in CONFIGURABLE:
+        importlib.import_module(module)
+    gin.clear_config()
+    loaded, found = LoadedConfig(stored=stored), [find_gin_file(path) for path in files]
+    for binding in (binding for binding in bindings if binding.startswith("import_path.")):
+        _load_text(binding, f"--set {binding}", loaded)
+    if not stored:
+        _import_from((path.parent for path in found), loaded)
+    for module in imports:
+        _import(module, "--plugin", loaded)
+    for path in found:
+        _load_file(path, loaded)
+    for binding in bindings:
+        _load_text(quote_value(binding), f"--set {binding}", loaded)
+        loaded.single += bound_names(binding)
+    _check_macros()
+    check_calls(gin_config._CONFIG)
+    return loaded
+
+
+def find_gin_file(path: str | Path) -> Path:
+    """A gin file where it is named, or among those that ship with dqlab.
+
+    Raises:
+        ConfigError: it is in neither place.
+    """
+    path = expanded(path)
+    if os.path.isdir(path):
+        raise ConfigError(f"'{path}' is a folder. Name a gin file in it.")
+    named = [folder.parent / path for folder in SHIPPED if path.parts[:1] == (folder.name,)]
+    for candidate in (path, *named, *(folder / path for folder in SHIPPED)):
+        if os.path.isfile(candidate):  # False, too, for what no file can be called
+            return candidate
+    here = [str(other) for other in path.parent.glob("*.gin")]
+    shipped = [f"{folder.name}/{other.name}" for folder in SHIPPED for other in folder.glob("*.gin")]
+    raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), {*here, *shipped})}")
+
+
+def bindings_in_file(path: str | Path) -> dict[str, Any]:
+    """What a gin file and those that it includes bind, as written, later ones overriding; nothing is changed.
+
+    Raises:
+        ConfigError: a file is missing, or a line cannot be parsed.
+    """
+    found = (s for s, _ in _of_file(find_gin_file(path), []) if isinstance(s, config_parser.BindingStatement))
+    return {written_name(statement): statement.value for statement in found}
+
+
+def operative_text(loaded: LoadedConfig) -> str:
+    """The operative configuration as a gin file that reproduces what has been built since `load`."""
+    return loaded.header() + str(gin.operative_config_str(max_line_length=120))
+
+
+def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
+    """See that what the command line binds is read; without effect it would leave the user with other results.
+
+    Args:
+        bindings: as `load` takes them.
+        known: what is read, as `read` gives it.
+
+    Raises:
+        ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
+    """
+    for name in (name for binding in bindings for name in bound_names(binding)):
+        if complete_name(name) not in known and not complete_name(name).startswith(READ_HERE):
+            raise ConfigError(
+                f"--set {name} has no effect: nothing here reads it. {nearest_parameter_read(name, known)}"
+            )
+
+
+def unread_warnings(loaded: LoadedConfig, known: Collection[str]) -> list[str]:
+    """Warnings of what the user's own gin files bind and nothing reads; of grids and recipes, which others read."""
+    return [
+        f"{place}: {name} has no effect: nothing here reads it. {nearest_parameter_read(name, known)}"
+        for name, place in loaded.own.items()
+        if complete_name(name) not in known and not complete_name(name).startswith(READ_ELSEWHERE)
+    ]
+
+
+READ_HERE = "configuration."
+READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
+
+
+def _load_file(path: Path, loaded: LoadedConfig) -> None:
+    known = 0
+    for statement, place in _of_file(path, loaded.files):
+        if len(loaded.files) > known and not loaded.stored:
+            _import_from((file.parent for file in loaded.files[known:]), loaded)
+            known = len(loaded.files)
+        _apply(statement, place, loaded)
+
+
+def _load_text(text: str, name: str, loaded: LoadedConfig) -> None:
+    for statement, place in parse_statements(text, name):
+        if isinstance(statement, config_parser.IncludeStatement):
+            _load_file(_included(statement.filename, Path("."), place), loaded)
+        else:
+            _apply(statement, place, loaded)
+
+
+def _import_from(folders: Iterable[Path], loaded: LoadedConfig) -> None:
+    """Have Python look for modules in these folders too, after its own places; dqlab's own have none."""
+    for folder in (folder.resolve() for folder in folders):
+        if folder not in loaded.folders and folder not in (shipped.resolve() for shipped in SHIPPED):
+            loaded.folders.append(folder)
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _known(folders: Sequence[Path], loaded: LoadedConfig, place: str) -> Iterator[Path]:
+    """Of the folders that a file names for modules, those that are looked into: of a run's own file not any."""
+    known = {str(Path.cwd()), *sys.path}
+    for folder in folders:
+        if not loaded.stored or str(folder) in known:
+            yield folder
+        elif folder.is_dir():
+            print(
+                f"dqlab: warning: {place} names {folder} for modules: not looked into on the word of that file alone. "
+                f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.',
+                file=sys.stderr,
+            )
+
+
+def _texts(given: Any, place: str) -> Sequence[str]:
+    if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
+        raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
+    return given
+
+
+def _has_modules(folder: Path) -> bool:
+    return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
+
+
+def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
+    if isinstance(statement, config_parser.ImportStatement):
+        _import(statement.module, place, loaded)
+    elif isinstance(statement, config_parser.BindingStatement):
+        _bind(statement, place)
+        if not place.startswith("--") and not _ships(place):
+            loaded.own[written_name(statement)] = place
+        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+            folders = list(map(Path, _texts(statement.value, place)))
+            _import_from(folders if place.startswith("--") else _known(folders, loaded, place), loaded)
+
+
+def _ships(place: str) -> bool:
+    """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
+    return os.path.realpath(place).startswith(_shipped())
+
+
+@cache
+def _shipped() -> tuple[str, ...]:
+    return tuple(os.path.realpath(root) + os.sep for root in SHIPPED)
+
+
+def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
+    """The statements of a file, with those of what it includes in their place, and where each stands.
+
+    A file is read once, so that files may share a base, or include each other; `files` lists those that were read.
+    """
+    seen, opened = {file.resolve() for file in files}, []
+
+    def enter(file: Path) -> None:
+        if file.resolve() not in seen:
+            seen.add(file.resolve())
+            files.append(file)
+            opened.append((file.parent, parse_statements(text_of(file), str(file))))
+
+    enter(path)
+    while opened:
+        folder, left = opened[-1]
+        statement, place = next(left, (None, ""))
+        if statement is None:
+            opened.pop()
+        elif isinstance(statement, config_parser.IncludeStatement):
+            enter(_included(statement.filename, folder, place))
+        else:
+            yield statement, place
+
+
+def _included(filename: str, folder: Path, place: str) -> Path:
+    try:
+        beside = folder / expanded(filename)
+        return beside if os.path.isfile(beside) else find_gin_file(filename)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _import(module: str, place: str, loaded: LoadedConfig) -> None:
+    import_plugin(module, place)
+    if module not in loaded.imports:
+        loaded.imports.append(module)
+
+
+def import_plugin(module: str, place: str) -> None:
+    """Import a module that registers parts.
+
+    Raises:
+        ConfigError: it is not there, or fails; the message names `place`.
+    """
+    try:
+        importlib.import_module(module)
+    except ConfigError:
+        raise
+    except ImportError as error:
+        hint = " Leave off '.py'." if module.endswith(".py") else ""
+        raise ConfigError(
+            f"{place}: cannot import '{module}' ({error}). Is it installed, or on PYTHONPATH?{hint}"
+        ) from error
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way
+        raise ConfigError(f"{place}: '{module}' fails when it is imported: {error!r}") from error
+
+
+def _bind(statement: Any, place: str) -> None:
+    if not statement.arg_name:
+        macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+        gin.bind_parameter((macro, "gin.macro", "value"), statement.value)
+        return
+    if fault := binding_fault(statement.selector, statement.arg_name):
+        raise ConfigError(f"{place}: {fault}")
+    try:
+        gin.bind_parameter((statement.scope, statement.selector, statement.arg_name), statement.value)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {first_line(error)}") from error
+
+
+def check_binding(name: Any, place: str) -> None:
+    """Check that gin could bind `Configurable.parameter`.
+
+    Raises:
+        ConfigError: there is no such parameter; the message names `place` and the nearest names.
+    """
+    if not isinstance(name, str) or not all(name.rpartition(".")):
+        raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
+    selector, _, parameter = name.rpartition(".")
+    if fault := binding_fault(selector, parameter):
+        raise ConfigError(f"{place}: {fault}")
+
+
+def binding_fault(selector: str, parameter: str) -> str:
+    """What is wrong with a binding's name, with the nearest ones: of the configurable, or of its parameter."""
+    registered = _configurables()
+    matches = [name for name in registered if name == selector or name.endswith("." + selector)]
+    if not matches:
+        return unknown_name(selector)
+    if len(matches) > 1:
+        return f"'{selector}' is ambiguous: {', '.join(sorted(matches))}."
+    parameters, takes_any = _parameters(registered[matches[0]])
+    if takes_any or parameter in parameters:
+        return ""
+    others = [
+        f"{shortest_name(name)}.{parameter}" for name, item in registered.items() if parameter in _parameters(item)[0]
+    ]
+    meant = f"Did you mean {' or '.join(others)}?" if 0 < len(others) <= 3 else nearest(parameter, parameters)
+    return f"'{selector}' has no parameter '{parameter}'. {meant}"
+
+
+def _parameters(item: Any) -> tuple[list[str], bool]:
+    """The names of what a configurable takes, and whether it takes any other, too."""
+    found = {} if inspect.unwrap(item.__init__) is object.__init__ else inspect.signature(item).parameters
+    names = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
+    return names, any(known.kind is known.VAR_KEYWORD for known in found.values())
+
+
+def _check_macros() -> None:
+    """Every `%macro` that is used must have a value."""
+    try:
+        gin.finalize()
+    except ValueError as error:
+        macro = re.search(r"'(.*)/gin.macro'", str(error))
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error

@@ -1,0 +1,214 @@
+"""What gin keeps of every configurable, which it never lets go: look-up, taking a name out, putting it back."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from difflib import SequenceMatcher, get_close_matches
+from types import TracebackType
+from typing import Any
+
+import gin
+from gin import config as gin_config
+
+from dqlab.errors import ConfigError, nearest
+
+
+def bound_parameters() -> dict[str, Any]:
+    """What the current configuration binds, by complete name `module.Configurable.parameter`; macros by their own."""
+    return _by_name(gin_config._CONFIG)
+
+
+def bound_value(name: str, default: Any = None) -> Any:
+    """What a parameter gets from the current configuration, by complete name: references and macros are evaluated."""
+    return copy.deepcopy(bound_parameters().get(name, default))
+
+
+def bind_parameter(name: str, value: Any) -> None:
+    """Set one more parameter of the current configuration, by complete name, over what binds it so far."""
+    with gin.unlock_config():
+        gin.bind_parameter(name, value)
+
+
+def operative_parameters() -> dict[str, Any]:
+    """What has been read since `load`, by complete name, defaults included: the operative configuration."""
+    return {name: value for name, value in _by_name(gin_config._OPERATIVE_CONFIG).items() if _written(value)}
+
+
+def _by_name(config: Any) -> dict[str, Any]:
+    named = {}
+    for (scope, selector), parameters in config.items():
+        if selector == "gin.macro":
+            named[scope] = parameters["value"]
+        else:
+            prefix = f"{scope}/{selector}" if scope else selector
+            named |= {f"{prefix}.{name}": value for name, value in parameters.items()}
+    return named
+
+
+def _written(value: Any) -> bool:
+    """Whether a gin file can say this value."""
+    return plain_value(value) is value or isinstance(value, gin_config.ConfigurableReference)
+
+
+def abbreviate_names(bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with names as short as gin understands them."""
+    return {_abbreviate(name): value for name, value in bindings.items()}
+
+
+def _abbreviate(name: str) -> str:
+    scope, slash, rest = name.rpartition("/")
+    selector, dot, parameter = rest.rpartition(".")
+    return f"{scope}{slash}{shortest_name(selector)}.{parameter}" if dot else name
+
+
+def parameters_read() -> set[str]:
+    """Complete names of all that has been read since `load`."""
+    return set(_by_name(gin_config._OPERATIVE_CONFIG))
+
+
+def nearest_parameter_read(name: str, known: Collection[str]) -> str:
+    """Which parameter may have been meant: another part's of the same name, before one whose whole name is similar."""
+    brief, parameter = [_abbreviate(other) for other in known if "." in other], name.rpartition(".")[2]
+    alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
+    same = [other for other in brief if [other.rpartition(".")[2]] == alike]
+    by_likeness = sorted(same, key=lambda other: -SequenceMatcher(None, other, name).ratio())
+    return f"Did you mean {' or '.join(by_likeness[:3])}?" if same else nearest(name, brief)
+
+
+def complete_name(name: str) -> str:
+    """A binding's name with the complete name of what it binds, however short it was written."""
+    scope, slash, rest = name.rpartition("/")
+    selector, dot, parameter = rest.rpartition(".")
+    if not dot:  # a macro
+        return name
+    found = [known for known in _configurables() if known == selector or known.endswith("." + selector)]
+    return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
+
+
+def plain_value(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))) else str(value)
+
+
+def _configurables() -> dict[str, Any]:
+    """Complete selector -> function or class, of everything gin knows."""
+    return {selector: entry.wrapped for selector, entry in configurables().items()}
+
+
+Config = Mapping[tuple[str, str], Mapping[str, Any]]
+"""gin's: (scope, complete name) -> parameter -> value."""
+Key = tuple[str, str]
+
+
+def check_calls(config: Config) -> None:
+    """See that gin can make every call that a configuration binds, before it is in the middle of building something.
+
+    Raises:
+        ConfigError: a call lacks an argument, or is made of itself.
+    """
+    done: set[Key] = set()
+    try:
+        for key in config:
+            _follow(config, key, (), done)
+    except RecursionError as error:
+        raise ConfigError("References lead from one to the next too often to be followed.") from error
+
+
+def _follow(config: Config, key: Key, above: tuple[Key, ...], done: set[Key]) -> None:
+    if key in above:
+        raise ConfigError(f"{_called(key)} is made of itself: its bindings lead back to it.")
+    if key not in done:
+        for name, reference, child in _calls(config, key):
+            if lacking := [other for other in _required(reference) if not _is_bound(config, child[1], other)]:
+                add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
+                raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
+            _follow(config, child, (*above, key), done)
+        done.add(key)
+
+
+def _calls(config: Config, key: Key) -> Iterator[tuple[str, Any, Key]]:
+    """The calls that arguments of something consist of: the parameter, gin's reference, and what is called."""
+    scope, selector = key
+    scopes = ["", *("/".join(scope.split("/")[: end + 1]) for end in range(scope.count("/") + 1))]
+    bound: dict[str, Any] = {}
+    for outer in scopes:  # inner scopes override
+        bound |= config.get((outer, selector), {})
+    for name, value in bound.items():
+        for reference in gin_config.iterate_references({key: {name: value}}):
+            if reference.evaluate:
+                yield name, reference, ("/".join(reference.scopes) or scope, reference.configurable.selector)
+
+
+def _required(reference: Any) -> list[str]:
+    parameters = inspect.signature(reference.configurable.wrapped).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [item.name for item in parameters if item.default is item.empty and item.kind in named]
+
+
+def _is_bound(config: Config, selector: str, name: str) -> bool:
+    """Whether it is bound in any scope: which one a call is made in is known only then."""
+    return any(other == selector and name in parameters for (_, other), parameters in config.items())
+
+
+def _called(key: Key) -> str:
+    scope, selector = key
+    name = selector.rpartition(".")[2]
+    return f"%{scope}" if selector == "gin.macro" else f"{scope}/{name}".lstrip("/")
+
+
+STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
+"""gin's variables that make up the current configuration."""
+
+
+class OtherConfiguration(AbstractContextManager[None]):
+    """A configuration of its own, empty at first; the current one stands aside while the context lasts.
+
+    The context may be entered again, and finds its configuration as it was left.
+    """
+
+    def __init__(self) -> None:
+        self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange()
+
+    def _exchange(self) -> None:
+        for name in STATE:
+            current = getattr(gin_config, name)
+            setattr(gin_config, name, self._aside[name])
+            self._aside[name] = current
+
+
+def configurables() -> dict[str, Any]:
+    """gin's record of every configurable, by complete name `module.name`."""
+    return dict(gin_config._REGISTRY.items())
+
+
+def wrapped_configurable(selector: str) -> Any:
+    """The function or class, as written, behind a complete name; None where there is none."""
+    found = gin_config._REGISTRY.get(selector)
+    return found and found.wrapped
+
+
+def shortest_name(selector: str) -> str:
+    """The shortest name that gin files may use for a complete one."""
+    return str(gin_config._REGISTRY.minimal_selector(selector))
+
+
+def remove_configurable(selector: str) -> None:
+    """Take a configurable out, so that its name is free again; what is not there is left alone."""
+    if selector in gin_config._REGISTRY:
+        gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
+
+
+def put_back(selector: str, record: Any) -> None:
+    """The inverse of `forget`, with a record of `configurables`."""
+    gin_config._REGISTRY[selector] = record
+    gin_config._INVERSE_REGISTRY[record.wrapped] = record

@@ -1,0 +1,167 @@
+"""gin's statements, one by one: whatever its parser cannot read is one message with the line."""
+
+from __future__ import annotations
+
+import re
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gin import config as gin_config
+from gin import config_parser
+
+from dqlab.config.gin_state import complete_name, plain_value
+from dqlab.config.registry import unknown_name
+from dqlab.errors import ConfigError, first_line, odd_character
+from dqlab.files import read_user_text
+
+
+def format_bindings(bindings: Mapping[str, Any]) -> str:
+    """Bindings as gin statements, one a line."""
+    return "".join(f"{name} = {value!r}\n" for name, value in bindings.items())
+
+
+def bound_names(binding: str) -> list[str]:
+    """What a single binding binds, as written."""
+    found = (s for s, _ in parse_statements(quote_value(binding), f"--set {binding}"))
+    return [written_name(s) for s in found if isinstance(s, config_parser.BindingStatement)]
+
+
+def written_name(statement: Any) -> str:
+    scope = f"{statement.scope}/" if statement.scope else ""
+    return f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")
+
+
+def rebind_text(text: str, bindings: Mapping[str, Any]) -> str:
+    """An operative text in which some parameters have other values; those that it does not have come last."""
+    left = {complete_name(name): (name, value) for name, value in bindings.items()}
+    lines, replaced = [], False
+    for line in text.splitlines():
+        if not line.startswith(" "):  # a statement begins; lines that continue one are indented
+            name = line.partition("=")[0].strip()
+            found = left.pop(complete_name(name), None)
+            replaced = found is not None
+            line = f"{name} = {found[1]!r}" if found else line
+        elif replaced:
+            continue
+        lines.append(line)
+    return "\n".join([*lines, *(f"{name} = {value!r}" for name, value in left.values())]) + "\n"
+
+
+class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
+    """References and macros as they are written: what they name need not be known."""
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> str:
+        return f"@{scoped_selector}{'()' if evaluate else ''}"
+
+    def macro(self, name: str) -> str:
+        return f"%{name}"
+
+
+def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
+    """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
+
+    Args:
+        text: of a gin file.
+        name: what messages call it.
+
+    Raises:
+        ConfigError: it is no gin text.
+    """
+    read = (statement for statement, _ in parse_statements(text, name, _AsText()))
+    found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
+    return {written_name(statement): plain_value(statement.value) for statement in found}
+
+
+def config_differences(
+    old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What two gin texts bind differently, one line each.
+
+    Args:
+        old, new: the texts.
+        ignore: names that do not matter.
+        assumed: values of what a text does not name.
+    """
+    before, after = {**(assumed or {}), **parse_bindings(old)}, {**(assumed or {}), **parse_bindings(new)}
+    names = sorted(set(before) | set(after))
+    return [
+        f"{name}: {before.get(name, 'unset')!r} before, {after.get(name, 'unset')!r} now"
+        for name in names
+        if name not in ignore and before.get(name) != after.get(name)
+    ]
+
+
+def quote_value(binding: str) -> str:
+    """Let `--set task=walker2d-medium-v2` do without inner quotes, which the shell would eat."""
+    name, separator, value = binding.partition("=")
+    value = value.strip()
+    if not separator or not re.fullmatch(r"[A-Za-z_][\w./:+~-]*", value) or value in ("True", "False", "None"):
+        return binding
+    return f"{name}='{value}'"
+
+
+def text_of(path: Path) -> str:
+    """A gin file's text.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
+    try:
+        return read_user_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}") from error
+
+
+def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tuple[Any, str]]:
+    """What a text says, and where: `name` with the line, or alone where it begins with `--`.
+
+    Raises:
+        ConfigError: gin's parser cannot read it, or a reference is to nothing.
+    """
+    parser = None
+    while True:
+        try:
+            parser = parser or config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
+            statement = parser.parse_statement()
+        except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
+            line = _line_of(error, parser)
+            place = name if name.startswith("--") else f"{name}:{line}"
+            raise ConfigError(f"{place}: {_unparsed(error)} {_odd(text, line)}".rstrip()) from error
+        if statement is None:
+            return
+        yield statement, name if name.startswith("--") else f"{name}:{statement.location.line_num}"
+
+
+def _odd(text: str, line: int) -> str:
+    lines = text.split("\n")
+    return odd_character(lines[min(line, len(lines)) - 1])
+
+
+def _line_of(error: Exception, parser: Any) -> int:
+    """The line that gin's error speaks of: in its location, in its message, or where the parser stands."""
+    location = error.args[1] if len(error.args) > 1 else None
+    named = re.search(r"In bindings string line (\d+)", str(error))
+    begun = location[0] if isinstance(error, tokenize.TokenError) and location else None
+    known = begun or getattr(location, "line_num", None) or (named and int(named[1]))
+    return int(known or (parser.current_token.start[0] if parser else 1))
+
+
+def _unparsed(error: Exception) -> str:
+    """gin's complaint about a statement; an unknown reference gets the nearest names."""
+    if isinstance(error, (RecursionError, MemoryError)):
+        return "brackets are nested too deeply to be read."
+    unknown = re.search(r"reference '@([\w./]+)", str(error))
+    if not unknown:
+        token = re.search(r"Failed to parse token '(.*)'", str(error))
+        fault = f"cannot read the value {token[1]}" if token else _complaint(error)
+        return f"{fault}. Write Name.parameter = value, one a line, strings in quotes."
+    return unknown_name(unknown[1], "@")
+
+
+def _complaint(error: Exception) -> str:
+    if "EOF in multi-line string" in str(error):
+        return "the quotes that open here are never closed"
+    text = str(error.args[0] if error.args else error).split("\n  In bindings string", 1)[0]
+    return next(iter(text.strip().splitlines()), first_line(error)).rstrip(".")

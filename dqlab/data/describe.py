@@ -1,0 +1,298 @@
+"""What `dqlab data info` says of a dataset: figures as data, then as tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.data.bounds import WAYS
+from dqlab.data.locate import Dataset, locate_dataset
+from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
+from dqlab.envs.tasks import Task
+from dqlab.errors import DataError
+from dqlab.errors import printable_name as shortened
+from dqlab.files import atomic_path
+from dqlab.machine import in_words
+from dqlab.printing import Console
+
+INK, BAR, QUIET = "#202428", "#0072B2", "#9aa3ad"
+BINS = 50
+
+
+def default_path(dataset: Dataset) -> Path:
+    """Where the picture goes if nobody says: runs/data/NAME.png."""
+    name = dataset.named.replace(":", "-").strip("./").replace("/", "-")
+    return Path("runs") / "data" / f"{name.removesuffix(dataset.path.suffix) or name}.png"
+
+
+def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
+    """Write a PNG: returns, with the normalised score above where the task is known, and lengths.
+
+    Raises:
+        DataError: no episode ends, or the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    returns = found.returns[np.isfinite(found.returns)]
+    if not len(returns):
+        raise DataError(f"{dataset.named}: there is nothing to draw: no episode with a finite return ends in it.")
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    figure.suptitle(_title(dataset, found), fontsize=10, color=INK)
+    left, right = figure.subplots(1, 2)
+    _histogram(left, returns, "episode return")
+    if dataset.task:
+        _scores(left, dataset.task)
+    _histogram(right, found.lengths, "episode length (steps)")
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise DataError(f"Cannot write {path}: {error.strerror or error}. Choose another --png.") from error
+
+
+def _title(dataset: Dataset, found: Survey) -> str:
+    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
+    return f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes".replace("$", r"\$")
+
+
+def _histogram(axes: Any, values: NDArray[Any], label: str) -> None:
+    axes.hist(values, bins=_edges(values), color=BAR)
+    mean = float(values.mean())
+    axes.axvline(mean, color=INK, linewidth=1, linestyle="--")
+    axes.set_xlabel(f"{label}; dashed: mean {mean:,.1f}", fontsize=9, color=INK)
+    axes.set_ylabel("episodes", fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", color=QUIET, alpha=0.3, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _edges(values: NDArray[Any]) -> NDArray[np.float64]:
+    """At most 50 bins of equal width; whole numbers get one of width 1 or more, a single value its surroundings too."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        around = max(5.5, abs(low) * 0.05)
+        return np.linspace(low - around, low + around, 12)
+    bins = BINS if values.dtype.kind == "f" else int(min(BINS, high - low))
+    return np.linspace(low, high, bins + 1)
+
+
+def _scores(axes: Any, task: Task) -> None:
+    """A second axis above: 0 is the random policy's return, 100 the expert's."""
+    span = task.max_score - task.min_score
+    above = axes.secondary_xaxis("top", functions=(task.score, lambda score: score * span / 100 + task.min_score))
+    above.set_xlabel("normalised score", fontsize=9, color=INK)
+    above.tick_params(labelsize=8, colors=INK)
+    above.spines["top"].set_color(QUIET)
+
+
+@contextmanager
+def reading_progress(name: str) -> Iterator[ReportRows]:
+    """A callback that shows how many rows are done."""
+    console = Console(stderr=True)
+    with console.status(f"reading {name}") as status:
+        yield lambda rows: status.update(f"reading {name}: {rows:,} rows")
+
+
+MOST_TEXT = 300
+
+
+def print_info(name: str, task: str | None = None, as_json: bool = False, png: Path | None = None) -> None:
+    """Read a dataset and print what is known of it.
+
+    Args:
+        name: as `locating.find` takes it.
+        task: whose data it holds.
+        as_json: one JSON object instead of tables.
+        png: a picture to draw; `Path()` for the default one.
+
+    Raises:
+        DqlabError: there is no such dataset, or it cannot be read.
+    """
+    dataset = locate_dataset(name, task)
+    with reading_progress(name) as tell, dataset.open() as columns:
+        found = survey_dataset(columns, dataset.task, tell)
+        known = describe_dataset(dataset, found, dataset.digest())
+    if png is not None:
+        picture = png if png.name else default_path(dataset)
+        draw_histogram(dataset, found, picture)
+        known["png"] = str(picture)
+    if as_json:
+        print(json.dumps(known, indent=1))
+    else:
+        print_dataset(known, Console())
+
+
+def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
+    """Everything that is known of a dataset, as plain values; what is not finite is None."""
+    known: dict[str, Any] = {
+        "dataset": dataset.named,
+        "place": str(dataset.place),
+        "bytes": dataset.size,
+        "sha256": digest,
+        "task": dataset.task.name if dataset.task else None,
+        "rows": found.rows,
+        "episodes": len(found.lengths),
+        "unfinished_rows": found.unfinished,
+        "terminals": found.terminals,
+        "timeouts": found.timeouts,
+        "timeouts_from": found.cuts,
+        "terminal_and_timeout": found.both,
+        "duplicate_rows": found.duplicates,
+        "columns": _columns(found),
+        "action_saturation": found.actions.saturation.tolist(),
+        "actions_outside": found.actions.beyond,
+        "actions_note": found.outside,
+        "episode_length": describe_values(found.lengths),
+        "episode_return": describe_values(found.returns),
+        "metadata": dict(found.metadata),
+    }
+    if dataset.task:
+        known["normalised_score"] = describe_values(dataset.task.score(found.returns))
+    cleaned: dict[str, Any] = _plain(known)
+    return cleaned
+
+
+def describe_values(values: NDArray[Any]) -> dict[str, float]:
+    """Least, quartiles, greatest, mean and standard deviation of the finite ones; empty where there are none."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if not len(values):
+        return {}
+    names = ("min", "quartile_1", "median", "quartile_3", "max")
+    found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
+    return {**found, "mean": float(values.mean()), "std": float(values.std())}
+
+
+def _columns(found: Survey) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"shape": list(found.shapes[name]), "dtype": found.dtypes[name], **_of(found, name)}
+        for name in found.shapes
+    }
+
+
+def _of(found: Survey, name: str) -> dict[str, Any]:
+    if name not in found.values:
+        return {}
+    values = found.values[name]
+    return {
+        "nan": values.nans,
+        "infinite": values.infinities,
+        "min": float(values.low.min()),
+        "max": float(values.high.max()),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_dataset(known: Mapping[str, Any], console: Console) -> None:
+    """Print the figures as tables."""
+    console.print(_summary(known))
+    if known["episode_length"]:
+        console.print(_distributions(known))
+    console.print(_column_table(known))
+    if known["actions_note"]:
+        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
+    console.print(_saturation(known))
+    if known["metadata"]:
+        console.print(_metadata(known["metadata"]))
+    if "png" in known:
+        console.print(Text(f"Figure: {known['png']}"), soft_wrap=True)
+
+
+def _summary(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title=Text(known["dataset"]), show_header=False)
+    unfinished = f", and {known['unfinished_rows']:,} rows of one that does not end" if known["unfinished_rows"] else ""
+    cuts = {RECORDED: "", BY_LIMIT: " (by the task's step limit; none are recorded)"}.get(
+        known["timeouts_from"], " (not recorded)"
+    )
+    rows = {
+        "place": f"{known['place']} ({in_words(known['bytes'])})",
+        "SHA-256": known["sha256"],
+        "task": known["task"] or "not known (--task TASK)",
+        "rows": f"{known['rows']:,}",
+        "episodes": f"{known['episodes']:,}{unfinished}",
+        "terminals": f"{known['terminals']:,}",
+        "timeouts": f"{known['timeouts']:,}{cuts}",
+        "duplicate rows": f"{known['duplicate_rows']:,} ({known['duplicate_rows'] / max(1, known['rows']):.2%})",
+    }
+    for name, text in rows.items():
+        table.add_row(name, Text(text, overflow="fold"))
+    return table
+
+
+HEADINGS = {
+    "min": "min",
+    "quartile_1": "25%",
+    "median": "median",
+    "quartile_3": "75%",
+    "max": "max",
+    "mean": "mean",
+    "std": "std",
+}
+
+
+def _distributions(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title="Episodes")
+    table.add_column("")
+    for heading in HEADINGS.values():
+        table.add_column(heading, justify="right")
+    for name in ("episode_return", "normalised_score", "episode_length"):
+        if found := known.get(name):
+            table.add_row(name.replace("_", " "), *(f"{found[key]:,.1f}" for key in HEADINGS))
+    return table
+
+
+def _column_table(known: Mapping[str, Any]) -> Table:
+    table = Table(title_justify="left", title="Columns")
+    for heading in ("column", "shape", "dtype", "min", "max", "NaN", "infinite"):
+        table.add_column(heading, justify="left" if heading in ("column", "shape", "dtype") else "right")
+    for name, column in known["columns"].items():
+        ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
+        counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
+        table.add_row(name, str(tuple(column["shape"])), column["dtype"], *ends, *counts)
+    return table
+
+
+PER_LINE = 8
+
+
+def _saturation(known: Mapping[str, Any]) -> Table:
+    """Shares, eight dimensions a line."""
+    shares = known["action_saturation"]
+    table = Table(title_justify="left", title="Actions: share of |a| > 0.99, by dimension")
+    width = min(PER_LINE, len(shares))
+    table.add_column("dimensions")
+    for _ in range(width):
+        table.add_column("", justify="right")
+    for first in range(0, len(shares), PER_LINE):
+        line = shares[first : first + PER_LINE]
+        cells = [f"{share:.1%}" for share in line] + [""] * (width - len(line))
+        table.add_row(f"{first} to {first + len(line) - 1}", *cells)
+    return table
+
+
+def _metadata(metadata: Mapping[str, str]) -> Table:
+    table = Table(title_justify="left", title="Metadata", show_header=False)
+    for name, text in sorted(metadata.items()):
+        shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
+        table.add_row(Text(shortened(name), overflow="fold"), Text(shown, overflow="fold"))
+    return table

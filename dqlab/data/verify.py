@@ -1,0 +1,175 @@
+"""What can be wrong with a dataset, told one line a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dqlab.data.bounds import WAYS
+from dqlab.data.describe import reading_progress
+from dqlab.data.formats.base import UnreadError
+from dqlab.data.locate import Dataset, locate_dataset
+from dqlab.data.recorded import digest_fault
+from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
+from dqlab.envs.tasks import Task
+from dqlab.errors import DataError, message_of, printable
+
+
+@dataclass(frozen=True)
+class DatasetFinding:
+    """Something to say of a dataset.
+
+    Attributes:
+        text: what.
+        damage: whether the set is damaged, or another task's.
+    """
+
+    text: str
+    damage: bool = False
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A dataset that was read from end to end.
+
+    Attributes:
+        findings: what is wrong or strange.
+        survey: what is in it; None where it cannot be read.
+        digest: SHA-256; empty where it cannot be read.
+    """
+
+    findings: tuple[DatasetFinding, ...]
+    survey: Survey | None = None
+    digest: str = ""
+
+    @property
+    def damaged(self) -> bool:
+        """Whether any finding is damage."""
+        return any(finding.damage for finding in self.findings)
+
+
+def verify_dataset(dataset: Dataset, tell: ReportRows = lambda rows: None) -> Verified:
+    """Read everything and check it; nothing is raised for what is in the dataset.
+
+    Raises:
+        UnreadError: it cannot be read now, or here: it is in use, say.
+    """
+    try:
+        digest = dataset.digest()
+        with dataset.open() as columns:
+            found = survey_dataset(columns, dataset.task, tell)
+            changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
+            findings = (*changed, *find_faults(found, dataset.task))
+    except UnreadError:
+        raise
+    except DataError as error:
+        return Verified((DatasetFinding(printable(message_of(error)), damage=True),))
+    return Verified(findings, found, digest)
+
+
+def report_findings(name: str, task: str | None = None, out: Callable[[str], None] = print) -> bool:
+    """Verify the dataset of that name and print a line for each finding; returns whether it is damaged.
+
+    Raises:
+        DqlabError: there is no such dataset.
+    """
+    dataset = locate_dataset(name, task)
+    with reading_progress(name) as tell:
+        seen = verify_dataset(dataset, tell)
+    for finding in seen.findings:
+        out(f"{name}: {'damage' if finding.damage else 'note'}: {finding.text}")
+    if seen.survey and not seen.damaged:
+        counts = f"{seen.survey.rows:,} rows, {len(seen.survey.lengths):,} episodes"
+        out(f"{name}: sound: {counts}, SHA-256 {seen.digest}")
+    return seen.damaged
+
+
+def find_faults(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    """All findings; damage first."""
+    findings = [finding for look in CHECKS for finding in look(found, task)]
+    yield from sorted(findings, key=lambda finding: not finding.damage)
+
+
+def _widths(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    wanted = {"observations": task.state_dim, "actions": task.action_dim} if task else {}
+    for name, width in wanted.items():
+        if found.shapes[name][1] != width:
+            assert task is not None
+            yield DatasetFinding(
+                f"'{name}' is {found.shapes[name][1]} wide, {task.name}'s is {width}: another task's", True
+            )
+
+
+def _finiteness(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    for name, values in found.values.items():
+        if values.bad_rows:
+            count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
+            yield DatasetFinding(
+                f"'{name}' has {count} in {values.bad_rows:,} row(s), first in row {values.first_bad:,}", True
+            )
+
+
+def _flags(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    for name, rows in found.odd_flags.items():
+        if rows:
+            yield DatasetFinding(f"'{name}' is neither 0 nor 1 in {rows:,} row(s)", True)
+    if found.both:
+        yield DatasetFinding(f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them")
+
+
+def _ranges(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    if found.outside:
+        yield DatasetFinding(f"{found.outside}; {WAYS}")
+    for name in ("observations", "actions"):
+        values = found.values[name]
+        still = np.flatnonzero(values.low == values.high)
+        if len(still) and found.rows > 1:
+            yield DatasetFinding(f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}")
+
+
+def _episodes(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    if not len(found.lengths):
+        yield DatasetFinding(f"no episode ends within the {found.rows:,} rows")
+    elif found.unfinished:
+        yield DatasetFinding(f"the last {found.unfinished:,} row(s) belong to an episode that does not end")
+    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
+        long = int((found.lengths > task.episode_limit).sum())
+        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
+        yield DatasetFinding(f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}")
+    if found.cuts == UNKNOWN:
+        yield DatasetFinding(
+            "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
+        )
+    if found.breaks:
+        yield DatasetFinding(
+            f"{found.breaks:,} row(s) inside of episodes have a next observation that is not the next row's"
+        )
+
+
+def _rewards(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    sparse = found.sparse
+    if len(sparse.different) == 1:
+        yield DatasetFinding(f"all rewards are {next(iter(sparse.different)):g}")
+    if sparse.binary and found.terminals and sparse.rewarded_terminals < found.terminals:
+        without = found.terminals - sparse.rewarded_terminals
+        yield DatasetFinding(
+            f"rewards are 0 or 1, and {without:,} of {found.terminals:,} terminal row(s) have reward 0"
+        )
+
+
+def _duplicates(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+    if found.duplicates:
+        yield DatasetFinding(f"{found.duplicates:,} row(s) repeat an earlier row's observation, action and reward")
+
+
+CHECKS: tuple[Callable[[Survey, Task | None], Iterator[DatasetFinding]], ...] = (
+    _widths,
+    _finiteness,
+    _flags,
+    _ranges,
+    _episodes,
+    _rewards,
+    _duplicates,
+)

@@ -1,1 +1,0 @@
-"""Looking at, checking, fetching and converting datasets: what `dqlab data` does."""

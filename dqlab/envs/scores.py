@@ -1,0 +1,283 @@
+"""D4RL-normalised scores of returns that somebody has got somewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from dqlab.envs.tasks import D4RL, Task, tasks
+from dqlab.errors import ConfigError, DataError, nearest, odd_character
+from dqlab.files import expanded, read_user_text
+from dqlab.printing import Console
+
+Array = NDArray[np.float64]
+COLUMNS = ("return", "returns", "episode_return")
+"""A CSV file's column that is taken where it has several and none is named."""
+
+
+def read_returns(given: Sequence[str], column: str = "") -> Array:
+    """The returns (n,) that arguments name: numbers, files, or `-` for standard input.
+
+    Args:
+        given: each a number; `-`; or a .npy, .json or .csv file, or one with a number a line.
+        column: of CSV files.
+
+    Raises:
+        DataError: a file cannot be read, holds something else, or a return is not finite.
+    """
+    found = [value for item in given for value in _returns_of(item, column)]
+    if not found:
+        raise DataError("There are no returns to score. Name numbers, files, or - for standard input.")
+    wrong = [index for index, value in enumerate(found) if not np.isfinite(value)]
+    if wrong:
+        raise DataError(
+            f"Return {wrong[0] + 1} of {len(found)} is {found[wrong[0]]}: only finite returns have a score."
+        )
+    return np.array(found, dtype=np.float64)
+
+
+def _returns_of(item: str, column: str) -> list[float]:
+    if item == "-":
+        return _lines("standard input", _standard_input())
+    if _is_number(item):
+        return [float(item)]
+    path = expanded(item)
+    if not path.is_file():
+        raise DataError(f"'{item}' is neither a number nor a file.")
+    if path.suffix == ".csv":
+        return _csv(path, column)
+    return READERS.get(path.suffix, _text)(path)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise DataError("Standard input is no text: a number a line is wanted.") from error
+
+
+def _text(path: Path) -> list[float]:
+    try:
+        return _lines(str(path), read_user_text(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text. Known files: .npy, .json, .csv, or a number a line.") from error
+
+
+def _lines(where: str, text: str) -> list[float]:
+    """A number a line; which of several is a return, or whether a comma parts thousands, is not guessed."""
+    found: list[float] = []
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        words = line.replace(",", " ").split()
+        if not all(map(_is_number, words)):
+            raise _no_number(where, number, line)
+        if len(words) > 1:
+            raise DataError(
+                f"{where}, line {number}: '{line.strip()[:60]}' is more than one number. Write a return a line; of a "
+                f"table, call it .csv and name the column with --column. {odd_character(line)}".strip()
+            )
+        found += map(float, words)
+    return found
+
+
+def _no_number(where: Path | str, number: int, text: str) -> DataError:
+    return DataError(f"{where}, line {number}: '{text.strip()[:60]}' is no number. {odd_character(text)}".strip())
+
+
+def _npy(path: Path) -> list[float]:
+    try:
+        return _numbers(path, np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
+
+
+def _json(path: Path) -> list[float]:
+    try:
+        return _numbers(path, json.loads(read_user_text(path)))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def _numbers(path: Path, values: Any) -> list[float]:
+    """A list of numbers, of whatever shape."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(array.dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} holds no plain list of numbers.") from error
+    return [float(value) for value in array.ravel()]
+
+
+READERS: dict[str, Callable[[Path], list[float]]] = {".npy": _npy, ".json": _json}
+
+FIGURE = re.compile(r"[+-]?\.?\d")
+
+
+def _csv(path: Path, column: str) -> list[float]:
+    """One column; with a header if the first row is not all numbers."""
+    rows = _rows(path)
+    if not rows:
+        return []
+    first = rows[0][1]
+    header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
+    for name in header:
+        if FIGURE.match(name):  # a number that is badly written, and would not be counted
+            raise _no_number(path, rows[0][0], name)
+    names = header or [str(number) for number in range(len(first))]
+    index = _column(path, names, column)
+    body = rows[1:] if header else rows
+    for number, row in body:
+        if index >= len(row) or not _is_number(row[index]):
+            raise DataError(f"{path}, line {number}: no number in column '{names[index]}'.")
+    return [float(row[index]) for _, row in body]
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, with the number of the line that each ends in."""
+    try:
+        reader = csv.reader(io.StringIO(read_user_text(path)))
+        return [(reader.line_num, row) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}.") from error
+
+
+def _column(path: Path, names: Sequence[str], column: str) -> int:
+    wanted = [column] if column else list(COLUMNS)
+    if not column and len(names) == 1:
+        return 0
+    found = [names.index(name) for name in wanted if name in names]
+    if not found:
+        raise DataError(f"{path}: which column are the returns? Name one with --column: {', '.join(names)}.")
+    return found[0]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
+
+
+LINEAR = (
+    "The mean score is the score of the mean return, because the score is linear: the official code, which averages "
+    "returns first, prints the same."
+)
+
+
+def reference_of(name: str) -> tuple[str, Task]:
+    """What is scored, and a task with its reference returns.
+
+    Args:
+        name: a task's, or what several tasks begin with or share: a robot, such as `walker2d`, or `kitchen`.
+
+    Raises:
+        ConfigError: there is no such task, or the tasks meant have different reference returns.
+    """
+    if name in tasks:
+        return name, tasks.get(name)
+    known = [entry.item for entry in tasks]
+    meant = [task for task in known if task.robot == name or task.name.startswith(f"{name}-")]
+    if not meant:
+        raise ConfigError(f"Unknown task '{name}'. {nearest(name, {n for t in known for n in (t.name, t.robot)})}")
+    if len({(task.min_score, task.max_score) for task in meant}) > 1:
+        raise ConfigError(f"'{name}' may be {', '.join(task.name for task in meant)}: they are scored differently.")
+    return f"{name} (all its tasks)" if len(meant) > 1 else meant[0].name, meant[0]
+
+
+def source_of(task: Task) -> str:
+    """Who says which returns score 0 and 100."""
+    return str(D4RL["source"]) if task.name in D4RL["tasks"] else tasks.entry(task.name).source
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Returns with their scores.
+
+    Attributes:
+        name: what they are scored as.
+        task: with the reference returns.
+        returns (n,), scores (n,).
+    """
+
+    name: str
+    task: Task
+    returns: Array
+    scores: Array
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON; the deviation is that of the n episodes (ddof 0), as in evaluations."""
+        return {
+            "task": self.name,
+            "min_return": self.task.min_score,
+            "max_return": self.task.max_score,
+            "source": source_of(self.task),
+            "returns": self.returns.tolist(),
+            "scores": self.scores.tolist(),
+            "n": len(self.scores),
+            "mean": float(self.scores.mean()),
+            "std": float(self.scores.std()),
+        }
+
+
+def score_returns(name: str, given: Sequence[str], column: str = "") -> Scored:
+    """Score returns; `name` as in `reference_of`, `given` and `column` as in `read_returns`."""
+    shown, task = reference_of(name)
+    returns = read_returns(given, column)
+    return Scored(shown, task, returns, task.score(returns))
+
+
+def print_scored(scored: Scored) -> None:
+    """Every return's score, their mean and deviation, and whose reference returns they stand on."""
+    table = Table(title=f"D4RL-normalised scores: {scored.name}")
+    for name in ("episode", "return", "score"):
+        table.add_column(name, justify="right")
+    for index, (value, result) in enumerate(zip(scored.returns, scored.scores, strict=True), 1):
+        table.add_row(str(index), f"{value:.3f}", f"{result:.3f}")
+    table.add_section()
+    table.add_row("mean", f"{scored.returns.mean():.3f}", f"{scored.scores.mean():.3f}")
+    table.add_row("std", f"{scored.returns.std():.3f}", f"{scored.scores.std():.3f}")
+    task, console = scored.task, Console()
+    console.print(table)
+    console.print(f"n = {len(scored.scores)}; a return of {task.min_score} scores 0, {task.max_score} scores 100.")
+    console.print(f"Source: {source_of(task)}.")
+    console.print(LINEAR)
+
+
+def all_references() -> list[dict[str, Any]]:
+    """Reference returns and episode limit of every task."""
+    return [
+        {
+            "task": task.name,
+            "min_return": task.min_score,
+            "max_return": task.max_score,
+            "episode_limit": task.episode_limit,
+            "source": source_of(task),
+        }
+        for task in (entry.item for entry in tasks)
+    ]
+
+
+def print_references() -> None:
+    """The same as a table."""
+    table = Table(title="Returns that score 0 and 100")
+    for name in ("task", "scores 0", "scores 100", "episode limit"):
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    rows = all_references()
+    for row in rows:
+        table.add_row(row["task"], str(row["min_return"]), str(row["max_return"]), str(row["episode_limit"]))
+    console = Console()
+    console.print(table)
+    for source in dict.fromkeys(row["source"] for row in rows):
+        console.print(f"Source: {source}.")

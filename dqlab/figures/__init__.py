@@ -1,1 +1,0 @@
-"""Figures of the paper: from gin files to runs, numbers and a drawing."""

@@ -1,1 +1,0 @@
-"""Videos of evaluated policies."""

@@ -1,0 +1,157 @@
+"""The flow policy: an ordinary differential equation that carries noise to actions along straight lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.config.fields import check_field
+from dqlab.networks.denoisers import denoisers
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec, normal, uniform
+from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
+
+
+@policies.register("rectified_flow", source="Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 23 (sigma_min = 0)")
+@dataclass(frozen=True)
+class RectifiedFlowPolicy(Policy):
+    """Actions by integrating a velocity from noise (t = 0) to the action (t = 1), in Euler steps.
+
+    Attributes:
+        denoiser: a name from the `denoiser` registry, or the part itself; here it predicts the velocity.
+        n_steps: Euler steps of a sample.
+        time_scale: the network sees t * time_scale, so that its time embedding resolves times between 0 and 1.
+    """
+
+    denoiser: str | Callable[..., nn.Module] = "mlp"
+    n_steps: int = 10
+    time_scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.n_steps >= 1, self, "n_steps", "at least 1")
+        check_field(self.time_scale > 0, self, "time_scale", "positive")
+
+    def build(self, dims: Dims) -> nn.Module:
+        """A freshly initialised velocity network."""
+        return denoisers.choose(self.denoiser)(dims.state, dims.action)
+
+    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """Uniform times `t` (B,) and the points `start` (B, A) at t = 0."""
+        return {"t": uniform(batch), "start": normal(batch, dims.action)}
+
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Squared errors (B,) of the velocity x_1 - x_0 at x_t = (1 - t) x_0 + t x_1, means over action dimensions."""
+        velocity = action - noise["start"]
+        x = noise["start"] + noise["t"].unsqueeze(-1) * velocity
+        return (network(x, noise["t"] * self.time_scale, state) - velocity).square().mean(dim=-1)
+
+    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The point `start` (B, A) at t = 0."""
+        return {"start": normal(batch, dims.action)}
+
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Actions (B, A): the clamped end point; differentiable through all steps."""
+        return self.integrate(network, state, noise["start"]).clamp(-dims.max_action, dims.max_action)
+
+    def integrate(self, network: Network, state: Tensor, start: Tensor) -> Tensor:
+        """The point (B, A) at t = 1 that Euler's method reaches from `start` (B, A)."""
+        velocity, x = self._velocity(network, state), start
+        for step in range(self.n_steps):
+            x = x + velocity(x, step) / self.n_steps
+        return x
+
+    def _velocity(self, network: Network, state: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """`(x (B, A), step) -> velocity (B, A)`; with `prepare`, what does not depend on x is computed once."""
+        steps = torch.arange(self.n_steps, device=state.device, dtype=state.dtype)
+        times = steps * (self.time_scale / self.n_steps)
+        if not hasattr(network.module, "prepare"):
+            return lambda x, step: network(x, times[step].expand(len(x)), state)
+        prepared = network.call("prepare", state, times)
+        return lambda x, step: network.call("denoise", x, step, prepared)  # type: ignore[no-any-return]
+
+
+class OneStepFlow(nn.Module):
+    """The two networks as one: `flow`, the teacher, and `one_step`, its student."""
+
+    def __init__(self, flow: nn.Module, one_step: nn.Module) -> None:
+        super().__init__()
+        self.flow = flow
+        self.one_step = one_step
+
+
+@policies.register("one_step_flow", source="Park, Li, Levine 2025 (Flow Q-learning), algorithm 1")
+@dataclass(frozen=True)
+class OneStepFlowPolicy(RectifiedFlowPolicy):
+    """Actions in one step from noise, distilled from a rectified flow that is trained beside it.
+
+    Attributes:
+        denoiser: a name from the `denoiser` registry, or the part itself, for the flow's velocity.
+        one_step: likewise, for the network from noise to action; it is called with t = 0.
+        n_steps, time_scale: the flow's, as in `RectifiedFlowPolicy`.
+        alpha: weight of the distillation in `losses`. The two terms train separate networks, so with Adam it changes
+            next to nothing in behaviour cloning; Flow Q-learning has its own, which weighs distillation against Q.
+    """
+
+    one_step: str | Callable[..., nn.Module] = "mlp"
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.alpha >= 0, self, "alpha", "at least 0")
+
+    def build(self, dims: Dims) -> nn.Module:
+        """Freshly initialised: the velocity network and the one-step network."""
+        return OneStepFlow(super().build(dims), denoisers.choose(self.one_step)(dims.state, dims.action))
+
+    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """`flow_*` for the flow's losses, `distill_*` for the distillation's."""
+        flow, distilled = self.flow_noise(dims, batch), self.sample_noise(dims, batch)
+        return {**add_prefix("flow", flow), **add_prefix("distill", distilled)}
+
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """The flow's losses plus alpha * those of the distillation, (B,)."""
+        flow = self.flow_losses(network, dims, state, action, strip_prefix("flow", noise))
+        return flow + self.alpha * self.distillation_losses(network, dims, state, strip_prefix("distill", noise))
+
+    def flow_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """The randomness of `flow_losses`."""
+        return super().loss_noise(dims, batch)
+
+    def flow_losses(
+        self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]
+    ) -> Tensor:
+        """Squared errors (B,) of the flow's velocity, as in `RectifiedFlowPolicy.losses`."""
+        return super().losses(bound_submodule(network, "flow"), dims, state, action, noise)
+
+    def distillation_losses(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Squared distances (B,) of the one-step action, not clamped, to the flow's from the same noise; means over A.
+
+        No gradient goes to the flow. `noise` is that of `sample`.
+        """
+        with torch.no_grad():
+            wanted = self.flow_sample(network, dims, state, noise)
+        return (self.one_step_action(network, state, noise) - wanted).square().mean(dim=-1)
+
+    def flow_sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """The teacher's actions (B, A): the flow's clamped end points. `noise` is that of `sample`."""
+        return super().sample(bound_submodule(network, "flow"), dims, state, noise)
+
+    def one_step_action(self, network: Network, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """What the one-step network makes of the noise (B, A), not clamped."""
+        start = noise["start"]
+        return bound_submodule(network, "one_step")(start, torch.zeros_like(start[:, 0]), state)
+
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Actions (B, A) in one step, clamped to the action range."""
+        return self.one_step_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
+
+
+def bound_submodule(network: Network, name: str) -> Network:
+    """A submodule of a bound network, bound likewise."""
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): value for key, value in network.parameters.items() if key.startswith(prefix)}
+    return Network(network.module.get_submodule(name), own, network.precision)

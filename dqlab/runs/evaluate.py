@@ -1,0 +1,198 @@
+"""What the commands print: a finished run, an evaluation, a late synchronisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from dqlab.config import gin_files
+from dqlab.config.gin_state import abbreviate_names, bound_parameters, parameters_read
+from dqlab.config.replica import Replica
+from dqlab.envs.tasks import score_or_return
+from dqlab.errors import ConfigError, RunError
+from dqlab.printing import Console
+from dqlab.runs.experiment import Experiment
+from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
+from dqlab.runs.video import VideoRequest, VideoSession
+from dqlab.tracking.run_folder import RunFolder
+from dqlab.training import checkpoint
+from dqlab.training.evaluation import Evaluator
+from dqlab.training.execution.modes import ComputeBudget
+from dqlab.training.model_selection import EvaluationEpisodes
+
+SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
+RULES = {"last": "last", "best": "best_online", "offline": "offline"}
+
+
+def evaluate_run(
+    path: Path,
+    which: str,
+    seed: int | None,
+    episodes: int | None,
+    bindings: Sequence[str] = (),
+    film: VideoRequest | None = None,
+) -> None:
+    """Evaluate a checkpoint of each replica (or one), with the run's own configuration.
+
+    With the run's number of episodes the evaluation repeats the recorded one: same initial states, same noise.
+    A video goes into the replica's folder and to MLflow too, if the run is recorded there.
+
+    Raises:
+        RunError: no such run, replica or checkpoint.
+        ConfigError: a video is wanted and cannot be made here.
+    """
+    folder = RunFolder(path)
+    facts = folder.facts()
+    gin_files.load_stored(folder.config, bindings)
+    experiment = Experiment()
+    experiment.check()
+    title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"
+    table = _evaluation_table(title, facts["caveat"])
+    evaluator = _evaluator(experiment, episodes, bindings)
+    mode = experiment.mode(facts).settle(ComputeBudget(experiment.the_device, 0.0))
+    evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
+    replicas = {replica.name: replica for replica in folder.replicas()}
+    files = checkpoint_files(folder, seed, which)
+    filming = VideoSession(evaluator, film, len(files)) if film else None
+    failed: list[RunError] = []
+    for file in files:
+        weights, record = checkpoint.load_weights(file)
+        replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
+        pack = experiment.pack([replica])
+        pack.load(0, weights)
+        try:
+            result = evaluator.run(pack, record["step"], mode)[0]
+        except RunError as error:
+            failed.append(error)
+            continue
+        _add_row(table, experiment, replica.title, record["step"], result)
+        if filming:
+            filming.note(replica.name, record["step"])
+    if table.row_count:
+        Console().print(table)
+    if filming:
+        filming.finish(folder)
+    if failed:
+        raise failed[0]
+
+
+def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
+    """The files of a selection rule, one a replica, or the one file that is named."""
+    if which not in RULES:
+        if not Path(which).is_file():
+            raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
+        return [Path(which)]
+    known = folder.replicas()
+    wanted = [replica for replica in known if seed in (None, replica.seed)]
+    if not wanted:
+        seeds = sorted({replica.seed for replica in known})
+        raise RunError(f"{folder.path} has no seed {seed}; it has {seeds}.")
+    return [_selected(folder, replica, which) for replica in wanted]
+
+
+def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
+    """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
+    kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
+    if which == "last" and kept:
+        return kept[-1]
+    return folder.snapshot(replica.name, folder.chosen_step(replica, RULES[which]))
+
+
+def evaluate_official(
+    path: Path,
+    task_name: str | None,
+    epoch: str | None,
+    episodes: int,
+    bindings: Sequence[str] = (),
+    film: VideoRequest | None = None,
+) -> None:
+    """Evaluate the official code's checkpoint as the official code acts: 50 candidates, softmax over the critics.
+
+    The official code does not save its target critics; the critics stand in for them, as after loading there.
+
+    Raises:
+        ConfigError: no task is named. RunError: no readable checkpoint, or one of another task's sizes.
+    """
+    if task_name is None:
+        raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
+    trained = load_checkpoint(path, epoch)
+    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
+    gin_files.load_gin([], [*told, f"Experiment.task={task_name!r}", *bindings])
+    experiment = Experiment()
+    _check_official(trained, experiment)
+    experiment.check()
+    pack = experiment.pack([Replica.plain(0)])
+    pack.load(0, trained.weights)
+    evaluator = _evaluator(experiment, episodes, bindings)
+    filming = VideoSession(evaluator, film, 1) if film else None
+    result = evaluator.run(pack, 0)[0]
+    about = f"official checkpoint {trained.stem} ({trained.schedule})"
+    table = _evaluation_table(f"{task_name}, {about}, physics {experiment.stepped_by}", "")
+    _add_row(table, experiment, trained.stem, 0, result)
+    Console().print(table)
+    if filming:
+        filming.note(trained.stem, 0)
+        filming.finish(None)
+
+
+def _evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[str]) -> Evaluator:
+    """Its evaluator, ready; by then everything has been read, the command line's bindings among it.
+
+    Raises:
+        ConfigError: an environment cannot be made; or nothing reads a binding.
+    """
+    evaluator = experiment.evaluator(episodes)
+    evaluator.environments.prepare(evaluator.episodes)
+    gin_files.check_parameters_read(bindings, parameters_read())
+    return evaluator
+
+
+def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None:
+    """See that the task and the configuration are those of the files.
+
+    Raises:
+        RunError: the task has other states or actions.
+        ConfigError: the configuration contradicts the files, or does not say what they do not.
+    """
+    task, sizes = experiment.the_task, (trained.state_dim, trained.action_dim)
+    if sizes != (task.state_dim, task.action_dim):
+        raise RunError(
+            f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
+            f"{task.state_dim} and {task.action_dim}. Name its own task with --task."
+        )
+    bound = abbreviate_names(bound_parameters())
+    for name, value in trained.settings.items():
+        if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
+            raise ConfigError(f"--set {name}={bound[name]!r} contradicts {trained.stem}, which has {value!r}.")
+    process = getattr(getattr(experiment.the_algorithm, "the_policy", None), "process", None)
+    if process is None:
+        raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
+    if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
+        raise ConfigError(
+            f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
+            "DiffusionPolicy.schedule=NAME."
+        )
+    if len(trained.betas) and not trained.has_betas(process.betas):
+        raise ConfigError(
+            f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
+        )
+
+
+def _evaluation_table(title: str, caveat: str) -> Table:
+    table = Table(title=title)
+    score = f"score ({caveat})" if caveat else "score"
+    scores = () if score_or_return(caveat) == "return" else (score, "+-")
+    for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
+        words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
+        table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
+    return table
+
+
+def _add_row(table: Table, experiment: Experiment, name: str, step: int, result: EvaluationEpisodes) -> None:
+    task, returns = experiment.the_task, result.returns
+    measured = [returns, task.score(returns)] if task.scored else [returns]
+    values = [*(number for each in measured for number in (each.mean(), each.std())), result.lengths.mean()]
+    cells = [f"{value:.1f}" for value in values]
+    table.add_row(name, f"{step:,}", str(len(result.returns)), *cells)

@@ -1,1 +1,0 @@
-"""D4RL-normalised scores of raw returns."""

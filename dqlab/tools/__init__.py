@@ -1,0 +1,1 @@
+"""Programs on top, one folder behind one command; nothing below imports them."""

@@ -1,0 +1,1 @@
+"""The paper's figure of the 2D bandit: `dqlab figure bandit`."""

@@ -1,0 +1,1 @@
+"""Benchmarks: measured side by side, recorded in MLflow, compared with their history."""

@@ -1,0 +1,158 @@
+"""How two callables are timed against each other, and what follows from their times."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dqlab.errors import BenchmarkError
+from dqlab.runs.profile.peak import Call, Stopwatch, wait_for_nothing
+
+ROUNDS = 5
+FIGURES = (
+    "ratio",
+    "baseline_seconds",
+    "work",
+    "per_second",
+    "flops",
+    "flops_per_second",
+    "peak",
+    "peak_share",
+    "threads",
+    "memory_ratio",
+)
+"""What `measure` adds to a benchmark besides its parameters, which may not have these names."""
+
+
+def figures_of(
+    candidate: Sequence[float], baseline: Sequence[float], work: float, flops: float | None, peak: float | None
+) -> dict[str, float]:
+    """What follows from the times of alternating rounds.
+
+    Args:
+        candidate: seconds a call, round by round.
+        baseline: the same of what it is compared with; empty if there is nothing.
+        work: units of work of one call.
+        flops: floating-point operations of one call, or None.
+        peak: floating-point operations a second that the device is able to do, or None.
+
+    Returns:
+        `work`, `per_second` (work over the median time); with a baseline `baseline_seconds` (its median) and `ratio`
+        (the median over rounds of baseline over candidate: how many times faster the candidate is); with flops
+        `flops`, `flops_per_second`, and, where the peak is known, `peak` and `peak_share`.
+    """
+    median = statistics.median(candidate)
+    figures = {"work": work, "per_second": work / median}
+    if baseline:
+        ratios = [theirs / ours for theirs, ours in zip(baseline, candidate, strict=True)]
+        figures |= {"ratio": statistics.median(ratios), "baseline_seconds": statistics.median(baseline)}
+    if flops is not None:
+        figures |= {"flops": flops, "flops_per_second": flops / median}
+        if peak is not None:
+            figures |= {"peak": peak, "peak_share": flops / median / peak}
+    return figures
+
+
+class Measure:
+    """What the fixture `measure` is: pytest-benchmark's `benchmark` fixture, against a baseline.
+
+    Args:
+        benchmark: pytest-benchmark's fixture of this test.
+        note: told the benchmark's name, its median seconds and its figures.
+        clock: returns seconds.
+    """
+
+    def __init__(
+        self,
+        benchmark: Any,
+        note: Callable[[str, float, dict[str, float]], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._benchmark, self._note, self._clock = benchmark, note, clock
+
+    def __call__(
+        self,
+        candidate: Call,
+        baseline: Call | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        work: float = 1,
+        flops: float | None = None,
+        synchronize: Call | None = None,
+        warmup: int = 1,
+    ) -> dict[str, float]:
+        """Time `candidate` against `baseline`, in five rounds in which they alternate; once a test.
+
+        pytest-benchmark's own figures are the candidate's. Where it is disabled, each is called once, untimed.
+
+        Args:
+            candidate: what is measured.
+            baseline: what it is compared with, or None.
+            parameters: what tells this benchmark from others: `part` and whatever belongs to it. `device` names the
+                device whose peak the share is taken of, the CPU by default.
+            work: units of work of one call, for `per_second`.
+            flops: floating-point operations of one call, for `peak_share`.
+            synchronize: called before each reading of the clock.
+            warmup: calls of each before anything is timed.
+
+        Returns:
+            What `figures_of` says, and `threads` where torch is in use; empty where pytest-benchmark is disabled.
+
+        Raises:
+            BenchmarkError: a parameter has the name of a figure.
+        """
+        parameters = dict(parameters or {})
+        if taken := sorted(set(parameters) & set(FIGURES)):
+            raise BenchmarkError(f"A benchmark's parameter cannot be called {', '.join(taken)}: that is a figure.")
+        self._benchmark.extra_info.update(parameters)
+        if self._benchmark.disabled:
+            return self._once(candidate, baseline)
+        watch = Stopwatch(synchronize or wait_for_nothing, self._clock)
+        for call in [each for each in (baseline, candidate) if each is not None] * warmup:
+            call()
+        ours, theirs = self._alternate(watch, candidate, baseline)
+        figures = figures_of(ours, theirs, work, flops, _peak(flops, parameters)) | _threads()
+        self._benchmark.extra_info.update(figures)
+        self._note(self._benchmark.fullname, statistics.median(ours), figures)
+        return figures
+
+    def _once(self, candidate: Call, baseline: Call | None) -> dict[str, float]:
+        """No timing was asked for: see that both run."""
+        if baseline is not None:
+            baseline()
+        self._benchmark.pedantic(candidate)
+        return {}
+
+    def _alternate(self, watch: Stopwatch, candidate: Call, baseline: Call | None) -> tuple[list[float], list[float]]:
+        """Seconds a call of both, round by round; pytest-benchmark times the candidate's half of each round."""
+        ours: list[float] = []
+        theirs: list[float] = []
+        calls = watch.calls_a_round(candidate)
+        baseline_calls = watch.calls_a_round(baseline) if baseline is not None else 0
+
+        def before() -> None:
+            # pytest-benchmark allows no inner calls beside a setup, but divides by this number
+            self._benchmark.stats.iterations = calls
+            if baseline is not None:
+                theirs.append(watch.seconds(baseline, baseline_calls))
+            watch.synchronize()
+
+        self._benchmark.pedantic(lambda: ours.append(watch.seconds(candidate, calls)), setup=before, rounds=ROUNDS)
+        return ours[:ROUNDS], theirs[:ROUNDS]  # its profiling option runs one more
+
+
+def _peak(flops: float | None, parameters: Mapping[str, Any]) -> float | None:
+    """The device's measured peak, if there are operations to be held against it."""
+    if flops is None:
+        return None
+    from dqlab.runs.profile.peak import measure_peak
+
+    return measure_peak(str(parameters.get("device", "cpu")))
+
+
+def _threads() -> dict[str, float]:
+    """Threads of an operation of torch, if anything has imported it."""
+    torch = sys.modules.get("torch")
+    return {"threads": torch.get_num_threads()} if torch is not None else {}

@@ -1,0 +1,1 @@
+"""Making datasets as D4RL did: `dqlab collect`."""

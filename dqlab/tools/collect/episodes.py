@@ -1,0 +1,238 @@
+"""Episodes on disk: files of whole episodes, each written whole or not at all, readable as one set."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.data.formats.base import reading_error
+from dqlab.errors import ConfigError, DataError
+from dqlab.files import atomic_path, write_text
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Amount:
+    """So many episodes, or so many transitions; neither for all that there is.
+
+    Attributes:
+        episodes: whole ones.
+        transitions: rows; the last episode is cut where they are full.
+    """
+
+    episodes: int = 0
+    transitions: int = 0
+
+    @property
+    def everything(self) -> bool:
+        """Whether it is all that there is."""
+        return not (self.episodes or self.transitions)
+
+    def missing(self, lengths: Sequence[int]) -> bool:
+        """Whether episodes of these lengths do not suffice."""
+        return len(lengths) < self.episodes or sum(lengths) < self.transitions
+
+    def shared(self, shares: Mapping[str, float]) -> dict[str, Amount]:
+        """Parts by share, whole numbers that add up (largest remainders are rounded up)."""
+        count = self.episodes or self.transitions
+        exact = np.array(list(shares.values())) * count
+        counts = np.floor(exact + TOLERANCE).astype(int)
+        short = count - int(counts.sum())
+        counts[np.argsort(counts - exact, kind="stable")[:short]] += 1
+        if count and not counts.all():
+            raise ConfigError(
+                f"{count} are too few for shares {dict(shares)}: one of them would be empty. Ask for more."
+            )
+        unit = "episodes" if self.episodes else "transitions"
+        return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
+
+    def thinned(self, lengths: Sequence[int], what: str) -> list[int]:
+        """Numbers of episodes, spread evenly over all of them, that suffice.
+
+        Args:
+            lengths: of all episodes there are.
+            what: what they are, for the message.
+
+        Raises:
+            DataError: there are not so many.
+        """
+        if self.missing(lengths):
+            raise DataError(
+                f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
+                f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
+            )
+        if self.everything:
+            return list(range(len(lengths)))
+        if self.episodes:
+            return [number * len(lengths) // self.episodes for number in range(self.episodes)]
+        return _spread(np.asarray(lengths), self.transitions)
+
+
+def _spread(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: int) -> list[int]:
+    """Episodes taken whenever the rows taken fall behind their share of the rows passed."""
+    taken, passed, chosen = 0, 0, []
+    for number, length in enumerate(lengths.tolist()):
+        passed += length
+        if taken < wanted * passed / int(lengths.sum()):
+            chosen.append(number)
+            taken += length
+    return chosen
+
+
+def check_shares(mixture: Mapping[str, float]) -> None:
+    """See that shares are positive and sum to 1.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    values = list(mixture.values()) if isinstance(mixture, Mapping) else []
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    if not values or not numbers:
+        raise ConfigError(f"Collection.mixture must be a dictionary policy -> share, not {mixture!r}.")
+    if min(values) <= 0 or abs(sum(values) - 1) > TOLERANCE:
+        raise ConfigError(
+            f"Collection.mixture {dict(mixture)}: shares must be positive and sum to 1, these sum to {sum(values):g}."
+        )
+
+
+Array = NDArray[Any]
+LENGTHS = "lengths"
+
+
+def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """Write arrays by name into one file, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with _room(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def save_text(path: Path, text: str) -> None:
+    """The same with a text."""
+    with _room(path):
+        write_text(path, text)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space and run the same command again: "
+            "it continues."
+        ) from error
+
+
+def load_arrays(path: Path, *names: str) -> dict[str, Array]:
+    """Arrays of a file that `save_arrays` wrote: those named, or all.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names or stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        mend = "Delete it and run the same command again: it is made anew."
+        raise reading_error(str(path), "is damaged", error, mend) from error
+
+
+def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:
+    """Write whole episodes into one file."""
+    from dqlab.tools.collect.recording import join_rows
+
+    lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
+    save_arrays(path, {**(join_rows(episodes) if episodes else {}), LENGTHS: lengths})
+
+
+def lengths_of(path: Path) -> Array:
+    """Lengths (E,) of a file's episodes."""
+    return load_arrays(path, LENGTHS)[LENGTHS]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a file of episodes.
+
+    Attributes:
+        path: the file.
+        rows (n,): which rows, rising.
+        cut: whether the last row is cut short, in the middle of its episode.
+    """
+
+    path: Path
+    rows: NDArray[np.int64]
+    cut: bool = False
+
+
+def pieces_of(path: Path, chosen: Sequence[int], limit: int) -> Piece:
+    """The chosen episodes of a file, and at most `limit` rows of them."""
+    lengths = lengths_of(path)
+    ends = np.cumsum(lengths)
+    each = [np.arange(ends[number] - lengths[number], ends[number]) for number in chosen]
+    rows = np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    whole = limit in np.cumsum(lengths[list(chosen)])
+    return Piece(path, rows[:limit], cut=len(rows) > limit and not whole)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """One array of several pieces, read a file at a time.
+
+    Attributes:
+        name: of the array.
+        pieces: where its rows are, in order.
+    """
+
+    name: str
+    pieces: tuple[Piece, ...]
+    _open: dict[Path, Array] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each piece, and one behind the last."""
+        return np.cumsum([0, *(len(piece.rows) for piece in self.pieces)])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return (int(self.starts[-1]), *self._array(self.pieces[0].path).shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """As stored."""
+        return self._array(self.pieces[0].path).dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, stop, _ = rows.indices(int(self.starts[-1]))
+        first = max(int(np.searchsorted(self.starts, start, side="right")) - 1, 0)
+        parts = []
+        while first < len(self.pieces) and self.starts[first] < stop:
+            offset = int(self.starts[first])
+            parts.append(self._piece(self.pieces[first])[max(start - offset, 0) : stop - offset])
+            first += 1
+        return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def _piece(self, piece: Piece) -> Array:
+        values = self._array(piece.path)[piece.rows]
+        if self.name == "timeouts" and piece.cut:
+            values[-1] = not load_arrays(piece.path, "terminals")["terminals"][piece.rows[-1]]
+        return values
+
+    def _array(self, path: Path) -> Array:
+        if path not in self._open:
+            self._open.clear()
+            self._open[path] = load_arrays(path, self.name)[self.name]
+        return self._open[path]

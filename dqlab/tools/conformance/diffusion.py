@@ -1,0 +1,152 @@
+"""What noise schedules, strides, predictions, loss weightings and samplers must do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dqlab.config.registry import RegistryEntry
+from dqlab.diffusion.predictions import Prediction, predictions
+from dqlab.diffusion.process import Process
+from dqlab.diffusion.samplers import ChainNoise, Sampler
+from dqlab.diffusion.schedules import NoiseSchedule, build_betas
+from dqlab.diffusion.strides import Stride, visited_timesteps
+from dqlab.diffusion.weightings import LossWeighting
+from dqlab.errors import ConfigError
+from dqlab.tools.conformance.made import BATCH, check_device, check_pure, check_traceable, make_batch
+from dqlab.tools.conformance.policies import FAR, error_of, even_process
+
+LENGTHS = (*range(1, 21), 50, 200, 1000)
+"""Numbers of diffusion steps N that are tried."""
+ENOUGH = 0.02
+"""An error of actions that need not fall further."""
+
+
+def check_noise_schedule(entry: RegistryEntry[NoiseSchedule]) -> None:
+    """Betas of the right shape inside (0, 1), abar falling, the same at every call; for at least one N up to 1000."""
+    accepted = [n for n in LENGTHS if _is_accepted(entry.make(), n)]
+    assert accepted, f"it refuses every number of diffusion steps of {LENGTHS}"
+    for n in accepted:
+        betas = build_betas(entry.make(), n)
+        assert torch.equal(betas, build_betas(entry.make(), n)), "two calls differ"
+        abar = [1.0, *Process.from_betas(betas).alphas_cumprod]
+        assert all(later < earlier for earlier, later in pairwise(abar)), f"abar does not fall (N = {n})"
+        assert abar[-1] > 0, f"abar falls to zero (N = {n})"
+
+
+def _is_accepted(schedule: NoiseSchedule, n: int) -> bool:
+    """Whether the schedule exists for N diffusion steps; it may say that it does not."""
+    try:
+        schedule(n)
+    except ConfigError:
+        return False
+    return True
+
+
+def check_stride(entry: RegistryEntry[Stride]) -> None:
+    """Strictly falling timesteps from N-1 to 0, as many as are asked for, of processes of many kinds."""
+    for schedule in ("vp", "linear", "cosine", "karras"):
+        for n in (1, 2, 5, 50, 1000):
+            process = Process.from_betas(build_betas(schedule, n))
+            for steps in {1, 2, 3, n // 2, n - 1, n} & set(range(1, n + 1)):
+                times = visited_timesteps(entry.make(), process, steps)
+                assert all(isinstance(t, int) for t in times), f"timesteps must be integers: {times}"
+                assert times == visited_timesteps(entry.make(), process, steps), "two calls differ"
+
+
+def check_prediction(entry: RegistryEntry[Callable[[], Prediction]]) -> None:
+    """What it is trained on leads back to x_0, at one timestep and at many; errors of both are in the ratio it says."""
+    prediction, process = entry.make()(), Process.from_betas(build_betas("vp", BATCH))
+    start, eps, t = make_batch().action[0], make_batch(seed=1).action[0], torch.arange(BATCH)
+    target = check_pure(lambda *values: prediction.target(process, *values), start, eps, t)
+    x = process.diffuse(start, t, eps)
+    assert target.shape == start.shape, f"the target has shape {tuple(target.shape)} instead of {tuple(start.shape)}"
+
+    def back(x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        return prediction.start(process, x, t, output)
+
+    assert torch.allclose(back(x, t, target), start), "a perfect output does not lead back to x_0"
+    off = back(x, t, target + 0.1) - start
+    for row in range(BATCH):
+        one = prediction.start(process, x[row], row, target[row])
+        assert torch.allclose(one, start[row]), f"at timestep {row} alone it gives another x_0 than among others"
+        ratio = 0.01 / float(off[row].square().mean())
+        said = prediction.error_ratio(process.snr(row))
+        assert math.isclose(ratio, said, rel_tol=1e-6), f"error_ratio is {said} where it is {ratio}"
+    check_device(back, x, t, target)
+    check_traceable(back, x, t, target)
+
+
+def check_loss_weighting(entry: RegistryEntry[Callable[[], LossWeighting]]) -> None:
+    """Weights of N timesteps, finite, not negative and not all zero, for everything that can be predicted."""
+    process = Process.from_betas(build_betas("vp", 20))
+    for prediction in predictions:
+        weights = entry.make()().weights(prediction.make()(), process)
+        assert len(weights) == process.n_timesteps, f"it gives {len(weights)} weights for 20 timesteps"
+        assert all(math.isfinite(weight) and weight >= 0 for weight in weights), f"a weight is wrong: {weights}"
+        assert any(weights), "all weights are zero"
+
+
+def check_sampler(entry: RegistryEntry[Callable[[], Sampler]]) -> None:
+    """Actions in range, a function of the injected noise alone, differentiable; exact in the limit of many steps."""
+    sampler = entry.make()()
+    assert isinstance(sampler, Sampler), "a sampler must be derived from Sampler"
+    for steps in (0, 1, 3):
+        check_sampler_chain(replace(sampler, steps=steps))
+    check_refusal(sampler)
+    check_convergence(sampler)
+
+
+def check_sampler_chain(sampler: Sampler) -> None:
+    """One chain of five trained timesteps: a known x_0 is found, and what is asked of all functions of tensors."""
+    process = Process.from_betas(build_betas("vp", 5))
+    state, wanted = make_batch().state[0], make_batch().action[0] * 0.9
+    noise = (torch.randn(BATCH, 3).double(), torch.randn(sampler.draws(process), BATCH, 3).double())
+
+    def chain(start: Tensor, steps: Tensor, state: Tensor) -> Tensor:
+        noise = ChainNoise(start, steps)
+        return sampler(lambda x, t, s: (0.3 + 0.1 * t) * x + s[:, :3], process, state, noise, 1.0)
+
+    known = sampler(lambda x, t, s: wanted, process, state, ChainNoise(*noise), 1.0)
+    assert torch.allclose(known, wanted, atol=1e-6), "a perfect denoiser does not lead to its action"
+    action = check_pure(chain, *noise, state)
+    assert bool((action.abs() <= 1).all()), "an action is out of range"
+    part = chain(noise[0][:2], noise[1][:, :2], state[:2])
+    assert torch.allclose(part, action[:2]), "a row depends on other rows"
+    check_device(chain, *noise, state)
+    check_traceable(chain, *noise, state)
+    check_gradients(sampler, process, ChainNoise(*noise), state)
+
+
+def check_gradients(sampler: Sampler, process: Process, noise: ChainNoise, state: Tensor) -> None:
+    """The gradient reaches the chain's start and the denoiser at every visited timestep."""
+    start = noise.start.clone().requires_grad_()
+    weights = {t: torch.tensor(0.5, dtype=start.dtype, requires_grad=True) for t in sampler.times(process)}
+    action = sampler(lambda x, t, s: weights[t] * x, process, state, ChainNoise(start, noise.steps), FAR)
+    gradients = torch.autograd.grad(action.square().sum(), [start, *weights.values()], allow_unused=True)
+    for name, gradient in zip(["the start", *(f"the denoiser at t = {t}" for t in weights)], gradients, strict=True):
+        assert gradient is not None, f"no gradient reaches {name}"
+        assert bool((gradient != 0).any()), f"the gradient at {name} is zero"
+
+
+def check_refusal(sampler: Sampler) -> None:
+    """More steps than there are in training are refused."""
+    try:
+        replace(sampler, steps=6).times(Process.from_betas(build_betas("vp", 5)))
+    except ConfigError:
+        return
+    raise AssertionError("it does not refuse 6 steps of 5 trained ones")
+
+
+def check_convergence(sampler: Sampler) -> None:
+    """With the exact denoiser of a Gaussian target it comes the closer to where it must end, the more steps it has."""
+    process = even_process(65)
+    errors = [error_of(replace(sampler, steps=steps, stride="uniform"), process) for steps in (9, 17, 33, 65)]
+    assert errors[-1] < 0.1, f"with 65 steps it misses a Gaussian target by {errors[-1]:.3f}"
+    for coarse, fine in pairwise(errors):
+        assert fine < max(0.8 * coarse, ENOUGH), f"more steps do not help: errors {errors}"

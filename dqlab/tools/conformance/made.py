@@ -1,0 +1,166 @@
+"""Made-up numbers, and questions that are asked of parts of many kinds."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.data.batch import Batch
+from dqlab.errors import first_line
+from dqlab.networks.stacking import Layout
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.policies.base import Dims
+from dqlab.training.execution.compiled import trace_program
+from dqlab.training.execution.program import nested_tensors, tree_map
+
+DIMS = Dims(state=5, action=3)
+BATCH = 7
+
+
+def make_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """A draw of what `specs` ask for, with a leading axis of one replica."""
+    values = draw_noise(specs, generator_for(seed, "testing", 0), dtype)
+    return {name: value.unsqueeze(0) for name, value in values.items()}
+
+
+def make_batch(dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
+    """A random batch of one replica; about a quarter of it terminal."""
+    generator = generator_for(seed, "testing batch", 0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=generator, dtype=dtype)
+
+    action = normal(batch, dims.action).clamp(-dims.max_action, dims.max_action)
+    terminal = (normal(batch) > 0.7).to(dtype)
+    return Batch(normal(batch, dims.state), action, normal(batch), normal(batch, dims.state), terminal)
+
+
+def one_noise(specs: dict[str, NoiseSpec], seed: int = 0) -> dict[str, Tensor]:
+    """The same without the axis of replicas: what a function of one replica takes."""
+    return {name: value[0] for name, value in make_noise(specs, seed).items()}
+
+
+def check_device(function: Callable[..., Any], *values: Any) -> None:
+    """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only.
+
+    Args:
+        function: of nested tensors.
+        values: its arguments, nested dicts and tuples of tensors.
+    """
+    try:
+        result = function(*tree_map(lambda tensor: tensor.to("meta"), values))
+    except (RuntimeError, NotImplementedError) as error:
+        raise AssertionError(
+            f"it leaves the device of its arguments, or reads a value back: {first_line(error)}"
+        ) from error
+    for tensor in nested_tensors(result):
+        assert tensor.device.type == "meta", f"it gives a tensor on {tensor.device} for arguments on another device"
+
+
+def check_pure(function: Callable[..., Any], *values: Any) -> Any:
+    """Two calls give the same numbers, draw none of their own and leave their arguments alone; returns the numbers."""
+    before, copies = torch.get_rng_state(), tree_map(torch.clone, values)
+    first, second = function(*values), function(*values)
+    assert torch.equal(torch.get_rng_state(), before), "it draws random numbers of its own"
+    for given, copy in zip(nested_tensors(values), nested_tensors(copies), strict=True):
+        assert torch.equal(given, copy), "it writes into its arguments"
+    for one, other in zip(nested_tensors(first), nested_tensors(second), strict=True):
+        assert torch.equal(one, other), "two calls differ"
+    return first
+
+
+def check_traceable(function: Callable[..., Any], *values: Any) -> None:
+    """It consists of PyTorch's operations alone, so that it can be compiled; and the graph of them gives the same."""
+    shape = values
+
+    def flat(*given: Tensor) -> tuple[Tensor, ...]:
+        left = iter(given)
+        return tuple(nested_tensors(function(*tree_map(lambda _: next(left), shape))))
+
+    graph = trace_program(flat, nested_tensors(values))
+    for one, other in zip(graph(*nested_tensors(values)), flat(*nested_tensors(values)), strict=True):
+        assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
+
+
+def shaken(module: nn.Module, size: float = 0.1) -> nn.Module:
+    """The module in float64, every parameter moved by normal noise of that size, always the same."""
+    module = module.double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype), alpha=size)
+    return module
+
+
+def check_independent_rows(function: Callable[..., Tensor], *inputs: Tensor) -> None:
+    """A row of the output depends on that row of the inputs alone."""
+    out = function(*inputs)
+    changed = function(*(torch.cat([value[:1] + 1, value[1:]]) for value in inputs))
+    assert torch.allclose(out[1:], changed[1:]), "a row depends on other rows"
+
+
+def check_dtypes(module: nn.Module, *inputs: Tensor) -> None:
+    """In float32 it gives float32, close to what float64 gives."""
+    single = copy.deepcopy(module).float()
+    out = single(*(value.float() if value.is_floating_point() else value for value in inputs))
+    assert out.dtype == torch.float32, f"in float32 it gives {out.dtype}"
+    assert torch.allclose(out.double(), module(*inputs), atol=1e-4, rtol=1e-3), "float32 and float64 differ"
+
+
+def check_saving(make: Callable[[], nn.Module], module: nn.Module, *inputs: Tensor) -> None:
+    """Another one with its state dict, written and read, gives the same."""
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    other = make().double()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(*inputs), module(*inputs)), "read back from its state dict it gives something else"
+
+
+def check_module(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> None:
+    """Used in one way, a network is pure, can be stacked, compiled and moved, and trains all of its parameters.
+
+    Args:
+        module: in float64.
+        use: `(network, *inputs) -> nested tensors`.
+        inputs: nested tensors.
+    """
+    layout = Layout.of(module)
+    row = layout.flatten(dict(module.named_parameters())).detach()
+    run = _differentiated(layout, use)
+    _, gradient = check_pure(run, row, *inputs)
+    still = [name for name, values in layout.unflatten(gradient).items() if not bool(values.any())]
+    assert not still, f"no gradient reaches {', '.join(still)}"
+    check_device(_differentiated(Layout.of(module).to(torch.device("meta")), use), row, *inputs)
+    check_traceable(run, row, *inputs)
+    check_stacked(module, use, *inputs)
+
+
+def _differentiated(layout: Layout, use: Callable[..., Any]) -> Callable[..., tuple[Any, Tensor]]:
+    """What the use gives, and the gradient of its sum of squares with respect to the parameters."""
+
+    def run(row: Tensor, *inputs: Any) -> tuple[Any, Tensor]:
+        row = row.detach().requires_grad_()
+        out = use(layout.bind(row), *inputs)
+        squares = torch.stack([leaf.square().sum() for leaf in nested_tensors(out)])
+        (gradient,) = torch.autograd.grad(squares.sum(), row)
+        return tree_map(torch.detach, out), gradient
+
+    return run
+
+
+def check_stacked(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> None:
+    """Two networks under `vmap` give what each gives alone, used in the same way; arguments as in `check_module`."""
+    layout = Layout.of(module)
+    row = layout.flatten(dict(module.named_parameters())).detach()
+    rows = torch.stack([row, 0.9 * row])
+    together = torch.vmap(lambda row: tuple(nested_tensors(use(layout.bind(row), *inputs))))(rows)
+    for index in range(2):
+        alone = nested_tensors(use(layout.bind(rows[index]), *inputs))
+        for one, other in zip(together, alone, strict=True):
+            assert torch.allclose(one[index], other), "stacked differs from alone"

@@ -1,0 +1,185 @@
+"""What networks must do: activations, denoisers and critics; and losses of state values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.config.registry import RegistryEntry
+from dqlab.networks.critics import CriticEnsemble, ensemble_of
+from dqlab.networks.stacking import Layout, Network
+from dqlab.networks.values import ValueLoss
+from dqlab.tools.conformance.made import (
+    BATCH,
+    DIMS,
+    check_dtypes,
+    check_independent_rows,
+    check_module,
+    check_pure,
+    check_saving,
+    check_stacked,
+    check_traceable,
+    make_batch,
+    one_noise,
+    shaken,
+)
+
+Make = Callable[..., nn.Module]
+
+
+def check_activation(entry: RegistryEntry[Callable[[], nn.Module]]) -> None:
+    """Numbers one by one, any shape and floating type, not linear; value and gradient finite."""
+    layer = entry.make()()
+    x = torch.linspace(-5, 5, 40, dtype=torch.float64).view(8, 5)
+    out = check_pure(layer, x)
+    check_elementwise(layer, x)
+    assert not torch.allclose(layer(x + 1) - out, out - layer(x - 1)), "it is linear"
+    check_scalar_function(layer, torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4]))
+    assert torch.allclose(torch.vmap(layer)(x), out), "stacked differs from alone"
+    check_module(nn.Sequential(nn.Linear(5, 4), layer, nn.Linear(4, 2)).double(), Network.__call__, x)
+
+
+def check_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """The shape and type of x, in float32 too; a number depends on no other."""
+    for given in (x, x.float()):
+        out = function(given)
+        assert out.shape == x.shape, f"it gives {tuple(out.shape)} for {tuple(x.shape)}"
+        assert out.dtype == given.dtype, f"it gives {out.dtype} for {given.dtype}"
+    assert torch.allclose(function(x[3:5]), function(x)[3:5]), "a number depends on others"
+
+
+def check_scalar_function(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Value and gradient are finite at these numbers, in the function's program too."""
+
+    def differentiated(x: Tensor) -> tuple[Tensor, ...]:
+        x = x.detach().requires_grad_()
+        out = function(x)
+        return out, *torch.autograd.grad(out.sum(), x)
+
+    for values in differentiated(x):
+        assert bool(torch.isfinite(values).all()), f"it or its gradient is not finite: {values.tolist()}"
+    check_traceable(differentiated, x)
+
+
+def check_value_loss(entry: RegistryEntry[ValueLoss]) -> None:
+    """A number for each u = Q - V, convex, least at u = 0; value and gradient finite."""
+    loss = entry.make()
+    u = torch.linspace(-3, 3, 61, dtype=torch.float64)
+    values = check_pure(loss, u)
+    check_elementwise(loss, u)
+    assert bool((values >= values[30] - 1e-12).all()), "it is not least where V is Q"
+    assert bool((values[:-2] + values[2:] >= 2 * values[1:-1] - 1e-12).all()), "it is not convex"
+    check_scalar_function(loss, torch.tensor([-1e3, -1.0, 1.0, 1e3]))
+
+
+def check_denoiser(entry: RegistryEntry[Make]) -> None:
+    """Output (B, A), rows independent of each other, all inputs listened to, `prepare` and `denoise` like `forward`.
+
+    Parameters are moved from where they begin, since a layer that begins with zeros hides what is behind it.
+    """
+    module = shaken(entry.make()(DIMS.state, DIMS.action))
+    batch, t = make_batch(), torch.arange(BATCH) % 5
+    action, state = batch.action[0], batch.state[0]
+    out = check_pure(module, action, t, state)
+    assert out.shape == action.shape, f"output has shape {tuple(out.shape)} instead of {tuple(action.shape)}"
+    for changed in ((action + 1, t, state), (action, (t + 1) % 5, state), (action, t, state + 1)):
+        assert not torch.allclose(out, module(*changed)), "an input is ignored"
+    check_independent_rows(module, action, t, state)
+    if hasattr(module, "prepare"):
+        check_prepared_chain(module, action, state)
+    if hasattr(module, "training_noise"):
+        check_training(module, action, t, state)
+    check_dtypes(module, action, t, state)
+    check_module(module, Network.__call__, action, t, state)
+    check_saving(lambda: entry.make()(DIMS.state, DIMS.action), module, action, t, state)
+
+
+def check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
+    """What a denoiser prepares for a whole chain gives what `forward` gives at every timestep."""
+    prepared = module.prepare(state, torch.arange(5))
+    for index in range(5):
+        whole = module(action, torch.full((BATCH,), index), state)
+        assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
+
+    def chain(network: Network, action: Tensor, state: Tensor) -> Tensor:
+        prepared = network.call("prepare", state, torch.arange(5, device=state.device))
+        denoised: Tensor = network.call("denoise", action, 3, prepared)
+        return denoised
+
+    check_module(module, chain, action, state)
+
+
+def check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> None:
+    """`train_forward` like `forward` in shape, rows independent, moved by the noise that `training_noise` declares."""
+    specs = module.training_noise(BATCH)
+    noise = one_noise(specs)
+
+    def train(network: Network, *inputs: Any) -> Tensor:
+        out: Tensor = network.call("train_forward", *inputs)
+        return out
+
+    out = module.train_forward(action, t, state, noise)
+    assert out.shape == action.shape, f"train_forward gives {tuple(out.shape)} instead of {tuple(action.shape)}"
+    if specs:
+        other = module.train_forward(action, t, state, one_noise(specs, seed=1))
+        assert not torch.allclose(out, other), "train_forward ignores its noise"
+    check_independent_rows(lambda *inputs: module.train_forward(*inputs, noise), action, t, state)
+    check_module(module, train, action, t, state, noise)
+
+
+def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
+    """Values (M, B); members initialised differently; aggregations of the right shapes; it can be stacked."""
+    ensemble = entry.make()(DIMS.state, DIMS.action)
+    assert isinstance(ensemble, CriticEnsemble), "a critic must be a CriticEnsemble"
+    ensemble = ensemble.double()
+    batch = make_batch()
+    state, action = batch.state[0], batch.action[0]
+    q = ensemble(state, action)
+    assert q.ndim == 2, f"values have shape {tuple(q.shape)} instead of (M, {BATCH})"
+    assert q.shape[1] == BATCH, f"values have shape {tuple(q.shape)} instead of (M, {BATCH})"
+    assert len({float(row.detach().sum()) for row in q}) == len(q), "two members are the same"
+    outputs = ensemble.outputs(state, action)
+    assert torch.allclose(outputs.mean(dim=-1), q), "the mean of outputs (M, B, Z) over Z must be forward's (M, B)"
+    check_members(ensemble, outputs, state, action)
+    check_aggregation(ensemble, q, outputs)
+    check_independent_rows(lambda *inputs: ensemble.outputs(*inputs).transpose(0, 1), state, action)
+    check_dtypes(ensemble, state, action)
+    check_stacked(ensemble, Network.__call__, state, action)
+    check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
+    check_saving(lambda: entry.make()(DIMS.state, DIMS.action), ensemble, state, action)
+
+
+def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, action: Tensor) -> None:
+    """Members that are said to be alike give, called as one, what they give one by one."""
+    layout = Layout.of(ensemble)
+    if layout.members is not None:
+        row = layout.flatten(dict(ensemble.named_parameters()))
+        as_one = layout.bind(row, as_one=True).call("outputs", state, action)
+        assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
+
+
+def check_aggregation(ensemble: CriticEnsemble, q: Tensor, outputs: Tensor) -> None:
+    """Shapes of the target, the loss, what the actor ascends and what ranks."""
+    target = ensemble.backup(outputs, one_noise(ensemble.noise()))
+    assert target.ndim == 2, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
+    assert len(target) == BATCH, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
+    assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
+    assert ensemble.rank(q).shape == (BATCH,), "rank must give (B,)"
+    assert ensemble.rank(q.view(len(q), BATCH, 1)).shape == (BATCH, 1), "rank must give (...) for (M, ...)"
+    for coin in (0, 1):
+        for values in ensemble.ascend(q, torch.tensor(coin)):
+            assert values.shape == (BATCH,), "ascend must give two tensors (B,)"
+
+
+def _update(
+    network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], coin: Tensor
+) -> tuple[Tensor, ...]:
+    """All that an algorithm asks of an ensemble; the loss and what the actor ascends are differentiated."""
+    ensemble = ensemble_of(network)
+    outputs = network.call("outputs", state, action)
+    q = outputs.mean(dim=-1)
+    target = ensemble.backup(outputs.detach(), noise) + 1
+    return ensemble.loss(outputs, target), *ensemble.ascend(q, coin), ensemble.rank(q.detach()), target

@@ -1,0 +1,122 @@
+"""One part described: its docstring, parameters and gin example, and the contract of its kind."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dqlab.config.catalogue import choosers, component_record, gin_parameters
+from dqlab.config.registry import Registry, RegistryEntry, registry_of
+from dqlab.tools.conformance.suite import CHECKS
+
+
+def describe(kind: str, name: str) -> str:
+    """All about one part: docstring, parameters, gin example, and the contract of its kind.
+
+    Raises:
+        ConfigError: unknown kind or name; the message names the nearest ones.
+    """
+    registry = registry_of(kind)
+    entry = registry.entry(name)
+    known = component_record(registry, entry)
+    sections = {
+        "Inherited": _inherited(entry),
+        "Parameters": [_parameter_line(parameter) for parameter in known["parameters"]],
+        "In a gin file": [*known["gin_example"], *_elsewhere(registry)],
+        f"Contract of {kind}": contract(registry, entry),
+        "Source": [entry.source] if entry.source else [],
+        "Place": [f"{entry.place}, of the package {entry.package}"],
+    }
+    text = f"{kind} '{name}'\n\n{entry.docstring}"
+    for title, lines in sections.items():
+        text += "".join(["\n\n", title, ":", *(f"\n  {line}" for line in lines)]) if lines else ""
+    return text
+
+
+def describe_json(kind: str, name: str) -> str:
+    """The same as a JSON object.
+
+    Raises:
+        ConfigError: unknown kind or name; the message names the nearest ones.
+    """
+    registry = registry_of(kind)
+    entry = registry.entry(name)
+    return json.dumps({**component_record(registry, entry), "contract": contract(registry, entry)}, indent=2)
+
+
+def _inherited(entry: RegistryEntry[Any]) -> list[str]:
+    """What the docstrings of a part's ancestors say of attributes that it has from them."""
+    item: Any = entry.item
+    ancestors = [base for base in item.__mro__[1:] if _is_ours(base)] if inspect.isclass(item) else []
+    return [line for base in ancestors for line in _attributes(base)]
+
+
+def _attributes(base: type) -> list[str]:
+    """The lines of a class's docstring under `Attributes:`."""
+    _, found, text = (inspect.getdoc(base) if base.__doc__ else "" or "").partition("\nAttributes:\n")  # type: ignore[union-attr]
+    return [line.removeprefix("    ") for line in text.split("\n\n")[0].splitlines()] if found else []
+
+
+def _elsewhere(registry: Registry[Any]) -> list[str]:
+    """A comment on the other parameters that choose a part of this kind."""
+    others = [name for name in choosers(registry) if name != registry.chosen_by]
+    return [f"# or, where that is what runs: {', '.join(others)}"] if others else []
+
+
+def _parameter_line(known: Mapping[str, Any]) -> str:
+    kind = f": {known['annotation']}" if known["annotation"] else ""
+    default = f" = {known['default']!r}" if "default" in known else ""
+    return f"{known['name']}{kind}{default}" + ("" if known["set_by"] == "gin" else "  (given by the caller)")
+
+
+def contract(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
+    """What every part of a kind must be: what dqlab's base class says, or how a part is called; and what is checked."""
+    lines = [registry.summary, *_interface(registry, entry)]
+    if check := CHECKS.get(registry.kind):
+        what = inspect.getdoc(getattr(check, "func", check)) or ""
+        lines.append("dqlab.testing.check: " + " ".join(what.split("\n\n")[0].split()))
+    return lines
+
+
+def _interface(registry: Registry[Any], entry: RegistryEntry[Any]) -> Iterator[str]:
+    item: Any = entry.item
+    if inspect.isclass(item):
+        own = [other.item for other in registry if other.package == "dqlab"]
+        bases = [base for base in item.__mro__[1:] if _is_ours(base) and all(issubclass(other, base) for other in own)]
+        said = (
+            f"derived from {bases[-1].__module__}.{bases[-1].__qualname__}" if bases else f"such as {item.__qualname__}"
+        )
+        yield f"made as Part({_called_with(registry, entry)}), {said}"
+        yield from (_method(name, member) for name, member in _methods(bases[-1] if bases else item, own))
+    elif callable(item):
+        yield f"called as part({_called_with(registry, entry)})"
+
+
+def _methods(base: type, own: list[type]) -> Iterator[tuple[str, Any]]:
+    """Public methods that a class and all parts of its kind have, its ancestors' of dqlab included."""
+    named = {name: member for ours in reversed(base.__mro__) if _is_ours(ours) for name, member in vars(ours).items()}
+    for name, member in named.items():
+        if _is_public(name, member) and all(hasattr(other, name) for other in own):
+            yield name, member
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.split(".")[0] == "dqlab"
+
+
+def _called_with(registry: Registry[Any], entry: RegistryEntry[Any]) -> str:
+    by_gin = gin_parameters(registry, entry)
+    return ", ".join(parameter.name for parameter in entry.signature() if parameter.name not in by_gin)
+
+
+def _is_public(name: str, member: Any) -> bool:
+    return inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
+
+
+def _method(name: str, member: Any) -> str:
+    summary = (inspect.getdoc(member) or "").split("\n", 1)[0]
+    names = ", ".join(name for name in inspect.signature(member).parameters if name != "self")
+    must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
+    return f"{must}{name}({names}): {summary}".replace("__call__(", "part(")

@@ -1,0 +1,78 @@
+"""Clusters, collecting, plugins."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import entry_points
+
+from dqlab.machine import run_isolated
+from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
+from dqlab.tools.doctor.packages import has_extra
+
+GROUP = "More"
+REACHED_WITHIN = 3.0
+SECONDS = 12.0
+PLUGINS = "dqlab.config.plugins"
+LOAD = """
+import contextlib, io
+from dqlab.plugins import load_plugins
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    load_plugins()
+print(said.getvalue())
+"""
+
+
+@register_check(GROUP, "Ray")
+def ray() -> Iterator[DoctorFinding]:
+    """Installed, and whether the cluster of $RAY_ADDRESS takes connections."""
+    found, address = has_extra("ray", "grids on a cluster", "Ray"), os.environ.get("RAY_ADDRESS", "")
+    if found.state is not State.OK or not address:
+        yield found
+        return
+    text = f"{found.text}; $RAY_ADDRESS={address}"
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()) or "://" in address:
+        yield replace(found, text=f"{text} is no HOST:PORT and not tried")
+        return
+    try:
+        socket.create_connection((host, int(port)), REACHED_WITHIN).close()
+        yield replace(found, text=f"{text} takes connections")
+    except OSError as error:
+        fix = "ray start --head there, or unset RAY_ADDRESS"
+        yield DoctorFinding("Ray", State.BROKEN, f"{text} cannot be reached ({error.strerror or error})", fix)
+
+
+@register_check(GROUP, "SLURM")
+def slurm() -> Iterator[DoctorFinding]:
+    """Installed, and whether this is a machine from which jobs can be sent."""
+    found = has_extra("slurm", "grids on SLURM", "SLURM")
+    sbatch = "" if shutil.which("sbatch") else "; there is no sbatch here"
+    yield replace(found, text=found.text + sbatch) if found.state is State.OK else found
+
+
+@register_check(GROUP, "collecting")
+def collect() -> Iterator[DoctorFinding]:
+    """Installed."""
+    yield has_extra("collect", "dqlab collect", "collecting")
+
+
+@register_check(GROUP, "plugins")
+def plugins() -> Iterator[DoctorFinding]:
+    """Installed ones, loaded."""
+    points = sorted(entry_points(group=PLUGINS), key=lambda point: point.name)
+    if not points:
+        yield DoctorFinding("plugins", State.OK, "none installed")
+        return
+    names, tried = ", ".join(point.name for point in points), run_isolated(LOAD, timeout=SECONDS)
+    warnings = [line.partition("warning: ")[2] for line in tried.output.splitlines() if "dqlab: warning: " in line]
+    if tried.fine and not warnings:
+        yield DoctorFinding("plugins", State.OK, names)
+    else:
+        fix = "repair or pip uninstall it; DQLAB_DEBUG=1 dqlab list shows the traceback"
+        state = State.WARNING if tried.fine else State.BROKEN
+        yield DoctorFinding("plugins", state, f"{names}: {'; '.join(warnings) or tried.trouble}", fix)

@@ -1,0 +1,1 @@
+"""Both stacks side by side: `dqlab fidelity`."""

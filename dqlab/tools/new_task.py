@@ -1,0 +1,207 @@
+"""A gin file that trains on a user's data in the user's environment, once the two are known to fit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.data.bounds import WAYS, action_blocks, action_rule, bounds_text
+from dqlab.data.formats.base import Columns, check_widths
+from dqlab.data.locate import locate_dataset
+from dqlab.data.survey import ReportRows, Survey, survey_dataset
+from dqlab.data.verify import find_faults
+from dqlab.envs.backend import env_backends
+from dqlab.envs.custom import action_bounds, describe_environment, task_statements
+from dqlab.envs.tasks import Task
+from dqlab.errors import ConfigError, DataError
+from dqlab.files import write_text
+
+BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
+
+
+@dataclass(frozen=True)
+class NewTaskRequest:
+    """What is asked for.
+
+    Attributes:
+        data: a path, or FORMAT:NAME.
+        env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
+        env_kwargs: arguments of the environment.
+        out: the gin file; None for the data's name in the current folder.
+        action_bounds: as `load_dataset` takes it; empty where it is to be found out.
+        episode_limit: steps after which an episode is cut; 0 for the environment's own.
+        episodes: of random actions, by which they are scored.
+        force: replace the file.
+    """
+
+    data: str
+    env_id: str
+    env_kwargs: Mapping[str, Any]
+    out: Path | None = None
+    action_bounds: str = ""
+    episode_limit: int = 0
+    episodes: int = 20
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.episode_limit < 0:
+            raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
+
+
+def new_task(asked: NewTaskRequest, tell: ReportRows = lambda rows: None) -> list[str]:
+    """Write the gin file; returns what has been found out, in lines.
+
+    Raises:
+        DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
+        ConfigError: the environment cannot be used; it cannot be told how actions are meant; the file exists.
+    """
+    sys.path.append(str(Path.cwd()))
+    dataset = locate_dataset(asked.data)
+    out = asked.out or Path(f"{Path(dataset.path.name).stem}.gin")
+    if out.exists() and not asked.force:
+        raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
+    task = describe_environment(asked.env_id, asked.env_kwargs, asked.episode_limit)
+    with dataset.open() as columns:
+        check_widths(columns, task.state_dim, task.action_dim)
+        found = survey_dataset(columns, task, tell)
+        notes = _notes(asked.data, found, task)
+        rule = _rule(columns, task, asked.action_bounds)
+    scored, origin = _references(task, found.returns, random_returns(task, asked.episodes))
+    place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
+    write_text(out, _text(asked, out, scored, origin, place, rule))
+    low, high = action_bounds(task)
+    return [
+        f"{asked.data}: {found.rows:,} rows, {len(found.lengths):,} episodes",
+        f"{asked.env_id}: {task.state_dim} observations, {task.action_dim} action(s) in {bounds_text(low, high)}, "
+        f"episodes of at most {task.episode_limit:,} steps",
+        f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
+        f"reference scores: {origin}",
+        *notes,
+        f"{out} is written. Next: dqlab train --gin {out}",
+    ]
+
+
+MEANT = {
+    "unit": "shares of the environment's bounds, in [-1, 1]",
+    "env": "in the environment's units, rescaled to [-1, 1]",
+    "as_is": "taken as they are",
+}
+
+
+def _notes(name: str, found: Survey, task: Task) -> list[str]:
+    """What is strange about the data, but for their bounds.
+
+    Raises:
+        DataError: they are damaged.
+    """
+    findings = [finding for finding in find_faults(found, task) if WAYS not in finding.text]
+    if damage := [finding.text for finding in findings if finding.damage]:
+        raise DataError(f"{name}: {'; '.join(damage)}.")
+    return [f"note: {finding.text}" for finding in findings]
+
+
+def _rule(columns: Columns, task: Task, given: str) -> str:
+    """How the data's actions are meant.
+
+    Raises:
+        DataError: they are not as `given` says, or neither in [-1, 1] nor within the environment's bounds.
+        ConfigError: it cannot be told.
+    """
+    if given:
+        _read(columns, task, given)
+        return given
+    refusals: dict[str, DataError] = {}
+    for name in ("unit", "env"):
+        try:
+            _read(columns, task, name)
+        except DataError as error:
+            refusals[name] = error
+    if len(refusals) == 2:
+        raise refusals["env"]
+    low, high = action_bounds(task)
+    if refusals or (set(low) == {-1.0} and set(high) == {1.0}):
+        return "env" if "unit" in refusals else "unit"
+    raise ConfigError(
+        f"{columns.where}: all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}. "
+        "Say how they are meant: --action-bounds unit (shares of the bounds), or env (the environment's units)."
+    )
+
+
+def _read(columns: Columns, task: Task, rule: str) -> None:
+    """Read all actions by a rule; raises as `action_blocks` does."""
+    for _ in action_blocks(columns, action_rule(task, rule)):
+        pass
+
+
+def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
+    """Undiscounted returns of episodes of uniformly random actions.
+
+    Raises:
+        ConfigError: one is not finite.
+    """
+    rng = np.random.default_rng(0)
+    environments = env_backends.get("gymnasium")(task, "mujoco210")
+    environments.reset(list(range(episodes)), [0] * episodes)
+    returns, live = np.zeros(episodes), np.arange(episodes)
+    while len(live):
+        stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
+        returns[live] += stepped.reward
+        live = live[~stepped.over]
+    environments.close()
+    if not np.isfinite(returns).all():
+        raise ConfigError(f"{task.name}: rewards of random actions are NaN or infinite. Mend the environment.")
+    return returns
+
+
+def _references(task: Task, returns: NDArray[np.float64], random: NDArray[np.float64]) -> tuple[Task, str]:
+    """The task with its reference scores, none where the data are no better than random actions; and a line on them."""
+    low = float(random.mean())
+    said = f"random actions return {low:.6g} ({len(random)} episodes)"
+    if not len(returns):
+        return replace(task, scored=False), f"none, for no episode of the data ends; {said}"
+    best = float(returns.max())
+    said += f"; the data {returns.mean():.6g} in the mean, {best:.6g} at best"
+    if not best > low:
+        return replace(task, scored=False), f"none, for the data are no better than random actions; {said}"
+    return replace(task, min_score=low, max_score=best), f"0 and 100 are random actions and the data's best; {said}"
+
+
+def _text(asked: NewTaskRequest, out: Path, task: Task, origin: str, place: str, rule: str) -> str:
+    lines = [
+        f"# Diffusion-QL on {asked.data}, in {asked.env_id}. Written by `dqlab new-task`.",
+        f"#     dqlab train --gin {out.name}",
+        "include 'gin/base/diffusion_ql.gin'",
+        "",
+        *module_statements(asked.env_id, out),
+        *task_statements(task, origin),
+        f"load_dataset.sources = ({place!r},)",
+        f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}",
+        "",
+        *BUDGET,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def module_statements(env_id: str, out: Path) -> list[str]:
+    """Where the module lies that registers an environment, for a gin file elsewhere; nothing where it is installed.
+
+    Args:
+        env_id: as Gymnasium's, or MODULE:ID.
+        out: the gin file.
+    """
+    name = env_id.partition(":")[0].partition(".")[0] if ":" in env_id else ""
+    spec = find_spec(name) if name else None
+    if spec is None or not spec.origin:
+        return []
+    file = Path(spec.origin).resolve()
+    folder = file.parents[1] if spec.submodule_search_locations else file.parent
+    if folder == out.resolve().parent or {"site-packages", "dist-packages"} & set(file.parts) or name == "dqlab":
+        return []
+    return [f"import_path.folders = ({str(folder)!r},)"]

@@ -1,0 +1,233 @@
+"""Making MLflow runs so that a killed process leaves none behind: each has a key by which it is found again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dqlab.errors import RunError, masked
+from dqlab.files import path_within, read_bytes
+from dqlab.tracking.folders import is_known, read_facts
+from dqlab.tracking.mlflow.memory import Memory
+from dqlab.tracking.records import JournalRecord, RunRecord, damage_message, parse_journal
+from dqlab.tracking.stores import make_store, store_path, store_uri
+
+Item = TypeVar("Item")
+
+
+def chunks_of(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
+    """The items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def new_records(path: Path, known: int) -> list[JournalRecord]:
+    """The journal's records after the first `known`; a line that is still being written is left for later.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise damage_message(path, error) from error
+
+
+def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
+    """MLflow's metrics, each with the record's own time: sent a second time, they are the same and stored once."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(name, value, int(record["time"] * 1000), record["step"])
+        for record in records
+        for name, value in record["metrics"].items()
+    ]
+
+
+OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
+LONGEST_TAG = 4000
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run to be made: its name, its parent's id, its tags, and when it began, in seconds."""
+
+    name: str
+    parent: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    began: float = 0.0
+
+
+class OwnedRuns:
+    """Makes the runs of one owner, such as a grid, each of them once.
+
+    Before the first run of a sending is made, the memory notes `unsure`; once all are remembered, `sure` takes that
+    back. Whoever finds the note looks for runs that were made and not remembered, because a process was killed or an
+    answer of the server was lost.
+
+    Args:
+        client: MLflow's.
+        experiment: gives the experiment's id.
+        memory: with `owner`, a name that nobody else has, and `unsure`.
+    """
+
+    def __init__(self, client: Any, experiment: Callable[[], str], memory: Memory) -> None:
+        self._client, self._find_experiment, self._memory = client, experiment, memory
+        self._was_unsure = bool(memory.state["unsure"])
+
+    @cached_property
+    def _experiment(self) -> str:
+        return self._find_experiment()
+
+    @cached_property
+    def _left_behind(self) -> dict[str, str]:
+        """Runs of this owner that MLflow has, by key."""
+        if not self._was_unsure:
+            return {}
+        wanted = f"tags.`{OWNER}` = '{self._memory.state['owner']}'"
+        found = all_runs(self._client, [self._experiment], wanted)
+        return {run.data.tags[KEY]: str(run.info.run_id) for run in found}
+
+    def make(self, wanted: Mapping[str, NewRun]) -> dict[str, str]:
+        """Ids of new runs, by key."""
+        if wanted and not self._memory.state["unsure"]:
+            self._memory.state["unsure"] = True
+            self._memory.save()
+        return {key: self._left_behind.get(key) or self._make(key, new) for key, new in wanted.items()}
+
+    def _make(self, key: str, new: NewRun) -> str:
+        own = {OWNER: self._memory.state["owner"], KEY: key, **({PARENT: new.parent} if new.parent else {})}
+        tags = {name: str(value)[:LONGEST_TAG] for name, value in {**new.tags, **own}.items()}
+        start = int(new.began * 1000) or None
+        return str(self._client.create_run(self._experiment, start, tags, new.name).info.run_id)
+
+    def sure(self) -> None:
+        """Every run that was made is remembered."""
+        if self._memory.state["unsure"]:
+            self._memory.state["unsure"] = False
+            self._memory.save()
+
+
+def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]:
+    """Runs of experiments that a filter lets pass, page by page."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(experiments, wanted, max_results=PAGE, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found
+
+
+def log_file(client: Any, run: str, path: Path, root: Path, folder: str | None = None) -> None:
+    """A file of the folder that is sent, as an artifact.
+
+    Raises:
+        RunError: it is not there, or leads to another place.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} is not there, or is no file.")
+    client.log_artifact(run, str(path_within(path, root)), folder)
+
+
+def log_all(client: Any, run: str, metrics: list[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+    """All of it in as few requests as MLflow's limits allow."""
+    from mlflow.entities import Param, RunTag
+
+    first = {
+        "params": [Param(name, str(value)[:480]) for name, value in params.items()],
+        "tags": [RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()],
+    }
+    for part in list(chunks_of(metrics, 900)) or [[]]:
+        if part or any(first.values()):
+            client.log_batch(run, metrics=part, **first)
+        first = {"params": [], "tags": []}
+
+
+def mirror_environment() -> dict[str, str]:
+    """Environment of a mirror: short HTTP timeouts, its own retries, one thread, no usage reports, no chatter."""
+    defaults = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "OMP_NUM_THREADS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    return {**defaults, **os.environ}
+
+
+BATCH = 900  # MLflow takes at most 1000 metrics a request
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
+LONGEST_VALUE = 480  # and 500 characters a parameter
+
+
+def tracking_uri(run: Path) -> str:
+    """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs.
+
+    Raises:
+        RunError: the folder names another address. It may be a stranger's, and whoever answers there would get the
+            records, and the user's name and password: so the user has to say it too.
+    """
+    beside = store_uri(run.resolve().parent / "mlflow.db")
+    if said := os.environ.get("MLFLOW_TRACKING_URI"):
+        return said
+    recorded = (read_facts(run).get("mlflow_uri") if is_known(run) else "") or beside
+    if recorded != beside:
+        raise RunError(
+            f"{run} was recorded at {masked(recorded)}, which nothing but the folder itself says. If that is where it "
+            "belongs, set MLFLOW_TRACKING_URI to it (dqlab sync: or --to)."
+        )
+    return beside
+
+
+def mlflow_client(uri: str) -> Any:
+    """MLflow's client for a tracking URI, without its chatter."""
+    from mlflow.tracking import MlflowClient
+
+    for name, level in {"mlflow": logging.WARNING, "alembic": logging.WARNING, "urllib3": logging.ERROR}.items():
+        logging.getLogger(name).setLevel(level)
+    if (path := store_path(uri)) and not path.exists():
+        make_store(path)
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
+    """The experiment's id, made where it does not exist; a local store keeps its artifacts beside the run's folder.
+
+    Raises:
+        RunError: it has been deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise RunError(
+            f"MLflow's experiment '{name}' is deleted. Restore it, with MLFLOW_TRACKING_URI set to its store, by "
+            f"`mlflow experiments restore -x {found.experiment_id}`; then: dqlab sync {run}."
+        )
+    if found is not None:
+        return str(found.experiment_id)
+    location = (run.resolve().parent / "mlartifacts").as_uri() if store_path(uri) else None
+    return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+
+
+def run_tags(facts: RunRecord) -> dict[str, str]:
+    """What a run's record says about it, as tags; `execution` is known only once it trains."""
+    data = facts["data"]
+    plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
+    return {
+        **{name: str(text) for name, text in facts.items() if name in plain},
+        **({"cell": facts["cell"]} if facts.get("cell") else {}),
+        "data_source": data["source"],
+        "data_digest": data["digest"],
+        "is_d4rl": str(data["is_d4rl"]),
+        **{f"version.{name}": value for name, value in facts["versions"].items()},
+        **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
+    }

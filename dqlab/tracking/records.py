@@ -1,0 +1,334 @@
+"""What dqlab's files of records hold: one schema each, by which every reader of a file reads it.
+
+A record may come from a stranger, a full disk or another version. What does not fit its schema is never used: the file
+is named in one line, with the first thing that is wrong in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import from_json
+from typing_extensions import NotRequired, TypedDict
+
+from dqlab.errors import RunError, one_line, printable
+from dqlab.files import read_bytes
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]
+"""A folder's, below the one that the record lies in: no path."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0, lt=1e11)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ReplicaRecord(TypedDict):
+    """A replica, as run.json has it: `Replica.as_dict`."""
+
+    seed: Seed
+    cell: NotRequired[str]
+    points: NotRequired[dict[str, str]]
+    set: NotRequired[dict[str, float]]
+
+
+class DataRecord(TypedDict):
+    """A run's dataset, as run.json has it: `Provenance.as_dict`."""
+
+    source: str
+    digest: str
+    is_d4rl: bool
+    rows: NotRequired[Count]
+    episodes: NotRequired[Count]
+    state_mean: NotRequired[list[float]]
+    state_std: NotRequired[list[float]]
+
+
+class RunRecord(TypedDict):
+    """run.json."""
+
+    task: str
+    data: DataRecord
+    versions: dict[str, str]
+    algorithm: NotRequired[str]
+    cell: NotRequired[str]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    replicas: NotRequired[dict[Name, ReplicaRecord]]
+    physics: NotRequired[str]
+    device: str
+    device_name: str
+    git_commit: str
+    caveat: str
+    execution: NotRequired[str]
+    execution_configured: NotRequired[str]
+    variants: NotRequired[dict[str, str]]
+    parameters: NotRequired[dict[str, Any]]
+    mlflow_experiment: NotRequired[str]
+    mlflow_uri: NotRequired[str]
+    state: Literal["running", "interrupted", "finished", "failed"]
+    reason: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class EvaluationRecord(TypedDict):
+    """One evaluation: `Evaluated.as_dict`."""
+
+    step: Count
+    return_mean: float
+    return_std: float
+    score_mean: float
+    score_std: float
+    selection_loss: float | None
+    losses: NotRequired[dict[str, float]]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class FailedEvaluationRecord(TypedDict):
+    """An evaluation that gave no score: `FailedEvaluation.as_dict`."""
+
+    step: Count
+    reason: str
+    selection_loss: NotRequired[float | None]
+
+
+class ChosenRecord(TypedDict):
+    """A score by one selection rule, and the step of its checkpoint, if it has one."""
+
+    step: Count | None
+    score_mean: Finite
+    score_std: NotRequired[float]
+
+
+def _every_rule(selection: dict[str, ChosenRecord]) -> dict[str, ChosenRecord]:
+    if missing := [rule for rule in SELECTION_RULES if rule not in selection]:
+        raise ValueError(f"it has no {missing[0]}")
+    if without := [rule for rule in SELECTION_RULES[:3] if selection[rule]["step"] is None]:
+        raise ValueError(f"{without[0]} has no step")
+    return selection
+
+
+class SummaryRecord(TypedDict):
+    """summary.json of a replica."""
+
+    task: str
+    caveat: str
+    physics: str
+    selection: Annotated[dict[str, ChosenRecord], AfterValidator(_every_rule)]
+    evaluations: Annotated[list[EvaluationRecord], Field(min_length=1)]
+    untrained: NotRequired[EvaluationRecord | None]
+    seed: NotRequired[Seed]
+    cell: NotRequired[str]
+    steps: NotRequired[Count]
+    algorithm: NotRequired[str]
+    data_return_mean: NotRequired[float | None]
+
+
+class FailureRecord(TypedDict):
+    """failure.json of a replica."""
+
+    kind: str
+    reason: str
+    step: NotRequired[Count | None]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class GridDataRecord(TypedDict):
+    """A dataset of a grid, as grid.json has it."""
+
+    digest: str
+    caveat: str
+
+
+class BegunGridRecord(TypedDict):
+    """grid.json from its first moment on."""
+
+    name: str
+    seconds: NotRequired[Seconds]
+    state: NotRequired[str]
+    caveat: NotRequired[str]
+    data: NotRequired[dict[str, GridDataRecord]]
+    elsewhere: NotRequired[dict[Name, str] | None]
+    mlflow_experiment: NotRequired[str]
+    mlflow_uri: NotRequired[str]
+
+
+class GridRecord(BegunGridRecord):
+    """grid.json of a grid that has been planned."""
+
+    axes: dict[str, list[str]]
+    base: str
+    tasks: list[str]
+    seeds: list[Seed]
+    gin: str
+    packs: list[Name]
+    cells: Count
+
+
+class CellRecord(TypedDict):
+    """A cell of a grid, as plan.json has it: `Cell.as_dict`."""
+
+    id: Name
+    label: str
+    points: dict[str, str]
+    task: str
+    seed: Seed
+
+
+class PlanRecord(TypedDict):
+    """plan.json."""
+
+    cells: list[CellRecord]
+    packs: dict[Name, list[Name]]
+
+
+class SentRecord(TypedDict):
+    """What is remembered of one cell's MLflow run."""
+
+    run: str
+    records: Count
+    bytes: int
+    shown: str
+    status: str
+
+
+class MemoryRecord(TypedDict):
+    """mlflow.json: what has been sent of a run, a pack or a grid."""
+
+    uri: str
+    grid: NotRequired[str]
+    run: NotRequired[str]
+    parent: NotRequired[str]
+    status: NotRequired[str]
+    owner: NotRequired[str]
+    attempt: NotRequired[str]
+    unsure: NotRequired[bool]
+    versions: NotRequired[bool]
+    began: NotRequired[Seconds]
+    reported: NotRequired[Seconds]
+    settled: NotRequired[list[Name]]
+    deleted: NotRequired[list[str]]
+    children: NotRequired[dict[Name, str]]
+    records: NotRequired[dict[Name, Count]]
+    cells: NotRequired[dict[Name, SentRecord]]
+    report: NotRequired[dict[str, str]]
+    videos: NotRequired[dict[str, str]]
+    finished: NotRequired[bool | dict[str, Count]]
+
+
+class JournalRecord(TypedDict):
+    """A line of metrics.jsonl."""
+
+    step: Count
+    time: Seconds
+    metrics: dict[str, float]
+
+
+class WeightsRecord(TypedDict):
+    """What a file of checkpoints/ says of its weights."""
+
+    step: Count
+    seed: NotRequired[Seed]
+    replica: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class FailedRecord(TypedDict):
+    """A replica that a training state knows to have failed: `Failure`."""
+
+    kind: str
+    reason: str
+    step: Count
+
+
+class StateRecord(TypedDict):
+    """What checkpoint.safetensors says of a training state."""
+
+    step: Count
+    seeds: list[Seed]
+    stopped: list[Name]
+    failed: dict[Name, FailedRecord]
+    evaluations: dict[Name, list[EvaluationRecord]]
+    journal: dict[Name, Count]
+    interval_steps: Count
+    failed_evaluations: NotRequired[dict[Name, list[FailedEvaluationRecord]]]
+    evaluated_at: NotRequired[Annotated[int, Field(ge=-1, lt=2**53)]]
+    logged_at: NotRequired[Count]
+
+
+AGAIN = "Restore it from a copy, or move the folder away and train again."
+REMEDIES: dict[object, str] = {
+    SummaryRecord: "Delete it to have the cell trained again, or restore it from a copy.",
+    FailureRecord: "Delete it, and run the same command again.",
+    dict[str, Any]: "Delete it, and run the same command again.",
+    BegunGridRecord: "Delete it, and run the grid's command again.",
+    GridRecord: "Delete it, and run the grid's command again.",
+    PlanRecord: "Delete it: what has finished is kept, and packs that were under way begin anew.",
+    MemoryRecord: "Delete it to have everything recorded anew.",
+}
+"""What to do with a file that does not fit its schema."""
+Record = TypeVar("Record")
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """A file's record.
+
+    Raises:
+        RunError: the file is not there, cannot be read, or does not fit the schema.
+    """
+    try:
+        return parse_record(read_bytes(path), kind)
+    except (OSError, ValueError) as error:
+        raise damage_message(path, error, REMEDIES.get(kind, AGAIN)) from error
+
+
+def parse_record(text: bytes | str, kind: type[Record]) -> Record:
+    """A record as it was written, names that the schema does not know included.
+
+    Raises:
+        ValueError: it is no JSON, or does not fit the schema.
+    """
+    found = from_json(text)
+    _adapter(cast(Hashable, kind)).validate_python(found, strict=True)
+    return cast(Record, found)
+
+
+def parse_journal(lines: Iterable[bytes]) -> list[JournalRecord]:
+    """Lines of metrics.jsonl, all in one go.
+
+    Raises:
+        ValueError: one of them is no record; the message counts from 0.
+    """
+    lines = list(lines)
+    found = parse_record(b"[" + b",".join(lines) + b"]", list[JournalRecord])
+    if len(found) != len(lines):
+        raise ValueError("a line holds more than one record")
+    return found
+
+
+def damage_message(path: Path, error: Exception, remedy: str = AGAIN) -> RunError:
+    """The one line about a file that cannot be used."""
+    return RunError(f"{path} is damaged ({in_short(error)}). {remedy}")
+
+
+def in_short(error: Exception) -> str:
+    """What is wrong with a record: the first place that does not fit its schema."""
+    if not isinstance(error, ValidationError):
+        return one_line(error, 120)
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return printable(f"it has no {place}", 120, keep="")
+    said = first["msg"].removeprefix("Value error, ")
+    return printable(f"{place}: {said[:1].lower()}{said[1:]}" if place else said, 160, keep="")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+SELECTION_RULES = ("last", "offline", "best_online", "mean_last_10")
+"""The selection rules of a score, by their names in a summary's `selection`; all but the last choose a checkpoint."""

@@ -1,0 +1,1 @@
+"""How a program is run: eagerly, compiled, or recorded as a CUDA graph."""

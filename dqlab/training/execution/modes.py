@@ -1,0 +1,280 @@
+"""Execution modes: how a program is run. The update is one object, the way it is executed another."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from dqlab.config.registry import Registry
+from dqlab.errors import CaptureError, ConfigError, first_line
+from dqlab.training.execution.compiled import compile_program, cpp_compiler, missing_for_triton, program_signature
+from dqlab.training.execution.program import Program, RunProgram, Tensors, nested_tensors
+
+WARM_UPS = 3
+"""Runs before the recording, in which libraries make their handles and choose their kernels."""
+
+
+class GraphRecorder:
+    """Records programs that never run at the same time: their graphs share memory, and the stream of the recordings.
+
+    Args:
+        device: of the programs' tensors, a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def record(self, program: Program, function: Callable[[Tensors], Any]) -> RunProgram:
+        """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
+
+        Args:
+            program: whose tensors are read and written at every replay.
+            function: its function, or a compiled version of it.
+
+        Returns:
+            A function that replays the graph and returns its result, which the next replay overwrites.
+
+        Raises:
+            CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
+        """
+        causes: list[Exception] = []
+        try:
+            with torch.cuda.device(self._device):  # a thread's own: the recording would be of the current device's
+                self._warm_up(program, function)
+                graph = torch.cuda.CUDAGraph()
+                with (
+                    exclusive_recording(),
+                    torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+                    keep_error(causes),
+                ):
+                    result = function(program.tensors)
+        except Exception as error:
+            cause = causes[0] if causes else error  # a recording that fails inside fails once more where it ends
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from error
+            raise CaptureError(
+                f"The CUDA graph could not be recorded: {type(cause).__name__}: {first_line(cause)}. "
+                "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
+                "with Training.execution='eager'."
+            ) from cause
+
+        def run() -> Any:
+            graph.replay()
+            return result
+
+        return run
+
+    def _warm_up(self, program: Program, function: Callable[[Tensors], Any]) -> None:
+        """On the stream of the recordings, as they need it; the state is put back after each run."""
+        changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
+        kept = [tensor.clone() for tensor in changed]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                function(program.tensors)
+                for tensor, value in zip(changed, kept, strict=True):
+                    tensor.copy_(value)
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+
+@contextmanager
+def exclusive_recording() -> Iterator[None]:
+    """A recording that nothing else interferes with.
+
+    Workspaces of cuBLAS are freed just before and after it, so that it takes them from the graph's own memory, as
+    PyTorch's cudagraph trees do: PyTorch keeps a workspace for each stream, and frees them all when any graph is
+    destroyed (2.12 and 2.13; its issues 175276 and 193402). And garbage is collected before, not during it: to destroy
+    an older graph, which garbage may hold, is not permitted while another one is recorded (issue 161037).
+    """
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+        if collecting:
+            gc.enable()
+
+
+@contextmanager
+def keep_error(causes: list[Exception]) -> Iterator[None]:
+    """Keep what is raised inside, too."""
+    try:
+        yield
+    except Exception as error:
+        causes.append(error)
+        raise
+
+
+@dataclass(frozen=True)
+class ComputeBudget:
+    """What a choice of mode goes by: the device, and the floating-point operations of all updates' matrix products."""
+
+    device: torch.device
+    flops: float
+
+
+COMPILING = "compiling: a minute or so the first time, two on a busy machine; seconds once it is cached"
+
+
+class ExecutionMode:
+    """Makes programs ready to run; those of one mode object share what they can (compiled code, memory)."""
+
+    reason = "as configured"
+    preparation = ""
+    """What making a program ready takes, where one would notice."""
+
+    def missing(self, device: torch.device) -> str:
+        """What this machine lacks to run programs on that device this way; empty where nothing is."""
+        return ""
+
+    def settle(self, budget: ComputeBudget) -> ExecutionMode:
+        """The mode to use for this budget: itself.
+
+        Raises:
+            ConfigError: it cannot run on this machine.
+        """
+        if lacking := self.missing(budget.device):
+            raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
+        return self
+
+    def __call__(self, program: Program) -> RunProgram:
+        """A function without arguments that runs the program once and returns what it returns."""
+        raise NotImplementedError
+
+
+execution_modes: Registry[Callable[[], ExecutionMode]] = Registry(
+    "execution",
+    "How the update and the sampler are executed on the device; all modes compute the same.",
+    "Training.execution",
+)
+
+
+def name_of(mode: ExecutionMode) -> str:
+    """The registered name of a mode."""
+    return next(entry.name for entry in execution_modes if entry.item is type(mode))
+
+
+@execution_modes.register("eager", source="PyTorch")
+class Eager(ExecutionMode):
+    """Operation by operation, as written."""
+
+    def __call__(self, program: Program) -> RunProgram:
+        """The function itself."""
+        return lambda: program.function(program.tensors)
+
+
+@execution_modes.register("compile", source="PyTorch's Inductor")
+class Compile(ExecutionMode):
+    """As one compiled graph of fused kernels; costs half a minute or more at first, seconds once it is cached."""
+
+    preparation = COMPILING
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, Callable[[Tensors], Any]] = {}
+
+    def missing(self, device: torch.device) -> str:
+        """A C++ compiler on a CPU; elsewhere Triton, and what Triton needs."""
+        if device.type == "cpu":
+            return "" if cpp_compiler() else "a C++ compiler (g++ or clang++, or $CXX)"
+        return missing_for_triton()
+
+    def __call__(self, program: Program) -> RunProgram:
+        """The compiled function, shared by programs of one function and equal shapes."""
+        function = self.function(program)
+        return lambda: function(program.tensors)
+
+    def function(self, program: Program) -> Callable[[Tensors], Any]:
+        """The program's function, compiled."""
+        key = (program.function, program_signature(program.tensors))
+        if key not in self._compiled:
+            self._compiled[key] = compile_program(program)
+        return self._compiled[key]
+
+
+@execution_modes.register("cuda_graph", source="CUDA graphs, as in LeanRL (2024)")
+class CudaGraph(ExecutionMode):
+    """Recorded once and replayed as one launch; costs a second."""
+
+    def missing(self, device: torch.device) -> str:
+        """A CUDA device."""
+        return "" if device.type == "cuda" else "a CUDA device"
+
+    def __init__(self) -> None:
+        self._recorders: dict[torch.device, GraphRecorder] = {}
+
+    def __call__(self, program: Program) -> RunProgram:
+        """A replay of the function as written."""
+        return self.record(program, program.function)
+
+    def record(self, program: Program, function: Callable[[Tensors], Any]) -> RunProgram:
+        """A replay of that function on the program's tensors; a mode's graphs share memory."""
+        device = nested_tensors(program.tensors)[0].device
+        if device not in self._recorders:
+            self._recorders[device] = GraphRecorder(device)
+        return self._recorders[device].record(program, function)
+
+
+@execution_modes.register("compile+cuda_graph", source="LeanRL (2024)")
+class CompiledCudaGraph(CudaGraph):
+    """Compiled into fused kernels, then recorded and replayed as one launch; the fastest on a GPU."""
+
+    preparation = COMPILING
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compile = Compile()
+
+    def missing(self, device: torch.device) -> str:
+        """A CUDA device, or what compiling for it needs."""
+        return super().missing(device) or self._compile.missing(device)
+
+    def __call__(self, program: Program) -> RunProgram:
+        """A replay of the compiled function."""
+        return self.record(program, self._compile.function(program))
+
+
+@dataclass(frozen=True)
+class AutoChoice:
+    """What `auto` knows of one kind of device.
+
+    Attributes:
+        quick: a mode that starts at once.
+        fast: one that is faster, after it has compiled.
+        worth: floating-point operations from which on compiling pays.
+    """
+
+    quick: type[ExecutionMode]
+    fast: type[ExecutionMode]
+    worth: float
+
+
+PICKS = {"cpu": AutoChoice(Eager, Compile, 3e12), "cuda": AutoChoice(CudaGraph, CompiledCudaGraph, 1e14)}
+"""CPU: eager updates do some 40 GFLOP/s, compiled ones twice that; compiling takes half a minute. CUDA: a guess."""
+
+
+@execution_modes.register("auto", source="measured: docs/performance.md")
+class Auto(ExecutionMode):
+    """The fastest mode that pays: compiled where there is enough to compute.
+
+    It goes by the work, not by a clock: a run that is repeated is executed in the same way.
+    """
+
+    def settle(self, budget: ComputeBudget) -> ExecutionMode:
+        """Compiled if all updates together are worth it; the reason says so."""
+        pick = PICKS.get(budget.device.type, AutoChoice(Eager, Eager, 0.0))
+        lacking = pick.fast().missing(budget.device)
+        mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
+        work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
+        mode.reason = f"compiling needs {lacking}, which is not here" if lacking else work
+        return mode

@@ -1,0 +1,114 @@
+"""Matrix products of compiled programs.
+
+On a CPU: by oneDNN. PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also
+part of PyTorch, takes half the time there. It is reached through the operator that PyTorch's own compiler uses; where
+that operator is missing or does not give the right product, PyTorch's choice stands.
+
+On a GPU: products that are narrow (an action's six columns, a critic's one) are written as sums of elementwise
+products, which the compiler fuses with what comes before and after them: a launch fewer for each of them, or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+_library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
+_library.define("mm(Tensor a, Tensor b) -> Tensor")
+_library.define("addmm(Tensor bias, Tensor a, Tensor b) -> Tensor")
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(a), _dense(b).t(), bias, "none", [], "")
+    return out
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """A matrix stored by rows or by columns without gaps: with gaps oneDNN takes a hundred times as long."""
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
+
+def _shape_of_product(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+_library.impl("mm", lambda a, b: _product(a, b), "CPU")
+_library.impl("addmm", lambda bias, a, b: _product(a, b, bias), "CPU")
+_library.impl("mm", lambda a, b: _shape_of_product(a, b), "Meta")
+_library.impl("addmm", lambda bias, a, b: _shape_of_product(a, b), "Meta")
+
+
+@cache
+def onednn_available() -> bool:
+    """Whether oneDNN's product is there and right: tried on a small product, and on a transposed one."""
+    try:
+        a, b = torch.arange(12.0).view(3, 4), torch.arange(8.0).view(4, 2)
+        right = torch.equal(_product(a, b), a @ b) and torch.equal(_product(b.t(), a.t()), b.t() @ a.t())
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return False
+    return right
+
+
+def _fits(*matrices: Tensor) -> bool:
+    """Plain float32 matrices on a CPU, none of them empty."""
+    return onednn_available() and all(
+        m.device.type == "cpu" and m.dtype == torch.float32 and m.numel() for m in matrices
+    )
+
+
+def _mm(a: Tensor, b: Tensor) -> Any:
+    return torch.ops.dqlab.mm(a, b) if _fits(a, b) else NotImplemented
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    if not _fits(bias, a, b) or beta != 1 or alpha != 1:
+        return NotImplemented
+    return torch.ops.dqlab.addmm(bias, a, b) if bias.ndim == 1 else torch.ops.dqlab.mm(a, b) + bias
+
+
+NARROW = 8
+"""Columns that make a product narrow: sums of so few terms are written out by PyTorch's compiler."""
+
+
+def is_narrow(a: Tensor, b: Tensor) -> bool:
+    """Whether a product (..., R, T) (..., T, C) of full precision sums few terms, or is one matrix of few columns."""
+    few = a.shape[-1] <= NARROW or (b.ndim == 2 and b.shape[-1] <= NARROW)
+    return few and a.dtype in (torch.float32, torch.float64) and min(*a.shape, *b.shape) > 0
+
+
+def narrow_product(a: Tensor, b: Tensor) -> Tensor:
+    """The same product as sums of elementwise products, over the terms where they are few, else along rows."""
+    if a.shape[-1] <= NARROW:
+        return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2).contiguous()
+    return (a.unsqueeze(-2) * b.transpose(-1, -2).unsqueeze(-3)).sum(-1).contiguous()
+
+
+def _narrow(a: Tensor, b: Tensor) -> Any:
+    return narrow_product(a, b) if is_narrow(a, b) else NotImplemented
+
+
+def _narrow_plus(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    if not is_narrow(a, b) or not beta or not alpha:  # PyTorch does not look at what is multiplied by 0
+        return NotImplemented
+    product = narrow_product(a, b)  # first, since the sum is laid out as its first summand
+    return (product if alpha == 1 else alpha * product) + (bias if beta == 1 else beta * bias)
+
+
+Decompositions = dict[Any, Callable[..., Any]]
+ON_CPU: Decompositions = {aten.mm.default: _mm, aten.addmm.default: _addmm}
+ON_GPU: Decompositions = {
+    aten.mm.default: _narrow,
+    aten.bmm.default: _narrow,
+    aten.addmm.default: _narrow_plus,
+    aten.baddbmm.default: _narrow_plus,
+}
+
+
+def product_decompositions(device: torch.device) -> Decompositions:
+    """What a program that is compiled for that device makes of PyTorch's matrix products."""
+    return ON_CPU if device.type == "cpu" else ON_GPU
