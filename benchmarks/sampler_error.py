@@ -2,7 +2,8 @@
 
     python benchmarks/sampler_error.py
 
-The target is Gaussian, so its denoiser and where a chain must end are known in closed form (`dqlab.tools.conformance.policies`).
+The target is Gaussian, so its denoiser and where a chain must end are known in closed form
+(`dqlab.tools.conformance.policies`).
 """
 
 from __future__ import annotations

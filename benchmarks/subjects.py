@@ -36,7 +36,7 @@ def devices() -> list[str]:
 
 def modes(device: str) -> list[str]:
     """Every execution mode that this machine can run on that device; `auto` only picks one of them."""
-    able = [entry for entry in execution_modes if not entry.item().missing(torch.device(device))]
+    able = [entry for entry in execution_modes if not entry.item().unavailable_reason(torch.device(device))]
     return [entry.name for entry in able if entry.name != "auto"]
 
 
@@ -126,7 +126,7 @@ def denoiser_calls(policy: DiffusionPolicy) -> int:
         calls.append(t)
         return torch.zeros_like(x)
 
-    sampler, start = policy.the_sampler, torch.zeros(1, DIMS.action)
+    sampler, start = policy.resolved_sampler, torch.zeros(1, DIMS.action)
     noise = ChainNoise(start, start.new_zeros(sampler.draws(policy.process), *start.shape))
     sampler(denoise, policy.process, torch.zeros(1, DIMS.state), noise, DIMS.max_action)
     return len(calls)

@@ -191,11 +191,11 @@ class DiffusionQL:
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Noise) -> Tensor:
         """r + gamma min_j Q'_j(s', a'), a' by the averaged actor; with max_q_backup the best of C for each Q'_j."""
-        c, following = self.settings, batch["next_state"]
+        c, next_value = self.settings, batch["next_state"]
         if c.max_q_backup:
-            following = following.repeat_interleave(c.candidates, dim=0)
-        action = self.actor_ema.sample(following, noise["target_start"], noise["target_noise"])
-        values = self.critic_target(following, action)
+            next_value = next_value.repeat_interleave(c.candidates, dim=0)
+        action = self.actor_ema.sample(next_value, noise["target_start"], noise["target_noise"])
+        values = self.critic_target(next_value, action)
         if c.max_q_backup:
             values = tuple(q.view(-1, c.candidates).max(dim=1).values for q in values)
         return batch["reward"] + (1 - batch["terminal"]) * c.discount * torch.minimum(*values)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dqlab.analysis.results import Cell, GridResults, Result
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 TASKS = ("walker2d-medium-expert-v2", "hopper-medium-expert-v2")
 Score = Callable[[str, str, int], float]

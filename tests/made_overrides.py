@@ -20,7 +20,8 @@ from dqlab.ablation.grid import Grid
 from dqlab.algorithms.base import algorithms
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, configurables, parameters_read, shortest_name
-from dqlab.config.gin_syntax import config_differences
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
@@ -149,7 +150,7 @@ def load(text: str, is_file: bool, folder: Path) -> None:
     experiment = Experiment()
     experiment.check()
     written = gin_files.operative_text(loaded)
-    config_differences(written, written)
+    changed_results(parse_bindings(written), parse_bindings(written))
     gin_files.unread_warnings(loaded, parameters_read())
     if not is_file:
         gin_files.check_parameters_read([text], parameters_read())

@@ -28,16 +28,18 @@ from dqlab.ablation.reporting import _facts_of
 from dqlab.analysis.compare.compare import comparison_rows, comparison_warnings, group_runs
 from dqlab.analysis.compare.runs import read_folder
 from dqlab.analysis.results import FailedCell
-from dqlab.config.gin_syntax import config_differences
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.files import read_text
-from dqlab.runs.evaluate import RULES, checkpoint_files
+from dqlab.runs.evaluate import checkpoint_files
 from dqlab.tracking.mlflow import grid as grid_module
-from dqlab.tracking.mlflow import run as mlflow_module
+from dqlab.tracking.mlflow import run as run_module
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.grid import send_grid
 from dqlab.tracking.mlflow.run import send_run
 from dqlab.tracking.run_folder import Journal, RunFolder
+from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
 from dqlab.training.loop import ReplicaStates
 from dqlab.training.model_selection import Evaluated
@@ -97,8 +99,8 @@ class Sink:
 
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (grid_module, mlflow_module):
-        monkeypatch.setattr(module, "connect", lambda uri: Sink())
+    for module in (grid_module, run_module):
+        monkeypatch.setattr(module, "mlflow_client", lambda uri: Sink())
     monkeypatch.setattr(os, "fsync", lambda file: None)  # of thousands of writes none must survive a power cut
 
 
@@ -149,9 +151,9 @@ def use_run(run: Path) -> None:
     folder, state = RunFolder(run), {}
     _compare(run)
     _said(lambda: send_run(run, tracking_uri(run), "made", over=True))
-    for which in RULES:
+    for which in CHECKPOINT_RULES:
         _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
-    _said(lambda: config_differences(read_text(folder.config), "A.x = 1"))
+    _said(lambda: changed_results(parse_bindings(read_text(folder.config)), parse_bindings("A.x = 1")))
     _said(lambda: folder.check(resume=True))
     _said(lambda: state.update(checkpoint.load_state(folder.checkpoint)[1]))
     kept = {path: path.read_bytes() for path in run.glob("*/*.json*") if path.is_file()}

@@ -145,7 +145,7 @@ def test_a_network_for_which_there_is_no_memory(dqlab: Run) -> None:
 
 NO_MEMORY = """
 import sys
-import dqlab.scoring.scores
+import dqlab.envs.scores
 from dqlab.cli import main
 
 def fails(*args):

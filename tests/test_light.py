@@ -32,11 +32,11 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 import torch
-from dqlab import configuration
-from dqlab.experiment import Experiment
+from dqlab.config import gin_files
+from dqlab.runs.experiment import Experiment
 from dqlab.testing import make_batch, make_noise
 
-configuration.load(["gin/diffql_walker2d.gin"], ["MLPDenoiser.hidden_dim=16", "Experiment.dtype=float64"])
+gin_files.load_gin(["gin/diffql_walker2d.gin"], ["MLPDenoiser.hidden_dim=16", "Experiment.dtype=float64"])
 experiment = Experiment()
 experiment.check()
 pack = experiment.pack()

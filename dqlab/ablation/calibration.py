@@ -101,7 +101,7 @@ def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
         instead = for_this_machine(str(bound_parameters().get("experiment.Experiment.device", "")))
         gin_files.load_gin([path], instead)
     experiment = Experiment()
-    return experiment, bool(instead) or experiment.the_device.type != "cpu"
+    return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
 
 
 def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
@@ -111,9 +111,9 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     """
     experiment, on_gpu = load_pack(pack)
     experiment.check()
-    plan, device = experiment.plan, experiment.the_device
+    plan, device = experiment.plan, experiment.resolved_device
     times = len(pack.cells) if device.type == "cpu" else 1
-    replicas = experiment.pack(experiment.the_replicas[:1] if device.type == "cpu" else None)
+    replicas = experiment.pack(experiment.resolved_replicas[:1] if device.type == "cpu" else None)
     step = Step(replicas, _made_up(experiment), plan.batch_size, Eager())
 
     def update() -> None:
@@ -121,21 +121,21 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
         replicas.synchronize()
 
     work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
-    mode = execution_modes.get(plan.execution)().settle(ComputeBudget(device, work))
+    mode = execution_modes.get(plan.execution)().resolve(ComputeBudget(device, work))
     factor = COMPILED if mode.preparation else 1.0
     updating = plan.steps * factor * _seconds(update, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
     acting = factor * _act_seconds(experiment, replicas, seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
-    evaluating = evaluations * experiment.the_task.episode_limit * acting
-    needed = replica_memory(experiment.the_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
+    evaluating = evaluations * experiment.resolved_task.episode_limit * acting
+    needed = replica_memory(experiment.resolved_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
     training = len(pack.cells) * needed.kept + replicas.width * needed.together
     environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
         START + times * (updating + evaluating),
         PROCESS + environments + (0 if on_gpu else training) + _file_bytes(pack),
         training if on_gpu else 0,
-        experiment.the_threads,
+        experiment.resolved_threads,
     )
 
 
@@ -167,7 +167,7 @@ def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:
         torch.zeros(rows),
     )
     made = Provenance("made up", "", "", False, rows, 1, rows, 0.0, 0.0, 0.0, 0.0, synthetic=True)
-    return Transitions(*batch, made).to(experiment.the_device, DTYPES[experiment.dtype])
+    return Transitions(*batch, made).to(experiment.resolved_device, DTYPES[experiment.dtype])
 
 
 def _seconds(function: Callable[[], object], least: float) -> float:
@@ -183,17 +183,17 @@ def _seconds(function: Callable[[], object], least: float) -> float:
 
 def _env_bytes(experiment: Experiment, copies: int = 4) -> int:
     """Memory of one more copy of the task's environment, when there is one already."""
-    made = [make_env(experiment.the_task, experiment.physics)]
+    made = [make_env(experiment.resolved_task, experiment.physics)]
     before = resident_memory()
     for _ in range(copies):
-        made.append(make_env(experiment.the_task, experiment.physics))
+        made.append(make_env(experiment.resolved_task, experiment.physics))
         made[-1].reset(seed=0)
     return max(0, resident_memory() - before) // copies
 
 
 def _env_seconds(experiment: Experiment, least: float) -> float:
     """Seconds a step of the task's environment."""
-    env = make_env(experiment.the_task, experiment.physics)
+    env = make_env(experiment.resolved_task, experiment.physics)
     env.reset(seed=0)
     action = env.action_space.sample()
 
@@ -244,8 +244,8 @@ def _fitting(kind: PackKind) -> int:
     experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
     if not on_gpu:
         return 0
-    here = experiment.the_device.type != "cpu"
-    free = free_bytes(experiment.the_device) if here else GPU_ELSEWHERE
-    needed = replica_memory(experiment.the_algorithm, experiment.dims, experiment.plan.batch_size)
+    here = experiment.resolved_device.type != "cpu"
+    free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
+    needed = replica_memory(experiment.resolved_algorithm, experiment.dims, experiment.plan.batch_size)
     fit = int(USABLE * free / (needed.kept + needed.together))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -22,7 +22,7 @@ from dqlab.ablation.progress import GridDisplay, GridProgress
 from dqlab.ablation.reporting import report_apart
 from dqlab.ablation.session import GridRequest, GridSession, open_session
 from dqlab.analysis.results import Cell, Result
-from dqlab.errors import masked
+from dqlab.errors import PACKAGE, masked
 from dqlab.files import write_text
 from dqlab.printing import Console
 from dqlab.tracking.mlflow.client import tracking_uri
@@ -60,7 +60,7 @@ class ResultCollector:
         self._session = session
         self._cells = {pack.id: [planned.cell.id for planned in pack.cells] for pack in session.packs}
 
-    def take_in(self, ended: Ended) -> tuple[Mapping[str, float], Mapping[str, str]]:
+    def add(self, ended: Ended) -> tuple[Mapping[str, float], Mapping[str, str]]:
         """Last scores of a pack's cells that have finished, and why others have failed; by their ids."""
         finished, failed = {}, {}
         for cell in self._cells[ended.job.id]:
@@ -114,7 +114,7 @@ class GridRecordWriter:
             name=session.name,
             axes=grid.axis_points,
             labels=[setting.label for setting in grid.settings],
-            base=grid.the_base,
+            base=grid.resolved_base,
             tasks=list(dict.fromkeys(planned.cell.task for planned in session.plan.cells)),
             seeds=list(grid.seeds),
             mlflow_experiment=self.experiment,
@@ -198,7 +198,7 @@ def stop_on_signal(
             signal.signal(number, handler)
 
 
-EMBEDDED = Path(__file__).parent.parent / "data" / "embedded"
+EMBEDDED = PACKAGE / "data" / "embedded"
 SHOWN = 10
 
 
@@ -245,7 +245,7 @@ def _run(session: GridSession, record: GridRecordWriter, console: Console) -> bo
 
     with display, stop_on_signal(session.engine.stop, display.say, session.reader.grid.hours) as stopped:
         for ended in session.engine.run(jobs, tell):
-            display.changed(board.ended(ended, *ledger.take_in(ended)))
+            display.changed(board.ended(ended, *ledger.add(ended)))
             record.keep_up()
     return stopped.is_set()
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dqlab.ablation.calibration import costs_of_packs
 from dqlab.ablation.driver import announce_grid
+from dqlab.ablation.reporting import report_grid
 from dqlab.ablation.session import GridRequest, GridSession, open_session, slots_of
 from dqlab.analysis.results import Cell
 from dqlab.machine import readable_duration
@@ -24,9 +25,6 @@ ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.addres
 def run_ablate(args: argparse.Namespace) -> int:
     """Plan or run a grid; returns the exit code."""
     from dqlab.ablation.driver import ablate
-
-    # DROPPED-IMPORT
-    from dqlab.ablation.reporting import report_grid
 
     request = request_of(args)
     if args.report_only:
@@ -82,7 +80,7 @@ def dry_run(request: GridRequest, console: Console) -> None:
 
 def _cells(session: GridSession) -> Table:
     """A row for every setting on every task."""
-    base = session.reader.grid.the_base
+    base = session.reader.grid.resolved_base
     rows: dict[tuple[str, str], list[Cell]] = {}
     for planned in session.plan.cells:
         rows.setdefault((planned.cell.label, planned.cell.task), []).append(planned.cell)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dqlab.ablation.planning import Plan, PlannedPack
-from dqlab.ablation.reader import SOURCES
 from dqlab.config.gin_syntax import format_bindings
+from dqlab.config.identity import SOURCES
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of
 from dqlab.files import write_text

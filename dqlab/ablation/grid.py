@@ -16,12 +16,15 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from dqlab.analysis.settings import Report
 from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_files import bindings_in_file, check_binding
 from dqlab.config.gin_state import complete_name
 from dqlab.config.registry import configurable
 from dqlab.config.replica import is_seed
 from dqlab.errors import MANY, ConfigError, nearest
+
+configurable("ablation")(Report)  # which its own room, that needs no gin, cannot do
 
 Bindings = dict[str, Any]
 OF_THE_GRID = (
@@ -159,7 +162,7 @@ class Grid:
         return {name: tuple(dict.fromkeys(s.points[name] for s in self.settings)) for name in self.axes}
 
     @property
-    def the_base(self) -> str:
+    def resolved_base(self) -> str:
         """Label of the setting that others are compared with."""
         return self.base or self.settings[0].label
 

@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 from dqlab.ablation.grid import Setting
-from dqlab.ablation.reader import SOURCES, Base, ConfigResolver, Data, Values, as_ever, canonical_values
+from dqlab.ablation.reader import Base, ConfigResolver, Data, Values, canonical_values
 from dqlab.analysis.results import Cell
 from dqlab.config.gin_syntax import format_bindings
+from dqlab.config.identity import SOURCES, is_as_before
 
 DIGITS = 16
 OF_PACKS = {"tracking.Tracking.mlflow": False}
@@ -114,7 +115,7 @@ def _read(reader: ConfigResolver, base: Base, setting: Setting) -> tuple[str, st
     data = reader.data(base.task, values)
     # what is read counts, not where from
     read = {name: value for name, value in canonical_values(values).items() if name != SOURCES}
-    runs = {name: value for name, value in read.items() if not as_ever(name, value)} | {"data": data.digest}
+    runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {"data": data.digest}
     kind = {name: value for name, value in runs.items() if name not in choices.scalars}
     own = {reader.name(name): value for name, value in setting.bindings.items()}
     scalars = {name: value for name, value in own.items() if name in choices.scalars}

@@ -30,7 +30,7 @@ from dqlab.config.gin_state import (
     wrapped_configurable,
 )
 from dqlab.config.gin_syntax import format_bindings
-from dqlab.config.identity import LATER, WITHOUT_EFFECT
+from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
 from dqlab.data.formats.base import data_formats
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
@@ -42,11 +42,7 @@ from dqlab.training.rehearsal import shared_hyperparameters
 if TYPE_CHECKING:
     from dqlab.tracking.records import GridDataRecord
 Values = dict[str, Any]
-ABOUT_THE_GRID = ("ablation.", "tracking.", "collection.")
 WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
-TASK = "experiment.Experiment.task"
-SOURCES = "data.load_dataset.sources"
-NOT_IDENTITY = ("seeds", "cell", "replicas", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -146,9 +142,7 @@ class ConfigResolver:
     def _base(self, task: str) -> Base:
         self.load(task, ())
         values = {
-            name: value
-            for name, value in bound_parameters().items()
-            if not name.startswith(ABOUT_THE_GRID[0]) or "/" in name
+            name: value for name, value in bound_parameters().items() if not name.startswith(OF_GRIDS) or "/" in name
         }
         return Base(task, values)
 
@@ -195,11 +189,11 @@ class ConfigResolver:
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
-        shared = shared_hyperparameters(experiment.the_algorithm, experiment.dims)
-        scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.the_algorithm.hyper()) - shared)
+        shared = shared_hyperparameters(experiment.resolved_algorithm, experiment.dims)
+        scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)
         self.read |= parameters_read()
         read = {**operative_parameters(), **_read_with_the_data()}
-        return ResolvedParameters({name: value for name, value in read.items() if _counts(name)}, scalars)
+        return ResolvedParameters({name: value for name, value in read.items() if belongs_to_cell(name)}, scalars)
 
     def check_read(self) -> None:
         """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read.
@@ -261,23 +255,6 @@ def _read_with_the_data() -> Values:
     of_data = parameters("data.load_dataset")
     transform = reward_transforms.entry(str(of_data["data.load_dataset.reward_transform"]))
     return {**of_data, **parameters(reward_transforms.selector(transform))}
-
-
-def as_ever(name: str, value: Any) -> bool:
-    """Whether a parameter is later than grids that were trained, at the value that they ran with: ids stay."""
-    return _short(name) in LATER and LATER[_short(name)] == value
-
-
-def _short(name: str) -> str:
-    """A complete name without its module."""
-    return name.split(".", 1)[1] if "." in name else name
-
-
-def _counts(name: str) -> bool:
-    """Whether a parameter has to do with what a cell gives."""
-    short = _short(name)
-    own = short in {f"Experiment.{field}" for field in NOT_IDENTITY}
-    return not (own or name.startswith(ABOUT_THE_GRID) or short in WITHOUT_EFFECT) or name == SOURCES
 
 
 def _choice(value: Any) -> Any:

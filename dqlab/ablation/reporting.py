@@ -13,7 +13,9 @@ from typing import Any
 from dqlab.ablation.planning import Plan
 from dqlab.ablation.reader import ConfigResolver
 from dqlab.ablation.session import GridRequest, open_session
+from dqlab.analysis.report.write import report_and_print
 from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, RunError, masked, message_of, printable
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, RunRecord, SummaryRecord, read_record
@@ -42,7 +44,7 @@ def collect_results(
     packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
     return GridResults(
         name=name,
-        base=reader.grid.the_base,
+        base=reader.grid.resolved_base,
         labels=tuple(setting.label for setting in reader.grid.settings),
         axes=reader.grid.axis_points,
         tasks=tuple(dict.fromkeys(cell.task for cell in cells)),
@@ -94,8 +96,6 @@ def report_grid(request: GridRequest, console: Console, crashes: Crashes | None 
     Raises:
         DqlabError: there is nothing to report, or the report cannot be written.
     """
-    from dqlab.analysis.report.write import report_and_print
-    # DROPPED-IMPORT
 
     session = open_session(replace(request, report_only=True), planning_only=True)
     if not session.summaries:
@@ -131,7 +131,6 @@ def report_apart(request: GridRequest, console: Console, crashes: Crashes, **fac
 
 
 def _child(request: GridRequest, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
-    from dqlab.config.plugins import load_plugins
 
     width, quiet, terminal = size
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it

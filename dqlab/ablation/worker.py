@@ -20,6 +20,8 @@ from threading import Event, Thread
 from typing import Any
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
+from dqlab.config import gin_files
+from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, StoppedError, error_place, message_of
 from dqlab.machine import NUMBERS
 from dqlab.tracking.run_folder import PACK, RunFolder
@@ -84,8 +86,6 @@ def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int
 
 def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none."""
-    from dqlab.config import gin_files
-    from dqlab.config.plugins import load_plugins
     from dqlab.printing import Console
     from dqlab.runs.train import train
 

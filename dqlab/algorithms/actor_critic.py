@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, Trained
+from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble, critics, ensemble_of
@@ -56,12 +56,12 @@ class ActorCritic(Algorithm):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @cached_property
-    def the_policy(self) -> Policy:
+    def resolved_policy(self) -> Policy:
         """The policy class, configured."""
         return policies.choose(self.policy)()
 
     @cached_property
-    def the_selection(self) -> Selection:
+    def resolved_selection(self) -> Selection:
         """The selection, configured."""
         return selections.choose(self.selection)()
 
@@ -77,16 +77,16 @@ class ActorCritic(Algorithm):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the actor descends, and scalars to report."""
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """Critics first, then the actor, which sees the critics just updated."""
         return {
-            "critic": Trained(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
-            "actor": Trained(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
+            "critic": TrainedNetwork(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
+            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
         }
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The policy's network and the critic ensemble."""
-        return {"actor": self.the_policy.build(dims), "critic": self.build_critic(dims)}
+        return {"actor": self.resolved_policy.build(dims), "critic": self.build_critic(dims)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         """A freshly initialised critic ensemble."""
@@ -101,18 +101,18 @@ class ActorCritic(Algorithm):
         return add_prefix("backup", probe_module(partial(self.build_critic, dims)).noise())
 
     def td_loss(
-        self, nets: Nets, batch: Batch, following: Tensor, discount: Tensor
+        self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * following.
+        """The critics' loss against r + discount * (1 - terminal) * next_value.
 
         Args:
             nets: `critic` among them.
             batch: transitions.
-            following: the next states' values (B, Z), as `CriticEnsemble.backup` makes them; no gradient flows there.
+            next_value: the next states' values (B, Z), as `CriticEnsemble.backup` makes them; no gradient flows there.
             discount: a scalar.
         """
         going = (discount * (1 - batch.terminal)).unsqueeze(-1)
-        target = batch.reward.unsqueeze(-1) + going * following.detach()
+        target = batch.reward.unsqueeze(-1) + going * next_value.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
         info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
@@ -123,10 +123,10 @@ class ActorCritic(Algorithm):
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
         return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
 
-    def following(self, dims: Dims, nets: Nets, actor: str, next_state: Tensor, noise: Noise) -> Tensor:
+    def next_value(self, dims: Dims, nets: Nets, actor: str, next_state: Tensor, noise: Noise) -> Tensor:
         """The backup (B, Z) of next actions, sampled by the network of that name from noise `target_*`; no gradient."""
         with torch.no_grad():
-            action = self.the_policy.sample(nets[actor], dims, next_state, strip_prefix("target", noise))
+            action = self.resolved_policy.sample(nets[actor], dims, next_state, strip_prefix("target", noise))
             return self.backup(nets, next_state, action, noise)
 
     def q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor, same: bool = False) -> Tensor:
@@ -135,30 +135,30 @@ class ActorCritic(Algorithm):
         The denominator, through which no gradient flows, makes the term's weight independent of the rewards' scale
         (Fujimoto & Gu 2021, section 5). j is the other critic, as in Diffusion-QL's code, or i itself where `same`.
         """
-        ascended, other = ensemble_of(nets["critic"]).ascend(nets["critic"](state, action), coin)
+        ascended, other = ensemble_of(nets["critic"]).actor_objective(nets["critic"](state, action), coin)
         return -ascended.mean() / (ascended if same else other).abs().mean().detach()
 
     def first_q(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) of actions by the first critic, or by the ensemble as one where it is ascended so."""
         q = nets["critic"](state, action)
         heads = torch.zeros((), dtype=torch.int64, device=q.device)
-        return ensemble_of(nets["critic"]).ascend(q, heads)[0]
+        return ensemble_of(nets["critic"]).actor_objective(q, heads)[0]
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) by which candidate actions are ranked: the target critics', as the ensemble ranks."""
-        return ensemble_of(nets["critic_target"]).rank(nets["critic_target"](state, action))
+        return ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](state, action))
 
-    def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the online (not averaged) actor."""
-        return self.the_policy.sample(nets["actor"], dims, state, noise)
+        return self.resolved_policy.sample(nets["actor"], dims, state, noise)
 
     def propose_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """The randomness that `propose` needs."""
-        return self.the_policy.sample_noise(dims, rows)
+        return self.resolved_policy.sample_noise(dims, rows)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """What is done where a single candidate is wanted; `noise` is that of `propose`."""
-        return self.the_policy.act(nets["actor"], dims, state, noise)
+        return self.resolved_policy.act(nets["actor"], dims, state, noise)
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor | None:
         """Values V (B,) of states, where the algorithm learns them."""
@@ -166,19 +166,19 @@ class ActorCritic(Algorithm):
 
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Noise of the C * B candidates (`chain_*`) and of the selection (`select_*`)."""
-        candidates = self.propose_noise(dims, self.the_selection.n_candidates * batch)
-        return {**add_prefix("chain", candidates), **add_prefix("select", self.the_selection.noise(batch))}
+        candidates = self.propose_noise(dims, self.resolved_selection.n_candidates * batch)
+        return {**add_prefix("chain", candidates), **add_prefix("select", self.resolved_selection.noise(batch))}
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """The selected one of C candidates, as `ranking` ranks them; without ranking where C is 1."""
-        count, chain = self.the_selection.n_candidates, strip_prefix("chain", noise)
+        count, chain = self.resolved_selection.n_candidates, strip_prefix("chain", noise)
         if count == 1:
             return self.act_alone(dims, nets, state, chain)
         repeated = state.unsqueeze(0).expand(count, -1, -1).flatten(0, 1)
-        actions = self.propose(dims, nets, repeated, chain)
+        actions = self.sample_action(dims, nets, repeated, chain)
         q = self.ranking(nets, repeated, actions).view(1, count, len(state))
         candidates = actions.view(count, len(state), -1)
-        index = self.the_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
+        index = self.resolved_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
         return take_candidates(candidates, index)
 
 

@@ -23,7 +23,7 @@ LossFn = Callable[[Nets, Batch, Noise, Hyper], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A trained network: its loss, and the names of the hyper-parameters that its optimiser uses.
 
     Attributes:
@@ -45,11 +45,11 @@ class Trained:
     weight_decay: str | None = None
     clips_members: bool = False
 
-    def moves(self, step: int) -> bool:
+    def updates_at(self, step: int) -> bool:
         """Whether it is trained at this step (from 0)."""
         return (step + 1) % self.every == 0
 
-    def times(self, step: int) -> int:
+    def update_count(self, step: int) -> int:
         """How often it has been trained once this step is done."""
         return (step + 1) // self.every
 
@@ -72,7 +72,7 @@ class Target:
     offset: int = 0
     lags: bool = False
 
-    def moves(self, step: int) -> bool:
+    def updates_at(self, step: int) -> bool:
         """Whether the target moves at the end of this step."""
         return step >= self.start and step % self.every == self.offset
 
@@ -109,7 +109,7 @@ class Algorithm(ABC):
         """Freshly initialised trained networks, by name."""
 
     @abstractmethod
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """What is trained, in the order in which one update trains it."""
 
     @abstractmethod
@@ -128,7 +128,7 @@ class Algorithm(ABC):
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """The randomness of acting in `batch` states."""
 
-    def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) that the learned policy draws by itself for states (B, S), unranked: by default it acts."""
         return self.act(dims, nets, state, noise)
 

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, Policy, policies
@@ -37,9 +37,9 @@ class BehaviourCloning(Algorithm):
         """The policy's network."""
         return {"actor": self._policy.build(dims)}
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The actor, unclipped."""
-        return {"actor": Trained(partial(self.actor_loss, dims), "learning_rate")}
+        return {"actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate")}
 
     def targets(self) -> dict[str, Target]:
         """None."""
@@ -56,7 +56,7 @@ class BehaviourCloning(Algorithm):
         loss = self._policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return loss, {"actor/bc_loss": loss.detach()}
 
-    def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A sample of the policy, where `act` may do what is surer."""
         return self._policy.sample(nets["actor"], dims, state, noise)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
@@ -54,9 +54,9 @@ class CVAEQL(ActorCritic):
         perturbation = Perturbation(dims.state, dims.action)
         return {"generator": networks["actor"], "critic": networks["critic"], "actor": perturbation}
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model, then critics and perturbation, which see it."""
-        generator = Trained(partial(self.generator_loss, dims), "learning_rate", "grad_norm")
+        generator = TrainedNetwork(partial(self.generator_loss, dims), "learning_rate", "grad_norm")
         return {"generator": generator, **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
@@ -66,9 +66,9 @@ class CVAEQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`bc_*`: the generative model's loss; `target_*`: B * backup_candidates next actions; `actor_*`: actions."""
         return {
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
-            **add_prefix("target", self.the_policy.sample_noise(dims, batch * self.backup_candidates)),
-            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch * self.backup_candidates)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
         }
 
@@ -76,7 +76,9 @@ class CVAEQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy class's own BC loss: of a CVAE, reconstruction and KL divergence."""
-        losses = self.the_policy.losses(nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise))
+        losses = self.resolved_policy.losses(
+            nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
+        )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
     def critic_loss(
@@ -87,8 +89,8 @@ class CVAEQL(ActorCritic):
             state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
             action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
             values = self.backup(nets, state, action, noise)
-            following = best_value(values, self.backup_candidates)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+            next_value = best_value(values, self.backup_candidates)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -101,7 +103,7 @@ class CVAEQL(ActorCritic):
     def _perturbed(self, dims: Dims, nets: Nets, actor: str, state: Tensor, noise: Noise) -> Tensor:
         """Actions of the generative model, perturbed within the action range."""
         with torch.no_grad():
-            action = self.the_policy.sample(nets["generator"], dims, state, noise)
+            action = self.resolved_policy.sample(nets["generator"], dims, state, noise)
         bound = dims.max_action
         return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
 
@@ -109,10 +111,10 @@ class CVAEQL(ActorCritic):
         """Q_1 (B,), by the online critics, as BCQ's code acts."""
         return self.first_q(nets, state, action)
 
-    def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A perturbed action (B, A) for each state (B, S)."""
         return self._perturbed(dims, nets, "actor", state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """The same."""
-        return self.propose(dims, nets, state, noise)
+        return self.sample_action(dims, nets, state, noise)

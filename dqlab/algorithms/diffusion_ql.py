@@ -65,9 +65,9 @@ class DiffusionQL(ActorCritic):
         """
         rows = batch * self.backup_candidates if self.max_q_backup else batch
         return {
-            **add_prefix("target", self.the_policy.sample_noise(dims, rows)),
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, rows)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -77,14 +77,14 @@ class DiffusionQL(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
         with torch.no_grad():
-            following = self._following(dims, nets, batch.next_state, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+            next_value = self._following(dims, nets, batch.next_state, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def _following(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise) -> Tensor:
         """Target values (B, Z) of the averaged actor's next action; with max_q_backup, each critic's best candidate."""
         candidates = self.backup_candidates if self.max_q_backup else 1
         state = next_state.repeat_interleave(candidates, dim=0) if candidates > 1 else next_state
-        action = self.the_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
+        action = self.resolved_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
         outputs = nets["critic_target"].call("outputs", state, action)
         best = best_of(outputs, candidates) if candidates > 1 else outputs
         return ensemble_of(nets["critic_target"]).backup(best, strip_prefix("backup", noise))
@@ -93,7 +93,7 @@ class DiffusionQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin."""
-        policy, actor = self.the_policy, nets["actor"]
+        policy, actor = self.resolved_policy, nets["actor"]
         bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
         action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])

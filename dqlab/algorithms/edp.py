@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
@@ -58,13 +58,13 @@ class EDP(ActorCritic):
         check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
-    def the_diffusion(self) -> DiffusionPolicy:
+    def resolved_diffusion(self) -> DiffusionPolicy:
         """The policy.
 
         Raises:
             ConfigError: it is not a diffusion policy.
         """
-        policy: Policy = self.the_policy
+        policy: Policy = self.resolved_policy
         if not isinstance(policy, DiffusionPolicy):
             raise ConfigError(f"EDP reconstructs noised actions: EDP.policy must be a diffusion, not {self.policy!r}.")
         return policy
@@ -74,20 +74,20 @@ class EDP(ActorCritic):
         average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
         return {"actor_ema": average, **super().targets()}
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """Critics, clipped one by one if `clips_members`, then the actor."""
         trained = super().trained(dims)
         return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """The online critics' values (B,), as the ensemble ranks."""
-        return ensemble_of(nets["critic"]).rank(nets["critic"](state, action))
+        return ensemble_of(nets["critic"]).ranking_value(nets["critic"](state, action))
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `bc_*`: the denoising loss and, with it, the reconstruction."""
         return {
-            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -96,14 +96,14 @@ class EDP(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
-        following = self.following(dims, nets, "actor_ema", batch.next_state, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+        next_value = self.next_value(dims, nets, "actor_ema", batch.next_state, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        losses, action = self.the_diffusion.reconstruct(
+        losses, action = self.resolved_diffusion.reconstruct(
             nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)

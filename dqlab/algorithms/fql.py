@@ -49,13 +49,13 @@ class FQL(ActorCritic):
         check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
-    def the_flow(self) -> OneStepFlowPolicy:
+    def resolved_flow(self) -> OneStepFlowPolicy:
         """The policy.
 
         Raises:
             ConfigError: it is not a one-step flow.
         """
-        policy: Policy = self.the_policy
+        policy: Policy = self.resolved_policy
         if not isinstance(policy, OneStepFlowPolicy):
             raise ConfigError(f"FQL distils a flow: FQL.policy must be a one-step flow, not {self.policy!r}.")
         return policy
@@ -67,9 +67,9 @@ class FQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
         return {
-            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
-            **add_prefix("flow", self.the_flow.flow_noise(dims, batch)),
-            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
+            **add_prefix("flow", self.resolved_flow.flow_noise(dims, batch)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -78,14 +78,14 @@ class FQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * mean_j Q'_j(s', a'), a' by the one-step policy."""
-        following = self.following(dims, nets, "actor", batch.next_state, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+        next_value = self.next_value(dims, nets, "actor", batch.next_state, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_flow + alpha * L_distill + L_q; the flow learns from L_flow alone, the one-step policy from the others."""
-        flow, actor, own = self.the_flow, nets["actor"], strip_prefix("actor", noise)
+        flow, actor, own = self.resolved_flow, nets["actor"], strip_prefix("actor", noise)
         bc_loss = flow.flow_losses(actor, dims, batch.state, batch.action, strip_prefix("flow", noise)).mean()
         distill_loss = flow.distillation_losses(actor, dims, batch.state, own).mean()
         q_loss = self._q_loss(nets, batch.state, flow.sample(actor, dims, batch.state, own), noise["coin"])

@@ -45,9 +45,9 @@ class GaussianQL(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`target_*`: the next actions; `bc_*`: the likelihood; `actor_*`: the actor's own actions."""
         return {
-            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
             "coin": integers(2),
         }
@@ -56,17 +56,17 @@ class GaussianQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
-        following = self.following(dims, nets, "actor_target", batch.next_state, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+        next_value = self.next_value(dims, nets, "actor_target", batch.next_state, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of the data's actions + eta * L_q of reparameterised samples."""
-        bc_loss = self.the_policy.losses(
+        bc_loss = self.resolved_policy.losses(
             nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         ).mean()
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
+        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = bc_loss + hyper["eta"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

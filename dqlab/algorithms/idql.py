@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
@@ -44,7 +44,7 @@ class IDQL(ImplicitQ):
         check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
         check_field(self.weight_decay >= 0, self, "weight_decay", "at least 0")
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """V, then the actor, whose weights decay, and the critics."""
         trained = super().trained(dims)
         return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
@@ -55,19 +55,19 @@ class IDQL(ImplicitQ):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What the denoising loss needs."""
-        return self.the_policy.loss_noise(dims, batch)
+        return self.resolved_policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
-        loss = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
+        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return dims.action * loss, detach_info({"actor/bc_loss": loss})
 
-    def propose(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the averaged actor."""
-        return self.the_policy.sample(nets["actor_ema"], dims, state, noise)
+        return self.resolved_policy.sample(nets["actor_ema"], dims, state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """What the averaged actor does by itself."""
-        return self.the_policy.act(nets["actor_ema"], dims, state, noise)
+        return self.resolved_policy.act(nets["actor_ema"], dims, state, noise)

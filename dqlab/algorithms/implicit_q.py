@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Trained, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
@@ -42,12 +42,16 @@ class ImplicitQ(ActorCritic):
         """V, the actor, the critics."""
         return {"value": ValueNetwork(dims.state), **super().build(dims)}
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """V, then the actor and the critics, which see the new V; the learning-rate schedule is the actor's alone."""
         return {
-            "value": Trained(partial(self.state_value_loss, dims), "value_learning_rate", "grad_norm", decays=False),
-            "actor": Trained(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
-            "critic": Trained(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", decays=False),
+            "value": TrainedNetwork(
+                partial(self.state_value_loss, dims), "value_learning_rate", "grad_norm", decays=False
+            ),
+            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
+            "critic": TrainedNetwork(
+                partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", decays=False
+            ),
         }
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ class ImplicitQ(ActorCritic):
 
     def advantage(self, nets: Nets, batch: Batch) -> Tensor:
         """Q'(s, a) - V(s), (B,), with the target critics' Q as candidates are ranked by (the minimum of two)."""
-        q = ensemble_of(nets["critic_target"]).rank(nets["critic_target"](batch.state, batch.action))
+        q = ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](batch.state, batch.action))
         return q.detach() - self.state_value(nets, batch.state)
 
     def state_value_loss(
@@ -71,8 +75,8 @@ class ImplicitQ(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * V(s') (Kostrikov et al. 2022, section 4)."""
         with torch.no_grad():
-            following = self.state_value(nets, batch.next_state).unsqueeze(-1)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+            next_value = self.state_value(nets, batch.next_state).unsqueeze(-1)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     @abstractmethod
     def actor_loss(

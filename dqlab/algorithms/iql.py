@@ -42,7 +42,7 @@ class IQL(ImplicitQ):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What the policy's own loss needs."""
-        return self.the_policy.loss_noise(dims, batch)
+        return self.resolved_policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -50,6 +50,6 @@ class IQL(ImplicitQ):
         """Mean of exp(beta * (Q' - V)), bounded, times the policy's BC loss of each row."""
         advantage = self.advantage(nets, batch).detach()
         weight = torch.minimum((hyper["beta"] * advantage).exp(), hyper["max_weight"])
-        losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
+        losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
         loss = (weight * losses).mean()
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.config.registry import Registry
 from dqlab.data.batch import Batch
@@ -95,21 +95,21 @@ class MMDQL(ActorCritic):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @property
-    def the_generator(self) -> Policy:
+    def resolved_generator(self) -> Policy:
         """The generative model's policy class, configured."""
         return policies.choose(self.generator)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The generative model, the critics, the actor, and the constraint's multiplier."""
-        generator = self.the_generator.build(dims)
+        generator = self.resolved_generator.build(dims)
         return {"generator": generator, **super().build(dims), "multiplier": Multiplier(self.multiplier_spread)}
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model and critics, the actor, then the multiplier by what the actor reached."""
         return {
-            "generator": Trained(partial(self.generator_loss, dims), "learning_rate", "grad_norm"),
+            "generator": TrainedNetwork(partial(self.generator_loss, dims), "learning_rate", "grad_norm"),
             **super().trained(dims),
-            "multiplier": Trained(partial(self.multiplier_loss, dims), "multiplier_learning_rate"),
+            "multiplier": TrainedNetwork(partial(self.multiplier_loss, dims), "multiplier_learning_rate"),
         }
 
     def targets(self) -> dict[str, Target]:
@@ -118,7 +118,7 @@ class MMDQL(ActorCritic):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`bc_*`, `target_*`, `actor_*` as elsewhere; `ours_*`, `theirs_*`: samples in the MMD."""
-        policy, generator, matched = self.the_policy, self.the_generator, batch * self.match_samples
+        policy, generator, matched = self.resolved_policy, self.resolved_generator, batch * self.match_samples
         ours = policy.sample_noise(dims, matched)
         return {
             **add_prefix("bc", generator.loss_noise(dims, batch)),
@@ -134,7 +134,7 @@ class MMDQL(ActorCritic):
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generative model's own BC loss."""
-        losses = self.the_generator.losses(
+        losses = self.resolved_generator.losses(
             nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
@@ -144,7 +144,7 @@ class MMDQL(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value."""
         state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
-        values = self.following(dims, nets, "actor_target", state, noise)
+        values = self.next_value(dims, nets, "actor_target", state, noise)
         return self.td_loss(nets, batch, best_value(values, self.backup_candidates), hyper["discount"])
 
     def actor_loss(
@@ -152,7 +152,7 @@ class MMDQL(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """exp(multiplier) * MMD + eta * L_q."""
         distance = self._distance(dims, nets, batch.state, noise)
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
+        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
         loss = nets["multiplier"]().detach() * distance + hyper["eta"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
@@ -174,8 +174,8 @@ class MMDQL(ActorCritic):
         """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""
         repeated = state.repeat_interleave(self.match_samples, dim=0)
         with torch.no_grad():
-            theirs = self.the_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
-        ours = self.the_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
+            theirs = self.resolved_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
+        ours = self.resolved_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
         shape = (len(state), self.match_samples, dims.action)
         unsquashed = [_unsquashed(actions, dims).view(shape) for actions in (ours, theirs)]
         return mmd(kernels.choose(self.kernel), *unsquashed).mean()

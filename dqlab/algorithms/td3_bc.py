@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, normal
@@ -43,7 +43,7 @@ class TD3BC(ActorCritic):
         for name in ("alpha", "smoothing", "smoothing_clip"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """Critics at every step, the actor at every `policy_every`-th."""
         trained = super().trained(dims)
         return {**trained, "actor": replace(trained["actor"], every=self.policy_every)}
@@ -57,9 +57,9 @@ class TD3BC(ActorCritic):
         """`smoothing` on the next actions; what the policy needs for those (`target_*`), BC and its own actions."""
         return {
             "smoothing": normal(batch, dims.action),
-            **add_prefix("target", self.the_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.the_policy.sample_noise(dims, batch)),
+            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
             **self.backup_noise(dims),
         }
 
@@ -69,20 +69,22 @@ class TD3BC(ActorCritic):
         """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', pi'(s') + clipped noise)."""
         bound, clip = dims.max_action, hyper["smoothing_clip"]
         with torch.no_grad():
-            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, strip_prefix("target", noise))
+            action = self.resolved_policy.sample(
+                nets["actor_target"], dims, batch.next_state, strip_prefix("target", noise)
+            )
             shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
             smoothed = (action + bound * shift).clamp(-bound, bound)
-            following = self.backup(nets, batch.next_state, smoothed, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+            next_value = self.backup(nets, batch.next_state, smoothed, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
-        bc_loss = self.the_policy.losses(
+        bc_loss = self.resolved_policy.losses(
             nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         ).mean()
-        action = self.the_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
+        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
         q = self.first_q(nets, batch.state, action)
         q_loss = -q.mean() / q.abs().mean().detach()
         loss = bc_loss + hyper["alpha"] * q_loss

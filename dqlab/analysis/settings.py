@@ -1,4 +1,4 @@
-"""What a grid's report shows, as gin sets it."""
+"""What a grid's report shows. `dqlab.ablation.grid` makes it a configurable of gin's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dqlab.config.fields import check_field, check_fields
-from dqlab.config.registry import configurable
 from dqlab.errors import ConfigError, nearest_of_few
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Reference = Mapping[str, Mapping[str, tuple[float, ...]]]
 
 
-@configurable("ablation")
 @dataclass(frozen=True)
 class Report:
     """What a grid's report shows.

@@ -8,37 +8,39 @@ import locale
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dqlab import __version__
-from dqlab.cli import checks, data, grids, parts, records, training
+from dqlab.cli.ablate import add_ablate
+from dqlab.cli.bench import add_bench
+from dqlab.cli.check import add_check
+from dqlab.cli.collect import add_collect
+from dqlab.cli.compare import add_compare
+from dqlab.cli.data import add_data
+from dqlab.cli.describe import add_describe
+from dqlab.cli.doctor import add_doctor
+from dqlab.cli.eval import add_eval
+from dqlab.cli.fidelity import add_fidelity
+from dqlab.cli.figure import add_figure
+from dqlab.cli.list_components import add_list
+from dqlab.cli.new_plugin import add_new_plugin
+from dqlab.cli.new_task import add_new_task
 from dqlab.cli.parser import Parser
+from dqlab.cli.score import add_score
+from dqlab.cli.sync import add_sync
+from dqlab.cli.train import add_train
+from dqlab.cli.ui import add_ui
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
 from dqlab.training.execution.threads import quiet_threads
 
-EPILOG = """examples:
-  dqlab train --gin gin/quickstart.gin
-  dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
-  dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
-  dqlab train --gin ablations/steps.gin --cell N=10
-  dqlab ablate --grid ablations/steps.gin --dry-run
-  dqlab eval runs/mine --checkpoint best --episodes 100
-  dqlab eval --official results/DIR --task walker2d-medium-expert-v2
-  dqlab data info walker2d-medium-v2
-  dqlab data convert mine.npz mine.hdf5
-  dqlab list noise_schedule
-  dqlab describe noise_schedule vp
-  dqlab new-task mine.npz --env-id my_envs:Mine-v0
-  dqlab new-plugin mylab
-  dqlab check mylab
-  dqlab figure bandit
-  dqlab bench compare
-  dqlab compare runs/steps
-  dqlab ui runs
-  dqlab score hopper-medium-v2 -20.27 3234.3
-  dqlab doctor
-"""
+GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
+    "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure),
+    "data": (add_data, add_collect, add_new_task, add_score),
+    "records": (add_sync, add_ui, add_bench),
+    "extending": (add_list, add_describe, add_check, add_new_plugin),
+    "checking": (add_doctor, add_fidelity),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,11 +102,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="dqlab",
         description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
-        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (training, grids, data, parts, records, checks):
-        group.add(commands)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", help="one of these:")
+    listed = []
+    for title, group in GROUPS.items():
+        before = len(commands.choices)
+        for add in group:
+            add(commands)
+        listed.append(f"{title}:")
+        listed += [f"  {name:<12}{known.description}" for name, known in list(commands.choices.items())[before:]]
+    parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
     return parser

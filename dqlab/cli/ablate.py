@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dqlab.cli.options import add_set
+from dqlab.cli.options import add_command, add_set
 from dqlab.files import expanded
+
+EXAMPLES = """
+dqlab ablate --grid ablations/steps.gin --dry-run
+dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
+dqlab ablate --grid ablations/steps.gin --out runs/steps --report-only
+"""
 
 
 def add_ablate(commands: Any) -> None:
+    """`dqlab ablate`."""
     text = "Run a grid of experiments, and report what it says; the same command continues what was killed."
-    parser = dry_run(commands, "ablate", _ablate, text)
+    parser = add_command(commands, "ablate", _ablate, text, EXAMPLES)
     parser.add_argument("--grid", required=True, metavar="FILE", help="gin file with Grid.axes")
     parser.add_argument(
         "--gin", action="append", default=[], metavar="FILE", help="more gin files, which override the grid's"
@@ -41,7 +48,8 @@ def add_ablate(commands: Any) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> int:
+    from dqlab.ablation.dry_run import run_ablate
     from dqlab.config.plugins import load_plugins
 
     load_plugins()
-    return add_commanddry_run.run_ablate(args)
+    return run_ablate(args)

@@ -6,13 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_uri
+from dqlab.cli.options import add_command, add_parser, add_uri
 from dqlab.files import expanded
+
+EXAMPLES = """
+dqlab bench compare
+dqlab bench report --out docs/benchmarks
+"""
 
 
 def add_bench(commands: Any) -> None:
+    """`dqlab bench`."""
     text = "Compare, report or send what `pytest benchmarks/` measured."
-    doors = commands.add_parser("bench", help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+    doors = add_parser(commands, "bench", text, EXAMPLES).add_subparsers(required=True, metavar="COMMAND")
     compare = add_command(doors, "compare", _bench_compare, "Show each benchmark's history, and say which got worse.")
     add_figures(compare)
     compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")

@@ -9,13 +9,19 @@ from typing import Any
 from dqlab.cli.options import add_command, add_gin, load_configuration
 from dqlab.files import expanded
 
+EXAMPLES = """
+dqlab collect --gin mine.gin --out collected --format d4rl minari
+"""
+
 
 def add_collect(commands: Any) -> None:
+    """`dqlab collect`."""
     parser = add_command(
         commands,
         "collect",
         _collect,
         "Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed.",
+        EXAMPLES,
     )
     add_gin(parser)
     parser.add_argument(

@@ -6,12 +6,18 @@ import argparse
 from os.path import expanduser
 from typing import Any
 
-from dqlab.cli.options import add_uri
+from dqlab.cli.options import add_command, add_uri
+
+EXAMPLES = """
+dqlab compare runs/steps
+dqlab compare runs/mine runs/theirs --rule last offline
+"""
 
 
 def add_compare(commands: Any) -> None:
+    """`dqlab compare`."""
     text = "Say what differs between runs, and what they score, with intervals over seeds."
-    parser = dry_run(commands, "compare", _compare, text)
+    parser = add_command(commands, "compare", _compare, text, EXAMPLES)
     parser.add_argument(
         "runs", nargs="*", type=expanduser, metavar="RUN", help="folder of a run, a grid or a pack, or an MLflow run id"
     )

@@ -8,16 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command
+from dqlab.cli.options import add_command, add_parser
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
 
+EXAMPLES = """
+dqlab data list
+dqlab data info walker2d-medium-v2
+dqlab data convert mine.npz mine.hdf5
+"""
 
-def add(commands: Any) -> None:
-    """Add these commands."""
+
+def add_data(commands: Any) -> None:
+    """`dqlab data`."""
     text = "List, fetch, check, describe and convert datasets."
-    doors = commands.add_parser("data", help=text, description=text).add_subparsers(required=True, metavar="COMMAND")
+    doors = add_parser(commands, "data", text, EXAMPLES).add_subparsers(required=True, metavar="COMMAND")
     _add_list(doors)
     _add_download(doors)
     _add_verify(doors)

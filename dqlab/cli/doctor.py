@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dqlab.cli.options import add_parser
+
+EXAMPLES = """
+dqlab doctor
+"""
+
 
 def add_doctor(commands: Any) -> None:
+    """`dqlab doctor`."""
     text = "Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."
-    parser = commands.add_parser("doctor", help=text, description=text)
+    parser = add_parser(commands, "doctor", text, EXAMPLES)
     parser.set_defaults(command=_doctor)
     parser.add_argument("--json", action="store_true", help="as JSON")
 

@@ -10,9 +10,18 @@ from dqlab.cli.options import add_command, add_set
 from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
+EXAMPLES = """
+dqlab eval runs/mine --checkpoint best --episodes 100
+dqlab eval runs/mine --render walk.mp4
+dqlab eval --official results/DIR --task walker2d-medium-expert-v2
+"""
+
 
 def add_eval(commands: Any) -> None:
-    parser = add_command(commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.")
+    """`dqlab eval`."""
+    parser = add_command(
+        commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.", EXAMPLES
+    )
     parser.add_argument("run", nargs="?", type=expanded, help="the run's folder")
     parser.add_argument(
         "--checkpoint", default="last", type=expanduser, help="last, best, offline, or a .safetensors file"

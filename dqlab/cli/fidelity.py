@@ -9,10 +9,16 @@ from typing import Any
 from dqlab.cli.options import add_command
 from dqlab.files import expanded
 
+EXAMPLES = """
+dqlab fidelity --robot hopper
+dqlab fidelity --run runs/mine
+"""
+
 
 def add_fidelity(commands: Any) -> None:
+    """`dqlab fidelity`."""
     text = "Step today's environments and D4RL's own (`make legacy`) side by side; write a Markdown page on it."
-    parser = add_command(commands, "fidelity", _fidelity, text)
+    parser = add_command(commands, "fidelity", _fidelity, text, EXAMPLES)
     parser.add_argument("--out", type=expanded, default=Path("fidelity.md"), help="the page; fidelity.md by default")
     parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
     parser.add_argument(

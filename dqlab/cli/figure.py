@@ -6,13 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_set
+from dqlab.cli.options import add_command, add_parser, add_set
 from dqlab.files import expanded
+
+EXAMPLES = """
+dqlab figure bandit
+"""
 
 
 def add_figure(commands: Any) -> None:
+    """`dqlab figure`."""
     text = "Train what a figure of the paper shows, and draw it."
-    doors = commands.add_parser("figure", help=text, description=text).add_subparsers(required=True, metavar="FIGURE")
+    doors = add_parser(commands, "figure", text, EXAMPLES).add_subparsers(required=True, metavar="FIGURE")
     bandit = add_command(
         doors, "bandit", _figure_bandit, "The 2D bandit: four policies by cloning, four by Q-learning."
     )

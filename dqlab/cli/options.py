@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from textwrap import indent
 from typing import Any
 
 
-def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+def add_parser(commands: Any, name: str, text: str, examples: str = "") -> argparse.ArgumentParser:
+    """A command that says in `text` what it does; its help ends with examples, one a line."""
+    epilog = "examples:\n" + indent(examples.strip(), "  ") if examples else None
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser
+
+
+def add_command(commands: Any, name: str, function: Any, text: str, examples: str = "") -> argparse.ArgumentParser:
     """A command with the options that all have."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser = add_parser(commands, name, text, examples)
     parser.set_defaults(command=function)
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first"

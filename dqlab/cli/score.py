@@ -10,10 +10,17 @@ from typing import Any
 
 from dqlab.cli.options import add_command
 
+EXAMPLES = """
+dqlab score hopper-medium-v2 -20.27 3234.3
+dqlab score walker2d returns.csv --column return
+dqlab score --list
+"""
+
 
 def add_score(commands: Any) -> None:
+    """`dqlab score`."""
     text = "D4RL-normalised scores of raw returns."
-    parser = add_command(commands, "score", _score, text)
+    parser = add_command(commands, "score", _score, text, EXAMPLES)
     parser._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)  # -1e3 is no option either
     parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d")
     parser.add_argument(

@@ -22,9 +22,19 @@ from dqlab.machine import StopRequest, asked_to_stop
 UNFINISHED = r'"state": "(running|interrupted)"'
 """In run.json."""
 
+EXAMPLES = """
+dqlab train --gin gin/quickstart.gin
+dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
+dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
+dqlab train --gin ablations/steps.gin --cell N=10
+"""
+
 
 def add_train(commands: Any) -> None:
-    parser = add_command(commands, "train", _train, "Train what a gin file describes, one or many seeds together.")
+    """`dqlab train`."""
+    parser = add_command(
+        commands, "train", _train, "Train what a gin file describes, one or many seeds together.", EXAMPLES
+    )
     add_gin(parser, required=False)
     parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")

@@ -8,9 +8,14 @@ from typing import Any
 
 from dqlab.cli.options import add_command
 
+EXAMPLES = """
+dqlab ui runs
+"""
+
 
 def add_ui(commands: Any) -> None:
-    parser = add_command(commands, "ui", _ui, "Open MLflow's pages on the runs that were recorded here.")
+    """`dqlab ui`."""
+    parser = add_command(commands, "ui", _ui, "Open MLflow's pages on the runs that were recorded here.", EXAMPLES)
     parser.add_argument(
         "place", nargs="?", type=expanduser, metavar="DIR|URI", help="runs, one run, a grid, or MLflow's tracking URI"
     )

@@ -1,71 +1,15 @@
-"""Importing this module fills every registry with dqlab's own parts. It needs torch, numpy and gin only."""
+"""Importing this module fills every registry with dqlab's own components. It needs torch, numpy and gin only."""
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 
-MODULES = (
-    "ablation.engines.local",
-    "ablation.engines.ray",
-    "ablation.engines.slurm",
-    "algorithms.bc",
-    "algorithms.cvae_ql",
-    "algorithms.diffusion_ql",
-    "algorithms.edp",
-    "algorithms.fql",
-    "algorithms.gaussian_ql",
-    "algorithms.idql",
-    "algorithms.iql",
-    "algorithms.kernels",
-    "algorithms.mmd_ql",
-    "algorithms.td3_bc",
-    "collection.behaviours",
-    "collection.functions",
-    "collection.levels",
-    "collection.runs",
-    "collection.sb3",
-    "data.bandit",
-    "data.formats.base",
-    "data.formats.d4rl",
-    "data.formats.minari",
-    "data.formats.npz",
-    "data.formats.trajectories",
-    "data.minari",
-    "data.rewards",
-    "data.sources",
-    "diffusion.predictions",
-    "diffusion.samplers",
-    "diffusion.schedules",
-    "diffusion.solvers",
-    "diffusion.strides",
-    "diffusion.weightings",
-    "envs.antmaze.goals",
-    "envs.backend",
-    "envs.custom",
-    "envs.legacy.backend",
-    "envs.physics",
-    "envs.tasks",
-    "networks.activations",
-    "networks.critics",
-    "networks.denoisers",
-    "networks.ensembles",
-    "networks.film",
-    "networks.precision",
-    "networks.quantile",
-    "networks.resnet",
-    "networks.transformer",
-    "networks.values",
-    "policies.cvae",
-    "policies.deterministic",
-    "policies.diffusion",
-    "policies.gaussian",
-    "policies.gaussian_mixture",
-    "policies.one_step_flow",
-    "policies.rectified_flow",
-    "selection",
-    "training.execution",
-    "training.learning_rate",
-    "training.model_selection",
-)
-for _name in MODULES:
-    import_module(f"dqlab.{_name}")
+from dqlab.errors import PACKAGE
+
+REGISTERS = re.compile(r"^(@\w+\.register|\w+\.add)\(", re.MULTILINE)
+"""How a file says that it has components: so a new one is found by being there."""
+
+for _path in sorted(PACKAGE.rglob("*.py")):
+    if REGISTERS.search(_path.read_text(encoding="utf-8")):
+        import_module(".".join(("dqlab", *_path.relative_to(PACKAGE).with_suffix("").parts)))

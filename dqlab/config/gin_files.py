@@ -30,21 +30,19 @@ from dqlab.config.gin_state import (
 )
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
 from dqlab.config.registry import configurable, unknown_name
-from dqlab.errors import ConfigError, first_line, nearest
+from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
 from dqlab.files import expanded
 
 CONFIGURABLE = (
     "dqlab.config.components",
+    "dqlab.envs.custom",
     "dqlab.runs.experiment",
     "dqlab.ablation.grid",
-    "dqlab.analysis.settings",
     "dqlab.tracking.settings",
     "dqlab.tools.collect.recipe",
 )
 """Importing these registers everything that gin files can set."""
-SHIPPED = [
-    root / folder for root in (Path(__file__).parent, Path(__file__).parent.parent) for folder in ("gin", "ablations")
-]
+SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("gin", "ablations")]
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""
 
 

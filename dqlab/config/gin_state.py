@@ -89,6 +89,7 @@ def complete_name(name: str) -> str:
 
 
 def plain_value(value: Any) -> Any:
+    """A value that gin files can say; anything else as text."""
     return value if isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))) else str(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def bound_names(binding: str) -> list[str]:
 
 
 def written_name(statement: Any) -> str:
+    """The name that a statement binds, as its author wrote it."""
     scope = f"{statement.scope}/" if statement.scope else ""
     return f"{scope}{statement.selector}.{statement.arg_name}".rstrip(".")
 
@@ -72,25 +73,6 @@ def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
     read = (statement for statement, _ in parse_statements(text, name, _AsText()))
     found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))
     return {written_name(statement): plain_value(statement.value) for statement in found}
-
-
-def config_differences(
-    old: str, new: str, ignore: Sequence[str] = (), assumed: Mapping[str, Any] | None = None
-) -> list[str]:
-    """What two gin texts bind differently, one line each.
-
-    Args:
-        old, new: the texts.
-        ignore: names that do not matter.
-        assumed: values of what a text does not name.
-    """
-    before, after = {**(assumed or {}), **parse_bindings(old)}, {**(assumed or {}), **parse_bindings(new)}
-    names = sorted(set(before) | set(after))
-    return [
-        f"{name}: {before.get(name, 'unset')!r} before, {after.get(name, 'unset')!r} now"
-        for name in names
-        if name not in ignore and before.get(name) != after.get(name)
-    ]
 
 
 def quote_value(binding: str) -> str:

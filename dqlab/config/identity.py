@@ -1,11 +1,41 @@
-"""Which parameters make another run."""
+"""What makes a run another run: which of its parameters decide what it computes. This is said here and nowhere else.
+
+`changed_results` compares two configurations (for a resume, or a figure that takes runs that are there),
+`belongs_to_cell` says what a cell of a grid is known by, `describes_setting` what is compared between runs. Neither
+gin nor torch is needed.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+
+class Role(Enum):
+    """What a parameter of `Experiment` is to the identity of a run."""
+
+    COMPUTED = "it decides what is computed"
+    TASK = "it is the task: part of a cell, and what comparisons are made on"
+    REPLICA = "it says which replicas of a setting these are; each of them is a run of its own"
+    MACHINE = "it says where and how fast; results depend on it in their last bits at most"
+
+
+EXPERIMENT_FIELDS: Mapping[str, Role] = {
+    "task": Role.TASK,
+    "algorithm": Role.COMPUTED,
+    "seeds": Role.REPLICA,
+    "physics": Role.COMPUTED,
+    "env_backend": Role.COMPUTED,
+    "device": Role.MACHINE,
+    "dtype": Role.COMPUTED,
+    "precision": Role.COMPUTED,
+    "threads": Role.MACHINE,
+    "cell": Role.REPLICA,
+    "replicas": Role.REPLICA,
+}
+"""The role of every field; a field without one fails a test."""
+
 WITHOUT_EFFECT = (
     "Tracking.mlflow",
     "Tracking.patience",
@@ -24,7 +54,7 @@ WITHOUT_EFFECT = (
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""
 
-LATER = {
+LATER: Mapping[str, Any] = {
     "Experiment.env_backend": "gymnasium",
     "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
@@ -43,5 +73,54 @@ LATER = {
     "TQC.norm_eps": 1e-5,
 }
 """Parameters that came after runs were stored, with the value at which those ran."""
+
 UNSTORED = {**LATER, "patience.tolerance": 5, "patience.min_delta": 0.0, "last_two.initial": 100.0}
 """The same, with those that were once read too late to be stored."""
+
+TASK = "experiment.Experiment.task"
+SOURCES = "data.load_dataset.sources"
+OF_GRIDS = "ablation."
+"""Modules in gin of what describes a grid, and not its cells."""
+_NO_CELLS = (OF_GRIDS, "tracking.", "collection.")
+_OF_THE_GRID = ("Grid.", "Report.")
+
+
+def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What two configurations of a run differ in that changes its results, one line each.
+
+    Args:
+        before, after: parameter -> value, names as short as `gin_syntax.parse_bindings` gives them.
+    """
+    old, new = {**UNSTORED, **before}, {**UNSTORED, **after}
+    return [
+        f"{name}: {old.get(name, 'unset')!r} before, {new.get(name, 'unset')!r} now"
+        for name in sorted({*old, *new})
+        if name not in WITHOUT_EFFECT and old.get(name) != new.get(name)
+    ]
+
+
+def belongs_to_cell(name: str) -> bool:
+    """Whether a parameter that is read, by its complete name, is part of what a cell of a grid is known by."""
+    role = EXPERIMENT_FIELDS.get(name.removeprefix("experiment.Experiment."), Role.COMPUTED)
+    apart = role in (Role.REPLICA, Role.MACHINE) or name.startswith(_NO_CELLS) or short_name(name) in WITHOUT_EFFECT
+    return not apart or name == SOURCES
+
+
+def is_as_before(name: str, value: Any) -> bool:
+    """Whether a parameter, by its complete name, came later and has the value that older cells ran with: ids stay."""
+    return short_name(name) in LATER and LATER[short_name(name)] == value
+
+
+def describes_setting(name: str, value: Any) -> bool:
+    """Whether a parameter is part of the configuration that runs are grouped by when they are compared.
+
+    Seeds and tasks are compared in other ways; what came later counts where it is not at its old value.
+    """
+    role = EXPERIMENT_FIELDS.get(name.removeprefix("Experiment."), Role.COMPUTED)
+    apart = role is not Role.COMPUTED or name in WITHOUT_EFFECT or name.startswith(_OF_THE_GRID)
+    return not apart and LATER.get(name, ...) != value
+
+
+def short_name(name: str) -> str:
+    """A complete name without its module."""
+    return name.split(".", 1)[1] if "." in name else name

@@ -110,7 +110,6 @@ def source_place(item: Any) -> str:
         return str(item.__module__)
 
 
-__all__ = ["Clash", "Entry", "Registry", "configurable", "contested", "refuse", "registry_of"]
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 

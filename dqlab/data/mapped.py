@@ -25,8 +25,8 @@ from dqlab.data.formats.base import Columns, reading_error
 from dqlab.data.rows import (
     LargeFields,
     OnDisk,
-    Outline,
     Rows,
+    SmallFields,
     TransitionArrays,
     TransitionView,
     in_memory,
@@ -99,7 +99,7 @@ def _check_disk(folder: Path, needed: int) -> None:
 
 
 def _write_files(
-    columns: Columns, outline: Outline, view: TransitionView, folder: Path, shapes: dict[str, tuple[int, ...]]
+    columns: Columns, outline: SmallFields, view: TransitionView, folder: Path, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     stores = {name: OnDisk(shape, folder / f"{name}.f32") for name, shape in shapes.items()}
     try:

@@ -184,7 +184,7 @@ class LargeFields(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Outline:
+class SmallFields:
     """What is small about the rows of a dataset.
 
     Attributes:
@@ -205,7 +205,7 @@ class Outline:
         return len(self.rewards)
 
 
-def outline_of(columns: Columns, episode_limit: int) -> Outline:
+def outline_of(columns: Columns, episode_limit: int) -> SmallFields:
     """Which rows become transitions, and what the episodes return.
 
     Where next observations are known, every row becomes one. Otherwise row i < n - 1 becomes (o_i, a_i, r_i, o_{i+1},
@@ -228,10 +228,10 @@ def outline_of(columns: Columns, episode_limit: int) -> Outline:
     keep[-1] &= columns.next_observations is not None
     if not keep.any():
         raise DataError(f"{where} has no transition: an episode is cut at every row.")
-    return Outline(keep, terminals, rewards[keep], returns)
+    return SmallFields(keep, terminals, rewards[keep], returns)
 
 
-def fill_fields(columns: Columns, outline: Outline, into: LargeFields, actions: ActionRule) -> None:
+def fill_fields(columns: Columns, outline: SmallFields, into: LargeFields, actions: ActionRule) -> None:
     """Write the transitions' large fields, block by block, actions by their rule.
 
     Raises:
@@ -325,7 +325,7 @@ def in_memory(columns: Columns, view: TransitionView) -> TransitionArrays:
 
 
 def write_fields(
-    columns: Columns, outline: Outline, view: TransitionView, into: LargeFields
+    columns: Columns, outline: SmallFields, view: TransitionView, into: LargeFields
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Write the large fields; returns what states were standardised by, nothing where they are as recorded.
 

@@ -113,4 +113,4 @@ def _check_observations(env_id: str, space: Any) -> None:
         )
 
 
-gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")
+gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed_environment")

@@ -16,7 +16,7 @@ class Precision:
     float32_products = "highest"
     """What `torch.set_float32_matmul_precision` is told."""
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """What this machine lacks for it; empty where nothing is."""
         return ""
 
@@ -41,7 +41,7 @@ class TF32(Precision):
 
     float32_products = "high"
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """A CUDA device with such tensor cores."""
         fits = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return "" if fits else "a CUDA device of compute capability 8.0 or later"

@@ -52,19 +52,19 @@ class DiffusionPolicy(Policy):
         return Process.from_betas(build_betas(self.schedule, self.n_timesteps))
 
     @cached_property
-    def the_sampler(self) -> Sampler:
+    def resolved_sampler(self) -> Sampler:
         """The sampler, configured."""
         return samplers.choose(self.sampler)()
 
     @cached_property
-    def the_prediction(self) -> Prediction:
+    def resolved_prediction(self) -> Prediction:
         """The parametrisation of the denoiser's output, configured."""
         return predictions.choose(self.prediction)()
 
     @cached_property
     def loss_weights(self) -> tuple[float, ...]:
         """Weight of each timestep's squared error."""
-        return loss_weightings.choose(self.weighting)().weights(self.the_prediction, self.process)
+        return loss_weightings.choose(self.weighting)().weights(self.resolved_prediction, self.process)
 
     def build(self, dims: Dims) -> nn.Module:
         """A freshly initialised denoiser."""
@@ -94,7 +94,7 @@ class DiffusionPolicy(Policy):
             they are clipped: late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
         """
         losses, noisy, output = self._denoise(network, state, action, noise)
-        start = self.the_prediction.start(self.process, noisy, noise["t"], output)
+        start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
         return losses, start.clamp(-dims.max_action, dims.max_action)
 
     def _denoise(
@@ -103,7 +103,7 @@ class DiffusionPolicy(Policy):
         """Losses (B,), noisy actions (B, A), and the denoiser's output (B, A) for them."""
         t, eps = noise["t"], noise["eps"]
         noisy = self.process.diffuse(action, t, eps)
-        target = self.the_prediction.target(self.process, action, eps, t)
+        target = self.resolved_prediction.target(self.process, action, eps, t)
         output = train_forward(network, noisy, t, state, strip_prefix("denoiser", noise))
         if output.shape != target.shape:
             name, shape, wanted = type(network.module).__name__, tuple(output.shape), tuple(target.shape)
@@ -118,20 +118,20 @@ class DiffusionPolicy(Policy):
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """x_N `start` (B, A), and `noise` (., B, A) in the order of use, unless the sampler needs none."""
-        draws = self.the_sampler.draws(self.process)
+        draws = self.resolved_sampler.draws(self.process)
         steps = {"noise": normal(draws, batch, dims.action)} if draws else {}
         return {"start": normal(batch, dims.action), **steps}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
         start = noise["start"]
-        output = chain_denoiser(network, state, self.the_sampler.times(self.process))
+        output = chain_denoiser(network, state, self.resolved_sampler.times(self.process))
 
         def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-            return self.the_prediction.start(self.process, x, t, output(x, t, state))
+            return self.resolved_prediction.start(self.process, x, t, output(x, t, state))
 
         chain = ChainNoise(start, noise.get("noise", start.new_empty(0, *start.shape)))
-        return self.the_sampler(denoise, self.process, state, chain, dims.max_action)
+        return self.resolved_sampler(denoise, self.process, state, chain, dims.max_action)
 
 
 def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noise: dict[str, Tensor]) -> Tensor:

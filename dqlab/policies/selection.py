@@ -282,20 +282,3 @@ class SoftmaxQ(WeightedSelection):
     def log_weights(self, q: Tensor, value: Tensor | None) -> Tensor:
         """Q / temperature, (C, B)."""
         return q / self.temperature
-
-
-__all__ = [
-    "Argmax",
-    "IDQLExpectile",
-    "IDQLExponential",
-    "IDQLQuantile",
-    "ImplicitPolicy",
-    "MeanOfBest",
-    "Selection",
-    "Single",
-    "SoftmaxQ",
-    "TopK",
-    "WeightedSelection",
-    "selections",
-    "take",
-]

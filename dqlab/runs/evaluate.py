@@ -17,13 +17,13 @@ from dqlab.runs.experiment import Experiment
 from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.video import VideoRequest, VideoSession
 from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ComputeBudget
 from dqlab.training.model_selection import EvaluationEpisodes
 
 SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
-RULES = {"last": "last", "best": "best_online", "offline": "offline"}
 
 
 def evaluate_run(
@@ -51,7 +51,7 @@ def evaluate_run(
     title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"
     table = _evaluation_table(title, facts["caveat"])
     evaluator = _evaluator(experiment, episodes, bindings)
-    mode = experiment.mode(facts).settle(ComputeBudget(experiment.the_device, 0.0))
+    mode = experiment.mode(facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
     files = checkpoint_files(folder, seed, which)
@@ -80,9 +80,11 @@ def evaluate_run(
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
     """The files of a selection rule, one a replica, or the one file that is named."""
-    if which not in RULES:
+    if which not in CHECKPOINT_RULES:
         if not Path(which).is_file():
-            raise RunError(f"There is no checkpoint '{which}'. Use {', '.join(RULES)}, or a .safetensors file.")
+            raise RunError(
+                f"There is no checkpoint '{which}'. Use {', '.join(CHECKPOINT_RULES)}, or a .safetensors file."
+            )
         return [Path(which)]
     known = folder.replicas()
     wanted = [replica for replica in known if seed in (None, replica.seed)]
@@ -97,7 +99,7 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
     kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
     if which == "last" and kept:
         return kept[-1]
-    return folder.snapshot(replica.name, folder.chosen_step(replica, RULES[which]))
+    return folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which]))
 
 
 def evaluate_official(
@@ -156,7 +158,7 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
         RunError: the task has other states or actions.
         ConfigError: the configuration contradicts the files, or does not say what they do not.
     """
-    task, sizes = experiment.the_task, (trained.state_dim, trained.action_dim)
+    task, sizes = experiment.resolved_task, (trained.state_dim, trained.action_dim)
     if sizes != (task.state_dim, task.action_dim):
         raise RunError(
             f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
@@ -166,7 +168,7 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
     for name, value in trained.settings.items():
         if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
             raise ConfigError(f"--set {name}={bound[name]!r} contradicts {trained.stem}, which has {value!r}.")
-    process = getattr(getattr(experiment.the_algorithm, "the_policy", None), "process", None)
+    process = getattr(getattr(experiment.resolved_algorithm, "resolved_policy", None), "process", None)
     if process is None:
         raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
     if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
@@ -191,7 +193,7 @@ def _evaluation_table(title: str, caveat: str) -> Table:
 
 
 def _add_row(table: Table, experiment: Experiment, name: str, step: int, result: EvaluationEpisodes) -> None:
-    task, returns = experiment.the_task, result.returns
+    task, returns = experiment.resolved_task, result.returns
     measured = [returns, task.score(returns)] if task.scored else [returns]
     values = [*(number for each in measured for number in (each.mean(), each.std())), result.lengths.mean()]
     cells = [f"{value:.1f}" for value in values]

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from dqlab.data.transitions import Transitions
 from dqlab.envs.backend import env_backends, physics_of
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
+from dqlab.errors import PACKAGE, ConfigError, DqlabError, error_place, first_line, lacks_memory
 from dqlab.machine import cores, package_version
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
@@ -132,10 +131,10 @@ class Experiment:
         check_field(self.threads >= 0, self, "threads", "at least 0")
         check_field(isinstance(self.replicas, Mapping), self, "replicas", "a dictionary, name -> settings")
         precisions.get(self.precision)
-        _ = self.the_replicas
+        _ = self.resolved_replicas
 
     @cached_property
-    def the_replicas(self) -> tuple[Replica, ...]:
+    def resolved_replicas(self) -> tuple[Replica, ...]:
         """What is trained together.
 
         Raises:
@@ -145,17 +144,17 @@ class Experiment:
         return named or tuple(Replica.plain(seed, self.cell) for seed in self.seeds)
 
     @cached_property
-    def the_task(self) -> Task:
+    def resolved_task(self) -> Task:
         """The task's facts."""
         return tasks.get(self.task)
 
     @property
     def stepped_by(self) -> str:
         """The physics of its evaluations: the law, or that of a backend to which laws do not apply."""
-        return physics_of(self.the_task, self.env_backend, self.physics)
+        return physics_of(self.resolved_task, self.env_backend, self.physics)
 
     @cached_property
-    def the_algorithm(self) -> Algorithm:
+    def resolved_algorithm(self) -> Algorithm:
         """The algorithm, configured."""
         return algorithms.get(self.algorithm)()
 
@@ -165,7 +164,7 @@ class Experiment:
         Raises:
             ConfigError: it sets what cannot differ within a pack.
         """
-        return with_scalars(self.algorithm, self.the_algorithm, replica)
+        return with_scalars(self.algorithm, self.resolved_algorithm, replica)
 
     @cached_property
     def plan(self) -> Training:
@@ -175,10 +174,10 @@ class Experiment:
     @property
     def dims(self) -> Dims:
         """Sizes of state and action."""
-        return Dims(self.the_task.state_dim, self.the_task.action_dim)
+        return Dims(self.resolved_task.state_dim, self.resolved_task.action_dim)
 
     @cached_property
-    def the_device(self) -> torch.device:
+    def resolved_device(self) -> torch.device:
         """The device that is used.
 
         Raises:
@@ -199,19 +198,19 @@ class Experiment:
         return device
 
     @cached_property
-    def the_precision(self) -> Precision:
+    def resolved_precision(self) -> Precision:
         """The precision of matrix products.
 
         Raises:
             ConfigError: the device does not have it.
         """
         precision = precisions.get(self.precision)()
-        if lacking := precision.missing(self.the_device):
+        if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")
         return precision
 
     @cached_property
-    def the_threads(self) -> int:
+    def resolved_threads(self) -> int:
         """CPU threads of the tensor library: as asked, or by the number of rows of an update's matrix products."""
         return self.threads or threads_for(self.plan.batch_size)
 
@@ -220,23 +219,29 @@ class Experiment:
         """A line on the number of threads, and why."""
         why = "as configured" if self.threads else f"by size: updates of {self.plan.batch_size} rows"
         idle = "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
-        return f"threads: {self.the_threads} of {cores()} cores ({why}{idle})"
+        return f"threads: {self.resolved_threads} of {cores()} cores ({why}{idle})"
 
     def check(self) -> None:
         """Build and exercise everything that does not need data, so that mistakes show at once."""
-        torch.set_num_threads(self.the_threads)
-        if self.the_device.type == "cuda" and self.the_device.index is not None:  # PyTorch takes none without one here
-            torch.cuda.set_device(self.the_device)
-        torch.set_float32_matmul_precision(self.the_precision.float32_products)
-        execution_modes.get(self.plan.execution)().settle(ComputeBudget(self.the_device, 0.0))
+        torch.set_num_threads(self.resolved_threads)
+        if (
+            self.resolved_device.type == "cuda" and self.resolved_device.index is not None
+        ):  # PyTorch takes none without one here
+            torch.cuda.set_device(self.resolved_device)
+        torch.set_float32_matmul_precision(self.resolved_precision.float32_products)
+        execution_modes.get(self.plan.execution)().resolve(ComputeBudget(self.resolved_device, 0.0))
         self.plan.try_rules()
-        _ = self.the_device, self.plan.factor(self.the_algorithm.lr_schedule)(0), physics_laws.get(self.physics)
-        env_backends.get(self.env_backend)(self.the_task, self.physics)
-        self.the_task.arguments()
-        each = [self.algorithm_of(replica) for replica in self.the_replicas]
+        _ = (
+            self.resolved_device,
+            self.plan.factor(self.resolved_algorithm.lr_schedule)(0),
+            physics_laws.get(self.physics),
+        )
+        env_backends.get(self.env_backend)(self.resolved_task, self.physics)
+        self.resolved_task.arguments()
+        each = [self.algorithm_of(replica) for replica in self.resolved_replicas]
         try:
             check_varied(each, self.dims)
-            smoke_test(Pack([self.the_algorithm], self.dims, [0], precision=self.the_precision))
+            smoke_test(Pack([self.resolved_algorithm], self.dims, [0], precision=self.resolved_precision))
         except DqlabError:
             raise
         except Exception as error:  # a part, perhaps a plugin's, may fail in any way
@@ -246,7 +251,7 @@ class Experiment:
 
     def data(self, progress: Progress = no_progress) -> Transitions:
         """The dataset, on the device."""
-        return load_dataset(self.the_task, progress=progress).to(self.the_device, DTYPES[self.dtype])
+        return load_dataset(self.resolved_task, progress=progress).to(self.resolved_device, DTYPES[self.dtype])
 
     def mode(self, before: Mapping[str, Any]) -> ExecutionMode:
         """The execution mode: as configured; or what a run settled on before, so that it repeats to the last bit.
@@ -263,24 +268,24 @@ class Experiment:
         Raises:
             ConfigError: they do not fit into the device's memory, not even computed one by one.
         """
-        replicas = self.the_replicas if replicas is None else replicas
-        needed = replica_memory(self.the_algorithm, self.dims, self.plan.batch_size, DTYPES[self.dtype])
-        fits = needed.width(len(replicas), free_bytes(self.the_device))
+        replicas = self.resolved_replicas if replicas is None else replicas
+        needed = replica_memory(self.resolved_algorithm, self.dims, self.plan.batch_size, DTYPES[self.dtype])
+        fits = needed.width(len(replicas), free_bytes(self.resolved_device))
         return Pack(
             [self.algorithm_of(replica) for replica in replicas],
             self.dims,
             [replica.seed for replica in replicas],
             dtype=DTYPES[self.dtype],
-            device=self.the_device,
-            learning_rate_factor=self.plan.factor(self.the_algorithm.lr_schedule),
-            precision=self.the_precision,
-            width=min(fits, default_width(self.the_device, len(replicas))),
+            device=self.resolved_device,
+            learning_rate_factor=self.plan.factor(self.resolved_algorithm.lr_schedule),
+            precision=self.resolved_precision,
+            width=min(fits, default_width(self.resolved_device, len(replicas))),
         )
 
     def evaluator(self, episodes: int | None = None) -> Evaluator:
         """Roll-outs on the task's environment."""
         wanted = self.plan.eval_episodes if episodes is None else episodes
-        return Evaluator(self.the_task, self.physics, wanted, self.env_backend)
+        return Evaluator(self.resolved_task, self.physics, wanted, self.env_backend)
 
 
 def _where(error: Exception) -> str:
@@ -295,18 +300,18 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "task": experiment.task,
         "algorithm": experiment.algorithm,
         "cell": experiment.cell,
-        "seeds": sorted({replica.seed for replica in experiment.the_replicas}),
-        "replicas": {replica.name: replica.as_dict() for replica in experiment.the_replicas},
+        "seeds": sorted({replica.seed for replica in experiment.resolved_replicas}),
+        "replicas": {replica.name: replica.as_dict() for replica in experiment.resolved_replicas},
         "physics": experiment.stepped_by,
         "env_backend": experiment.env_backend,
-        "device": str(experiment.the_device),
-        "threads": experiment.the_threads,
+        "device": str(experiment.resolved_device),
+        "threads": experiment.resolved_threads,
         "precision": experiment.precision,
-        "device_name": _device_name(experiment.the_device),
+        "device_name": _device_name(experiment.resolved_device),
         "variants": _variants(experiment),
-        "data": {**provenance.as_dict(), "score_mean": experiment.the_task.score(provenance.return_mean)},
-        "caveat": "; ".join(filter(None, (provenance.caveat, experiment.the_task.caveat))),
-        "scored": experiment.the_task.scored,
+        "data": {**provenance.as_dict(), "score_mean": experiment.resolved_task.score(provenance.return_mean)},
+        "caveat": "; ".join(filter(None, (provenance.caveat, experiment.resolved_task.caveat))),
+        "scored": experiment.resolved_task.scored,
         "versions": {name: package_version(name) for name in VERSIONED} | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
@@ -317,7 +322,7 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
 def _variants(experiment: Experiment) -> dict[str, str]:
     """Which variant of the official code's three quirks this run uses."""
     return {
-        "lr_schedule": experiment.the_algorithm.lr_schedule,
+        "lr_schedule": experiment.resolved_algorithm.lr_schedule,
         "offline_rule": experiment.plan.offline_rule,
         "early_stop": experiment.plan.early_stop,
     }
@@ -329,14 +334,13 @@ def _device_name(device: torch.device) -> str:
 
 def _git_commit() -> str:
     """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
-    folder = Path(__file__).parent
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", str(PACKAGE), *args], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        if not git("ls-files", Path(__file__).name):
+        if not git("ls-files", "__init__.py"):
             return ""
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_value, parameters_read
-from dqlab.config.gin_syntax import config_differences, parse_bindings, rebind_text
-from dqlab.config.identity import UNSTORED, WITHOUT_EFFECT
+from dqlab.config.gin_syntax import parse_bindings, rebind_text
+from dqlab.config.identity import changed_results
 from dqlab.config.replica import Replica
 from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
@@ -24,6 +24,7 @@ from dqlab.errors import RunError, masked, message_of
 from dqlab.files import read_text, write_text
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment, experiment_facts
+from dqlab.runs.profile.recorder import ProfileRecorder
 from dqlab.tracking.curve import draw_score_curve
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress, summary_table
 from dqlab.tracking.mlflow.client import tracking_uri
@@ -36,9 +37,6 @@ from dqlab.training.execution.modes import ExecutionMode, name_of
 from dqlab.training.loop import Loop, ReplicaFailure
 from dqlab.training.model_selection import Evaluated, FailedEvaluation, official_result, select_checkpoints
 from dqlab.training.pack import Pack
-
-if TYPE_CHECKING:
-    from dqlab.runs.profile.recorder import ProfileRecorder
 
 
 def write_own_config(experiment: Experiment, folder: RunFolder, replica: Replica, text: str, execution: str) -> None:
@@ -148,7 +146,7 @@ class RunCallbacks:
 
     def evaluated(self, step: int, evaluations: dict[str, Evaluated]) -> None:
         """An evaluation."""
-        known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.the_replicas]
+        known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.resolved_replicas]
         self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
@@ -235,7 +233,7 @@ def train(
     experiment.check()
     evaluator = experiment.evaluator()
     evaluator.stop = stop = stop or Event()
-    evaluator.environments.prepare(len(experiment.the_replicas) * evaluator.episodes)
+    evaluator.environments.prepare(len(experiment.resolved_replicas) * evaluator.episodes)
     folder.check(resume)
     data = _load_data(experiment, console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
@@ -258,7 +256,7 @@ def train(
         replica.name: write_replica_results(
             experiment, folder, replica, loop.evaluations[replica.name], loop.failed_evaluations[replica.name], known
         )
-        for replica in experiment.the_replicas
+        for replica in experiment.resolved_replicas
         if replica.name not in loop.standing.failed
     }
     if not tracking.keep_checkpoints:
@@ -300,9 +298,9 @@ def _make_ready(
         experiment.plan,
         pack,
         data,
-        experiment.the_replicas,
+        experiment.resolved_replicas,
         evaluator.roll_out,
-        experiment.the_task,
+        experiment.resolved_task,
         folder,
         watch,
         experiment.mode(before),
@@ -313,7 +311,7 @@ def _make_ready(
     if loop.step:
         watch.display.say(f"resuming at step {loop.step:,}")
     execution, text = name_of(loop.mode), read_text(folder.config)
-    for replica in experiment.the_replicas:
+    for replica in experiment.resolved_replicas:
         write_own_config(experiment, folder, replica, text, execution)
     watch.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
     return loop
@@ -321,7 +319,6 @@ def _make_ready(
 
 def _watch(loop: Loop, folder: RunFolder) -> ProfileRecorder:
     """Record some of the updates to come."""
-    from dqlab.runs.profile.recorder import ProfileRecorder
 
     recorder = ProfileRecorder(loop.advance, loop.pack, loop.plan, name_of(loop.mode), folder.profile)
     loop.advance = recorder
@@ -386,7 +383,7 @@ def _check_config(folder: RunFolder, text: str, digest: str) -> None:
     """A resumed run must be the same experiment on the same data."""
     if not folder.config.exists():
         return
-    found = config_differences(read_text(folder.config), text, WITHOUT_EFFECT, UNSTORED)
+    found = changed_results(parse_bindings(read_text(folder.config)), parse_bindings(text))
     before = folder.facts()["data"]["digest"]
     if before != digest:
         found.append(f"dataset: SHA-256 {before} before, {digest} now")

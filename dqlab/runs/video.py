@@ -184,7 +184,9 @@ class VideoRenderer:
         """What the latest evaluation noted."""
         return self._recording.takes
 
-    def shoot(self, takes: Sequence[RecordedEpisode], film: VideoRequest, step_done: Callable[[], Any] = bool) -> str:
+    def render_video(
+        self, takes: Sequence[RecordedEpisode], film: VideoRequest, step_done: Callable[[], Any] = bool
+    ) -> str:
         """Play the episodes again and write the video; returns its size and speed in words.
 
         Args:
@@ -377,7 +379,7 @@ class VideoSession:
                 steps = sum(len(take.actions) for take in scene.takes)
                 task = progress.add_task(f"filming {escape(str(scene.film.path))}", total=steps)
                 shown = partial(progress.advance, task) if waiting.is_terminal else Lines(console.print, steps)
-                about = self._studio.shoot(scene.takes, scene.film, shown)
+                about = self._studio.render_video(scene.takes, scene.film, shown)
             console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
             for number, take in enumerate(scene.takes, 1):
                 score = f", score {float(self._task.score(take.total)):.1f}" if self._task.scored else ""

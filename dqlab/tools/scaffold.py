@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from dqlab.errors import ConfigError
+from dqlab.errors import PACKAGE, ConfigError
 
-TEMPLATES = (Path(__file__).parent / "scaffold_templates", Path(__file__).parent.parent / "examples" / "dqlab-plugin")
+TEMPLATES = (Path(__file__).parent / "scaffold_templates", PACKAGE.parent / "examples" / "dqlab-plugin")
 """Where the example package lies: in an installed dqlab, and in a checkout."""
 SUFFIXES = {".py", ".toml", ".md", ".gin"}
 MADE = {"build", "dist", "__pycache__"}

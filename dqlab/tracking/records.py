@@ -17,6 +17,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from dqlab.errors import RunError, one_line, printable
 from dqlab.files import read_bytes
+from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.=+-]*$", max_length=200)]
 """A folder's, below the one that the record lies in: no path."""
@@ -105,7 +106,7 @@ class ChosenRecord(TypedDict):
 def _every_rule(selection: dict[str, ChosenRecord]) -> dict[str, ChosenRecord]:
     if missing := [rule for rule in SELECTION_RULES if rule not in selection]:
         raise ValueError(f"it has no {missing[0]}")
-    if without := [rule for rule in SELECTION_RULES[:3] if selection[rule]["step"] is None]:
+    if without := [rule for rule in CHECKPOINT_RULES.values() if selection[rule]["step"] is None]:
         raise ValueError(f"{without[0]} has no step")
     return selection
 
@@ -204,7 +205,7 @@ class MemoryRecord(TypedDict):
     status: NotRequired[str]
     owner: NotRequired[str]
     attempt: NotRequired[str]
-    unsure: NotRequired[bool]
+    creation_pending: NotRequired[bool]
     versions: NotRequired[bool]
     began: NotRequired[Seconds]
     reported: NotRequired[Seconds]
@@ -328,7 +329,3 @@ def in_short(error: Exception) -> str:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
-
-
-SELECTION_RULES = ("last", "offline", "best_online", "mean_last_10")
-"""The selection rules of a score, by their names in a summary's `selection`; all but the last choose a checkpoint."""

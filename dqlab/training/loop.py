@@ -27,7 +27,6 @@ from dqlab.training.step import Step
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import StateRecord
-__all__ = ["EVALUATION", "Failure", "Standing"]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm, Trained
+from dqlab.algorithms.base import Algorithm, TrainedNetwork
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks.precision import Precision
@@ -128,7 +128,7 @@ class Pack:
     ) -> None:
         self.algorithm, self.dims, self.seeds = _shared_structure(algorithms), dims, tuple(seeds)
         self.dtype, self.device = dtype, torch.device(device)
-        self.trained: dict[str, Trained] = self.algorithm.trained(dims)
+        self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
         of_trained = [f"{part}/{name}" for name, trained in self.trained.items() for part in _controls_of(trained)]
@@ -248,13 +248,19 @@ class Pack:
     def _controls_at(self, step: int) -> list[NDArray[Any]]:
         rows: list[NDArray[Any]] = []
         for trained in self.trained.values():
-            first, root = bias_corrections(max(trained.times(step), 1))
+            first, root = bias_corrections(max(trained.update_count(step), 1))
             factor = self._factor(step) if trained.decays else 1.0
             rate = self._scalars[trained.learning_rate] * factor
-            rows += [rate / first, np.full(self.replicas, root), np.full(self.replicas, float(trained.moves(step)))]
+            rows += [
+                rate / first,
+                np.full(self.replicas, root),
+                np.full(self.replicas, float(trained.updates_at(step))),
+            ]
             if trained.weight_decay is not None:
-                rows.append(rate * self._scalars[trained.weight_decay] * trained.moves(step))
-        return rows + [self._scalars[target.rate] * target.moves(step) for target in self.algorithm.targets().values()]
+                rows.append(rate * self._scalars[trained.weight_decay] * trained.updates_at(step))
+        return rows + [
+            self._scalars[target.rate] * target.updates_at(step) for target in self.algorithm.targets().values()
+        ]
 
     def advance(self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
@@ -363,14 +369,16 @@ class Pack:
         actions: Tensor = concatenate_nested(parts)
         return actions
 
-    def propose(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+    def sample_action(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
 
-        def propose(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-            return self.algorithm.propose(self.dims, nets, state, noise)
+        def sample_action(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+            return self.algorithm.sample_action(self.dims, nets, state, noise)
 
         with torch.no_grad():
-            actions: Tensor = self.map(propose, {**self.state.parameters, **self.state.targets}, state, dict(noise))
+            actions: Tensor = self.map(
+                sample_action, {**self.state.parameters, **self.state.targets}, state, dict(noise)
+            )
         return actions
 
     def choose_actions(self, tensors: Tensors, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
@@ -384,7 +392,7 @@ class Pack:
         return actions
 
 
-def _controls_of(trained: Trained) -> list[str]:
+def _controls_of(trained: TrainedNetwork) -> list[str]:
     """What a step's number decides about a trained network."""
     return ["rate", "root", "moves", *(["decay"] if trained.weight_decay is not None else [])]
 

@@ -88,7 +88,7 @@ class Step:
         }
         self.names = self._loss_names()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
-        self.mode = mode.settle(ComputeBudget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
+        self.mode = mode.resolve(ComputeBudget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
         settled(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 

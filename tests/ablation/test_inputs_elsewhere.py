@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY
 
 from dqlab.ablation.engines.base import Job
-from dqlab.ablation.engines.ray_node import Inputs, Parcel, check_files
+from dqlab.ablation.engines.ray_node import FileSet, Inputs, check_files
 from dqlab.ablation.planning import make_plan
 from dqlab.ablation.reader import ConfigResolver, Data
 from dqlab.cli import main
@@ -71,7 +71,7 @@ def test_a_named_format_stays_named(place: Path, monkeypatch: pytest.MonkeyPatch
     sent = place / "node" / "dqlab-inputs" / item.digest / "odd.hdf5"
     sent.parent.mkdir(parents=True)
     data.path.rename(sent)
-    found, (binding,) = Parcel(job, 1, [item], False, {}).settings(place / "cache")
+    found, (binding,) = FileSet(job, 1, [item], False, {}).settings(place / "cache")
     assert (found, binding) == ({}, f"load_dataset.sources=('file:trajectories:{sent}',)")
     with find_dataset(TASK, (f"file:trajectories:{sent}",))[1].open(TASK) as columns:
         assert len(columns) == 60

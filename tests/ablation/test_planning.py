@@ -114,8 +114,9 @@ def test_what_changes_results_changes_every_id(binding: str) -> None:
 
 def test_ids_do_not_depend_on_the_process() -> None:
     code = (
-        "import json; from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import Reader; "
-        f"print(json.dumps([p.cell.id for p in make_plan(Reader(['ablations/steps.gin'], [{EMBEDDED!r}])).cells]))"
+        "import json; from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import ConfigResolver; "
+        f"reader = ConfigResolver(['ablations/steps.gin'], [{EMBEDDED!r}]); "
+        "print(json.dumps([p.cell.id for p in make_plan(reader).cells]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == list(ids(plan_of("steps")).values())

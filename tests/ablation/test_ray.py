@@ -124,7 +124,7 @@ def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "a_package" / "__init__.py").write_text("")
     (tmp_path / "a_module.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = "import a_package.deep\nimport a_module\nfrom dqlab import parts\nimport math\nimport not_there\n"
+    text = "import a_package.deep\nimport a_module\nfrom dqlab import errors\nimport math\nimport not_there\n"
     (tmp_path / "pack.gin").write_text(text + "a.text = 'import nothing'\n")
     found = [Path(path).name for path in modules_of([Job("a", tmp_path, {})])]
     assert found == ["dqlab", "a_module.py", "a_package"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dqlab.ablation.engines.ray_node import Receiver, Sender, SupersededError, Vault, scan_folder
+from dqlab.ablation.engines.ray_node import CheckpointStore, Receiver, Sender, SupersededError, scan_folder
 
 WRITER = """
 import json, sys
@@ -101,7 +101,7 @@ def test_only_what_changed_is_sent_and_what_is_gone_goes(tmp_path: Path) -> None
 
 def test_an_attempt_that_was_given_up_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "pack.gin").write_text("steps = 1")
-    vault = Vault({"a": tmp_path})
+    vault = CheckpointStore({"a": tmp_path})
     first = vault.begin("a")
     vault.stage("a", first, "x.txt", b"of the first")
     second = vault.begin("a")

@@ -175,7 +175,7 @@ def test_edp_ascends_the_reconstruction_of_noised_actions() -> None:
 
 def test_edp_averages_its_actor_at_every_fifth_update_after_a_thousand() -> None:
     average = EDP().targets()["actor_ema"]
-    assert [done for done in range(1, 1017) if average.moves(done - 1)] == [1005, 1010, 1015]
+    assert [done for done in range(1, 1017) if average.updates_at(done - 1)] == [1005, 1010, 1015]
 
 
 @pytest.mark.parametrize("each", [True, False])
@@ -241,7 +241,7 @@ def test_fql_teaches_the_flow_by_its_own_loss_alone() -> None:
     scene.nets["actor"] = layout.bind(row)
     (whole,) = torch.autograd.grad(scene.loss("actor"), row)
     noise = {key.removeprefix("flow_"): value for key, value in scene.noise.items() if key.startswith("flow_")}
-    own = algorithm.the_flow.flow_losses(layout.bind(row), DIMS, scene.batch.state, scene.batch.action, noise)
+    own = algorithm.resolved_flow.flow_losses(layout.bind(row), DIMS, scene.batch.state, scene.batch.action, noise)
     (of_flow,) = torch.autograd.grad(own.mean(), row)
     names, alone = layout.unflatten(whole), layout.unflatten(of_flow)
     for name in names:
@@ -254,7 +254,7 @@ def test_fql_actor_loss_is_the_sum_of_its_parts() -> None:
     parts = info["actor/bc_loss"] + 3.0 * info["actor/distill_loss"] + info["actor/q_loss"]
     assert float(info["actor/loss"]) == pytest.approx(float(parts))
     own = {"start": scene.noise["actor_start"]}
-    action = FQL().the_flow.sample(scene.nets["actor"], DIMS, scene.batch.state, own)
+    action = FQL().resolved_flow.sample(scene.nets["actor"], DIMS, scene.batch.state, own)
     assert float(info["actor/q_loss"]) == pytest.approx(-float(scene.nets["critic"](scene.batch.state, action).mean()))
 
 

@@ -161,7 +161,7 @@ def figures(value: Tensor) -> Tensor:
 
 def packed(case: Case, replicas: int = 1) -> Pack:
     gin_files.load_gin([f"gin/{case.gin}_walker2d.gin"], case.bindings)
-    algorithm = Experiment().the_algorithm
+    algorithm = Experiment().resolved_algorithm
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
     more: dict[str, Any] = {"learning_rate_factor": lambda step: factor(step)} if factor else {}
     return Pack([algorithm] * replicas, Dims(S, A), list(range(replicas)), dtype=torch.float64, **more)

@@ -19,7 +19,8 @@ from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
 from dqlab.ablation.planning import make_plan
-from dqlab.ablation.reader import ConfigResolver, as_ever
+from dqlab.ablation.reader import ConfigResolver
+from dqlab.config.identity import is_as_before
 from dqlab.data.formats.base import format_of
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions
@@ -257,4 +258,4 @@ def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
     ids = [plan.cells[0].cell.id for plan in (plain, *plans)]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
-    assert as_ever("data.load_dataset.action_bounds", "unit")
+    assert is_as_before("data.load_dataset.action_bounds", "unit")

@@ -387,7 +387,7 @@ def test_a_chunk_that_unpacks_to_more_than_its_shape_says(tmp_path: Path) -> Non
     code = f"""
 import resource
 from pathlib import Path
-from dqlab.data.formats.d4rl import D4RL
+from dqlab.data.formats.hdf5 import D4RL
 from dqlab.errors import DataError
 with D4RL().open(Path({str(path)!r})) as columns:
     try:

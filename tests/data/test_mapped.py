@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from dqlab.config import gin_files
-from dqlab.data import mapped, transitions
+from dqlab.data import mapped as mapped_module
+from dqlab.data import transitions
 from dqlab.data.formats.base import Columns
 from dqlab.data.mapped import mapped
 from dqlab.data.rows import TransitionView
@@ -78,11 +79,11 @@ def test_it_is_written_once_and_never_copied(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "available_memory", lambda: 4_000_000)
+    monkeypatch.setattr(mapped_module, "available_memory", lambda: 4_000_000)
     assert load("auto", tmp_path).provenance.mapped
     with pytest.raises(DataError, match=r"rows take .* MB of memory, 3.2 MB are free. Set load_dataset.memory_map"):
         load("never", tmp_path)
-    monkeypatch.setattr(mapped, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(mapped_module, "available_memory", lambda: 100_000)
     with pytest.raises(DataError, match="Use a smaller dataset"):
         load("auto", tmp_path)
     monkeypatch.undo()

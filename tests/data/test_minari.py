@@ -21,7 +21,8 @@ minari = pytest.importorskip("minari")
 from made_minari import create, pendulums, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
-from dqlab.data.formats import minari, steps  # noqa: E402
+from dqlab.data.formats import minari as minari_format  # noqa: E402
+from dqlab.data.formats import steps  # noqa: E402
 from dqlab.data.formats.base import Columns  # noqa: E402
 from dqlab.data.formats.minari import (  # noqa: E402
     MinariFormat,
@@ -77,7 +78,7 @@ def test_columns_are_what_minari_iterates(data_format: str) -> None:
 
 def test_few_episodes_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     pendulums()
-    monkeypatch.setattr(minari, "BLOCK", 10)
+    monkeypatch.setattr(minari_format, "BLOCK", 10)
     seen: list[int] = []
     real = minari.dataset.minari_storage.MinariStorage
     storage = type(minari.load_dataset("made/pendulum-v0").storage)

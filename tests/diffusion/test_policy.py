@@ -90,7 +90,7 @@ def test_snr_weights_make_the_loss_the_same_whatever_is_predicted() -> None:
         def forward(self, noisy: Tensor, t: Tensor, state: Tensor) -> Tensor:
             alpha, sigma = self.policy.process.scales(t, noisy)
             eps = (noisy - alpha * wanted) / sigma
-            return self.scale * self.policy.the_prediction.target(self.policy.process, wanted, eps, t)
+            return self.scale * self.policy.resolved_prediction.target(self.policy.process, wanted, eps, t)
 
     found = []
     for name in predictions.names():
@@ -142,7 +142,7 @@ def test_deterministic_samplers_ask_for_no_noise() -> None:
 
 def test_samplers_are_set_in_gin() -> None:
     gin.parse_config(["DiffusionPolicy.sampler = 'ddim'", "DDIM.steps = 2", "DDIM.stride = 'log_snr'"])
-    assert DiffusionPolicy().the_sampler == DDIM(steps=2, stride="log_snr")
+    assert DiffusionPolicy().resolved_sampler == DDIM(steps=2, stride="log_snr")
 
 
 def test_reconstruct_gives_the_losses_and_clipped_starts() -> None:

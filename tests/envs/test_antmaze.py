@@ -285,7 +285,7 @@ def test_the_picture_shows_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     code = """
 import sys
-from dqlab.envs.making import make_env
+from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import tasks
 env = make_env(tasks.get("antmaze-umaze-v0"), render_mode="rgb_array", width=160, height=120)
 env.reset(seed=0)

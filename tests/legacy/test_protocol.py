@@ -153,7 +153,7 @@ def test_a_worker_that_hangs_is_ended() -> None:
 
 ORPHAN = """
 import time
-from dqlab.envs.legacy.place import legacy_python
+from dqlab.envs.legacy.process import legacy_python
 from dqlab.envs.legacy.process import Worker
 worker = Worker(legacy_python())
 print(worker.pid, flush=True)

@@ -42,18 +42,18 @@ def test_one_rule_for_target_actor_and_ranking(name: str) -> None:
     assert ensemble.noise() == {}
     assert torch.allclose(ensemble.backup(Q.unsqueeze(-1), {}), wanted.unsqueeze(-1))
     for coin in (0, 1):
-        ascended, scale = ensemble.ascend(Q, torch.tensor(coin))
+        ascended, scale = ensemble.actor_objective(Q, torch.tensor(coin))
         assert torch.allclose(ascended, wanted)
         assert torch.equal(scale, ascended)
-    assert torch.allclose(ensemble.rank(Q.unsqueeze(1)), wanted.unsqueeze(0))
+    assert torch.allclose(ensemble.ranking_value(Q.unsqueeze(1)), wanted.unsqueeze(0))
 
 
 def test_soft_clipped_weighs_both_ends_and_ascends_as_twin() -> None:
     ensemble, wanted = make("soft_clipped", n_critics=3), numbers(0.75 * 1 + 0.25 * 7, 0.75 * -1 + 0.25 * 5)
     assert torch.allclose(ensemble.backup(Q.unsqueeze(-1), {}), wanted.unsqueeze(-1))
-    assert torch.allclose(ensemble.rank(Q.unsqueeze(1)), wanted.unsqueeze(0))
+    assert torch.allclose(ensemble.ranking_value(Q.unsqueeze(1)), wanted.unsqueeze(0))
     for coin in (0, 1):
-        ascended, scale = ensemble.ascend(Q, torch.tensor(coin))
+        ascended, scale = ensemble.actor_objective(Q, torch.tensor(coin))
         assert torch.equal(ascended, Q[coin])
         assert torch.equal(scale, Q[1 - coin])
 
@@ -61,9 +61,9 @@ def test_soft_clipped_weighs_both_ends_and_ascends_as_twin() -> None:
 def test_twin_ascends_one_of_the_two_and_scales_by_the_other() -> None:
     ensemble, q = make("twin"), Q[:2]
     assert torch.equal(ensemble.backup(q.unsqueeze(-1), {}).squeeze(-1), numbers(1, -1))
-    assert torch.equal(ensemble.rank(q), numbers(1, -1))
+    assert torch.equal(ensemble.ranking_value(q), numbers(1, -1))
     for coin in (0, 1):
-        ascended, scale = ensemble.ascend(q, torch.tensor(coin))
+        ascended, scale = ensemble.actor_objective(q, torch.tensor(coin))
         assert torch.equal(ascended, q[coin])
         assert torch.equal(scale, q[1 - coin])
 
@@ -80,8 +80,8 @@ def test_redq_takes_the_minimum_of_a_subset(subset: list[float], wanted: tuple[f
     ensemble = make("redq", n_critics=3)
     backup = ensemble.backup(Q.unsqueeze(-1), {"subset": numbers(*subset)})
     assert torch.equal(backup, numbers(*wanted).unsqueeze(-1))
-    assert torch.equal(ensemble.ascend(Q, torch.tensor(0))[0], numbers(4, 2))
-    assert torch.equal(ensemble.rank(Q), numbers(4, 2))
+    assert torch.equal(ensemble.actor_objective(Q, torch.tensor(0))[0], numbers(4, 2))
+    assert torch.equal(ensemble.ranking_value(Q), numbers(4, 2))
 
 
 def test_redq_draws_every_pair_equally_often() -> None:
@@ -100,8 +100,8 @@ def test_tqc_drops_the_highest_of_the_pooled_quantiles() -> None:
     outputs = numbers(1, 2, 9, 8, 3, 4).view(2, 1, 3)
     assert torch.equal(ensemble.backup(outputs, {}), numbers(1, 2, 3, 4).unsqueeze(0))
     q = outputs.mean(dim=-1)  # 4 and 5
-    assert torch.equal(ensemble.ascend(q, torch.tensor(1))[0], numbers(4.5))
-    assert torch.equal(ensemble.rank(q), numbers(4.5))
+    assert torch.equal(ensemble.actor_objective(q, torch.tensor(1))[0], numbers(4.5))
+    assert torch.equal(ensemble.ranking_value(q), numbers(4.5))
 
 
 def test_tqc_as_in_the_paper() -> None:

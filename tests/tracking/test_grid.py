@@ -29,7 +29,6 @@ from mlflow_stores import fresh_store
 
 from dqlab.analysis.compare.compare import find_runs
 from dqlab.analysis.results import FailedCell, GridResults
-from dqlab.cli.sync import sync
 from dqlab.errors import RunError
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow import grid as grid_module
@@ -37,6 +36,7 @@ from dqlab.tracking.mlflow.cells import axis_parameter, config_digest
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 from dqlab.tracking.mlflow.grid import send_grid
 from dqlab.tracking.mlflow.mirror import Mirror
+from dqlab.tracking.mlflow.sync import sync_to_mlflow
 
 SMALL = made_grid(values=(2, 5), seeds=2)
 
@@ -122,10 +122,10 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     asked = []
     client_of = mlflow_client
     try:
-        mlflow_client = lambda uri: _Counting(client_of(uri), asked)
+        grid_module.mlflow_client = lambda uri: _Counting(client_of(uri), asked)
         send_grid(folder, uri, "steps")
     finally:
-        mlflow_client = client_of
+        grid_module.mlflow_client = client_of
     assert not asked, "nothing is new, so nothing is asked of MLflow"
 
 
@@ -209,12 +209,12 @@ def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
     client_of, deaths = mlflow_client, 0
     for die_at in (1, 2, 4, 6):
         dying = _Dying(client_of(uri), call, die_at, after)
-        monkeypatch.setattr(grid_module, "connect", lambda uri, dying=dying: dying)
+        monkeypatch.setattr(grid_module, "mlflow_client", lambda uri, dying=dying: dying)
         try:
             send_grid(folder, uri, "steps")
         except ConnectionError:
             deaths += 1
-    monkeypatch.setattr(grid_module, "connect", client_of)
+    monkeypatch.setattr(grid_module, "mlflow_client", client_of)
     assert deaths >= 2
     send_grid(folder, uri, "steps")
     check_complete(uri, folder, grid)
@@ -285,10 +285,10 @@ def test_sync_to_another_store_and_back_and_a_pack_stands_for_its_grid(
     pack = next((folder / "packs").iterdir())
     for path, uri in ((folder, uris[0]), (pack, uris[1]), (folder, uris[0])):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        sync(path)
+        sync_to_mlflow(path)
         check_complete(uri, folder, SMALL)
     with pytest.raises(RunError, match="is not the folder of a dqlab run or grid"):
-        sync(tmp_path)
+        sync_to_mlflow(tmp_path)
 
 
 def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
@@ -376,10 +376,10 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
         (config.parent / "metrics.jsonl").unlink()
     if dies:
         dying, client_of = _Dying(mlflow_client(uri), "create_run", 3, True), mlflow_client
-        monkeypatch.setattr(grid_module, "connect", lambda uri: dying)
+        monkeypatch.setattr(grid_module, "mlflow_client", lambda uri: dying)
         with pytest.raises(ConnectionError):
             send_grid(folder, uri, "steps")
-        monkeypatch.setattr(grid_module, "connect", client_of)
+        monkeypatch.setattr(grid_module, "mlflow_client", client_of)
     send_grid(folder, uri, "steps")
     new = [run for run in stored(uri)["cell"] if run.info.run_id not in first]
     assert len(new) == 8
@@ -435,7 +435,7 @@ def test_a_damaged_grid_is_named(text: str, tmp_path: Path, monkeypatch: pytest.
     folder = write_grid(tmp_path / "steps", SMALL)
     (folder / "grid.json").write_text(text)
     with pytest.raises(RunError, match=f"{folder}/grid.json is damaged"):
-        sync(folder)
+        sync_to_mlflow(folder)
 
 
 @pytest.mark.parametrize("kind", ["cell", "pack"])

@@ -20,7 +20,11 @@ from dqlab.tracking.stores import store_path, store_uri
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]
 TRAIN = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--steps", "20", "-q"]
-MAKE = "import sys; from dqlab.tracking.mlflow.run import connect; connect(sys.argv[1]).search_experiments()"
+MAKE = """
+import sys
+from dqlab.tracking.mlflow.client import mlflow_client
+mlflow_client(sys.argv[1]).search_experiments()
+"""
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -157,5 +157,5 @@ def test_names_of_scalars_may_be_written_as_in_any_gin_file() -> None:
     given = {"it": {"seed": 0, "set": {"algorithm.DiffusionQL.eta": 2}}}
     gin_files.load_gin(["gin/quickstart.gin"], [f"Experiment.replicas={given!r}"])
     experiment = Experiment()
-    assert experiment.algorithm_of(experiment.the_replicas[0]).hyper()["eta"] == 2.0
-    assert experiment.the_algorithm.hyper()["eta"] == 1.0
+    assert experiment.algorithm_of(experiment.resolved_replicas[0]).hyper()["eta"] == 2.0
+    assert experiment.resolved_algorithm.hyper()["eta"] == 1.0

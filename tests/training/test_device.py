@@ -23,10 +23,10 @@ from dqlab.algorithms.base import algorithms
 from dqlab.data.transitions import Transitions
 from dqlab.diffusion import process
 from dqlab.policies.base import Dims
-from dqlab.training.execution import Eager
+from dqlab.training.execution.modes import Eager
 from dqlab.training.pack import Pack
-from dqlab.training.program import tree_map
-from dqlab.training.sampler_core import SamplerCore
+from dqlab.training.execution.program import tree_map
+from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 
 mistake = sys.argv[1]

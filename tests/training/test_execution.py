@@ -34,7 +34,7 @@ MODES = [
     pytest.param(device, name, marks=[pytest.mark.gpu] if device == CUDA else [])
     for device in (CPU, CUDA)
     for name in execution_modes.names()
-    if name != "auto" and not execution_modes.get(name)().missing(device)
+    if name != "auto" and not execution_modes.get(name)().unavailable_reason(device)
 ]
 """`auto` is one of the others, as its own tests say."""
 OTHERS = [mode for mode in MODES if mode.values[1] != "eager"]
@@ -110,7 +110,7 @@ def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> Non
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
-    core = SamplerCore(pack, 7, execution_modes.get(mode)().settle(ComputeBudget(device, 0.0)))
+    core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(ComputeBudget(device, 0.0)))
     stream = core.noise_stream("test")
     generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
@@ -165,8 +165,8 @@ def test_the_count_sees_a_program_compiled_again() -> None:
 
 
 CACHED = """
-from dqlab.training.execution import Compile
-from dqlab.training.program import Program
+from dqlab.training.execution.modes import Compile
+from dqlab.training.execution.program import Program
 import torch
 from torch._dynamo.utils import counters
 run = Compile()(Program(lambda tensors: (tensors["x"] * 3).cos().sum(-1), {"x": torch.ones(5, 7)}))
@@ -189,10 +189,10 @@ def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
 
 
 def test_auto_compiles_where_it_pays_and_says_why() -> None:
-    short, long = Auto().settle(ComputeBudget(CPU, 2.9e12)), Auto().settle(ComputeBudget(CPU, 3.1e12))
+    short, long = Auto().resolve(ComputeBudget(CPU, 2.9e12)), Auto().resolve(ComputeBudget(CPU, 3.1e12))
     assert (name_of(short), name_of(long)) == ("eager", "compile")
     assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
-    assert name_of(Auto().settle(ComputeBudget(torch.device("meta"), 1e15))) == "eager"
+    assert name_of(Auto().resolve(ComputeBudget(torch.device("meta"), 1e15))) == "eager"
 
 
 @pytest.fixture
@@ -210,8 +210,8 @@ def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
-    assert name_of(Auto().settle(ComputeBudget(CUDA, 1e13))) == "cuda_graph"
-    assert name_of(Auto().settle(ComputeBudget(CUDA, 1e15))) == "compile+cuda_graph"
+    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e13))) == "cuda_graph"
+    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e15))) == "compile+cuda_graph"
 
 
 @pytest.mark.parametrize(
@@ -224,29 +224,29 @@ def test_a_gpu_without_what_triton_needs(
     (gpu_toolchain / lacking).unlink(missing_ok=True)
     if lacking == "triton":
         monkeypatch.setattr(compiled, "find_spec", lambda name: None)
-    settled = Auto().settle(ComputeBudget(CUDA, 1e15))
+    settled = Auto().resolve(ComputeBudget(CUDA, 1e15))
     assert name_of(settled) == "cuda_graph"
     assert said in settled.reason
     for mode in ("compile", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
-            execution_modes.get(mode)().settle(ComputeBudget(CUDA, 1.0))
+            execution_modes.get(mode)().resolve(ComputeBudget(CUDA, 1.0))
 
 
 def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    settled = Auto().settle(ComputeBudget(CPU, 1e15))
+    settled = Auto().resolve(ComputeBudget(CPU, 1e15))
     assert name_of(settled) == "eager"
     assert "C++ compiler" in settled.reason
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        Compile().settle(ComputeBudget(CPU, 1.0))
+        Compile().resolve(ComputeBudget(CPU, 1.0))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_need_a_gpu() -> None:
     for name in ("cuda_graph", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match="needs a CUDA device"):
-            execution_modes.get(name)().settle(ComputeBudget(CPU, 1.0))
+            execution_modes.get(name)().resolve(ComputeBudget(CPU, 1.0))
 
 
 def test_a_program_that_looks_at_values_is_told_of() -> None:

@@ -46,7 +46,7 @@ def test_full_precision_is_the_default() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_tf32_needs_a_gpu() -> None:
-    assert "CUDA" in precisions.get("tf32")().missing(torch.device("cpu"))
+    assert "CUDA" in precisions.get("tf32")().unavailable_reason(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", precisions.names())

@@ -40,7 +40,7 @@ class AttemptOutcome:
     reason: str = ""
 
     @property
-    def mendable(self) -> bool:
+    def retryable(self) -> bool:
         """Whether another attempt may end otherwise."""
         return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
 
@@ -258,7 +258,7 @@ class LocalEngine:
         command = job.command(job.folder.resolve())
         for _ in range(self.retries + 1):
             outcome = run_attempt(command, job.log, variables, partial(tell, job), self.stops)
-            if self.stops() or not outcome.mendable:
+            if self.stops() or not outcome.retryable:
                 break
         return outcome
 
@@ -305,7 +305,7 @@ def _slots(workers: int, devices: Sequence[str]) -> list[Slot]:
 
 def job_end(job: Job, outcome: AttemptOutcome, asked: int) -> Ended:
     """How a job ended; one that died while all were being stopped counts as stopped."""
-    code = STOPPED if asked and outcome.mendable else outcome.code
+    code = STOPPED if asked and outcome.retryable else outcome.code
     return Ended(job, code, outcome.reason)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dqlab.ablation.engines.base import Ended, Job, Tell, engines
 from dqlab.ablation.engines.local import StopCounter
+from dqlab.ablation.engines.ray_node import check_files, modules_of
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError, first_line
 
@@ -83,7 +84,6 @@ class RayEngine:
             )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        from dqlab.ablation.engines.ray_node import check_files, modules_of
 
         check_files(jobs)
         with _own_signals():

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Tell
 from dqlab.ablation.engines.local import Asked, AttemptOutcome, job_end
-from dqlab.ablation.engines.ray_node import Inputs, Parcel, Vault, driver_variables, reads_cache, run_parcel
+from dqlab.ablation.engines.ray_node import CheckpointStore, FileSet, Inputs, driver_variables, reads_cache, run_parcel
 from dqlab.errors import ConfigError
 from dqlab.machine import GPU_SHARE
 
@@ -39,7 +39,7 @@ class Dispatch:
         self._left = dict.fromkeys(self._jobs, retries)
         self._room = _largest()
         self._inputs = Inputs(ray.put)
-        self._vault = _here(Vault, {job.id: job.folder.resolve() for job in jobs})
+        self._vault = _here(CheckpointStore, {job.id: job.folder.resolve() for job in jobs})
         self._flying: dict[Any, Job] = {}
         self._told, self._killed_at = 0, 0.0
 
@@ -67,7 +67,7 @@ class Dispatch:
         for reference in done:
             job = self._flying.pop(reference)
             outcome = _outcome(reference)
-            if outcome.mendable and self._left[job.id] and not self._asked():
+            if outcome.retryable and self._left[job.id] and not self._asked():
                 self._left[job.id] -= 1
                 self._send(job)
             else:
@@ -76,7 +76,7 @@ class Dispatch:
     def _send(self, job: Job) -> None:
         number = ray.get(self._vault.begin.remote(job.id))
         carried = {**driver_variables(), GPU_SHARE: str(self._gpus)}
-        parcel = Parcel(job, number, self._inputs.of(job), reads_cache(job), carried)
+        parcel = FileSet(job, number, self._inputs.of(job), reads_cache(job), carried)
         task = ray.remote(run_parcel).options(max_retries=0, name=f"dqlab {job.id}", **self._wants(job))
         self._flying[task.remote(parcel, self._vault)] = job
 

@@ -21,6 +21,8 @@ import numpy as np
 import dqlab
 from dqlab.ablation.engines.base import DIED, STOPPED, Job
 from dqlab.ablation.engines.local import AttemptOutcome, Event, job_environment, run_attempt
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 from dqlab.files import atomic_path, sha256_of
 from dqlab.tracking.run_folder import LOCK
@@ -140,7 +142,7 @@ class SupersededError(Exception):
     """Another attempt at the job has begun."""
 
 
-class Vault:
+class CheckpointStore:
     """An actor's class; `folders` are those of the jobs, by id."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
@@ -240,7 +242,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class FileSet:
     """What travels to a node.
 
     Attributes:
@@ -302,7 +304,7 @@ class Line:
             path.write_bytes(self("fetch", name))
 
 
-def run_parcel(parcel: Parcel, vault: Any) -> AttemptOutcome:
+def run_parcel(parcel: FileSet, vault: Any) -> AttemptOutcome:
     """Run a pack's process in a temporary folder, and keep the driver's copy of it up to date."""
     line = Line(vault, parcel.job.id, parcel.number)
     with tempfile.TemporaryDirectory(prefix="dqlab-pack-", ignore_cleanup_errors=True) as place:
@@ -312,7 +314,7 @@ def run_parcel(parcel: Parcel, vault: Any) -> AttemptOutcome:
             return AttemptOutcome(DIED, str(error))
 
 
-def _run(parcel: Parcel, line: Line, place: Path) -> AttemptOutcome:
+def _run(parcel: FileSet, line: Line, place: Path) -> AttemptOutcome:
     job, folder = parcel.job, place / "pack"
     folder.mkdir()
     line.fetch(folder)
@@ -396,9 +398,7 @@ def reads_cache(job: Job) -> bool:
     """Whether a job finds its datasets in D4RL's cache, under D4RL's names."""
     if not job.inputs:
         return True
-    from dqlab.config.gin_syntax import parse_bindings
     from dqlab.data.sources import cache_path, d4rl_cache, data_sources
-    from dqlab.envs.tasks import tasks
 
     bound = parse_bindings((job.folder / "pack.gin").read_text())
     sources = [value for name, value in bound.items() if name.endswith("load_dataset.sources")]

@@ -181,7 +181,7 @@ class Queued:
         if not done:
             return None
         outcome = self._outcome()
-        if outcome.mendable and self._retries and not self._engine.stops():
+        if outcome.retryable and self._retries and not self._engine.stops():
             self._retries -= 1
             self.submitted = self._engine.submit(self._job, self.notes)
             return None

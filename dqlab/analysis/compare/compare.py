@@ -20,7 +20,7 @@ from dqlab.analysis.statistics.analysis import Estimate
 from dqlab.analysis.statistics.bootstrap import Bootstrap
 from dqlab.analysis.statistics.tables import ScoreKey, aggregates_of
 from dqlab.errors import ConfigError, RunError, nearest
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 UNSET = "unset"
 SHORT = 3

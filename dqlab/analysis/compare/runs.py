@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dqlab.config.gin_syntax import parse_bindings
-from dqlab.config.identity import LATER, WITHOUT_EFFECT
+from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import RunError, masked, nearest, one_line
 from dqlab.files import read_text
@@ -22,13 +21,6 @@ from dqlab.tracking.mlflow.grid import planned_cells, reused_cells
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 from dqlab.tracking.stores import store_path
-
-IDENTITY = ("seeds", "task", "cell", "replicas", "device")
-APART = (*(f"Experiment.{name}" for name in IDENTITY), *WITHOUT_EFFECT)
-"""Parameters that do not make another configuration: seeds and tasks are compared in other ways, the rest is no part
-of what is computed."""
-DESCRIBING = ("Grid.", "Report.")
-"""Parameters of the grid that a run belongs to."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +77,16 @@ class FoundRuns:
         return FoundRuns(tuple(runs.values()), failed, unfinished, tuple(damaged), tuple(gone))
 
 
+def _bindings(config: Path) -> dict[str, Any]:
+    """What a run's config.gin binds."""
+    from dqlab.config.gin_syntax import parse_bindings
+
+    return parse_bindings(read_text(config), str(config))
+
+
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:
     """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
-    return {
-        name: str(value)[:LONGEST_VALUE]
-        for name, value in config.items()
-        if name not in APART and not name.startswith(DESCRIBING) and LATER.get(name, ...) != value
-    }
+    return {name: str(value)[:LONGEST_VALUE] for name, value in config.items() if describes_setting(name, value)}
 
 
 SUMMARY = "summary.json"
@@ -153,7 +148,7 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
     place = folder.replica(replica.name)
     own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
     written = own if own.exists() else folder.config
-    config = parse_bindings(read_text(written), str(written))
+    config = _bindings(written)
     made_with = {**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]}
     return FinishedRun(
         name=str(place.resolve()),
@@ -253,7 +248,7 @@ def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str
     def from_file(digest: str) -> Mapping[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             path = client.download_artifacts(first[digest].info.run_id, "config.gin", folder)
-            return comparable(parse_bindings(read_text(Path(path))))
+            return comparable(_bindings(Path(path)))
 
     def configure(run: Any) -> Mapping[str, str]:
         digest = run.data.tags.get("config_digest")

@@ -12,10 +12,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from dqlab.analysis.report.words import counted, rule_name
+from dqlab.analysis.report.words import counted
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, Estimate, Profiles, ScoreCurve
 from dqlab.envs.tasks import score_or_return
+from dqlab.tracking.selection_rules import rule_name
 
 INK, GRID = "#202428", "#9aa3ad"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito, without black and yellow
@@ -373,7 +374,6 @@ def _unevenness(values: Sequence[float]) -> float:
     return max(gaps) / min(gaps)
 
 
-__all__ = ["Drawn", "draw", "image"]
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from dqlab.analysis.report.bibtex import bibtex_file, cited_works, uncited_sources
 from dqlab.analysis.report.figures import INK, TEXT_WIDTH, Drawn, figure_bytes
 from dqlab.analysis.report.tables import METRICS, ReportTable, TableColumn, Tables, TableValue
-from dqlab.analysis.report.words import RULE_MEANINGS, counted, format_duration, rule_name, summary_paragraph
+from dqlab.analysis.report.words import counted, format_duration, summary_paragraph
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Analysis
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 MANY = 7  # columns from which on intervals stand below their numbers
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
@@ -169,7 +169,7 @@ class _Page:
 
     def _legend(self) -> str:
         """What the selection rules mean: no score without its rule."""
-        known = {rule_name(rule): RULE_MEANINGS[rule] for rule in self.rules}
+        known = {rule_name(rule): SELECTION_RULES[rule] for rule in self.rules}
         return f'<div class="rules"><strong>Selection rules</strong>{html_facts(known)}</div>'
 
     def _figure(self, name: str) -> str:

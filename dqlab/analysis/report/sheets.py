@@ -14,7 +14,7 @@ from dqlab.analysis.report.tables import METRICS
 from dqlab.analysis.results import FailedCell, GridResults, Result
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, Comparison, Estimate
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 
 def results_as_json(results: GridResults, analysis: Analysis, settings: Report) -> str:

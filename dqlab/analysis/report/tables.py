@@ -13,11 +13,11 @@ from dqlab.analysis.report.words import (
     format_points,
     format_probability,
     p_value,
-    rule_name,
     typographic_minus,
 )
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, CheckpointGap, Comparison, Estimate, TaskScores
 from dqlab.envs.tasks import score_or_return
+from dqlab.tracking.selection_rules import rule_name
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics.analysis import Analysis, Comparison, Estimate
+from dqlab.tracking.selection_rules import rule_name
 
 MINUS = "\u2212"
-RULE_NAMES: Mapping[str, str] = {
-    "last": "last",
-    "offline": "offline",
-    "best_online": "best-online",
-    "mean_last_10": "mean of last 10",
-}
-RULE_MEANINGS: Mapping[str, str] = {
-    "last": "the checkpoint after the last update",
-    "offline": "the checkpoint that the offline selection loss chooses; the environment is not asked",
-    "best_online": "the checkpoint that scored best in the environment: optimistic, and not offline",
-    "mean_last_10": "the mean of the last ten evaluations; no single checkpoint",
-}
-
-
-def rule_name(rule: str) -> str:
-    """A selection rule as a reader meets it."""
-    return RULE_NAMES.get(rule, rule)
 
 
 def format_points(value: float, signed: bool = False) -> str:

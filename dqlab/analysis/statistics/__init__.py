@@ -39,7 +39,7 @@ from dqlab.analysis.statistics.tables import (
     runs_of,
     score_curves,
 )
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 
 def by_rule(
@@ -71,7 +71,6 @@ __all__ = [
     "CheckpointGap",
     "Comparison",
     "Comparisons",
-    "Curve",
     "Estimate",
     "Matrix",
     "Profiles",
@@ -79,6 +78,7 @@ __all__ = [
     "ReferenceRow",
     "References",
     "RuleAnalysis",
+    "ScoreCurve",
     "TaskScores",
     "analyse",
 ]

@@ -14,7 +14,7 @@ from dqlab.analysis.statistics.comparisons import ENOUGH
 from dqlab.analysis.statistics.tables import AVERAGE
 from dqlab.envs.tasks import UNSCORED, score_or_return, tasks
 from dqlab.errors import MANY
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 COVERED = 92  # per cent: an interval of 95% that does so is taken as one
 COVERAGE: dict[tuple[int, int], tuple[int, int]] = {

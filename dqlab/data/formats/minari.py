@@ -365,8 +365,8 @@ def _check_room(name: str, columns: Columns) -> None:
     needed, free = numbers + EPISODE * (ends + 1), available_disk(local_store())
     if needed > free:
         raise DataError(
-            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {local_store()} has {in_words(free)} free. "
-            "Free some space, or set MINARI_DATASETS_PATH to another folder."
+            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {local_store()} has "
+            f"{in_words(free)} free. Free some space, or set MINARI_DATASETS_PATH to another folder."
         )
 
 

@@ -177,8 +177,8 @@ def _times(profile: Profile) -> dict[str, str]:
 def _arithmetic(profile: Profile) -> dict[str, str]:
     return {
         "operations of the matrix products": f"{format_count(profile.flops)}FLOP",
-        "share of peak": f"{format_share(profile.peak_share)} of {format_count(profile.peak)}FLOP/s, measured on a large "
-        "float32 product; by the time without the profiler",
+        "share of peak": f"{format_share(profile.peak_share)} of {format_count(profile.peak)}FLOP/s, measured on a "
+        "large float32 product; by the time without the profiler",
     }
 
 

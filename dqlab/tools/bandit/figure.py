@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
-from dqlab.config.gin_syntax import config_differences
-from dqlab.config.identity import UNSTORED, WITHOUT_EFFECT
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.identity import changed_results
 from dqlab.data.sources import load_dataset
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError, RunError
@@ -74,7 +74,7 @@ def _check_same(folder: RunFolder, loaded: gin_files.LoadedConfig) -> None:
     experiment.data()
     Tracking()
     now = gin_files.operative_text(loaded)
-    if found := config_differences(read_text(folder.config), now, WITHOUT_EFFECT, UNSTORED):
+    if found := changed_results(parse_bindings(read_text(folder.config)), parse_bindings(now)):
         raise RunError(
             f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. "
             "Use --fresh to train it again, or choose another --out."
@@ -104,7 +104,7 @@ def policy_samples(path: Path, count: int) -> NDArray[Any]:
     generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw_noise(pack.algorithm.propose_noise(pack.dims, count), generator, pack.dtype, count=1)
     state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
-    return np.asarray(pack.propose(state, noise)[0].double().cpu())
+    return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,6 @@ def _from_files(files: Sequence[Path]) -> list[BenchmarkRecord]:
 
 
 def _from_mlflow(uri: str | None) -> list[BenchmarkRecord]:
-    # DROPPED-IMPORT
-
     return load_benchmarks(tracking_uri_or_default(uri))
 
 

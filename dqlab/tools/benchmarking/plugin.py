@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dqlab.files import write_text
+
 if TYPE_CHECKING:
     import pytest
 FOLDER = Path("runs") / "benchmarks"
@@ -88,8 +90,6 @@ class BenchmarkSession:
 def _keep(document: dict[str, Any], folder: Path, session: str) -> Path:
     """Write the session's JSON, before anything is sent."""
     import json
-
-    from dqlab.files import write_text
 
     path = folder / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{session[:6]}.json"
     write_text(path, json.dumps(document, indent=1, default=str))

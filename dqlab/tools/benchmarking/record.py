@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dqlab import __version__
 from dqlab.errors import BenchmarkError
 from dqlab.tools.benchmarking.measuring import FIGURES
 
@@ -34,8 +35,6 @@ def machine_facts() -> dict[str, Any]:
     """Kind, CPU, GPU (empty if none), cores, and versions of this machine and this process."""
     import numpy
     import torch
-
-    from dqlab import __version__
 
     versions = {
         "python": platform.python_version(),

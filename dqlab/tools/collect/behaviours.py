@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from dqlab.tools.collect.episodes import Amount, Piece
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.ppo import CheckpointRanking
-EPISODES = "episodes"
-"""Folder of what is rolled out."""
 Array = NDArray[np.floating[Any]]
 Act = Callable[[Array], Array]
 """Observations (G, S) of all episodes that were begun together -> actions (G, A) in [-1, 1]; called once a step."""
@@ -136,13 +133,6 @@ def behaviour_of(key: str, stage: Stage) -> Behaviour:
     """
     kind, _, argument = key.partition(":")
     return behaviours.get(kind)(argument, stage)
-
-
-def behaviour_slug(key: str) -> str:
-    """A mixture's name of a behaviour, as part of file names and of metadata's."""
-    kind, _, argument = key.partition(":")
-    short = re.sub(r"[^\w.+-]+", "-", Path(argument).stem if "/" in argument else argument).strip("-")
-    return f"{kind}-{short}" if short else kind
 
 
 @behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets")

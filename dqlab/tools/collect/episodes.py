@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from dqlab.errors import ConfigError, DataError
 from dqlab.files import atomic_path, write_text
 
 TOLERANCE = 1e-6
+EPISODES = "episodes"
+"""Folder of what is rolled out."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,13 @@ def load_arrays(path: Path, *names: str) -> dict[str, Array]:
         raise reading_error(str(path), "is damaged", error, mend) from error
 
 
+def join_rows(episodes: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Rows of several episodes, one after the other."""
+    return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
+
+
 def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:
     """Write whole episodes into one file."""
-    from dqlab.tools.collect.recording import join_rows
-
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
     save_arrays(path, {**(join_rows(episodes) if episodes else {}), LENGTHS: lengths})
 
@@ -236,3 +242,10 @@ class Stacked:
             self._open.clear()
             self._open[path] = load_arrays(path, self.name)[self.name]
         return self._open[path]
+
+
+def behaviour_slug(key: str) -> str:
+    """A mixture's name of a behaviour, as part of file names and of metadata's."""
+    kind, _, argument = key.partition(":")
+    short = re.sub(r"[^\w.+-]+", "-", Path(argument).stem if "/" in argument else argument).strip("-")
+    return f"{kind}-{short}" if short else kind

@@ -336,8 +336,6 @@ class CheckpointRanking:
     @cached_property
     def ranking(self) -> dict[Path, float]:
         """Mean return of every checkpoint."""
-        # DROPPED-IMPORT
-
         return {path: self._mean_return(path.stem, GivenCheckpoint(path, self._stage)) for path in self.checkpoints}
 
     @cached_property

@@ -19,8 +19,8 @@ from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
 from dqlab.files import remove_leftovers
-from dqlab.tools.collect.behaviours import EPISODES, Behaviour, Stage, behaviour_of, behaviour_slug
-from dqlab.tools.collect.episodes import Amount, check_shares
+from dqlab.tools.collect.behaviours import Behaviour, Stage, behaviour_of
+from dqlab.tools.collect.episodes import EPISODES, Amount, behaviour_slug, check_shares
 from dqlab.tools.collect.ppo import POLICIES, RANKING_FILE, BehaviourTraining, CheckpointRanking, Range
 from dqlab.tracking.run_folder import claim_folder
 
@@ -113,7 +113,7 @@ class Collection:
         """How much in all."""
         return Amount(self.episodes, self.transitions)
 
-    def the_task(self) -> tuple[Task, bool]:
+    def resolved_task(self) -> tuple[Task, bool]:
         """The task, and whether its reference scores are known beforehand.
 
         Raises:
@@ -125,13 +125,13 @@ class Collection:
         low, high = self.reference_scores or (task.min_score, task.max_score)
         return replace(task, min_score=float(low), max_score=float(high)), bool(self.reference_scores)
 
-    def the_name(self, task: Task) -> str:
+    def task_name(self, task: Task) -> str:
         """Of the set."""
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
     def targets(self, task: Task, folder: Path) -> dict[str, Path]:
         """Format -> what it writes: a file in the folder, or a name in its own store."""
-        name = self.the_name(task)
+        name = self.task_name(task)
         suffixes = {each: data_formats.get(each).suffixes for each in self.formats}
         stored = Path(self.minari_id or f"dqlab/{name}-v0")
         return {each: folder / f"{name}{own[0]}" if own else stored for each, own in suffixes.items()}
@@ -153,7 +153,7 @@ class Collection:
         """
         from dqlab.tools.collect.writing import Collected, write_set
 
-        task, known = self.the_task()
+        task, known = self.resolved_task()
         for name, path in self.targets(task, folder).items():
             data_formats.get(name)().place(path)  # what cannot be written there shows before anything is trained
         training = BehaviourTraining()
@@ -175,7 +175,7 @@ class Collection:
 
     def _temporary(self, task: Task, folder: Path) -> Iterator[Path]:
         """What processes that write a collection's files may have left in its folder."""
-        for name in (RANKING_FILE, self.the_name(task)):
+        for name in (RANKING_FILE, self.task_name(task)):
             yield from folder.glob(f".{escape(name)}.*.tmp")
         for name in (POLICIES, EPISODES):
             yield from (folder / name).rglob(".*.tmp")

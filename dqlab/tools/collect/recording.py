@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from dqlab.envs.backend import make_env
 from dqlab.errors import RunError
-from dqlab.tools.collect.behaviours import EPISODES, Acting, Stage, behaviour_slug
-from dqlab.tools.collect.episodes import Amount, Piece, lengths_of, pieces_of, save_episodes
+from dqlab.tools.collect.episodes import EPISODES, Amount, Piece, behaviour_slug, lengths_of, pieces_of, save_episodes
+
+if TYPE_CHECKING:
+    from dqlab.tools.collect.behaviours import Acting, Stage
 
 Rows = dict[str, NDArray[Any]]
 """Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
@@ -90,11 +92,6 @@ def physics_state(env: Any) -> Rows:
     return {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
 
 
-def join_rows(episodes: Sequence[Rows]) -> Rows:
-    """Rows of several episodes, one after the other."""
-    return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
-
-
 SHARD_ROWS = 10_000
 """A file of episodes is closed when it has so many rows: what a kill can cost."""
 
@@ -107,7 +104,7 @@ def roll_out(behaviour: Acting, stage: Stage, amount: Amount, key: str) -> tuple
         RunError: the behaviour's actions are not finite.
     """
     folder = stage.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
-    shards = dict(_kept(folder))
+    shards = dict(_unbroken(folder))
     while amount.missing(lengths := [int(length) for each in shards.values() for length in each]):
         path = _path(folder, len(lengths))
         save_episodes(path, _shard(behaviour, stage, key, len(lengths), amount, lengths))
@@ -173,7 +170,7 @@ def _path(folder: Path, first: int) -> Path:
     return folder / f"from-{first:08d}.npz"
 
 
-def _kept(folder: Path) -> Iterator[tuple[Path, Any]]:
+def _unbroken(folder: Path) -> Iterator[tuple[Path, Any]]:
     """Files of an unbroken row of episodes, and their lengths."""
     first = 0
     while (path := _path(folder, first)).exists():

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.config import gin_files
 from dqlab.config.fields import check_counts
 from dqlab.config.gin_state import OtherConfiguration
+from dqlab.config.replica import Replica
 from dqlab.envs.scaling import to_unit
 from dqlab.errors import ConfigError
 from dqlab.files import expanded, sha256_of
@@ -47,8 +49,6 @@ class DqlabRun(Acting):
 
     def prepare(self) -> None:
         """Load its configuration, which is its own, and its weights."""
-        from dqlab.config import gin_files
-        from dqlab.config.replica import Replica
         from dqlab.runs.evaluate import checkpoint_files
         from dqlab.runs.experiment import Experiment
         from dqlab.training import checkpoint

@@ -19,8 +19,8 @@ from dqlab.envs.backend import make_env
 from dqlab.envs.custom import BOXED, action_bounds, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.machine import package_version
-from dqlab.tools.collect.behaviours import Behaviour, Stage, behaviour_slug
-from dqlab.tools.collect.episodes import Piece, Stacked, load_arrays, save_text
+from dqlab.tools.collect.behaviours import Behaviour, Stage
+from dqlab.tools.collect.episodes import Piece, Stacked, behaviour_slug, load_arrays, save_text
 from dqlab.tools.new_task import module_statements
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Collected:
         task, origin = self.reference
         policies = [self._policy(key, task) for key in self.parts]
         facts = {
-            "name": recipe.the_name(task),
+            "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, stage.physics),
@@ -162,7 +162,7 @@ def write_set(collected: Collected, folder: Path) -> list[str]:
         DataError: a set cannot be written.
     """
     recipe, columns = collected.recipe, collected.columns
-    name = recipe.the_name(collected.reference[0])
+    name = recipe.task_name(collected.reference[0])
     columns = replace(columns, metadata={**columns.metadata, "rows_sha256": rows_digest(columns)})
     named = []
     for each, place in recipe.targets(collected.reference[0], folder).items():
@@ -186,8 +186,8 @@ def training_gin(collected: Collected, place: str, file: Path) -> str:
     """The text of a gin file that trains Diffusion-QL on the set."""
     recipe, (task, origin) = collected.recipe, collected.reference
     lines = [
-        f"# Diffusion-QL on {recipe.the_name(task)}, collected by dqlab.",
-        f"#     dqlab train --gin {recipe.the_name(task)}.gin",
+        f"# Diffusion-QL on {recipe.task_name(task)}, collected by dqlab.",
+        f"#     dqlab train --gin {recipe.task_name(task)}.gin",
         "include 'gin/base/diffusion_ql.gin'",
         "",
     ]

@@ -185,7 +185,7 @@ def check_lr_schedule(entry: RegistryEntry[LearningRateSchedule]) -> None:
 def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
     """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks."""
     mode = entry.make()()
-    if mode.missing(torch.device("cpu")):
+    if mode.unavailable_reason(torch.device("cpu")):
         return
     tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
 
@@ -193,7 +193,7 @@ def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
         total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
         return total * 2
 
-    run = mode.settle(ComputeBudget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
+    run = mode.resolve(ComputeBudget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
     assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"
     for times in (1, 2):
         wanted = times * torch.tensor([3.0, 5.0, 7.0])

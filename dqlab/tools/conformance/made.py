@@ -67,8 +67,8 @@ def check_pure(function: Callable[..., Any], *values: Any) -> Any:
     before, copies = torch.get_rng_state(), tree_map(torch.clone, values)
     first, second = function(*values), function(*values)
     assert torch.equal(torch.get_rng_state(), before), "it draws random numbers of its own"
-    for given, copy in zip(nested_tensors(values), nested_tensors(copies), strict=True):
-        assert torch.equal(given, copy), "it writes into its arguments"
+    for given, left in zip(nested_tensors(values), nested_tensors(copies), strict=True):
+        assert torch.equal(given, left), "it writes into its arguments"
     for one, other in zip(nested_tensors(first), nested_tensors(second), strict=True):
         assert torch.equal(one, other), "two calls differ"
     return first

@@ -167,10 +167,12 @@ def check_aggregation(ensemble: CriticEnsemble, q: Tensor, outputs: Tensor) -> N
     assert target.ndim == 2, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
     assert len(target) == BATCH, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
     assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
-    assert ensemble.rank(q).shape == (BATCH,), "rank must give (B,)"
-    assert ensemble.rank(q.view(len(q), BATCH, 1)).shape == (BATCH, 1), "rank must give (...) for (M, ...)"
+    assert ensemble.ranking_value(q).shape == (BATCH,), "ranking_value must give (B,)"
+    assert ensemble.ranking_value(q.view(len(q), BATCH, 1)).shape == (BATCH, 1), (
+        "ranking_value must give (...) for (M, ...)"
+    )
     for coin in (0, 1):
-        for values in ensemble.ascend(q, torch.tensor(coin)):
+        for values in ensemble.actor_objective(q, torch.tensor(coin)):
             assert values.shape == (BATCH,), "ascend must give two tensors (B,)"
 
 
@@ -182,4 +184,9 @@ def _update(
     outputs = network.call("outputs", state, action)
     q = outputs.mean(dim=-1)
     target = ensemble.backup(outputs.detach(), noise) + 1
-    return ensemble.loss(outputs, target), *ensemble.ascend(q, coin), ensemble.rank(q.detach()), target
+    return (
+        ensemble.loss(outputs, target),
+        *ensemble.actor_objective(q, coin),
+        ensemble.ranking_value(q.detach()),
+        target,
+    )

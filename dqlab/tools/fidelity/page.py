@@ -132,7 +132,7 @@ def score_in_both(path: Path, episodes: int, say: Say) -> str:
 def _ways(experiment: Experiment) -> list[dict[str, str]]:
     """What to evaluate with: the original first."""
     original, today = BACKENDS
-    laws = [{"physics": law} if law else {} for law in laws_of(experiment.the_task)]
+    laws = [{"physics": law} if law else {} for law in laws_of(experiment.resolved_task)]
     return [{"env_backend": original}, *({"env_backend": today, **law} for law in laws)]
 
 
@@ -142,10 +142,10 @@ def _scores(experiment: Experiment, facts: RunRecord, file: Path, episodes: int)
     data = facts["data"]
     evaluator.standardised_by = (data.get("state_mean", ()), data.get("state_std", ()))
     weights, record = checkpoint.load_weights(file)
-    pack = experiment.pack([experiment.the_replicas[0]])
+    pack = experiment.pack([experiment.resolved_replicas[0]])
     pack.load(0, weights)
     try:
-        return np.asarray(experiment.the_task.score(evaluator.run(pack, record["step"])[0].returns))
+        return np.asarray(experiment.resolved_task.score(evaluator.run(pack, record["step"])[0].returns))
     finally:
         evaluator.environments.close()
 

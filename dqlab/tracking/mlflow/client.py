@@ -69,19 +69,19 @@ class NewRun:
 class OwnedRuns:
     """Makes the runs of one owner, such as a grid, each of them once.
 
-    Before the first run of a sending is made, the memory notes `unsure`; once all are remembered, `sure` takes that
-    back. Whoever finds the note looks for runs that were made and not remembered, because a process was killed or an
-    answer of the server was lost.
+    Before the first run of a sending is made, the memory notes `creation_pending`; once all are remembered,
+    `creation_done` takes that back. Whoever finds the note looks for runs that were made and not remembered,
+    because a process was killed or an answer of the server was lost.
 
     Args:
         client: MLflow's.
         experiment: gives the experiment's id.
-        memory: with `owner`, a name that nobody else has, and `unsure`.
+        memory: with `owner`, a name that nobody else has, and `creation_pending`.
     """
 
     def __init__(self, client: Any, experiment: Callable[[], str], memory: Memory) -> None:
         self._client, self._find_experiment, self._memory = client, experiment, memory
-        self._was_unsure = bool(memory.state["unsure"])
+        self._creation_was_pending = bool(memory.state["creation_pending"])
 
     @cached_property
     def _experiment(self) -> str:
@@ -90,7 +90,7 @@ class OwnedRuns:
     @cached_property
     def _left_behind(self) -> dict[str, str]:
         """Runs of this owner that MLflow has, by key."""
-        if not self._was_unsure:
+        if not self._creation_was_pending:
             return {}
         wanted = f"tags.`{OWNER}` = '{self._memory.state['owner']}'"
         found = all_runs(self._client, [self._experiment], wanted)
@@ -98,8 +98,8 @@ class OwnedRuns:
 
     def make(self, wanted: Mapping[str, NewRun]) -> dict[str, str]:
         """Ids of new runs, by key."""
-        if wanted and not self._memory.state["unsure"]:
-            self._memory.state["unsure"] = True
+        if wanted and not self._memory.state["creation_pending"]:
+            self._memory.state["creation_pending"] = True
             self._memory.save()
         return {key: self._left_behind.get(key) or self._make(key, new) for key, new in wanted.items()}
 
@@ -109,10 +109,10 @@ class OwnedRuns:
         start = int(new.began * 1000) or None
         return str(self._client.create_run(self._experiment, start, tags, new.name).info.run_id)
 
-    def sure(self) -> None:
+    def creation_done(self) -> None:
         """Every run that was made is remembered."""
-        if self._memory.state["unsure"]:
-            self._memory.state["unsure"] = False
+        if self._memory.state["creation_pending"]:
+            self._memory.state["creation_pending"] = False
             self._memory.save()
 
 

@@ -149,7 +149,7 @@ def send_grid(grid: Path, uri: str, experiment: str, over: bool = False) -> None
     for pack in _open_packs(grid, facts, memory):
         with leaving.damaged():
             _send_pack(client, runs, memory, path_within(pack, grid), over, leaving)
-    runs.sure()
+    runs.creation_done()
     with leaving.damaged():
         _send_end(client, memory, grid, facts, over)
     leaving.tell()
@@ -157,11 +157,18 @@ def send_grid(grid: Path, uri: str, experiment: str, over: bool = False) -> None
 
 def _remembered(grid: Path, uri: str) -> Memory:
     """What is known of earlier sendings; the owner's name stays the same in every store."""
-    empty = {"owner": uuid.uuid4().hex, "unsure": False, "run": "", "status": "RUNNING", "settled": [], "finished": {}}
+    empty = {
+        "owner": uuid.uuid4().hex,
+        "creation_pending": False,
+        "run": "",
+        "status": "RUNNING",
+        "settled": [],
+        "finished": {},
+    }
     empty |= {"versions": False, "report": {}, "reported": 0.0, "began": 0.0}
     memory = Memory(grid / "mlflow.json", uri, empty)
     if owner := memory.forgotten.get("owner"):
-        memory.state |= {"owner": owner, "unsure": True}
+        memory.state |= {"owner": owner, "creation_pending": True}
     return memory
 
 

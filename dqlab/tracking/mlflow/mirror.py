@@ -19,6 +19,7 @@ from typing import IO
 from dqlab.errors import one_line
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow.client import mirror_environment
+from dqlab.tracking.mlflow.sync import send_pending as send_folder
 
 POLL_SECONDS = 5.0
 LONGEST_PAUSE = 60.0
@@ -103,7 +104,6 @@ def main() -> int:
     args = parser.parse_args()
 
     def send(over: bool) -> None:
-        from dqlab.tracking.mlflow.sync import send_pending as send_folder
 
         send_folder(args.run, args.experiment, over)
 

@@ -37,8 +37,6 @@ def sync_to_mlflow(path: Path) -> tuple[Path, str]:
     Raises:
         RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
     """
-    # DROPPED-IMPORT
-
     path = grid_of(path) or path
     facts = read_facts(path)
     os.environ.update(mirror_environment())

@@ -134,17 +134,17 @@ class ExecutionMode:
     preparation = ""
     """What making a program ready takes, where one would notice."""
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """What this machine lacks to run programs on that device this way; empty where nothing is."""
         return ""
 
-    def settle(self, budget: ComputeBudget) -> ExecutionMode:
+    def resolve(self, budget: ComputeBudget) -> ExecutionMode:
         """The mode to use for this budget: itself.
 
         Raises:
             ConfigError: it cannot run on this machine.
         """
-        if lacking := self.missing(budget.device):
+        if lacking := self.unavailable_reason(budget.device):
             raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
         return self
 
@@ -183,7 +183,7 @@ class Compile(ExecutionMode):
     def __init__(self) -> None:
         self._compiled: dict[Any, Callable[[Tensors], Any]] = {}
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """A C++ compiler on a CPU; elsewhere Triton, and what Triton needs."""
         if device.type == "cpu":
             return "" if cpp_compiler() else "a C++ compiler (g++ or clang++, or $CXX)"
@@ -206,7 +206,7 @@ class Compile(ExecutionMode):
 class CudaGraph(ExecutionMode):
     """Recorded once and replayed as one launch; costs a second."""
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """A CUDA device."""
         return "" if device.type == "cuda" else "a CUDA device"
 
@@ -235,9 +235,9 @@ class CompiledCudaGraph(CudaGraph):
         super().__init__()
         self._compile = Compile()
 
-    def missing(self, device: torch.device) -> str:
+    def unavailable_reason(self, device: torch.device) -> str:
         """A CUDA device, or what compiling for it needs."""
-        return super().missing(device) or self._compile.missing(device)
+        return super().unavailable_reason(device) or self._compile.unavailable_reason(device)
 
     def __call__(self, program: Program) -> RunProgram:
         """A replay of the compiled function."""
@@ -270,10 +270,10 @@ class Auto(ExecutionMode):
     It goes by the work, not by a clock: a run that is repeated is executed in the same way.
     """
 
-    def settle(self, budget: ComputeBudget) -> ExecutionMode:
+    def resolve(self, budget: ComputeBudget) -> ExecutionMode:
         """Compiled if all updates together are worth it; the reason says so."""
         pick = PICKS.get(budget.device.type, AutoChoice(Eager, Eager, 0.0))
-        lacking = pick.fast().missing(budget.device)
+        lacking = pick.fast().unavailable_reason(budget.device)
         mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
         work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
         mode.reason = f"compiling needs {lacking}, which is not here" if lacking else work

@@ -19,7 +19,7 @@ WHY = "MuJoCo 2.1's inertias are exact there"
 REPLAY = """
 import warnings
 warnings.simplefilter("ignore")
-from dqlab.doctor.replay import largest_error
+from dqlab.tools.doctor.checks.training import largest_error
 print(*largest_error())
 """
 PEN = """

@@ -19,7 +19,7 @@ SECONDS = 12.0
 PLUGINS = "dqlab.config.plugins"
 LOAD = """
 import contextlib, io
-from dqlab.plugins import load_plugins
+from dqlab.config.plugins import load_plugins
 said = io.StringIO()
 with contextlib.redirect_stderr(said):
     load_plugins()

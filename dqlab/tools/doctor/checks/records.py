@@ -31,8 +31,8 @@ SECONDS = 9.0
 REACHED_WITHIN = 3.0
 SEARCH = """
 import sys
-from dqlab.tracking.mlflow import connect
-connect(sys.argv[1]).search_experiments(max_results=1)
+from dqlab.tracking.mlflow.client import mlflow_client
+mlflow_client(sys.argv[1]).search_experiments(max_results=1)
 """
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 

@@ -19,6 +19,7 @@ import numpy as np
 from dqlab import __version__
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.tasks import tasks
+from dqlab.errors import PACKAGE
 from dqlab.machine import attempt_command, cores, run_isolated
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
 from dqlab.tools.doctor.packages import requirements_of, unmet_requirements
@@ -46,7 +47,7 @@ SOURCE = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { retu
 @register_check(GROUP, "Python", needed=True)
 def python() -> Iterator[DoctorFinding]:
     """The interpreter, and which dqlab it runs."""
-    text = f"{platform.python_version()}; dqlab {__version__} in {Path(__file__).parents[2]}"
+    text = f"{platform.python_version()}; dqlab {__version__} in {PACKAGE}"
     fine = sys.version_info >= OLDEST
     fix = "" if fine else f"dqlab needs Python {OLDEST[0]}.{OLDEST[1]} or later"
     yield DoctorFinding("Python", State.OK if fine else State.BROKEN, text, fix, needed=True)

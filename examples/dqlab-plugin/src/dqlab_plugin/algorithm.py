@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, Trained, algorithms
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
@@ -34,11 +34,11 @@ class DqlabPluginCRR(ActorCritic):
         super().__post_init__()
         check_field(self.n_samples >= 1, self, "n_samples", "at least 1")
 
-    def trained(self, dims: Dims) -> dict[str, Trained]:
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """Critics first, then the actor, which sees the critics just updated."""
         return {
-            "critic": Trained(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
-            "actor": Trained(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
+            "critic": TrainedNetwork(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
+            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
         }
 
     def targets(self) -> dict[str, Target]:
@@ -48,9 +48,9 @@ class DqlabPluginCRR(ActorCritic):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`next_*`: next actions; `bc_*`: the policy's loss; `own_*`: m actions a state; `backup_*`: the critics'."""
         return {
-            **add_prefix("next", self.the_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.the_policy.loss_noise(dims, batch)),
-            **add_prefix("own", self.the_policy.sample_noise(dims, self.n_samples * batch)),
+            **add_prefix("next", self.resolved_policy.sample_noise(dims, batch)),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("own", self.resolved_policy.sample_noise(dims, self.n_samples * batch)),
             **self.backup_noise(dims),
         }
 
@@ -59,15 +59,17 @@ class DqlabPluginCRR(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """TD error against r + discount * Q'(s', a'), a' from the policy's moving average."""
         with torch.no_grad():
-            action = self.the_policy.sample(nets["actor_target"], dims, batch.next_state, strip_prefix("next", noise))
-            following = self.backup(nets, batch.next_state, action, noise)
-        return self.td_loss(nets, batch, following, hyper["discount"])
+            action = self.resolved_policy.sample(
+                nets["actor_target"], dims, batch.next_state, strip_prefix("next", noise)
+            )
+            next_value = self.backup(nets, batch.next_state, action, noise)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of 1[A(s, a) > 0] times the policy's own losses, which stand in for -log pi(a | s)."""
-        losses = self.the_policy.losses(nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise))
+        losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise))
         with torch.no_grad():
             kept = (self.advantage(dims, nets, batch, noise) > 0).to(losses.dtype)
         loss = (kept * losses).mean()
@@ -76,7 +78,7 @@ class DqlabPluginCRR(ActorCritic):
     def advantage(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> Tensor:
         """A(s, a) = Q(s, a) - mean_j Q(s, a_j) (B,), with m actions a_j of the policy's own."""
         state = batch.state.repeat(self.n_samples, 1)
-        own = self.the_policy.sample(nets["actor"], dims, state, strip_prefix("own", noise))
+        own = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("own", noise))
         rank = ensemble_of(nets["critic"]).rank
         baseline = rank(nets["critic"](state, own)).view(self.n_samples, -1).mean(dim=0)
         return rank(nets["critic"](batch.state, batch.action)) - baseline

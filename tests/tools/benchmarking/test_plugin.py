@@ -50,7 +50,7 @@ def test_plain(benchmark):
 
 ORDER = """
 import pytest
-from dqlab.benchmarking.measuring import Measure
+from dqlab.tools.benchmarking.measuring import Measure
 
 def test_order(benchmark):
     now, order, noted = [0.0], [], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import gin
@@ -15,8 +16,8 @@ from made_overrides import load as load_and_build
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
-from dqlab.config.gin_syntax import config_differences
-from dqlab.config.identity import LATER
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError
 from dqlab.runs.experiment import Experiment
@@ -199,7 +200,7 @@ def test_every_gin_file_parses_and_builds(path: Path) -> None:
     if path.name.startswith("collect_") or path.parts[1] == "collect":
         from dqlab.tools.collect.recipe import Collection
 
-        assert Collection().the_task()[0].action_dim > 0
+        assert Collection().resolved_task()[0].action_dim > 0
         return
     if path.parts[1] != "base":
         Experiment().check()
@@ -214,7 +215,7 @@ def test_every_gin_file_parses_and_builds(path: Path) -> None:
 def test_the_papers_files_say_what_the_paper_says(task: str) -> None:
     gin_files.load_gin([ROOT / "gin" / "paper" / f"{task}.gin"])
     experiment = Experiment()
-    algorithm, plan = experiment.the_algorithm, experiment.plan
+    algorithm, plan = experiment.resolved_algorithm, experiment.plan
     lr, eta, max_q_backup, reward, epochs, grad_norm, top_k = PAPER[task]
     assert experiment.task == task
     assert (algorithm.grad_norm, plan.top_k) == (grad_norm, top_k)
@@ -237,7 +238,7 @@ def test_bc_differs_in_what_it_must_only() -> None:
     for name in ("diffql_walker2d.gin", "bc_walker2d.gin"):
         gin_files.load_gin([ROOT / "gin" / name])
         texts.append(gin.config_str(max_line_length=120))
-    assert config_differences(*texts) == ["Experiment.algorithm: 'diffusion_ql' before, 'bc' now"]
+    assert changed_results(*map(parse_bindings, texts)) == ["Experiment.algorithm: 'diffusion_ql' before, 'bc' now"]
 
 
 def test_the_operative_text_reproduces_the_configuration(tmp_path: Path) -> None:
@@ -247,8 +248,8 @@ def test_the_operative_text_reproduces_the_configuration(tmp_path: Path) -> None
     gin_files.load_gin([write(tmp_path, text)])
     again = Experiment()
     again.check()
-    assert again.the_algorithm.eta == 0.25
-    assert config_differences(text, gin_files.operative_text(loaded)) == []
+    assert again.resolved_algorithm.eta == 0.25
+    assert changed_results(parse_bindings(text), parse_bindings(gin_files.operative_text(loaded))) == []
 
 
 def test_the_gin_folder_does_not_shadow_the_library() -> None:
@@ -260,8 +261,8 @@ def test_the_gin_folder_does_not_shadow_the_library() -> None:
 
 def test_a_text_that_is_older_than_a_parameter_ran_with_its_default() -> None:
     old, new = "Experiment.task = 'a'", "Experiment.task = 'a'\nExperiment.env_backend = '{}'"
-    assert config_differences(old, new.format("gymnasium"), (), LATER) == []
-    assert config_differences(old, new.format("d4rl"), (), LATER) == [
+    assert changed_results(*map(parse_bindings, (old, new.format("gymnasium")))) == []
+    assert changed_results(*map(parse_bindings, (old, new.format("d4rl")))) == [
         "Experiment.env_backend: 'gymnasium' before, 'd4rl' now"
     ]
 
@@ -273,5 +274,9 @@ def test_runs_of_diffusion_ql_that_are_older_than_its_rivals_options_are_continu
         Experiment().check()
         now = gin_files.operative_text(loaded)
         later = re.compile(r"^[\w.]*\.(joint_update|norm_after|norm_eps|time_endpoint) = .*\n", re.MULTILINE)
-        found = config_differences(later.sub("", now), now, (), LATER)
+        found = changed_results(*map(parse_bindings, (later.sub("", now), now)))
         assert [line for line in found if "MeanEnsemble" not in line] == changed
+
+
+def test_every_field_of_an_experiment_has_its_place_in_the_identity_of_a_run() -> None:
+    assert set(EXPERIMENT_FIELDS) == {field.name for field in fields(Experiment)}

@@ -26,10 +26,10 @@ from dqlab.analysis.compare.compare import (
     group_runs,
 )
 from dqlab.analysis.results import FailedCell, GridResults
-from dqlab.tracking.mlflow import client as runs_module
+from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.grid import send_grid
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Run = Callable[..., Any]
 GRID = made_grid(values=(2, 5), seeds=6)
@@ -70,7 +70,7 @@ def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
 
 def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid's folder, its packs, its experiment (page by page), and the id of its run."""
-    monkeypatch.setattr(runs_module, "PAGE", 7)
+    monkeypatch.setattr(client_module, "PAGE", 7)
     folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
     send_grid(folder, uri, "steps")
     wanted = compared(folder).as_dict()
@@ -243,7 +243,7 @@ def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     client, fetched = mlflow_client(uri), []
     download = client.download_artifacts
     client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]
-    monkeypatch.setattr(runs, "connect", lambda uri: client)
+    monkeypatch.setattr(runs, "mlflow_client", lambda uri: client)
     find_runs([], "steps", "", uri)
     assert len(fetched) == 4
 

@@ -97,7 +97,7 @@ def test_json_has_all_of_every_part() -> None:
         "name": "progress",
         "annotation": "Progress",
         "set_by": "caller",
-        "default": "silent",
+        "default": "no_progress",
     }
     assert known["task", "hopper-medium-v2"]["gin_example"] == ["Experiment.task = 'hopper-medium-v2'"]
 

@@ -22,19 +22,19 @@ import pytest
 from conftest import ROOT
 from made_grids import TASKS, made_grid
 
-from dqlab import files
+from dqlab import files as files_module
 from dqlab.analysis.report import bibtex, figures, latex, write
 from dqlab.analysis.report.bibtex import parts_used
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
-from dqlab.analysis.report.words import RULE_NAMES, enumerate_names, format_duration, format_points, summary_paragraph
+from dqlab.analysis.report.words import enumerate_names, format_duration, format_points, summary_paragraph
 from dqlab.analysis.report.write import write_report
 from dqlab.analysis.results import FailedCell, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError, RunError
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 QUICK = Report(reps=100)
 REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
@@ -113,7 +113,16 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(report: Path) -> None:
     assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", (report / "index.html").read_text())
     assert [name for name, times in Counter(page.ids).items() if times > 1] == []
-    for text in (*GRID.labels, *TASKS, *RULE_NAMES.values(), REASON, GRID.gin.strip(), "not D4RL", "a paper", "2.13.0"):
+    for text in (
+        *GRID.labels,
+        *TASKS,
+        *map(rule_name, SELECTION_RULES),
+        REASON,
+        GRID.gin.strip(),
+        "not D4RL",
+        "a paper",
+        "2.13.0",
+    ):
         assert text in page.text, text
 
 
@@ -125,7 +134,7 @@ def test_no_scores_without_their_rule_and_caveat(report: Path) -> None:
     assert len(captions) - len(scored) == 2, "only failures and pending cells have no scores"
     head = re.findall(r"<thead>.*?</thead>", (report / "index.html").read_text())[0]
     for rule in SETTINGS.rules:
-        assert head.count(f"<small>{RULE_NAMES[rule]}</small>") == 2
+        assert head.count(f"<small>{rule_name(rule)}</small>") == 2
 
 
 def test_the_sections_come_in_the_readers_order(report: Path) -> None:
@@ -370,7 +379,7 @@ def test_a_failure_while_writing_leaves_the_old_report(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_flush", full)
+        patch.setattr(files_module, "_flush", full)
         with pytest.raises(OSError, match="No space"):
             write_report(nothing_finished(), QUICK, folder)
     assert (folder / "index.html").read_bytes() == before
@@ -382,9 +391,9 @@ import os, signal, sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from made_grids import made_grid
-from dqlab import swap
-swap._replace = lambda new, old: os.kill(os.getpid(), signal.SIGKILL)
-with swap.new_folder(Path(sys.argv[1]), lambda folder: True) as new:
+from dqlab import files
+files._replace = lambda new, old: os.kill(os.getpid(), signal.SIGKILL)
+with files.new_folder(Path(sys.argv[1]), lambda folder: True) as new:
     (new / "index.html").write_text("half")
 """
 
@@ -403,9 +412,9 @@ def test_killed_while_writing_the_old_report_is_there_and_the_next_one_tidies_up
 
 
 def test_systems_that_cannot_exchange_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files_module, "_exchange", lambda one, other: False)
     for text in ("first", "second"):
-        with files.new_folder(tmp_path / "report", lambda folder: True) as new:
+        with files_module.new_folder(tmp_path / "report", lambda folder: True) as new:
             (new / "file").write_text(text)
     assert (tmp_path / "report" / "file").read_text() == "second"
     assert os.listdir(tmp_path) == ["report"]
@@ -419,7 +428,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_package_has_its_files() -> None:
-    package = files("dqlab.analysis.report.write")
+    package = files("dqlab.analysis.report")
     assert all(package.joinpath(name).read_text() for name in ("page.html", "page.css", "sort.js", "references.bib"))
 
 

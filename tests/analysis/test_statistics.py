@@ -17,7 +17,7 @@ from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.statistics.analysis import Analysis, Comparison
 from dqlab.errors import ConfigError
-from dqlab.tracking.records import SELECTION_RULES
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 SETTINGS = Report(reps=200)
 WALKER, HOPPER = TASKS

@@ -137,12 +137,12 @@ def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
     collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=2", "Collection.name='made'")
     loaded = gin_files.load_gin([tmp_path / "made.gin"])
     experiment = Experiment()
-    assert (experiment.task, experiment.the_task.min_score, experiment.the_task.max_score) == (
+    assert (experiment.task, experiment.resolved_task.min_score, experiment.resolved_task.max_score) == (
         "Pendulum-v1",
         -400.0,
         0.0,
     )
-    assert experiment.the_task.score(-100.0) == 75.0
+    assert experiment.resolved_task.score(-100.0) == 75.0
     assert len(experiment.data()) == 2 * 49
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
     tasks.remove("Pendulum-v1")

@@ -119,7 +119,7 @@ def test_no_samples_make_no_figure(tmp_path: Path) -> None:
 def test_diffusion_covers_all_four_modes(tmp_path: Path) -> None:
     """What the figure must show, of a short run: 95% of the samples on modes, and no mode left out.
 
-    A Gaussian fitted to the data has a tenth of its samples there (tests/figures/test_coverage.py).
+    A Gaussian fitted to the data has a tenth of its samples there (tests/tools/bandit/test_coverage.py).
     """
     bindings = ["Training.steps=4_000", "Training.eval_every=4_000", "Tracking.mlflow=False"]
     figure.draw_bandit(tmp_path, bindings, 1000, rows=(DIFFUSION,), console=quiet())

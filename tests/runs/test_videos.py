@@ -19,7 +19,6 @@ from mlflow_stores import fresh_store
 from PIL import Image
 
 from dqlab.algorithms.bc import BehaviourCloning
-from dqlab.cli.sync import sync
 from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.rendering import WAYS, choose_gl
@@ -30,6 +29,7 @@ from dqlab.runs.encoders import GIF_FPS, Mp4, encoding
 from dqlab.runs.evaluate import evaluate_run
 from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
 from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.sync import sync_to_mlflow
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.pack import Pack
 
@@ -77,7 +77,7 @@ def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[s
     takes = studio.takes()
     assert [take.total for take in takes] == result.returns[:2].tolist()
     assert [len(take.actions) for take in takes] == result.lengths[:2].tolist()
-    assert studio.shoot(takes, film) == "64x48, 125 frames/s"
+    assert studio.render_video(takes, film) == "64x48, 125 frames/s"
     count = int(result.lengths[:2].sum()) + 2
     shown = frames(film.path)
     assert len(shown) == count
@@ -87,7 +87,7 @@ def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert apart[begins] < 0.7 * apart[begins - 1], "the second episode begins where the first one did"
     assert apart[begins - 1] > 2 * apart[1], "the first one moves"
     gif = FILM(tmp_path / "a.gif")
-    studio.shoot(takes, gif)
+    studio.render_video(takes, gif)
     every = math.ceil(FPS / GIF_FPS)
     with Image.open(gif.path) as picture:
         assert picture.n_frames == math.ceil(count / every)
@@ -101,7 +101,7 @@ def test_an_episode_that_does_not_repeat_is_told(tmp_path: Path, capsys: pytest.
     studio, _ = evaluated(film := VideoRequest(tmp_path / "a.gif", 1, (64, 48)))
     take = studio.takes()[0]
     take.seed += 1
-    studio.shoot([take], film)
+    studio.render_video([take], film)
     assert "Hopper-v4 does not repeat an episode" in capsys.readouterr().err
 
 
@@ -167,7 +167,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from dqlab.filming.encoders import encoding
+from dqlab.runs.encoders import encoding
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 noise = np.random.default_rng(0)
@@ -247,7 +247,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     few = ("Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False")
     run_pack(run, {name: CELLS[name] for name in ("cell-a", "cell-b")}, *few, "Training.execution='eager'")
     fresh_store(run.parent)
-    sync(run)
+    sync_to_mlflow(run)
     return run
 
 
@@ -272,7 +272,7 @@ def test_a_runs_videos_are_its_artifacts(
     name = "videos/step-000000010"
     assert artifacts(store, trained) == {"cell-a": [], "cell-b": []}
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    sync(trained)
+    sync_to_mlflow(trained)
     assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
     file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
     evaluate_run(trained, str(file), None, None, film=VideoRequest(tmp_path / "b.gif", 1, (64, 48)))

@@ -1,0 +1,31 @@
+"""What every component of a kind must do, for a plugin's own tests.
+
+    from dqlab.testing import check
+    check("noise_schedule", "my_schedule")
+
+    from dqlab.testing import check_plugin
+    check_plugin("my_plugin")        # all that an installed package registers
+
+    from dqlab.testing import check_environment
+    check_environment("my_module:MyEnv-v0")     # before a policy is evaluated there
+
+Each check raises AssertionError with what is wrong.
+"""
+
+from dqlab.tools.conformance.environments import check_environment
+from dqlab.tools.conformance.made import BATCH, DIMS, make_batch, make_noise, one_noise
+from dqlab.tools.conformance.suite import CHECKS, NAMES_ONLY, check, check_plugin, examine
+
+__all__ = [
+    "BATCH",
+    "CHECKS",
+    "DIMS",
+    "NAMES_ONLY",
+    "check",
+    "check_environment",
+    "check_plugin",
+    "examine",
+    "make_batch",
+    "make_noise",
+    "one_noise",
+]

@@ -1,0 +1,1 @@
+"""One file of checks a topic."""

@@ -1,0 +1,153 @@
+"""The house as docs/architecture.md draws it: rooms above each other, files without circles, each name once."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter, defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+HEAVY = {"gymnasium", "h5py", "matplotlib", "mlflow", "mujoco", "pandas", "pydantic", "ray", "rich", "rliable", "scipy"}
+HEAVY |= {"submitit", "stable_baselines3", "torch", "gin"}
+"""Packages that cost much to import, or that need not be there; torch and gin for what reads results only."""
+FILES = sorted((ROOT / "dqlab").rglob("*.py"))
+APART = ROOT / "dqlab" / "envs" / "legacy" / "d4rl_worker"
+"""A program of its own, for the original stack's interpreter."""
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES if not path.is_relative_to(APART)}
+
+
+def floors() -> dict[str, int]:
+    """Rooms and loose files, the lowest first, as the page draws them."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = re.search(r"```\n(cli .*?)```", page, re.DOTALL)
+    assert drawn is not None
+    rows = [re.split(r"\s{2,}", line)[0].split() for line in drawn[1].splitlines()]
+    return {room: height for height, row in enumerate(reversed(rows)) for room in row}
+
+
+FLOORS = floors()
+
+
+@cache
+def imports(module: str) -> dict[str, str]:
+    """What a file imports of dqlab's, and whether at its `top` or `inside` a function; types only are left out."""
+    tree = ast.parse(MODULES[module].read_text())
+    typing = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "dqlab" and id(node) not in typing:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                target = whole if whole in MODULES else str(node.module)
+                if target != module:
+                    found[target] = "top" if node in tree.body else found.get(target, "inside")
+    return found
+
+
+@cache
+def packages(module: str) -> frozenset[str]:
+    """Heavy packages that importing a file brings in."""
+    found: set[str] = set()
+    todo, seen = [module], {module}
+    while todo:
+        each = todo.pop()
+        for node in ast.parse(MODULES[each].read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found |= {name.split(".")[0] for name in names} & HEAVY
+        for other, where in imports(each).items():
+            if where == "top" and other not in seen:
+                seen.add(other)
+                todo.append(other)
+    return frozenset(found)
+
+
+def room(module: str) -> str:
+    return ([*module.split("."), "dqlab"])[1]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down(module: str) -> None:
+    above = [other for other in imports(module) if FLOORS[room(other)] > FLOORS[room(module)]]
+    assert not above, f"{module} imports {above} from above"
+
+
+def test_every_room_is_drawn() -> None:
+    assert set(FLOORS) == {room(module) for module in MODULES}
+
+
+def test_no_circle_of_files() -> None:
+    left = {module: set(imports(module)) for module in MODULES}
+    while ready := [module for module, others in left.items() if not others & set(left)]:
+        for module in ready:
+            del left[module]
+    assert not left, f"in circles, or above one: {sorted(left)}"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if room(name) != "cli"))
+def test_imports_inside_of_functions_keep_a_heavy_package_away(module: str) -> None:
+    idle = [
+        other
+        for other, where in imports(module).items()
+        if where == "inside" and not packages(other) - packages(module)
+    ]
+    assert not idle, f"{module}: import {idle} at the top"
+
+
+def test_the_analysis_needs_neither_gin_nor_torch() -> None:
+    for module in MODULES:
+        if room(module) == "analysis":
+            assert not packages(module) & {"gin", "torch"}, module
+
+
+def test_a_class_has_its_name_to_itself() -> None:
+    places = defaultdict(list)
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+ALONE = {"add", "check", "draw", "facts", "find", "forget", "load", "make", "measure", "read", "record", "report"}
+ALONE |= {"run", "save", "send", "show", "write"}
+RETIRED = {"Asked", "Board", "Contents", "Fixed", "Guarded", "Ladder", "Lasting", "Leaving", "Ledger", "Of", "Outline"}
+RETIRED |= {"Parcel", "Pick", "Reader", "Scene", "Sent", "Standing", "Stops", "Studio", "Take", "Tell", "Vault", "View"}
+RETIRED |= {"Watch", "Widths", "bring", "finish_replica", "is_d4rls", "mendable", "nobody", "read_directly", "rehearse"}
+RETIRED |= {"send_rest", "settle", "shoot", "take_in", "watched"}
+
+
+def test_names_say_what_they_mean_where_they_are_read() -> None:
+    """Verbs that say nothing alone, words that only this house had, and definite articles."""
+    found = Counter(
+        (module, node.name)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and (node.name in RETIRED or node.name.startswith("the_"))
+    )
+    found += Counter(
+        (module, node.name)
+        for module, path in MODULES.items()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name in ALONE and (module, node.name) not in PUBLIC
+    )
+    assert not found
+
+
+PUBLIC = {("dqlab.tools.conformance.suite", "check")}
+"""A plugin's tests call it by this name."""
