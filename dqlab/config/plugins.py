@@ -1,4 +1,4 @@
-"""Plugins: packages that register parts, found by the entry-point group `dqlab.config.plugins` or named by the user."""
+"""Plugins: packages that register parts, found by the entry-point group `dqlab.plugins` or named by the user."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def all_or_nothing(package: str) -> Iterator[None]:
         raise
 
 
-GROUP = "dqlab.config.plugins"
+GROUP = "dqlab.plugins"
 
 
 def load_plugins(modules: Sequence[str] = ()) -> None:

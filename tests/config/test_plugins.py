@@ -41,12 +41,12 @@ def schedule(function: str, name: str = "flat") -> str:
 
 
 def install(folder: Path, name: str, code: str, point: str = "") -> dict[str, str]:
-    """Lay a distribution with a `dqlab.config.plugins` entry point where Python finds it; returns the environment."""
+    """Lay a distribution with a `dqlab.plugins` entry point where Python finds it; returns the environment."""
     (folder / f"{name}.py").write_text(code)
     info = folder / f"{name}-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text(f"[dqlab.config.plugins]\n{name} = {point or name}\n")
+    (info / "entry_points.txt").write_text(f"[dqlab.plugins]\n{name} = {point or name}\n")
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 

@@ -59,7 +59,7 @@ def check_plugin(name: str) -> None:
     """Put every part that a plugin registers through `check`.
 
     Args:
-        name: the plugin's entry point in the group `dqlab.config.plugins`, its distribution, or a module.
+        name: the plugin's entry point in the group `dqlab.plugins`, its distribution, or a module.
 
     Raises:
         AssertionError: parts that fail, one a line with what is wrong; or the plugin registers none.

@@ -43,7 +43,7 @@ def broken_plugin(folder: Path) -> str:
     facts = folder / "bad_lab-1.0.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-lab\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[dqlab.config.plugins]\nbadlab = bad_lab_module\n")
+    (facts / "entry_points.txt").write_text("[dqlab.plugins]\nbadlab = bad_lab_module\n")
     (folder / "bad_lab_module.py").write_text("raise ImportError('no such thing')\n")
     return str(folder)
 

@@ -16,7 +16,7 @@ from dqlab.tools.doctor.packages import has_extra
 GROUP = "More"
 REACHED_WITHIN = 3.0
 SECONDS = 12.0
-PLUGINS = "dqlab.config.plugins"
+PLUGINS = "dqlab.plugins"
 LOAD = """
 import contextlib, io
 from dqlab.config.plugins import load_plugins
