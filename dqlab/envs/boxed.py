@@ -113,4 +113,5 @@ def _check_observations(env_id: str, space: Any) -> None:
         )
 
 
-gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed_environment")
+boxed = boxed_environment  # the name by which collected datasets know it
+gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")
