@@ -65,7 +65,7 @@ def check_reference(settings: Report) -> None:
 
 
 def _check_rule(rule: Any, place: str) -> None:
-    if rule not in SELECTION_RULES:
+    if not isinstance(rule, str) or rule not in SELECTION_RULES:
         raise ConfigError(f"{place}{rule!r} is no selection rule. {nearest_of_few(str(rule), SELECTION_RULES)}")
 
 
