@@ -45,6 +45,9 @@ class ActorCritic(Algorithm):
     lr_schedule: str = "constant"
     grad_norm: float = 0.0
 
+    next_actor: ClassVar[str] = "actor"
+    """The network, or target, whose samples are the next actions in the TD target."""
+
     averages_critics: ClassVar[bool] = False
     """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
 
@@ -65,11 +68,13 @@ class ActorCritic(Algorithm):
         """The selection, configured."""
         return selections.choose(self.selection)()
 
-    @abstractmethod
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the critics descend, and scalars to report."""
+        """The critics' loss against r + discount * (1 - terminal) * `next_value`."""
+        with torch.no_grad():
+            next_value = self.next_value(dims, nets, batch.next_state, noise, hyper)
+        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     @abstractmethod
     def actor_loss(
@@ -95,6 +100,23 @@ class ActorCritic(Algorithm):
     def targets(self) -> dict[str, Target]:
         """The critics' moving averages."""
         return {"critic_target": Target("critic", "tau")}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What `next_value` needs, the policy's own loss (`bc_*`), and the actor's own actions (`actor_*`)."""
+        return {
+            **self.next_value_noise(dims, batch),
+            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
+            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
+        }
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """The randomness of that many next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
+        return {**add_prefix("target", self.resolved_policy.sample_noise(dims, rows)), **self.backup_noise(dims)}
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """What next states (B, S) are worth in the TD target, (B, Z): the backup of an action of `next_actor`."""
+        action = self.resolved_policy.sample(nets[self.next_actor], dims, next_state, strip_prefix("target", noise))
+        return self.backup(nets, next_state, action, noise)
 
     def backup_noise(self, dims: Dims) -> dict[str, NoiseSpec]:
         """What the ensemble needs to make a TD target, as `backup_*`."""
@@ -123,19 +145,13 @@ class ActorCritic(Algorithm):
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
         return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
 
-    def next_value(self, dims: Dims, nets: Nets, actor: str, next_state: Tensor, noise: Noise) -> Tensor:
-        """The backup (B, Z) of next actions, sampled by the network of that name from noise `target_*`; no gradient."""
-        with torch.no_grad():
-            action = self.resolved_policy.sample(nets[actor], dims, next_state, strip_prefix("target", noise))
-            return self.backup(nets, next_state, action, noise)
-
-    def q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor, same: bool = False) -> Tensor:
-        """-mean Q_i(s, a) / mean |Q_j(s, a)| for actions (B, A); a fair coin says which critic is i.
+    def q_loss(self, nets: Nets, state: Tensor, action: Tensor, critic_index: Tensor, same: bool = False) -> Tensor:
+        """-mean Q_i(s, a) / mean |Q_j(s, a)| for actions (B, A); `critic_index` (0 or 1, a fair coin) is i.
 
         The denominator, through which no gradient flows, makes the term's weight independent of the rewards' scale
         (Fujimoto & Gu 2021, section 5). j is the other critic, as in Diffusion-QL's code, or i itself where `same`.
         """
-        ascended, other = ensemble_of(nets["critic"]).actor_objective(nets["critic"](state, action), coin)
+        ascended, other = ensemble_of(nets["critic"]).actor_objective(nets["critic"](state, action), critic_index)
         return -ascended.mean() / (ascended if same else other).abs().mean().detach()
 
     def first_q(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
@@ -152,12 +168,12 @@ class ActorCritic(Algorithm):
         """A candidate action (B, A) for each state (B, S), by the online (not averaged) actor."""
         return self.resolved_policy.sample(nets["actor"], dims, state, noise)
 
-    def propose_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """The randomness that `propose` needs."""
+    def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """The randomness that `sample_action` needs."""
         return self.resolved_policy.sample_noise(dims, rows)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """What is done where a single candidate is wanted; `noise` is that of `propose`."""
+        """What is done where a single candidate is wanted; `noise` is that of `sample_action`."""
         return self.resolved_policy.act(nets["actor"], dims, state, noise)
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor | None:
@@ -166,7 +182,7 @@ class ActorCritic(Algorithm):
 
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Noise of the C * B candidates (`chain_*`) and of the selection (`select_*`)."""
-        candidates = self.propose_noise(dims, self.resolved_selection.n_candidates * batch)
+        candidates = self.sample_action_noise(dims, self.resolved_selection.n_candidates * batch)
         return {**add_prefix("chain", candidates), **add_prefix("select", self.resolved_selection.noise(batch))}
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:

@@ -132,8 +132,8 @@ class Algorithm(ABC):
         """Actions (B, A) that the learned policy draws by itself for states (B, S), unranked: by default it acts."""
         return self.act(dims, nets, state, noise)
 
-    def propose_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """The randomness that `propose` needs for that many states."""
+    def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """The randomness that `sample_action` needs for that many states."""
         return self.act_noise(dims, rows)
 
     def hyper(self) -> dict[str, float]:

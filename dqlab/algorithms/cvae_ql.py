@@ -16,7 +16,7 @@ from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, Policy, strip_prefix
 from dqlab.policies.selection import Selection
 
 
@@ -63,14 +63,15 @@ class CVAEQL(ActorCritic):
         """Averages of the perturbation and of the critics."""
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`bc_*`: the generative model's loss; `target_*`: B * backup_candidates next actions; `actor_*`: actions."""
-        return {
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch * self.backup_candidates)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            **self.backup_noise(dims),
-        }
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of B * backup_candidates next actions, a state's candidates side by side."""
+        return super().next_value_noise(dims, rows * self.backup_candidates)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The aggregated value (B, Z) of the best candidate."""
+        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
+        action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
+        return best_value(self.backup(nets, state, action, noise), self.backup_candidates)
 
     def generator_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -80,17 +81,6 @@ class CVAEQL(ActorCritic):
             nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value."""
-        with torch.no_grad():
-            state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
-            action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
-            values = self.backup(nets, state, action, noise)
-            next_value = best_value(values, self.backup_candidates)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_of
@@ -14,7 +13,7 @@ from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection
 
 
@@ -59,29 +58,18 @@ class DiffusionQL(ActorCritic):
         return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`target_*` drives the next actions, `bc_*` the denoising loss, `actor_*` the actor's own actions.
+        """As in `ActorCritic`, and the coin of `q_loss`."""
+        return {**super().update_noise(dims, batch), "coin": integers(2)}
 
-        With `max_q_backup`, rows of `target_*` are B * backup_candidates, a state's candidates side by side.
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """With `max_q_backup`, of B * backup_candidates next actions, a state's candidates side by side."""
+        return super().next_value_noise(dims, rows * self.backup_candidates if self.max_q_backup else rows)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The backup (B, Z) of the averaged actor's next action; with `max_q_backup`, of each critic's best candidate.
+
+        The best one is taken before the critics are aggregated, as in the official code.
         """
-        rows = batch * self.backup_candidates if self.max_q_backup else batch
-        return {
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, rows)),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            **self.backup_noise(dims),
-            "coin": integers(2),
-        }
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
-        with torch.no_grad():
-            next_value = self._following(dims, nets, batch.next_state, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
-
-    def _following(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise) -> Tensor:
-        """Target values (B, Z) of the averaged actor's next action; with max_q_backup, each critic's best candidate."""
         candidates = self.backup_candidates if self.max_q_backup else 1
         state = next_state.repeat_interleave(candidates, dim=0) if candidates > 1 else next_state
         action = self.resolved_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))

@@ -50,6 +50,8 @@ class EDP(ActorCritic):
     joint_update: bool = True
     clips_members: bool = True
 
+    next_actor = "actor_ema"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.ema_every >= 1, self, "ema_every", "at least 1")
@@ -84,20 +86,9 @@ class EDP(ActorCritic):
         return ensemble_of(nets["critic"]).ranking_value(nets["critic"](state, action))
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`target_*`: the next actions; `bc_*`: the denoising loss and, with it, the reconstruction."""
-        return {
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **self.backup_noise(dims),
-            "coin": integers(2),
-        }
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
-        next_value = self.next_value(dims, nets, "actor_ema", batch.next_state, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
+        """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""
+        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
+        return {**self.next_value_noise(dims, batch), **bc_noise, "coin": integers(2)}
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -65,21 +65,13 @@ class FQL(ActorCritic):
         return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`target_*`: the next actions; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
+        """What `next_value` needs; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
         return {
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
+            **self.next_value_noise(dims, batch),
             **add_prefix("flow", self.resolved_flow.flow_noise(dims, batch)),
             **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            **self.backup_noise(dims),
             "coin": integers(2),
         }
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * mean_j Q'_j(s', a'), a' by the one-step policy."""
-        next_value = self.next_value(dims, nets, "actor", batch.next_state, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -93,6 +85,10 @@ class FQL(ActorCritic):
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/distill_loss": distill_loss}
         return loss, detach_info({**info, "actor/q_loss": q_loss})
 
-    def _q_loss(self, nets: Nets, state: Tensor, action: Tensor, coin: Tensor) -> Tensor:
+    def _q_loss(self, nets: Nets, state: Tensor, action: Tensor, critic_index: Tensor) -> Tensor:
         """-mean Q of one-step actions, normalised if `normalise_q`."""
-        return self.q_loss(nets, state, action, coin) if self.normalise_q else -self.first_q(nets, state, action).mean()
+        return (
+            self.q_loss(nets, state, action, critic_index)
+            if self.normalise_q
+            else -self.first_q(nets, state, action).mean()
+        )

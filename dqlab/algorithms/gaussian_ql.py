@@ -12,7 +12,7 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, Policy, strip_prefix
 
 
 @algorithms.register(
@@ -34,6 +34,8 @@ class GaussianQL(ActorCritic):
     policy: str | Callable[[], Policy] = "gaussian"
     eta: float = 1.0
 
+    next_actor = "actor_target"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.eta >= 0, self, "eta", "at least 0")
@@ -43,21 +45,8 @@ class GaussianQL(ActorCritic):
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`target_*`: the next actions; `bc_*`: the likelihood; `actor_*`: the actor's own actions."""
-        return {
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            **self.backup_noise(dims),
-            "coin": integers(2),
-        }
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', a'), a' by the averaged actor."""
-        next_value = self.next_value(dims, nets, "actor_target", batch.next_state, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
+        """As in `ActorCritic`, and the coin of `q_loss`."""
+        return {**super().update_noise(dims, batch), "coin": integers(2)}
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

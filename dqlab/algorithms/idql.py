@@ -11,7 +11,6 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.algorithms.implicit_q import ImplicitQ
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
-from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection
 
@@ -52,10 +51,6 @@ class IDQL(ImplicitQ):
     def targets(self) -> dict[str, Target]:
         """Averages of the actor and of the critics."""
         return {"actor_ema": Target("actor", "ema_rate"), **super().targets()}
-
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What the denoising loss needs."""
-        return self.resolved_policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

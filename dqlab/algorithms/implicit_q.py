@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
@@ -15,6 +13,7 @@ from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
+from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims
 
 
@@ -70,16 +69,10 @@ class ImplicitQ(ActorCritic):
         loss = self._asymmetric(self.advantage(nets, batch)).mean()
         return loss, detach_info({"value/loss": loss})
 
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * V(s') (Kostrikov et al. 2022, section 4)."""
-        with torch.no_grad():
-            next_value = self.state_value(nets, batch.next_state).unsqueeze(-1)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What the policy's own loss needs: values are learned without actions of its own."""
+        return self.resolved_policy.loss_noise(dims, batch)
 
-    @abstractmethod
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """How the policy is extracted from Q and V."""
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """V(s') (B, 1) (Kostrikov et al. 2022, section 4)."""
+        return self.state_value(nets, next_state).unsqueeze(-1)

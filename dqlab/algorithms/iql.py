@@ -12,7 +12,6 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
-from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, Policy
 
 
@@ -39,10 +38,6 @@ class IQL(ImplicitQ):
         super().__post_init__()
         check_field(self.beta >= 0, self, "beta", "at least 0")
         check_field(self.max_weight > 0, self, "max_weight", "positive")
-
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What the policy's own loss needs."""
-        return self.resolved_policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

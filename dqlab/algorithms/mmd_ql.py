@@ -72,6 +72,7 @@ class MMDQL(ActorCritic):
     """
 
     selection_loss = "actor/mmd"
+    next_actor = "actor_target"
     structural = ("match_noise_clip", "multiplier_spread")
 
     policy: str | Callable[[], Policy] = "gaussian"
@@ -122,13 +123,21 @@ class MMDQL(ActorCritic):
         ours = policy.sample_noise(dims, matched)
         return {
             **add_prefix("bc", generator.loss_noise(dims, batch)),
-            **add_prefix("target", policy.sample_noise(dims, batch * self.backup_candidates)),
+            **self.next_value_noise(dims, batch),
             **add_prefix("actor", policy.sample_noise(dims, batch)),
             **add_prefix("ours", {name: clipped(spec, self.match_noise_clip) for name, spec in ours.items()}),
             **add_prefix("theirs", generator.sample_noise(dims, matched)),
-            **self.backup_noise(dims),
             "coin": integers(2),
         }
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of B * backup_candidates next actions, a state's candidates side by side."""
+        return super().next_value_noise(dims, rows * self.backup_candidates)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The aggregated value (B, Z) of the best candidate."""
+        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
+        return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
 
     def generator_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -138,14 +147,6 @@ class MMDQL(ActorCritic):
             nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * the best candidate's aggregated value."""
-        state = batch.next_state.repeat_interleave(self.backup_candidates, dim=0)
-        values = self.next_value(dims, nets, "actor_target", state, noise)
-        return self.td_loss(nets, batch, best_value(values, self.backup_candidates), hyper["discount"])
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -13,7 +13,7 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, normal
-from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, Policy, strip_prefix
 
 
 @algorithms.register("td3_bc", source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018")
@@ -54,28 +54,15 @@ class TD3BC(ActorCritic):
         return {f"{source}_target": Target(source, "tau", every, offset=every - 1) for source in ("actor", "critic")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`smoothing` on the next actions; what the policy needs for those (`target_*`), BC and its own actions."""
-        return {
-            "smoothing": normal(batch, dims.action),
-            **add_prefix("target", self.resolved_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-            **self.backup_noise(dims),
-        }
+        """As in `ActorCritic`, and `smoothing` of the next actions."""
+        return {"smoothing": normal(batch, dims.action), **super().update_noise(dims, batch)}
 
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The critics' loss against r + discount * (1 - terminal) * min_j Q'_j(s', pi'(s') + clipped noise)."""
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The backup (B, Z) of pi'(s') + clipped noise: target policy smoothing."""
         bound, clip = dims.max_action, hyper["smoothing_clip"]
-        with torch.no_grad():
-            action = self.resolved_policy.sample(
-                nets["actor_target"], dims, batch.next_state, strip_prefix("target", noise)
-            )
-            shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
-            smoothed = (action + bound * shift).clamp(-bound, bound)
-            next_value = self.backup(nets, batch.next_state, smoothed, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
+        action = self.resolved_policy.sample(nets["actor_target"], dims, next_state, strip_prefix("target", noise))
+        shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
+        return self.backup(nets, next_state, (action + bound * shift).clamp(-bound, bound), noise)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -88,12 +88,12 @@ class CriticEnsemble(nn.Module):
         """The critics' loss, a scalar, of outputs (M, B, Z) against TD targets (B, Z'): summed mean squared errors."""
         return (outputs - target).square().mean(dim=(1, 2)).sum()
 
-    def actor_objective(self, q: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
-        """The values (B,) that the actor ascends and those that scale its loss, from q (M, B) and a fair coin.
+    def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
+        """The values (B,) that the actor ascends and those that scale its loss, from q (M, B).
 
-        The coin (0 or 1) says which of the first two critics is ascended; the other one scales.
+        `critic_index` (0 or 1, a fair coin) says which of the first two critics is ascended; the other one scales.
         """
-        first = (coin == 0).unsqueeze(-1)
+        first = (critic_index == 0).unsqueeze(-1)
         return torch.where(first, q[0], q[1]), torch.where(first, q[1], q[0])
 
     def ranking_value(self, q: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class AggregatedEnsemble(QEnsemble):
         """The next state's aggregated value (B, 1), of outputs (M, B, 1)."""
         return self.aggregate(outputs)
 
-    def actor_objective(self, q: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
+    def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
         """The aggregated value (B,), which the actor ascends, and again, to scale its loss."""
         value = self.aggregate(q)
         return value, value
@@ -270,9 +270,9 @@ class SoftClippedEnsemble(AggregatedEnsemble):
         check_field(0 <= self.weight <= 1, self, "weight", "between 0 and 1")
         check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
 
-    def actor_objective(self, q: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
-        """One of the first two values (B,) by the coin, which the actor ascends, and the other, to scale its loss."""
-        return CriticEnsemble.actor_objective(self, q, coin)
+    def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
+        """The one of the first two values (B,) which the actor ascends, and the other, to scale its loss."""
+        return CriticEnsemble.actor_objective(self, q, critic_index)
 
     def aggregate(self, values: Tensor) -> Tensor:
         """The weighted sum of minimum and maximum (...) of values (M, ...)."""

@@ -46,7 +46,7 @@ def shared_hyperparameters(algorithm: Algorithm, dims: Dims) -> set[str]:
     pack = Pack([watched], dims, [0])
     smoke_test(pack)
     state = torch.zeros(1, 2, dims.state, dtype=pack.dtype)
-    pack.sample_action(state, made_up_noise(pack, watched.propose_noise(dims, 2)))
+    pack.sample_action(state, made_up_noise(pack, watched.sample_action_noise(dims, 2)))
     return read & set(algorithm.hyper())
 
 

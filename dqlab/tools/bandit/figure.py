@@ -102,7 +102,7 @@ def policy_samples(path: Path, count: int) -> NDArray[Any]:
     weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
-    noise = draw_noise(pack.algorithm.propose_noise(pack.dims, count), generator, pack.dtype, count=1)
+    noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
     state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
     return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
 

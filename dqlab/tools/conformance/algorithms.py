@@ -74,10 +74,10 @@ def _check_packed(algorithm: Algorithm) -> None:
 
 
 def _check_acts_packed(packed: Pack, row: int, alone: Pack) -> None:
-    """A replica of a pack acts, and proposes, as it does alone."""
-    specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.propose_noise(DIMS, BATCH)
+    """A replica of a pack acts, and samples actions, as it does alone."""
+    specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.sample_action_noise(DIMS, BATCH)
     state = make_batch().state
-    for doing, spec in zip(("act", "propose"), specs, strict=True):
+    for doing, spec in zip(("act", "sample_action"), specs, strict=True):
         noise = make_noise(spec)
         wanted = getattr(alone, doing)(state, noise)[0]
         both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}

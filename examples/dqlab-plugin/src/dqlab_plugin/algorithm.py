@@ -1,13 +1,12 @@
 """An algorithm: what is trained, in which order, with which losses; written for one replica."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of
@@ -30,40 +29,20 @@ class DqlabPluginCRR(ActorCritic):
 
     n_samples: int = 4
 
+    next_actor = "actor_target"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.n_samples >= 1, self, "n_samples", "at least 1")
 
-    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics first, then the actor, which sees the critics just updated."""
-        return {
-            "critic": TrainedNetwork(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
-            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
-        }
-
     def targets(self) -> dict[str, Target]:
-        """Moving averages of both networks: `actor_target` and `critic_target`."""
+        """Moving averages of both networks: `actor_target`, which gives the next actions, and `critic_target`."""
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`next_*`: next actions; `bc_*`: the policy's loss; `own_*`: m actions a state; `backup_*`: the critics'."""
-        return {
-            **add_prefix("next", self.resolved_policy.sample_noise(dims, batch)),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("own", self.resolved_policy.sample_noise(dims, self.n_samples * batch)),
-            **self.backup_noise(dims),
-        }
-
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """TD error against r + discount * Q'(s', a'), a' from the policy's moving average."""
-        with torch.no_grad():
-            action = self.resolved_policy.sample(
-                nets["actor_target"], dims, batch.next_state, strip_prefix("next", noise)
-            )
-            next_value = self.backup(nets, batch.next_state, action, noise)
-        return self.td_loss(nets, batch, next_value, hyper["discount"])
+        """Of the next actions and the policy's loss (`target_*`, `bc_*`), and of m actions a state (`actor_*`)."""
+        own = self.resolved_policy.sample_noise(dims, self.n_samples * batch)
+        return {**super().update_noise(dims, batch), **add_prefix("actor", own)}
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
@@ -78,7 +57,7 @@ class DqlabPluginCRR(ActorCritic):
     def advantage(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> Tensor:
         """A(s, a) = Q(s, a) - mean_j Q(s, a_j) (B,), with m actions a_j of the policy's own."""
         state = batch.state.repeat(self.n_samples, 1)
-        own = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("own", noise))
-        rank = ensemble_of(nets["critic"]).rank
+        own = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("actor", noise))
+        rank = ensemble_of(nets["critic"]).ranking_value
         baseline = rank(nets["critic"](state, own)).view(self.n_samples, -1).mean(dim=0)
         return rank(nets["critic"](batch.state, batch.action)) - baseline
