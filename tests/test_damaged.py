@@ -41,8 +41,7 @@ from dqlab.tracking.mlflow.run import send_run
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
-from dqlab.training.loop import ReplicaStates
-from dqlab.training.model_selection import Evaluated
+from dqlab.training.replica_states import ReplicaStates
 
 CASES, SEED = int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLAB_FUZZ_SEED", "0"))
 SMALL = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
@@ -166,9 +165,7 @@ def use_run(run: Path) -> None:
 def _restore(folder: RunFolder, state: Any) -> None:
     if state:
         replicas = folder.replicas()
-        ReplicaStates(replicas, folder, state)
-        for done in state["evaluations"].values():
-            [Evaluated(**each).as_dict() for each in done]
+        ReplicaStates(replicas, folder, state).record()
         for replica in replicas:
             Journal(folder.replica(replica.name) / "metrics.jsonl", state["journal"].get(replica.name, 0))
 

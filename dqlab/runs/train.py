@@ -34,9 +34,10 @@ from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ExecutionMode, name_of
-from dqlab.training.loop import Loop, ReplicaFailure
+from dqlab.training.loop import Loop, RunCallbacks, no_context
 from dqlab.training.model_selection import Evaluated, FailedEvaluation, official_result, select_checkpoints
 from dqlab.training.pack import Pack
+from dqlab.training.replica_states import ReplicaFailure
 
 
 def write_own_config(experiment: Experiment, folder: RunFolder, replica: Replica, text: str, execution: str) -> None:
@@ -117,8 +118,8 @@ def ignore_event(event: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class RunCallbacks:
-    """Passes on what a loop tells: to the display, to a listener, and how it executes to run.json for a resume.
+class TrainingCallbacks(RunCallbacks):
+    """Passes on what happens in a loop: to the display, to a listener, and how it executes to run.json for a resume.
 
     Attributes:
         tell: told `progress` (`updates_per_second`), `evaluated` (`scores`: replica -> mean score), `saved`, each with
@@ -130,7 +131,7 @@ class RunCallbacks:
     experiment: Experiment
     tell: OnEvent = ignore_event
 
-    def executes(self, mode: ExecutionMode) -> None:
+    def on_execution(self, mode: ExecutionMode) -> None:
         """Say how updates are executed, and why."""
         name, configured = name_of(mode), self.experiment.plan.execution
         self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
@@ -139,27 +140,27 @@ class RunCallbacks:
         if mode.preparation:
             self.display.say(mode.preparation)
 
-    def logged(self, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, step: int, metrics: dict[str, float]) -> None:
         """Means of the losses."""
         self.display.logged(step, metrics)
         self.tell({"event": "progress", "step": step, "updates_per_second": metrics["updates_per_second"]})
 
-    def evaluated(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+    def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
         """An evaluation."""
         known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.resolved_replicas]
         self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 
-    def evaluation_failed(self, what: str) -> None:
+    def on_failed_evaluation(self, reason: str) -> None:
         """An evaluation without a score."""
-        print(f"dqlab: warning: {what}", file=sys.stderr)
+        print(f"dqlab: warning: {reason}", file=sys.stderr)
 
-    def saved(self, step: int) -> None:
+    def on_checkpoint(self, step: int) -> None:
         """A checkpoint."""
         self.tell({"event": "saved", "step": step})
 
-    def failed(self, name: str, reason: str) -> None:
+    def on_replica_failure(self, name: str, reason: str) -> None:
         """A replica's failure."""
         self.display.say(f"failed: {reason}")
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
@@ -220,7 +221,7 @@ def train(
         quiet: no progress.
         profile: record some updates with torch's profiler.
         console: where progress goes.
-        tell: told of events: `started` (`step`, `steps`, `execution`), and those of `Watch`.
+        tell: told of events: `started` (`step`, `steps`, `execution`), and those of `TrainingCallbacks`.
         stop: when it is set, the run saves its state after the update under way and ends.
         typed: bindings of the command line, which must be read; then gin files are warned of, too. None asks nothing.
 
@@ -247,24 +248,29 @@ def train(
         reopen_run(path)
     display_of = Display(experiment.plan.steps, known["caveat"], quiet, console, known["scored"])
     with _recording_an_end(folder), display_of as display:
-        watch = RunCallbacks(display, folder, experiment, tell)
-        loop = _make_ready(pack, data, evaluator, watch, before, stop)
+        callbacks = TrainingCallbacks(display, folder, experiment, tell)
+        loop = _make_ready(pack, data, evaluator, callbacks, before, stop)
         mirror = Mirror(path, known["mlflow_experiment"]) if tracking.mlflow else None
-        recorder = _watch(loop, folder) if profile else None
-        loop.run()
+        recorder = ProfileRecorder(pack, loop.plan, name_of(loop.mode), folder.profile) if profile else None
+        loop.run(recorder.record_update if recorder else no_context)
     summaries = {
         replica.name: write_replica_results(
-            experiment, folder, replica, loop.evaluations[replica.name], loop.failed_evaluations[replica.name], known
+            experiment,
+            folder,
+            replica,
+            loop.states.evaluations[replica.name],
+            loop.states.failed_evaluations[replica.name],
+            known,
         )
         for replica in experiment.resolved_replicas
-        if replica.name not in loop.standing.failed
+        if replica.name not in loop.states.failed
     }
     if not tracking.keep_checkpoints:
         prune(folder, summaries)
     folder.write_facts(state="finished" if summaries else "failed")
     sent = mirror.close(tracking.patience) if mirror else None
     about = _about_profile(recorder) if recorder else ()
-    finished = Finished(folder, summaries, loop.standing.failed, known, sent, about)
+    finished = Finished(folder, summaries, loop.states.failed, known, sent, about)
     if not summaries:
         finished.check_complete()
     return finished
@@ -285,7 +291,7 @@ def _make_ready(
     pack: Pack,
     data: Transitions,
     evaluator: Evaluator,
-    watch: RunCallbacks,
+    callbacks: TrainingCallbacks,
     before: Mapping[str, Any],
     stop: Event | None,
 ) -> Loop:
@@ -293,7 +299,7 @@ def _make_ready(
 
     `before` is run.json of the run that is continued, or empty.
     """
-    experiment, folder, started = watch.experiment, watch.folder, time.monotonic()
+    experiment, folder, started = callbacks.experiment, callbacks.folder, time.monotonic()
     loop = Loop(
         experiment.plan,
         pack,
@@ -302,27 +308,19 @@ def _make_ready(
         evaluator.roll_out,
         experiment.resolved_task,
         folder,
-        watch,
+        callbacks,
         experiment.mode(before),
         bool(before),
         stop,
     )
-    watch.display.say(f"ready after {time.monotonic() - started:.0f} s")
+    callbacks.display.say(f"ready after {time.monotonic() - started:.0f} s")
     if loop.step:
-        watch.display.say(f"resuming at step {loop.step:,}")
+        callbacks.display.say(f"resuming at step {loop.step:,}")
     execution, text = name_of(loop.mode), read_text(folder.config)
     for replica in experiment.resolved_replicas:
         write_own_config(experiment, folder, replica, text, execution)
-    watch.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
+    callbacks.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
     return loop
-
-
-def _watch(loop: Loop, folder: RunFolder) -> ProfileRecorder:
-    """Record some of the updates to come."""
-
-    recorder = ProfileRecorder(loop.advance, loop.pack, loop.plan, name_of(loop.mode), folder.profile)
-    loop.advance = recorder
-    return recorder
 
 
 def _about_profile(recorder: ProfileRecorder) -> Sequence[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,89 +15,51 @@ from dqlab.config.replica import Replica
 from dqlab.data.transitions import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import EnvError, RunError, StoppedError
-from dqlab.files import write_text
-from dqlab.tracking.run_folder import EVALUATION, FAILURE, Journal, RunFolder
+from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.model_selection import Evaluated, EvaluationEpisodes, FailedEvaluation, early_stops
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
+from dqlab.training.replica_states import ReplicaFailure, ReplicaStates
 from dqlab.training.step import Step
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import StateRecord
 
 
-@dataclass(frozen=True)
-class ReplicaFailure:
-    """Why a replica ended before its time.
+class RunCallbacks:
+    """What a loop calls as it goes; each method does nothing unless it is overridden."""
 
-    Attributes:
-        reason: one line, for people.
-        step: updates done when it was noticed.
-        kind: `diverged`: it would again; `evaluation`: its last evaluation gave no score, which a resume repeats.
-    """
-
-    reason: str
-    step: int
-    kind: str = "diverged"
-
-
-class ReplicaStates:
-    """How each replica of a run stands.
-
-    Args:
-        replicas: in the order of the pack's rows.
-        folder: a failure is written into the replica's own folder at once.
-        record: of a checkpoint; failures that it does not know of are forgotten.
-    """
-
-    def __init__(self, replicas: Sequence[Replica], folder: RunFolder, record: Mapping[str, Any] | None = None) -> None:
-        record = record or {"stopped": [], "failed": {}}
-        self.replicas, self._folder = tuple(replicas), folder
-        self.stopped: set[str] = set(record["stopped"])
-        self.failed = {name: ReplicaFailure(**failure) for name, failure in record["failed"].items()}
-        for replica in self.replicas:
-            if replica.name not in self.failed:
-                (folder.replica(replica.name) / FAILURE).unlink(missing_ok=True)
-
-    def record(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        failed = {name: asdict(failure) for name, failure in self.failed.items()}
-        return {"stopped": sorted(self.stopped), "failed": failed}
-
-    def running(self) -> dict[int, Replica]:
-        """Row -> replica of those still in training."""
-        over = self.stopped | set(self.failed)
-        return {row: replica for row, replica in enumerate(self.replicas) if replica.name not in over}
-
-    def fail(self, replica: Replica, failure: ReplicaFailure) -> None:
-        """End one replica."""
-        self.failed[replica.name] = failure
-        write_text(self._folder.replica(replica.name) / FAILURE, json.dumps(asdict(failure), indent=1))
-
-
-class Observer(Protocol):
-    """Whoever watches a run: the display."""
-
-    def executes(self, mode: ExecutionMode) -> None:
+    def on_execution(self, mode: ExecutionMode) -> None:
         """How updates will be executed; making that ready comes next."""
 
-    def logged(self, step: int, metrics: dict[str, float]) -> None:
+    def on_log(self, step: int, metrics: dict[str, float]) -> None:
         """Means over replicas of the losses since the last log."""
 
-    def evaluated(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+    def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
         """The evaluation of every replica still running, by name."""
 
-    def evaluation_failed(self, what: str) -> None:
+    def on_failed_evaluation(self, reason: str) -> None:
         """The environment gave one replica no score; it goes on."""
 
-    def saved(self, step: int) -> None:
+    def on_checkpoint(self, step: int) -> None:
         """A checkpoint is written."""
 
-    def failed(self, name: str, reason: str) -> None:
+    def on_replica_failure(self, name: str, reason: str) -> None:
         """One replica has ended before its time; the others go on."""
 
+
+UpdateContext = Callable[[int], AbstractContextManager[object]]
+"""Step -> a context in which that update is done, as a profiler needs."""
+
+
+def no_context(step: int) -> AbstractContextManager[object]:
+    """The context of an update that nobody records."""
+    return _NO_CONTEXT
+
+
+_NO_CONTEXT = nullcontext()
 
 Evaluate = Callable[[Pack, int, ExecutionMode, Collection[int]], list[EvaluationEpisodes]]
 
@@ -113,13 +74,14 @@ class Loop:
         evaluate: `(pack, step, mode, rows) -> Episodes of each replica`, those of the rows meaning something.
         task: whose scores are meant.
         folder: where everything is written.
-        observer: told of progress.
+        callbacks: called as it goes.
         mode: how the update is executed.
         resume: continue from the folder's checkpoint, if there is one.
         stop: when it is set, the loop saves and ends after the update, or the step of an evaluation, under way.
 
     Attributes:
-        evaluations, failed_evaluations: of every replica, by name, in order of step.
+        states: what has become of each replica.
+        mode: how updates are executed, `auto` resolved.
     """
 
     def __init__(
@@ -131,33 +93,33 @@ class Loop:
         evaluate: Evaluate,
         task: Task,
         folder: RunFolder,
-        observer: Observer,
+        callbacks: RunCallbacks,
         mode: ExecutionMode,
         resume: bool = False,
         stop: Event | None = None,
     ) -> None:
         self.plan, self.pack, self.data, self.task = plan, pack, data, task
-        self.folder, self.observer, self._evaluate = folder, observer, evaluate
-        self.evaluations: dict[str, list[Evaluated]] = {replica.name: [] for replica in replicas}
-        self.failed_evaluations: dict[str, list[FailedEvaluation]] = {replica.name: [] for replica in replicas}
+        self.folder, self._callbacks, self._evaluate_pack = folder, callbacks, evaluate
         self._interval: dict[str, Tensor] = {}  # sums since the last evaluation, (K,) float64, on the CPU
         self._interval_steps = 0
         self._window: dict[str, Tensor] = {}  # the same since the last log, where the run goes on between two
         self._logged_at, self._evaluated_at = 0, -1  # steps
         self._saved_at = time.monotonic()
         self._stop = stop or Event()
-        record = self._restore() if resume and folder.checkpoint.exists() else None
+        record = (
+            self._restore({replica.name for replica in replicas}) if resume and folder.checkpoint.exists() else None
+        )
         self._saved_step = self.step if record else -1
-        self.standing = ReplicaStates(replicas, folder, record)
+        self.states = ReplicaStates(replicas, folder, record)
         counts = record["journal"] if record else {}
         self.journals = {
-            name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0)) for name in self.evaluations
+            name: Journal(folder.replica(name) / "metrics.jsonl", counts.get(name, 0))
+            for name in self.states.evaluations
         }
         left = plan.steps - pack.state.step
-        self._step = Step(pack, data, plan.batch_size, mode, left, settled=observer.executes)
+        self._step = Step(pack, data, plan.batch_size, mode, left, callbacks.on_execution)
         self._step.put_sums(self._window)
         self.mode = self._step.mode
-        self.advance: Callable[[], None] = self._step  # what does one update; whoever watches it may wrap it
 
     @property
     def step(self) -> int:
@@ -167,10 +129,13 @@ class Loop:
     @property
     def finished(self) -> bool:
         """Whether the budget is spent, or no replica is in training any more."""
-        return self.step >= self.plan.steps or not self.standing.running()
+        return self.step >= self.plan.steps or not self.states.running()
 
-    def run(self) -> None:
+    def run(self, update_context: UpdateContext = no_context) -> None:
         """Train to the end of the budget, or until no replica is in training any more.
+
+        Args:
+            update_context: each update is done in the context that it gives for the update's step.
 
         Raises:
             StoppedError: it was asked to stop; the checkpoint is written.
@@ -179,32 +144,33 @@ class Loop:
         if self._saved_step < 0:
             self.save()  # from here on, a run without a checkpoint has lost it
         while self._is_due() or not self.finished:
-            self._heed_stop()
+            self._check_stop()
             if self._is_due():
-                self._evaluate_here()
+                self._evaluate()
             else:
-                self._train_on()
+                self._train_on(update_context)
         self._fail_unevaluated()
 
     def _is_due(self) -> bool:
         """Whether an evaluation belongs here, and has not been made."""
-        if self._evaluated_at == self.step or not self.standing.running():
+        if self._evaluated_at == self.step or not self.states.running():
             return False
         if self.step == 0:
             return self.plan.evaluate_untrained
         return self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
 
-    def _train_on(self) -> None:
+    def _train_on(self, update_context: UpdateContext) -> None:
         """Update until something is logged or evaluated, or it is asked to stop."""
         stop, started, first = self.plan.next_stop(self.step), time.monotonic(), self.step
         while self.step < stop and not self._stop.is_set():
-            self.advance()
+            with update_context(self.step):
+                self._step()
         if self.step == stop:
             self._log((self.step - first) / (time.monotonic() - started))
             if time.monotonic() - self._saved_at > self.plan.checkpoint_seconds:
                 self.save()
 
-    def _evaluate_here(self) -> None:
+    def _evaluate(self) -> None:
         """Evaluate with a checkpoint written before, since the environment is somebody else's code, and after.
 
         Where a last evaluation has failed, the one before stays: a resume repeats the evaluation.
@@ -213,10 +179,12 @@ class Loop:
             self.save()
         self._record_evaluation()
         self._evaluated_at = self.step
-        if self.step < self.plan.steps or not any(self._last_failed(name) for name in self.evaluations):
+        if self.step < self.plan.steps or not any(
+            self.states.last_failed_evaluation(name) for name in self.states.evaluations
+        ):
             self.save()
 
-    def _heed_stop(self) -> None:
+    def _check_stop(self) -> None:
         """End here, with a checkpoint, if that is asked for.
 
         Raises:
@@ -235,16 +203,16 @@ class Loop:
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
         self._interval_steps += steps
-        running = self.standing.running()
+        running = self.states.running()
         for row, replica in running.items():
             metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
             self._write(replica.name, {**metrics, "train/updates_per_second": speed})
         if running:
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
-            self.observer.logged(self.step, {**means, "updates_per_second": speed})
+            self._callbacks.on_log(self.step, {**means, "updates_per_second": speed})
 
     def _check_finite(self, sums: dict[str, Tensor]) -> None:
-        for row, replica in self.standing.running().items():
+        for row, replica in self.states.running().items():
             broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
             if broken:
                 self._fail(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
@@ -255,11 +223,11 @@ class Loop:
             "Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
             f"{self.folder.path}."
         )
-        self.standing.fail(replica, ReplicaFailure(f"{what} {advice}", self.step))
-        self.observer.failed(replica.name, f"{what} {advice}")
+        self.states.fail(replica, ReplicaFailure(f"{what} {advice}", self.step))
+        self._callbacks.on_replica_failure(replica.name, f"{what} {advice}")
 
     def _record_evaluation(self) -> None:
-        running, recorded = self.standing.running(), {}
+        running, recorded = self.states.running(), {}
         episodes = self._roll_out(running)
         for row, replica in running.items():
             fault = episodes[row].fault
@@ -271,15 +239,15 @@ class Loop:
                 self._fail(replica, what)
             else:
                 self._record_failed(row, replica, fault.reason)
-                self.observer.evaluation_failed(what)
+                self._callbacks.on_failed_evaluation(what)
         self._interval, self._interval_steps = {}, 0
-        self.observer.evaluated(self.step, recorded)
+        self._callbacks.on_evaluation(self.step, recorded)
 
     def _roll_out(self, running: Collection[int]) -> list[EvaluationEpisodes]:
         try:
-            return self._evaluate(self.pack, self.step, self.mode, running)
+            return self._evaluate_pack(self.pack, self.step, self.mode, running)
         except StoppedError:
-            self._heed_stop()
+            self._check_stop()
             raise
         except EnvError as error:
             raise EnvError(
@@ -289,8 +257,8 @@ class Loop:
 
     def _record_one(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated:
         evaluated, name = self._evaluated(row, episodes), replica.name
-        self.evaluations[name].append(evaluated)
-        self._keep(row, replica, evaluated)
+        self.states.evaluations[name].append(evaluated)
+        self._write_snapshot(row, replica, evaluated)
         self._write(name, _evaluation_metrics(evaluated, episodes))
         return evaluated
 
@@ -298,17 +266,18 @@ class Loop:
         """Record that there is no score; the weights are kept: they can be evaluated later."""
         loss = self._means(row).get(self.pack.algorithm.selection_loss)
         failed = FailedEvaluation(self.step, reason, loss)
-        self.failed_evaluations[replica.name].append(failed)
-        self._keep(row, replica, failed)
+        self.states.failed_evaluations[replica.name].append(failed)
+        self._write_snapshot(row, replica, failed)
         if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
             self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
 
-    def _keep(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
+    def _write_snapshot(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
         """Write a replica's weights, and stop it early if it is time."""
         record = {"replica": replica.name, "seed": replica.seed, **evaluated.as_dict()}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
-        if self._stops(replica.name):
-            self.standing.stopped.add(replica.name)
+        losses = self.states.selection_losses(replica.name)
+        if losses and early_stops.get(self.plan.early_stop)(losses):
+            self.states.stop(replica)
 
     def _means(self, row: int) -> dict[str, float]:
         """Every loss's mean since the last evaluation."""
@@ -326,29 +295,18 @@ class Loop:
             means,
         )
 
-    def _stops(self, name: str) -> bool:
-        every: list[Evaluated | FailedEvaluation] = [*self.evaluations[name], *self.failed_evaluations[name]]
-        known = sorted((each.step, each.selection_loss) for each in every if each.selection_loss is not None)
-        losses = [loss for _, loss in known]
-        return bool(losses) and early_stops.get(self.plan.early_stop)(losses)
-
-    def _last_failed(self, name: str) -> FailedEvaluation | None:
-        """A replica's last evaluation, where it failed."""
-        failed, done = self.failed_evaluations[name], self.evaluations[name]
-        return failed[-1] if failed and not (done and done[-1].step > failed[-1].step) else None
-
     def _fail_unevaluated(self) -> None:
         """A replica whose last evaluation failed has no result; a resume may mend that."""
-        for replica in self.standing.replicas:
-            failed = self._last_failed(replica.name)
-            if failed and replica.name not in self.standing.failed:
+        for replica in self.states.replicas:
+            failed = self.states.last_failed_evaluation(replica.name)
+            if failed and replica.name not in self.states.failed:
                 reason = (
                     f"The last evaluation of {replica.title}, after {failed.step:,} updates, failed: {failed.reason} "
                     "Weights and earlier evaluations are kept. When the environment is mended, dqlab train --resume "
                     f"--out {self.folder.path} evaluates again."
                 )
-                self.standing.fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
-                self.observer.failed(replica.name, reason)
+                self.states.fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
+                self._callbacks.on_replica_failure(replica.name, reason)
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
         self.journals[name].append({"step": self.step, "time": time.time(), "metrics": metrics})
@@ -359,9 +317,7 @@ class Loop:
         record = {
             "step": state.step,
             "seeds": self.pack.seeds,
-            **self.standing.record(),
-            "evaluations": {name: [e.as_dict() for e in done] for name, done in self.evaluations.items()},
-            "failed_evaluations": {name: [e.as_dict() for e in bad] for name, bad in self.failed_evaluations.items()},
+            **self.states.record(),
             "evaluated_at": self._evaluated_at,
             "logged_at": self._logged_at,
             "journal": {name: journal.count for name, journal in self.journals.items()},
@@ -378,11 +334,11 @@ class Loop:
             journal.sync()
         checkpoint.write_checkpoint(self.folder.checkpoint, tensors, record)
         self._saved_at, self._saved_step = time.monotonic(), state.step
-        self.observer.saved(state.step)
+        self._callbacks.on_checkpoint(state.step)
 
-    def _restore(self) -> StateRecord:
+    def _restore(self, names: Collection[str]) -> StateRecord:
         tensors, record = checkpoint.load_state(self.folder.checkpoint)
-        if record["evaluations"].keys() != self.evaluations.keys():
+        if record["evaluations"].keys() != names:
             theirs = ", ".join(record["evaluations"])
             raise RunError(f"{self.folder.checkpoint} is of other replicas: {theirs}. Choose another --out.")
         device = self.pack.device
@@ -392,9 +348,6 @@ class Loop:
 
         self.pack.state = PackState(group("parameters"), group("moments"), group("targets"), record["step"])
         self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
-        self.evaluations = {name: [Evaluated(**e) for e in done] for name, done in record["evaluations"].items()}
-        for name, bad in record.get("failed_evaluations", {}).items():
-            self.failed_evaluations[name] = [FailedEvaluation(**e) for e in bad]
         self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
         self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)
         return record

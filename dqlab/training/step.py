@@ -64,7 +64,7 @@ class Step:
         batch_size: B.
         mode: how the program is executed.
         updates: how many are to come; what `auto` goes by.
-        settled: told of the mode that is used, before it is made ready, which may take a while.
+        on_execution: called with the mode that is used, before it is made ready, which may take a while.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Step:
         batch_size: int,
         mode: ExecutionMode,
         updates: int = 0,
-        settled: Callable[[ExecutionMode], None] = lambda mode: None,
+        on_execution: Callable[[ExecutionMode], None] = lambda mode: None,
     ) -> None:
         self.pack, self._data = pack, data
         specs = pack.algorithm.update_noise(pack.dims, batch_size)
@@ -89,7 +89,7 @@ class Step:
         self.names = self._loss_names()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
         self.mode = mode.resolve(ComputeBudget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
-        settled(self.mode)
+        on_execution(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 
     def _steps(self) -> range:

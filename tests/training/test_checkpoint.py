@@ -51,11 +51,11 @@ import resource, signal, sys, pathlib, torch
 from dqlab.training import checkpoint
 from dqlab.errors import RunError
 path = pathlib.Path(sys.argv[1])
-checkpoint.save(path, {"a": {"x": torch.ones(10)}}, {"step": 1})
+checkpoint.write_checkpoint(path, {"a": {"x": torch.ones(10)}}, {"step": 1})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    checkpoint.save(path, {"a": {"x": torch.ones(100_000)}}, {"step": 2})
+    checkpoint.write_checkpoint(path, {"a": {"x": torch.ones(100_000)}}, {"step": 2})
 except RunError as error:
     print(error)
 """

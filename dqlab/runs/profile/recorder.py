@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,18 +35,17 @@ SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 
 
 class ProfileRecorder:
-    """Wraps what does one update: times some updates, records some later ones, and then only passes calls on.
+    """Times some updates of a loop, and records some later ones.
 
     Args:
-        advance: does one update, and counts it in the pack's state.
         pack: what is updated.
         plan: the run's; windows keep clear of its logs and evaluations.
         execution: name of the execution mode.
         folder: where `trace.json.gz` and `summary.md` go, each written whole or not at all.
     """
 
-    def __init__(self, advance: Callable[[], None], pack: Pack, plan: Training, execution: str, folder: Path) -> None:
-        self._advance, self._pack, self._plan, self._execution = advance, pack, plan, execution
+    def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
+        self._pack, self._plan, self._execution = pack, plan, execution
         self.folder, self._first = folder, pack.state.step
         self.profile: Profile | None = None
         self._timed = timed_window(self._first, plan.steps, plan.next_stop)
@@ -53,15 +53,13 @@ class ProfileRecorder:
         self._clock_read = self._seconds = 0.0
         self._profiler: profile | None = None
 
-    def __call__(self) -> None:
-        """One update."""
-        step = self._pack.state.step
+    @contextmanager
+    def record_update(self, step: int) -> Iterator[None]:
+        """The context of the update at a step."""
         if step == self._timed.start:
             self._clock_read = self._clock()
-        if step in self._recorded:
-            self._record(step)
-        else:
-            self._advance()
+        with self._profiled(step) if step in self._recorded else nullcontext():
+            yield
         if step + 1 == self._timed.stop and self._timed:
             self._seconds = (self._clock() - self._clock_read) / len(self._timed)
             self._recorded = recorded_window(step + 1, self._plan.steps, self._seconds, self._plan.next_stop)
@@ -89,12 +87,13 @@ class ProfileRecorder:
         self._pack.synchronize()
         return time.perf_counter()
 
-    def _record(self, step: int) -> None:
+    @contextmanager
+    def _profiled(self, step: int) -> Iterator[None]:
         """One update under the profiler, which starts with the first one and ends with the last one."""
         if step == self._recorded.start:
             self._profiler = self._started()
         with record_function(UPDATE):
-            self._advance()
+            yield
         if step + 1 == self._recorded.stop:
             self._finish()
 
