@@ -16,8 +16,7 @@ from dqlab.data.transitions import Provenance, Transitions
 from dqlab.diffusion.samplers import ChainNoise
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.precision import Precision
-from dqlab.networks.stacking import FULL, Layout
+from dqlab.networks.stacking import FULL, Layout, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy

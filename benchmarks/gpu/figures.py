@@ -17,10 +17,10 @@ import torch
 from baseline import Agent, HostData
 from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 
-from dqlab.networks.precision import Precision, precisions
+from dqlab.networks.stacking import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training.execution import compiled as programs
-from dqlab.training.memory import replica_memory
+from dqlab.training.probe import Probe
 from gpu.checks import ENOUGH, new_step
 from gpu.data import fields
 from gpu.notes import Notes
@@ -132,7 +132,7 @@ def packed(settings: Settings, mode: str, replicas: int, precision: str) -> dict
         made, seconds_to_build = timed(partial(new_step, settings, pack, mode), settings.device)
         step: Any = made
         seconds = median_seconds(lambda: [step() for _ in range(settings.sizes.updates)], settings.device)
-    told = replica_memory(pack.algorithm, DIMS, settings.sizes.batch)
+    told = Probe(pack.algorithm, DIMS, settings.sizes.batch).memory
     figures = {
         "replica updates/s": replicas * settings.sizes.updates / seconds,
         "seconds to build": seconds_to_build,

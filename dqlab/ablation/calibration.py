@@ -23,10 +23,10 @@ from dqlab.files import size_of
 from dqlab.machine import resident_memory
 from dqlab.runs.experiment import DTYPES, Experiment
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
-from dqlab.training.memory import USABLE, free_bytes, replica_memory
 from dqlab.training.pack import Pack as Replicas
+from dqlab.training.probe import USABLE, Probe, flops_of_update, free_bytes
 from dqlab.training.sampler import SamplerCore
-from dqlab.training.step import Step, flops_of_update
+from dqlab.training.step import Step
 
 LONG, SHORT = 0.3, 0.05
 """Seconds for which each part is timed: to be shown, and only to put packs into an order."""
@@ -128,7 +128,7 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     acting = factor * _act_seconds(experiment, replicas, seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.resolved_task.episode_limit * acting
-    needed = replica_memory(experiment.resolved_algorithm, experiment.dims, plan.batch_size, DTYPES[experiment.dtype])
+    needed = experiment.probe.memory
     training = len(pack.cells) * needed.kept + replicas.width * needed.together
     environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
@@ -246,6 +246,6 @@ def _fitting(kind: PackKind) -> int:
         return 0
     here = experiment.resolved_device.type != "cpu"
     free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
-    needed = replica_memory(experiment.resolved_algorithm, experiment.dims, experiment.plan.batch_size)
+    needed = Probe(experiment.resolved_algorithm, experiment.dims, experiment.plan.batch_size).memory
     fit = int(USABLE * free / (needed.kept + needed.together))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -37,7 +37,6 @@ from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.runs.experiment import Experiment
-from dqlab.training.rehearsal import shared_hyperparameters
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import GridDataRecord
@@ -189,7 +188,7 @@ class ConfigResolver:
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
-        shared = shared_hyperparameters(experiment.resolved_algorithm, experiment.dims)
+        shared = experiment.probe.shared_hyperparameters
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)
         self.read |= parameters_read()
         read = {**operative_parameters(), **_read_with_the_data()}

@@ -23,9 +23,8 @@ from dqlab.ablation.engines.base import FAILED, FINISHED, SOME_FAILED, STOPPED
 from dqlab.config import gin_files
 from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, StoppedError, error_place, message_of
-from dqlab.machine import NUMBERS
+from dqlab.machine import NUMBERS, quiet_threads
 from dqlab.tracking.run_folder import PACK, RunFolder
-from dqlab.training.execution.threads import quiet_threads
 
 UNEXPECTED = 3
 """Exit code of a job that ended by a mistake in the code; like FAILED, it said where."""

@@ -32,7 +32,7 @@ from dqlab.cli.sync import add_sync
 from dqlab.cli.train import add_train
 from dqlab.cli.ui import add_ui
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
-from dqlab.training.execution.threads import quiet_threads
+from dqlab.machine import quiet_threads
 
 GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure),

@@ -12,9 +12,8 @@ from dqlab.config.fields import check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation
-from dqlab.networks.members import Members
 from dqlab.networks.mlp import mlp
-from dqlab.networks.stacking import Network
+from dqlab.networks.stacking import Members, Network
 from dqlab.noise import NoiseSpec, uniform
 
 

@@ -2,14 +2,16 @@
 
 A network is an ordinary module. Its `Layout` cuts a row (P,) back into named tensors; `Network` calls the module
 with them. Losses written for one network run on K of them under `torch.vmap`; optimiser, clipping and moving
-averages work on the matrix.
+averages work on the matrix. `Precision` says how matrix products inside of a network are rounded; `Members` are
+networks of one shape inside of another one, which a GPU calls as one.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -18,12 +20,79 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from dqlab.config.registry import Registry
 from dqlab.errors import RunError
-from dqlab.networks.members import Members, one_by_one
-from dqlab.networks.precision import Full, Precision
 
-M = TypeVar("M", bound=nn.Module)
+
+class Precision:
+    """How the networks' products are rounded."""
+
+    float32_products = "highest"
+    """What `torch.set_float32_matmul_precision` is told."""
+
+    def unavailable_reason(self, device: torch.device) -> str:
+        """What this machine lacks for it; empty where nothing is."""
+        return ""
+
+    def region(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context in which networks are called."""
+        return nullcontext()
+
+
+precisions: Registry[Callable[[], Precision]] = Registry(
+    "precision", "How matrix products inside the networks are rounded.", "Experiment.precision"
+)
+
+
+@precisions.register("full", source="IEEE 754")
+class Full(Precision):
+    """In the run's own type, float32 by default."""
+
+
+@precisions.register("tf32", source="NVIDIA Ampere and later")
+class TF32(Precision):
+    """Float32 operands rounded to 10 bits of mantissa, sums in float32: the tensor cores of a GPU."""
+
+    float32_products = "high"
+
+    def unavailable_reason(self, device: torch.device) -> str:
+        """A CUDA device with such tensor cores."""
+        fits = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "" if fits else "a CUDA device of compute capability 8.0 or later"
+
+
+@precisions.register("bf16", source="PyTorch's automatic mixed precision")
+class BFloat16(Precision):
+    """Operands and activations in bfloat16 (7 bits of mantissa), sums in float32; weights are kept in float32."""
+
+    def region(self, device: torch.device) -> AbstractContextManager[object]:
+        """Autocast; without its cache, which would outlive a captured graph."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+
+
 FULL = Full()
+
+
+class Members(nn.ModuleList):
+    """M networks.
+
+    Args:
+        networks: they may differ in anything.
+        alike: they differ in their parameters' values only, and have no buffers.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], alike: bool = False) -> None:
+        super().__init__(networks)
+        self.alike = alike and len(networks) > 1
+        self.together: Callable[..., Tensor] | None = None
+        """What gives the stacked outputs of all members in one call; set where parameters are bound."""
+
+    def each(self, *inputs: Tensor) -> Tensor:
+        """Every member's output for these inputs, stacked: (M, ...)."""
+        if self.together is not None:
+            return self.together(*inputs)
+        return torch.stack([member(*inputs) for member in self])
+
 
 ALIGNMENT = 16
 """Every parameter begins at a multiple of so many numbers: tensor cores want 16 bytes, processors 64."""
@@ -104,6 +173,11 @@ class Layout:
         return {name: call}
 
 
+def one_by_one(device: torch.device) -> bool:
+    """Whether members are called one after the other: on a CPU, where a stacked call is no faster."""
+    return device.type == "cpu"
+
+
 def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layout] | None:
     """The `members` of a layout of parameters with these names."""
     for name, child in module.named_children():
@@ -165,6 +239,9 @@ def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Modu
     children = {name: child and _with_parameters(child, values) for name, child in module._modules.items()}
     bound.__dict__ = {**module.__dict__, "_parameters": own, "_modules": children}
     return bound
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def probe_module(make: Callable[[], M]) -> M:

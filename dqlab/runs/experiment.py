@@ -25,16 +25,14 @@ from dqlab.envs.backend import env_backends, physics_of
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import PACKAGE, ConfigError, DqlabError, error_place, first_line, lacks_memory
-from dqlab.machine import cores, package_version
-from dqlab.networks.precision import Precision, precisions
+from dqlab.machine import cores, package_version, threads_for
+from dqlab.networks.stacking import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training.evaluation import Evaluator
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode, execution_modes
-from dqlab.training.execution.threads import threads_for
-from dqlab.training.memory import free_bytes, replica_memory
 from dqlab.training.pack import Pack, default_width
 from dqlab.training.plan import Training
-from dqlab.training.rehearsal import shared_hyperparameters, smoke_test
+from dqlab.training.probe import Probe, free_bytes
 
 
 def scalar_of(name: str, algorithm: Algorithm, binding: str) -> str | None:
@@ -79,7 +77,7 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
     """
     first = each[0].hyper()
     differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
-    if differing and (shared := sorted(differing & shared_hyperparameters(each[0], dims))):
+    if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
         kind = type(each[0]).__name__
         raise ConfigError(
             f"{kind} reads self.{shared[0]}, which all replicas of a pack share, so they cannot differ in it. Read "
@@ -167,6 +165,12 @@ class Experiment:
         return with_scalars(self.algorithm, self.resolved_algorithm, replica)
 
     @cached_property
+    def probe(self) -> Probe:
+        """What is found out about the algorithm before step 0."""
+        dtype, precision = DTYPES[self.dtype], self.resolved_precision
+        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, dtype, precision)
+
+    @cached_property
     def plan(self) -> Training:
         """The budget."""
         return Training()
@@ -241,7 +245,7 @@ class Experiment:
         each = [self.algorithm_of(replica) for replica in self.resolved_replicas]
         try:
             check_varied(each, self.dims)
-            smoke_test(Pack([self.resolved_algorithm], self.dims, [0], precision=self.resolved_precision))
+            self.probe.check_wiring()
         except DqlabError:
             raise
         except Exception as error:  # a part, perhaps a plugin's, may fail in any way
@@ -269,8 +273,7 @@ class Experiment:
             ConfigError: they do not fit into the device's memory, not even computed one by one.
         """
         replicas = self.resolved_replicas if replicas is None else replicas
-        needed = replica_memory(self.resolved_algorithm, self.dims, self.plan.batch_size, DTYPES[self.dtype])
-        fits = needed.width(len(replicas), free_bytes(self.resolved_device))
+        fits = self.probe.memory.width(len(replicas), free_bytes(self.resolved_device))
         return Pack(
             [self.algorithm_of(replica) for replica in replicas],
             self.dims,

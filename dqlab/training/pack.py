@@ -23,55 +23,10 @@ from torch import Tensor
 from dqlab.algorithms.base import Algorithm, TrainedNetwork
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError, RunError
-from dqlab.networks.precision import Precision
-from dqlab.networks.stacking import FULL, Layout, Network
+from dqlab.networks.stacking import FULL, Layout, Network, Precision
 from dqlab.policies.base import Dims
+from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import Tensors, concatenate_nested, to_device, tree_map
-
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-
-
-def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
-    """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
-
-    The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
-    """
-    norm = torch.linalg.vector_norm(gradient, dim=-1)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
-
-
-def bias_corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:
-    """Adam's corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
-    return 1 - beta1**step, math.sqrt(1 - beta2**step)
-
-
-def adam_step_if(
-    moves: Tensor, parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor
-) -> None:
-    """A step of Adam, as `adam_step`, in the rows where moves (K,) is 1; nothing happens where it is 0."""
-    stepped, moved = parameters.clone(), moments.clone()
-    adam_step(stepped, moved, gradient, rate, root)
-    wanted = moves.unsqueeze(-1) > 0
-    parameters.copy_(torch.where(wanted, stepped, parameters))
-    moments.copy_(torch.where(wanted.unsqueeze(-1), moved, moments))
-
-
-def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
-    """One step of Adam (Kingma & Ba 2015), in place.
-
-    Args:
-        parameters, gradient: (K, P).
-        moments: (K, 2, P), first and second.
-        rate: (K,), learning rate over the first of the step's `corrections`.
-        root: (K,), the second of them. Tensors, so that the step's number is no part of a compiled program.
-    """
-    first, second = moments.unbind(1)
-    first.lerp_(gradient, 1 - BETA1)
-    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
-    parameters.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
-
 
 Factor = Callable[[int], float]
 
@@ -131,7 +86,7 @@ class Pack:
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
-        of_trained = [f"{part}/{name}" for name, trained in self.trained.items() for part in _controls_of(trained)]
+        of_trained = [f"{kind}/{name}" for name, trained in self.trained.items() for kind in _controls_of(trained)]
         self.control_names = [*of_trained, *self.algorithm.targets()]
         self.hyper = self._stack_hyper(algorithms)
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
@@ -296,7 +251,7 @@ class Pack:
             gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
-        adam = adam_step if trained.every == 1 else partial(adam_step_if, control[f"moves/{name}"])
+        adam = adam_step if trained.every == 1 else partial(adam_step_if, control[f"trains/{name}"])
         adam(parameters, tensors["moments"][name], gradient, control[f"rate/{name}"], control[f"root/{name}"])
 
     def _clipped(self, name: str, gradient: Tensor, bound: Tensor) -> Tensor:
@@ -394,7 +349,7 @@ class Pack:
 
 def _controls_of(trained: TrainedNetwork) -> list[str]:
     """What a step's number decides about a trained network."""
-    return ["rate", "root", "moves", *(["decay"] if trained.weight_decay is not None else [])]
+    return ["rate", "root", "trains", *(["decay"] if trained.weight_decay is not None else [])]
 
 
 def _check_scalars(name: str, values: Mapping[str, Any]) -> None:

@@ -188,7 +188,7 @@ def test_as_many_as_cores_and_memory_have_room_for(
     threads: int, memory: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dqlab.machine.cores", lambda: 4)
-    monkeypatch.setattr("dqlab.training.memory.free_bytes", lambda device: 1001)
+    monkeypatch.setattr("dqlab.training.probe.free_bytes", lambda device: 1001)
     jobs = [Job(str(index), tmp_path, {}, threads, memory) for index in range(7)]
     assert LocalEngine._room(jobs, ()) == room
 

@@ -18,8 +18,7 @@ from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Argmax, selections
 from dqlab.testing import check
-from dqlab.training.pack import Pack
-from dqlab.training.rehearsal import smoke_test
+from dqlab.training.probe import Probe
 
 DIMS = Dims(5, 3)
 
@@ -39,7 +38,7 @@ def test_fields_are_read_without_postponed_annotations() -> None:
     assert Scaled(scale=3.0).hyper() == {"learning_rate": 3e-4, "scale": 3.0}
     with pytest.raises(ConfigError, match="Scaled.scale must be of type float, not 'high'"):
         Scaled(scale="high")  # type: ignore[arg-type]
-    smoke_test(Pack([Scaled()], DIMS, [0]))
+    Probe(Scaled(), DIMS).check_wiring()
 
 
 def with_loss(change: Any) -> Any:
@@ -68,7 +67,7 @@ def with_loss(change: Any) -> Any:
 def test_losses_are_scalars_and_hold_what_selection_goes_by(change: Any, message: str) -> None:
     """Found before training begins."""
     with pytest.raises(ConfigError, match=message):
-        smoke_test(Pack([with_loss(change)()], DIMS, [0]))
+        Probe(with_loss(change)(), DIMS).check_wiring()
 
 
 def filed(kind: str, part: Any) -> None:
@@ -120,7 +119,7 @@ def test_an_error_is_placed_in_the_authors_own_code() -> None:
         return info["nothing"]
 
     with pytest.raises(KeyError) as found:
-        smoke_test(Pack([with_loss(fails)()], DIMS, [0]))
+        Probe(with_loss(fails)(), DIMS).check_wiring()
     assert error_place(found.value).startswith(f"{__file__}:")
     with pytest.raises(ConfigError) as raised:
         partial(BehaviourCloning, policy="nobody")().build(DIMS)

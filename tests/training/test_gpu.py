@@ -9,11 +9,11 @@ import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
-from dqlab.networks.precision import precisions
+from dqlab.networks.stacking import precisions
 from dqlab.policies.base import Dims
 from dqlab.training.execution.modes import execution_modes
-from dqlab.training.memory import USABLE, WORKSPACES, replica_memory
 from dqlab.training.pack import Pack
+from dqlab.training.probe import USABLE, WORKSPACES, Probe
 from dqlab.training.step import Step
 
 pytestmark = pytest.mark.gpu
@@ -49,7 +49,7 @@ def test_at_most_one_wait_for_the_host_in_100_updates(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["cuda_graph", "compile+cuda_graph"])
 def test_memory_is_at_most_what_was_told(mode: str) -> None:
     """While it is made ready, which takes copies of the state; while it runs; and what it keeps from others."""
-    replicas, told = 16, replica_memory(DiffusionQL(), DIMS, BATCH)
+    replicas, told = 16, Probe(DiffusionQL(), DIMS, BATCH).memory
     torch.cuda.empty_cache()
     before, held = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     torch.cuda.reset_peak_memory_stats()

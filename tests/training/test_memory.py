@@ -10,9 +10,8 @@ from dqlab.algorithms.base import algorithms
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.training.execution.program import nested_tensors
-from dqlab.training.memory import MemoryNeed, free_bytes, replica_memory
 from dqlab.training.pack import Pack
-from dqlab.training.rehearsal import made_up_update
+from dqlab.training.probe import MemoryNeed, Probe, free_bytes, made_up_update
 
 DIMS = Dims(17, 6)
 GIB = 2**30
@@ -40,7 +39,7 @@ def test_working_memory_is_what_pytorch_allocates(name: str, rows: int) -> None:
 
     A joint update holds the gradients of all networks at once, and copies of what targets lag behind.
     """
-    told = replica_memory(algorithms.get(name)(), DIMS, rows)
+    told = Probe(algorithms.get(name)(), DIMS, rows).memory
     pack = Pack([algorithms.get(name)()], DIMS, [0])
     sizes = {network: matrix.nbytes for network, matrix in pack.state.parameters.items()}
     lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
@@ -55,11 +54,11 @@ def test_kept_memory_is_the_state_and_the_noise() -> None:
     state = pack.state
     size = sum(tensor.nbytes for tensor in nested_tensors([state.parameters, state.moments, state.targets]))
     noise = 100 * (4 * (2 * (24 + 120) + 24) + 8 * (4 + 1 + 4))
-    assert replica_memory(pack.algorithm, DIMS, 4).kept == size + noise
+    assert Probe(pack.algorithm, DIMS, 4).memory.kept == size + noise
 
 
 def test_a_replica_of_the_paper_takes_less_than_60_megabytes() -> None:
-    told = replica_memory(algorithms.get("diffusion_ql")(), DIMS, 256)
+    told = Probe(algorithms.get("diffusion_ql")(), DIMS, 256).memory
     assert told.kept + told.working <= 60e6
 
 
@@ -112,6 +111,6 @@ def test_copies_of_the_state_count() -> None:
     assert MemoryNeed(kept=2 * GIB, working=GIB, copied=GIB).width(2, 10 * GIB) == 2
     with pytest.raises(ConfigError, match=r"3 replicas need 11\.11 GiB"):
         MemoryNeed(kept=2 * GIB, working=2 * GIB, copied=2 * GIB).width(3, 10 * GIB)
-    told = replica_memory(algorithms.get("diffusion_ql")(), DIMS, 8)
+    told = Probe(algorithms.get("diffusion_ql")(), DIMS, 8).memory
     state = Pack([algorithms.get("diffusion_ql")()], DIMS, [0]).state
     assert told.copied == sum(t.nbytes for t in nested_tensors([state.parameters, state.moments, state.targets]))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.networks.precision import Precision, precisions
+from dqlab.networks.stacking import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training.pack import Pack
-from dqlab.training.rehearsal import made_up_update
+from dqlab.training.probe import made_up_update
 
 DIMS = Dims(17, 6)
 

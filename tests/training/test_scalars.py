@@ -16,7 +16,7 @@ from dqlab.policies.base import Dims
 from dqlab.runs.experiment import check_varied
 from dqlab.testing import check
 from dqlab.training.pack import Pack
-from dqlab.training.rehearsal import shared_hyperparameters
+from dqlab.training.probe import Probe
 
 DIMS = Dims(5, 3)
 
@@ -78,5 +78,5 @@ def test_a_pack_refuses_to_vary_what_is_read_directly() -> None:
 @pytest.mark.parametrize("name", algorithms.names())
 def test_no_algorithm_reads_its_scalars_directly(name: str) -> None:
     algorithm = algorithms.get(name)()
-    assert shared_hyperparameters(algorithm, DIMS) == set()
+    assert Probe(algorithm, DIMS).shared_hyperparameters == set()
     assert replace(algorithm, **algorithm.hyper()) == algorithm  # type: ignore[type-var]

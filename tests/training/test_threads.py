@@ -9,16 +9,16 @@ import sys
 import pytest
 from conftest import ROOT
 
+from dqlab import machine
 from dqlab.machine import cores
-from dqlab.training.execution import threads
 
 
 @pytest.mark.parametrize(
     ("cores", "rows", "wanted"), [(8, 64, 1), (8, 256, 1), (8, 2048, 2), (2, 10**6, 2), (1, 4096, 1)]
 )
 def test_threads_by_size(monkeypatch: pytest.MonkeyPatch, cores: int, rows: int, wanted: int) -> None:
-    monkeypatch.setattr(threads, "cores", lambda: cores)
-    assert threads.threads_for(rows) == wanted
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    assert machine.threads_for(rows) == wanted
 
 
 def test_only_the_cores_this_process_may_use_count() -> None:

@@ -10,7 +10,7 @@ from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training.pack import Pack
-from dqlab.training.step import flops_of_update
+from dqlab.training.probe import flops_of_update
 
 DIMS, BATCH, HIDDEN, TIME = Dims(5, 3), 8, 32, 4
 

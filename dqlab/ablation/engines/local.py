@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED, Ended, Job, Tell, engines
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
-from dqlab.machine import GPU_SHARE
-from dqlab.training.execution.threads import QUIET_THREADS
+from dqlab.machine import GPU_SHARE, QUIET_THREADS
 
 POLL = 0.1
 GRACE = 2.0
@@ -279,7 +278,7 @@ class LocalEngine:
     def _room(jobs: Sequence[Job], devices: Sequence[str]) -> int:
         """How many of these jobs run at a time."""
         from dqlab.machine import cores
-        from dqlab.training.memory import USABLE, free_bytes
+        from dqlab.training.probe import USABLE, free_bytes
 
         if devices:
             return len(devices)

@@ -28,7 +28,7 @@ from dqlab.runs.profile.trace import (
 )
 from dqlab.training.pack import Pack
 from dqlab.training.plan import Training
-from dqlab.training.step import flops_of_update
+from dqlab.training.probe import flops_of_update
 
 SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 """Of the profiler's library: no chatter on stderr; no teardown, after which replays of CUDA graphs may crash."""

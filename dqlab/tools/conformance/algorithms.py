@@ -23,7 +23,7 @@ from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, Tensors, tree_map
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import LearningRateSchedule
-from dqlab.training.rehearsal import shared_hyperparameters
+from dqlab.training.probe import Probe
 
 
 def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
@@ -69,7 +69,7 @@ def _check_packed(algorithm: Algorithm) -> None:
                 difference = float((value - packed.weights(row)[group][key]).abs().max())
                 assert difference <= 1e-9, f"{group}.{key} differs by {difference:.1e} when packed"
         _check_acts_packed(packed, row, alone)
-    shared = sorted(shared_hyperparameters(algorithm, DIMS))
+    shared = sorted(Probe(algorithm, DIMS).shared_hyperparameters)
     assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
 
 

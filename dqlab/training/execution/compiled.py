@@ -18,6 +18,7 @@ from dqlab.networks import activations
 from dqlab.training.execution import products
 from dqlab.training.execution.merging import merge_sums
 from dqlab.training.execution.program import Program, Tensors, nested_tensors, tree_map
+from dqlab.training.execution.torch_internals import known_inductor_options, trace_elementary
 
 _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "inductor"))
@@ -69,10 +70,7 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
 
 def options_for(device: torch.device) -> dict[str, Any]:
     """Inductor's settings for programs of that device, as far as this PyTorch has them."""
-    import torch._inductor.config as known
-
-    wanted = {} if device.type == "cpu" else OPTIONS_ON_GPU
-    return {name: value for name, value in wanted.items() if hasattr(known, name)}
+    return known_inductor_options({} if device.type == "cpu" else OPTIONS_ON_GPU)
 
 
 def trace_program(
@@ -85,13 +83,10 @@ def trace_program(
         values: its arguments.
         device: it is written for; by default theirs.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     products.onednn_available()  # found out with real numbers, before the tracing
     device = device or values[0].device
     rules = {**activations.DECOMPOSITIONS, **products.product_decompositions(device)}
-    tracer = make_fx(function, decomposition_table=rules, tracing_mode="fake", _allow_non_fake_inputs=True)
-    graph: torch.fx.GraphModule = tracer(*values)
+    graph: torch.fx.GraphModule = trace_elementary(function, values, rules)
     if device.type != "cpu":
         merge_sums(graph.graph)
         graph.recompile()

@@ -17,14 +17,12 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-
-def _schema(node: Node) -> Any:
-    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
+from dqlab.training.execution.torch_internals import operator_schema
 
 
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that a node changes."""
-    schema = _schema(node)
+    schema = operator_schema(node)
     found: list[Any] = []
     for place, argument in enumerate(schema.arguments if schema and schema.is_mutable else ()):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -41,7 +39,7 @@ def memory_owner(node: Node) -> Node | None:
 
 
 def _borrows(node: Node) -> bool:
-    schema = _schema(node)
+    schema = operator_schema(node)
     aliases = bool(schema) and any(result.alias_info is not None for result in schema.returns)
     return (aliases or node.target is operator.getitem) and isinstance(node.args[0], Node)
 

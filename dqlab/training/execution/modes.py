@@ -14,6 +14,7 @@ from dqlab.config.registry import Registry
 from dqlab.errors import CaptureError, ConfigError, first_line
 from dqlab.training.execution.compiled import compile_program, cpp_compiler, missing_for_triton, program_signature
 from dqlab.training.execution.program import Program, RunProgram, Tensors, nested_tensors
+from dqlab.training.execution.torch_internals import clear_cublas_workspaces
 
 WARM_UPS = 3
 """Runs before the recording, in which libraries make their handles and choose their kernels."""
@@ -97,11 +98,11 @@ def exclusive_recording() -> Iterator[None]:
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
-    torch._C._cuda_clearCublasWorkspaces()
+    clear_cublas_workspaces()
     try:
         yield
     finally:
-        torch._C._cuda_clearCublasWorkspaces()
+        clear_cublas_workspaces()
         if collecting:
             gc.enable()
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqlab.training.execution.torch_internals import onednn_linear
+
 aten = torch.ops.aten
 _library: Any = torch.library.Library("dqlab", "DEF")  # type: ignore[no-untyped-call]
 _library.define("mm(Tensor a, Tensor b) -> Tensor")
@@ -24,8 +26,7 @@ _library.define("addmm(Tensor bias, Tensor a, Tensor b) -> Tensor")
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(a), _dense(b).t(), bias, "none", [], "")
-    return out
+    return onednn_linear(_dense(a), _dense(b).t(), bias)
 
 
 def _dense(matrix: Tensor) -> Tensor:

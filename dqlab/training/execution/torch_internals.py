@@ -1,0 +1,72 @@
+"""What training uses of PyTorch that PyTorch does not document, all in one place.
+
+Another version may rename any of it. tests/training/test_torch_internals.py says, name by name, what would break then.
+`diffusion/process.py` and `networks/stacking.py`, which lie below, say beside the line what each of them uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class OperationObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every elementary operation that is computed while it is entered, as a `with` block.
+
+    `FlopCounterMode` and the like do the same, but import the compiler, which takes a second of a run's start.
+
+    Args:
+        observe: called with the operation, its arguments, its keyword arguments and its result.
+    """
+
+    def __init__(self, observe: Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._observe = observe
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # nobody compiles in here; to keep its compiler from looking in, PyTorch would import it
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._observe(func, args, kwargs or {}, result)
+        return result
+
+
+def clear_cublas_workspaces() -> None:
+    """Free the workspaces that cuBLAS keeps for each stream; there is no public call for it."""
+    torch._C._cuda_clearCublasWorkspaces()
+
+
+def known_inductor_options(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings that this PyTorch's Inductor has: `torch.compile` refuses others."""
+    import torch._inductor.config as known
+
+    return {name: value for name, value in wanted.items() if hasattr(known, name)}
+
+
+def onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a @ b.T + bias by oneDNN, through the operator that Inductor itself calls; there is no public one."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return out
+
+
+def operator_schema(node: Node) -> Any:
+    """What the operator that a graph's node calls changes and aliases; None where the node calls none."""
+    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
+
+
+def trace_elementary(function: Callable[..., Any], values: list[Tensor], rules: Mapping[Any, Any]) -> Any:
+    """The graph of elementary operations of a function of tensors, traced with fake ones in their place.
+
+    Constants that the function holds are real tensors: only this flag, which is not documented, lets them pass.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(function, decomposition_table=dict(rules), tracing_mode="fake", _allow_non_fake_inputs=True)(*values)

@@ -1,0 +1,239 @@
+"""What is found out about a run before step 0, on made-up numbers.
+
+`Probe` tells of an algorithm whether its wiring works, which of its scalars a pack's replicas share, and the memory
+that a replica takes; `flops_of_update` counts a pack's arithmetic, on the device that it will be computed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+from dqlab.algorithms.base import Algorithm
+from dqlab.data.batch import Batch
+from dqlab.errors import ConfigError
+from dqlab.machine import free_memory
+from dqlab.networks.stacking import FULL, Precision
+from dqlab.noise import CHUNK, NoiseSpec, draw_noise, generator_for
+from dqlab.policies.base import Dims
+from dqlab.training.execution.program import nested_tensors
+from dqlab.training.execution.torch_internals import OperationObserver
+from dqlab.training.pack import Pack
+
+
+class Probe:
+    """Tries an algorithm, one replica on the CPU. What is asked for is found out once, and kept.
+
+    Args:
+        algorithm: of any replica of a pack.
+        dims: state and action sizes.
+        batch_size: B, of an update.
+        dtype: of the run's parameters.
+        precision: of the networks' matrix products.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        dims: Dims,
+        batch_size: int = 2,
+        dtype: torch.dtype = torch.float32,
+        precision: Precision = FULL,
+    ) -> None:
+        self._algorithm, self._dims, self._batch_size = algorithm, dims, batch_size
+        self._dtype, self._precision = dtype, precision
+
+    def check_wiring(self) -> None:
+        """Update once and act once, so that mistakes in the wiring show.
+
+        Raises:
+            ConfigError: the losses do not report what offline model selection goes by; or whatever a component raises.
+        """
+        _update_and_act(Pack([self._algorithm], self._dims, [0], precision=self._precision))
+
+    @cached_property
+    def shared_hyperparameters(self) -> frozenset[str]:
+        """Scalars that an update, or an action, reads from the algorithm itself, and not from `hyper`."""
+        watched, read = _with_reads_noted(self._algorithm)
+        pack = Pack([watched], self._dims, [0])
+        _update_and_act(pack)
+        state = torch.zeros(1, 2, self._dims.state, dtype=pack.dtype)
+        pack.sample_action(state, made_up_noise(pack, watched.sample_action_noise(self._dims, 2)))
+        return frozenset(read & set(self._algorithm.hyper()))
+
+    @cached_property
+    def memory(self) -> MemoryNeed:
+        """What one replica needs, found by computing its losses on two small batches.
+
+        What the backward passes keep grows linearly with the batch, so two sizes tell it for every other.
+        """
+        pack = Pack([self._algorithm], self._dims, [0], dtype=self._dtype, device="cpu")
+        small, large = 8, 16
+        saved = {rows: _saved_bytes(pack, rows) for rows in (small, large)}
+        a_row = (saved[large] - saved[small]) / (large - small)
+        activations = saved[small] + a_row * (self._batch_size - small)
+        state = pack.state
+        size = sum(_bytes(tensor) for tensor in nested_tensors([state.parameters, state.moments, state.targets]))
+        specs = self._algorithm.update_noise(self._dims, self._batch_size)
+        one = draw_noise(specs, generator_for(0, "memory", 0), self._dtype)
+        noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * self._batch_size)
+        return MemoryNeed(size + noise, int(activations) + _gradient_bytes(pack), size)
+
+
+USABLE = 0.9
+"""Share of the free memory that is counted on."""
+WORKSPACES = {"cuda": 4 * 32 * 2**20}
+"""Bytes that libraries take, by type of device: cuBLAS a workspace for PyTorch's own stream and for that of recordings,
+one each for forward and backward passes, of up to 32 MiB (on Hopper; less on others)."""
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that one replica takes.
+
+    Attributes:
+        kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
+        working: while its update is computed: what the backward passes keep, and gradients.
+        copied: while its program is made ready: of the state, which trial runs change and then get back.
+    """
+
+    kept: int
+    working: int
+    copied: int = 0
+
+    @property
+    def together(self) -> int:
+        """Bytes of a replica that is computed together with others, beside what is kept of all."""
+        return self.working + self.copied
+
+    def width(self, replicas: int, free: int) -> int:
+        """How many replicas can be computed together, in that many free bytes.
+
+        Raises:
+            ConfigError: not even one at a time.
+        """
+        left = int(free * USABLE) - replicas * self.kept
+        if left < self.together:
+            wanted = (replicas * self.kept + self.together) / USABLE
+            raise ConfigError(
+                f"{replicas} replicas need {_gigabytes(wanted)}, of which {_gigabytes(free)} are free. "
+                "Train fewer seeds together, or lower Training.batch_size."
+            )
+        return min(replicas, left // self.together)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of a device that replicas may take: what is free, without what libraries will take."""
+    return free_memory(device) - WORKSPACES.get(device.type, 0)
+
+
+def flops_of_update(pack: Pack, batch_size: int) -> int:
+    """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
+
+    Counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed; nothing
+    changes. It is no part of `Probe`: which operations there are depends on the device, and `auto` goes by their count.
+    """
+    batch, noise = made_up_update(pack, batch_size)
+    flops = 0
+
+    def count(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        nonlocal flops
+        if formula := flop_registry.get(func.overloadpacket):
+            flops += int(formula(*args, **kwargs, out_val=result))
+
+    with OperationObserver(count):
+        pack.losses(slice(0, 1), batch, noise)
+    return flops * pack.replicas
+
+
+def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec]) -> dict[str, Tensor]:
+    """A draw of what `specs` ask for, for a pack of one replica."""
+    return draw_noise(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=1)
+
+
+def made_up_update(pack: Pack, rows: int) -> tuple[Batch, dict[str, Tensor]]:
+    """A batch of zeros and the noise of one update, for a pack of one replica."""
+    zeros = torch.zeros(1, rows, dtype=pack.dtype, device=pack.device)
+    state, action = (zeros.unsqueeze(-1).expand(1, rows, size) for size in (pack.dims.state, pack.dims.action))
+    noise = made_up_noise(pack, pack.algorithm.update_noise(pack.dims, rows))
+    return Batch(state, action, zeros, state, zeros), noise
+
+
+def _update_and_act(pack: Pack) -> None:
+    batch, noise = made_up_update(pack, 2)
+    reported, wanted = pack.update(batch, noise), pack.algorithm.selection_loss
+    if wanted not in reported:
+        name = type(pack.algorithm).__name__
+        raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(reported)}.")
+    pack.act(batch.state, made_up_noise(pack, pack.algorithm.act_noise(pack.dims, 2)))
+
+
+def _with_reads_noted(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
+    """A copy of an algorithm, and the names of what is read from it, which fill as it is used."""
+    kind: Any = type(algorithm)
+    read: set[str] = set()
+
+    def note(self: Any, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    methods = {"__getattribute__": note, "hyper": lambda self: algorithm.hyper()}
+    copy = object.__new__(type(kind)(kind.__name__, (kind,), methods))
+    for field in fields(kind):  # not what is cached: it was made from fields
+        object.__setattr__(copy, field.name, getattr(algorithm, field.name))
+    return copy, read
+
+
+def _gradient_bytes(pack: Pack) -> int:
+    """Bytes of the gradients that an update holds at once, of a copy of the largest, and of what targets lag behind."""
+    sizes = {name: _bytes(matrix) for name, matrix in pack.state.parameters.items()}
+    largest = max(sizes.values())
+    lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
+    held = sum(sizes.values()) if pack.algorithm.joint_update else largest
+    return held + largest + sum(sizes[name] for name in lagged)
+
+
+def _saved_bytes(pack: Pack, rows: int) -> int:
+    """Bytes that one update holds at once: what the largest loss's backward pass keeps, and its widest single result.
+
+    Parameters do not count.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in nested_tensors(pack.tensors(slice(0, 1)))}
+    peak = 0
+    for name in pack.trained:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = pack.loss(name, pack.tensors(slice(0, 1)), *made_up_update(pack, rows))
+        widest = 0
+
+        def measure(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+            nonlocal widest
+            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in own:
+                widest = max(widest, _bytes(result))
+
+        with OperationObserver(measure), torch.no_grad():
+            pack.loss(name, pack.tensors(slice(0, 1)), *made_up_update(pack, rows))
+        del result
+        peak = max(peak, sum(kept.values()) + widest)
+    return peak
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
