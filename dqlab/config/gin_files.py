@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from gin import config as gin_config
 from gin import config_parser
 
 from dqlab.config.gin_state import (
-    _configurables,
     check_calls,
     complete_name,
     nearest_parameter_read,
     shortest_name,
+    wrapped_configurables,
 )
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
 from dqlab.config.registry import configurable, unknown_name
@@ -125,7 +124,7 @@ def load_gin(
         _load_text(quote_value(binding), f"--set {binding}", loaded)
         loaded.single += bound_names(binding)
     _check_macros()
-    check_calls(gin_config._CONFIG)
+    check_calls()
     return loaded
 
 
@@ -350,7 +349,7 @@ def check_binding(name: Any, place: str) -> None:
 
 def binding_fault(selector: str, parameter: str) -> str:
     """What is wrong with a binding's name, with the nearest ones: of the configurable, or of its parameter."""
-    registered = _configurables()
+    registered = wrapped_configurables()
     matches = [name for name in registered if name == selector or name.endswith("." + selector)]
     if not matches:
         return unknown_name(selector)

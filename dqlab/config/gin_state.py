@@ -1,4 +1,9 @@
-"""What gin keeps of every configurable, which it never lets go: look-up, taking a name out, putting it back."""
+"""What gin keeps: the current configuration, what has been read of it, and every configurable.
+
+gin has no public way to list what is bound or read, to look a configurable up, or to let go of one. So this file, and
+no other, reads and changes gin's own variables: those of `STATE`, and `_REGISTRY` with its inverse. Another version of
+gin may rename them: tests/config/test_gin_state.py says what would break then.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ def bind_parameter(name: str, value: Any) -> None:
 
 
 def operative_parameters() -> dict[str, Any]:
-    """What has been read since `load`, by complete name, defaults included: the operative configuration."""
+    """What has been read since `load_gin`, by complete name, defaults included: the operative configuration."""
     return {name: value for name, value in _by_name(gin_config._OPERATIVE_CONFIG).items() if _written(value)}
 
 
@@ -65,12 +70,12 @@ def _abbreviate(name: str) -> str:
 
 
 def parameters_read() -> set[str]:
-    """Complete names of all that has been read since `load`."""
+    """Complete names of all that has been read since `load_gin`."""
     return set(_by_name(gin_config._OPERATIVE_CONFIG))
 
 
 def nearest_parameter_read(name: str, known: Collection[str]) -> str:
-    """Which parameter may have been meant: another part's of the same name, before one whose whole name is similar."""
+    """Which parameter may have been meant: one of the same name elsewhere, before one whose whole name is similar."""
     brief, parameter = [_abbreviate(other) for other in known if "." in other], name.rpartition(".")[2]
     alike = get_close_matches(parameter, {other.rpartition(".")[2] for other in brief}, n=1, cutoff=0.75)
     same = [other for other in brief if [other.rpartition(".")[2]] == alike]
@@ -84,7 +89,7 @@ def complete_name(name: str) -> str:
     selector, dot, parameter = rest.rpartition(".")
     if not dot:  # a macro
         return name
-    found = [known for known in _configurables() if known == selector or known.endswith("." + selector)]
+    found = [known for known in configurables() if known == selector or known.endswith("." + selector)]
     return f"{scope}{slash}{found[0] if len(found) == 1 else selector}.{parameter}"
 
 
@@ -93,9 +98,65 @@ def plain_value(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))) else str(value)
 
 
-def _configurables() -> dict[str, Any]:
-    """Complete selector -> function or class, of everything gin knows."""
-    return {selector: entry.wrapped for selector, entry in configurables().items()}
+def configurables() -> dict[str, Any]:
+    """gin's record of every configurable, by complete name `module.name`."""
+    return dict(gin_config._REGISTRY.items())
+
+
+def wrapped_configurables() -> dict[str, Any]:
+    """The function or class, as written, behind every complete name."""
+    return {selector: record.wrapped for selector, record in configurables().items()}
+
+
+def wrapped_configurable(selector: str) -> Any:
+    """The function or class, as written, behind a complete name; None where there is none."""
+    found = gin_config._REGISTRY.get(selector)
+    return found and found.wrapped
+
+
+def shortest_name(selector: str) -> str:
+    """The shortest name that gin files may use for a complete one."""
+    return str(gin_config._REGISTRY.minimal_selector(selector))
+
+
+def remove_configurable(selector: str) -> None:
+    """Take a configurable out, so that its name is free again; what is not there is left alone."""
+    if selector in gin_config._REGISTRY:
+        gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
+
+
+def restore_configurable(selector: str, record: Any) -> None:
+    """The inverse of `remove_configurable`, with a record of `configurables`."""
+    gin_config._REGISTRY[selector] = record
+    gin_config._INVERSE_REGISTRY[record.wrapped] = record
+
+
+STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
+"""gin's variables that make up the current configuration."""
+
+
+class OtherConfiguration(AbstractContextManager[None]):
+    """A configuration of its own, empty at first; the current one stands aside while the context lasts.
+
+    The context may be entered again, and finds its configuration as it was left.
+    """
+
+    def __init__(self) -> None:
+        self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exchange()
+
+    def _exchange(self) -> None:
+        for name in STATE:
+            current = getattr(gin_config, name)
+            setattr(gin_config, name, self._aside[name])
+            self._aside[name] = current
 
 
 Config = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -103,16 +164,16 @@ Config = Mapping[tuple[str, str], Mapping[str, Any]]
 Key = tuple[str, str]
 
 
-def check_calls(config: Config) -> None:
-    """See that gin can make every call that a configuration binds, before it is in the middle of building something.
+def check_calls() -> None:
+    """See that gin can make every call that the current configuration binds, before it is building something.
 
     Raises:
         ConfigError: a call lacks an argument, or is made of itself.
     """
     done: set[Key] = set()
     try:
-        for key in config:
-            _follow(config, key, (), done)
+        for key in gin_config._CONFIG:
+            _follow(gin_config._CONFIG, key, (), done)
     except RecursionError as error:
         raise ConfigError("References lead from one to the next too often to be followed.") from error
 
@@ -157,59 +218,3 @@ def _called(key: Key) -> str:
     scope, selector = key
     name = selector.rpartition(".")[2]
     return f"%{scope}" if selector == "gin.macro" else f"{scope}/{name}".lstrip("/")
-
-
-STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
-"""gin's variables that make up the current configuration."""
-
-
-class OtherConfiguration(AbstractContextManager[None]):
-    """A configuration of its own, empty at first; the current one stands aside while the context lasts.
-
-    The context may be entered again, and finds its configuration as it was left.
-    """
-
-    def __init__(self) -> None:
-        self._aside: dict[str, Any] = {name: type(getattr(gin_config, name))() for name in STATE}
-
-    def __enter__(self) -> None:
-        self._exchange()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._exchange()
-
-    def _exchange(self) -> None:
-        for name in STATE:
-            current = getattr(gin_config, name)
-            setattr(gin_config, name, self._aside[name])
-            self._aside[name] = current
-
-
-def configurables() -> dict[str, Any]:
-    """gin's record of every configurable, by complete name `module.name`."""
-    return dict(gin_config._REGISTRY.items())
-
-
-def wrapped_configurable(selector: str) -> Any:
-    """The function or class, as written, behind a complete name; None where there is none."""
-    found = gin_config._REGISTRY.get(selector)
-    return found and found.wrapped
-
-
-def shortest_name(selector: str) -> str:
-    """The shortest name that gin files may use for a complete one."""
-    return str(gin_config._REGISTRY.minimal_selector(selector))
-
-
-def remove_configurable(selector: str) -> None:
-    """Take a configurable out, so that its name is free again; what is not there is left alone."""
-    if selector in gin_config._REGISTRY:
-        gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
-
-
-def put_back(selector: str, record: Any) -> None:
-    """The inverse of `forget`, with a record of `configurables`."""
-    gin_config._REGISTRY[selector] = record
-    gin_config._INVERSE_REGISTRY[record.wrapped] = record

@@ -17,7 +17,7 @@ from typing import Any
 import gin
 
 from dqlab.config.gin_files import import_plugin
-from dqlab.config.gin_state import configurables, put_back, remove_configurable
+from dqlab.config.gin_state import configurables, remove_configurable, restore_configurable
 from dqlab.config.registry import Clash, Registry, RegistryEntry, refuse
 from dqlab.errors import ConfigError, message_of, nearest
 
@@ -70,7 +70,7 @@ class RegisteredState:
             if not _ours(later.gin[selector].wrapped.__module__):
                 remove_configurable(selector)
         for selector in self.gin.keys() - later.gin.keys():
-            put_back(selector, self.gin[selector])
+            restore_configurable(selector, self.gin[selector])
 
 
 def _ours(module: str) -> bool:

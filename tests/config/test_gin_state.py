@@ -1,0 +1,72 @@
+"""What dqlab reads and changes of gin beyond its documentation is there, and does what is expected of it."""
+
+from __future__ import annotations
+
+import re
+
+import gin
+import pytest
+from conftest import ROOT
+from gin import config as gin_config
+
+from dqlab.config import gin_state
+from dqlab.config.gin_files import load_gin
+from dqlab.training.plan import Training
+
+
+def test_one_file_touches_gins_variables() -> None:
+    private = re.compile(r"gin(_config|\.config)\._|_(REGISTRY|CONFIG|OPERATIVE_CONFIG|SINGLETONS)\b")
+    found = [path.name for path in (ROOT / "dqlab").rglob("*.py") if private.search(path.read_text())]
+    assert found == ["gin_state.py"]
+
+
+@pytest.mark.parametrize("name", [*gin_state.STATE, "_REGISTRY", "_INVERSE_REGISTRY"])
+def test_the_variable_is_there(name: str) -> None:
+    """Without it: nothing is known of what is bound, read or registered, or a second configuration mixes with this."""
+    assert hasattr(gin_config, name)
+
+
+def test_what_is_bound_and_what_is_read() -> None:
+    """Without it, no run's configuration could be stored, nor a binding without effect be refused."""
+    load_gin([], ["Training.steps=7", "Training.batch_size=3"])
+    assert gin_state.bound_parameters() == {"training.Training.steps": 7, "training.Training.batch_size": 3}
+    assert not gin_state.parameters_read()
+    assert Training().steps == 7
+    assert gin_state.operative_parameters()["training.Training.batch_size"] == 3
+    assert gin_state.operative_parameters()["training.Training.top_k"] == 1
+
+
+def test_a_configurables_names_lead_to_what_was_written() -> None:
+    """Without it, neither `dqlab list` nor the check of a binding's name knows a component's parameters."""
+    assert gin_state.shortest_name("training.Training") == "Training"
+    assert gin_state.complete_name("Training.steps") == "training.Training.steps"
+    assert gin_state.wrapped_configurable("training.Training").__name__ == "Training"
+    assert gin_state.wrapped_configurable("training.Nothing") is None
+
+
+def test_a_name_is_free_again_and_can_be_taken_back() -> None:
+    """Without it, a plugin that fails half-way would keep the names that it has taken."""
+
+    def own_made_up_thing(size: int = 3) -> int:
+        return size
+
+    first = gin.configurable(own_made_up_thing.__name__, module="made_up")(own_made_up_thing)
+    record = gin_state.configurables()["made_up.own_made_up_thing"]
+    gin_state.remove_configurable("made_up.own_made_up_thing")
+    assert gin_state.wrapped_configurable("made_up.own_made_up_thing") is None
+    gin_state.restore_configurable("made_up.own_made_up_thing", record)
+    load_gin([], ["own_made_up_thing.size=5"])
+    assert first() == 5
+    gin_state.remove_configurable("made_up.own_made_up_thing")
+
+
+def test_a_second_configuration_leaves_the_first_alone() -> None:
+    """Without it, a collection's recipe would be read into the run that it is made for."""
+    load_gin([], ["Training.steps=7"])
+    other = gin_state.OtherConfiguration()
+    with other:
+        assert Training().steps == 2_000_000
+        load_gin([], ["Training.steps=9"])
+    assert Training().steps == 7
+    with other:
+        assert Training().steps == 9
