@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dqlab.algorithms.base import algorithms
-from dqlab.policies.base import policies
+from dqlab.algorithms import algorithms
+from dqlab.policies import policies
 
 WIDTH = 256
 WIDER = ("CVAEPolicy", "MLPDenoiser", "MeanEnsemble", "Perturbation", "SoftClippedEnsemble", "TanhGaussianPolicy")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dqlab.diffusion.process import Process
+from dqlab.diffusion import Process
 from dqlab.diffusion.samplers import DDIM, DDPM, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides

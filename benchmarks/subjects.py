@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.data.transitions import Provenance, Transitions
 from dqlab.diffusion.samplers import ChainNoise
+from dqlab.networks import Layout
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.stacking import FULL, Layout, Precision
+from dqlab.networks.stacking import FULL, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.profile.peak import Call, wait_for_nothing
+from dqlab.training import Pack
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
 from dqlab.training.execution.program import Program, Tensors
-from dqlab.training.pack import Pack
 
 DIMS = Dims(17, 6)
 

@@ -17,7 +17,7 @@ from subjects import DIMS, devices, modes, new_mode, new_pack, synchronizer
 
 from dqlab.envs.backend import GymnasiumEnvironments, make_env
 from dqlab.envs.tasks import Task, tasks
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator
 
 pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")

@@ -15,7 +15,7 @@ import torch
 from baseline import Agent
 from subjects import DIMS, Chain, chain_flops, devices, modes, new_mode, synchronizer
 
-from dqlab.diffusion.samplers import samplers
+from dqlab.diffusion import samplers
 from dqlab.policies.diffusion import DiffusionPolicy
 
 LONG = 20

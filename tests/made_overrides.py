@@ -17,7 +17,7 @@ from pathlib import Path
 from conftest import SMALL, TINY
 
 from dqlab.ablation.grid import Grid
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, configurables, parameters_read, shortest_name
 from dqlab.config.gin_syntax import parse_bindings

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dqlab.networks.stacking import Layout, Network
+from dqlab.networks import Layout
+from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
-from dqlab.policies.base import Dims, Policy
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims
 
 LINE = Dims(state=1, action=1)
 """One state, one action dimension."""

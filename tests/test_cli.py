@@ -401,7 +401,7 @@ def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(dqlab: R
 
 PLUGIN = '''
 import torch
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 
 @noise_schedules.register("flat", source="mine")
 def flat(n_timesteps: int, beta: float = 0.3) -> torch.Tensor:

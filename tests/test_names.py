@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from dqlab.config.registry import Registry
-from dqlab.policies.selection import selections
+from dqlab.policies import selections
 
 selections.names()  # fills the registries
 KNOWN = {name for registry in Registry.kinds.values() for name in registry.names()}

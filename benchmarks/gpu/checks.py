@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from subjects import DIMS, new_mode, new_pack, synchronizer
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.noise import draw_noise, generator_for, integers
+from dqlab.training import Pack
 from dqlab.training.execution.program import nested_tensors
-from dqlab.training.pack import Pack
 from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 from gpu.data import load

@@ -14,8 +14,7 @@ import torch
 from subjects import DIMS, new_mode, synchronizer
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.training.evaluation import Evaluator
-from dqlab.training.pack import Pack
+from dqlab.training import Evaluator, Pack
 from dqlab.training.step import Step
 from gpu.data import TASK, load
 from gpu.notes import Notes

@@ -22,9 +22,10 @@ from dqlab.envs.backend import make_env
 from dqlab.files import size_of
 from dqlab.machine import resident_memory
 from dqlab.runs.experiment import DTYPES, Experiment
+from dqlab.training import Pack as Replicas
+from dqlab.training import Probe
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
-from dqlab.training.pack import Pack as Replicas
-from dqlab.training.probe import USABLE, Probe, flops_of_update, free_bytes
+from dqlab.training.probe import USABLE, flops_of_update, free_bytes
 from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dqlab.ablation.grid import Grid, Setting
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.config import gin_files
 from dqlab.config.gin_state import (
     abbreviate_names,

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
-from dqlab.networks.critics import CriticEnsemble, critics, ensemble_of
+from dqlab.networks import critics
+from dqlab.networks.critics import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
-from dqlab.policies.selection import Selection, selections, take_candidates
+from dqlab.policies import Policy, policies, selections
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.selection import Selection, take_candidates
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, policies
+from dqlab.policies import Policy, policies
+from dqlab.policies.base import Dims
 
 
 @algorithms.register("bc", source="Wang, Hunt, Zhou 2022, table 2 (BC-Diffusion); official code, --algo bc")

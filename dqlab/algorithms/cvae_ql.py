@@ -16,7 +16,8 @@ from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, Policy, strip_prefix
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection
 
 

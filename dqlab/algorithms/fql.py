@@ -14,7 +14,8 @@ from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, add_prefix, strip_prefix
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import OneStepFlowPolicy
 
 

@@ -12,7 +12,8 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, integers
-from dqlab.policies.base import Dims, Policy, strip_prefix
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, strip_prefix
 
 
 @algorithms.register(

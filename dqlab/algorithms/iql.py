@@ -12,7 +12,8 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
-from dqlab.policies.base import Dims, Policy
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims
 
 
 @algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, section 4")

@@ -17,7 +17,8 @@ from dqlab.data.batch import Batch
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import NoiseSpec, clipped, integers
-from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
+from dqlab.policies import Policy, policies
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection
 
 Kernel = Callable[[Tensor], Tensor]

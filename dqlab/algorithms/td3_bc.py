@@ -13,7 +13,8 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.noise import NoiseSpec, normal
-from dqlab.policies.base import Dims, Policy, strip_prefix
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, strip_prefix
 
 
 @algorithms.register("td3_bc", source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018")

@@ -1,1 +1,7 @@
-"""Ordinary modules, written for one network, and K of them as one matrix."""
+"""Networks: ordinary modules (denoisers, critics), and a layout by which K of them are the rows of one matrix."""
+
+from dqlab.networks.critics import critics
+from dqlab.networks.denoisers import denoisers
+from dqlab.networks.stacking import Layout
+
+__all__ = ["Layout", "critics", "denoisers"]

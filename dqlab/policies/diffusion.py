@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.config.fields import check_field
+from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.predictions import Prediction, predictions
-from dqlab.diffusion.process import Process, device_constants
-from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler, samplers
+from dqlab.diffusion.process import device_constants
+from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.diffusion.weightings import LossWeighting, loss_weightings
 from dqlab.errors import ConfigError
-from dqlab.networks.denoisers import denoisers
+from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network, probe_module
 from dqlab.noise import NoiseSpec, integers, normal
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.config.fields import check_field
-from dqlab.networks.denoisers import denoisers
+from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix

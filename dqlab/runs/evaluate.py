@@ -18,8 +18,7 @@ from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.video import VideoRequest, VideoSession
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
-from dqlab.training import checkpoint
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator, checkpoint
 from dqlab.training.execution.modes import ComputeBudget
 from dqlab.training.model_selection import EvaluationEpisodes
 

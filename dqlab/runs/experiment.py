@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dqlab.algorithms.base import Algorithm, algorithms
+from dqlab.algorithms import Algorithm, algorithms
 from dqlab.config import gin_files
 from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_state import complete_name
@@ -28,11 +28,10 @@ from dqlab.errors import PACKAGE, ConfigError, DqlabError, error_place, first_li
 from dqlab.machine import cores, package_version, threads_for
 from dqlab.networks.stacking import Precision, precisions
 from dqlab.policies.base import Dims
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator, Pack, Probe, Training
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode, execution_modes
-from dqlab.training.pack import Pack, default_width
-from dqlab.training.plan import Training
-from dqlab.training.probe import Probe, free_bytes
+from dqlab.training.pack import default_width
+from dqlab.training.probe import free_bytes
 
 
 def scalar_of(name: str, algorithm: Algorithm, binding: str) -> str | None:

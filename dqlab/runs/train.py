@@ -32,11 +32,10 @@ from dqlab.tracking.mlflow.mirror import Mirror
 from dqlab.tracking.mlflow.run import ENDED, reopen_run
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator, Loop, Pack
 from dqlab.training.execution.modes import ExecutionMode, name_of
-from dqlab.training.loop import Loop, RunCallbacks, no_context
+from dqlab.training.loop import RunCallbacks, no_context
 from dqlab.training.model_selection import Evaluated, FailedEvaluation, official_result, select_checkpoints
-from dqlab.training.pack import Pack
 from dqlab.training.replica_states import ReplicaFailure
 
 

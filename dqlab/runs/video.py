@@ -26,7 +26,7 @@ from dqlab.printing import Console
 from dqlab.runs.encoders import ENCODERS, Encoder, Frame, encoding
 from dqlab.tracking.mlflow.sync import is_tracked, keep_video, sync_to_mlflow
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator
 
 
 @dataclass

@@ -20,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm, TrainedNetwork
+from dqlab.algorithms import Algorithm
+from dqlab.algorithms.base import TrainedNetwork
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError, RunError
-from dqlab.networks.stacking import FULL, Layout, Network, Precision
+from dqlab.networks import Layout
+from dqlab.networks.stacking import FULL, Network, Precision
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import Tensors, concatenate_nested, to_device, tree_map

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from dqlab.algorithms.base import Algorithm
+from dqlab.algorithms import Algorithm
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
 from dqlab.machine import free_memory

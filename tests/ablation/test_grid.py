@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, bindings
 
 from dqlab.ablation.grid import Grid, Setting
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError
 from dqlab.runs.experiment import Experiment

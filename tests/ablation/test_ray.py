@@ -28,7 +28,7 @@ pytest.importorskip("ray", reason="ray is not installed")
 TWO = {name: CELLS[name] for name in ("cell-a", "cell-b")}
 PLUGIN = '''"""A schedule."""
 import torch
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 
 @noise_schedules.register("travelling", source="x")
 def travelling(n_timesteps: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.official.files import actor_weights, critic_weights
 from dqlab.runs.official.recordings import replay_recording
 from dqlab.testing import make_batch, make_noise
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 S, A, B = 5, 3, 16
 LOSSES = ("critic/loss", "actor/bc_loss", "actor/q_loss", "actor/loss")

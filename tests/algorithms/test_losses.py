@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Algorithm
+from dqlab.algorithms import Algorithm
 from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
@@ -25,7 +25,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 
 class Scene:

@@ -21,18 +21,18 @@ import torch
 from conftest import SMALL
 from torch import Tensor
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.algorithms.mmd_ql import gaussian_kernel, laplacian, mmd
 from dqlab.config import gin_files
 from dqlab.data.batch import Batch
-from dqlab.diffusion.process import Process
+from dqlab.diffusion import Process
 from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.networks.critics import TQC
 from dqlab.policies.base import Dims
 from dqlab.runs.experiment import Experiment
 from dqlab.testing import check
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 from dqlab.training.plan import lr_schedules
 
 ROOT = Path(__file__).parents[2]

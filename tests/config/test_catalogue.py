@@ -16,7 +16,7 @@ from dqlab.config import gin_files
 from dqlab.config.catalogue import components_as_json, components_markdown, gin_example, is_plain
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.registry import Registry
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
 from dqlab.tools.describe import describe, describe_json
 

@@ -11,7 +11,7 @@ from gin import config as gin_config
 
 from dqlab.config import gin_state
 from dqlab.config.gin_files import load_gin
-from dqlab.training.plan import Training
+from dqlab.training import Training
 
 
 def test_one_file_touches_gins_variables() -> None:

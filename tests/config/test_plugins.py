@@ -19,7 +19,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import configurables
 from dqlab.config.plugins import RegisteredState, all_or_nothing, load_plugins
 from dqlab.config.registry import Registry
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
 from dqlab.testing import check_plugin
 
@@ -27,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 SCHEDULE = '''
 import torch
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 
 @noise_schedules.register("{name}", source="mine")
 def {function}(n_timesteps: int, beta: float = 0.3) -> torch.Tensor:

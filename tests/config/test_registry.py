@@ -10,9 +10,11 @@ import torch
 
 from dqlab.config import gin_files
 from dqlab.config.registry import Registry
-from dqlab.diffusion.schedules import build_betas, noise_schedules
+from dqlab.diffusion import noise_schedules
+from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, nearest
-from dqlab.policies.selection import Single, selections
+from dqlab.policies import selections
+from dqlab.policies.selection import Single
 
 
 def test_unknown_names_get_the_nearest() -> None:

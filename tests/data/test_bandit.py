@@ -18,7 +18,7 @@ from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
 from dqlab.runs.experiment import Experiment
-from dqlab.training.evaluation import Evaluator
+from dqlab.training import Evaluator
 from dqlab.training.model_selection import EvaluationEpisodes
 
 

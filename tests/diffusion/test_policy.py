@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
 from dqlab.data.batch import Batch
+from dqlab.diffusion import samplers
 from dqlab.diffusion.predictions import predictions
-from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun, samplers
+from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun
 from dqlab.diffusion.weightings import loss_weightings
 from dqlab.errors import ConfigError
+from dqlab.networks import Layout
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.stacking import Layout, Network
+from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.experiment import Experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 SMALL = partial(MLPDenoiser, hidden_dim=16)
 

@@ -8,8 +8,8 @@ import gin
 import pytest
 import torch
 
+from dqlab.diffusion import Process
 from dqlab.diffusion.predictions import Prediction, predictions
-from dqlab.diffusion.process import Process
 from dqlab.diffusion.weightings import loss_weightings
 from dqlab.errors import ConfigError
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.diffusion.process import Process
-from dqlab.diffusion.schedules import build_betas, noise_schedules
+from dqlab.diffusion import Process, noise_schedules
+from dqlab.diffusion.schedules import build_betas
 from dqlab.training.execution.compiled import trace_program
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]

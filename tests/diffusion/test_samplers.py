@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.diffusion.process import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, DPMSolverPP, Heun, Sampler, samplers
+from dqlab.diffusion import Process, samplers
+from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 from dqlab.testing import check

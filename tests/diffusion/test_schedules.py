@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.diffusion.schedules import build_betas, noise_schedules
+from dqlab.diffusion import noise_schedules
+from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 
 NAMES = [entry.name for entry in noise_schedules if not entry.example]

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.diffusion.process import Process
+from dqlab.diffusion import Process, noise_schedules
 from dqlab.diffusion.samplers import DDIM
-from dqlab.diffusion.schedules import build_betas, noise_schedules
+from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides, visited_timesteps
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.policies import even_process

@@ -19,8 +19,7 @@ from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ
-from dqlab.training.evaluation import Evaluator
-from dqlab.training.pack import Pack
+from dqlab.training import Evaluator, Pack
 
 pytestmark = pytest.mark.legacy
 

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
-from dqlab.networks.denoisers import MLPDenoiser, SinusoidalEmbedding, denoisers
+from dqlab.networks import Layout, denoisers
+from dqlab.networks.denoisers import MLPDenoiser, SinusoidalEmbedding
 from dqlab.networks.film import FiLMBlock, FiLMDenoiser, modulate
 from dqlab.networks.mlp import mlp
 from dqlab.networks.resnet import FourierFeatures, LNResnet, ResidualBlock, dropout_mask
-from dqlab.networks.stacking import Layout
 from dqlab.networks.transformer import SelfAttention, TransformerDenoiser
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.base import Dims

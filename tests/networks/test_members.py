@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dqlab.networks.critics import CriticEnsemble, QNetwork, critics
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout, critics
+from dqlab.networks.critics import CriticEnsemble, QNetwork
 from dqlab.tools.conformance.networks import check_members
 
 STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()

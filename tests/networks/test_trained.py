@@ -9,8 +9,7 @@ import pytest
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.config.registry import RegistryEntry
-from dqlab.networks.critics import critics
-from dqlab.networks.denoisers import denoisers
+from dqlab.networks import critics, denoisers
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.tools.conformance.algorithms import check_algorithm
 

@@ -8,7 +8,7 @@ import pytest
 from made_policies import Fit
 
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.policies.base import Policy, policies
+from dqlab.policies import Policy, policies
 from dqlab.policies.cvae import CVAEPolicy
 from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy

@@ -11,8 +11,9 @@ from made_policies import bind, drawn
 from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
+from dqlab.networks import Layout
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.stacking import Layout, Network
+from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy
 

@@ -10,7 +10,7 @@ from made_policies import LINE, bind, drawn
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
 from dqlab.errors import ConfigError
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout
 from dqlab.policies.base import Dims
 from dqlab.policies.gaussian import TanhGaussianPolicy
 

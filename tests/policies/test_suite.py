@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from dqlab.config.registry import Registry
 from dqlab.noise import NoiseSpec, normal
-from dqlab.policies.base import Dims, policies
+from dqlab.policies import policies, selections
+from dqlab.policies.base import Dims
 from dqlab.policies.gaussian import DeterministicPolicy
-from dqlab.policies.selection import Argmax, selections
+from dqlab.policies.selection import Argmax
 from dqlab.testing import check
 
 Call = Callable[..., Tensor]

@@ -20,7 +20,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import RunError
 from dqlab.policies.base import Dims
 from dqlab.runs.official.checkpoints import load_checkpoint
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 TASK = ("--task", "walker2d-medium-expert-v2")
 CASES = ROOT.parent / "shared" / "cases" / "official"

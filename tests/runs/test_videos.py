@@ -30,8 +30,7 @@ from dqlab.runs.evaluate import evaluate_run
 from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import sync_to_mlflow
-from dqlab.training.evaluation import Evaluator
-from dqlab.training.pack import Pack
+from dqlab.training import Evaluator, Pack
 
 HOPPER = tasks.get("hopper-medium-v2")
 FPS = 125.0

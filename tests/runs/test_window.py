@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqlab.runs.profile.trace import draws_noise, recorded_window, timed_window
-from dqlab.training.plan import Training
+from dqlab.training import Training
 
 FAST = 1e-4
 

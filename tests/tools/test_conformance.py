@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dqlab.config.registry import Registry
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
-from dqlab.policies.selection import selections
+from dqlab.policies import selections
 from dqlab.testing import CHECKS, check
 
 noise_schedules.names()  # fills the registries

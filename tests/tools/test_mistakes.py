@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
 from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.policies import selections
 from dqlab.policies.base import Dims
-from dqlab.policies.selection import Argmax, selections
+from dqlab.policies.selection import Argmax
 from dqlab.testing import check
-from dqlab.training.probe import Probe
+from dqlab.training import Probe
 
 DIMS = Dims(5, 3)
 

@@ -19,12 +19,12 @@ import sys, torch
 from torch.utils.backend_registration import {SETUP}
 {SETUP}("card")
 from torch._subclasses.fake_tensor import FakeTensorMode
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.data.transitions import Transitions
 from dqlab.diffusion import process
 from dqlab.policies.base import Dims
 from dqlab.training.execution.modes import Eager
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 from dqlab.training.execution.program import tree_map
 from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step

@@ -21,9 +21,9 @@ from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ
-from dqlab.training.evaluation import Evaluator, initial_seeds
+from dqlab.training import Evaluator, Pack
+from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
-from dqlab.training.pack import Pack
 
 HOPPER = tasks.get("hopper-medium-v2")
 DIMS = Dims(HOPPER.state_dim, HOPPER.action_dim)

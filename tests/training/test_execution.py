@@ -15,16 +15,16 @@ import torch
 from conftest import ROOT, SMALL
 from torch._dynamo.utils import counters
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
+from dqlab.training import Pack
 from dqlab.training.execution import compiled
 from dqlab.training.execution.compiled import compile_program
 from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program
-from dqlab.training.pack import Pack
 from dqlab.training.sampler import Lanes, SamplerCore
 from dqlab.training.step import Step
 

@@ -11,9 +11,9 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.networks.stacking import precisions
 from dqlab.policies.base import Dims
+from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import execution_modes
-from dqlab.training.pack import Pack
-from dqlab.training.probe import USABLE, WORKSPACES, Probe
+from dqlab.training.probe import USABLE, WORKSPACES
 from dqlab.training.step import Step
 
 pytestmark = pytest.mark.gpu

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
+from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import nested_tensors
-from dqlab.training.pack import Pack
-from dqlab.training.probe import MemoryNeed, Probe, free_bytes, made_up_update
+from dqlab.training.probe import MemoryNeed, free_bytes, made_up_update
 
 DIMS = Dims(17, 6)
 GIB = 2**30

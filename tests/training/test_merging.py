@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.data.transitions import Transitions
 from dqlab.networks import stacking
 from dqlab.policies.base import Dims
+from dqlab.training import Pack
 from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.merging import merge_sums
 from dqlab.training.execution.modes import Eager
 from dqlab.training.execution.program import Program, nested_tensors, tree_map
-from dqlab.training.pack import Pack
 from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 

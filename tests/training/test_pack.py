@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import SMALL
 
-from dqlab.algorithms.base import Algorithm, algorithms
+from dqlab.algorithms import Algorithm, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.batch import Batch
 from dqlab.data.transitions import Transitions
 from dqlab.errors import ConfigError, RunError
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout
 from dqlab.noise import NoiseStream, integers
 from dqlab.policies.base import Dims
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 DIMS = Dims(17, 6)
 

@@ -8,7 +8,7 @@ import torch
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.stacking import Precision, precisions
 from dqlab.policies.base import Dims
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 from dqlab.training.probe import made_up_update
 
 DIMS = Dims(17, 6)

@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor
 
-from dqlab.algorithms.base import algorithms
+from dqlab.algorithms import algorithms
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.runs.experiment import check_varied
 from dqlab.testing import check
-from dqlab.training.pack import Pack
-from dqlab.training.probe import Probe
+from dqlab.training import Pack, Probe
 
 DIMS = Dims(5, 3)
 

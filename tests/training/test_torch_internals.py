@@ -11,7 +11,7 @@ from conftest import ROOT
 from torch import nn
 
 from dqlab.diffusion.process import device_constants
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout
 from dqlab.training.execution import torch_internals
 from dqlab.training.execution.compiled import trace_program
 

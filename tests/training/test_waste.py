@@ -11,10 +11,10 @@ from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data.transitions import Transitions
 from dqlab.policies.base import Dims
+from dqlab.training import Pack
 from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.modes import Eager
 from dqlab.training.execution.program import nested_tensors, tree_map
-from dqlab.training.pack import Pack
 from dqlab.training.step import Step
 
 N = 5

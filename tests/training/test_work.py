@@ -9,7 +9,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 from dqlab.training.probe import flops_of_update
 
 DIMS, BATCH, HIDDEN, TIME = Dims(5, 3), 8, 32, 4

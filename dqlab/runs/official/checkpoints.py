@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqlab.diffusion.process import Process
+from dqlab.diffusion import Process
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, RunError
 from dqlab.runs.official.files import (

@@ -23,7 +23,7 @@ from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.official.files import Weights, actor_weights, critic_weights
-from dqlab.training.pack import Pack
+from dqlab.training import Pack
 
 
 @dataclass(frozen=True)

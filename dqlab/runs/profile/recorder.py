@@ -26,8 +26,7 @@ from dqlab.runs.profile.trace import (
     recorded_window,
     timed_window,
 )
-from dqlab.training.pack import Pack
-from dqlab.training.plan import Training
+from dqlab.training import Pack, Training
 from dqlab.training.probe import flops_of_update
 
 SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}

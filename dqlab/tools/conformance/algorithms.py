@@ -13,17 +13,17 @@ from torch import Tensor
 
 from dqlab.ablation.engines import stand_in
 from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
-from dqlab.algorithms.base import Algorithm
+from dqlab.algorithms import Algorithm
 from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
 from dqlab.data.batch import Batch
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
+from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, Tensors, tree_map
-from dqlab.training.pack import Pack, PackState
+from dqlab.training.pack import PackState
 from dqlab.training.plan import LearningRateSchedule
-from dqlab.training.probe import Probe
 
 
 def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dqlab.data.batch import Batch
 from dqlab.errors import first_line
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.execution.compiled import trace_program

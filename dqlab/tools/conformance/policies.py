@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dqlab.config.registry import RegistryEntry
-from dqlab.diffusion.process import Process
+from dqlab.diffusion import Process
 from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler
-from dqlab.networks.stacking import Layout
+from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, normal
-from dqlab.policies.base import Dims, Policy
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection, take_candidates
 from dqlab.tools.conformance.made import (
     BATCH,

@@ -14,7 +14,7 @@ from conftest import ROOT, isolated
 from mocked_machine import Machine
 from ray_cluster import until
 
-from dqlab.diffusion.samplers import samplers
+from dqlab.diffusion import samplers
 
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
 FEW = "(sampler and eager) or (update and K1-eager) or reading or batch"

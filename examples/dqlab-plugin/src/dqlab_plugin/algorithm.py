@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms
+from dqlab.algorithms import ActorCritic, algorithms
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target
 from dqlab.config.fields import check_field
 from dqlab.data.batch import Batch
 from dqlab.networks.critics import ensemble_of

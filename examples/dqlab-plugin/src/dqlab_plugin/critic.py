@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from dqlab.errors import ConfigError
-from dqlab.networks.critics import CriticEnsemble, QNetwork, critics
+from dqlab.networks import critics
+from dqlab.networks.critics import CriticEnsemble, QNetwork
 
 
 @critics.register("dqlab_plugin_soft_min", source="Fujimoto et al. 2019 (BCQ), eq. 13")

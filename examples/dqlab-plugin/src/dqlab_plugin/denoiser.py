@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
+from dqlab.networks import denoisers
+from dqlab.networks.denoisers import SinusoidalEmbedding
 
 
 @denoisers.register("dqlab_plugin_film", source="Perez et al. 2018 (FiLM), eq. 2")

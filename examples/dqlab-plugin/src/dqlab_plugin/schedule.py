@@ -2,7 +2,7 @@
 
 import torch
 
-from dqlab.diffusion.schedules import noise_schedules
+from dqlab.diffusion import noise_schedules
 
 
 @noise_schedules.register("dqlab_plugin_sigmoid", source="Jabri et al. 2023, sigmoid schedule; Chen 2023, algorithm 1")

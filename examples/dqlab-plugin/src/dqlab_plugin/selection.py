@@ -6,7 +6,8 @@ from torch import Tensor
 
 from dqlab.config.fields import check_field
 from dqlab.noise import NoiseSpec, gumbel
-from dqlab.policies.selection import Selection, selections
+from dqlab.policies import selections
+from dqlab.policies.selection import Selection
 
 
 @selections.register("dqlab_plugin_cwp", source="Wang et al. 2020 (CRR), critic weighted policy")
