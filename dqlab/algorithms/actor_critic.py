@@ -62,12 +62,10 @@ class ActorCritic(Algorithm):
 
     @cached_property
     def resolved_policy(self) -> Policy:
-        """The policy class, configured."""
         return policies.choose(self.policy)()
 
     @cached_property
     def resolved_selection(self) -> Selection:
-        """The selection, configured."""
         return selections.choose(self.selection)()
 
     def critic_loss(
@@ -92,15 +90,12 @@ class ActorCritic(Algorithm):
         }
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """The policy's network and the critic ensemble."""
         return {"actor": self.resolved_policy.build(dims), "critic": self.build_critic(dims)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
-        """A freshly initialised critic ensemble."""
         return critics.choose(self.critic)(dims.state, dims.action)
 
     def targets(self) -> dict[str, Target]:
-        """The critics' moving averages."""
         return {"critic_target": Target("critic", "tau")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
@@ -171,7 +166,6 @@ class ActorCritic(Algorithm):
         return self.resolved_policy.sample(nets["actor"], dims, state, noise)
 
     def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """The randomness that `sample_action` needs."""
         return self.resolved_policy.sample_noise(dims, rows)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:

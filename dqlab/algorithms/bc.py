@@ -35,25 +35,20 @@ class BehaviourCloning(Algorithm):
         return policies.choose(self.policy)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """The policy's network."""
         return {"actor": self._policy.build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """The actor, unclipped."""
         return {"actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate")}
 
     def targets(self) -> dict[str, Target]:
-        """None."""
         return {}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What the policy's own loss needs."""
         return self._policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's own loss."""
         loss = self._policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return loss, {"actor/bc_loss": loss.detach()}
 
@@ -62,9 +57,7 @@ class BehaviourCloning(Algorithm):
         return self._policy.sample(nets["actor"], dims, state, noise)
 
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What sampling one action a state needs."""
         return self._policy.sample_noise(dims, batch)
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """What the policy does by itself."""
         return self._policy.act(nets["actor"], dims, state, noise)

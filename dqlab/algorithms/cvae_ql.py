@@ -61,7 +61,6 @@ class CVAEQL(ActorCritic):
         return {"generator": generator, **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
-        """Averages of the perturbation and of the critics."""
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
@@ -107,5 +106,4 @@ class CVAEQL(ActorCritic):
         return self._perturbed(dims, nets, "actor", state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """The same."""
         return self.sample_action(dims, nets, state, noise)

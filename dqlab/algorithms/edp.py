@@ -73,7 +73,6 @@ class EDP(ActorCritic):
         return policy
 
     def targets(self) -> dict[str, Target]:
-        """Averages of the actor and of the critics."""
         average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
         return {"actor_ema": average, **super().targets()}
 

@@ -42,7 +42,6 @@ class GaussianQL(ActorCritic):
         check_field(self.eta >= 0, self, "eta", "at least 0")
 
     def targets(self) -> dict[str, Target]:
-        """Averages of actor and critics."""
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

@@ -49,7 +49,6 @@ class IDQL(ImplicitQ):
         return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
 
     def targets(self) -> dict[str, Target]:
-        """Averages of the actor and of the critics."""
         return {"actor_ema": Target("actor", "ema_rate"), **super().targets()}
 
     def actor_loss(
@@ -64,5 +63,4 @@ class IDQL(ImplicitQ):
         return self.resolved_policy.sample(nets["actor_ema"], dims, state, noise)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """What the averaged actor does by itself."""
         return self.resolved_policy.act(nets["actor_ema"], dims, state, noise)

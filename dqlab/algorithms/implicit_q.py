@@ -38,7 +38,6 @@ class ImplicitQ(ActorCritic):
         return value_losses.choose(self.value_loss)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """V, the actor, the critics."""
         return {"value": ValueNetwork(dims.state), **super().build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
@@ -54,7 +53,6 @@ class ImplicitQ(ActorCritic):
         }
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor:
-        """V (B,) of states (B, S)."""
         return nets["value"](state)
 
     def advantage(self, nets: Nets, batch: Batch) -> Tensor:

@@ -98,7 +98,6 @@ class MMDQL(ActorCritic):
 
     @property
     def resolved_generator(self) -> Policy:
-        """The generative model's policy class, configured."""
         return policies.choose(self.generator)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
@@ -115,7 +114,6 @@ class MMDQL(ActorCritic):
         }
 
     def targets(self) -> dict[str, Target]:
-        """Averages of actor and critics."""
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

@@ -45,7 +45,6 @@ class TD3BC(ActorCritic):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics at every step, the actor at every `policy_every`-th."""
         trained = super().trained(dims)
         return {**trained, "actor": replace(trained["actor"], every=self.policy_every)}
 

@@ -34,7 +34,6 @@ class RegisteredState:
 
     @classmethod
     def now(cls) -> RegisteredState:
-        """What is registered now."""
         kinds = dict(Registry.kinds)
         entries = {kind: dict(registry.entries) for kind, registry in kinds.items()}
         clashes = {kind: dict(registry.clashes) for kind, registry in kinds.items()}

@@ -49,12 +49,10 @@ class RegistryEntry(Generic[T]):
 
     @property
     def summary(self) -> str:
-        """One line on what it does."""
         return self.docstring.split("\n", 1)[0]
 
     @property
     def package(self) -> str:
-        """The top-level package that registered it."""
         return self.module.split(".")[0]
 
     def make(self) -> T:

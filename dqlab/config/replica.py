@@ -64,7 +64,6 @@ class Replica:
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:
-        """The inverse of `read`."""
         return {"seed": self.seed, "cell": self.cell, "points": dict(self.points), "set": dict(self.bindings)}
 
     @property

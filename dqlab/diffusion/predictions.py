@@ -44,7 +44,6 @@ class Epsilon(Prediction):
     """The noise eps."""
 
     def target(self, process: Process, start: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The noise itself."""
         return eps
 
     def start(self, process: Process, x: Tensor, t: int | Tensor, output: Tensor) -> Tensor:
@@ -52,7 +51,6 @@ class Epsilon(Prediction):
         return process.start_from(x, t, output)
 
     def error_ratio(self, snr: float) -> float:
-        """SNR."""
         return snr
 
 
@@ -62,15 +60,12 @@ class Start(Prediction):
     """The action x_0."""
 
     def target(self, process: Process, start: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """The action itself."""
         return start
 
     def start(self, process: Process, x: Tensor, t: int | Tensor, output: Tensor) -> Tensor:
-        """The output itself."""
         return output
 
     def error_ratio(self, snr: float) -> float:
-        """1."""
         return 1.0
 
 

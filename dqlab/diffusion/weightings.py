@@ -39,7 +39,6 @@ class UniformWeighting(LossWeighting):
     """1 for the squared error of whatever is predicted."""
 
     def __call__(self, prediction: Prediction, snr: float) -> float:
-        """1."""
         return 1.0
 
 
@@ -72,7 +71,6 @@ class MinSNR(StartWeighting):
         check_field(self.gamma > 0, self, "gamma", "positive")
 
     def of_start(self, snr: float) -> float:
-        """min(SNR, gamma)."""
         return min(snr, self.gamma)
 
 
@@ -82,7 +80,6 @@ class SNR(StartWeighting):
     """SNR for x_0, which is 1 for eps: the usual loss, whatever is predicted."""
 
     def of_start(self, snr: float) -> float:
-        """SNR."""
         return snr
 
 
@@ -92,7 +89,6 @@ class TruncatedSNR(StartWeighting):
     """max(SNR, 1) for x_0: the most noisy timesteps count, too."""
 
     def of_start(self, snr: float) -> float:
-        """max(SNR, 1)."""
         return max(snr, 1.0)
 
 
@@ -102,5 +98,4 @@ class SNRPlusOne(StartWeighting):
     """SNR + 1 for x_0, which is 1 for v."""
 
     def of_start(self, snr: float) -> float:
-        """SNR + 1."""
         return snr + 1

@@ -46,7 +46,6 @@ class Mish(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mish of x, any shape."""
         return mish(x)
 
 

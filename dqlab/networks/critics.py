@@ -168,7 +168,6 @@ class AggregatedEnsemble(QEnsemble):
         return values.amin(dim=0)
 
     def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """The next state's aggregated value (B, 1), of outputs (M, B, 1)."""
         return self.aggregate(outputs)
 
     def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +176,6 @@ class AggregatedEnsemble(QEnsemble):
         return value, value
 
     def ranking_value(self, q: Tensor) -> Tensor:
-        """The aggregated value (...) of q (M, ...)."""
         return self.aggregate(q)
 
 
@@ -212,13 +210,11 @@ class MeanEnsemble(AggregatedEnsemble):
         super().__post_init__()
 
     def network(self, n_outputs: int = 1) -> QNetwork:
-        """A freshly initialised perceptron that gives so many numbers."""
         inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
         norm = (self.norm_after, self.norm_eps)
         return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
 
     def aggregate(self, values: Tensor) -> Tensor:
-        """The mean (...) of values (M, ...)."""
         return values.mean(dim=0)
 
 
@@ -244,7 +240,6 @@ class LowerBoundEnsemble(AggregatedEnsemble):
         check_field(self.beta >= 0, self, "beta", "at least 0")
 
     def aggregate(self, values: Tensor) -> Tensor:
-        """Mean minus beta standard deviations (...) of values (M, ...)."""
         return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
 
 
@@ -274,7 +269,6 @@ class SoftClippedEnsemble(AggregatedEnsemble):
         return CriticEnsemble.actor_objective(self, q, critic_index)
 
     def aggregate(self, values: Tensor) -> Tensor:
-        """The weighted sum of minimum and maximum (...) of values (M, ...)."""
         return self.weight * values.amin(dim=0) + (1 - self.weight) * values.amax(dim=0)
 
 
@@ -304,7 +298,6 @@ class REDQ(AggregatedEnsemble):
         return {"subset": uniform(self.n_critics)}
 
     def aggregate(self, values: Tensor) -> Tensor:
-        """The mean (...) of values (M, ...)."""
         return values.mean(dim=0)
 
     def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
@@ -339,7 +332,6 @@ class TQC(MeanEnsemble):
         check_field(0 <= self.n_dropped < self.n_quantiles, self, "n_dropped", wanted)
 
     def member(self) -> nn.Module:
-        """A freshly initialised critic with Z outputs."""
         return self.network(self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:

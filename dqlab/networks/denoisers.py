@@ -73,7 +73,6 @@ class ConcatDenoiser(nn.Module, ABC):
         """Predicted noise (B, A) from the first layer's output (B, hidden)."""
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        """Predicted noise (B, A)."""
         return self.rest(self.enter(noisy_action, t, state))
 
     def enter(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
@@ -103,7 +102,6 @@ class ConcatDenoiser(nn.Module, ABC):
         return shares.unbind(), of_action
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
-        """Predicted noise (B, A) at the timestep of that index, the same as `forward` gives."""
         shares, of_action = prepared
         return self.rest(torch.addmm(shares[index], noisy_action, of_action.t()))
 
@@ -146,7 +144,6 @@ class MLPDenoiser(ConcatDenoiser):
 
     @property
     def first(self) -> nn.Linear:
-        """The first hidden layer."""
         layer = self.mid_layer[0]
         assert isinstance(layer, nn.Linear)
         return layer
@@ -157,6 +154,5 @@ class MLPDenoiser(ConcatDenoiser):
         return embedded
 
     def rest(self, hidden: Tensor) -> Tensor:
-        """The other layers."""
         out: Tensor = self.final_layer(self.mid_layer[1:](hidden))
         return out

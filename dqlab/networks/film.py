@@ -32,7 +32,6 @@ class FiLMBlock(nn.Module):
         self.layers = mlp([width, expansion * width, width], activation=activation)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The block's output, of x (B, width) and the condition (B, width)."""
         scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
         out: Tensor = x + gate * self.layers(modulate(x, scale, shift))
         return out
@@ -75,7 +74,6 @@ class FiLMDenoiser(nn.Module):
         self.final_layer = zero_initialised(nn.Linear(hidden_dim, action_dim))
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        """Predicted noise (B, A)."""
         return self._rest(noisy_action, self._time(t, state) + self.state_mlp(state))
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,7 +81,6 @@ class FiLMDenoiser(nn.Module):
         return self._time(timesteps, state), self.state_mlp(state)
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        """Predicted noise (B, A) at the timestep of that index, the same as `forward` gives."""
         time, state = prepared
         return self._rest(noisy_action, time[index] + state)
 

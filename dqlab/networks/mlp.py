@@ -55,7 +55,6 @@ class Multiplier(nn.Module):
         self.log_value = nn.Parameter(spread * torch.randn(()) if spread else torch.zeros(()))
 
     def forward(self) -> Tensor:
-        """The multiplier, a scalar."""
         return self.log_value.clamp(self.LOW, self.HIGH).exp()
 
     def ascent(self, excess: Tensor) -> Tensor:

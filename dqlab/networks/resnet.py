@@ -39,7 +39,6 @@ class ResidualBlock(nn.Module):
         self.layers = mlp([width, expansion * width, width], activation=activation)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The block's output, of x (B, width) and the dropout's mask (B, width), if there is dropout."""
         out: Tensor = x + self.layers(self.norm(x if mask is None else x * mask))
         return out
 
@@ -98,7 +97,6 @@ class LNResnet(ConcatDenoiser):
 
     @property
     def first(self) -> nn.Linear:
-        """The layer into the residual stream."""
         return self.first_layer
 
     def embed(self, t: Tensor) -> Tensor:

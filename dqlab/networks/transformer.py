@@ -98,7 +98,6 @@ class TransformerDenoiser(nn.Module):
         self.final_layer = nn.Linear(hidden_dim, chunk)
 
     def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        """Predicted noise (B, A)."""
         return self._rest(noisy_action, self._time(t, state), self.state_token(state))
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +105,6 @@ class TransformerDenoiser(nn.Module):
         return self._time(timesteps, state), self.state_token(state)
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        """Predicted noise (B, A) at the timestep of that index, the same as `forward` gives."""
         time, state = prepared
         return self._rest(noisy_action, time[index].expand_as(state), state)
 

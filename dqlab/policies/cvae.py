@@ -65,7 +65,6 @@ class CVAEPolicy(PerceptronPolicy):
         return self.latent_dim or 2 * dims.action
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised encoder and decoder."""
         latents = self.latents(dims)
         encoder = self.perceptron(dims.state + dims.action, 2 * latents)
         return CVAENetwork(encoder, self.perceptron(dims.state + latents, dims.action))

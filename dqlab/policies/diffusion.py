@@ -54,12 +54,10 @@ class DiffusionPolicy(Policy):
 
     @cached_property
     def resolved_sampler(self) -> Sampler:
-        """The sampler, configured."""
         return samplers.choose(self.sampler)()
 
     @cached_property
     def resolved_prediction(self) -> Prediction:
-        """The parametrisation of the denoiser's output, configured."""
         return predictions.choose(self.prediction)()
 
     @cached_property
@@ -68,7 +66,6 @@ class DiffusionPolicy(Policy):
         return loss_weightings.choose(self.weighting)().weights(self.resolved_prediction, self.process)
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised denoiser."""
         return denoisers.choose(self.denoiser)(dims.state, dims.action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

@@ -36,7 +36,6 @@ class RectifiedFlowPolicy(Policy):
         check_field(self.time_scale > 0, self, "time_scale", "positive")
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised velocity network."""
         return denoisers.choose(self.denoiser)(dims.state, dims.action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

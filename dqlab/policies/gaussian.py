@@ -70,11 +70,9 @@ class DeterministicPolicy(PerceptronPolicy):
     """One action a state: max_action * tanh of a perceptron; trained by squared errors."""
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised perceptron."""
         return self.perceptron(dims.state, dims.action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """None."""
         return {}
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
@@ -82,11 +80,9 @@ class DeterministicPolicy(PerceptronPolicy):
         return (self.sample(network, dims, state, noise) - action).square().mean(dim=-1)
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """None."""
         return {}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """The actions (B, A) of states (B, S)."""
         return squash(network(state), dims.max_action)
 
 
@@ -131,7 +127,6 @@ class TanhGaussianPolicy(PerceptronPolicy):
         check_field(self.log_std_min < self.log_std_max, self, "log_std_min", "below log_std_max")
 
     def build(self, dims: Dims) -> nn.Module:
-        """A freshly initialised `GaussianNetwork`."""
         outputs = 2 * dims.action if self.state_dependent_std else dims.action
         return GaussianNetwork(self.perceptron(dims.state, outputs), dims.action, self.state_dependent_std)
 
@@ -152,7 +147,6 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return (density - log_slope(u, dims.max_action) if self.squashed else density).sum(dim=-1)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """None."""
         return {}
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
@@ -222,7 +216,6 @@ class GaussianMixturePolicy(PerceptronPolicy):
         return (log_weight + log_normal(action.unsqueeze(1), mean, std).sum(dim=-1)).logsumexp(dim=-1)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """None."""
         return {}
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:

@@ -57,7 +57,6 @@ class WeightedSelection(Selection):
         return {"choice": gumbel(self.n_candidates, batch)}
 
     def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        """Index (B,) of the drawn candidates."""
         return (self.log_weights(q.amin(dim=0), value) + noise["choice"]).argmax(dim=0)
 
     @abstractmethod
@@ -207,7 +206,6 @@ class Single(Selection):
     n_candidates: int = 1
 
     def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        """Zeros (B,)."""
         return torch.zeros(candidates.shape[1], dtype=torch.int64, device=candidates.device)
 
 
@@ -217,7 +215,6 @@ class Argmax(Selection):
     """Take the candidate with the highest min over critics of Q."""
 
     def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        """Index (B,) of the best."""
         return q.amin(dim=0).argmax(dim=0)
 
 
@@ -250,7 +247,6 @@ class TopK(BestSelection):
         return {"rank": integers(self.k, batch)}
 
     def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        """Index (B,) of the drawn candidates."""
         return self.best(q).gather(0, noise["rank"].unsqueeze(0)).squeeze(0)
 
 
@@ -280,5 +276,4 @@ class SoftmaxQ(WeightedSelection):
         check_field(self.temperature > 0, self, "temperature", "positive")
 
     def log_weights(self, q: Tensor, value: Tensor | None) -> Tensor:
-        """Q / temperature, (C, B)."""
         return q / self.temperature

@@ -60,7 +60,6 @@ class FailedEvaluation:
     selection_loss: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, for records."""
         return asdict(self)
 
 
@@ -85,7 +84,6 @@ class Evaluated:
     losses: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, for records."""
         return asdict(self)
 
 

@@ -171,7 +171,6 @@ class Eager(ExecutionMode):
     """Operation by operation, as written."""
 
     def __call__(self, program: Program) -> RunProgram:
-        """The function itself."""
         return lambda: program.function(program.tensors)
 
 
@@ -196,7 +195,6 @@ class Compile(ExecutionMode):
         return lambda: function(program.tensors)
 
     def function(self, program: Program) -> Callable[[Tensors], Any]:
-        """The program's function, compiled."""
         key = (program.function, program_signature(program.tensors))
         if key not in self._compiled:
             self._compiled[key] = compile_program(program)
@@ -208,14 +206,12 @@ class CudaGraph(ExecutionMode):
     """Recorded once and replayed as one launch; costs a second."""
 
     def unavailable_reason(self, device: torch.device) -> str:
-        """A CUDA device."""
         return "" if device.type == "cuda" else "a CUDA device"
 
     def __init__(self) -> None:
         self._recorders: dict[torch.device, GraphRecorder] = {}
 
     def __call__(self, program: Program) -> RunProgram:
-        """A replay of the function as written."""
         return self.record(program, program.function)
 
     def record(self, program: Program, function: Callable[[Tensors], Any]) -> RunProgram:
@@ -237,11 +233,9 @@ class CompiledCudaGraph(CudaGraph):
         self._compile = Compile()
 
     def unavailable_reason(self, device: torch.device) -> str:
-        """A CUDA device, or what compiling for it needs."""
         return super().unavailable_reason(device) or self._compile.unavailable_reason(device)
 
     def __call__(self, program: Program) -> RunProgram:
-        """A replay of the compiled function."""
         return self.record(program, self._compile.function(program))
 
 
