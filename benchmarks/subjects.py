@@ -24,7 +24,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.profile.peak import Call, wait_for_nothing
 from dqlab.training import Pack
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
-from dqlab.training.execution.program import Program, Tensors
+from dqlab.training.execution.program import Program, TensorTree
 
 DIMS = Dims(17, 6)
 
@@ -98,7 +98,7 @@ class Chain:
         self._layout = Layout.of(network).to(torch.device(device))
         self._noise = draw_noise(policy.sample_noise(DIMS, batch), torch.Generator(device), torch.float32)
         state = torch.randn(batch, DIMS.state, device=device)
-        tensors: Tensors = {"row": row, "state": state, "noise": self._noise}
+        tensors: TensorTree = {"row": row, "state": state, "noise": self._noise}
         self._sample(tensors)  # constants that are made at first use exist from here on
         self._run = mode(Program(self._sample, tensors))
 
@@ -108,7 +108,7 @@ class Chain:
         actions: Tensor = self._run()
         return actions
 
-    def _sample(self, tensors: Tensors) -> Tensor:
+    def _sample(self, tensors: TensorTree) -> Tensor:
         with torch.no_grad():
             return self._policy.sample(self._layout.bind(tensors["row"]), DIMS, tensors["state"], tensors["noise"])
 

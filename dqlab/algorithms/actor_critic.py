@@ -1,4 +1,4 @@
-"""What algorithms with critics have in common: their parts, the TD loss, acting with candidates."""
+"""What algorithms with critics have in common: their components, the TD loss, acting with candidates."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_fields, kind_of
+from dqlab.config.fields import check_fields, field_type
 from dqlab.config.registry import Registry
 from dqlab.data.batch import Batch
 from dqlab.networks.stacking import Network
@@ -138,7 +138,7 @@ class Algorithm(ABC):
 
     def hyper(self) -> dict[str, float]:
         """The scalars that may differ between replicas of one pack."""
-        floats = [field.name for field in fields(self) if kind_of(field) == "float"]  # type: ignore[arg-type]
+        floats = [field.name for field in fields(self) if field_type(field) == "float"]  # type: ignore[arg-type]
         named = [name for name in floats if name not in self.structural]
         return {name: float(getattr(self, name)) for name in named}
 

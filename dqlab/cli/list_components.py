@@ -33,5 +33,5 @@ def _list(args: argparse.Namespace) -> int:
     if args.json or args.markdown:
         print(catalogue.components_as_json(args.kind) if args.json else catalogue.components_markdown(args.kind))
     else:
-        catalogue.print_parts(args.kind)
+        catalogue.print_components(args.kind)
     return 0

@@ -1,4 +1,4 @@
-"""What there is to choose: the registered parts as text, JSON and Markdown."""
+"""What there is to choose: the registered components as text, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def is_plain(value: Any) -> bool:
 
 
 def gin_parameters(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
-    """The parameters that gin files set, with their defaults: all but those that whoever calls the part gives."""
+    """The parameters that gin files set, with their defaults: all but those that whoever calls the component gives."""
     own = entry.signature()[registry.arguments :]
     given = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
     return {**entry.example, **{name: value for name, value in given.items() if name not in entry.example}}
 
 
 def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
-    """Lines of a gin file that choose a part and set each of its parameters that has a plain value."""
+    """Lines of a gin file that choose a component and set each of its parameters that has a plain value."""
     choice = [f"{registry.chosen_by} = {registry.chosen_as.format(entry.name)}"] if registry.chosen_by else []
     if not entry.gin_name:
         return choice
@@ -55,7 +55,7 @@ def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]
 
 
 def choosers(registry: Registry[Any]) -> list[str]:
-    """Every gin parameter that chooses a part of this kind: those called as the one that the registry names."""
+    """Every gin parameter that chooses a component of this kind: those called as the one that the registry names."""
     parameter = registry.chosen_by.rpartition(".")[2]
     dqlab = {name: known.wrapped for name, known in configurables().items() if is_dataclass(known.wrapped)}
     return sorted(
@@ -71,7 +71,7 @@ def fields_of(item: Any) -> set[str]:
 
 
 def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:
-    """Everything that is known of a part, as JSON says it."""
+    """Everything that is known of a component, as JSON says it."""
     by_gin = gin_parameters(registry, entry)
     return {
         "kind": registry.kind,
@@ -100,7 +100,7 @@ def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[
 
 
 def components_as_json(kind: str | None) -> str:
-    """Every part of one kind or of all, as a JSON list of objects.
+    """Every component of one kind or of all, as a JSON list of objects.
 
     Raises:
         ConfigError: unknown kind; the message names the nearest ones.
@@ -110,8 +110,8 @@ def components_as_json(kind: str | None) -> str:
     )
 
 
-def print_parts(kind: str | None) -> None:
-    """Every part of one kind or of all, with its parameters, defaults and source.
+def print_components(kind: str | None) -> None:
+    """Every component of one kind or of all, with its parameters, defaults and source.
 
     Raises:
         ConfigError: unknown kind; the message names the nearest ones.
@@ -142,7 +142,7 @@ def _default(value: Any) -> str:
 
 
 def components_markdown(kind: str | None = None) -> str:
-    """dqlab's own parts, a table a kind: the text of docs/components.md. Plugins do not change it.
+    """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it.
 
     Raises:
         ConfigError: unknown kind; the message names the nearest ones.

@@ -7,10 +7,10 @@ from typing import Any
 
 from dqlab.errors import ConfigError
 
-KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
-def kind_of(field: Field[Any]) -> str:
+def field_type(field: Field[Any]) -> str:
     """The name of a field's type, which is a string where annotations are postponed and a class where they are not."""
     return field.type.__name__ if isinstance(field.type, type) else str(field.type)
 
@@ -22,23 +22,23 @@ def check_fields(instance: Any) -> None:
         ConfigError: a value has the wrong type.
     """
     for field in fields(instance):
-        kind = kind_of(field)
+        kind = field_type(field)
         value = getattr(instance, field.name)
-        if kind not in KINDS:
+        if kind not in PLAIN_TYPES:
             continue
         wrong_bool = isinstance(value, bool) and kind != "bool"
-        if wrong_bool or not isinstance(value, KINDS[kind]):
+        if wrong_bool or not isinstance(value, PLAIN_TYPES[kind]):
             raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {kind}, not {value!r}.")
         if kind == "float":
             number: Any = value
             object.__setattr__(instance, field.name, float(number))
 
 
-def check_counts(part: str, least: int = 1, **values: Any) -> None:
-    """Check sizes and counts of a part that is no dataclass.
+def check_counts(component: str, least: int = 1, **values: Any) -> None:
+    """Check sizes and counts of a component that is no dataclass.
 
     Args:
-        part: its name in gin files.
+        component: its name in gin files.
         least: of each of them.
         values: parameter -> value.
 
@@ -48,7 +48,7 @@ def check_counts(part: str, least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         wanted = "of type int" if type(value) is not int else f"at least {least}"
         if type(value) is not int or value < least:
-            raise ConfigError(f"{part}.{name} must be {wanted}, not {value!r}.")
+            raise ConfigError(f"{component}.{name} must be {wanted}, not {value!r}.")
 
 
 def check_field(condition: bool, instance: Any, name: str, wanted: str) -> None:

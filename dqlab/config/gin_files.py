@@ -303,7 +303,7 @@ def _import(module: str, place: str, loaded: LoadedConfig) -> None:
 
 
 def import_plugin(module: str, place: str) -> None:
-    """Import a module that registers parts.
+    """Import a module that registers components.
 
     Raises:
         ConfigError: it is not there, or fails; the message names `place`.

@@ -1,4 +1,4 @@
-"""Plugins: packages that register parts, found by the entry-point group `dqlab.plugins` or named by the user."""
+"""Plugins: packages that register components, found by the entry-point group `dqlab.plugins` or named by the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import gin
 
 from dqlab.config.gin_files import import_plugin
 from dqlab.config.gin_state import configurables, remove_configurable, restore_configurable
-from dqlab.config.registry import Clash, Registry, RegistryEntry, refuse
+from dqlab.config.registry import Clash, Registry, RegistryEntry, refuse_clash
 from dqlab.errors import ConfigError, message_of, nearest
 
 
@@ -56,7 +56,7 @@ class RegisteredState:
                 del sys.modules[module]
 
     def _packages(self, before: RegisteredState) -> set[str]:
-        """Packages that have registered parts since."""
+        """Packages that have registered components since."""
         return {
             entry.package
             for kind, entries in self.entries.items()
@@ -98,8 +98,8 @@ def load_plugins(modules: Sequence[str] = ()) -> None:
     """Import every installed plugin, then the named modules.
 
     An installed plugin that fails is reported by name and skipped, and nothing of it stays: it must not break what
-    does not use it. Of two that claim one name neither has it; against dqlab's own parts a plugin's loses. Both are
-    reported by name. What plugins print goes to stderr.
+    does not use it. Of two that claim one name neither has it; against dqlab's own components a plugin's loses. Both
+    are reported by name. What plugins print goes to stderr.
 
     Raises:
         ConfigError: a named module cannot be imported, or claims a name that is taken.
@@ -133,19 +133,19 @@ def _load(entry: EntryPoint) -> None:
 @contextmanager
 def _tolerant() -> Iterator[None]:
     """Clashes of names are settled instead of refused; gin takes new configurables; stdout stays the command's."""
-    Registry.on_clash = staticmethod(settle_clash)
+    Registry.on_clash = staticmethod(resolve_clash)
     try:
         with gin.unlock_config(), redirect_stdout(sys.stderr):
             yield
     finally:
-        Registry.on_clash = staticmethod(refuse)
+        Registry.on_clash = staticmethod(refuse_clash)
 
 
-def settle_clash(clash: Clash) -> str:
+def resolve_clash(clash: Clash) -> str:
     """What becomes of a name that an installed plugin claims as the second one; it is reported.
 
     Returns:
-        Why nobody has the name; empty where dqlab has it, whose parts keep theirs.
+        Why nobody has the name; empty where dqlab has it, whose components keep theirs.
 
     Raises:
         ConfigError: both claims are of one package.
@@ -153,7 +153,7 @@ def settle_clash(clash: Clash) -> str:
     *earlier, latest = clash.claims
     packages = [claim.package for claim in earlier]
     if latest.package in packages:
-        return refuse(clash)
+        return refuse_clash(clash)
     if "dqlab" in packages:
         _warn(
             f"{_who(latest)} claims the {clash.kind} name '{clash.name}', which is dqlab's own ({earlier[0].place}): "
@@ -190,7 +190,7 @@ def load_one(name: str) -> str:
     """Load all plugins and make sure that one of them is: by its entry point, its distribution, or as a module.
 
     Returns:
-        The package that its parts come from.
+        The package that its components come from.
 
     Raises:
         ConfigError: there is none of that name, or it fails; the message says why.
@@ -217,10 +217,10 @@ def _importable(module: str) -> bool:
         return False
 
 
-def parts_of(package: str) -> Iterator[tuple[str, str, str]]:
-    """Kind, name and trouble of every part that a package (or one of its modules) has tried to register.
+def components_of(package: str) -> Iterator[tuple[str, str, str]]:
+    """Kind, name and trouble of every component that a package (or one of its modules) has tried to register.
 
-    The trouble says why the part did not get its name; it is empty where it did.
+    The trouble says why the component did not get its name; it is empty where it did.
     """
     for kind, registry in sorted(Registry.kinds.items()):
         for entry in registry:

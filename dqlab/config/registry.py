@@ -1,4 +1,4 @@
-"""One registry class for every exchangeable part: a decorator names the part and makes it a gin configurable.
+"""One registry class for every exchangeable component: a decorator names the component and makes it a gin configurable.
 
 Noise schedules, denoisers, critics, selections, samplers, policies, algorithms, datasets, tasks and the rest
 are all looked up here; nothing in dqlab asks `if name == ...`.
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RegistryEntry(Generic[T]):
-    """A registered part: its name, itself, and what `dqlab list` says of it.
+    """A registered component: its name, itself, and what `dqlab list` says of it.
 
     Attributes:
-        name, item: what gin values say, and the part (a gin configurable).
+        name, item: what gin values say, and the component (a gin configurable).
         source: paper and equation.
         place: `module:line` of its code.
         module: the module that registered it.
         docstring: its own; its first line is the summary.
         gin_name: the Python name under which gin files set its parameters; empty for a plain value.
-        example: values of parameters without which the part means nothing (a schedule's list of betas, say).
+        example: values of parameters without which the component means nothing (a schedule's list of betas, say).
     """
 
     name: str
@@ -56,11 +56,11 @@ class RegistryEntry(Generic[T]):
         return self.module.split(".")[0]
 
     def make(self) -> T:
-        """The part, with the parameters of its example given, if it has one."""
+        """The component, with the parameters of its example given, if it has one."""
         return cast(T, partial(cast(Callable[..., Any], self.item), **self.example)) if self.example else self.item
 
     def signature(self) -> list[inspect.Parameter]:
-        """The named parameters of the part; none where it is a plain value, or does not say."""
+        """The named parameters of the component; none where it is a plain value, or does not say."""
         try:
             found = inspect.signature(cast(Callable[..., Any], self.item)).parameters.values()
         except (TypeError, ValueError):
@@ -68,13 +68,13 @@ class RegistryEntry(Generic[T]):
         return [p for p in found if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
     def parameters(self) -> dict[str, Any]:
-        """Parameters of the part and their defaults (`inspect.Parameter.empty` where the caller supplies them)."""
+        """Parameters of the component and their defaults (`inspect.Parameter.empty` where the caller supplies them)."""
         return {parameter.name: parameter.default for parameter in self.signature()}
 
 
 @dataclass(frozen=True)
 class Clash:
-    """One name of one kind, claimed by several parts, the latest claim last."""
+    """One name of one kind, claimed by several components, the latest claim last."""
 
     kind: str
     name: str
@@ -84,7 +84,7 @@ class Clash:
 OnClash = Callable[[Clash], str]
 
 
-def refuse(clash: Clash) -> str:
+def refuse_clash(clash: Clash) -> str:
     """The usual answer to a second claim.
 
     Raises:
@@ -125,19 +125,19 @@ def configurable(module: str) -> Callable[[Decorated], Decorated]:
 
 
 class Registry(Generic[T]):
-    """All parts of one kind, by name.
+    """All components of one kind, by name.
 
     Args:
-        kind: what the parts are, as used in `dqlab list KIND` and as the gin module `KIND.<configurable>`.
-        summary: one line on what a part of this kind does.
-        chosen_by: the gin parameter that chooses a part of this kind, such as `DiffusionPolicy.schedule`.
+        kind: what the components are, as used in `dqlab list KIND` and as the gin module `KIND.<configurable>`.
+        summary: one line on what a component of this kind does.
+        chosen_by: the gin parameter that chooses a component of this kind, such as `DiffusionPolicy.schedule`.
         chosen_as: how it says the name `{}`.
-        arguments: how many arguments whoever calls a part gives it: those are no gin parameters, though they may have
-            defaults. Parameters without a default never are.
+        arguments: how many arguments whoever calls a component gives it: those are no gin parameters, though they may
+            have defaults. Parameters without a default never are.
     """
 
     kinds: ClassVar[dict[str, Registry[Any]]] = {}
-    on_clash: ClassVar[OnClash] = staticmethod(refuse)
+    on_clash: ClassVar[OnClash] = staticmethod(refuse_clash)
     """What becomes of a name's second claim: it raises; or it says why nobody has the name; or, with an empty text,
     the first claim stands and the second is dropped."""
 
@@ -160,9 +160,9 @@ class Registry(Generic[T]):
         """Decorator: file a function or class under `name`, as a gin configurable of its Python name.
 
         Args:
-            name: the name that gin files use to choose this part.
+            name: the name that gin files use to choose this component.
             source: paper, equation or program that it comes from.
-            example: values of parameters without which the part means nothing; shown in its gin example, and what
+            example: values of parameters without which the component means nothing; shown in its gin example, and what
                 the conformance suite tries it with.
 
         Raises:
@@ -176,9 +176,9 @@ class Registry(Generic[T]):
             if not self._free(entry):
                 return item
             self._check_gin_name(entry)
-            part = configurable(self.kind)(item)
-            self.entries[name] = replace(entry, item=cast(T, part))
-            return part
+            component = configurable(self.kind)(item)
+            self.entries[name] = replace(entry, item=cast(T, component))
+            return component
 
         return decorate
 
@@ -190,10 +190,10 @@ class Registry(Generic[T]):
             self.entries[name] = entry
 
     def entry(self, name: str) -> RegistryEntry[T]:
-        """The part called `name`, with what is known of it.
+        """The component called `name`, with what is known of it.
 
         Raises:
-            ConfigError: no part has that name (the message names the nearest ones), or several plugins claim it.
+            ConfigError: no component has that name (the message names the nearest ones), or several plugins claim it.
         """
         _fill_registries()
         if name in self.clashes and name not in self.entries:
@@ -203,15 +203,15 @@ class Registry(Generic[T]):
         return self.entries[name]
 
     def get(self, name: str) -> T:
-        """The part itself; raises as `entry` does."""
+        """The component itself; raises as `entry` does."""
         return self.entry(name).item
 
     def choose(self, choice: str | T) -> T:
-        """The part called `choice`; a part itself (from code, or a gin reference) is handed back."""
+        """The component called `choice`; a component itself (from code, or a gin reference) is handed back."""
         return self.get(choice) if isinstance(choice, str) else choice
 
     def remove(self, name: str) -> None:
-        """Forget a part, so that its names can be given to another (a notebook's re-run cell, a test)."""
+        """Forget a component, so that its names can be given to another (a notebook's re-run cell, a test)."""
         self.clashes.pop(name, None)
         self._withdraw(self.entries.pop(name))
 
@@ -228,11 +228,11 @@ class Registry(Generic[T]):
         return name in self.entries
 
     def selector(self, entry: RegistryEntry[T]) -> str:
-        """The complete gin name of a part."""
+        """The complete gin name of a component."""
         return f"{self.kind}.{entry.gin_name}"
 
     def _free(self, entry: RegistryEntry[T]) -> bool:
-        """Whether the part may have its name; a second claim is settled, and a contested name is nobody's."""
+        """Whether the component may have its name: a second claim goes to `on_clash`; a contested name is nobody's."""
         name = entry.name
         if not (isinstance(name, str) and re.fullmatch(r"[\w./+~-]+", name)):
             raise ConfigError(f"{entry.place}: {name!r} is no name for a {self.kind}: letters, digits and ._+-/~ only.")
@@ -273,7 +273,7 @@ def registry_of(kind: str) -> Registry[Any]:
 
 
 def contested(gin_name: str) -> str:
-    """Why a gin name is nobody's, where plugins claim its part's name; empty otherwise."""
+    """Why a gin name is nobody's, where plugins claim its component's name; empty otherwise."""
     for registry in Registry.kinds.values():
         for clash, reason in registry.clashes.values():
             if reason and gin_name.split(".")[-1] in {claim.gin_name for claim in clash.claims}:
@@ -282,7 +282,7 @@ def contested(gin_name: str) -> str:
 
 
 def _fill_registries() -> None:
-    """Import dqlab's own parts on first use; plugins are loaded by the command line."""
+    """Import dqlab's own components on first use; plugins are loaded by the command line."""
     importlib.import_module("dqlab.config.components")
 
 

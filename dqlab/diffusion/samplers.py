@@ -21,7 +21,7 @@ from dqlab.errors import ConfigError
 
 Denoise = Callable[[Tensor, int, Tensor], Tensor]
 """`(x_t (B, A), t, state (B, S)) -> x_0 (B, A)`, at a timestep of training."""
-Data = Callable[[Tensor, int], Tensor]
+DataPrediction = Callable[[Tensor, int], Tensor]
 """`(x (B, A), t) -> x_0 (B, A)`, clipped, at a timestep of the process that is visited."""
 
 
@@ -96,7 +96,7 @@ class Sampler(ABC):
         return self.chain(data, process.respaced(times), noise).clamp(-max_action, max_action)
 
     @abstractmethod
-    def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """x_0 (B, A), where `process` has the visited timesteps only, numbered 0..K-1, and `data` takes these."""
 
 
@@ -114,7 +114,7 @@ class DDPM(Sampler):
         """One a step; the last is not used."""
         return self.steps or process.n_timesteps
 
-    def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """The posterior mean, plus its standard deviation times noise except at the end."""
         x = noise.start
         for order, t in enumerate(reversed(range(process.n_timesteps))):
@@ -136,7 +136,7 @@ class IDQLDDPM(DDPM):
         times = self.times(process)
         return self.chain(lambda x, t: denoise(x, times[-1 - t], state), process.respaced(times), noise, max_action)
 
-    def chain(self, data: Data, process: Process, noise: ChainNoise, bound: float = math.inf) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise, bound: float = math.inf) -> Tensor:
         """The posterior mean, plus sqrt(beta_t) times noise except at the end; clipped to +-bound at every step."""
         x = noise.start
         for order, t in enumerate(reversed(range(process.n_timesteps))):
@@ -166,7 +166,7 @@ class DDIM(Sampler):
         """One a step but the last; none if eta = 0."""
         return (self.steps or process.n_timesteps) - 1 if self.eta else 0
 
-    def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """x_{t-1} = alpha_{t-1} x_0 + sqrt(sigma_{t-1}^2 - s^2) eps + s noise; the data prediction at the end."""
         x = noise.start
         for order, t in enumerate(reversed(range(1, process.n_timesteps))):
@@ -200,7 +200,7 @@ class DPMSolverPP(Sampler):
         check_field(1 <= self.order <= 3, self, "order", "1, 2 or 3")
         check_field(self.quadratic_weight >= 0, self, "quadratic_weight", "at least 0")
 
-    def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1."""
         x, known = noise.start, [data(noise.start, process.n_timesteps - 1)]
         for t in reversed(range(1, process.n_timesteps)):
@@ -232,7 +232,7 @@ def _advance(process: Process, x: Tensor, t: int, known: list[Tensor], quadratic
 class Heun(Sampler):
     """Heun's method for x / alpha as a function of sigma / alpha; two denoiser calls a step, one in the last."""
 
-    def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """An Euler step, corrected by the slope at its end; the last, to sigma = 0, gives the data prediction."""
         scaled = noise.start / process.alpha(process.n_timesteps - 1)
         for t in reversed(range(1, process.n_timesteps)):

@@ -31,7 +31,7 @@ class DiffusionPolicy(Policy):
 
     Attributes:
         n_timesteps: N, diffusion steps in training.
-        schedule, denoiser: names from their registries, or the parts themselves.
+        schedule, denoiser: names from their registries, or the components themselves.
         sampler, prediction, weighting: names from their registries, or factories: how a chain is run, what the
             denoiser predicts, and how much each timestep counts in its loss.
     """

@@ -21,7 +21,7 @@ class RectifiedFlowPolicy(Policy):
     """Actions by integrating a velocity from noise (t = 0) to the action (t = 1), in Euler steps.
 
     Attributes:
-        denoiser: a name from the `denoiser` registry, or the part itself; here it predicts the velocity.
+        denoiser: a name from the `denoiser` registry, or the component itself; here it predicts the velocity.
         n_steps: Euler steps of a sample.
         time_scale: the network sees t * time_scale, so that its time embedding resolves times between 0 and 1.
     """
@@ -88,7 +88,7 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
     """Actions in one step from noise, distilled from a rectified flow that is trained beside it.
 
     Attributes:
-        denoiser: a name from the `denoiser` registry, or the part itself, for the flow's velocity.
+        denoiser: a name from the `denoiser` registry, or the component itself, for the flow's velocity.
         one_step: likewise, for the network from noise to action; it is called with t = 0.
         n_steps, time_scale: the flow's, as in `RectifiedFlowPolicy`.
         alpha: weight of the distillation in `losses`. The two terms train separate networks, so with Adam it changes

@@ -17,7 +17,7 @@ def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tenso
         parameters, gradient: (K, P).
         moments: (K, 2, P), first and second.
         rate: (K,), learning rate over the first of the step's `bias_corrections`.
-        root: (K,), the second of them. Tensors, so that the step's number is no part of a compiled program.
+        root: (K,), the second of them. Tensors, so that the step's number is not in a compiled program.
     """
     first, second = moments.unbind(1)
     first.lerp_(gradient, 1 - BETA1)

@@ -28,7 +28,7 @@ from dqlab.networks import Layout
 from dqlab.networks.stacking import FULL, Network, Precision
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
-from dqlab.training.execution.program import Tensors, concatenate_nested, to_device, tree_map
+from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
 
 Factor = Callable[[int], float]
 
@@ -178,7 +178,7 @@ class Pack:
         edges = [round(index * self.replicas / count) for index in range(count + 1)]
         return [slice(start, stop) for start, stop in pairwise(edges)]
 
-    def tensors(self, rows: slice) -> Tensors:
+    def tensors(self, rows: slice) -> TensorTree:
         """What an update of those replicas reads and changes: views of the state, and their scalars."""
         state = self.state
         named = {
@@ -187,7 +187,7 @@ class Pack:
             "targets": state.targets,
             "hyper": self.hyper,
         }
-        views: Tensors = tree_map(itemgetter(rows), named)
+        views: TensorTree = tree_map(itemgetter(rows), named)
         return views
 
     def controls(self, steps: range) -> Tensor:
@@ -219,7 +219,9 @@ class Pack:
             self._scalars[target.rate] * target.updates_at(step) for target in self.algorithm.targets().values()
         ]
 
-    def advance(self, tensors: Tensors, batch: Batch, noise: dict[str, Tensor], controls: Tensor) -> dict[str, Tensor]:
+    def advance(
+        self, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor], controls: Tensor
+    ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
 
         Args:
@@ -246,7 +248,7 @@ class Pack:
             tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
         return info
 
-    def _descend(self, name: str, tensors: Tensors, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
+    def _descend(self, name: str, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
         """One step of a network's optimiser, in place."""
         trained, parameters = self.trained[name], tensors["parameters"][name]
         if trained.grad_norm is not None:
@@ -266,14 +268,14 @@ class Pack:
         return clip_by_norm(rows, bound.repeat_interleave(count)).view_as(gradient)
 
     def _gradient(
-        self, name: str, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
+        self, name: str, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         matrix, loss, info = self.loss(name, tensors, batch, noise)
         (gradient,) = torch.autograd.grad(loss, matrix)
         return gradient, info
 
     def loss(
-        self, name: str, tensors: Tensors, batch: Batch, noise: dict[str, Tensor]
+        self, name: str, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The loss of one network of some replicas: its matrix as a leaf, the sum over them, and the scalars."""
         rows = {**tensors["parameters"], **tensors["targets"]}
@@ -338,7 +340,7 @@ class Pack:
             )
         return actions
 
-    def choose_actions(self, tensors: Tensors, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def choose_actions(self, tensors: TensorTree, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
 
         def act(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:

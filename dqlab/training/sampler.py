@@ -12,7 +12,7 @@ from torch import Tensor
 from dqlab.machine import cores
 from dqlab.noise import NoiseStream
 from dqlab.training.execution.modes import ExecutionMode
-from dqlab.training.execution.program import Program, Tensors, to_device, tree_map
+from dqlab.training.execution.program import Program, TensorTree, to_device, tree_map
 from dqlab.training.pack import Pack
 
 LANE = 5
@@ -89,5 +89,5 @@ class SamplerCore:
         networks = self.pack.tensors(rows)
         return Program(self._act, {name: networks[name] for name in ("parameters", "targets")} | own)
 
-    def _act(self, tensors: Tensors) -> Tensor:
+    def _act(self, tensors: TensorTree) -> Tensor:
         return self.pack.choose_actions(tensors, tensors["state"], tensors["noise"])

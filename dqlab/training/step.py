@@ -16,7 +16,7 @@ from torch import Tensor
 from dqlab.data.transitions import Transitions, gather_rows
 from dqlab.noise import NoiseStream, integers
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
-from dqlab.training.execution.program import Program, Tensors, tree_map
+from dqlab.training.execution.program import Program, TensorTree, tree_map
 from dqlab.training.pack import Pack
 from dqlab.training.probe import flops_of_update
 
@@ -47,7 +47,7 @@ class Step:
         specs = {**specs, "batch_index": integers(len(data), batch_size)}
         self._stream = NoiseStream(specs, pack.seeds, "update", dtype=pack.dtype, device=pack.device)
         self._position = pack.state.step // self._stream.chunk
-        self._buffers: Tensors = {
+        self._buffers: TensorTree = {
             "noise": self._stream.draw_chunk(self._position),
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
@@ -108,7 +108,7 @@ class Step:
         tensors = {**self.pack.tensors(rows), **own, "data": self._data.fields}
         return Program(self._advance, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
 
-    def _advance(self, tensors: Tensors) -> None:
+    def _advance(self, tensors: TensorTree) -> None:
         cursor = tensors["cursor"][:1]
 
         def now(chunk: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqlab.diffusion import Process, samplers
-from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, Data, DPMSolverPP, Heun, Sampler
+from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPrediction, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 from dqlab.testing import check
@@ -243,7 +243,7 @@ def test_the_suite_catches_a_sampler_that_does_not_converge() -> None:
     class Loud(DDPM):
         """Twice the noise that there should be."""
 
-        def chain(self, data: Data, process: Process, noise: ChainNoise) -> Tensor:
+        def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
             return super().chain(data, process, replace(noise, steps=2 * noise.steps))
 
     try:

@@ -13,7 +13,7 @@ import torch
 
 from dqlab.errors import CaptureError
 from dqlab.training.execution import modes
-from dqlab.training.execution.program import Program, Tensors
+from dqlab.training.execution.program import Program, TensorTree
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def counting(said: list[str]) -> Program:
-    def add(tensors: Tensors) -> torch.Tensor:
+    def add(tensors: TensorTree) -> torch.Tensor:
         said.append("run")
         return tensors["count"].add_(1)
 
@@ -81,7 +81,7 @@ def test_programs_of_one_recorder_share_its_stream(asked: list[str]) -> None:
 
 
 def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
-    def fails(tensors: Tensors) -> None:
+    def fails(tensors: TensorTree) -> None:
         if "recording begins" in asked:
             raise ValueError("operation not permitted when stream is capturing\nwith more lines")
 
@@ -96,7 +96,7 @@ def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
 def test_a_card_without_room_says_so_itself(asked: list[str], when: str) -> None:
     """That error is the one that every command tells in its own words."""
 
-    def fails(tensors: Tensors) -> None:
+    def fails(tensors: TensorTree) -> None:
         if when in asked:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -115,7 +115,7 @@ def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
         def __del__(self) -> None:
             asked.append("garbage collected")
 
-    def function(tensors: Tensors) -> None:
+    def function(tensors: TensorTree) -> None:
         seen.append((asked[-1], gc.isenabled()))
 
     Cycle()

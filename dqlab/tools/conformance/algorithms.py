@@ -21,7 +21,7 @@ from dqlab.errors import ConfigError
 from dqlab.tools.conformance.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
-from dqlab.training.execution.program import Program, Tensors, tree_map
+from dqlab.training.execution.program import Program, TensorTree, tree_map
 from dqlab.training.pack import PackState
 from dqlab.training.plan import LearningRateSchedule
 
@@ -189,7 +189,7 @@ def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
         return
     tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
 
-    def add(tensors: Tensors) -> Tensor:
+    def add(tensors: TensorTree) -> Tensor:
         total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
         return total * 2
 

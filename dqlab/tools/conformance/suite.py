@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
-from dqlab.config.plugins import load_one, parts_of
+from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.errors import ConfigError, DqlabError, error_place, message_of
 from dqlab.tools.conformance.algorithms import (
@@ -77,7 +77,7 @@ def examine(plugin: str) -> Iterator[tuple[str, str, str]]:
         AssertionError: the plugin registers nothing.
         ConfigError: there is no such plugin, or it cannot be imported.
     """
-    parts = list(parts_of(load_one(plugin)))
+    parts = list(components_of(load_one(plugin)))
     if not parts:
         raise AssertionError(f"'{plugin}' registers nothing: does its module import those with the parts?")
     for kind, name, trouble in parts:

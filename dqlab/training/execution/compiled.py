@@ -17,7 +17,7 @@ from dqlab.errors import ConfigError, first_line, lacks_memory
 from dqlab.networks import activations
 from dqlab.training.execution import products
 from dqlab.training.execution.merging import merge_sums
-from dqlab.training.execution.program import Program, Tensors, nested_tensors, tree_map
+from dqlab.training.execution.program import Program, TensorTree, nested_tensors, tree_map
 from dqlab.training.execution.torch_internals import known_inductor_options, trace_elementary
 
 _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -31,7 +31,7 @@ WITHOUT_COMPILING = {"cuda": "cuda_graph"}
 """The mode that compiles nothing, by type of device; `eager` elsewhere."""
 
 
-def compile_program(program: Program) -> Callable[[Tensors], Any]:
+def compile_program(program: Program) -> Callable[[TensorTree], Any]:
     """The program's function, compiled for tensors of these shapes; nothing is executed.
 
     The function is traced down to PyTorch's elementary operations, the backward passes included, whatever the Python of
@@ -61,7 +61,7 @@ def compile_program(program: Program) -> Callable[[Tensors], Any]:
             f"Use Training.execution='{WITHOUT_COMPILING.get(device.type, 'eager')}'."
         ) from error
 
-    def run(tensors: Tensors) -> Any:
+    def run(tensors: TensorTree) -> Any:
         values = iter(compiled(*nested_tensors(tensors)))
         return tree_map(lambda _: next(values), shape[0]) if shape[0] is not None else None
 
@@ -93,7 +93,7 @@ def trace_program(
     return graph
 
 
-def program_signature(tensors: Tensors) -> tuple[Any, ...]:
+def program_signature(tensors: TensorTree) -> tuple[Any, ...]:
     """What compiled code depends on: shapes, strides and types of the tensors, and their device."""
     return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in nested_tensors(tensors))
 

@@ -13,7 +13,7 @@ import torch
 from dqlab.config.registry import Registry
 from dqlab.errors import CaptureError, ConfigError, first_line
 from dqlab.training.execution.compiled import compile_program, cpp_compiler, missing_for_triton, program_signature
-from dqlab.training.execution.program import Program, RunProgram, Tensors, nested_tensors
+from dqlab.training.execution.program import Program, RunProgram, TensorTree, nested_tensors
 from dqlab.training.execution.torch_internals import clear_cublas_workspaces
 
 WARM_UPS = 3
@@ -33,7 +33,7 @@ class GraphRecorder:
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
-    def record(self, program: Program, function: Callable[[Tensors], Any]) -> RunProgram:
+    def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
         """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
 
         Args:
@@ -73,7 +73,7 @@ class GraphRecorder:
 
         return run
 
-    def _warm_up(self, program: Program, function: Callable[[Tensors], Any]) -> None:
+    def _warm_up(self, program: Program, function: Callable[[TensorTree], Any]) -> None:
         """On the stream of the recordings, as they need it; the state is put back after each run."""
         changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
         kept = [tensor.clone() for tensor in changed]
@@ -181,7 +181,7 @@ class Compile(ExecutionMode):
     preparation = COMPILING
 
     def __init__(self) -> None:
-        self._compiled: dict[Any, Callable[[Tensors], Any]] = {}
+        self._compiled: dict[Any, Callable[[TensorTree], Any]] = {}
 
     def unavailable_reason(self, device: torch.device) -> str:
         """A C++ compiler on a CPU; elsewhere Triton, and what Triton needs."""
@@ -194,7 +194,7 @@ class Compile(ExecutionMode):
         function = self.function(program)
         return lambda: function(program.tensors)
 
-    def function(self, program: Program) -> Callable[[Tensors], Any]:
+    def function(self, program: Program) -> Callable[[TensorTree], Any]:
         key = (program.function, program_signature(program.tensors))
         if key not in self._compiled:
             self._compiled[key] = compile_program(program)
@@ -214,7 +214,7 @@ class CudaGraph(ExecutionMode):
     def __call__(self, program: Program) -> RunProgram:
         return self.record(program, program.function)
 
-    def record(self, program: Program, function: Callable[[Tensors], Any]) -> RunProgram:
+    def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
         """A replay of that function on the program's tensors; a mode's graphs share memory."""
         device = nested_tensors(program.tensors)[0].device
         if device not in self._recorders:
@@ -254,7 +254,7 @@ class AutoChoice:
     worth: float
 
 
-PICKS = {"cpu": AutoChoice(Eager, Compile, 3e12), "cuda": AutoChoice(CudaGraph, CompiledCudaGraph, 1e14)}
+AUTO_CHOICES = {"cpu": AutoChoice(Eager, Compile, 3e12), "cuda": AutoChoice(CudaGraph, CompiledCudaGraph, 1e14)}
 """CPU: eager updates do some 40 GFLOP/s, compiled ones twice that; compiling takes half a minute. CUDA: a guess."""
 
 
@@ -267,7 +267,7 @@ class Auto(ExecutionMode):
 
     def resolve(self, budget: ComputeBudget) -> ExecutionMode:
         """Compiled if all updates together are worth it; the reason says so."""
-        pick = PICKS.get(budget.device.type, AutoChoice(Eager, Eager, 0.0))
+        pick = AUTO_CHOICES.get(budget.device.type, AutoChoice(Eager, Eager, 0.0))
         lacking = pick.fast().unavailable_reason(budget.device)
         mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
         work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Tensors = dict[str, Any]
+TensorTree = dict[str, Any]
 """Tensors by name, nested in dicts and (named) tuples."""
 
 
@@ -19,17 +19,17 @@ class Program:
 
     Attributes:
         function: from tensors to tensors. It may change some of its arguments in place; it reads nothing else that
-            changes, draws no random numbers, and never looks at a value. Whoever makes a program has called its parts
+            changes, draws no random numbers, and never looks at a value. Whoever makes a program has called all of it
             once before, so that constants which are made at first use exist.
         tensors: its arguments. New input is written into them, in place.
         changes: names of those that it changes.
     """
 
-    function: Callable[[Tensors], Any]
-    tensors: Tensors
+    function: Callable[[TensorTree], Any]
+    tensors: TensorTree
     changes: tuple[str, ...] = ()
 
-    def with_copies(self) -> Tensors:
+    def with_copies(self) -> TensorTree:
         """The tensors, with copies in place of those that a run changes: a run on them leaves no trace."""
         copies = {name: tree_map(torch.clone, self.tensors[name]) for name in self.changes}
         return {**self.tensors, **copies}
