@@ -213,7 +213,7 @@ def test_a_disk_that_fills_meanwhile_leaves_nothing(
     disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = disk("1m")
-    monkeypatch.setattr("dqlab.machine.available_disk", lambda folder: 1 << 40)
+    monkeypatch.setattr("dqlab.data.mapped.available_disk", lambda folder: 1 << 40)
     with pytest.raises(DataError, match=r"Cannot write .*No space left on device. Free some space, or set"):
         load("always", folder)
     assert not list(folder.iterdir())
