@@ -59,7 +59,7 @@ def _written(value: Any) -> bool:
 
 
 def abbreviate_names(bindings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with names as short as gin understands them."""
+    """Bindings with names as short as gin understands them."""
     return {_abbreviate(name): value for name, value in bindings.items()}
 
 

@@ -75,7 +75,7 @@ LATER: Mapping[str, Any] = {
 """Parameters that came after runs were stored, with the value at which those ran."""
 
 UNSTORED = {**LATER, "patience.tolerance": 5, "patience.min_delta": 0.0, "last_two.initial": 100.0}
-"""The same, with those that were once read too late to be stored."""
+"""`LATER`, and those parameters that were once read too late to be stored."""
 
 TASK = "experiment.Experiment.task"
 SOURCES = "data.load_dataset.sources"

@@ -130,7 +130,7 @@ def _rising(count: int, low: float, high: float) -> Tensor:
 
 
 def _positive(name: str, sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """Both, checked."""
+    """The two noise levels, if they are positive and rise."""
     if not 0 < sigma_min < sigma_max:
         raise ConfigError(f"{name}: 0 < sigma_min < sigma_max does not hold for {sigma_min} and {sigma_max}.")
     return sigma_min, sigma_max

@@ -71,5 +71,5 @@ def add_prefix(prefix: str, specs: dict[str, NoiseSpec]) -> dict[str, NoiseSpec]
 
 
 def strip_prefix(prefix: str, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse: the tensors whose name begins with `prefix_`, without it."""
+    """The tensors whose name begins with `prefix_`, without it: the inverse of `add_prefix`."""
     return {name.removeprefix(f"{prefix}_"): value for name, value in noise.items() if name.startswith(f"{prefix}_")}

@@ -16,18 +16,8 @@ from dqlab.files import atomic_path, check_ordinary
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import StateRecord, WeightsRecord
-Record = TypeVar("Record")
+
 Groups = dict[str, dict[str, Tensor]]
-DIGEST = "sha256"
-
-
-def weights_digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
-    """SHA-256 of contiguous tensors on the CPU, by name, type and shape, and of a record as JSON."""
-    digest = hashlib.sha256(json.dumps(record).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], record: Mapping[str, Any]) -> None:
@@ -55,7 +45,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], re
 
 
 def read_checkpoint(path: Path) -> tuple[Groups, dict[str, Any]]:
-    """Read a file that `save` wrote: groups of named tensors (on the CPU), and the record.
+    """Read a file that `write_checkpoint` wrote: groups of named tensors (on the CPU), and the record.
 
     Raises:
         RunError: the file is missing, damaged (a single bit shows), or not a dqlab checkpoint.
@@ -64,10 +54,10 @@ def read_checkpoint(path: Path) -> tuple[Groups, dict[str, Any]]:
 
 
 def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
-    """The same, of one replica's weights.
+    """One replica's weights, and their record.
 
     Raises:
-        RunError: as `load`; also where the file holds something else.
+        RunError: as in `read_checkpoint`; also where the file holds something else.
     """
     from dqlab.tracking.records import WeightsRecord
 
@@ -78,14 +68,17 @@ def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
 
 
 def load_state(path: Path) -> tuple[Groups, StateRecord]:
-    """The same, of a training state.
+    """A run's training state, and its record.
 
     Raises:
-        RunError: as `load`; also where the file holds something else.
+        RunError: as in `read_checkpoint`; also where the file holds something else.
     """
     from dqlab.tracking.records import StateRecord
 
     return _load(path, StateRecord)
+
+
+Record = TypeVar("Record")
 
 
 def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
@@ -114,3 +107,15 @@ def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
         group, _, name = key.partition("|")
         groups.setdefault(group, {})[name] = value
     return groups, record
+
+
+DIGEST = "sha256"
+
+
+def weights_digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
+    """SHA-256 of contiguous tensors on the CPU, by name, type and shape, and of a record as JSON."""
+    digest = hashlib.sha256(json.dumps(record).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.as_strided((value.numel(),), (1,)).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -19,20 +19,6 @@ from dqlab.training.model_selection import EvaluationEpisodes, Fault
 from dqlab.training.pack import Pack
 from dqlab.training.sampler import SamplerCore
 
-EVAL_SEED_OFFSET = 100
-"""The official code seeds its evaluation environment with the run's seed + 100."""
-
-
-def initial_seeds(seed: int, step: int, episodes: int) -> list[int]:
-    """Environment seeds of an evaluation's episodes: a function of the run's seed + 100 and the training step."""
-    sequence = np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step])
-    return [int(value) for value in sequence.generate_state(episodes)]
-
-
-def group_seeds(seed: int, step: int, episodes: int) -> list[int]:
-    """What an evaluation's episodes share: the official code evaluates in one environment, made for the occasion."""
-    return [int(np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step, 1]).generate_state(1)[0])] * episodes
-
 
 class Evaluator:
     """Rolls out the replicas of a pack.
@@ -79,7 +65,7 @@ class Evaluator:
         return episodes
 
     def roll_out(self, pack: Pack, step: int, mode: ExecutionMode, rows: Collection[int]) -> list[EvaluationEpisodes]:
-        """The same for some replicas only; where numbers are not finite, that is a fault of the replica's own episodes.
+        """Evaluate some replicas; where numbers are not finite, that is a fault of the replica's own episodes.
 
         Args:
             pack, step, mode: as in `run`.
@@ -179,3 +165,18 @@ class _EpisodesUnderWay:
             when = f"at step {self._time} of the episode with seed {self._seeds[episode]}"
             self.faults.setdefault(int(self._replica[episode]), Fault(f"{whose} gives {what}, {when}.", diverged))
         self._live = self._live[~np.isin(self._replica[self._live], list(self.faults))]
+
+
+EVAL_SEED_OFFSET = 100
+"""The official code seeds its evaluation environment with the run's seed + 100."""
+
+
+def initial_seeds(seed: int, step: int, episodes: int) -> list[int]:
+    """Environment seeds of an evaluation's episodes: a function of the run's seed + 100 and the training step."""
+    sequence = np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step])
+    return [int(value) for value in sequence.generate_state(episodes)]
+
+
+def group_seeds(seed: int, step: int, episodes: int) -> list[int]:
+    """What an evaluation's episodes share: the official code evaluates in one environment, made for the occasion."""
+    return [int(np.random.SeedSequence([seed + EVAL_SEED_OFFSET, step, 1]).generate_state(1)[0])] * episodes

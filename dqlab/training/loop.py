@@ -118,7 +118,7 @@ class Loop:
         }
         left = plan.steps - pack.state.step
         self._step = Step(pack, data, plan.batch_size, mode, left, callbacks.on_execution)
-        self._step.put_sums(self._window)
+        self._step.restore_sums(self._window)
         self.mode = self._step.mode
 
     @property
@@ -328,7 +328,7 @@ class Loop:
             "moments": state.moments,
             "targets": state.targets,
             "interval": self._interval,
-            "window": self._step.look_at_sums(),
+            "window": self._step.current_sums(),
         }
         for journal in self.journals.values():
             journal.sync()

@@ -99,7 +99,7 @@ class Pack:
 
     @property
     def replicas(self) -> int:
-        """K."""
+        """K, how many replicas there are."""
         return len(self.seeds)
 
     def _stack_hyper(self, algorithms: Sequence[Algorithm]) -> dict[str, Tensor]:

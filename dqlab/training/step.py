@@ -82,16 +82,16 @@ class Step:
 
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits."""
-        sums = self.look_at_sums()
+        sums = self.current_sums()
         self.sums.zero_()
         return sums
 
-    def look_at_sums(self) -> dict[str, Tensor]:
-        """The same, which stay."""
+    def current_sums(self) -> dict[str, Tensor]:
+        """Sums of every loss since `take_sums` was last called, name -> (K,) float64 on the host."""
         return dict(zip(self.names, self.sums.clone().cpu().unbind(1), strict=True))
 
-    def put_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Go on from such sums."""
+    def restore_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on from sums that `current_sums` gave, as a checkpoint keeps them."""
         for column, name in enumerate(self.names):
             if name in sums:
                 self.sums[:, column] = sums[name].to(self.sums.device)

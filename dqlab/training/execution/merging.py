@@ -20,6 +20,22 @@ from torch.fx.node import map_arg
 from dqlab.training.execution.torch_internals import operator_schema
 
 
+def merge_sums(graph: Graph) -> int:
+    """Merge the summed products in a graph of elementary operations, in place.
+
+    Args:
+        graph: as `make_fx` traces it: every node knows its value's shape and type.
+
+    Returns:
+        How many products and sums it has fewer.
+    """
+    _drop_idle_views(graph)
+    merger = _Merger(graph)
+    saved = sum(merger.merge(root) for root in list(graph.nodes) if _is_root(root))
+    graph.eliminate_dead_code()
+    return saved
+
+
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that a node changes."""
     schema = operator_schema(node)
@@ -68,22 +84,6 @@ REORDERINGS: dict[Any, Callable[[Node, int], int]] = {
 """What puts dimensions into another order, and where each came from."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 """What a summand may pass through on its way to the sum."""
-
-
-def merge_sums(graph: Graph) -> int:
-    """Merge the summed products in a graph of elementary operations, in place.
-
-    Args:
-        graph: as `make_fx` traces it: every node knows its value's shape and type.
-
-    Returns:
-        How many products and sums it has fewer.
-    """
-    _drop_idle_views(graph)
-    merger = _Merger(graph)
-    saved = sum(merger.merge(root) for root in list(graph.nodes) if _is_root(root))
-    graph.eliminate_dead_code()
-    return saved
 
 
 @dataclass(frozen=True)
