@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes  # no public call suspends a tracer
 
 
 @cache  # never dropped: a recorded graph reads them where they lie

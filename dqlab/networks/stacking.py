@@ -234,6 +234,7 @@ class Network:
 
 def _with_parameters(module: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     """A module that shares all with another but its parameters: tensors, by the identity of what they replace."""
+    # a module keeps its parameters and its children in these two dictionaries; PyTorch does not document them
     bound: nn.Module = object.__new__(type(module))
     own = {name: value if value is None else values[id(value)] for name, value in module._parameters.items()}
     children = {name: child and _with_parameters(child, values) for name, child in module._modules.items()}
