@@ -109,6 +109,26 @@ def test_imports_inside_of_functions_keep_a_heavy_package_away(module: str) -> N
     assert not idle, f"{module}: import {idle} at the top"
 
 
+FACED = ("diffusion", "networks", "policies", "algorithms", "training")
+
+
+def test_what_a_room_hands_out_is_taken_from_its_face() -> None:
+    handed_out = {}
+    for each in FACED:
+        for node in ast.parse(MODULES[f"dqlab.{each}"].read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                handed_out |= {(node.module, alias.name): each for alias in node.names}
+    past = [
+        (module, alias.name)
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if handed_out.get((node.module, alias.name), room(module)) != room(module)
+    ]
+    assert not past
+
+
 def test_the_analysis_needs_neither_gin_nor_torch() -> None:
     for module in MODULES:
         if room(module) == "analysis":
