@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dqlab.ablation.components import components_used
 from dqlab.ablation.planning import Plan
 from dqlab.ablation.reader import ConfigResolver
 from dqlab.ablation.session import GridRequest, open_session
 from dqlab.analysis.report.write import report_and_print
 from dqlab.analysis.results import FailedCell, GridResults, Result
 from dqlab.config.plugins import load_plugins
+from dqlab.envs.tasks import tasks
 from dqlab.errors import DqlabError, RunError, masked, message_of, printable
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, RunRecord, SummaryRecord, read_record
@@ -54,6 +56,8 @@ def collect_results(
         pending=tuple(cell for cell in cells if cell.id not in known and cell.id not in failures),
         gin=reader.text,
         facts={**_facts_of(sorted(packs)), **facts},
+        components=components_used(reader.text, {str(s["algorithm"]) for s in known.values() if "algorithm" in s}),
+        known_tasks=tuple(tasks.names()),
     )
 
 

@@ -15,7 +15,9 @@ from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims
 
 
-@algorithms.register("bc", source="Wang, Hunt, Zhou 2022, table 2 (BC-Diffusion); official code, --algo bc")
+@algorithms.register(
+    "bc", source="Wang, Hunt, Zhou 2022, table 2 (BC-Diffusion); official code, --algo bc", cites=("wang2023diffusion",)
+)
 @dataclass(frozen=True)
 class BehaviourCloning(Algorithm):
     """L_bc alone, Adam, no moving average, no clipping, one sample to act.

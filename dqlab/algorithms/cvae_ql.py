@@ -22,7 +22,9 @@ from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
-    "cvae_ql", source="Fujimoto, Meger, Precup 2019 (BCQ), algorithm 1; Diffusion-QL, table 2 (CVAE-QL)"
+    "cvae_ql",
+    source="Fujimoto, Meger, Precup 2019 (BCQ), algorithm 1; Diffusion-QL, table 2 (CVAE-QL)",
+    cites=("fujimoto2019off", "wang2023diffusion"),
 )
 @dataclass(frozen=True)
 class CVAEQL(ActorCritic):

@@ -17,7 +17,9 @@ from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection
 
 
-@algorithms.register("diffusion_ql", source="Wang, Hunt, Zhou 2022; details of its official code")
+@algorithms.register(
+    "diffusion_ql", source="Wang, Hunt, Zhou 2022; details of its official code", cites=("wang2023diffusion",)
+)
 @dataclass(frozen=True)
 class DiffusionQL(ActorCritic):
     """Behaviour cloning with a diffusion policy plus ascent of a learned Q: L = L_bc + eta * L_q.

@@ -21,7 +21,9 @@ from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
-    "edp", source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code"
+    "edp",
+    source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code",
+    cites=("kang2023efficient",),
 )
 @dataclass(frozen=True)
 class EDP(ActorCritic):

@@ -20,7 +20,9 @@ from dqlab.policies.flow import OneStepFlowPolicy
 
 
 @algorithms.register(
-    "fql", source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code"
+    "fql",
+    source="Park, Li, Levine 2025, algorithm 1 and eq. 1, 5, 7, 9; details of its official code",
+    cites=("park2025flow",),
 )
 @dataclass(frozen=True)
 class FQL(ActorCritic):

@@ -17,7 +17,9 @@ from dqlab.policies.base import Dims, strip_prefix
 
 
 @algorithms.register(
-    "gaussian_ql", source="Wang, Hunt, Zhou 2022, eq. 3 with a Gaussian policy (its section 5 and fig. 1)"
+    "gaussian_ql",
+    source="Wang, Hunt, Zhou 2022, eq. 3 with a Gaussian policy (its section 5 and fig. 1)",
+    cites=("wang2023diffusion",),
 )
 @dataclass(frozen=True)
 class GaussianQL(ActorCritic):

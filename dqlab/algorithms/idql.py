@@ -15,7 +15,11 @@ from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection
 
 
-@algorithms.register("idql", source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code")
+@algorithms.register(
+    "idql",
+    source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code",
+    cites=("hansenestruch2023idql",),
+)
 @dataclass(frozen=True)
 class IDQL(ImplicitQ):
     """Implicit diffusion Q-learning: behaviour cloning with a diffusion policy, whose candidates Q and V choose from.

@@ -16,7 +16,7 @@ from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 
 
-@algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, section 4")
+@algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, section 4", cites=("kostrikov2022offline",))
 @dataclass(frozen=True)
 class IQL(ImplicitQ):
     """Implicit Q-learning: V by expectile regression, and the policy by advantage-weighted behaviour cloning.

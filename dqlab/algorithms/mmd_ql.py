@@ -27,13 +27,13 @@ kernels: Registry[Kernel] = Registry(
 )
 
 
-@kernels.register("laplacian", source="Kumar et al. 2019 (BEAR), appendix C")
+@kernels.register("laplacian", source="Kumar et al. 2019 (BEAR), appendix C", cites=("kumar2019stabilizing",))
 def laplacian(difference: Tensor, sigma: float = 20.0) -> Tensor:
     """exp(-|x - y|_1 / (2 sigma))."""
     return (-difference.abs().sum(dim=-1) / (2.0 * sigma)).exp()
 
 
-@kernels.register("gaussian_kernel", source="Kumar et al. 2019 (BEAR), appendix C")
+@kernels.register("gaussian_kernel", source="Kumar et al. 2019 (BEAR), appendix C", cites=("kumar2019stabilizing",))
 def gaussian_kernel(difference: Tensor, sigma: float = 20.0) -> Tensor:
     """exp(-|x - y|_2^2 / (2 sigma))."""
     return (-difference.square().sum(dim=-1) / (2.0 * sigma)).exp()
@@ -48,7 +48,11 @@ def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
     return (mean(one, one) + mean(other, other) - 2.0 * mean(one, other) + 1e-6).sqrt()
 
 
-@algorithms.register("mmd_ql", source="Kumar et al. 2019 (BEAR), algorithm 1; Diffusion-QL, figure 1 (MMD)")
+@algorithms.register(
+    "mmd_ql",
+    source="Kumar et al. 2019 (BEAR), algorithm 1; Diffusion-QL, figure 1 (MMD)",
+    cites=("kumar2019stabilizing", "wang2023diffusion"),
+)
 @dataclass(frozen=True)
 class MMDQL(ActorCritic):
     """A Gaussian policy that ascends Q while its samples stay within an MMD of those of a cloned generative model.

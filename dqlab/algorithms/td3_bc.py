@@ -17,7 +17,11 @@ from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 
 
-@algorithms.register("td3_bc", source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018")
+@algorithms.register(
+    "td3_bc",
+    source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018",
+    cites=("fujimoto2021minimalist", "fujimoto2018addressing"),
+)
 @dataclass(frozen=True)
 class TD3BC(ActorCritic):
     """TD3 with behaviour cloning: minimise MSE(pi(s), a) - alpha * Q(s, pi(s)) / mean |Q|.

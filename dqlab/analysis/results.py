@@ -60,6 +60,15 @@ class FailedCell:
 
 
 @dataclass(frozen=True)
+class UsedComponent:
+    """A component that some cell of a grid uses: its name, its source, and the keys of the works that it cites."""
+
+    name: str
+    source: str = ""
+    cites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GridResults:
     """A grid as far as it has come.
 
@@ -72,6 +81,8 @@ class GridResults:
         results, failures, pending: every cell is in one of them.
         gin: the grid's configuration, flattened, as a gin text.
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `started`, `seconds`, ...
+        components: that its cells use, algorithms first.
+        known_tasks: names of all tasks that there are, in this grid or not.
     """
 
     name: str
@@ -85,6 +96,8 @@ class GridResults:
     pending: tuple[Cell, ...] = ()
     gin: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    components: tuple[UsedComponent, ...] = ()
+    known_tasks: tuple[str, ...] = ()
 
     @property
     def caveat(self) -> str:

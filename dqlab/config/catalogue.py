@@ -81,6 +81,7 @@ def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict
         "docstring": entry.docstring,
         "parameters": [_parameter(parameter, by_gin) for parameter in entry.signature()],
         "source": entry.source,
+        "cites": list(entry.cites),
         "place": entry.place,
         "package": entry.package,
         "gin_example": gin_example(registry, entry),

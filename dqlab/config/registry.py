@@ -31,6 +31,7 @@ class RegistryEntry(Generic[T]):
     Attributes:
         name, item: what gin values say, and the component (a gin configurable).
         source: paper and equation.
+        cites: keys of the works that the source names, as references.bib has them.
         place: `module:line` of its code.
         module: the module that registered it.
         docstring: its own; its first line is the summary.
@@ -46,6 +47,7 @@ class RegistryEntry(Generic[T]):
     docstring: str = ""
     gin_name: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
+    cites: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -155,13 +157,14 @@ class Registry(Generic[T]):
         Registry.kinds[kind] = self
 
     def register(
-        self, name: str, *, source: str = "", example: Mapping[str, Any] | None = None
+        self, name: str, *, source: str = "", cites: Sequence[str] = (), example: Mapping[str, Any] | None = None
     ) -> Callable[[Decorated], Decorated]:
         """Decorator: file a function or class under `name`, as a gin configurable of its Python name.
 
         Args:
             name: the name that gin files use to choose this component.
             source: paper, equation or program that it comes from.
+            cites: keys of the works that the source names, as references.bib has them.
             example: values of parameters without which the component means nothing; shown in its gin example, and what
                 the conformance suite tries it with.
 
@@ -172,7 +175,7 @@ class Registry(Generic[T]):
 
         def decorate(item: Decorated) -> Decorated:
             facts = (source, source_place(item), module, docstring_of(item), item.__name__)
-            entry = RegistryEntry(name, cast(T, item), *facts, example=dict(example or {}))
+            entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
             if not self._free(entry):
                 return item
             self._check_gin_name(entry)
@@ -182,10 +185,10 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def add(self, name: str, item: T, *, source: str = "", summary: str = "") -> None:
+    def add(self, name: str, item: T, *, source: str = "", cites: Sequence[str] = (), summary: str = "") -> None:
         """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
         module, line = _caller()
-        entry = RegistryEntry(name, item, source, f"{module}:{line}", module, summary)
+        entry = RegistryEntry(name, item, source, f"{module}:{line}", module, summary, cites=tuple(cites))
         if self._free(entry):
             self.entries[name] = entry
 

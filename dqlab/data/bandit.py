@@ -15,7 +15,7 @@ from dqlab.errors import ConfigError
 ACTION_STD = 0.05
 
 
-@data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)")
+@data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)", cites=("wang2023diffusion",))
 def bandit(
     task: Task, argument: str = "", progress: Progress = no_progress, seed: int = 0, transitions: int = 10_000
 ) -> LocatedDataset:

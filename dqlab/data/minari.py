@@ -17,7 +17,7 @@ from dqlab.errors import ConfigError, DataError, first_line
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-@data_sources.register("minari", source="Minari (Younis et al. 2024)")
+@data_sources.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
 def minari(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """A dataset of Minari's, as `minari:ID`: from the local store, else fetched into it by Minari's own download.
 

@@ -38,7 +38,9 @@ predictions: Registry[Callable[[], Prediction]] = Registry(
 )
 
 
-@predictions.register("eps", source="Ho et al. 2020, eq. 11, 14; Diffusion-QL")
+@predictions.register(
+    "eps", source="Ho et al. 2020, eq. 11, 14; Diffusion-QL", cites=("ho2020denoising", "wang2023diffusion")
+)
 @dataclass(frozen=True)
 class Epsilon(Prediction):
     """The noise eps."""
@@ -54,7 +56,11 @@ class Epsilon(Prediction):
         return snr
 
 
-@predictions.register("x0", source="Ho et al. 2020, section 3.2; Salimans & Ho 2022, section 4")
+@predictions.register(
+    "x0",
+    source="Ho et al. 2020, section 3.2; Salimans & Ho 2022, section 4",
+    cites=("ho2020denoising", "salimans2022progressive"),
+)
 @dataclass(frozen=True)
 class Start(Prediction):
     """The action x_0."""
@@ -69,7 +75,7 @@ class Start(Prediction):
         return 1.0
 
 
-@predictions.register("v", source="Salimans & Ho 2022, section 4 and appendix D")
+@predictions.register("v", source="Salimans & Ho 2022, section 4 and appendix D", cites=("salimans2022progressive",))
 @dataclass(frozen=True)
 class Velocity(Prediction):
     """The velocity v = alpha_t eps - sigma_t x_0."""

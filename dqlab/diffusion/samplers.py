@@ -105,7 +105,7 @@ samplers: Registry[Callable[[], Sampler]] = Registry(
 )
 
 
-@samplers.register("ddpm", source="Ho et al. 2020, algorithm 2, with x_0 clipped")
+@samplers.register("ddpm", source="Ho et al. 2020, algorithm 2, with x_0 clipped", cites=("ho2020denoising",))
 @dataclass(frozen=True)
 class DDPM(Sampler):
     """Ancestral sampling: each step draws from the posterior q(x_{t-1} | x_t, x_0)."""
@@ -124,7 +124,11 @@ class DDPM(Sampler):
         return x
 
 
-@samplers.register("idql_ddpm", source="Hansen-Estruch et al. 2023 (IDQL), official code; Ho et al. 2020, section 3.2")
+@samplers.register(
+    "idql_ddpm",
+    source="Hansen-Estruch et al. 2023 (IDQL), official code; Ho et al. 2020, section 3.2",
+    cites=("hansenestruch2023idql", "ho2020denoising"),
+)
 @dataclass(frozen=True)
 class IDQLDDPM(DDPM):
     """Ancestral sampling with noise of variance beta_t that clips each x_t, not the data prediction."""
@@ -147,7 +151,7 @@ class IDQLDDPM(DDPM):
         return x
 
 
-@samplers.register("ddim", source="Song et al. 2021, eq. 12 and 16")
+@samplers.register("ddim", source="Song et al. 2021, eq. 12 and 16", cites=("song2021denoising",))
 @dataclass(frozen=True)
 class DDIM(Sampler):
     """Implicit sampling: deterministic for eta = 0, DDPM for eta = 1.
@@ -180,7 +184,9 @@ class DDIM(Sampler):
 
 
 @samplers.register(
-    "dpm_solver_pp", source="Lu et al. 2022 (DPM-Solver++), algorithm 2 (order 2); order 3 integrates the quadratic"
+    "dpm_solver_pp",
+    source="Lu et al. 2022 (DPM-Solver++), algorithm 2 (order 2); order 3 integrates the quadratic",
+    cites=("lu2022dpmsolverpp",),
 )
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
@@ -227,7 +233,7 @@ def _advance(process: Process, x: Tensor, t: int, known: list[Tensor], quadratic
     return x + process.alpha(t - 1) * (first * (slope + r0 * bend) + second * bend)
 
 
-@samplers.register("heun", source="Karras et al. 2022 (EDM), algorithm 1")
+@samplers.register("heun", source="Karras et al. 2022 (EDM), algorithm 1", cites=("karras2022elucidating",))
 @dataclass(frozen=True)
 class Heun(Sampler):
     """Heun's method for x / alpha as a function of sigma / alpha; two denoiser calls a step, one in the last."""

@@ -39,7 +39,9 @@ def build_betas(schedule: str | NoiseSchedule, n_timesteps: int) -> Tensor:
     return betas
 
 
-@noise_schedules.register("vp", source="Xiao et al. 2022 (variance preserving); Diffusion-QL")
+@noise_schedules.register(
+    "vp", source="Xiao et al. 2022 (variance preserving); Diffusion-QL", cites=("xiao2022tackling", "wang2023diffusion")
+)
 def vp(n_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tensor:
     """1 - exp(-beta_min / N - 0.5 (beta_max - beta_min) (2t - 1) / N^2), t = 1..N."""
     n = n_timesteps
@@ -47,14 +49,16 @@ def vp(n_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> Tenso
     return 1.0 - torch.exp(-beta_min / n - 0.5 * (beta_max - beta_min) * (2 * t - 1) / n**2)
 
 
-@noise_schedules.register("linear", source="Ho et al. 2020, section 4")
+@noise_schedules.register("linear", source="Ho et al. 2020, section 4", cites=("ho2020denoising",))
 def linear(n_timesteps: int, beta_start: float = 1e-4, beta_end: float = 2e-2) -> Tensor:
     """N equally spaced betas from beta_start to beta_end."""
     return torch.linspace(beta_start, beta_end, n_timesteps, dtype=torch.float64)
 
 
 @noise_schedules.register(
-    "cosine", source="Nichol & Dhariwal 2021, eq. 17, on the official code's grid of N + 1 points"
+    "cosine",
+    source="Nichol & Dhariwal 2021, eq. 17, on the official code's grid of N + 1 points",
+    cites=("nichol2021improved",),
 )
 def cosine(n_timesteps: int, s: float = 0.008, beta_max: float = 0.999) -> Tensor:
     """1 - abar(t) / abar(t - 1) with abar = cos^2 of the offset, scaled time; clipped at beta_max."""
@@ -64,7 +68,9 @@ def cosine(n_timesteps: int, s: float = 0.008, beta_max: float = 0.999) -> Tenso
     return torch.clamp(1 - abar[1:] / abar[:-1], max=beta_max)
 
 
-@noise_schedules.register("sigmoid", source="Jabri et al. 2022, sigmoid schedule (start -3, end 3, tau 1)")
+@noise_schedules.register(
+    "sigmoid", source="Jabri et al. 2022, sigmoid schedule (start -3, end 3, tau 1)", cites=("jabri2023scalable",)
+)
 def sigmoid(
     n_timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, clip_min: float = 1e-9
 ) -> Tensor:
@@ -76,7 +82,9 @@ def sigmoid(
 
 
 @noise_schedules.register(
-    "sqrt", source="Li et al. 2022 (Diffusion-LM), sqrt schedule; the last beta clipped as in its code"
+    "sqrt",
+    source="Li et al. 2022 (Diffusion-LM), sqrt schedule; the last beta clipped as in its code",
+    cites=("li2022diffusionlm",),
 )
 def sqrt(n_timesteps: int, s: float = 1e-4, beta_max: float = 0.999) -> Tensor:
     """abar(t) = 1 - sqrt(t / N + s), t = 1..N; betas clipped at beta_max, where abar would be negative."""
@@ -85,7 +93,9 @@ def sqrt(n_timesteps: int, s: float = 1e-4, beta_max: float = 0.999) -> Tensor:
 
 
 @noise_schedules.register(
-    "exponential", source="Song et al. 2021, VE SDE (sigmas 0.01 to 50); abar = 1 / (1 + sigma^2)"
+    "exponential",
+    source="Song et al. 2021, VE SDE (sigmas 0.01 to 50); abar = 1 / (1 + sigma^2)",
+    cites=("song2021score",),
 )
 def exponential(n_timesteps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Tensor:
     """Noise levels sigma / alpha in a geometric sequence from sigma_min to sigma_max (this if N = 1)."""
@@ -93,7 +103,9 @@ def exponential(n_timesteps: int, sigma_min: float = 0.01, sigma_max: float = 50
     return _from_sigmas(torch.exp(_rising(n_timesteps, math.log(low), math.log(high))))
 
 
-@noise_schedules.register("karras", source="Karras et al. 2022 (EDM), eq. 5; abar = 1 / (1 + sigma^2)")
+@noise_schedules.register(
+    "karras", source="Karras et al. 2022 (EDM), eq. 5; abar = 1 / (1 + sigma^2)", cites=("karras2022elucidating",)
+)
 def karras(n_timesteps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     """Noise levels sigma / alpha whose rho-th roots rise evenly from sigma_min's to sigma_max's (this if N = 1)."""
     low, high = _positive("karras", sigma_min, sigma_max)

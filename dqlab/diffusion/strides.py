@@ -33,25 +33,29 @@ def visited_timesteps(stride: str | Stride, process: Process, steps: int) -> tup
     return times
 
 
-@strides.register("uniform", source="Song et al. 2021 (DDIM), appendix D.2 (linear)")
+@strides.register("uniform", source="Song et al. 2021 (DDIM), appendix D.2 (linear)", cites=("song2021denoising",))
 def uniform_stride(process: Process, steps: int) -> tuple[int, ...]:
     """Timesteps equally far apart, rounded."""
     return _evenly(process, steps, float)
 
 
-@strides.register("quadratic", source="Song et al. 2021 (DDIM), appendix D.2 (quadratic)")
+@strides.register("quadratic", source="Song et al. 2021 (DDIM), appendix D.2 (quadratic)", cites=("song2021denoising",))
 def quadratic_stride(process: Process, steps: int) -> tuple[int, ...]:
     """Timesteps whose square roots are equally far apart: more of them where there is little noise."""
     return _evenly(process, steps, lambda t: t**0.5)
 
 
-@strides.register("log_snr", source="Lu et al. 2022 (DPM-Solver), uniform steps of lambda")
+@strides.register("log_snr", source="Lu et al. 2022 (DPM-Solver), uniform steps of lambda", cites=("lu2022dpmsolver",))
 def log_snr_stride(process: Process, steps: int) -> tuple[int, ...]:
     """Timesteps equally far apart in lambda = log(alpha / sigma), the nearest trained ones."""
     return _evenly(process, steps, lambda t: -process.log_snr(t))
 
 
-@strides.register("karras", source="Karras et al. 2022 (EDM), eq. 5, between the process's own noise levels")
+@strides.register(
+    "karras",
+    source="Karras et al. 2022 (EDM), eq. 5, between the process's own noise levels",
+    cites=("karras2022elucidating",),
+)
 def karras_stride(process: Process, steps: int, rho: float = 7.0) -> tuple[int, ...]:
     """Timesteps equally far apart in the rho-th root of sigma / alpha, the nearest trained ones."""
     return _evenly(process, steps, lambda t: (process.sigma(t) / process.alpha(t)) ** (1 / rho))

@@ -33,7 +33,9 @@ loss_weightings: Registry[Callable[[], LossWeighting]] = Registry(
 )
 
 
-@loss_weightings.register("uniform", source="Ho et al. 2020, eq. 14; Diffusion-QL")
+@loss_weightings.register(
+    "uniform", source="Ho et al. 2020, eq. 14; Diffusion-QL", cites=("ho2020denoising", "wang2023diffusion")
+)
 @dataclass(frozen=True)
 class UniformWeighting(LossWeighting):
     """1 for the squared error of whatever is predicted."""
@@ -55,7 +57,7 @@ class StartWeighting(LossWeighting):
         """Weight of the squared error of x_0."""
 
 
-@loss_weightings.register("min_snr", source="Hang et al. 2023 (Min-SNR-gamma)")
+@loss_weightings.register("min_snr", source="Hang et al. 2023 (Min-SNR-gamma)", cites=("hang2023efficient",))
 @dataclass(frozen=True)
 class MinSNR(StartWeighting):
     """min(SNR, gamma) for x_0: timesteps with little noise count no more than gamma.
@@ -74,7 +76,9 @@ class MinSNR(StartWeighting):
         return min(snr, self.gamma)
 
 
-@loss_weightings.register("snr", source="Salimans & Ho 2022, section 4 (SNR weighting)")
+@loss_weightings.register(
+    "snr", source="Salimans & Ho 2022, section 4 (SNR weighting)", cites=("salimans2022progressive",)
+)
 @dataclass(frozen=True)
 class SNR(StartWeighting):
     """SNR for x_0, which is 1 for eps: the usual loss, whatever is predicted."""
@@ -83,7 +87,11 @@ class SNR(StartWeighting):
         return snr
 
 
-@loss_weightings.register("truncated_snr", source="Salimans & Ho 2022, section 4 (truncated SNR weighting)")
+@loss_weightings.register(
+    "truncated_snr",
+    source="Salimans & Ho 2022, section 4 (truncated SNR weighting)",
+    cites=("salimans2022progressive",),
+)
 @dataclass(frozen=True)
 class TruncatedSNR(StartWeighting):
     """max(SNR, 1) for x_0: the most noisy timesteps count, too."""
@@ -92,7 +100,9 @@ class TruncatedSNR(StartWeighting):
         return max(snr, 1.0)
 
 
-@loss_weightings.register("snr_plus_one", source="Salimans & Ho 2022, section 4 (SNR+1 weighting)")
+@loss_weightings.register(
+    "snr_plus_one", source="Salimans & Ho 2022, section 4 (SNR+1 weighting)", cites=("salimans2022progressive",)
+)
 @dataclass(frozen=True)
 class SNRPlusOne(StartWeighting):
     """SNR + 1 for x_0, which is 1 for v."""

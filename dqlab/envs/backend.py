@@ -139,7 +139,7 @@ A_THREAD = 10
 """Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
 
 
-@env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels")
+@env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels", cites=("todorov2012mujoco",))
 class GymnasiumEnvironments(Environments):
     """Today's packages in this process, corrected to D4RL's dynamics by the physics law.
 

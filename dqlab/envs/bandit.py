@@ -54,6 +54,7 @@ tasks.add(
     BANDIT.name,
     BANDIT,
     source="Wang, Hunt, Zhou 2022 (2D bandit)",
+    cites=("wang2023diffusion",),
     summary="one-step bandit, actions in [-1, 1]^2 around four modes, the best of them lower right",
 )
 

@@ -115,7 +115,11 @@ def _note_depths(model: Any) -> None:
         model.geom_user[:, 0] = np.where(round_geoms, model.geom_size[:, 0], 0.0)
 
 
-@physics_laws.register("mujoco210", source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco and AntMaze data")
+@physics_laws.register(
+    "mujoco210",
+    source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco and AntMaze data",
+    cites=("todorov2012mujoco",),
+)
 def legacy_inertia(model: Any, about: Body = Body()) -> None:
     """Give every body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
 
@@ -149,6 +153,6 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
-@physics_laws.register("modern", source="the installed MuJoCo release")
+@physics_laws.register("modern", source="the installed MuJoCo release", cites=("todorov2012mujoco",))
 def modern_inertia(model: Any, about: Body = Body()) -> None:
     """Leave the compiled model as the installed MuJoCo made it: exact capsules, scores unlike D4RL's."""

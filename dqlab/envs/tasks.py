@@ -10,15 +10,8 @@ from typing import Any
 
 from dqlab.config.registry import Registry
 from dqlab.envs.antmaze.maze import AntMaze
+from dqlab.envs.caveats import UNSCORED
 from dqlab.envs.physics import Body
-
-UNSCORED = "returns, no scores"
-"""What stands beside the numbers of a task without reference scores: what is called a score there is the return."""
-
-
-def score_or_return(caveat: str) -> str:
-    """What numbers beside which this stands are: a `score`, or a `return`."""
-    return "return" if UNSCORED in caveat else "score"
 
 
 @dataclass(frozen=True)
@@ -139,4 +132,6 @@ def _task(name: str, robot: str, file: str, rows: int) -> Task:
 for _name, (_robot, _file, _rows) in D4RL["tasks"].items():
     if _robot in ENVIRONMENTS:
         _made = _task(_name, _robot, _file, _rows)
-        tasks.add(_name, _made, source="D4RL (Fu et al. 2020)", summary=f"{_robot}; {_made.env_id}")
+        tasks.add(
+            _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_robot}; {_made.env_id}"
+        )

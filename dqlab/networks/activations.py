@@ -38,7 +38,7 @@ def mish(x: Tensor) -> Tensor:
     return _value(x)
 
 
-@activations.register("mish", source="Misra 2019; Diffusion-QL")
+@activations.register("mish", source="Misra 2019; Diffusion-QL", cites=("misra2019mish", "wang2023diffusion"))
 class Mish(nn.Module):
     """x * tanh(softplus(x)), computed with one exponential."""
 
@@ -49,37 +49,43 @@ class Mish(nn.Module):
         return mish(x)
 
 
-@activations.register("relu", source="Nair & Hinton 2010")
+@activations.register("relu", source="Nair & Hinton 2010", cites=("nair2010rectified",))
 def relu() -> nn.Module:
     """max(x, 0)."""
     return nn.ReLU()
 
 
-@activations.register("gelu", source="Hendrycks & Gimpel 2016")
+@activations.register("gelu", source="Hendrycks & Gimpel 2016", cites=("hendrycks2016gaussian",))
 def gelu() -> nn.Module:
     """x * Phi(x), with the standard normal distribution function Phi (exact, by the error function)."""
     return nn.GELU()
 
 
-@activations.register("gelu_tanh", source="Hendrycks & Gimpel 2016, section 2; JAX's default")
+@activations.register(
+    "gelu_tanh", source="Hendrycks & Gimpel 2016, section 2; JAX's default", cites=("hendrycks2016gaussian",)
+)
 def gelu_tanh() -> nn.Module:
     """GELU by its approximation x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))."""
     return nn.GELU(approximate="tanh")
 
 
-@activations.register("silu", source="Elfwing et al. 2018; Swish of Ramachandran et al. 2017")
+@activations.register(
+    "silu",
+    source="Elfwing et al. 2018; Swish of Ramachandran et al. 2017",
+    cites=("elfwing2018sigmoid", "ramachandran2017searching"),
+)
 def silu() -> nn.Module:
     """x * sigmoid(x)."""
     return nn.SiLU()
 
 
-@activations.register("tanh", source="LeCun et al. 1998")
+@activations.register("tanh", source="LeCun et al. 1998", cites=("lecun1998efficient",))
 def tanh() -> nn.Module:
     """Hyperbolic tangent."""
     return nn.Tanh()
 
 
-@activations.register("elu", source="Clevert et al. 2016")
+@activations.register("elu", source="Clevert et al. 2016", cites=("clevert2016fast",))
 def elu(alpha: float = 1.0) -> nn.Module:
     """x where x > 0, else alpha * (exp(x) - 1).
 

@@ -148,7 +148,11 @@ critics: Registry[Callable[..., CriticEnsemble]] = Registry(
 )
 
 
-@critics.register("twin", source="Fujimoto et al. 2018 (clipped double Q); Diffusion-QL")
+@critics.register(
+    "twin",
+    source="Fujimoto et al. 2018 (clipped double Q); Diffusion-QL",
+    cites=("fujimoto2018addressing", "wang2023diffusion"),
+)
 @dataclass(eq=False, repr=False)
 class TwinCritic(QEnsemble):
     """Two critics; the target uses their minimum, the actor ascends one of them by a fair coin.
@@ -179,7 +183,7 @@ class AggregatedEnsemble(QEnsemble):
         return self.aggregate(q)
 
 
-@critics.register("ensemble_min", source="An et al. 2021 (SAC-N), section 3")
+@critics.register("ensemble_min", source="An et al. 2021 (SAC-N), section 3", cites=("an2021uncertainty",))
 class MinimumEnsemble(AggregatedEnsemble):
     """The minimum of M critics, for the target, the actor and the ranking.
 
@@ -189,7 +193,7 @@ class MinimumEnsemble(AggregatedEnsemble):
     """
 
 
-@critics.register("ensemble_mean", source="Park et al. 2025 (FQL)")
+@critics.register("ensemble_mean", source="Park et al. 2025 (FQL)", cites=("park2025flow",))
 @dataclass(eq=False, repr=False)
 class MeanEnsemble(AggregatedEnsemble):
     """The mean of M critics, for the target, the actor and the ranking.
@@ -218,7 +222,11 @@ class MeanEnsemble(AggregatedEnsemble):
         return values.mean(dim=0)
 
 
-@critics.register("ensemble_lcb", source="Ghasemipour et al. 2022 (MSG), but with one target for all members")
+@critics.register(
+    "ensemble_lcb",
+    source="Ghasemipour et al. 2022 (MSG), but with one target for all members",
+    cites=("ghasemipour2022why",),
+)
 @dataclass(eq=False, repr=False)
 class LowerBoundEnsemble(AggregatedEnsemble):
     """A lower confidence bound: the mean over critics minus beta times their standard deviation (divisor M).
@@ -243,7 +251,11 @@ class LowerBoundEnsemble(AggregatedEnsemble):
         return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
 
 
-@critics.register("soft_clipped", source="Fujimoto et al. 2019 (BCQ), section 4; Kumar et al. 2019 (BEAR)")
+@critics.register(
+    "soft_clipped",
+    source="Fujimoto et al. 2019 (BCQ), section 4; Kumar et al. 2019 (BEAR)",
+    cites=("fujimoto2019off", "kumar2019stabilizing"),
+)
 @dataclass(eq=False, repr=False)
 class SoftClippedEnsemble(AggregatedEnsemble):
     """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.
@@ -272,7 +284,7 @@ class SoftClippedEnsemble(AggregatedEnsemble):
         return self.weight * values.amin(dim=0) + (1 - self.weight) * values.amax(dim=0)
 
 
-@critics.register("redq", source="Chen et al. 2021 (REDQ), algorithm 1")
+@critics.register("redq", source="Chen et al. 2021 (REDQ), algorithm 1", cites=("chen2021randomized",))
 @dataclass(eq=False, repr=False)
 class REDQ(AggregatedEnsemble):
     """The target uses the minimum over a random subset of the critics, drawn anew at every update.
@@ -306,7 +318,7 @@ class REDQ(AggregatedEnsemble):
         return outputs.index_select(0, chosen).amin(dim=0)
 
 
-@critics.register("tqc", source="Kuznetsov et al. 2020 (TQC), section 3")
+@critics.register("tqc", source="Kuznetsov et al. 2020 (TQC), section 3", cites=("kuznetsov2020controlling",))
 @dataclass(eq=False, repr=False)
 class TQC(MeanEnsemble):
     """Truncated quantile critics: the target is the pooled quantiles of all critics without the highest ones.

@@ -106,7 +106,7 @@ class ConcatDenoiser(nn.Module, ABC):
         return self.rest(torch.addmm(shares[index], noisy_action, of_action.t()))
 
 
-@denoisers.register("mlp", source="Diffusion-QL's official code")
+@denoisers.register("mlp", source="Diffusion-QL's official code", cites=("wang2023diffusion",))
 class MLPDenoiser(ConcatDenoiser):
     """The paper's denoiser: [noisy action, time embedding, state] through three hidden layers with Mish.
 

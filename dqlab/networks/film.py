@@ -37,7 +37,11 @@ class FiLMBlock(nn.Module):
         return out
 
 
-@denoisers.register("film_mlp", source="Perez et al. 2018 (FiLM); Peebles & Xie 2023 (DiT), section 3.2, adaLN-Zero")
+@denoisers.register(
+    "film_mlp",
+    source="Perez et al. 2018 (FiLM); Peebles & Xie 2023 (DiT), section 3.2, adaLN-Zero",
+    cites=("perez2018film", "peebles2023scalable"),
+)
 class FiLMDenoiser(nn.Module):
     """A residual MLP of the noisy action, its layers scaled, shifted and gated by time and state.
 

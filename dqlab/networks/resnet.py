@@ -53,7 +53,11 @@ def dropout_mask(noise: Tensor, rate: float) -> Tensor:
     return (noise >= rate).to(noise.dtype) / (1 - rate)
 
 
-@denoisers.register("ln_resnet", source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; details of its official code")
+@denoisers.register(
+    "ln_resnet",
+    source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; details of its official code",
+    cites=("hansenestruch2023idql",),
+)
 class LNResnet(ConcatDenoiser):
     """IDQL's residual MLP: blocks of dropout, LayerNorm, a layer four times as wide, and back.
 

@@ -61,7 +61,7 @@ class TF32(Precision):
         return "" if fits else "a CUDA device of compute capability 8.0 or later"
 
 
-@precisions.register("bf16", source="PyTorch's automatic mixed precision")
+@precisions.register("bf16", source="PyTorch's automatic mixed precision", cites=("paszke2019pytorch",))
 class BFloat16(Precision):
     """Operands and activations in bfloat16 (7 bits of mantissa), sums in float32; weights are kept in float32."""
 

@@ -53,7 +53,11 @@ class EncoderBlock(nn.Module):
         return out
 
 
-@denoisers.register("transformer", source="Vaswani et al. 2017, normalised before as in Xiong et al. 2020")
+@denoisers.register(
+    "transformer",
+    source="Vaswani et al. 2017, normalised before as in Xiong et al. 2020",
+    cites=("vaswani2017attention", "xiong2020layer"),
+)
 class TransformerDenoiser(nn.Module):
     """An encoder over tokens of the noisy action, chunk by chunk, with a token of the time and one of the state.
 

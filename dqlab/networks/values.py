@@ -50,7 +50,7 @@ class ValueNetwork(nn.Module):
         return value.squeeze(-1)
 
 
-@value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), section 4")
+@value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), section 4", cites=("kostrikov2022offline",))
 def expectile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * u^2: V becomes the tau-expectile of Q.
 
@@ -61,7 +61,11 @@ def expectile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     return _level(u, tau) * u.square()
 
 
-@value_losses.register("quantile", source="Hansen-Estruch et al. 2023 (IDQL), section 4; Koenker & Bassett 1978")
+@value_losses.register(
+    "quantile",
+    source="Hansen-Estruch et al. 2023 (IDQL), section 4; Koenker & Bassett 1978",
+    cites=("hansenestruch2023idql", "koenker1978regression"),
+)
 def quantile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     """|tau - 1(u < 0)| * |u|: V becomes the tau-quantile of Q.
 
@@ -72,7 +76,11 @@ def quantile_loss(u: Tensor, tau: float = 0.7) -> Tensor:
     return _level(u, tau) * u.abs()
 
 
-@value_losses.register("exponential", source="Hansen-Estruch et al. 2023 (IDQL), section 4; Garg et al. 2023 (XQL)")
+@value_losses.register(
+    "exponential",
+    source="Hansen-Estruch et al. 2023 (IDQL), section 4; Garg et al. 2023 (XQL)",
+    cites=("hansenestruch2023idql", "garg2023extreme"),
+)
 def exponential_loss(u: Tensor, alpha: float = 1.0, largest: float = 5.0) -> Tensor:
     """exp(alpha * u) - alpha * u: V becomes log(mean(exp(alpha * Q))) / alpha.
 

@@ -35,7 +35,7 @@ class CVAENetwork(nn.Module):
         return out
 
 
-@policies.register("cvae", source="Fujimoto et al. 2019 (BCQ) and its code")
+@policies.register("cvae", source="Fujimoto et al. 2019 (BCQ) and its code", cites=("fujimoto2019off",))
 @dataclass(frozen=True)
 class CVAEPolicy(PerceptronPolicy):
     """Actions decoded from a Gaussian latent, trained as a conditional variational autoencoder.

@@ -24,7 +24,9 @@ from dqlab.noise import NoiseSpec, integers, normal
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
 
-@policies.register("diffusion", source="Diffusion-QL, section 3; Ho et al. 2020")
+@policies.register(
+    "diffusion", source="Diffusion-QL, section 3; Ho et al. 2020", cites=("wang2023diffusion", "ho2020denoising")
+)
 @dataclass(frozen=True)
 class DiffusionPolicy(Policy):
     """Actions by denoising Gaussian noise.

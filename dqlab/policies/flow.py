@@ -15,7 +15,11 @@ from dqlab.noise import NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
 
-@policies.register("rectified_flow", source="Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 23 (sigma_min = 0)")
+@policies.register(
+    "rectified_flow",
+    source="Liu et al. 2023, eq. 1; Lipman et al. 2023, eq. 23 (sigma_min = 0)",
+    cites=("liu2023flow", "lipman2023flow"),
+)
 @dataclass(frozen=True)
 class RectifiedFlowPolicy(Policy):
     """Actions by integrating a velocity from noise (t = 0) to the action (t = 1), in Euler steps.
@@ -82,7 +86,9 @@ class OneStepFlow(nn.Module):
         self.one_step = one_step
 
 
-@policies.register("one_step_flow", source="Park, Li, Levine 2025 (Flow Q-learning), algorithm 1")
+@policies.register(
+    "one_step_flow", source="Park, Li, Levine 2025 (Flow Q-learning), algorithm 1", cites=("park2025flow",)
+)
 @dataclass(frozen=True)
 class OneStepFlowPolicy(RectifiedFlowPolicy):
     """Actions in one step from noise, distilled from a rectified flow that is trained beside it.

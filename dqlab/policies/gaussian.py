@@ -64,7 +64,11 @@ class PerceptronPolicy(Policy):
         return mlp([inputs, *self.depth * [self.hidden_dim], outputs], activation=self.activation)
 
 
-@policies.register("deterministic", source="Fujimoto et al. 2018 (TD3); its losses: TD3+BC (Fujimoto & Gu 2021)")
+@policies.register(
+    "deterministic",
+    source="Fujimoto et al. 2018 (TD3); its losses: TD3+BC (Fujimoto & Gu 2021)",
+    cites=("fujimoto2018addressing", "fujimoto2021minimalist"),
+)
 @dataclass(frozen=True)
 class DeterministicPolicy(PerceptronPolicy):
     """One action a state: max_action * tanh of a perceptron; trained by squared errors."""
@@ -106,7 +110,11 @@ class GaussianNetwork(nn.Module):
         return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], dim=-1)
 
 
-@policies.register("gaussian", source="Haarnoja et al. 2018, appendix C; unsquashed: Kostrikov et al. 2022 (IQL)")
+@policies.register(
+    "gaussian",
+    source="Haarnoja et al. 2018, appendix C; unsquashed: Kostrikov et al. 2022 (IQL)",
+    cites=("haarnoja2018soft", "kostrikov2022offline"),
+)
 @dataclass(frozen=True)
 class TanhGaussianPolicy(PerceptronPolicy):
     """Actions max_action * tanh(u), u Gaussian given the state; trained by maximum likelihood.
@@ -177,7 +185,9 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return self._action(dims, self.distribution(network, dims, state)[0])
 
 
-@policies.register("gaussian_mixture", source="Mandlekar et al. 2021 (BC-GMM of robomimic)")
+@policies.register(
+    "gaussian_mixture", source="Mandlekar et al. 2021 (BC-GMM of robomimic)", cites=("mandlekar2021what",)
+)
 @dataclass(frozen=True)
 class GaussianMixturePolicy(PerceptronPolicy):
     """Actions from a mixture of Gaussians around squashed means, clipped; trained by maximum likelihood.

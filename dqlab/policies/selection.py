@@ -103,7 +103,9 @@ def asymmetry(u: Tensor, tau: float) -> Tensor:
     return math.log(tau) + (u < 0).to(u.dtype) * (math.log(1 - tau) - math.log(tau))
 
 
-@selections.register("idql_expectile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, expectile")
+@selections.register(
+    "idql_expectile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, expectile", cites=("hansenestruch2023idql",)
+)
 @dataclass(frozen=True)
 class IDQLExpectile(ImplicitPolicy):
     """Draw a candidate with weight |tau - 1(u < 0)|, u = Q - V, V the tau-expectile.
@@ -137,7 +139,9 @@ class IDQLExpectile(ImplicitPolicy):
         return means.amax(dim=0) if self.tau >= 0.5 else means.amin(dim=0)
 
 
-@selections.register("idql_quantile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, quantile")
+@selections.register(
+    "idql_quantile", source="Hansen-Estruch et al. 2023 (IDQL), section 4, quantile", cites=("hansenestruch2023idql",)
+)
 @dataclass(frozen=True)
 class IDQLQuantile(ImplicitPolicy):
     """Draw a candidate with weight |tau - 1(u < 0)| / |u|, u = Q - V, V the tau-quantile.
@@ -168,7 +172,11 @@ class IDQLQuantile(ImplicitPolicy):
         return lower + (position - math.floor(position)) * (ordered[math.ceil(position)] - lower)
 
 
-@selections.register("idql_exponential", source="Hansen-Estruch et al. 2023 (IDQL), section 4, exponential")
+@selections.register(
+    "idql_exponential",
+    source="Hansen-Estruch et al. 2023 (IDQL), section 4, exponential",
+    cites=("hansenestruch2023idql",),
+)
 @dataclass(frozen=True)
 class IDQLExponential(ImplicitPolicy):
     """Draw a candidate with weight alpha |exp(alpha u) - 1| / |u|, u = Q - V, V the log-mean-exp of Q.
@@ -209,7 +217,11 @@ class Single(Selection):
         return torch.zeros(candidates.shape[1], dtype=torch.int64, device=candidates.device)
 
 
-@selections.register("argmax", source="Fujimoto et al. 2019 (BCQ); Hansen-Estruch et al. 2023 (IDQL), evaluation")
+@selections.register(
+    "argmax",
+    source="Fujimoto et al. 2019 (BCQ); Hansen-Estruch et al. 2023 (IDQL), evaluation",
+    cites=("fujimoto2019off", "hansenestruch2023idql"),
+)
 @dataclass(frozen=True)
 class Argmax(Selection):
     """Take the candidate with the highest min over critics of Q."""
@@ -237,7 +249,11 @@ class BestSelection(Selection):
         return q.amin(dim=0).topk(self.k, dim=0).indices
 
 
-@selections.register("top_k", source="top-k sampling (Fan et al. 2018), of actions ranked by Q, all k alike")
+@selections.register(
+    "top_k",
+    source="top-k sampling (Fan et al. 2018), of actions ranked by Q, all k alike",
+    cites=("fan2018hierarchical",),
+)
 @dataclass(frozen=True)
 class TopK(BestSelection):
     """Draw one of the k best candidates, each with the same probability."""
@@ -250,7 +266,11 @@ class TopK(BestSelection):
         return self.best(q).gather(0, noise["rank"].unsqueeze(0)).squeeze(0)
 
 
-@selections.register("mean_of_best", source="the elites' mean of the cross-entropy method (Rubinstein 1999), one round")
+@selections.register(
+    "mean_of_best",
+    source="the elites' mean of the cross-entropy method (Rubinstein 1999), one round",
+    cites=("rubinstein1999cross",),
+)
 @dataclass(frozen=True)
 class MeanOfBest(BestSelection):
     """Take the mean of the k best candidates."""
@@ -260,7 +280,11 @@ class MeanOfBest(BestSelection):
         return self.best(q)
 
 
-@selections.register("softmax_q", source="Diffusion-QL's official code (sample_action); not described in the paper")
+@selections.register(
+    "softmax_q",
+    source="Diffusion-QL's official code (sample_action); not described in the paper",
+    cites=("wang2023diffusion",),
+)
 @dataclass(frozen=True)
 class SoftmaxQ(WeightedSelection):
     """Draw a candidate with probability softmax(min over critics of Q / temperature).

@@ -10,7 +10,7 @@ from rich.table import Table
 from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters, parameters_read
 from dqlab.config.replica import Replica
-from dqlab.envs.tasks import score_or_return
+from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment

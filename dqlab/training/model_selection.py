@@ -95,13 +95,13 @@ offline_rules: Registry[OfflineRule] = Registry(
 )
 
 
-@offline_rules.register("kth_lowest", source="Diffusion-QL (what is meant)")
+@offline_rules.register("kth_lowest", source="Diffusion-QL (what is meant)", cites=("wang2023diffusion",))
 def kth_lowest(losses: Sequence[float], top_k: int) -> int:
     """The evaluation whose loss is the (top_k + 1)-th lowest."""
     return int(np.argsort(losses, kind="stable")[min(top_k, len(losses) - 1)])
 
 
-@offline_rules.register("official", source="Diffusion-QL's official code (what runs)")
+@offline_rules.register("official", source="Diffusion-QL's official code (what runs)", cites=("wang2023diffusion",))
 def inverse_permutation(losses: Sequence[float], top_k: int) -> int:
     """argsort(losses) == top_k, the inverse permutation: the intended choice on a monotone curve only."""
     return int(np.flatnonzero(np.argsort(losses, kind="stable") == min(top_k, len(losses) - 1))[0])
@@ -113,13 +113,15 @@ early_stops: Registry[EarlyStop] = Registry(
 )
 
 
-@early_stops.register("never", source="Diffusion-QL's official code without --early_stop")
+@early_stops.register("never", source="Diffusion-QL's official code without --early_stop", cites=("wang2023diffusion",))
 def never(losses: Sequence[float]) -> bool:
     """Train for all of the steps."""
     return False
 
 
-@early_stops.register("patience", source="Diffusion-QL's official code, --early_stop as meant")
+@early_stops.register(
+    "patience", source="Diffusion-QL's official code, --early_stop as meant", cites=("wang2023diffusion",)
+)
 def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0) -> bool:
     """Stop when the lowest loss is `tolerance` evaluations old, improvements under min_delta not counted."""
     check_counts("patience", tolerance=tolerance)
@@ -129,7 +131,9 @@ def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0
     return age >= tolerance
 
 
-@early_stops.register("official", source="Diffusion-QL's official code, --early_stop as it runs")
+@early_stops.register(
+    "official", source="Diffusion-QL's official code, --early_stop as it runs", cites=("wang2023diffusion",)
+)
 def last_two(losses: Sequence[float], initial: float = 100.0) -> bool:
     """Stop at the first evaluation whose loss is higher than the previous one's (the first one's: `initial`)."""
     previous = losses[-2] if len(losses) > 1 else initial

@@ -20,19 +20,27 @@ lr_schedules: Registry[LearningRateSchedule] = Registry(
 )
 
 
-@lr_schedules.register("constant", source="Diffusion-QL's official code without --lr_decay")
+@lr_schedules.register(
+    "constant", source="Diffusion-QL's official code without --lr_decay", cites=("wang2023diffusion",)
+)
 def constant(step: int, steps: int, eval_every: int) -> float:
     """No decay."""
     return 1.0
 
 
-@lr_schedules.register("cosine", source="Loshchilov & Hutter 2017; what Diffusion-QL's --lr_decay intends")
+@lr_schedules.register(
+    "cosine",
+    source="Loshchilov & Hutter 2017; what Diffusion-QL's --lr_decay intends",
+    cites=("loshchilov2017sgdr", "wang2023diffusion"),
+)
 def cosine_annealing(step: int, steps: int, eval_every: int) -> float:
     """Cosine from 1 to 0 over the run."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-@lr_schedules.register("cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs")
+@lr_schedules.register(
+    "cosine_official", source="Diffusion-QL's official code, --lr_decay as it runs", cites=("wang2023diffusion",)
+)
 def cosine_official(step: int, steps: int, eval_every: int, steps_per_epoch: int = 1000) -> float:
     """Cosine over the run's epochs, but advanced by one epoch an evaluation: nearly inert."""
     check_counts("cosine_official", steps_per_epoch=steps_per_epoch)

@@ -23,16 +23,16 @@ from conftest import ROOT
 from made_grids import TASKS, made_grid
 
 from dqlab import files as files_module
+from dqlab.ablation.components import components_used
 from dqlab.analysis.report import bibtex, figures, latex, write
-from dqlab.analysis.report.bibtex import parts_used
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
 from dqlab.analysis.report.words import enumerate_names, format_duration, format_points, summary_paragraph
 from dqlab.analysis.report.write import write_report
-from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.analysis.results import FailedCell, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
-from dqlab.config.registry import Registry
+from dqlab.config.registry import Registry, registry_of
 from dqlab.errors import ConfigError, RunError
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
@@ -41,6 +41,7 @@ REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
 LABELS = {"N=2": '<b>"a" & b_1</b>, 50%', "N=5": "base, ~#{}\\ it's η=½ $x$ 中", "N=10": "Diffusion-QL, 5 steps"}
 FILES = ["index.html", "scores.csv", "aggregates.csv", "results.json", "tables.tex", "references.bib"]
 FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles", "improvement"]
+HO = ("ho2020denoising",)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -336,7 +337,7 @@ def test_values_are_an_axis_where_they_are_numbers() -> None:
 def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str]) -> None:
     text = (ROOT / "ablations" / f"{name}.gin").read_text()
     gin = "\n".join(line for line in text.splitlines() if not line.startswith("include"))
-    grid = replace(made_grid(seeds=1), gin=gin)
+    grid = replace(made_grid(seeds=1), components=components_used(gin, {"diffusion_ql"}))
     keys = {work.key for work in bibtex.cited_works(grid)}
     assert keys >= {*bibtex.ALWAYS, *cites}
     assert not keys & cites_not
@@ -345,14 +346,19 @@ def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str])
     assert "said" not in written
 
 
-def test_every_source_of_a_part_has_an_entry() -> None:
-    parts_used(made_grid(seeds=1))  # fills the registries
-    own = [entry for registry in Registry.kinds.values() for entry in registry if entry.package == "dqlab"]
-    lacking = [
-        entry.source for entry in own if bibtex.YEAR.search(entry.source) and not bibtex.cited_keys(entry.source)
-    ]
+def test_every_source_of_a_component_has_an_entry() -> None:
+    own = [entry for kind in Registry.kinds for entry in registry_of(kind) if entry.package == "dqlab"]
     assert len(own) > 50
-    assert lacking == []
+    assert [entry.source for entry in own if bibtex.YEAR.search(entry.source) and not entry.cites] == []
+    assert {key for entry in own for key in entry.cites} <= set(bibtex.load_bibliography())
+
+
+def test_a_plugins_component_without_keys_is_named_by_its_source() -> None:
+    mine = (UsedComponent("mine", "Doe 2031"), UsedComponent("plain", "my own"), UsedComponent("known", "Ho 2020", HO))
+    grid = replace(made_grid(seeds=1), components=mine)
+    assert bibtex.uncited_sources(grid) == ["mine: Doe 2031"]
+    assert bibtex.bibtex_file(grid).endswith("% No entry is known for mine: Doe 2031")
+    assert {*HO} < {work.key for work in bibtex.cited_works(grid)}
 
 
 def test_entries_are_complete() -> None:

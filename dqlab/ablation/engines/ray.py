@@ -30,7 +30,7 @@ WANTS_A_TOKEN = (
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
-@engines.register("ray", source="Moritz et al. 2018, Ray", example={"address": ""})
+@engines.register("ray", source="Moritz et al. 2018, Ray", cites=("moritz2018ray",), example={"address": ""})
 @dataclass(frozen=True)
 class RayEngine:
     """The nodes of a Ray cluster: each pack goes where there is room, and elsewhere from its checkpoint if it is lost.

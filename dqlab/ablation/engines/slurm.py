@@ -100,7 +100,9 @@ class SlurmPack:
 POLL = 0.5
 
 
-@engines.register("slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", example={"cluster": "local"})
+@engines.register(
+    "slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", cites=("yoo2003slurm",), example={"cluster": "local"}
+)
 @dataclass(frozen=True)
 class SlurmEngine:
     """A SLURM cluster with a shared file system: a job for every pack, requeued from its checkpoint when preempted.

@@ -12,7 +12,7 @@ from rich.text import Text
 from dqlab.analysis.compare.compare import UNSET, Compared, compare_groups, find_runs
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Estimate
-from dqlab.envs.tasks import score_or_return
+from dqlab.envs.caveats import score_or_return
 from dqlab.printing import Console
 from dqlab.tracking.mlflow.client import tracking_uri
 

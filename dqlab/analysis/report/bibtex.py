@@ -1,4 +1,4 @@
-"""BibTeX entries of what a grid used: the works behind dqlab, and those that the parts in use name as their source."""
+"""BibTeX entries of what a grid used: the works behind dqlab, and those that its components cite."""
 
 from __future__ import annotations
 
@@ -7,76 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from dqlab import __version__
 from dqlab.analysis.results import GridResults
-from dqlab.config.catalogue import gin_parameters
-from dqlab.config.gin_syntax import parse_bindings
-from dqlab.config.registry import Registry, RegistryEntry
-from dqlab.runs.experiment import Experiment
-
-Bound = Mapping[str, set[Any]]
-"""`Configurable.parameter` -> every value that the file or one of the axes' points gives it."""
-
-
-def parts_used(results: GridResults) -> list[RegistryEntry[Any]]:
-    """The parts that at least one cell uses, algorithms first; none of a gin text that cannot be read."""
-    bound = _bound(results.gin)
-    named = {str(result.summary["algorithm"]) for result in results.results if "algorithm" in result.summary}
-    bound["Experiment.algorithm"] = bound.get("Experiment.algorithm", set()) | named or {Experiment.algorithm}
-    used: dict[tuple[str, str], RegistryEntry[Any]] = {}
-    _follow("Experiment", {"algorithm": Experiment.algorithm, "physics": Experiment.physics}, bound, used)
-    _follow("Grid", {"engine": ""}, bound, used)
-    return list(used.values())
-
-
-def _follow(
-    owner: str, parameters: Mapping[str, Any], bound: Bound, used: dict[tuple[str, str], RegistryEntry[Any]]
-) -> None:
-    """Add the parts that the parameters of a configurable choose, and theirs in turn."""
-    for registry, part in _chosen(owner, parameters, bound):
-        if (registry.kind, part.name) not in used:
-            used[registry.kind, part.name] = part
-            _follow(part.gin_name, gin_parameters(registry, part), bound, used)
-
-
-def _chosen(
-    owner: str, parameters: Mapping[str, Any], bound: Bound
-) -> Iterator[tuple[Registry[Any], RegistryEntry[Any]]]:
-    for parameter, default in parameters.items():
-        values = bound.get(f"{owner}.{parameter}", {default} if isinstance(default, str) else set())
-        for registry in _chosen_by(parameter):
-            yield from ((registry, registry.entry(str(value))) for value in values if value in registry)
-
-
-def _chosen_by(parameter: str) -> list[Registry[Any]]:
-    """Registries whose parts are chosen by a parameter of that name."""
-    return [each for each in list(Registry.kinds.values()) if each.chosen_by.rpartition(".")[2] == parameter]
-
-
-def _bound(text: str) -> dict[str, set[Any]]:
-    """Values of the file; a parameter that an axis sets has those of the axis, too."""
-    try:
-        flat = parse_bindings(text)
-    except (SyntaxError, ValueError):
-        return {}
-    bound: dict[str, set[Any]] = {}
-    for name, value in [*flat.items(), *_of_axes(flat.get("Grid.axes", {}))]:
-        owner, _, parameter = name.rpartition("/")[2].rpartition(".")
-        if isinstance(value, str):
-            bound.setdefault(f"{owner.rpartition('.')[2]}.{parameter}", set()).add(value)
-    return bound
-
-
-def _of_axes(axes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Every binding of every point."""
-    for axis in axes.values():
-        for name, value in axis.items():
-            listed = {name: value} if not isinstance(value, Mapping) else value
-            for parameter, values in listed.items():
-                yield from ((parameter, each) for each in (values if isinstance(values, (tuple, list)) else [values]))
-
 
 ALWAYS = (
     "wang2023diffusion",
@@ -99,12 +32,11 @@ YEAR = re.compile(r"\b(19|20)\d\d\b")
 
 @dataclass(frozen=True)
 class BibEntry:
-    """One work: its key, its BibTeX text, its fields, and a pattern of how parts' sources name it."""
+    """One work: its key, its BibTeX text, and its fields."""
 
     key: str
     text: str
     fields: Mapping[str, str]
-    said: re.Pattern[str]
 
     @property
     def line(self) -> str:
@@ -126,10 +58,8 @@ def load_bibliography() -> Mapping[str, BibEntry]:
 
 
 def _entry(text: str) -> BibEntry:
-    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", text, re.MULTILINE))
-    written = re.sub(r"^  said = .*\n", "", text, flags=re.MULTILINE)
     key = text.split("{", 1)[1].split(",", 1)[0]
-    return BibEntry(key, written, fields, re.compile(fields.pop("said")))
+    return BibEntry(key, text, dict(re.findall(r"^  (\w+) = \{(.*)\},$", text, re.MULTILINE)))
 
 
 def strip_braces(text: str) -> str:
@@ -137,21 +67,17 @@ def strip_braces(text: str) -> str:
     return re.sub(r"\{\\(.)(\w?)\}", lambda found: found[2] or found[1], text).replace("{", "").replace("}", "")
 
 
-def cited_keys(source: str) -> list[str]:
-    """Keys of the works that a part's source names."""
-    return [entry.key for entry in load_bibliography().values() if entry.said.search(source)]
-
-
 def cited_works(results: GridResults) -> list[BibEntry]:
     """What a paper with these results would cite, in the order of references.bib."""
-    keys = {*ALWAYS, *(key for part in parts_used(results) for key in cited_keys(part.source))}
+    keys = {*ALWAYS, *(key for component in results.components for key in component.cites)}
     return [entry for entry in load_bibliography().values() if entry.key in keys]
 
 
 def uncited_sources(results: GridResults) -> list[str]:
-    """`name: source` of the parts in use whose work references.bib does not have (a plugin's)."""
-    parts = [part for part in parts_used(results) if YEAR.search(part.source) and not cited_keys(part.source)]
-    return [f"{part.name}: {part.source}" for part in parts]
+    """`name: source` of the components whose works references.bib does not have (a plugin's)."""
+    known = load_bibliography().keys()
+    lacking = (each for each in results.components if YEAR.search(each.source) and not known & set(each.cites))
+    return [f"{each.name}: {each.source}" for each in lacking]
 
 
 def bibtex_file(results: GridResults) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from dqlab.analysis.report.words import counted
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, Estimate, Profiles, ScoreCurve
-from dqlab.envs.tasks import score_or_return
+from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
 INK, GRID = "#202428", "#9aa3ad"

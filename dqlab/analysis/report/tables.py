@@ -16,7 +16,7 @@ from dqlab.analysis.report.words import (
     typographic_minus,
 )
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, CheckpointGap, Comparison, Estimate, TaskScores
-from dqlab.envs.tasks import score_or_return
+from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
 

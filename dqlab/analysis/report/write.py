@@ -18,7 +18,7 @@ from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.statistics.analysis import Analysis, Estimate
-from dqlab.envs.tasks import score_or_return
+from dqlab.envs.caveats import score_or_return
 from dqlab.files import new_folder
 from dqlab.printing import Console
 

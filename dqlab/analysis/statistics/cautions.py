@@ -12,7 +12,7 @@ from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Matrix, RuleAnalysis
 from dqlab.analysis.statistics.comparisons import ENOUGH
 from dqlab.analysis.statistics.tables import AVERAGE
-from dqlab.envs.tasks import UNSCORED, score_or_return, tasks
+from dqlab.envs.caveats import UNSCORED, score_or_return
 from dqlab.errors import MANY
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -208,7 +208,7 @@ def beside_nothing(results: GridResults, settings: Report) -> Iterator[str]:
             yield f"The reference names '{label}', which is no setting of this grid; nothing is beside it."
     named = dict.fromkeys(task for published in settings.reference.values() for task in published)
     for task in named:
-        if task not in (AVERAGE, *tasks.names()) and _nearly(task, results.tasks):
+        if task not in (AVERAGE, *results.known_tasks) and _nearly(task, results.tasks):
             yield f"The reference names '{task}', which is no task of this grid; nothing is beside it."
 
 

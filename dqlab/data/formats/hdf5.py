@@ -335,7 +335,7 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
 READ = (*REQUIRED, "timeouts")
 
 
-@data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)")
+@data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
 class D4RL(Format):
     """HDF5 as D4RL lays it out; rows at which an episode was cut are dropped, for what followed them is not read."""
 

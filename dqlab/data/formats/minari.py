@@ -321,7 +321,7 @@ REASON = re.compile(r"error message = '([^']*)'")
 """Where HDF5's messages say what the system said."""
 
 
-@data_formats.register("minari", source="Minari (Younis et al. 2024)")
+@data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
 class MinariFormat(Format):
     """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id."""
 

@@ -288,7 +288,9 @@ Trajectory = dict[str, NDArray[Any]]
 NUMBERS = (int, float, np.bool_, np.integer, np.floating)
 
 
-@data_formats.register("trajectories", source="Chen et al. 2021 (Decision Transformer), its data files")
+@data_formats.register(
+    "trajectories", source="Chen et al. 2021 (Decision Transformer), its data files", cites=("chen2021decision",)
+)
 class Trajectories(Format):
     """A pickled list of dicts of arrays, one a trajectory; read without running anything that the pickle names.
 

@@ -108,7 +108,11 @@ goal_laws: Registry[GoalLaw] = Registry(
 )
 
 
-@goal_laws.register("per_environment", source="D4RL 1.1, antmaze-*-v0 and -v1; the Diffusion-QL code's evaluation")
+@goal_laws.register(
+    "per_environment",
+    source="D4RL 1.1, antmaze-*-v0 and -v1; the Diffusion-QL code's evaluation",
+    cites=("wang2023diffusion",),
+)
 def per_environment(episode: Generator, group: int | None, has_goal: bool) -> Draws | None:
     """One goal for all of an environment's episodes; or, in evaluations, one for all episodes of a group."""
     if group is not None:

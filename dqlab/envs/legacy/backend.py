@@ -17,7 +17,11 @@ AT_ONCE = 10
 """Environments that one request makes."""
 
 
-@env_backends.register("d4rl", source="D4RL 1.1 (Fu et al. 2020) on gym 0.23.1, mujoco-py 2.1.2.14, MuJoCo 2.1.0")
+@env_backends.register(
+    "d4rl",
+    source="D4RL 1.1 (Fu et al. 2020) on gym 0.23.1, mujoco-py 2.1.2.14, MuJoCo 2.1.0",
+    cites=("fu2020d4rl", "todorov2012mujoco"),
+)
 class OriginalStack(Environments):
     """D4RL's own environments on MuJoCo 2.1.0 (`make legacy`); a physics law does not apply.
 

@@ -135,7 +135,7 @@ def behaviour_of(key: str, stage: Stage) -> Behaviour:
     return behaviours.get(kind)(argument, stage)
 
 
-@behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets")
+@behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets", cites=("fu2020d4rl",))
 class UniformRandom(Acting):
     """Actions drawn uniformly from [-1, 1]."""
 

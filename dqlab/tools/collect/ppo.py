@@ -453,7 +453,9 @@ class GivenCheckpoint(PPOPolicy):
         return self._chosen
 
 
-@behaviours.register("medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC")
+@behaviours.register(
+    "medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC", cites=("fu2020d4rl",)
+)
 class Medium(PPOPolicy):
     """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
 
@@ -462,7 +464,9 @@ class Medium(PPOPolicy):
         return self.stage.ladder.pick("medium")
 
 
-@behaviours.register("expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC")
+@behaviours.register(
+    "expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC", cites=("fu2020d4rl",)
+)
 class Expert(PPOPolicy):
     """PPO's best checkpoint within Collection.expert_scores."""
 
@@ -471,7 +475,7 @@ class Expert(PPOPolicy):
         return self.stage.ladder.pick("expert")
 
 
-@behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3")
+@behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3", cites=("schulman2017proximal",))
 class Checkpoint(PPOPolicy):
     """PPO's checkpoint after so many steps, `ppo:STEPS`: the nearest one, the last one without an argument."""
 
@@ -487,7 +491,9 @@ class Checkpoint(PPOPolicy):
         return min(zip(paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0]
 
 
-@behaviours.register("replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC")
+@behaviours.register(
+    "replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC", cites=("fu2020d4rl",)
+)
 class Replay(Behaviour):
     """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
 

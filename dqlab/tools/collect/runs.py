@@ -120,7 +120,7 @@ class DqlabRun(Acting):
 STATISTICS = "vecnormalize.pkl"
 
 
-@behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)")
+@behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
 class SB3Policy(Acting):
     """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
 

@@ -63,7 +63,7 @@ def name_of(mode: ExecutionMode) -> str:
     return next(entry.name for entry in execution_modes if entry.item is type(mode))
 
 
-@execution_modes.register("eager", source="PyTorch")
+@execution_modes.register("eager", source="PyTorch", cites=("paszke2019pytorch",))
 class Eager(ExecutionMode):
     """Operation by operation, as written."""
 
@@ -74,7 +74,7 @@ class Eager(ExecutionMode):
 COMPILING = "compiling: a minute or so the first time, two on a busy machine; seconds once it is cached"
 
 
-@execution_modes.register("compile", source="PyTorch's Inductor")
+@execution_modes.register("compile", source="PyTorch's Inductor", cites=("paszke2019pytorch",))
 class Compile(ExecutionMode):
     """As one compiled graph of fused kernels; costs half a minute or more at first, seconds once it is cached."""
 
@@ -101,7 +101,7 @@ class Compile(ExecutionMode):
         return self._compiled[key]
 
 
-@execution_modes.register("cuda_graph", source="CUDA graphs, as in LeanRL (2024)")
+@execution_modes.register("cuda_graph", source="CUDA graphs, as in LeanRL (2024)", cites=("leanrl2024",))
 class CudaGraph(ExecutionMode):
     """Recorded once and replayed as one launch; costs a second."""
 
@@ -122,7 +122,7 @@ class CudaGraph(ExecutionMode):
         return self._recorders[device].record(program, function)
 
 
-@execution_modes.register("compile+cuda_graph", source="LeanRL (2024)")
+@execution_modes.register("compile+cuda_graph", source="LeanRL (2024)", cites=("leanrl2024",))
 class CompiledCudaGraph(CudaGraph):
     """Compiled into fused kernels, then recorded and replayed as one launch; the fastest on a GPU."""
 

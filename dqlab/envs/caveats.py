@@ -1,0 +1,11 @@
+"""What must stand beside scores: whoever reads results asks here, without the tasks themselves."""
+
+from __future__ import annotations
+
+UNSCORED = "returns, no scores"
+"""What stands beside the numbers of a task without reference scores: what is called a score there is the return."""
+
+
+def score_or_return(caveat: str) -> str:
+    """What numbers beside which this stands are: a `score`, or a `return`."""
+    return "return" if UNSCORED in caveat else "score"
