@@ -137,7 +137,9 @@ def main() -> None:
     request = GridRequest([file], ["Tracking.mlflow=False"], [], out)
     started = time.perf_counter()
     session = open_session(request, planning_only=True)
-    print(f"{len(session.ids):,} cells planned in {time.perf_counter() - started:.1f} s, {len(session.packs):,} packs")
+    print(
+        f"{len(session.cells):,} cells planned in {time.perf_counter() - started:.1f} s, {len(session.packs):,} packs"
+    )
     print(f"memory then: {peak():.0f} MB")
     started = time.perf_counter()
     ablate(request, Console(quiet=True))

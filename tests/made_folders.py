@@ -10,7 +10,7 @@ from typing import Any
 
 from made_grids import made_result
 
-from dqlab.analysis.results import Cell, FailedCell, GridResults, Result
+from dqlab.analysis.results import Cell, CellStatus, GridResults
 from dqlab.tracking.run_folder import Journal
 
 START = 1_760_000_000.0
@@ -38,7 +38,7 @@ Training.steps = 5000
 
 def write_grid(folder: Path, grid: GridResults, records: int = 5, state: str = "finished", curve: bytes = b"") -> Path:
     """Writes the folder of a grid with one pack for each setting and task; `records` journal lines for each cell."""
-    cells = [*(result.cell for result in grid.results), *(failure.cell for failure in grid.failures), *grid.pending]
+    cells = [status.cell for status in (*grid.results, *grid.failures, *grid.pending)]
     packs: dict[str, list[Cell]] = {}
     for cell in cells:
         packs.setdefault(pack_of(grid, cell), []).append(cell)
@@ -135,13 +135,13 @@ def metrics(cell: Cell, index: int) -> Mapping[str, float]:
     return {**losses, "eval/score_mean": level * index, "eval/score_std": 4.0}
 
 
-def finish_cell(folder: Path, grid: GridResults, result: Result, curve: bytes = b"") -> None:
+def finish_cell(folder: Path, grid: GridResults, result: CellStatus, curve: bytes = b"") -> None:
     path = folder_of(folder, grid, result.cell)
     (path / "failure.json").unlink(missing_ok=True)
     (path / "curve.png").write_bytes(curve or b"a curve")
     (path / "summary.json").write_text(json.dumps(dict(result.summary)))
 
 
-def fail_cell(folder: Path, grid: GridResults, failure: FailedCell) -> None:
-    reason = {"kind": failure.kind, "reason": failure.reason, "step": 1234}
+def fail_cell(folder: Path, grid: GridResults, failure: CellStatus) -> None:
+    reason = {"kind": failure.failure, "reason": failure.reason, "step": 1234}
     (folder_of(folder, grid, failure.cell) / "failure.json").write_text(json.dumps(reason))

@@ -22,12 +22,12 @@ from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
-from dqlab.ablation.driver import last_score
 from dqlab.ablation.folder import GridFolder
+from dqlab.ablation.progress import read_last_score
 from dqlab.ablation.reporting import _facts_of
 from dqlab.analysis.compare.compare import comparison_rows, comparison_warnings, group_runs
 from dqlab.analysis.compare.runs import read_folder
-from dqlab.analysis.results import FailedCell
+from dqlab.analysis.results import FAILED, CellStatus
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
@@ -130,7 +130,7 @@ def grid(tmp_path: Path, sink: None) -> Path:
     grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
     folder = folder_of(grid, SMALL, cells[3])
     (folder / "summary.json").unlink()
-    fail_cell(grid, SMALL, FailedCell(cells[3], "diverged", "it became NaN"))
+    fail_cell(grid, SMALL, CellStatus(cells[3], FAILED, "diverged", "it became NaN"))
     send_grid(grid, tracking_uri(grid), "made", over=False)
     change(grid / "mlflow.json", settled=[], report={})
     for pack in grid.glob("packs/*/mlflow.json"):
@@ -178,7 +178,9 @@ def use_grid(grid: Path) -> None:
     _said(lambda: folder.check("steps"))
     _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
     _said(lambda: [folder.free_id(pack.name) for pack in folder.packs.iterdir()])
-    _said(lambda: [last_score(path) for path in (*folder.finished().values(), *folder.elsewhere().values())])
+    _said(
+        lambda: [read_last_score(path.parent) for path in (*folder.finished().values(), *folder.elsewhere().values())]
+    )
     _said(lambda: [(failure["kind"], failure["reason"]) for failure in folder.failed().values()])
     _said(lambda: _facts_of(sorted(folder.packs.iterdir())))
 

@@ -98,8 +98,8 @@ class GridFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             begun = path.with_name("run.json").exists() and path.exists()
             path.write_text(pack.as_gin() if not begun else _reading_from(path.read_text(), pack.kind.data.source))
-        listed = {pack.id: [planned.cell.id for planned in pack.cells] for pack in packs}
-        cells = [planned.cell.as_dict() for planned in plan.cells]
+        listed = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
+        cells = [cell.as_dict() for cell in plan.cells]
         write_text(self.path / "plan.json", json.dumps({"cells": cells, "packs": {**self.listed(), **listed}}))
 
     def listed(self) -> dict[str, list[str]]:
@@ -161,6 +161,13 @@ class GridFolder:
         return {
             cell: read_record(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished
         }
+
+    def reset(self, force: bool, retry: bool) -> None:
+        """Let every cell be trained again (`force`), or those that have failed (`retry`)."""
+        if force:
+            self.set_aside()
+        if retry:
+            self.forget_failures()
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""

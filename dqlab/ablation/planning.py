@@ -21,21 +21,6 @@ OF_PACKS = {"tracking.Tracking.mlflow": False}
 
 
 @dataclass(frozen=True)
-class PlannedCell:
-    """A cell, and how it is trained.
-
-    Attributes:
-        cell: the cell.
-        scalars: hyper-parameters of its own, in which it may differ from others of its pack; complete name -> value.
-        kind: digest of everything else, and so of the packs that it fits into.
-    """
-
-    cell: Cell
-    scalars: Values
-    kind: str
-
-
-@dataclass(frozen=True)
 class PackKind:
     """What the cells of a pack have in common.
 
@@ -56,18 +41,13 @@ class PlannedPack:
 
     id: str
     kind: PackKind
-    cells: tuple[PlannedCell, ...]
+    cells: tuple[Cell, ...]
 
     def as_gin(self) -> str:
         """Its configuration, complete."""
         replicas = {
-            planned.cell.replica: {
-                "seed": planned.cell.seed,
-                "cell": planned.cell.label,
-                "points": dict(planned.cell.points),
-                "set": planned.scalars,
-            }
-            for planned in self.cells
+            cell.replica: {"seed": cell.seed, "cell": cell.label, "points": dict(cell.points), "set": cell.scalars}
+            for cell in self.cells
         }
         return self.kind.text + format_bindings({"Experiment.replicas": replicas})
 
@@ -76,14 +56,14 @@ class PlannedPack:
 class Plan:
     """All cells of a grid, in its order, and the kinds of packs that they fit into."""
 
-    cells: tuple[PlannedCell, ...]
+    cells: tuple[Cell, ...]
     kinds: Mapping[str, PackKind] = field(default_factory=dict)
 
     @property
     def same(self) -> list[tuple[str, str]]:
         """Pairs of settings that run the same."""
         first: dict[str, str] = {}
-        pairs = [(first.setdefault(p.cell.id, p.cell.label), p.cell.label) for p in self.cells]
+        pairs = [(first.setdefault(cell.id, cell.label), cell.label) for cell in self.cells]
         return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
 
 
@@ -101,9 +81,7 @@ def make_plan(reader: ConfigResolver) -> Plan:
             if kind not in kinds:
                 kinds[kind] = make_kind()
             cells += [
-                PlannedCell(
-                    Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed), scalars, kind
-                )
+                Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed, scalars, kind)
                 for seed in reader.grid.seeds
             ]
     return Plan(tuple(cells), kinds)
@@ -141,10 +119,10 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
         wanted: ids of cells; one that several settings have is packed once.
         width: cells that a pack of that kind may have, at most.
     """
-    groups: dict[str, dict[str, PlannedCell]] = {}
-    for planned in plan.cells:
-        if planned.cell.id in wanted:
-            groups.setdefault(planned.kind, {}).setdefault(planned.cell.id, planned)
+    groups: dict[str, dict[str, Cell]] = {}
+    for cell in plan.cells:
+        if cell.id in wanted:
+            groups.setdefault(cell.kind, {}).setdefault(cell.id, cell)
     packs = []
     for name, group in groups.items():
         kind = plan.kinds[name]
@@ -152,13 +130,13 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
     return packs
 
 
-def make_pack(kind: PackKind, cells: Iterable[PlannedCell]) -> PlannedPack:
+def make_pack(kind: PackKind, cells: Iterable[Cell]) -> PlannedPack:
     """A pack of cells; known by a digest of theirs."""
     cells = tuple(cells)
-    return PlannedPack(_digest([planned.cell.id for planned in cells]), kind, cells)
+    return PlannedPack(_digest([cell.id for cell in cells]), kind, cells)
 
 
-def even_parts(items: Sequence[PlannedCell], limit: int) -> list[Sequence[PlannedCell]]:
+def even_parts(items: Sequence[Cell], limit: int) -> list[Sequence[Cell]]:
     """Parts of at most `limit` items, as even as can be, in order."""
     count = -(-len(items) // max(limit, 1))
     edges = [round(index * len(items) / count) for index in range(count + 1)]

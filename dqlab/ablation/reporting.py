@@ -11,52 +11,107 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.ablation.components import components_used
-from dqlab.ablation.planning import Plan
-from dqlab.ablation.reader import ConfigResolver
-from dqlab.ablation.session import GridRequest, open_session
+from dqlab.ablation.session import GridRequest, GridSession, open_session
 from dqlab.analysis.report.write import report_and_print
-from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.analysis.results import FAILED, FINISHED, GridResults
 from dqlab.config.plugins import load_plugins
 from dqlab.envs.tasks import tasks
 from dqlab.errors import DqlabError, RunError, masked, message_of, printable
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, RunRecord, SummaryRecord, read_record
 
+Crashes = Mapping[str, tuple[str, str]]
+"""Kind and reason of failures that the grid's folder does not know of, by the cell's id."""
 
-def collect_results(
-    name: str,
-    reader: ConfigResolver,
-    plan: Plan,
-    summaries: Mapping[str, Path],
-    failures: Mapping[str, tuple[str, str]],
-    facts: Mapping[str, Any],
-) -> GridResults:
+
+def report_grid(request: GridRequest, console: Console, crashes: Crashes | None = None, **facts: Any) -> None:
+    """Report what there is of a grid.
+
+    Args:
+        request: as for a run.
+        console: where the table goes.
+        crashes: failures that left nothing behind.
+        facts: of the session that has run it.
+
+    Raises:
+        DqlabError: there is nothing to report, or the report cannot be written.
+    """
+    session = open_session(replace(request, report_only=True), planning_only=True)
+    if not session.in_state(FINISHED):
+        others = len(session.folder.finished())
+        hint = (
+            f" {others} of other settings {'has' if others == 1 else 'have'}: to report them, give the same --gin, "
+            "--set, --steps, --seeds and --tasks as when they were trained."
+        )
+        told = f"No cell of the grid has finished in {request.out}: there is nothing to report yet."
+        raise RunError(told + (hint if others else ""))
+    for cell, failure in (crashes or {}).items():
+        if session.cells[cell].state != FINISHED:
+            session.cells[cell].fail(*failure)
+    results = collect_results(session, {"command": request.command, **facts})
+    report_and_print(results, session.settings, session.folder.report, console)
+
+
+def report_apart(request: GridRequest, console: Console, crashes: Crashes, **facts: Any) -> None:
+    """Report what there is of a grid, in a process of its own.
+
+    Raises:
+        RunError: it failed; it has said why.
+    """
+    size = (console.width, console.quiet, console.is_terminal)
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(request, size, dict(crashes), facts))
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    if process.exitcode:
+        raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
+
+
+def _child(request: GridRequest, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
+    width, quiet, terminal = size
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it
+    load_plugins()
+    try:
+        report_grid(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
+    except (DqlabError, OSError) as error:
+        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def collect_results(session: GridSession, facts: Mapping[str, Any]) -> GridResults:
     """A grid as far as it has come.
 
     Args:
-        name: of the grid.
-        reader, plan: what it is.
-        summaries: where the summary of every finished cell lies, by the cell's id.
-        failures: kind and reason of every failed cell, by its id.
+        session: the grid.
         facts: of the session that has run it.
+
+    Raises:
+        RunError: a summary is damaged.
     """
-    cells = [planned.cell for planned in plan.cells]
-    known = {cell: read_record(path, SummaryRecord) for cell, path in summaries.items()}
-    wanted = {cell.id for cell in cells}
-    packs = {path.parent.parent for cell, path in summaries.items() if cell in wanted}
+    reader, packs = session.reader, set()
+    for status in session.in_state(FINISHED):
+        assert status.folder is not None
+        status.summary = read_record(status.folder / "summary.json", SummaryRecord)
+        packs.add(status.folder.parent)
+    cells = [replace(session.cells[cell.id], cell=cell) for cell in session.plan.cells]
+    finished, failed = (tuple(each for each in cells if each.state == state) for state in (FINISHED, FAILED))
+    algorithms = {str(each.summary["algorithm"]) for each in finished if "algorithm" in each.summary}
     return GridResults(
-        name=name,
+        name=session.name,
         base=reader.grid.resolved_base,
         labels=tuple(setting.label for setting in reader.grid.settings),
         axes=reader.grid.axis_points,
-        tasks=tuple(dict.fromkeys(cell.task for cell in cells)),
+        tasks=tuple(dict.fromkeys(each.cell.task for each in cells)),
         seeds=reader.grid.seeds,
-        results=tuple(Result(cell, known[cell.id]) for cell in cells if cell.id in known),
-        failures=tuple(FailedCell(cell, *failures[cell.id]) for cell in cells if cell.id in failures),
-        pending=tuple(cell for cell in cells if cell.id not in known and cell.id not in failures),
+        results=finished,
+        failures=failed,
+        pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
         gin=reader.text,
         facts={**_facts_of(sorted(packs)), **facts},
-        components=components_used(reader.text, {str(s["algorithm"]) for s in known.values() if "algorithm" in s}),
+        components=components_used(reader.text, algorithms),
         known_tasks=tuple(tasks.names()),
     )
 
@@ -82,65 +137,3 @@ def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),
         "data": {run["task"]: _about(run["data"]) for run in runs},
     }
-
-
-Crashes = Mapping[str, tuple[str, str]]
-"""Kind and reason of failures that the grid's folder does not know of, by the cell's id."""
-
-
-def report_grid(request: GridRequest, console: Console, crashes: Crashes | None = None, **facts: Any) -> None:
-    """Report what there is of a grid.
-
-    Args:
-        request: as for a run.
-        console: where the table goes.
-        crashes: failures that left nothing behind.
-        facts: of the session that has run it.
-
-    Raises:
-        DqlabError: there is nothing to report, or the report cannot be written.
-    """
-
-    session = open_session(replace(request, report_only=True), planning_only=True)
-    if not session.summaries:
-        others = len(session.folder.finished())
-        hint = (
-            f" {others} of other settings {'has' if others == 1 else 'have'}: to report them, give the same --gin, "
-            "--set, --steps, --seeds and --tasks as when they were trained."
-        )
-        told = f"No cell of the grid has finished in {request.out}: there is nothing to report yet."
-        raise RunError(told + (hint if others else ""))
-    failures = {**session.failures, **(crashes or {})}
-    known = {"command": request.command, **facts}
-    results = collect_results(session.name, session.reader, session.plan, session.summaries, failures, known)
-    report_and_print(results, session.settings, session.folder.report, console)
-
-
-def report_apart(request: GridRequest, console: Console, crashes: Crashes, **facts: Any) -> None:
-    """The same in a process of its own.
-
-    Raises:
-        RunError: it failed; it has said why.
-    """
-    size = (console.width, console.quiet, console.is_terminal)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(request, size, dict(crashes), facts))
-    process.start()
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        process.terminate()
-        raise
-    if process.exitcode:
-        raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
-
-
-def _child(request: GridRequest, size: tuple[int, bool, bool], crashes: Crashes, facts: Mapping[str, Any]) -> None:
-
-    width, quiet, terminal = size
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it
-    load_plugins()
-    try:
-        report_grid(request, Console(width=width, quiet=quiet, force_terminal=terminal), crashes, **facts)
-    except (DqlabError, OSError) as error:
-        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
-        sys.exit(2)

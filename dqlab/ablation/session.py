@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dqlab.ablation.engines.base import Engine, engines
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
 from dqlab.ablation.reader import ConfigResolver
+from dqlab.analysis.results import FAILED, FINISHED, CellStatus
 from dqlab.analysis.settings import Report
 from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
@@ -49,8 +51,7 @@ class GridSession:
     Attributes:
         name: of the grid.
         reader, plan, folder: what it is, and where.
-        summaries: where the summary of every finished cell lies, by the cell's id.
-        failures: kind and reason of every failed cell, by its id.
+        cells: how far every cell is, by its id.
         packs: what is to be run.
         costs: of the packs, by their ids.
     """
@@ -62,24 +63,22 @@ class GridSession:
     engine: Engine
     settings: Report
     tracking: Tracking
-    summaries: dict[str, Path] = field(default_factory=dict)
-    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
-    packs: list[PlannedPack] = field(default_factory=list)
+    cells: dict[str, CellStatus]
+    packs: Sequence[PlannedPack] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
 
-    @property
-    def ids(self) -> list[str]:
-        """Of all cells."""
-        return [planned.cell.id for planned in self.plan.cells]
+    def in_state(self, *states: str) -> list[CellStatus]:
+        """The cells that are in one of these states."""
+        return [status for status in self.cells.values() if status.state in states]
 
     @property
-    def pending(self) -> set[str]:
-        """Ids of the cells that have neither a result nor a failure."""
-        return set(self.ids) - set(self.summaries) - set(self.failures)
+    def pending(self) -> list[CellStatus]:
+        """The cells that have neither a result nor a failure."""
+        return [status for status in self.cells.values() if status.state not in (FINISHED, FAILED)]
 
 
 def open_session(request: GridRequest, planning_only: bool = False) -> GridSession:
-    """Read a grid and what there is of it.
+    """Read a grid, see what there is of it, and what is left to do.
 
     Args:
         request: what is asked for.
@@ -89,61 +88,61 @@ def open_session(request: GridRequest, planning_only: bool = False) -> GridSessi
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
     reader = ConfigResolver(request.files, request.bindings, request.imports)
+    name, folder = Path(request.files[0]).stem, GridFolder(request.out)
     if request.report_only and (request.out / "grid.json").exists():
-        reader.remembered = GridFolder(request.out).facts().get("data", {})
+        reader.remembered = folder.facts().get("data", {})
     engine, settings, tracking = engines.get(reader.grid.engine)(), Report(), Tracking()
     reader.read |= parameters_read()
-    name, folder = Path(request.files[0]).stem, GridFolder(request.out)
     folder.check(name)
     for path in request.reuse:
         GridFolder(path).facts()
-    if planning_only:
-        with no_downloads() as reader.not_fetched:
-            plan = make_plan(reader)
-        reader.check_read()
-    else:
-        plan = make_plan(reader)
-        reader.check_read()
+    plan = _plan(reader, planning_only)
+    if not planning_only:
         folder.lock()
-        _reset(folder, request)
-    session = GridSession(name, reader, plan, folder, engine, settings, tracking)
-    take_stock(session, request, planning_only)
+        folder.reset(request.force, request.retry)
+    cells = _cells_so_far(plan, folder, request, planning_only)
+    session = GridSession(name, reader, plan, folder, engine, settings, tracking, cells)
     if not request.report_only:
-        session.packs = packs_to_run(session)
+        session.packs = _packs_to_run(session)
     return session
 
 
-def _reset(folder: GridFolder, request: GridRequest) -> None:
-    if request.force:
-        folder.set_aside()
-    if request.retry:
-        folder.forget_failures()
+def _plan(reader: ConfigResolver, planning_only: bool) -> Plan:
+    with no_downloads() if planning_only else nullcontext() as not_fetched:
+        reader.not_fetched = not_fetched
+        plan = make_plan(reader)
+    reader.check_read()
+    return plan
 
 
-def take_stock(session: GridSession, request: GridRequest, planning_only: bool = False) -> None:
-    """See which cells have finished, here or in the folders of other grids, and which have failed.
+def _cells_so_far(
+    plan: Plan, folder: GridFolder, request: GridRequest, planning_only: bool = False
+) -> dict[str, CellStatus]:
+    """Which cells have finished, here or in the folders of other grids, and which have failed; by their ids.
 
     Raises:
         RunError: a file is damaged.
     """
-    wanted = set(session.ids)
-    for path in request.reuse if not request.force else ():
-        found = GridFolder(path).finished().items()
-        session.summaries |= {cell: summary for cell, summary in found if cell in wanted}
+    cells: dict[str, CellStatus] = {}
+    for cell in plan.cells:
+        cells.setdefault(cell.id, CellStatus(cell))
     if not request.force:
-        reused = session.folder.elsewhere().items()
-        session.summaries |= {cell: summary for cell, summary in reused if cell in wanted}
-        session.summaries |= {cell: path for cell, path in session.folder.finished().items() if cell in wanted}
+        elsewhere = [GridFolder(path).finished() for path in request.reuse]
+        for found in (*elsewhere, folder.elsewhere(), folder.finished()):
+            for name in cells.keys() & found.keys():
+                cells[name].finish(found[name].parent)
     retried = planning_only and (request.force or request.retry)
-    for cell, failure in session.folder.failed().items() if not retried else ():
-        if cell in wanted and cell not in session.summaries:
-            session.failures[cell] = (failure["kind"], failure["reason"])
+    failed = {} if retried else folder.failed()
+    for name in cells.keys() & failed.keys():
+        if cells[name].state != FINISHED:
+            cells[name].fail(failed[name]["kind"], failed[name]["reason"])
+    return cells
 
 
-def packs_to_run(session: GridSession) -> list[PlannedPack]:
+def _packs_to_run(session: GridSession) -> list[PlannedPack]:
     """Packs that have begun, as they were; and new ones of all other cells without a result."""
-    pending = session.pending
-    planned = {p.cell.id: p for p in session.plan.cells}
+    pending = {status.cell.id for status in session.pending}
+    planned = {cell.id: cell for cell in session.plan.cells}
     begun = session.folder.open_packs(pending)
     kept = []
     for name, cells in begun.items():

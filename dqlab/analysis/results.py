@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import SummaryRecord
 
 
+WAITING, STARTING, RUNNING, FINISHED, FAILED = "waiting", "starting", "running", "finished", "failed"
+"""States of a cell. One that starts reads data and, where that pays, compiles: half a minute or more."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid.
+    """One run of a grid; settings that run the same have cells of one id.
 
     Attributes:
         id: hexadecimal digest of what it runs; equal in every grid that has the same cell.
@@ -20,6 +25,8 @@ class Cell:
         points: its place on each axis, axis name -> text: `{'N': '5', 'eta': '1.0'}`.
         task: the task's name.
         seed: of the replica.
+        scalars: hyper-parameters in which it may differ from others of its pack; complete name -> value.
+        kind: digest of everything else that it runs, and so of the packs that it fits into.
     """
 
     id: str
@@ -27,6 +34,8 @@ class Cell:
     points: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
     seed: int = 0
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
 
     @property
     def replica(self) -> str:
@@ -34,29 +43,49 @@ class Cell:
         return f"cell-{self.id}"
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, for records."""
-        return asdict(self)
+        """What it is, for records; not how it is trained."""
+        return {"id": self.id, "label": self.label, "points": dict(self.points), "task": self.task, "seed": self.seed}
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished cell and its summary, as in summary.json: `selection`, `evaluations`, `caveat`, ..."""
+@dataclass
+class CellStatus:
+    """A cell, and how far it is.
+
+    Attributes:
+        cell: the cell.
+        state: WAITING, STARTING, RUNNING, FINISHED or FAILED.
+        failure, reason: why it ended without a result: `diverged` (it would again), `evaluation` or `crashed`; and in
+            words.
+        folder: where it has finished.
+        summary: as in its summary.json, once it has been read: `selection`, `evaluations`, `caveat`, ...
+        share: of its updates that are done, 0 to 1.
+        last_score: of its last evaluation.
+    """
 
     cell: Cell
-    summary: SummaryRecord
+    state: str = WAITING
+    failure: str = ""
+    reason: str = ""
+    folder: Path | None = None
+    summary: SummaryRecord = field(default_factory=lambda: cast("SummaryRecord", {}))
+    share: float = 0.0
+    last_score: float | None = None
+
+    def wait(self) -> None:
+        """It has begun, or not, and is still to be done."""
+        self.state, self.failure, self.reason = WAITING, "", ""
+
+    def finish(self, folder: Path) -> None:
+        """It has a summary there."""
+        self.state, self.share, self.folder, self.failure, self.reason = FINISHED, 1.0, folder, "", ""
+
+    def fail(self, failure: str, reason: str) -> None:
+        """It ended without a result."""
+        self.state, self.failure, self.reason = FAILED, failure, reason
 
     def score(self, rule: str) -> float:
-        """The D4RL-normalised score by a selection rule."""
+        """The D4RL-normalised score of a finished cell by a selection rule."""
         return float(self.summary["selection"][rule]["score_mean"])
-
-
-@dataclass(frozen=True)
-class FailedCell:
-    """A cell that ended without a result, and why: `kind` is `diverged` (it would again), `evaluation` or `crashed`."""
-
-    cell: Cell
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +107,7 @@ class GridResults:
         labels: of all settings, in the grid's order.
         axes: axis name -> the texts of its points, in order.
         tasks, seeds: of every setting.
-        results, failures, pending: every cell is in one of them.
+        results, failures, pending: every cell is in one of them; those with results have their summaries.
         gin: the grid's configuration, flattened, as a gin text.
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `started`, `seconds`, ...
         components: that its cells use, algorithms first.
@@ -91,9 +120,9 @@ class GridResults:
     axes: Mapping[str, tuple[str, ...]]
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    results: tuple[Result, ...]
-    failures: tuple[FailedCell, ...] = ()
-    pending: tuple[Cell, ...] = ()
+    results: tuple[CellStatus, ...]
+    failures: tuple[CellStatus, ...] = ()
+    pending: tuple[CellStatus, ...] = ()
     gin: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     components: tuple[UsedComponent, ...] = ()

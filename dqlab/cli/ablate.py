@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dqlab.cli.options import add_command, add_set
 from dqlab.files import expanded
 
+if TYPE_CHECKING:
+    from dqlab.ablation.session import GridRequest
+
+ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address"}
 EXAMPLES = """
 dqlab ablate --grid ablations/steps.gin --dry-run
 dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
@@ -48,8 +55,43 @@ def add_ablate(commands: Any) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from dqlab.ablation.dry_run import run_ablate
+    from dqlab.ablation.driver import ablate
+    from dqlab.ablation.overview import dry_run
+    from dqlab.ablation.reporting import report_grid
     from dqlab.config.plugins import load_plugins
+    from dqlab.printing import Console
 
     load_plugins()
-    return run_ablate(args)
+    request = _request_of(args)
+    if args.report_only:
+        report_grid(request, Console(quiet=args.quiet))
+        return 0
+    if args.dry_run:
+        dry_run(request, Console())
+        return 0
+    return ablate(request, Console(quiet=args.quiet))
+
+
+def _request_of(args: argparse.Namespace) -> GridRequest:
+    from dqlab.ablation.session import GridRequest
+
+    chosen = {
+        "Grid.engine": args.engine,
+        "Grid.seeds": args.seeds and tuple(args.seeds),
+        "Grid.tasks": args.tasks and tuple(args.tasks),
+        "Training.steps": args.steps,
+        "Experiment.device": args.device,
+        **{parameter: getattr(args, option) for option, parameter in ENGINE_OPTIONS.items()},
+    }
+    bindings = [*args.set, *(f"{name}={value!r}" for name, value in chosen.items() if value is not None)]
+    return GridRequest(
+        files=[args.grid, *args.gin],
+        bindings=bindings,
+        imports=args.plugin,
+        out=args.out or Path("runs") / Path(args.grid).stem,
+        reuse=args.reuse,
+        force=args.force,
+        retry=args.retry,
+        report_only=args.report_only,
+        command=shlex.join(["dqlab", *sys.argv[1:]]),
+    )

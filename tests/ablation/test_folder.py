@@ -40,27 +40,27 @@ def folder(tmp_path: Path) -> GridFolder:
 
 def planned(file: Path, *bindings: str, width: int = 2) -> tuple[Plan, list[PlannedPack]]:
     plan = make_plan(ConfigResolver([file], [EMBEDDED, *bindings]))
-    return plan, pack_cells(plan, {each.cell.id for each in plan.cells}, lambda kind: width)
+    return plan, pack_cells(plan, {each.id for each in plan.cells}, lambda kind: width)
 
 
 def begin(folder: GridFolder, pack: PlannedPack, state: str = "running", recorded: int = 1) -> None:
     """What a pack that has been trained for a while leaves behind."""
     path = folder.packs / pack.id
-    write_pack(path, [each.cell for each in pack.cells], state=state)
+    write_pack(path, list(pack.cells), state=state)
     for each in pack.cells:
-        (path / each.cell.replica).mkdir(exist_ok=True)
-        (path / each.cell.replica / "metrics.jsonl").write_text("{}\n" * recorded)
+        (path / each.replica).mkdir(exist_ok=True)
+        (path / each.replica / "metrics.jsonl").write_text("{}\n" * recorded)
 
 
 def end(folder: GridFolder, pack: PlannedPack, cell: int, file: str) -> str:
     """One of its cells ends."""
     known = {"kind": "diverged", "reason": "NaN"} if file.startswith("failure") else {"selection": {}}
-    (folder.packs / pack.id / pack.cells[cell].cell.replica / file).write_text(json.dumps(known))
-    return pack.cells[cell].cell.id
+    (folder.packs / pack.id / pack.cells[cell].replica / file).write_text(json.dumps(known))
+    return pack.cells[cell].id
 
 
 def ids(packs: Sequence[PlannedPack]) -> set[str]:
-    return {each.cell.id for pack in packs for each in pack.cells}
+    return {each.id for pack in packs for each in pack.cells}
 
 
 @pytest.mark.parametrize("file_name", ["summary.json", "failure.json"])
@@ -81,7 +81,7 @@ def test_a_pack_whose_cell_has_ended_elsewhere_is_not_continued(folder: GridFold
     plan, packs = planned(file)
     folder.write_plan(plan, packs)
     begin(folder, packs[0])
-    assert folder.open_packs({packs[0].cells[1].cell.id}) == {}
+    assert folder.open_packs({packs[0].cells[1].id}) == {}
 
 
 def test_no_cell_is_in_two_packs_that_go_on(folder: GridFolder, file: Path) -> None:
@@ -116,8 +116,8 @@ def test_later_attempts_come_after_earlier_ones(folder: GridFolder, file: Path) 
         pack = replace(packs[0], id=name)
         folder.write_plan(plan, [pack])
         begin(folder, pack)
-        (folder.packs / name / packs[0].cells[0].cell.replica / "summary.json").write_text(str(number))
-    assert folder.finished()[packs[0].cells[0].cell.id].read_text() == "3"
+        (folder.packs / name / packs[0].cells[0].replica / "summary.json").write_text(str(number))
+    assert folder.finished()[packs[0].cells[0].id].read_text() == "3"
 
 
 def test_a_pack_that_has_not_begun_is_configured_anew(folder: GridFolder, file: Path) -> None:
@@ -175,12 +175,12 @@ def test_results_are_reported_where_the_data_is_no_longer(tmp_path: Path, file: 
     data.write_bytes(b"rows")
     source = f"load_dataset.sources=('file:{data}',)"
     reader = ConfigResolver([file], [source])
-    before = [each.cell.id for each in make_plan(reader).cells]
+    before = [each.id for each in make_plan(reader).cells]
     known = {asked: {"digest": found.digest, "caveat": found.caveat} for asked, found in reader.found.items()}
     data.unlink()
     later = ConfigResolver([file], [source])
     later.remembered = known
-    assert [each.cell.id for each in make_plan(later).cells] == before
+    assert [each.id for each in make_plan(later).cells] == before
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,4 @@ def test_damaged_files_are_named_with_a_way_out(folder: GridFolder, file: Path, 
         folder.listed() if name == "plan.json" else folder.facts()
     (folder.path / name).unlink()
     folder.check("made")
-    assert folder.listed() == (
-        {} if name == "plan.json" else {pack.id: [c.cell.id for c in pack.cells] for pack in packs}
-    )
+    assert folder.listed() == ({} if name == "plan.json" else {pack.id: [c.id for c in pack.cells] for pack in packs})

@@ -28,7 +28,7 @@ def plan_of(name: str, *bindings: str) -> Plan:
 
 
 def ids(plan: Plan) -> dict[tuple[str, int], str]:
-    return {(planned.cell.label, planned.cell.seed): planned.cell.id for planned in plan.cells}
+    return {(cell.label, cell.seed): cell.id for cell in plan.cells}
 
 
 def grid_file(folder: Path, text: str, base: str = "gin/diffql_walker2d.gin") -> Path:
@@ -116,15 +116,15 @@ def test_ids_do_not_depend_on_the_process() -> None:
     code = (
         "import json; from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import ConfigResolver; "
         f"reader = ConfigResolver(['ablations/steps.gin'], [{EMBEDDED!r}]); "
-        "print(json.dumps([p.cell.id for p in make_plan(reader).cells]))"
+        "print(json.dumps([p.id for p in make_plan(reader).cells]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == list(ids(plan_of("steps")).values())
 
 
 def sizes(plan: Plan, width: int) -> list[int]:
-    packs = pack_cells(plan, {planned.cell.id for planned in plan.cells}, lambda kind: width)
-    assert sorted(p.cell.id for pack in packs for p in pack.cells) == sorted({p.cell.id for p in plan.cells})
+    packs = pack_cells(plan, {cell.id for cell in plan.cells}, lambda kind: width)
+    assert sorted(p.id for pack in packs for p in pack.cells) == sorted({p.id for p in plan.cells})
     return [len(pack.cells) for pack in packs]
 
 

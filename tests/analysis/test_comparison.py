@@ -25,7 +25,7 @@ from dqlab.analysis.compare.compare import (
     find_runs,
     group_runs,
 )
-from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.grid import send_grid
@@ -123,9 +123,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     """Failures, runs that go on, tasks and seeds that not every configuration has, few seeds."""
     grid = made_grid(values=(2, 5), seeds=3)
     first, _, *rest = grid.results
-    failure = FailedCell(first.cell, "diverged", "not finite")
+    failure = CellStatus(first.cell, FAILED, "diverged", "not finite")
     rest = [result for result in rest if (result.cell.label, result.cell.task) != ("N=5", TASKS[1])]
-    pending = tuple(r.cell for r in grid.results if r not in (first, *rest))
+    pending = tuple(CellStatus(r.cell) for r in grid.results if r not in (first, *rest))
     folder = write_grid(tmp_path / "steps", replace(grid, results=tuple(rest), failures=(failure,), pending=pending))
     assert sorted(compared(folder).warnings) == [
         "1 run has failed: left out.",
@@ -203,7 +203,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
     send_grid(write_grid(folder / "grid", grid), fresh_store(folder), "steps")
     write_grid(
-        folder / "empty", replace(grid, results=(), pending=tuple(r.cell for r in grid.results)), state="running"
+        folder / "empty",
+        replace(grid, results=(), pending=tuple(CellStatus(r.cell) for r in grid.results)),
+        state="running",
     )
     return folder
 

@@ -29,7 +29,7 @@ from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
 from dqlab.analysis.report.words import enumerate_names, format_duration, format_points, summary_paragraph
 from dqlab.analysis.report.write import write_report
-from dqlab.analysis.results import FailedCell, GridResults, UsedComponent
+from dqlab.analysis.results import FAILED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.config.registry import Registry, registry_of
@@ -55,7 +55,10 @@ def with_gaps(grid: GridResults) -> GridResults:
     """One cell failed, one is pending."""
     (failed, pending), results = grid.results[:2], grid.results[2:]
     return replace(
-        grid, results=results, failures=(FailedCell(failed.cell, "diverged", REASON),), pending=(pending.cell,)
+        grid,
+        results=results,
+        failures=(CellStatus(failed.cell, FAILED, "diverged", REASON),),
+        pending=(CellStatus(pending.cell),),
     )
 
 
@@ -243,13 +246,13 @@ def one_seed() -> GridResults:
 
 def nothing_finished() -> GridResults:
     grid = made_grid(seeds=2)
-    failures = tuple(FailedCell(result.cell, "crashed", REASON) for result in grid.results[:3])
-    return replace(grid, results=(), failures=failures, pending=tuple(r.cell for r in grid.results[3:]))
+    failures = tuple(CellStatus(result.cell, FAILED, "crashed", REASON) for result in grid.results[:3])
+    return replace(grid, results=(), failures=failures, pending=tuple(CellStatus(r.cell) for r in grid.results[3:]))
 
 
 def only_pending() -> GridResults:
     grid = made_grid(seeds=1)
-    return replace(grid, results=(), pending=tuple(r.cell for r in grid.results), gin="", facts={})
+    return replace(grid, results=(), pending=tuple(CellStatus(r.cell) for r in grid.results), gin="", facts={})
 
 
 @pytest.mark.parametrize("grid", [one_label, one_seed, nothing_finished, only_pending], ids=lambda grid: grid.__name__)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from made_grids import TASKS, made_grid, made_result
 
-from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.statistics.analysis import Analysis, Comparison
@@ -37,10 +37,12 @@ def said(analysis: Analysis, words: str) -> bool:
     return any(words in sentence for sentence in analysis.cautions)
 
 
-def without(grid: GridResults, wanted: Callable[[Result], bool]) -> GridResults:
+def without(grid: GridResults, wanted: Callable[[CellStatus], bool]) -> GridResults:
     """Its cells for which that holds are pending."""
     kept = tuple(result for result in grid.results if not wanted(result))
-    return replace(grid, results=kept, pending=tuple(result.cell for result in grid.results if wanted(result)))
+    return replace(
+        grid, results=kept, pending=tuple(CellStatus(result.cell) for result in grid.results if wanted(result))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
     grid = replace(
         grid,
         results=tuple(result for result in grid.results if result is not failed),
-        failures=(FailedCell(failed.cell, "diverged", "loss is not finite"),),
+        failures=(CellStatus(failed.cell, FAILED, "diverged", "loss is not finite"),),
     )
     analysis = analyse(grid, SETTINGS)
     matrix = analysis.rules["last"].matrices["N=2"]

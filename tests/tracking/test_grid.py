@@ -28,7 +28,7 @@ from mlflow_server import Server
 from mlflow_stores import fresh_store
 
 from dqlab.analysis.compare.compare import find_runs
-from dqlab.analysis.results import FailedCell, GridResults
+from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow import grid as grid_module
@@ -144,8 +144,10 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     """Cells run, fail, are tried again and finish; a report that changes is sent again; a dead driver is seen."""
     uri, folder = fresh_store(tmp_path), tmp_path / "runs" / "steps-1"
     first, second, *rest = SMALL.results
-    failure = FailedCell(second.cell, "diverged", "the loss is not finite")
-    begun = replace(SMALL, results=(first,), failures=(failure,), pending=tuple(result.cell for result in rest))
+    failure = CellStatus(second.cell, FAILED, "diverged", "the loss is not finite")
+    begun = replace(
+        SMALL, results=(first,), failures=(failure,), pending=tuple(CellStatus(result.cell) for result in rest)
+    )
     write_grid(folder, begun, state="running")
     (folder / "report").mkdir()
     (folder / "report" / "index.html").write_text("half")
@@ -181,7 +183,7 @@ def test_half_a_line_of_a_journal_is_left_for_later(tmp_path: Path) -> None:
     grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=1)
     cell = grid.results[0].cell
     folder, uri = tmp_path / "steps", fresh_store(tmp_path)
-    write_grid(folder, replace(grid, results=(), pending=(cell,)), state="running")
+    write_grid(folder, replace(grid, results=(), pending=(CellStatus(cell),)), state="running")
     begin_cell(folder, grid, cell, 3)
     path = folder_of(folder, grid, cell) / "metrics.jsonl"
     whole = path.read_text()
@@ -296,7 +298,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     grid = made_grid(values=(2,), tasks=("walker2d-medium-expert-v2",), seeds=2)
     cells = [result.cell for result in grid.results]
     folder, uri = tmp_path / "steps", fresh_store(tmp_path)
-    write_grid(folder, replace(grid, results=(), pending=tuple(cells)), state="incomplete")
+    write_grid(folder, replace(grid, results=(), pending=tuple(map(CellStatus, cells))), state="incomplete")
     pack = folder / "packs" / "00000000"
     write_pack(pack, cells)
     facts = json.loads((pack / "run.json").read_text())
@@ -304,7 +306,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     (pack / "run.json").write_text(json.dumps(facts))
     for cell in cells:
         (pack / cell.replica).mkdir()
-        fail_cell(folder, grid, FailedCell(cell, "crashed", "killed by signal 9"))
+        fail_cell(folder, grid, CellStatus(cell, FAILED, "crashed", "killed by signal 9"))
     send_grid(folder, uri, "steps", over=True)
     assert {run.info.status for runs in stored(uri).values() for run in runs} == {"FAILED"}
 
@@ -443,7 +445,7 @@ def test_deleted_runs_stay_deleted_and_others_go_on(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri, folder = fresh_store(tmp_path), tmp_path / "steps"
-    pending = tuple(result.cell for result in SMALL.results)
+    pending = tuple(CellStatus(result.cell) for result in SMALL.results)
     write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")
     send_grid(folder, uri, "steps")
     deleted = stored(uri)[kind][0].info.run_id

@@ -324,8 +324,8 @@ def numeric_axis(results: GridResults) -> str | None:
 
 def lines_of(results: GridResults, axis: str) -> Lines:
     """A line for each combination of the other axes' points, at most as many as can be told apart."""
-    cells = [*(r.cell for r in results.results), *(f.cell for f in results.failures), *results.pending]
-    points = {cell.label: cell.points for cell in cells}
+    every = (*results.results, *results.failures, *results.pending)
+    points = {status.cell.label: status.cell.points for status in every}
     lines: dict[str, list[tuple[float, str]]] = {}
     for label in results.labels:
         own = points.get(label, {})

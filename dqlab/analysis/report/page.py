@@ -232,7 +232,7 @@ def _failures(results: GridResults) -> ReportTable:
             TableValue(f.cell.label),
             TableValue(f.cell.task),
             _seed(f.cell.seed),
-            TableValue(f.kind),
+            TableValue(f.failure),
             TableValue(f.reason),
         )
         for f in results.failures
@@ -247,7 +247,7 @@ def _seed(seed: int) -> TableValue:
 def _pending(results: GridResults) -> ReportTable:
     """A row a setting and task: its seeds."""
     seeds: dict[tuple[str, str], list[int]] = {}
-    for cell in results.pending:
+    for cell in (status.cell for status in results.pending):
         seeds.setdefault((cell.label, cell.task), []).append(cell.seed)
     columns = tuple(map(TableColumn, ("Setting", "task", "seeds")))
     rows = tuple(

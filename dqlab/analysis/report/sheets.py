@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dqlab.analysis.report.tables import METRICS
-from dqlab.analysis.results import FailedCell, GridResults, Result
+from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Aggregates, Analysis, Comparison, Estimate
 from dqlab.tracking.selection_rules import SELECTION_RULES
@@ -29,19 +29,19 @@ def all_cells(results: GridResults) -> list[dict[str, Any]]:
     """Every cell of the grid: finished ones with scores and evaluations, then failures, then what is pending."""
     return [
         *(_finished(result) for result in results.results),
-        *(_failed(failure) for failure in results.failures),
-        *({**cell.as_dict(), "state": "pending", "reason": ""} for cell in results.pending),
+        *(_without_result(status, status.failure) for status in results.failures),
+        *(_without_result(status, "pending") for status in results.pending),
     ]
 
 
-def _finished(result: Result) -> dict[str, Any]:
+def _finished(result: CellStatus) -> dict[str, Any]:
     scores = {rule: result.score(rule) for rule in SELECTION_RULES}
     kept = {name: result.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
     return {**result.cell.as_dict(), "state": "finished", "reason": "", "scores": scores, **kept}
 
 
-def _failed(failure: FailedCell) -> dict[str, Any]:
-    return {**failure.cell.as_dict(), "state": failure.kind, "reason": failure.reason}
+def _without_result(status: CellStatus, state: str) -> dict[str, Any]:
+    return {**status.cell.as_dict(), "state": state, "reason": status.reason}
 
 
 def _plain(value: Any) -> Any:

@@ -103,9 +103,9 @@ def _missing(results: GridResults) -> Iterator[str]:
     if results.pending:
         yield f"{len(results.pending)} of {every} cells have no result yet: all figures may change."
     if results.failures:
-        kinds = Counter(failure.kind for failure in results.failures)
+        kinds = Counter(status.failure for status in results.failures)
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        labels = _named({failure.cell.label: None for failure in results.failures})
+        labels = _named({status.cell.label: None for status in results.failures})
         yield (
             f"{len(results.failures)} of {every} cells failed ({said}), of {labels}. They count in no figure, "
             "so what is left of these settings may look better than they are."

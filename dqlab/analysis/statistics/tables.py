@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dqlab.analysis.results import GridResults, Result
+from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import (
     Aggregates,
@@ -142,7 +142,7 @@ def _trained(results: GridResults) -> Trained:
     return found
 
 
-def _run(result: Result) -> Run:
+def _run(result: CellStatus) -> Run:
     """Its finite scores, the untrained policy's among them."""
     untrained = result.summary.get("untrained")
     rows = [*([untrained] if untrained else []), *result.summary["evaluations"]]
@@ -207,8 +207,8 @@ def per_task(results: GridResults, runs: Mapping[str, Runs], bootstrap: Bootstra
     }
     columns = {row: np.array(list(scores.values()))[:, None] for row, scores in found.items() if scores}
     means = {row: estimate_at(interval) for row, interval in bootstrap.of_each(columns, mean_score).items()}
-    failed = Counter((failure.cell.label, failure.cell.task) for failure in results.failures)
-    pending = Counter((cell.label, cell.task) for cell in results.pending)
+    failed = Counter((status.cell.label, status.cell.task) for status in results.failures)
+    pending = Counter((status.cell.label, status.cell.task) for status in results.pending)
     return {
         rule: tuple(
             _task_row(row, scores, means.get(row), failed[row[1:]], pending[row[1:]])

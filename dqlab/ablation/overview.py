@@ -1,66 +1,53 @@
-"""What a grid would do: cells, packs, time and memory."""
+"""What is said of a grid as a whole: what it is, what it would do (cells, packs, time, memory), what is missing."""
 
 from __future__ import annotations
-
-import argparse
-import shlex
-import sys
-from pathlib import Path
 
 import torch
 from rich.table import Table
 from rich.text import Text
 
 from dqlab.ablation.calibration import costs_of_packs
-from dqlab.ablation.driver import announce_grid
-from dqlab.ablation.reporting import report_grid
 from dqlab.ablation.session import GridRequest, GridSession, open_session, slots_of
-from dqlab.analysis.results import Cell
+from dqlab.analysis.results import FAILED, FINISHED, Cell
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
 
-ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address"}
+SHOWN, FEW = 40, 10
+"""Rows of a table, and lines, after which the others are only counted."""
 
 
-def run_ablate(args: argparse.Namespace) -> int:
-    """Plan or run a grid; returns the exit code."""
-    from dqlab.ablation.driver import ablate
-
-    request = request_of(args)
-    if args.report_only:
-        report_grid(request, Console(quiet=args.quiet))
-        return 0
-    if args.dry_run:
-        dry_run(request, Console())
-        return 0
-    return ablate(request, Console(quiet=args.quiet))
-
-
-def request_of(args: argparse.Namespace) -> GridRequest:
-    """What the arguments ask for."""
-    chosen = {
-        "Grid.engine": args.engine,
-        "Grid.seeds": args.seeds and tuple(args.seeds),
-        "Grid.tasks": args.tasks and tuple(args.tasks),
-        "Training.steps": args.steps,
-        "Experiment.device": args.device,
-        **{parameter: getattr(args, option) for option, parameter in ENGINE_OPTIONS.items()},
-    }
-    bindings = [*args.set, *(f"{name}={value!r}" for name, value in chosen.items() if value is not None)]
-    return GridRequest(
-        files=[args.grid, *args.gin],
-        bindings=bindings,
-        imports=args.plugin,
-        out=args.out or Path("runs") / Path(args.grid).stem,
-        reuse=args.reuse,
-        force=args.force,
-        retry=args.retry,
-        report_only=args.report_only,
-        command=shlex.join(["dqlab", *sys.argv[1:]]),
+def announce_grid(session: GridSession, console: Console) -> None:
+    """Say what the grid is, and what of it is to be done."""
+    grid = session.reader.grid
+    finished, failed = (len(session.in_state(state)) for state in (FINISHED, FAILED))
+    cells = sum(len(pack.cells) for pack in session.packs)
+    told = (
+        f"{session.name}: {_count(len(grid.settings), 'setting')} x {_count(len(grid.tasks) or 1, 'task')} x "
+        f"{_count(len(grid.seeds), 'seed')} = {_count(len(session.cells), 'cell')}; {finished:,} finished, "
+        f"{failed:,} failed before, {cells:,} to train in {_count(len(session.packs), 'pack')}"
     )
+    console.print(Text(told), soft_wrap=True)
+    for first, second in session.plan.same[:FEW]:
+        console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
 
 
-SHOWN = 40
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def say_what_is_missing(session: GridSession, state: str, console: Console) -> None:
+    """Name the cells that failed, and say how many are still to go."""
+    failed = [cell for cell in session.plan.cells if session.cells[cell.id].state == FAILED]
+    for cell in failed[:FEW]:
+        reason = session.cells[cell.id].reason
+        console.print(Text(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {reason}"), soft_wrap=True)
+    if len(failed) > FEW:
+        console.print(f"... and {len(failed) - FEW} more failures", soft_wrap=True)
+    if not session.in_state(FINISHED):
+        console.print("No cell has a result: there is no report.", soft_wrap=True)
+    if state == "interrupted":
+        left = _count(len(session.pending), "cell")
+        console.print(f"Interrupted with {left} to go: the same command continues.", soft_wrap=True)
 
 
 def dry_run(request: GridRequest, console: Console) -> None:
@@ -82,16 +69,17 @@ def _cells(session: GridSession) -> Table:
     """A row for every setting on every task."""
     base = session.reader.grid.resolved_base
     rows: dict[tuple[str, str], list[Cell]] = {}
-    for planned in session.plan.cells:
-        rows.setdefault((planned.cell.label, planned.cell.task), []).append(planned.cell)
+    for cell in session.plan.cells:
+        rows.setdefault((cell.label, cell.task), []).append(cell)
     table = Table(title="Cells", title_justify="left")
     for column in ("cell", "task", "seeds", "finished", "failed"):
         table.add_column(column, justify="right" if column in ("finished", "failed") else "left")
     for (label, task), cells in list(rows.items())[:SHOWN]:
-        done = sum(cell.id in session.summaries for cell in cells)
-        failed = sum(cell.id in session.failures for cell in cells)
+        states = [session.cells[cell.id].state for cell in cells]
         name = label + (" (base)" if label == base else "")
-        table.add_row(name, task, _few([cell.seed for cell in cells]), str(done), str(failed))
+        table.add_row(
+            name, task, _few([cell.seed for cell in cells]), *(str(states.count(state)) for state in (FINISHED, FAILED))
+        )
     if len(rows) > SHOWN:
         table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
     return table
@@ -108,7 +96,7 @@ def _packs(session: GridSession) -> Table:
         table.add_column(column, justify="left" if column in ("pack", "task", "of") else "right")
     for pack in session.packs[:SHOWN]:
         cost = session.costs[pack.id]
-        labels = ", ".join(dict.fromkeys(planned.cell.label for planned in pack.cells))
+        labels = ", ".join(dict.fromkeys(cell.label for cell in pack.cells))
         time = ("" if cost.measured else "~") + readable_duration(cost.seconds)
         memory = [_bytes(cost.memory), *([_bytes(cost.gpu_memory)] if gpus else [])]
         table.add_row(pack.id[:8], pack.kind.task, str(len(pack.cells)), labels, time, *memory)

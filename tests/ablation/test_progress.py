@@ -1,0 +1,144 @@
+"""How far a grid is, as it is told and shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from made_grids import made_result
+from rich.console import Console
+
+from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
+from dqlab.ablation.planning import PackKind, PlannedPack
+from dqlab.ablation.progress import GridDisplay, GridProgress
+from dqlab.ablation.reader import Data
+from dqlab.analysis.results import Cell, CellStatus
+from dqlab.machine import readable_duration
+
+KIND = PackKind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
+
+
+def cell(number: int) -> Cell:
+    return Cell(f"{number:04x}", f"N={number // 2}", {"N": str(number // 2)}, KIND.task, number % 2)
+
+
+def pack(name: str, *numbers: int) -> PlannedPack:
+    return PlannedPack(name, KIND, tuple(cell(number) for number in numbers))
+
+
+def job(name: str) -> Job:
+    return Job(name, Path(name), {})
+
+
+def write_cell(folder: Path, name: str, record: Mapping[str, object]) -> None:
+    folder.mkdir(parents=True)
+    (folder / name).write_text(json.dumps(record))
+
+
+@pytest.fixture
+def progress(tmp_path: Path) -> GridProgress:
+    cells = {cell(number).id: CellStatus(cell(number)) for number in range(6)}
+    cells["0000"].finish(tmp_path)
+    cells["0000"].last_score = 50.0
+    cells["0001"].fail("diverged", "it diverged")
+    packs = [pack("a", 2, 3), pack("b", 4, 5)]
+    return GridProgress(cells, packs, {"a": 30.0, "b": 10.0})
+
+
+def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> None:
+    assert progress.counts() == {"finished": 1, "running": 0, "starting": 0, "waiting": 4, "failed": 1}
+    assert {each.state for each in progress.on_event(job("a"), {"event": "starting"})} == {"starting"}
+    changed = progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
+    assert [status.cell.id for status in changed] == ["0002", "0003"]
+    assert progress.on_event(job("a"), {"event": "progress", "step": 50, "updates_per_second": 3.0}) == []
+    assert progress.cells["0003"].share == 0.5
+    progress.on_event(job("a"), {"event": "evaluated", "step": 50, "scores": {"cell-0002": 12.5}})
+    assert (progress.cells["0002"].last_score, progress.cells["0003"].last_score) == (12.5, None)
+    (failed,) = progress.on_event(job("a"), {"event": "cell_failed", "replica": "cell-0003", "reason": "NaN"})
+    assert (failed.cell.id, failed.reason) == ("0003", "NaN")
+    progress.on_event(job("a"), {"event": "progress", "step": 80, "updates_per_second": 3.0})
+    assert progress.cells["0003"].share == 0.5  # it stays where it ended
+    progress.on_event(job("a"), {"event": "of a later version"})
+    job_a = Job("a", tmp_path / "a", {})
+    write_cell(tmp_path / "a" / "cell-0002", "summary.json", made_result(cell(2), 13.0).summary)
+    write_cell(tmp_path / "a" / "cell-0003", "failure.json", {"kind": "diverged", "reason": "NaN"})
+    assert [each.state for each in progress.on_end(Ended(job_a, FINISHED))] == ["finished"]
+    assert progress.counts() == {"finished": 2, "running": 0, "starting": 0, "waiting": 2, "failed": 2}
+    assert (progress.cells["0002"].last_score, progress.cells["0002"].share) == (13.0, 1.0)
+    assert progress.cells["0002"].folder == tmp_path / "a" / "cell-0002"
+    assert (progress.cells["0003"].failure, progress.cells["0003"].reason) == ("diverged", "NaN")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "state", "failure", "said"),
+    [
+        (STOPPED, "", "waiting", "", ""),
+        (FINISHED, "", "failed", "crashed", "it ended without a result"),
+        (DIED, "killed by SIGKILL", "failed", "crashed", "killed by SIGKILL"),
+    ],
+)
+def test_cells_of_which_an_ended_pack_left_nothing(
+    progress: GridProgress, code: int, reason: str, state: str, failure: str, said: str
+) -> None:
+    progress.on_end(Ended(job("b"), code, reason))
+    status = progress.cells["0004"]
+    assert (status.state, status.failure, status.reason) == (state, failure, said)
+
+
+def test_a_stopped_pack_waits_again(progress: GridProgress) -> None:
+    progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
+    progress.on_event(job("b"), {"event": "progress", "step": 40})
+    progress.on_end(Ended(job("b"), STOPPED))
+    assert progress.cells["0004"].state == "waiting"
+
+
+def test_time_left_goes_by_the_pace_of_this_session(progress: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dqlab.ablation.progress.time.monotonic", lambda: now[0])
+    progress._started = 0.0
+    assert progress.seconds_left() is None
+    progress.on_event(
+        job("a"), {"event": "started", "step": 50, "steps": 100}
+    )  # half of it was done by an earlier session
+    progress.on_event(job("a"), {"event": "progress", "step": 75})
+    now[0] = 10.0
+    # weights 60 and 20: a quarter of a's 60 took 10 s; left are 15 of a's and 20 of b's
+    assert progress.seconds_left() == pytest.approx(10.0 * (15 + 20) / 15)
+
+
+def text_of(progress: GridProgress, height: int = 40) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=120, height=height, force_terminal=False)
+    display = GridDisplay(progress, console, "steps in runs/steps", "not D4RL")
+    console.print(display.render())
+    return out.getvalue()
+
+
+def test_the_table_shows_states_scores_failures(progress: GridProgress) -> None:
+    progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
+    text = text_of(progress)
+    assert "●✗" in text
+    assert "◐◐" in text
+    assert "score so far (not D4RL)" in text
+    assert "50.0  (1 of 2)" in text
+    assert "✗ N=0, seed 1: it diverged" in text
+    assert "1 finished, 2 running, 2 waiting, 1 failed" in text
+
+
+def test_a_low_terminal_shows_what_matters_first() -> None:
+    cells = {cell(number).id: CellStatus(cell(number)) for number in range(40)}
+    cells["0024"].fail("diverged", "it diverged")
+    text = text_of(GridProgress(cells, [], {}), height=14)
+    assert "N=18 " in text  # cell 0x24 = 36
+    assert "... and 15 more rows" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1.5 h"), (200_000, "2.3 days")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert readable_duration(seconds) == text
