@@ -37,7 +37,7 @@ def grid_text(cells: int) -> str:
 
 def register_engine() -> None:
     """The engine that trains nothing."""
-    from dqlab.ablation.engines.base import FINISHED, Ended, Job, Tell, engines
+    from dqlab.ablation.engines.base import FINISHED, Ended, Job, OnEvent, engines
 
     @engines.register("made_up", source="this file")
     class MadeUp:
@@ -47,11 +47,11 @@ def register_engine() -> None:
             """Packs at a time."""
             return 64
 
-        def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+        def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
             """Every job ends at once, with results."""
             for job in jobs:
                 write_pack(job.folder)
-                tell(job, {"event": "started", "step": 0, "steps": 100})
+                on_event(job, {"event": "started", "step": 0, "steps": 100})
                 yield Ended(job, FINISHED)
 
         def stop(self) -> None:

@@ -150,6 +150,7 @@ RETIRED = {"Asked", "Board", "Contents", "Fixed", "Guarded", "Ladder", "Lasting"
 RETIRED |= {"Parcel", "Pick", "Reader", "Scene", "Sent", "Standing", "Stops", "Studio", "Take", "Tell", "Vault", "View"}
 RETIRED |= {"Watch", "Widths", "bring", "finish_replica", "is_d4rls", "mendable", "nobody", "read_directly", "rehearse"}
 RETIRED |= {"Observer", "kind_of", "parts_of", "print_parts", "propose", "put_back", "refuse"}
+RETIRED |= {"FailedCell", "Hear", "PlannedCell", "ResultCollector", "parts_used"}
 RETIRED |= {"send_rest", "settle", "settle_clash", "shoot", "take_in", "watched"}
 
 

@@ -12,7 +12,7 @@ from dqlab.cli.options import add_command, add_set
 from dqlab.files import expanded
 
 if TYPE_CHECKING:
-    from dqlab.ablation.session import GridRequest
+    from dqlab.ablation import GridRequest
 
 ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address"}
 EXAMPLES = """
@@ -55,7 +55,7 @@ def add_ablate(commands: Any) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from dqlab.ablation.driver import ablate
+    from dqlab.ablation import ablate
     from dqlab.ablation.overview import dry_run
     from dqlab.ablation.reporting import report_grid
     from dqlab.config.plugins import load_plugins
@@ -73,7 +73,7 @@ def _ablate(args: argparse.Namespace) -> int:
 
 
 def _request_of(args: argparse.Namespace) -> GridRequest:
-    from dqlab.ablation.session import GridRequest
+    from dqlab.ablation import GridRequest
 
     chosen = {
         "Grid.engine": args.engine,

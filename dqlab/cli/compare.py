@@ -29,7 +29,7 @@ def add_compare(commands: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from dqlab.analysis.compare.tables import run_compare
+    from dqlab.analysis import run_compare
 
     run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.json)
     return 0

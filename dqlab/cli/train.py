@@ -106,7 +106,7 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
 
 def _cell(args: argparse.Namespace) -> list[str]:
     """What the chosen cell of a grid file sets."""
-    from dqlab.ablation.grid import Grid
+    from dqlab.ablation import Grid
 
     load_configuration(args)
     cell, given = Grid().setting(args.cell), {binding.partition("=")[0].strip() for binding in args.set}
@@ -128,7 +128,7 @@ def _default_folder(stem: str, resume: bool) -> Path:
 
 def _own_config(folder: Path, resume: bool) -> Path:
     """The configuration that a run stored, for a resume that names none."""
-    from dqlab.tracking.run_folder import RunFolder
+    from dqlab.tracking import RunFolder
 
     if not resume:
         raise ConfigError("Name a gin file, for example --gin gin/quickstart.gin (dqlab train --help).")

@@ -16,7 +16,7 @@ from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.video import VideoRequest, VideoSession
-from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import Evaluator, checkpoint
 from dqlab.training.execution.modes import ComputeBudget

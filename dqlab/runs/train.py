@@ -25,12 +25,12 @@ from dqlab.files import read_text, write_text
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment, experiment_facts
 from dqlab.runs.profile.recorder import ProfileRecorder
+from dqlab.tracking import RunFolder
 from dqlab.tracking.curve import draw_score_curve
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress, summary_table
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.mirror import Mirror
 from dqlab.tracking.mlflow.run import ENDED, reopen_run
-from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking
 from dqlab.training import Evaluator, Loop, Pack
 from dqlab.training.execution.modes import ExecutionMode, name_of

@@ -24,8 +24,8 @@ from dqlab.errors import ConfigError, RunError, message_of
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
 from dqlab.runs.encoders import ENCODERS, Encoder, Frame, encoding
+from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.sync import is_tracked, keep_video, sync_to_mlflow
-from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import Evaluator
 
 

@@ -67,14 +67,14 @@ class Ended:
     reason: str = ""
 
 
-Tell = Callable[[Job, Mapping[str, Any]], None]
+OnEvent = Callable[[Job, Mapping[str, Any]], None]
 """Told of every event of a job; may be called from any thread."""
 
 
 class Engine(Protocol):
     """Runs jobs. A job that dies without a word (killed, its node lost) is started again, `retries` times at most."""
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         """Run every job; yields each as it ends, in any order; a failing job never ends the others."""
 
     def stop(self) -> None:

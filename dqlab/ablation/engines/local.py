@@ -17,7 +17,7 @@ from queue import Empty, Queue, SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
 
-from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED, Ended, Job, Tell, engines
+from dqlab.ablation.engines.base import DIED, FAILED, FINISHED, SOME_FAILED, STOPPED, Ended, Job, OnEvent, engines
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
 from dqlab.machine import GPU_SHARE, QUIET_THREADS
@@ -26,8 +26,8 @@ POLL = 0.1
 GRACE = 2.0
 """Seconds between two looks at a process; and after its end, for what a child of its own holds of its output."""
 Event = Mapping[str, Any]
-Hear = Callable[[Event], None]
-Asked = Callable[[], int]
+OnAttemptEvent = Callable[[Event], None]
+StopRequests = Callable[[], int]
 """How many times jobs have been asked to stop: once, to save and end; twice, to be killed."""
 
 
@@ -58,16 +58,16 @@ def job_environment(threads: int, device: str | None, share: float = 1.0) -> dic
 
 
 def run_attempt(
-    command: Sequence[str], log: Path, variables: Mapping[str, str], hear: Hear, asked: Asked
+    command: Sequence[str], log: Path, variables: Mapping[str, str], on_event: OnAttemptEvent, stops: StopRequests
 ) -> AttemptOutcome:
-    """Run a process to its end; `hear` is called in this thread with each of its events, in order."""
+    """Run a process to its end; `on_event` is called in this thread with each of its events, in order."""
     heard, why = False, ""
     written = log.stat().st_size if log.exists() else 0
     with JobProcess(command, log, variables) as process:
-        for event in process.events(asked):
+        for event in process.events(stops):
             heard, why = True, str(event.get("reason", why))
-            hear(event)
-    return _judged(process.code, heard, why or _tail(log, written), asked())
+            on_event(event)
+    return _judged(process.code, heard, why or _tail(log, written), stops())
 
 
 class JobProcess:
@@ -93,11 +93,11 @@ class JobProcess:
         """The exit code of the process, which has ended."""
         return int(self._process.wait())
 
-    def events(self, asked: Asked) -> Iterator[Event]:
-        """What it tells, until it has ended; meanwhile it is asked to stop, or killed, as soon as `asked` says so."""
+    def events(self, stops: StopRequests) -> Iterator[Event]:
+        """What it tells, until it has ended; meanwhile it is asked to stop, or killed, as soon as `stops` says so."""
         ended = None
         while ended is None or (self._reader.is_alive() and time.monotonic() < ended + GRACE) or self._lines.qsize():
-            self._obey(asked())
+            self._obey(stops())
             with suppress(Empty):
                 yield from self._parsed(self._lines.get(timeout=POLL))
             if ended is None and self._process.poll() is not None:
@@ -146,9 +146,9 @@ class JobProcess:
             log.write(line)
 
 
-def _judged(code: int, heard: bool, why: str, asked: int) -> AttemptOutcome:
+def _judged(code: int, heard: bool, why: str, stops: int) -> AttemptOutcome:
     """What an exit code means; an interpreter that fails before any event has codes of its own."""
-    if asked >= 2 and code < 0:
+    if stops >= 2 and code < 0:
         return AttemptOutcome(STOPPED, "killed on request; it continues from its last checkpoint")
     if code == STOPPED:
         return AttemptOutcome(STOPPED, "stopped on request; it continues from its checkpoint")
@@ -178,11 +178,11 @@ class StopCounter:
         self.count = 0
 
     def __call__(self) -> int:
-        """How often."""
+        """How often it has been asked."""
         return self.count
 
     def at_least_once(self) -> None:
-        """As if asked, unless it has been."""
+        """Count one request, unless there has been one."""
         self.count = max(self.count, 1)
 
 
@@ -210,7 +210,7 @@ class LocalEngine:
         listed = isinstance(self.devices, (tuple, list)) and all(isinstance(name, str) for name in self.devices)
         check_field(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         """Run every job, the longest first; yields each as it ends."""
         if not jobs:
             return
@@ -222,7 +222,7 @@ class LocalEngine:
         pool = ThreadPoolExecutor(workers)
         try:
             longest_first = sorted(jobs, key=lambda job: -job.seconds)
-            futures = [pool.submit(self._run_one, job, tell, slots) for job in longest_first]
+            futures = [pool.submit(self._run_one, job, on_event, slots) for job in longest_first]
             for future in as_completed(futures):
                 yield future.result()
         finally:  # whoever listens may leave early: her jobs save what they have
@@ -240,23 +240,23 @@ class LocalEngine:
         """Ask all jobs to save and end; kill them at the second call."""
         self.stops.count += 1
 
-    def _run_one(self, job: Job, tell: Tell, slots: SimpleQueue[Slot]) -> Ended:
+    def _run_one(self, job: Job, on_event: OnEvent, slots: SimpleQueue[Slot]) -> Ended:
         if self.stops():
             return Ended(job, STOPPED, "not started")
         slot = slots.get()
         variables = job_environment(job.threads, *slot) if job.gpu_memory else job_environment(job.threads, "")
         try:
-            return job_end(job, self._persist(job, variables, tell), self.stops())
+            return job_end(job, self._persist(job, variables, on_event), self.stops())
         except OSError as error:  # no process, no log: a full disk ends one job, not all
             return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
         finally:
             slots.put(slot)
 
-    def _persist(self, job: Job, variables: Mapping[str, str], tell: Tell) -> AttemptOutcome:
+    def _persist(self, job: Job, variables: Mapping[str, str], on_event: OnEvent) -> AttemptOutcome:
         """The last of as many attempts as it takes."""
         command = job.command(job.folder.resolve())
         for _ in range(self.retries + 1):
-            outcome = run_attempt(command, job.log, variables, partial(tell, job), self.stops)
+            outcome = run_attempt(command, job.log, variables, partial(on_event, job), self.stops)
             if self.stops() or not outcome.retryable:
                 break
         return outcome
@@ -302,9 +302,9 @@ def _slots(workers: int, devices: Sequence[str]) -> list[Slot]:
     return [Slot(device, 1.0 / placed.count(device) if device else 1.0) for device in placed]
 
 
-def job_end(job: Job, outcome: AttemptOutcome, asked: int) -> Ended:
+def job_end(job: Job, outcome: AttemptOutcome, stops: int) -> Ended:
     """How a job ended; one that died while all were being stopped counts as stopped."""
-    code = STOPPED if asked and outcome.retryable else outcome.code
+    code = STOPPED if stops and outcome.retryable else outcome.code
     return Ended(job, code, outcome.reason)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import current_thread, main_thread
 from typing import Any
 
-from dqlab.ablation.engines.base import Ended, Job, Tell, engines
+from dqlab.ablation.engines.base import Ended, Job, OnEvent, engines
 from dqlab.ablation.engines.local import StopCounter
 from dqlab.ablation.engines.ray_node import check_files, modules_of
 from dqlab.config.fields import check_field, check_fields
@@ -55,7 +55,7 @@ class RayEngine:
             "://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in"
         )
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         """Run every job; yields each as it ends.
 
         Raises:
@@ -67,7 +67,7 @@ class RayEngine:
             from dqlab.ablation.engines.ray_jobs import Dispatch
 
             try:
-                yield from Dispatch(jobs, tell, self.stops, self.retries, self.gpus).run()
+                yield from Dispatch(jobs, on_event, self.stops, self.retries, self.gpus).run()
             finally:
                 self.stops.count = 0
 

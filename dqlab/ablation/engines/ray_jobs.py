@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import RayError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, Tell
-from dqlab.ablation.engines.local import Asked, AttemptOutcome, job_end
+from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, OnEvent
+from dqlab.ablation.engines.local import AttemptOutcome, StopRequests, job_end
 from dqlab.ablation.engines.ray_node import CheckpointStore, FileSet, Inputs, driver_variables, reads_cache, run_parcel
 from dqlab.errors import ConfigError
 from dqlab.machine import GPU_SHARE
@@ -27,14 +27,14 @@ class Dispatch:
 
     Args:
         jobs: to run; the longest are handed to Ray first.
-        tell: told of their events.
-        asked: how often they have been asked to stop.
+        on_event: told of their events.
+        stops: how often they have been asked to stop.
         retries: how many times a job is started again.
         gpus: GPUs of a job that wants one, or the share of one.
     """
 
-    def __init__(self, jobs: Sequence[Job], tell: Tell, asked: Asked, retries: int, gpus: float) -> None:
-        self._tell, self._asked, self._gpus = tell, asked, gpus
+    def __init__(self, jobs: Sequence[Job], on_event: OnEvent, stops: StopRequests, retries: int, gpus: float) -> None:
+        self._on_event, self._stops, self._gpus = on_event, stops, gpus
         self._jobs = {job.id: job for job in sorted(jobs, key=lambda job: -job.seconds)}
         self._left = dict.fromkeys(self._jobs, retries)
         self._room = _largest()
@@ -63,15 +63,15 @@ class Dispatch:
         self._pass_on_orders()
         done, _ = ray.wait(list(self._flying), num_returns=1, timeout=POLL)
         for job, event in ray.get(self._vault.drain.remote()):
-            self._tell(self._jobs[job], event)
+            self._on_event(self._jobs[job], event)
         for reference in done:
             job = self._flying.pop(reference)
             outcome = _outcome(reference)
-            if outcome.retryable and self._left[job.id] and not self._asked():
+            if outcome.retryable and self._left[job.id] and not self._stops():
                 self._left[job.id] -= 1
                 self._send(job)
             else:
-                yield job_end(job, outcome, self._asked())
+                yield job_end(job, outcome, self._stops())
 
     def _send(self, job: Job) -> None:
         number = ray.get(self._vault.begin.remote(job.id))
@@ -93,7 +93,7 @@ class Dispatch:
         }
 
     def _pass_on_orders(self) -> None:
-        times = min(self._asked(), 2)
+        times = min(self._stops(), 2)
         if times > self._told:
             ray.get(self._vault.ask.remote(times))
             self._withdraw_unstarted()

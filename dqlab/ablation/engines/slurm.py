@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.engines.base import DIED, Ended, Job, Tell, engines
+from dqlab.ablation.engines.base import DIED, Ended, Job, OnEvent, engines
 from dqlab.ablation.engines.local import AttemptOutcome, Event, StopCounter, job_end, job_environment, run_attempt
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
@@ -123,7 +123,7 @@ class SlurmEngine:
         check_fields(self)
         check_field(self.retries >= 0, self, "retries", "at least 0")
 
-    def run(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Ended]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.
 
         Raises:
@@ -138,7 +138,7 @@ class SlurmEngine:
                     told = self.stops()
                     _ask(queued, told)
                 for item in list(queued):
-                    if done := item.ended(tell):
+                    if done := item.ended(on_event):
                         queued.remove(item)
                         yield done
         finally:
@@ -173,12 +173,12 @@ class Queued:
         self.notes = JobMailbox.new(job.folder)
         self.submitted, self._read = engine.submit(job, self.notes), 0
 
-    def ended(self, tell: Tell) -> Ended | None:
+    def ended(self, on_event: OnEvent) -> Ended | None:
         """Pass on its events; how it ended, if it has, and is not to be started again."""
         done = self.submitted.done()
         events = self.notes.read()
         for event in events[self._read :]:
-            tell(self._job, event)
+            on_event(self._job, event)
         self._read = len(events)
         if not done:
             return None

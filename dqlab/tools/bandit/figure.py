@@ -27,7 +27,7 @@ from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.train import train
 from dqlab.tools.bandit.drawing import Cloud, CloudRow, Coverage, draw_clouds
-from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking import RunFolder
 from dqlab.tracking.settings import Tracking
 from dqlab.training import checkpoint
 

@@ -21,7 +21,7 @@ from dqlab.errors import ConfigError
 from dqlab.files import expanded, sha256_of
 from dqlab.tools.collect.behaviours import Act, Acting, Stage, behaviours
 from dqlab.tools.collect.ppo import import_sb3
-from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking import RunFolder
 
 
 @behaviours.register("run", source="dqlab, `dqlab train`")

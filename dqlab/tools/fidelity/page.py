@@ -28,8 +28,8 @@ from dqlab.tools.fidelity.measures import (
     spread,
 )
 from dqlab.tools.fidelity.sides import Array
+from dqlab.tracking import RunFolder
 from dqlab.tracking.records import RunRecord
-from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
 STATES = (
