@@ -48,7 +48,7 @@ class GridRecordWriter:
 
     @property
     def experiment(self) -> str:
-        """MLflow's."""
+        """The MLflow experiment that the grid is recorded in."""
         return self._session.tracking.experiment or self._session.name
 
     def begin(self) -> None:

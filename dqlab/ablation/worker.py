@@ -40,7 +40,7 @@ class Events:
         sys.stdout = sys.stderr
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Tell, if anybody still listens: training goes on without."""
+        """Write an event, if anybody still reads: training goes on without."""
         left = (json.dumps(event) + "\n").encode()
         try:
             while left and self._file is not None:

@@ -255,7 +255,7 @@ def test_the_rule_is_part_of_what_a_cell_is(tmp_path: Path) -> None:
     rules = ["unit", "env", "as_is"]
     plans = [make_plan(ConfigResolver([path], [f"load_dataset.action_bounds={rule!r}"])) for rule in rules]
     plain = make_plan(ConfigResolver([path]))
-    ids = [plan.cells[0].cell.id for plan in (plain, *plans)]
+    ids = [plan.cells[0].id for plan in (plain, *plans)]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
     assert is_as_before("data.load_dataset.action_bounds", "unit")

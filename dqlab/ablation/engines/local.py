@@ -45,7 +45,7 @@ class AttemptOutcome:
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
-    """Of a job's process: its threads (idle ones sleep), the only GPU that it sees, and its share of that GPU's memory.
+    """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees, its share of that GPU.
 
     Args:
         threads: CPU threads.

@@ -38,12 +38,12 @@ class JobMailbox:
 
     @property
     def events(self) -> Path:
-        """Of the job, one a line."""
+        """The file of the job's events, one a line."""
         return self.folder / "events.jsonl"
 
     @property
     def stop(self) -> Path:
-        """Whether it is to stop."""
+        """The file that says how often the job has been asked to stop."""
         return self.folder / "stop"
 
     def ask(self, times: int) -> None:

@@ -36,7 +36,7 @@ class RunGroup:
 
     @property
     def config(self) -> Mapping[str, str]:
-        """Of all of its runs."""
+        """The configuration that all of its runs have."""
         return self.runs[0].config
 
 
@@ -51,7 +51,7 @@ class ComparisonRow:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of the runs."""
+        """Seeds of its runs."""
         return tuple(run.seed for run in self.runs)
 
 
@@ -103,7 +103,7 @@ FEW = 5
 
 
 def comparison_warnings(found: FoundRuns, groups: Sequence[RunGroup], rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
-    """One sentence each."""
+    """What must be said of a comparison, one sentence each."""
     about_groups = (_twice, _tasks, _physics, _versions)
     sentences = chain(*(about(groups) for about in about_groups), _data(rows), _seeds(rows))
     return (*_left_out(found), *sentences)

@@ -218,7 +218,7 @@ def _below(client: Any, run: Any) -> list[Any]:
 
 
 def _is_replica(run: Any) -> bool:
-    """Parents have no seed."""
+    """Whether it is one replica's run: parents have no seed."""
     return "seed" in run.data.tags
 
 
@@ -231,7 +231,7 @@ def _found(client: Any, runs: list[Any]) -> FoundRuns:
 
 
 def _latest(runs: list[Any]) -> list[Any]:
-    """Of the attempts at one cell of a grid the last one; all other runs."""
+    """The last of the attempts at each cell of a grid, and all runs that are no cells."""
     tags = [run.data.tags for run in runs]
     cells = [(tag[OWNER], tag[KEY].rpartition(" ")[2]) if KEY in tag else id(tag) for tag in tags]
     return list(dict(zip(cells, runs, strict=True)).values())

@@ -35,7 +35,7 @@ def print_comparison(compared: Compared, console: Console) -> None:
 
 
 def _differences(compared: Compared) -> Table:
-    """Only what is not the same everywhere."""
+    """A table of the parameters that are not the same in all groups."""
     if not compared.different:
         return _listing(["group", "name"], [[g.letter, g.name] for g in compared.groups], "The same configuration")
     groups = compared.groups

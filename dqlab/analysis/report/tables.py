@@ -120,7 +120,7 @@ class Tables:
 
     @property
     def says(self) -> str:
-        """The same where there are intervals."""
+        """What a caption ends with where there are intervals."""
         return f"In brackets: {self.analysis.confidence:.0%} bootstrap intervals. {self.unit}"
 
     def aggregates(self, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:

@@ -62,7 +62,7 @@ def format_duration(seconds: float) -> str:
 
 
 def summary_paragraph(results: GridResults, analysis: Analysis, rules: Sequence[str]) -> str:
-    """A paragraph."""
+    """What the grid compares, how far it is, and what is decided, as one paragraph."""
     parts = [_compared(analysis), _progress(results), *_decided(analysis, rules), _optimism(analysis)]
     return " ".join(filter(None, [*parts, f"All scores: {results.caveat}." if results.caveat else ""]))
 

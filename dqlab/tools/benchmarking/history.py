@@ -16,8 +16,11 @@ from dqlab.tools.benchmarking.plugin import FOLDER
 from dqlab.tools.benchmarking.record import BenchmarkRecord, group_by, read_document, records_of
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
+    PARENT,
     all_runs,
+    create_run,
     experiment_id,
+    log_all,
     mirror_environment,
     mlflow_client,
     tracking_uri,
@@ -146,7 +149,7 @@ def _verdict(history: History) -> str:
 
 
 EXPERIMENT = "benchmarks"
-NAME, MACHINE, PARENT, WHEN = "benchmark", "machine", "mlflow.parentRunId", "when"
+NAME, MACHINE, WHEN = "benchmark", "machine", "when"
 
 
 def tracking_uri_or_default(uri: str | None) -> str:
@@ -200,8 +203,7 @@ def _known(client: Any, experiment: str, session: str) -> dict[str, str]:
 
 
 def _create(client: Any, experiment: str, name: str, tags: dict[str, str], record: BenchmarkRecord) -> str:
-    start = int(record.when.timestamp() * 1000)
-    return str(client.create_run(experiment, start_time=start, tags=tags, run_name=name).info.run_id)
+    return create_run(client, experiment, name, tags, record.when.timestamp())
 
 
 def _common_tags(record: BenchmarkRecord) -> dict[str, str]:
@@ -216,12 +218,11 @@ def _tags(record: BenchmarkRecord, parent: str) -> dict[str, str]:
 
 
 def _fill(client: Any, run: str, record: BenchmarkRecord) -> None:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     at = int(record.when.timestamp() * 1000)
     metrics = [Metric(name, value, at, 0) for name, value in record.figures.items()]
-    parameters = [Param(name, _as_text(value)) for name, value in record.parameters.items()]
-    client.log_batch(run, metrics=metrics, params=parameters)
+    log_all(client, run, metrics, {name: _as_text(value) for name, value in record.parameters.items()}, {})
 
 
 def _as_text(value: Any) -> str:

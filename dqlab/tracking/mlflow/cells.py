@@ -60,12 +60,12 @@ class CellFolder:
 
     @property
     def label(self) -> str:
-        """Of its setting."""
+        """Label of the setting that it belongs to."""
         return str(self.facts["cell"])
 
     @property
     def journal(self) -> Path:
-        """Its metrics."""
+        """The file of its metrics."""
         return self.path / "metrics.jsonl"
 
     def ended(self) -> tuple[str, Path | None]:

@@ -1,4 +1,4 @@
-"""Making MLflow runs so that a killed process leaves none behind: each has a key by which it is found again."""
+"""What all that is sent to MLflow shares: the client, its limits, and making runs so that none is made twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,8 +52,9 @@ def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:
 
 
 OWNER, KEY, PARENT = "dqlab.owner", "dqlab.key", "mlflow.parentRunId"
-LONGEST_TAG = 4000
-PAGE = 1000
+BATCH, PARAMETERS, PAGE = 900, 90, 1000
+LONGEST_VALUE, LONGEST_TAG = 480, 4000
+"""MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,19 @@ class OwnedRuns:
 
     def _make(self, key: str, new: NewRun) -> str:
         own = {OWNER: self._memory.state["owner"], KEY: key, **({PARENT: new.parent} if new.parent else {})}
-        tags = {name: str(value)[:LONGEST_TAG] for name, value in {**new.tags, **own}.items()}
-        start = int(new.began * 1000) or None
-        return str(self._client.create_run(self._experiment, start, tags, new.name).info.run_id)
+        return create_run(self._client, self._experiment, new.name, {**new.tags, **own}, new.began)
 
     def creation_done(self) -> None:
         """Every run that was made is remembered."""
         if self._memory.state["creation_pending"]:
             self._memory.state["creation_pending"] = False
             self._memory.save()
+
+
+def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
+    """Id of a new run that began then, in seconds; 0: now."""
+    cut = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
+    return str(client.create_run(experiment, int(began * 1000) or None, cut, name).info.run_id)
 
 
 def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]:
@@ -138,18 +143,15 @@ def log_file(client: Any, run: str, path: Path, root: Path, folder: str | None =
     client.log_artifact(run, str(path_within(path, root)), folder)
 
 
-def log_all(client: Any, run: str, metrics: list[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
     """All of it in as few requests as MLflow's limits allow."""
     from mlflow.entities import Param, RunTag
 
-    first = {
-        "params": [Param(name, str(value)[:480]) for name, value in params.items()],
-        "tags": [RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()],
-    }
-    for part in list(chunks_of(metrics, 900)) or [[]]:
-        if part or any(first.values()):
-            client.log_batch(run, metrics=part, **first)
-        first = {"params": [], "tags": []}
+    listed = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in params.items()]
+    told = [[RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]] if tags else []
+    nothing: list[Any] = []
+    for part in zip_longest(chunks_of(metrics, BATCH), chunks_of(listed, PARAMETERS), told, fillvalue=nothing):
+        client.log_batch(run, **dict(zip(("metrics", "params", "tags"), part, strict=True)))
 
 
 def mirror_environment() -> dict[str, str]:
@@ -165,9 +167,7 @@ def mirror_environment() -> dict[str, str]:
     return {**defaults, **os.environ}
 
 
-BATCH = 900  # MLflow takes at most 1000 metrics a request
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
-LONGEST_VALUE = 480  # and 500 characters a parameter
 
 
 def tracking_uri(run: Path) -> str:

@@ -46,7 +46,7 @@ class Memory:
         self.forgotten = {} if same else known
 
     def save(self) -> None:
-        """Remember."""
+        """Write the state into the file."""
         write_text(self.path, json.dumps(self.state, indent=1))
 
 

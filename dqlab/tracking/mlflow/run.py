@@ -11,10 +11,11 @@ from dqlab.config.replica import replicas_of
 from dqlab.files import path_within, write_text
 from dqlab.tracking.folders import SkippedRecords, run_facts
 from dqlab.tracking.mlflow.client import (
-    BATCH,
-    LONGEST_VALUE,
+    PARENT,
     chunks_of,
+    create_run,
     experiment_id,
+    log_all,
     log_file,
     metrics_of,
     mlflow_client,
@@ -70,7 +71,7 @@ def _create(client: Any, sent: RunSyncState, run: Path, facts: RunRecord, experi
         sent.save()
     for replica in replicas_of(facts):
         if replica.name not in sent.state["children"]:
-            tags = {**common, "mlflow.parentRunId": sent.state["parent"], "seed": str(replica.seed)}
+            tags = {**common, PARENT: sent.state["parent"], "seed": str(replica.seed)}
             tags |= {"cell": replica.cell} if replica.cell else {}
             title = " ".join(part for part in (run.name, replica.cell, f"seed {replica.seed}") if part)
             parameters = {**shared, **replica.bindings}
@@ -79,20 +80,15 @@ def _create(client: Any, sent: RunSyncState, run: Path, facts: RunRecord, experi
 
 
 def _create_run(client: Any, group: str, name: str, tags: dict[str, str], parameters: Mapping[str, Any]) -> str:
-    from mlflow.entities import Param
-
-    run_id = str(client.create_run(group, tags={**tags, "mlflow.runName": name}, run_name=name).info.run_id)
-    listed = [Param(key, str(value)[:LONGEST_VALUE]) for key, value in parameters.items()]
-    for chunk in chunks_of(listed, 90):
-        client.log_batch(run_id, params=chunk)
+    run_id = create_run(client, group, name, tags)
+    log_all(client, run_id, [], parameters, {})
     return run_id
 
 
 def _send_metrics(client: Any, sent: RunSyncState, name: str, path: Path) -> None:
     """The records of one replica's journal that have not been sent, in batches."""
     for chunk in chunks_of(new_records(path, sent.state["records"].get(name, 0)), 50):
-        for part in chunks_of(metrics_of(chunk), BATCH):
-            client.log_batch(sent.state["children"][name], metrics=part)
+        log_all(client, sent.state["children"][name], metrics_of(chunk), {}, {})
         sent.state["records"][name] = sent.state["records"].get(name, 0) + len(chunk)
         sent.save()
 

@@ -140,7 +140,11 @@ def free_port(host: str, first: int) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
-    """Until it answers."""
+    """Wait until the server answers.
+
+    Raises:
+        RunError: it does not start.
+    """
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -155,7 +159,7 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """It and its workers."""
+    """End the server and its workers."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
