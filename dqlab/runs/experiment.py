@@ -247,10 +247,12 @@ class Experiment:
             self.probe.check_wiring()
         except DqlabError:
             raise
-        except Exception as error:  # a part, perhaps a plugin's, may fail in any way
+        except Exception as error:  # a component, perhaps a plugin's, may fail in any way
             if lacks_memory(error):
                 raise
-            raise ConfigError(f"The configured parts fail on a batch of made-up numbers: {_where(error)}.") from error
+            raise ConfigError(
+                f"The configured components fail on a batch of made-up numbers: {_where(error)}."
+            ) from error
 
     def data(self, progress: Progress = no_progress) -> Transitions:
         """The dataset, on the device."""

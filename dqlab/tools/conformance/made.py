@@ -1,4 +1,4 @@
-"""Made-up numbers, and questions that are asked of parts of many kinds."""
+"""Made-up numbers, and questions that are asked of components of many kinds."""
 
 from __future__ import annotations
 
