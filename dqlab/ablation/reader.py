@@ -36,6 +36,7 @@ from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
+from dqlab.runs.build import check_experiment
 from dqlab.runs.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class ConfigResolver:
             device = str(base.values.get("experiment.Experiment.device", ""))
             self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
             experiment = Experiment()
-            experiment.check()
+            check_experiment(experiment)
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))

@@ -17,6 +17,7 @@ from dqlab.envs.backend import make_env
 from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
+from dqlab.runs.build import build_pack
 from dqlab.runs.experiment import Experiment
 from dqlab.training import Evaluator
 from dqlab.training.model_selection import EvaluationEpisodes
@@ -151,5 +152,5 @@ def test_scores() -> None:
 def test_evaluation_rolls_it_out() -> None:
     gin_files.load_gin(["gin/bandit/base.gin"])
     experiment = Experiment()
-    result: EvaluationEpisodes = Evaluator(BANDIT, experiment.physics, 6).run(experiment.pack(), 0)[0]
+    result: EvaluationEpisodes = Evaluator(BANDIT, experiment.physics, 6).run(build_pack(experiment), 0)[0]
     assert result.lengths.tolist() == [1] * 6

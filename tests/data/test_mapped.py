@@ -24,6 +24,7 @@ from dqlab.data.rows import TransitionView
 from dqlab.data.sources import load_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
+from dqlab.runs.build import build_pack, load_data
 from dqlab.runs.experiment import Experiment
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.step import Step
@@ -55,7 +56,7 @@ def trained(memory_map: str, folder: Path) -> torch.Tensor:
     choice = [f"load_dataset.memory_map='{memory_map}'", f"load_dataset.map_dir='{folder}'"]
     gin_files.load_gin([], [*Small, "load_dataset.sources=('embedded',)", *choice])
     experiment = Experiment()
-    pack, data = experiment.pack(), experiment.data()
+    pack, data = build_pack(experiment), load_data(experiment)
     step = Step(pack, data, 16, execution_modes.get("eager")())
     for _ in range(3):
         step()

@@ -24,6 +24,7 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs.build import check_experiment
 from dqlab.runs.experiment import Experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
@@ -224,7 +225,7 @@ def test_everything_stays_on_its_device() -> None:
 def test_mistakes_are_found_before_any_data_is_read(bindings: list[str], message: str) -> None:
     gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
     with pytest.raises(ConfigError, match=message):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 def test_a_pack_of_replicas_updates_with_everything_chosen_otherwise() -> None:

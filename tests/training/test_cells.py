@@ -13,9 +13,11 @@ from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summa
 
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
+from dqlab.runs.build import check_experiment
 from dqlab.runs.evaluate import evaluate_run
 from dqlab.runs.experiment import Experiment
-from dqlab.runs.train import Finished, train
+from dqlab.runs.results import Finished
+from dqlab.runs.train import train
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
 def test_mistakes_in_a_pack_are_told_before_training(given: Any, message: str) -> None:
     gin_files.load_gin(["gin/quickstart.gin"], [f"Experiment.replicas={ {'it': given}!r}"])
     with pytest.raises(ConfigError, match=message):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 def test_names_of_scalars_may_be_written_as_in_any_gin_file() -> None:

@@ -49,6 +49,7 @@ class DqlabRun(Acting):
 
     def prepare(self) -> None:
         """Load its configuration, which is its own, and its weights."""
+        from dqlab.runs.build import build_pack
         from dqlab.runs.evaluate import checkpoint_files
         from dqlab.runs.experiment import Experiment
         from dqlab.training import checkpoint
@@ -63,7 +64,7 @@ class DqlabRun(Acting):
             experiment = Experiment()
             self._check(experiment)
             known = {replica.name: replica for replica in self._folder.replicas()}
-            pack = experiment.pack([known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
+            pack = build_pack(experiment, [known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
             pack.load(0, weights)
             self._core = SamplerCore(pack, self.rows, Eager())
         self._task, self._step = facts["task"], record["step"]

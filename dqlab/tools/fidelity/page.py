@@ -14,6 +14,7 @@ from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.errors import ConfigError, RunError, nearest_of_few
 from dqlab.files import write_text
 from dqlab.machine import package_version
+from dqlab.runs.build import build_evaluator, build_pack, check_experiment
 from dqlab.runs.experiment import Experiment
 from dqlab.tools.fidelity.measures import (
     MANY,
@@ -137,12 +138,12 @@ def _ways(experiment: Experiment) -> list[dict[str, str]]:
 
 
 def _scores(experiment: Experiment, facts: RunRecord, file: Path, episodes: int) -> Array:
-    experiment.check()
-    evaluator = experiment.evaluator(episodes)
+    check_experiment(experiment)
+    evaluator = build_evaluator(experiment, episodes)
     data = facts["data"]
     evaluator.standardised_by = (data.get("state_mean", ()), data.get("state_std", ()))
     weights, record = checkpoint.load_weights(file)
-    pack = experiment.pack([experiment.resolved_replicas[0]])
+    pack = build_pack(experiment, [experiment.resolved_replicas[0]])
     pack.load(0, weights)
     try:
         return np.asarray(experiment.resolved_task.score(evaluator.run(pack, record["step"])[0].returns))

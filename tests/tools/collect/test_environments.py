@@ -18,6 +18,7 @@ from dqlab.envs.backend import make_env
 from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError
+from dqlab.runs.build import load_data
 from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
 from dqlab.tools.collect.recording import EpisodeRecorder, Rows
@@ -143,7 +144,7 @@ def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
         0.0,
     )
     assert experiment.resolved_task.score(-100.0) == 75.0
-    assert len(experiment.data()) == 2 * 49
+    assert len(load_data(experiment)) == 2 * 49
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
     tasks.remove("Pendulum-v1")
 

@@ -16,6 +16,7 @@ from dqlab.data.formats.hdf5 import read_d4rl
 from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import DataError
+from dqlab.runs.build import load_data
 from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
 
@@ -111,7 +112,7 @@ def test_the_set_trains_its_task(collected: Path) -> None:
     source = collected / "out" / "hopper-medium-expert-mini.hdf5"
     sources = f"load_dataset.sources=('file:{source}',)"
     gin_files.load_gin([ROOT / "gin" / "diffql_walker2d.gin"], ["Experiment.task='hopper-medium-expert-v2'", sources])
-    data = Experiment().data()
+    data = load_data(Experiment())
     rows = read_d4rl(source, 11, 3)
     assert rows.timeouts is not None
     assert len(data) == len(rows.rewards) - 1 - int(rows.timeouts[:-1].sum())
