@@ -23,8 +23,8 @@ from dqlab.config.gin_state import bound_parameters, configurables, parameters_r
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
 from dqlab.tracking.settings import Tracking
 

@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT, TINY
 
 from dqlab.config import gin_files
+from dqlab.runs import train
 from dqlab.runs.results import Finished
-from dqlab.runs.train import train
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}

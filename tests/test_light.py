@@ -34,7 +34,7 @@ sys.meta_path.insert(0, Refuse())
 import torch
 from dqlab.config import gin_files
 from dqlab.runs.build import build_pack, check_experiment
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
 from dqlab.testing import make_batch, make_noise
 
 gin_files.load_gin(["gin/diffql_walker2d.gin"], ["MLPDenoiser.hidden_dim=16", "Experiment.dtype=float64"])

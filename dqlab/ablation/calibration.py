@@ -21,8 +21,9 @@ from dqlab.data.transitions import Provenance, Transitions
 from dqlab.envs.backend import make_env
 from dqlab.files import size_of
 from dqlab.machine import resident_memory
+from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
-from dqlab.runs.experiment import DTYPES, Experiment
+from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
 from dqlab.training import Probe
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes

@@ -36,8 +36,8 @@ from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import GridDataRecord

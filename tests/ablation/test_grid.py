@@ -15,8 +15,8 @@ from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms import algorithms
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = sorted((ROOT / "ablations").glob("*.gin"))

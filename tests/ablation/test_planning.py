@@ -16,8 +16,8 @@ from dqlab.ablation.reader import ConfigResolver, canonical_values
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, operative_parameters
 from dqlab.errors import ConfigError
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 BY_NAME = "load_dataset.sources=('embedded:walker2d-medium-expert-mini',)"

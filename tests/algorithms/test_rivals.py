@@ -30,7 +30,7 @@ from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, 
 from dqlab.diffusion.schedules import build_betas
 from dqlab.networks.critics import TQC
 from dqlab.policies.base import Dims
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
 from dqlab.testing import check
 from dqlab.training import Pack
 from dqlab.training.plan import lr_schedules

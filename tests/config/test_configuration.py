@@ -20,8 +20,8 @@ from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import ConfigError
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 

@@ -17,8 +17,8 @@ from dqlab.envs.backend import make_env
 from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
+from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack
-from dqlab.runs.experiment import Experiment
 from dqlab.training import Evaluator
 from dqlab.training.model_selection import EvaluationEpisodes
 

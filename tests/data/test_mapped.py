@@ -24,8 +24,8 @@ from dqlab.data.rows import TransitionView
 from dqlab.data.sources import load_dataset
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
+from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, load_data
-from dqlab.runs.experiment import Experiment
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.step import Step
 

@@ -24,8 +24,8 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
-from dqlab.runs.experiment import Experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
 from dqlab.training import Pack

@@ -236,8 +236,8 @@ def test_gin_chooses_the_law() -> None:
 
 
 def test_an_unknown_law_shows_before_training() -> None:
+    from dqlab.runs import Experiment
     from dqlab.runs.build import check_experiment
-    from dqlab.runs.experiment import Experiment
 
     gin_files.load_gin([], ["Experiment.task=antmaze-umaze-v0", "AntMaze.goal_law=per_epsode"])
     with pytest.raises(ConfigError, match="Unknown goal_law 'per_epsode'. Did you mean 'per_episode'"):

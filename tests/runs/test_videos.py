@@ -25,8 +25,8 @@ from dqlab.envs.rendering import WAYS, choose_gl
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
+from dqlab.runs import evaluate_run
 from dqlab.runs.encoders import GIF_FPS, Mp4, encoding
-from dqlab.runs.evaluate import evaluate_run
 from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import sync_to_mlflow

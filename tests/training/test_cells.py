@@ -13,11 +13,9 @@ from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summa
 
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
+from dqlab.runs import Experiment, evaluate_run, train
 from dqlab.runs.build import check_experiment
-from dqlab.runs.evaluate import evaluate_run
-from dqlab.runs.experiment import Experiment
 from dqlab.runs.results import Finished
-from dqlab.runs.train import train
 
 
 @pytest.fixture(scope="module")

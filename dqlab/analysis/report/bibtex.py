@@ -14,7 +14,7 @@ from dqlab.analysis.results import GridResults
 from dqlab.config.catalogue import gin_parameters
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.registry import Registry, RegistryEntry
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
 
 Bound = Mapping[str, set[Any]]
 """`Configurable.parameter` -> every value that the file or one of the axes' points gives it."""

@@ -24,9 +24,8 @@ from dqlab.errors import ConfigError, RunError
 from dqlab.files import read_text, write_text
 from dqlab.noise import draw_noise, generator_for
 from dqlab.printing import Console
+from dqlab.runs import Experiment, train
 from dqlab.runs.build import build_pack, check_experiment, load_data
-from dqlab.runs.experiment import Experiment
-from dqlab.runs.train import train
 from dqlab.tools.bandit.drawing import Cloud, CloudRow, Coverage, draw_clouds
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking

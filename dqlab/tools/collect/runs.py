@@ -49,9 +49,9 @@ class DqlabRun(Acting):
 
     def prepare(self) -> None:
         """Load its configuration, which is its own, and its weights."""
+        from dqlab.runs import Experiment
         from dqlab.runs.build import build_pack
         from dqlab.runs.evaluate import checkpoint_files
-        from dqlab.runs.experiment import Experiment
         from dqlab.training import checkpoint
         from dqlab.training.execution.modes import Eager
         from dqlab.training.sampler import SamplerCore

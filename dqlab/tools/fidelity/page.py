@@ -14,8 +14,8 @@ from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.errors import ConfigError, RunError, nearest_of_few
 from dqlab.files import write_text
 from dqlab.machine import package_version
+from dqlab.runs import Experiment
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment
-from dqlab.runs.experiment import Experiment
 from dqlab.tools.fidelity.measures import (
     MANY,
     NUDGE,

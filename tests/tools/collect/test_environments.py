@@ -18,8 +18,8 @@ from dqlab.envs.backend import make_env
 from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError
+from dqlab.runs import Experiment
 from dqlab.runs.build import load_data
-from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
 from dqlab.tools.collect.recording import EpisodeRecorder, Rows
 

@@ -14,7 +14,7 @@ from made_collections import arrays, collect, notes
 
 from dqlab.config import gin_files
 from dqlab.errors import DqlabError
-from dqlab.runs.train import train
+from dqlab.runs import train
 from dqlab.tools.collect.behaviours import behaviours
 from dqlab.tools.collect.episodes import Amount
 

@@ -16,8 +16,8 @@ from dqlab.data.formats.hdf5 import read_d4rl
 from dqlab.envs.backend import make_env
 from dqlab.envs.tasks import tasks
 from dqlab.errors import DataError
+from dqlab.runs import Experiment
 from dqlab.runs.build import load_data
-from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection
 
 pytest.importorskip("stable_baselines3")
