@@ -165,6 +165,8 @@ RETIRED |= {"Parcel", "Pick", "Reader", "Scene", "Sent", "Standing", "Stops", "S
 RETIRED |= {"Watch", "Widths", "bring", "finish_replica", "is_d4rls", "mendable", "nobody", "read_directly", "rehearse"}
 RETIRED |= {"Observer", "kind_of", "parts_of", "print_parts", "propose", "put_back", "refuse"}
 RETIRED |= {"send_rest", "settle", "settle_clash", "shoot", "take_in", "watched"}
+RETIRED |= {"Examined", "Finished", "Lines", "Moved", "Original", "Side", "Spent", "Today"}
+RETIRED |= {"near_goals", "shaken", "stand"}
 
 
 def test_names_say_what_they_mean_where_they_are_read() -> None:

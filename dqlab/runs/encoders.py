@@ -80,11 +80,9 @@ class Mp4(Encoder):
 
     @staticmethod
     def check() -> None:
-        """As in `Encoder`."""
         ffmpeg()
 
     def add(self, draw: Draw) -> None:
-        """As in `Encoder`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(draw()).tobytes())
@@ -92,7 +90,6 @@ class Mp4(Encoder):
             self.close()
 
     def close(self) -> None:
-        """As in `Encoder`."""
         code = _end(self._process)
         if code:
             self._said.seek(0)
@@ -145,14 +142,12 @@ class Gif(Encoder):
 
     @staticmethod
     def check() -> None:
-        """As in `Encoder`."""
         try:
             import PIL  # noqa: F401
         except ImportError as error:
             raise ConfigError("A .gif needs Pillow: pip install 'dqlab[video]'.") from error
 
     def add(self, draw: Draw) -> None:
-        """As in `Encoder`."""
         self._given += 1
         if (self._given - 1) % self._every == 0:
             self._file.write(self._encoded(draw(), first=self._given == 1))
@@ -166,7 +161,6 @@ class Gif(Encoder):
         return b"".join([*header, *GifImagePlugin.getdata(picture, **about, include_color_table=True)])
 
     def close(self) -> None:
-        """As in `Encoder`."""
         with self._file:
             self._file.write(b";")
 

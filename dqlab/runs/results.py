@@ -24,7 +24,7 @@ from dqlab.training.replica_states import ReplicaFailure
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrainingResult:
     """A finished run.
 
     Attributes:
@@ -112,7 +112,7 @@ def prune(folder: RunFolder, summaries: Mapping[str, Mapping[str, Any]]) -> None
                 path.unlink()
 
 
-def print_finished(finished: Finished) -> None:
+def print_finished(finished: TrainingResult) -> None:
     """The table of scores, and where everything is."""
     console = Console()
     folder, facts = finished.folder, finished.facts

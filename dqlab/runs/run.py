@@ -21,7 +21,7 @@ from dqlab.runs.build import build_evaluator, build_pack, check_experiment, exec
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.profile.recorder import ProfileRecorder
 from dqlab.runs.records import write_own_config, write_record
-from dqlab.runs.results import Finished, prune, write_replica_results
+from dqlab.runs.results import TrainingResult, prune, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mlflow.mirror import Mirror
 from dqlab.tracking.mlflow.run import ENDED, reopen_run
@@ -51,7 +51,7 @@ def train(
     tell: OnEvent = ignore_event,
     stop: Event | None = None,
     typed: Sequence[str] | None = None,
-) -> Finished:
+) -> TrainingResult:
     """Run the experiment that the current gin configuration describes.
 
     Args:
@@ -103,7 +103,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Prepared(NamedTuple):
+class TrainingInputs(NamedTuple):
     """What is trained, on which data, and what evaluates it."""
 
     pack: Pack
@@ -111,7 +111,7 @@ class Prepared(NamedTuple):
     evaluator: Evaluator
 
 
-class Trained(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """A loop that has ended; who sends its records to MLflow, and what has recorded its updates, if anything does."""
 
     loop: Loop
@@ -119,7 +119,7 @@ class Trained(NamedTuple):
     recorder: ProfileRecorder | None
 
 
-def _prepare(run: Run, resume: bool) -> Prepared:
+def _prepare(run: Run, resume: bool) -> TrainingInputs:
     """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
     experiment = run.experiment
     check_experiment(experiment)
@@ -129,7 +129,7 @@ def _prepare(run: Run, resume: bool) -> Prepared:
     run.folder.check(resume)
     data = _load_data(experiment, run.console)
     evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
-    return Prepared(build_pack(experiment), data, evaluator)
+    return TrainingInputs(build_pack(experiment), data, evaluator)
 
 
 def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
     return before
 
 
-def _train(run: Run, parts: Prepared, before: Mapping[str, Any], profile: bool) -> Trained:
+def _train(run: Run, parts: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
     """All updates and evaluations; training that ends early says in run.json how."""
     plan, facts = run.experiment.plan, run.facts
     display_of = Display(plan.steps, facts["caveat"], run.quiet, run.console, facts["scored"])
@@ -152,10 +152,10 @@ def _train(run: Run, parts: Prepared, before: Mapping[str, Any], profile: bool) 
         mirror = Mirror(run.folder.path, facts["mlflow_experiment"]) if run.tracking.mlflow else None
         recorder = ProfileRecorder(parts.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
         loop.run(recorder.record_update if recorder else no_context)
-    return Trained(loop, mirror, recorder)
+    return TrainingOutcome(loop, mirror, recorder)
 
 
-def _finish(run: Run, trained: Trained) -> Finished:
+def _finish(run: Run, trained: TrainingOutcome) -> TrainingResult:
     """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
 
     Raises:
@@ -179,7 +179,7 @@ def _finish(run: Run, trained: Trained) -> Finished:
     folder.write_facts(state="finished" if summaries else "failed")
     sent = trained.mirror.close(run.tracking.patience) if trained.mirror else None
     about = _about_profile(trained.recorder) if trained.recorder else ()
-    finished = Finished(folder, summaries, states.failed, run.facts, sent, about)
+    finished = TrainingResult(folder, summaries, states.failed, run.facts, sent, about)
     if not summaries:
         finished.check_complete()
     return finished
@@ -245,7 +245,7 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _build_loop(run: Run, parts: Prepared, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
+def _build_loop(run: Run, parts: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
     """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on."""
     experiment, folder, started = run.experiment, run.folder, time.monotonic()
     loop = Loop(

@@ -87,7 +87,7 @@ def check_traceable(function: Callable[..., Any], *values: Any) -> None:
         assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
 
 
-def shaken(module: nn.Module, size: float = 0.1) -> nn.Module:
+def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
     """The module in float64, every parameter moved by normal noise of that size, always the same."""
     module = module.double()
     generator = torch.Generator().manual_seed(0)

@@ -75,7 +75,7 @@ CHECKS: dict[str, Callable[[RegistryEntry[Any]], str | None]] = {
 """The suite of every kind: of a registered component; what it gives, if anything, is why it could not look at it."""
 
 
-class Examined(NamedTuple):
+class ComponentReport(NamedTuple):
     """What became of a component: its trouble, empty where it conforms; and why it was not looked at, if it was not."""
 
     kind: str
@@ -118,7 +118,7 @@ def check_plugin(name: str) -> None:
         raise AssertionError(f"{len(failures)} of the components of '{name}' fail:\n" + "\n".join(failures))
 
 
-def examine(plugin: str) -> Iterator[Examined]:
+def examine(plugin: str) -> Iterator[ComponentReport]:
     """What `check` says of each of a plugin's components.
 
     Raises:
@@ -129,18 +129,20 @@ def examine(plugin: str) -> Iterator[Examined]:
     if not found:
         raise AssertionError(f"'{plugin}' registers nothing: does its module import those with the components?")
     for kind, name, trouble in found:
-        yield Examined(kind, name, trouble) if trouble else _examined(kind, name)
+        yield ComponentReport(kind, name, trouble) if trouble else _examined(kind, name)
 
 
-def _examined(kind: str, name: str) -> Examined:
+def _examined(kind: str, name: str) -> ComponentReport:
     try:
-        return Examined(kind, name, "", check(kind, name))
+        return ComponentReport(kind, name, "", check(kind, name))
     except Exception as error:  # a component may fail in any way
         if os.environ.get("DQLAB_DEBUG"):
             traceback.print_exc()
         text = (message_of(error).splitlines() or [""])[0]
         expected = isinstance(error, (AssertionError, DqlabError)) and text
-        return Examined(kind, name, text if expected else f"{type(error).__name__}: {text} ({error_place(error)})")
+        return ComponentReport(
+            kind, name, text if expected else f"{type(error).__name__}: {text} ({error_place(error)})"
+        )
 
 
 def _undecorated(item: Any) -> bool:

@@ -20,15 +20,15 @@ from dqlab.tools.fidelity.measures import (
     MANY,
     NUDGE,
     ONE,
-    Errors,
     FidelityRow,
     Say,
+    StackErrors,
     laws_of,
+    mean_and_std,
     measure_environment,
     shared_environments,
-    spread,
 )
-from dqlab.tools.fidelity.sides import Array
+from dqlab.tools.fidelity.stacks import Array
 from dqlab.tracking.records import RunRecord
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
@@ -84,7 +84,7 @@ def _errors(row: FidelityRow) -> list[str]:
     return [row.environment, row.stepped_by, median, largest, *_free(row.many), reward, str(differ) if one else "-"]
 
 
-def _free(many: Errors | None) -> list[str]:
+def _free(many: StackErrors | None) -> list[str]:
     return [_short(np.median(many.state)), _short(many.state.max())] if many else ["-", "-"]
 
 
@@ -93,7 +93,15 @@ def _returns(row: FidelityRow) -> list[str]:
     theirs, ours = row.returns
     apart = ours - theirs
     largest = _short(np.abs(apart).max())
-    return [row.environment, row.stepped_by, str(len(ours)), spread(theirs), spread(ours), spread(apart), largest]
+    return [
+        row.environment,
+        row.stepped_by,
+        str(len(ours)),
+        mean_and_std(theirs),
+        mean_and_std(ours),
+        mean_and_std(apart),
+        largest,
+    ]
 
 
 def _short(value: float) -> str:
@@ -155,7 +163,7 @@ def _run_table(title: str, scores: dict[str, Array]) -> str:
     original = scores[BACKENDS[0]]
     lines = [f"**{title}**", "", "| stepped by | episodes | D4RL score | paired difference |", "|---|---|---|---|"]
     for name, values in scores.items():
-        cells = [name, str(len(values)), spread(values), spread(values - original)]
+        cells = [name, str(len(values)), mean_and_std(values), mean_and_std(values - original)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
