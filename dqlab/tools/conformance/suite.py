@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
-from dqlab.config.plugins import load_one, components_of
+from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import RegistryEntry, registry_of
 from dqlab.errors import DqlabError, error_place, message_of
 from dqlab.tools.conformance.algorithms import check_algorithm, check_kernel
