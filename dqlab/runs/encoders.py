@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import atomic_path
+from dqlab.machine import attempt_command
 
 Frame = NDArray[np.uint8]
 Draw = Callable[[], Frame]
@@ -119,9 +120,13 @@ def ffmpeg() -> str:
         raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
 
 
+SECONDS = 30.0
+"""In which ffmpeg says what it can do."""
+
+
 def _codec() -> list[str]:
     """H.264 at a quality at which nothing is seen of it; ffmpeg's own choice for builds without x264."""
-    known = subprocess.run([ffmpeg(), "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
+    known = attempt_command([ffmpeg(), "-hide_banner", "-encoders"], timeout=SECONDS).output
     return ["-c:v", "libx264", "-crf", "20"] if "libx264 " in known else []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
 from dqlab.errors import PACKAGE, RunError, masked
 from dqlab.files import read_text, write_text
-from dqlab.machine import package_version
+from dqlab.machine import IsolatedOutcome, attempt_command, package_version
 from dqlab.runs.experiment import Experiment
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.run_folder import RunFolder
@@ -96,19 +95,24 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
+GIT_SECONDS = 30.0
+"""After which the commit is not known."""
+
+
 def _git_commit() -> str:
     """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
 
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(PACKAGE), *args], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    def git(*args: str) -> IsolatedOutcome:
+        return attempt_command(["git", "-C", str(PACKAGE), *args], timeout=GIT_SECONDS)
 
-    try:
-        if not git("ls-files", "__init__.py"):
-            return ""
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
+    known, commit, changes = (
+        git("ls-files", "__init__.py"),
+        git("rev-parse", "HEAD"),
+        git("status", "--porcelain", "--", "."),
+    )
+    if not known.output or not (commit.fine and changes.fine):
         return ""
+    return commit.output.strip() + ("+changes" if changes.output else "")
 
 
 def _absolute_paths() -> dict[str, Any]:
