@@ -18,7 +18,7 @@ from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
 from dqlab.tools.doctor import examination
 from dqlab.tools.doctor.checks import environments, optional, records, training
-from dqlab.tools.doctor.checks.training import largest_error
+from dqlab.tools.doctor.checks.environments import largest_error
 from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
