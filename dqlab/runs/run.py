@@ -70,11 +70,11 @@ def train(
         StoppedError: it was asked to stop.
     """
     run = Run(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
-    parts = _prepare(run, resume)
+    inputs = _prepare(run, resume)
     if typed is not None:
         _check_read(loaded, typed)
-    before = _claim(run, parts.data, resume)
-    trained = _train(run, parts, before, profile)
+    before = _claim(run, inputs.data, resume)
+    trained = _train(run, inputs, before, profile)
     return _finish(run, trained)
 
 
@@ -142,15 +142,15 @@ def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
     return before
 
 
-def _train(run: Run, parts: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
+def _train(run: Run, inputs: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
     """All updates and evaluations; training that ends early says in run.json how."""
     plan, facts = run.experiment.plan, run.facts
     display_of = Display(plan.steps, facts["caveat"], run.quiet, run.console, facts["scored"])
     with _recording_an_end(run.folder), display_of as display:
         callbacks = TrainingCallbacks(display, run.folder, run.experiment, run.tell)
-        loop = _build_loop(run, parts, callbacks, before)
+        loop = _build_loop(run, inputs, callbacks, before)
         mirror = Mirror(run.folder.path, facts["mlflow_experiment"]) if run.tracking.mlflow else None
-        recorder = ProfileRecorder(parts.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
+        recorder = ProfileRecorder(inputs.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
         loop.run(recorder.record_update if recorder else no_context)
     return TrainingOutcome(loop, mirror, recorder)
 
@@ -245,15 +245,15 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _build_loop(run: Run, parts: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
+def _build_loop(run: Run, inputs: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
     """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on."""
     experiment, folder, started = run.experiment, run.folder, time.monotonic()
     loop = Loop(
         experiment.plan,
-        parts.pack,
-        parts.data,
+        inputs.pack,
+        inputs.data,
         experiment.resolved_replicas,
-        parts.evaluator.roll_out,
+        inputs.evaluator.roll_out,
         experiment.resolved_task,
         folder,
         callbacks,
