@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import SLACK, Extent, stored_bounds, why_outside
+from dqlab.data.bounds import ROUNDING, ActionRange, action_bounds_note, stored_bounds
 from dqlab.data.formats.base import Columns
-from dqlab.data.formats.steps import BLOCK
-from dqlab.data.rows import cuts_of
+from dqlab.data.rows import BLOCK, cuts_of, rows_differ
 from dqlab.envs.tasks import Task
 
 ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -78,7 +77,7 @@ class ActionTally:
     """How much of the actions lies at or beyond the bounds."""
 
     def __init__(self, width: int) -> None:
-        self.rows, self.beyond = 0, 0
+        self.rows, self.rows_outside = 0, 0
         self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
         self._saturated = np.zeros(width, dtype=np.int64)
 
@@ -87,12 +86,12 @@ class ActionTally:
         size = np.abs(block)
         self.rows += len(block)
         self._saturated += (size > SATURATED).sum(axis=0)
-        self.beyond += int((size > 1.0 + SLACK).any(axis=1).sum())
+        self.rows_outside += int((size > 1.0 + ROUNDING).any(axis=1).sum())
         self.low, self.high = np.fmin(self.low, block.min(axis=0)), np.fmax(self.high, block.max(axis=0))
 
-    def extent(self, metadata: Mapping[str, str]) -> Extent:
-        """The same, with what the dataset says of its actions."""
-        return Extent(self.beyond, self.low, self.high, stored_bounds(metadata))
+    def extent(self, metadata: Mapping[str, str]) -> ActionRange:
+        """The range that was counted, with what the dataset says of its actions."""
+        return ActionRange(self.rows_outside, self.low, self.high, stored_bounds(metadata))
 
     @property
     def saturation(self) -> NDArray[np.float64]:
@@ -134,7 +133,7 @@ class EpisodeTally:
         return np.concatenate([np.zeros(0), *self._returns])
 
 
-class Sparse:
+class RewardTally:
     """Whether there are few different rewards, and how they go with the terminals."""
 
     def __init__(self) -> None:
@@ -184,7 +183,7 @@ class Survey:
     shapes: Mapping[str, tuple[int, ...]]
     values: Mapping[str, ValueTally]
     actions: ActionTally
-    sparse: Sparse
+    sparse: RewardTally
     terminals: int
     timeouts: int
     both: int
@@ -198,12 +197,12 @@ class Survey:
     metadata: Mapping[str, str]
 
     @property
-    def outside(self) -> str:
+    def actions_note(self) -> str:
         """What is said of actions outside of [-1, 1]; empty where there are none."""
-        return why_outside(self.actions.extent(self.metadata))
+        return action_bounds_note(self.actions.extent(self.metadata))
 
 
-def with_cuts(columns: Columns, task: Task | None) -> Columns:
+def with_step_limit_cuts(columns: Columns, task: Task | None) -> Columns:
     """The columns with D4RL's cuts at the task's step limit, where none are recorded."""
     if columns.timeouts is not None or task is None:
         return columns
@@ -212,20 +211,20 @@ def with_cuts(columns: Columns, task: Task | None) -> Columns:
 
 
 def survey_dataset(
-    columns: Columns, task: Task | None = None, tell: ReportRows = lambda rows: None, block: int = BLOCK
+    columns: Columns, task: Task | None = None, on_rows: ReportRows = lambda rows: None, block: int = BLOCK
 ) -> Survey:
     """Count everything in one pass, `block` rows in memory at a time, and 8 bytes for each row.
 
     Args:
         columns: the dataset.
         task: whose step limit holds where the dataset does not record where episodes were cut.
-        tell: called with the rows that are done.
+        on_rows: called with the rows that are done.
         block: rows.
     """
-    pass_ = _Pass(columns, with_cuts(columns, task))
+    pass_ = _Pass(columns, with_step_limit_cuts(columns, task))
     for start in range(0, len(columns), block):
         pass_.add(start, min(start + block, len(columns)))
-        tell(min(start + block, len(columns)))
+        on_rows(min(start + block, len(columns)))
     return pass_.result()
 
 
@@ -238,7 +237,11 @@ class _Pass:
         self._known = {name: getattr(columns, name) for name in names}
         self._values = {n: ValueTally(int(np.prod(self._known[n].shape[1:]))) for n in NUMBERS if n in self._known}
         self._odd = dict.fromkeys((name for name in FLAGS if name in self._known), 0)
-        self._actions, self._episodes, self._sparse = ActionTally(columns.actions.shape[1]), EpisodeTally(), Sparse()
+        self._actions, self._episodes, self._sparse = (
+            ActionTally(columns.actions.shape[1]),
+            EpisodeTally(),
+            RewardTally(),
+        )
         self._counts = {"terminals": 0, "timeouts": 0, "both": 0, "breaks": 0}
         self._hashes: list[NDArray[np.uint64]] = []
 
@@ -266,8 +269,7 @@ class _Pass:
             return np.zeros_like(ends)
         following = np.concatenate([block["observations"][1:], self._columns.observations[stop : stop + 1]])
         own = block["next_observations"][: len(following)]
-        differ = ~((following == own) | (np.isnan(following) & np.isnan(own))).all(axis=1)
-        return np.asarray(differ & ~ends[: len(following)])
+        return rows_differ(following, own) & ~ends[: len(following)]
 
     def result(self) -> Survey:
         cuts = (

@@ -131,7 +131,7 @@ HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
 AMPLITUDES = np.array(
     [0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005]
 )
-"""Of the uniform noise on each position (30,), for a ratio of 1."""
+"""Amplitudes of the uniform noise on each position (30,), for a ratio of 1."""
 INITIAL = np.array(
     [
         *(0.148388023, -1.76848573, 1.84390296, -2.4768576, 0.260252026, 0.712533105, 1.59515394),

@@ -18,12 +18,12 @@ from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_state import complete_name
 from dqlab.config.registry import configurable
 from dqlab.config.replica import Replica, is_seed
+from dqlab.data import Transitions, load_dataset
 from dqlab.data.download import Progress, no_progress
-from dqlab.data.sources import load_dataset
-from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import env_backends, physics_of
+from dqlab.envs import env_backends, tasks
+from dqlab.envs.backend import physics_of
 from dqlab.envs.physics import physics_laws
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import PACKAGE, ConfigError, DqlabError, error_place, first_line, lacks_memory
 from dqlab.machine import cores, package_version, threads_for
 from dqlab.networks.stacking import Precision, precisions

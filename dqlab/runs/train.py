@@ -18,8 +18,8 @@ from dqlab.config.gin_state import bound_value, parameters_read
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.config.identity import changed_results
 from dqlab.config.replica import Replica
+from dqlab.data import Transitions
 from dqlab.data.sources import absolute_source
-from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError, masked, message_of
 from dqlab.files import read_text, write_text
 from dqlab.printing import Console

@@ -10,12 +10,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from dqlab.config import gin_files
+from dqlab.data import Transitions, load_dataset
 from dqlab.data.bandit import make_rows
-from dqlab.data.sources import digest_of_rows, load_dataset
-from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import make_env
+from dqlab.data.sources import digest_of_rows
+from dqlab.envs import make_env, tasks
 from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
 from dqlab.runs.experiment import Experiment
 from dqlab.training import Evaluator

@@ -14,7 +14,7 @@ from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
 from dqlab.data.survey import repeated_rows, row_hashes, survey_dataset
 from dqlab.data.verify import find_faults
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
 

@@ -9,9 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.physics import Body, capsule_as_cylinder, legacy_inertia, sphere
-from dqlab.envs.tasks import tasks
 
 ROBOTS = ("walker2d", "hopper", "halfcheetah")
 GOLDEN = Path(__file__).parent / "golden"

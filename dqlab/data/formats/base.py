@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
-from dqlab.errors import ConfigError, DataError, first_line, lacks_memory
-from dqlab.errors import printable_names as listed
+from dqlab.errors import ConfigError, DataError, first_line, lacks_memory, printable_names
 from dqlab.files import expanded, sha256_of
 
 
@@ -120,6 +119,7 @@ data_formats: Registry[type[Format]] = Registry(
     "data_format", "A file format of datasets: `dqlab data convert`, and `file:PATH` as a source.", arguments=0
 )
 BLOCK = 4 << 20
+"""Bytes that `block_rows` aims at."""
 
 
 def block_rows(column: Column) -> int:
@@ -139,7 +139,7 @@ def raw_blocks(column: Column) -> Iterator[tuple[int, NDArray[Any]]]:
 
 
 def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The same as float32, all values finite.
+    """First row and values of one block after the other, as float32, all finite.
 
     Args:
         where: what messages call the dataset.
@@ -158,7 +158,7 @@ def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, N
 
 
 def flag_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """The same as booleans: whether a number is other than 0.
+    """First row and values of one block after the other, as booleans: whether a number is other than 0.
 
     Raises:
         DataError: a value is NaN or infinite; the message names its row.
@@ -170,7 +170,7 @@ def flag_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, ND
 
 
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A whole column as float32, checked likewise."""
+    """A whole column as float32, checked as by `float_blocks`."""
     values = np.empty(column.shape, dtype=np.float32)
     for start, block in float_blocks(where, name, column):
         values[start : start + len(block)] = block
@@ -178,7 +178,7 @@ def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A whole column as booleans, checked likewise."""
+    """A whole column as booleans, checked as by `flag_blocks`."""
     values = np.empty(column.shape, dtype=bool)
     for start, block in flag_blocks(where, name, column):
         values[start : start + len(block)] = block
@@ -297,9 +297,8 @@ def check_names(where: str, names: Collection[str]) -> None:
     """
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        raise DataError(
-            f"{where} has no '{missing[0]}' (it has: {listed(names) or 'nothing'}); not a dataset in D4RL's layout."
-        )
+        there = printable_names(names) or "nothing"
+        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
 def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:

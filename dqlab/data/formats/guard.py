@@ -33,7 +33,7 @@ ROOM = 1 << 30
 
 
 class IsolatedReader:
-    """Asks the other process; use `guarded`.
+    """The process that reads, as whoever asks sees it; `isolated_reader` makes it.
 
     Args:
         where: what messages call the dataset.

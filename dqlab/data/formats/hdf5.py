@@ -37,11 +37,13 @@ from dqlab.data.formats.guard import IsolatedReader, isolated_reader, limit_memo
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+"""What every HDF5 file begins with."""
 CHUNK_CACHE = 8 << 20
 COPIES = 4
-"""Of what is read, that are in memory for a moment."""
+"""As many copies of what is read are in memory for a moment."""
 MARKED = "already open for"
-"""What HDF5's library says of files in its latest format which nobody has closed after writing."""
+"""HDF5's library says so of files in its latest format that nobody has closed after writing."""
 PATIENCE = 300.0
 """Seconds in which a block must have been read."""
 
@@ -158,7 +160,7 @@ def _rows(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
 
 
 def _chunk_bytes(dataset: Any) -> int:
-    """Of what HDF5 unpacks at once, by its shape; 0 where nothing is packed."""
+    """Bytes that HDF5 unpacks at once, by the shape of a chunk; 0 where nothing is packed."""
     return prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
@@ -332,7 +334,7 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
         ) from error
 
 
-READ = (*REQUIRED, "timeouts")
+D4RL_COLUMNS = (*REQUIRED, "timeouts")
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)")
@@ -344,7 +346,7 @@ class D4RL(Format):
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
         """The columns of a file."""
-        with open_hdf5(path, partial(check_names, str(path)), READ) as arrays:
+        with open_hdf5(path, partial(check_names, str(path)), D4RL_COLUMNS) as arrays:
             yield checked_columns(str(path), arrays, HDF5Metadata(path))
 
     def write(self, path: Path, columns: Columns) -> None:

@@ -76,6 +76,7 @@ class Stepper:
             mujoco.set_mjcb_passive(theirs)
 
     def _correct(self, model: Any, data: Any) -> None:
+        # MuJoCo calls back with another Python object for the same model: its address in C tells which one it is
         if model._address != self._model._address or not data.ncon:
             return
         pairs = data.contact.geom

@@ -12,8 +12,8 @@ from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.contacts import Stepper
-from dqlab.envs.antmaze.maze import AntMaze, draw_goal, goal_laws, maze_called
-from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_in
+from dqlab.envs.antmaze.maze import AntMaze, draw_goal, goal_laws, maze_by_name
+from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_maze_xml
 
 Array = NDArray[np.float64]
 SUBSTEPS = 5
@@ -45,7 +45,7 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
     }
 
     def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
-        self.maze, self._draws = maze_called(maze), goal_laws.get(goal_law)
+        self.maze, self._draws = maze_by_name(maze), goal_laws.get(goal_law)
         self.goal: Array | None = None
         self._group: int | None = None
         states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
@@ -56,7 +56,7 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         """Compile the edited model instead of the file."""
-        model = mujoco.MjModel.from_xml_string(ant_in(self.maze, self.fullpath))
+        model = mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
         size = model.vis.global_
         size.offwidth, size.offheight = max(size.offwidth, self.width), max(size.offheight, self.height)
         return model, mujoco.MjData(model)

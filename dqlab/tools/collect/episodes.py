@@ -36,16 +36,16 @@ class Amount:
     transitions: int = 0
 
     @property
-    def everything(self) -> bool:
+    def is_everything(self) -> bool:
         """Whether it is all that there is."""
         return not (self.episodes or self.transitions)
 
-    def missing(self, lengths: Sequence[int]) -> bool:
-        """Whether episodes of these lengths do not suffice."""
+    def exceeds(self, lengths: Sequence[int]) -> bool:
+        """Whether it is more than episodes of these lengths."""
         return len(lengths) < self.episodes or sum(lengths) < self.transitions
 
-    def shared(self, shares: Mapping[str, float]) -> dict[str, Amount]:
-        """Parts by share, whole numbers that add up (largest remainders are rounded up)."""
+    def split(self, shares: Mapping[str, float]) -> dict[str, Amount]:
+        """An amount for each share, whole numbers that add up (largest remainders are rounded up)."""
         count = self.episodes or self.transitions
         exact = np.array(list(shares.values())) * count
         counts = np.floor(exact + TOLERANCE).astype(int)
@@ -58,7 +58,7 @@ class Amount:
         unit = "episodes" if self.episodes else "transitions"
         return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
 
-    def thinned(self, lengths: Sequence[int], what: str) -> list[int]:
+    def spread_evenly(self, lengths: Sequence[int], what: str) -> list[int]:
         """Numbers of episodes, spread evenly over all of them, that suffice.
 
         Args:
@@ -68,12 +68,12 @@ class Amount:
         Raises:
             DataError: there are not so many.
         """
-        if self.missing(lengths):
+        if self.exceeds(lengths):
             raise DataError(
                 f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
                 f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
             )
-        if self.everything:
+        if self.is_everything:
             return list(range(len(lengths)))
         if self.episodes:
             return [number * len(lengths) // self.episodes for number in range(self.episodes)]
@@ -117,18 +117,18 @@ def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    with _room(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with _disk_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def save_text(path: Path, text: str) -> None:
-    """The same with a text."""
-    with _room(path):
+    """Write a text, whole or not at all; raises as `save_arrays` does."""
+    with _disk_errors(path):
         write_text(path, text)
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -169,7 +169,7 @@ def lengths_of(path: Path) -> Array:
 
 
 @dataclass(frozen=True)
-class Piece:
+class EpisodeRows:
     """Some rows of a file of episodes.
 
     Attributes:
@@ -183,18 +183,18 @@ class Piece:
     cut: bool = False
 
 
-def pieces_of(path: Path, chosen: Sequence[int], limit: int) -> Piece:
+def select_rows(path: Path, chosen: Sequence[int], limit: int) -> EpisodeRows:
     """The chosen episodes of a file, and at most `limit` rows of them."""
     lengths = lengths_of(path)
     ends = np.cumsum(lengths)
     each = [np.arange(ends[number] - lengths[number], ends[number]) for number in chosen]
     rows = np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64)
     whole = limit in np.cumsum(lengths[list(chosen)])
-    return Piece(path, rows[:limit], cut=len(rows) > limit and not whole)
+    return EpisodeRows(path, rows[:limit], cut=len(rows) > limit and not whole)
 
 
 @dataclass(frozen=True)
-class Stacked:
+class StackedColumn:
     """One array of several pieces, read a file at a time.
 
     Attributes:
@@ -203,7 +203,7 @@ class Stacked:
     """
 
     name: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[EpisodeRows, ...]
     _open: dict[Path, Array] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -231,7 +231,7 @@ class Stacked:
             first += 1
         return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
 
-    def _piece(self, piece: Piece) -> Array:
+    def _piece(self, piece: EpisodeRows) -> Array:
         values = self._array(piece.path)[piece.rows]
         if self.name == "timeouts" and piece.cut:
             values[-1] = not load_arrays(piece.path, "terminals")["terminals"][piece.rows[-1]]

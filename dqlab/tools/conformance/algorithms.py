@@ -16,7 +16,7 @@ from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
 from dqlab.training import Pack, Probe

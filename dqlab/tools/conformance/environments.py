@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env
 from dqlab.envs.custom import describe_environment
 from dqlab.errors import DqlabError
 

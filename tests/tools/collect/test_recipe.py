@@ -13,8 +13,7 @@ from conftest import ROOT, isolated
 
 from dqlab.config import gin_files
 from dqlab.data.formats.hdf5 import read_d4rl
-from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
 from dqlab.errors import DataError
 from dqlab.runs.experiment import Experiment
 from dqlab.tools.collect.recipe import Collection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 
-from dqlab.envs.rendering import VARIABLE, WAYS, OpenGL
+from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
 from dqlab.errors import ConfigError
 from dqlab.machine import attempt_command
 from dqlab.runs.encoders import ffmpeg
@@ -31,7 +31,7 @@ def _look(way: OpenGL) -> Callable[[], Iterator[DoctorFinding]]:
     return look
 
 
-for _way in WAYS:
+for _way in GL_BACKENDS:
     register_check(GROUP, _way.title)(_look(_way))
 
 

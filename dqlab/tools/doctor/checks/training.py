@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from dqlab import __version__
+from dqlab.envs import tasks
 from dqlab.envs.physics import legacy_inertia
-from dqlab.envs.tasks import tasks
 from dqlab.errors import PACKAGE
 from dqlab.machine import attempt_command, cores, run_isolated
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
