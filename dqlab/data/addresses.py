@@ -14,7 +14,7 @@ from dqlab.errors import ConfigError
 
 
 def dataset_addresses(task: Task) -> list[str]:
-    """Addresses at which the task's file can be had: D4RL's server, and its second home where it has one."""
+    """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
     return [address for address in (task.url, hugging_face_address(task.file)) if address]
 
 

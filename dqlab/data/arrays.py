@@ -16,7 +16,7 @@ from dqlab.data.formats.base import Columns, boolean_column, float_blocks, float
 from dqlab.data.rows import Flags, cuts_of, episode_returns, transition_rows
 from dqlab.errors import DataError
 
-Rows = NDArray[np.float32]
+FloatArray = NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -49,11 +49,11 @@ class TransitionArrays:
         folder: where they are mapped from; None where they are in memory.
     """
 
-    state: Rows
-    action: Rows
-    next_state: Rows
-    terminal: Rows
-    rewards: Rows
+    state: FloatArray
+    action: FloatArray
+    next_state: FloatArray
+    terminal: FloatArray
+    rewards: FloatArray
     returns: NDArray[np.float64]
     rows: int
     state_mean: tuple[float, ...] = ()
@@ -131,7 +131,7 @@ def _write_states(columns: Columns, keep: Flags, stores: Mapping[str, Store]) ->
             stores["next_state"].append(_kept(block, keep[start:]))
 
 
-def _kept(block: Rows, keep: Flags) -> Rows:
+def _kept(block: FloatArray, keep: Flags) -> FloatArray:
     mask = keep[: len(block)]
     return block if mask.all() else block[mask]
 
@@ -164,7 +164,7 @@ class Store(ABC):
         self.shape = shape
 
     @abstractmethod
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: FloatArray) -> None:
         """Write the next rows.
 
         Raises:
@@ -172,11 +172,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def blocks(self) -> Iterator[Rows]:
+    def blocks(self) -> Iterator[FloatArray]:
         """All rows again, in blocks, once they are written."""
 
     @abstractmethod
-    def rewrite(self, change: Callable[[Rows], Rows]) -> None:
+    def rewrite(self, change: Callable[[FloatArray], FloatArray]) -> None:
         """Replace every block by what a function makes of it."""
 
     @abstractmethod
@@ -189,20 +189,20 @@ class InMemory(Store):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
-        self.array: Rows = np.empty(shape, dtype=np.float32)
+        self.array: FloatArray = np.empty(shape, dtype=np.float32)
         self._filled = 0
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: FloatArray) -> None:
         """Copy the rows to their place."""
         self.array[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
 
-    def blocks(self) -> Iterator[Rows]:
+    def blocks(self) -> Iterator[FloatArray]:
         """Views of the array, block by block."""
         for start in range(0, len(self.array), AT_ONCE):
             yield self.array[start : start + AT_ONCE]
 
-    def rewrite(self, change: Callable[[Rows], Rows]) -> None:
+    def rewrite(self, change: Callable[[FloatArray], FloatArray]) -> None:
         """Change the array in place."""
         for block in self.blocks():
             block[...] = change(block)

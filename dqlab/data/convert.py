@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dqlab.data.bounds import BOUNDS_ADVICE, action_bounds_note
-from dqlab.data.download import Progress, forget_digest, no_progress
+from dqlab.data.download import CACHE_ADVICE, Progress, forget_digest, no_progress
 from dqlab.data.formats.base import Columns
+from dqlab.data.formats.errors import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
 from dqlab.data.rows import transition_blocks
 from dqlab.data.sources import COLLECTED, CONVERTED, PROVENANCE, SHARE, LocatedDataset, cache_folder, find_dataset
@@ -245,10 +246,5 @@ def _tasks_with_file(file: str) -> set[str]:
 
 
 def _copy(source: Dataset, target: Dataset) -> None:
-    try:
-        with atomic_path(target.place) as temporary:
-            shutil.copyfile(source.place, temporary)
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {target.place}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
-        ) from error
+    with write_errors(target.place, CACHE_ADVICE), atomic_path(target.place) as temporary:
+        shutil.copyfile(source.place, temporary)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
+from dqlab.data.formats.errors import write_errors
 from dqlab.data.locate import Dataset, locate_dataset
 from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task
@@ -53,11 +54,8 @@ def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
     if dataset.task:
         _scores(left, dataset.task)
     _histogram(right, found.lengths, "episode length (steps)")
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Choose another --png.") from error
+    with write_errors(path, "Choose another --png."), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _title(dataset: Dataset, found: Survey) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from dqlab.data.formats.errors import write_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.files import sha256_of, write_text
 
@@ -68,6 +69,7 @@ def refuse_if_planning(address: str) -> None:
 CHUNK = 1 << 18
 LEAST_RATE = 1024
 """Bytes a second below which an address is given up."""
+CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
 WEB = ("http://", "https://")
 
 
@@ -103,13 +105,15 @@ def download(
     """
     refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
-    with _disk_errors(path), _hold_part(part, path) as needed:
-        if needed:
-            expected = _fetch(url, part, magic, progress, timeout)
-            _verify(url, part, expected, sha256)
-            _check_or_discard(check, part)
-            os.replace(part, path)
-            _resume_note(part).unlink(missing_ok=True)
+    with write_errors(path, CACHE_ADVICE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _hold_part(part, path) as needed:
+            if needed:
+                expected = _fetch(url, part, magic, progress, timeout)
+                _verify(url, part, expected, sha256)
+                _check_or_discard(check, part)
+                os.replace(part, path)
+                _resume_note(part).unlink(missing_ok=True)
 
 
 def _check_or_discard(check: Callable[[Path], None], part: Path) -> None:
@@ -121,21 +125,9 @@ def _check_or_discard(check: Callable[[Path], None], part: Path) -> None:
 
 
 def _discard(part: Path) -> None:
-    """What came is not the file."""
+    """Delete what came: it is not the file."""
     part.unlink()
     _resume_note(part).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """A folder for the file; what fails within this, and is not the server's fault, is the disk's."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
-        ) from error
 
 
 @contextlib.contextmanager
@@ -351,19 +343,17 @@ def recorded_digest(path: Path) -> str:
 
 
 def record_digest(path: Path, digest: str) -> None:
-    """Keep a file's digest.
+    """Keep a file's digest beside it.
 
     Raises:
         DataError: it cannot be written.
     """
-    try:
+    with write_errors(digest_path(path), ""):
         write_text(digest_path(path), f"{digest}  {path.name}\n")
-    except OSError as error:
-        raise DataError(f"Cannot write {digest_path(path)}: {error.strerror or error}.") from error
 
 
 def forget_digest(path: Path) -> None:
-    """The file is replaced by one that was not downloaded."""
+    """Remove the digest of a file that is replaced by one that was not downloaded."""
     with contextlib.suppress(OSError):
         digest_path(path).unlink(missing_ok=True)
 

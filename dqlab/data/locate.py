@@ -1,4 +1,4 @@
-"""Which dataset is meant: a task's name, a path, or `FORMAT:NAME`."""
+"""Which dataset is meant by a name (a task, a path, `FORMAT:NAME`), and which there are (`dqlab data list`)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from dqlab.data.arrays import (
     AT_ONCE,
-    Rows,
+    FloatArray,
     Shapes,
     Store,
     TransitionArrays,
@@ -32,7 +32,8 @@ from dqlab.data.arrays import (
     shapes_of,
     write_transitions,
 )
-from dqlab.data.formats.base import Columns, reading_error
+from dqlab.data.formats.base import Columns
+from dqlab.data.formats.errors import reading_error, write_errors
 from dqlab.errors import ConfigError, DataError, nearest_of_few
 from dqlab.machine import available_disk, available_memory, in_words
 
@@ -94,7 +95,7 @@ def _large_bytes(columns: Columns) -> int:
 
 LAYOUT = 2
 FACTS = "facts.json"
-DISK_ADVICE = "Free some space, or set load_dataset.map_dir to another place."
+MAP_ADVICE = "Free some space, or set load_dataset.map_dir to another place."
 
 
 def map_folder_name(stem: str, digest: str, options: TransitionOptions) -> str:
@@ -117,14 +118,12 @@ def map_transitions(columns: Columns, options: TransitionOptions, folder: Path) 
     Raises:
         DataError: the dataset is damaged or has no transition; the folder cannot be written, or is damaged.
     """
-    try:
+    with write_errors(folder, MAP_ADVICE):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.parent):
             if not folder.exists():
                 _write_folder(columns, options, folder)
         return _open_folder(folder)
-    except OSError as error:
-        raise DataError(f"Cannot write {folder}: {error.strerror or error}. {DISK_ADVICE}") from error
 
 
 @contextlib.contextmanager
@@ -153,7 +152,7 @@ def _check_disk(folder: Path, needed: int) -> None:
     free = available_disk(folder)
     if needed > free:
         raise DataError(
-            f"Cannot map into {folder}: it takes {in_words(needed)}, {in_words(free)} are free. {DISK_ADVICE}"
+            f"Cannot map into {folder}: it takes {in_words(needed)}, {in_words(free)} are free. {MAP_ADVICE}"
         )
 
 
@@ -209,7 +208,7 @@ def _open_folder(folder: Path) -> TransitionArrays:
         raise reading_error(str(folder), "is damaged", error, "Delete it; it is written again.") from error
 
 
-def _map_array(path: Path, shape: tuple[int, ...]) -> Rows:
+def _map_array(path: Path, shape: tuple[int, ...]) -> FloatArray:
     """A read-only array; batches are drawn from all over it, so that reading ahead would be in vain."""
     with path.open("rb") as file:
         pages: Any = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -229,16 +228,16 @@ class OnDisk(Store):
         self.path = path
         self._file: BinaryIO = path.open("w+b")
 
-    def append(self, rows: Rows) -> None:
+    def append(self, rows: FloatArray) -> None:
         """Write the rows at the file's end."""
         self._file.write(_bytes(rows))
 
-    def blocks(self) -> Iterator[Rows]:
+    def blocks(self) -> Iterator[FloatArray]:
         """Blocks that are read from the file."""
         for start in range(0, self.shape[0], AT_ONCE):
             yield self._block(start)
 
-    def rewrite(self, change: Callable[[Rows], Rows]) -> None:
+    def rewrite(self, change: Callable[[FloatArray], FloatArray]) -> None:
         """Read, change and write over block after block."""
         for start in range(0, self.shape[0], AT_ONCE):
             block = np.ascontiguousarray(change(self._block(start)), dtype=np.float32)
@@ -260,14 +259,14 @@ class OnDisk(Store):
     def _row_bytes(self) -> int:
         return 4 * int(np.prod(self.shape[1:], dtype=np.int64))
 
-    def _block(self, start: int) -> Rows:
+    def _block(self, start: int) -> FloatArray:
         count = min(AT_ONCE, self.shape[0] - start)
-        block: Rows = np.empty((count, *self.shape[1:]), dtype=np.float32)
+        block: FloatArray = np.empty((count, *self.shape[1:]), dtype=np.float32)
         self._file.seek(start * self._row_bytes)
         self._file.readinto(_bytes(block))  # type: ignore[attr-defined]
         return block
 
 
-def _bytes(rows: Rows) -> Any:
+def _bytes(rows: FloatArray) -> Any:
     flat: Any = np.ascontiguousarray(rows)
     return memoryview(flat).cast("B")

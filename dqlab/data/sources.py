@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dqlab.config.registry import Registry, configurable
 from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
@@ -26,7 +23,8 @@ from dqlab.data.download import (
     record_digest,
     refuse_if_planning,
 )
-from dqlab.data.formats.base import Columns, DamagedError, Format, check_widths, data_formats, format_of
+from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
+from dqlab.data.formats.errors import DamagedError
 from dqlab.data.formats.hdf5 import D4RL, HDF5_MAGIC
 from dqlab.data.mapped import check_memory_map, load_or_map, map_folder_name
 from dqlab.data.rewards import reward_transforms
@@ -39,6 +37,10 @@ from dqlab.files import expanded, sha256_of
 def cache_folder() -> Path:
     """$D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
+
+
+MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
+"""Columns that the digest of rows without a file is of."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class LocatedDataset:
             DataError: the file is not the one that was downloaded.
         """
         if self.rows is not None:
-            return digest_of_rows(self.rows)
+            return digest_of_columns(self.rows, MADE_COLUMNS)
         chosen, path = self._what()
         digest = chosen.digest(path)
         if self.downloaded and (fault := digest_fault(path, digest)):
@@ -122,15 +124,6 @@ class LocatedDataset:
     def _what(self) -> tuple[Format, Path]:
         assert self.path is not None
         return (self.format, self.path) if self.format is not None else format_of(str(self.path))
-
-
-def digest_of_rows(rows: Columns) -> str:
-    """SHA-256 of arrays' bytes, in the order of the columns, hexadecimal: that of rows without a file."""
-    sha = hashlib.sha256()
-    for array in (rows.observations, rows.actions, rows.rewards, rows.terminals, rows.timeouts):
-        if array is not None:
-            sha.update(np.ascontiguousarray(array[:]).tobytes())
-    return sha.hexdigest()
 
 
 PROVENANCE, CONVERTED = "provenance", "converted_from"

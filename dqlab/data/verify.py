@@ -10,7 +10,7 @@ import numpy as np
 from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.describe import reading_progress
 from dqlab.data.download import digest_fault
-from dqlab.data.formats.base import UnreadError
+from dqlab.data.formats.errors import UnreadError
 from dqlab.data.locate import Dataset, locate_dataset
 from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task

@@ -15,24 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import (
-    KNOWN,
-    LONGEST_NOTES,
-    REQUIRED,
+    COLUMN_NAMES,
+    MOST_METADATA,
+    REQUIRED_COLUMNS,
     Column,
     Columns,
     Format,
-    UnreadError,
     boolean_column,
     check_claim,
     check_names,
-    check_unlocked,
     check_widths,
     checked_columns,
     data_formats,
     float_column,
     raw_blocks,
-    reading_error,
 )
+from dqlab.data.formats.errors import DISK_ADVICE, UnreadError, check_unlocked, reading_error
 from dqlab.data.formats.guard import IsolatedReader, isolated_reader, limit_memory
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
@@ -218,7 +216,7 @@ def _notes(file: Any) -> dict[str, str]:
         file["metadata"], h5py.Group
     ):
         return found
-    group, left = file["metadata"], LONGEST_NOTES
+    group, left = file["metadata"], MOST_METADATA
     for name in group:
         node = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
         if isinstance(node, h5py.Dataset) and _small(node, left):
@@ -310,9 +308,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
                     _write_note(file, path, name, text)
             target.check()
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"Cannot write {path}: {first_line(error)}. Free some space or choose another place."
-        ) from error
+        raise DataError(f"Cannot write {path}: {first_line(error)}. {DISK_ADVICE}") from error
 
 
 def _write_column(file: Any, name: str, column: Column, target: ErrorKeepingFile) -> None:
@@ -334,7 +330,7 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
         ) from error
 
 
-D4RL_COLUMNS = (*REQUIRED, "timeouts")
+D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts")
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)")
@@ -351,7 +347,7 @@ class D4RL(Format):
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, `next_observations` too where they are known, and the extras."""
-        arrays = {**{name: getattr(columns, name) for name in KNOWN}, **columns.extras}
+        arrays = {**{name: getattr(columns, name) for name in COLUMN_NAMES}, **columns.extras}
         write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import reading_error
+from dqlab.data.formats.errors import reading_error
 from dqlab.errors import DataError
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import (
-    KNOWN,
-    TABLES,
+    COLUMN_NAMES,
+    MATRIX_COLUMNS,
     Columns,
     Format,
     check_claim,
@@ -24,6 +24,7 @@ from dqlab.data.formats.base import (
     checked_columns,
     data_formats,
 )
+from dqlab.data.formats.errors import DISK_ADVICE, write_errors
 from dqlab.data.formats.pickles import PickledArray, unpickle_values
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
@@ -50,7 +51,7 @@ class Trajectories(Format):
         if not isinstance(found, (list, tuple)) or not found:
             raise DataError(f"{path} holds no list of trajectories.")
         trajectories = list(map(_with_end, _trajectories(path, found)))
-        names = [name for name in KNOWN if any(name in each for each in trajectories)]
+        names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
         joined = {name: _joined(str(path), name, trajectories) for name in names}
         yield checked_columns(str(path), joined)
 
@@ -58,15 +59,12 @@ class Trajectories(Format):
         """Write the rows as trajectories; all of them pass through memory."""
         if columns.timeouts is None and columns.next_observations is None:
             raise DataError(f"{columns.where} does not say where episodes were cut, as trajectories must.")
-        arrays = {name: column[:] for name in KNOWN if (column := getattr(columns, name)) is not None}
+        arrays = {name: column[:] for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
         ends = np.flatnonzero(arrays["terminals"].astype(bool) | arrays.get("timeouts", False)) + 1
         bounds = sorted({0, *ends.tolist(), len(columns)})
         pieces = [{name: array[a:b] for name, array in arrays.items()} for a, b in pairwise(bounds)]
-        try:
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                pickle.dump(pieces, file, protocol=4)
-        except OSError as error:
-            raise DataError(f"Cannot write {path}: {error}. Free some space or choose another place.") from error
+        with write_errors(path, DISK_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
+            pickle.dump(pieces, file, protocol=4)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,9 @@ def _trajectory(where: str, found: Any, converted: dict[int, NDArray[Any]]) -> T
     if not isinstance(found, dict):
         raise DataError(f"{where} is no dict of arrays.")
     check_names(where, found)
-    arrays = {name: _array(f"{where}: '{name}'", name, found[name], converted) for name in KNOWN if name in found}
+    arrays = {
+        name: _array(f"{where}: '{name}'", name, found[name], converted) for name in COLUMN_NAMES if name in found
+    }
     rows = len(arrays["observations"])
     for name, array in arrays.items():
         if len(array) != rows:
@@ -144,8 +144,8 @@ def _array(what: str, name: str, found: Any, converted: dict[int, NDArray[Any]])
     array = converted[id(found)]
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} has dtype {array.dtype}, expected numbers.")
-    flat = array.reshape(-1) if name not in TABLES and array.shape[1:] == (1,) else array
-    if flat.ndim != (2 if name in TABLES else 1):
+    flat = array.reshape(-1) if name not in MATRIX_COLUMNS and array.shape[1:] == (1,) else array
+    if flat.ndim != (2 if name in MATRIX_COLUMNS else 1):
         raise DataError(f"{what} has shape {array.shape}.")
     return flat
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import reading_error
+from dqlab.data.formats.errors import reading_error, write_errors
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import atomic_path, write_text
 
@@ -108,37 +107,29 @@ def check_shares(mixture: Mapping[str, float]) -> None:
 
 
 Array = NDArray[Any]
+Rows = dict[str, Array]
+"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
 LENGTHS = "lengths"
+RESUME_ADVICE = "Free some space and run the same command again: it continues."
 
 
-def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+def save_arrays(path: Path, arrays: Rows) -> None:
     """Write arrays by name into one file, whole or not at all.
 
     Raises:
         DataError: it cannot be written.
     """
-    with _disk_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def save_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all; raises as `save_arrays` does."""
-    with _disk_errors(path):
+    with write_errors(path, RESUME_ADVICE):
         write_text(path, text)
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space and run the same command again: "
-            "it continues."
-        ) from error
-
-
-def load_arrays(path: Path, *names: str) -> dict[str, Array]:
+def load_arrays(path: Path, *names: str) -> Rows:
     """Arrays of a file that `save_arrays` wrote: those named, or all.
 
     Raises:
@@ -152,12 +143,12 @@ def load_arrays(path: Path, *names: str) -> dict[str, Array]:
         raise reading_error(str(path), "is damaged", error, mend) from error
 
 
-def join_rows(episodes: Sequence[dict[str, Array]]) -> dict[str, Array]:
+def join_rows(episodes: Sequence[Rows]) -> Rows:
     """Rows of several episodes, one after the other."""
     return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
 
 
-def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:
+def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
     """Write whole episodes into one file."""
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
     save_arrays(path, {**(join_rows(episodes) if episodes else {}), LENGTHS: lengths})

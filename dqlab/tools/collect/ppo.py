@@ -26,7 +26,7 @@ from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.tools.collect.behaviours import environment_key
-from dqlab.tools.collect.episodes import load_arrays, save_arrays, save_episodes, save_text
+from dqlab.tools.collect.episodes import Rows, load_arrays, save_arrays, save_episodes, save_text
 
 SETTINGS = "settings.json"
 
@@ -114,7 +114,7 @@ class BehaviourTraining:
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
-        from dqlab.tools.collect.recording import EpisodeRecorder, Rows
+        from dqlab.tools.collect.recording import EpisodeRecorder
 
         episodes: list[Rows] = []
         keep = episodes.append if record else _ignore

@@ -19,6 +19,7 @@ from dqlab.tools.collect.episodes import (
     EPISODES,
     Amount,
     EpisodeRows,
+    Rows,
     behaviour_slug,
     lengths_of,
     save_episodes,
@@ -28,8 +29,6 @@ from dqlab.tools.collect.episodes import (
 if TYPE_CHECKING:
     from dqlab.tools.collect.behaviours import CollectionContext, PolicyBehaviour
 
-Rows = dict[str, NDArray[Any]]
-"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
 DTYPES = {
     "observations": np.float32,
     "actions": np.float32,

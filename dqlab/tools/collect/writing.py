@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data import data_formats
-from dqlab.data.formats.base import Columns, raw_blocks
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
 from dqlab.data.sources import COLLECTED, PROVENANCE
 from dqlab.envs import make_env
 from dqlab.envs.custom import BOXED, action_bounds, task_statements
@@ -27,7 +26,6 @@ from dqlab.tools.new_task import module_statements
 if TYPE_CHECKING:
     from dqlab.tools.collect.recipe import Collection
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
-FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class CollectedSet:
         """All rows, in the order of the mixture."""
         pieces = tuple(piece for each in self.rows.values() for piece in each)
         others = [name for name in load_arrays(pieces[0].path) if name.startswith("infos/")]
-        arrays = {name: StackedColumn(name, pieces) for name in (*FIELDS, *others)}
+        arrays = {name: StackedColumn(name, pieces) for name in (*COLUMN_NAMES, *others)}
         extras = {name: arrays.pop(name) for name in others}
         return Columns(**arrays, extras=extras, metadata=self.metadata, where="the collection")
 
@@ -170,7 +168,7 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
     """
     recipe, columns = collected.recipe, collected.columns
     name = recipe.task_name(collected.reference[0])
-    columns = replace(columns, metadata={**columns.metadata, "rows_sha256": rows_digest(columns)})
+    columns = replace(columns, metadata={**columns.metadata, "rows_sha256": digest_of_columns(columns, COLUMN_NAMES)})
     named = []
     for each, place in recipe.targets(collected.reference[0], folder).items():
         data_formats.get(each)().write(place, columns)
@@ -178,15 +176,6 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
     file = folder / f"{name}.gin"
     save_text(file, training_gin(collected, named[0], file))
     return named
-
-
-def rows_digest(columns: Columns) -> str:
-    """SHA-256 of the values of the rows, a field after the other, in the order of `FIELDS`."""
-    sha = hashlib.sha256()
-    for name in FIELDS:
-        for _, block in raw_blocks(getattr(columns, name)):
-            sha.update(np.ascontiguousarray(block).tobytes())
-    return sha.hexdigest()
 
 
 def training_gin(collected: CollectedSet, place: str, file: Path) -> str:

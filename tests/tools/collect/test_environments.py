@@ -18,8 +18,9 @@ from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.errors import ConfigError, DqlabError
 from dqlab.runs.experiment import Experiment
+from dqlab.tools.collect.episodes import Rows
 from dqlab.tools.collect.recipe import Collection
-from dqlab.tools.collect.recording import EpisodeRecorder, Rows
+from dqlab.tools.collect.recording import EpisodeRecorder
 
 FLAT = Box(-1.0, 1.0, (3,))
 
