@@ -6,7 +6,7 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ class CheckpointRanking:
     seed: int
     record: bool
     log: Callable[[str], None]
-    returns: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def paths(self) -> list[Path]:
