@@ -193,17 +193,14 @@ class InMemory(Store):
         self._filled = 0
 
     def append(self, rows: FloatArray) -> None:
-        """Copy the rows to their place."""
         self.array[self._filled : self._filled + len(rows)] = rows
         self._filled += len(rows)
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Views of the array, block by block."""
         for start in range(0, len(self.array), AT_ONCE):
             yield self.array[start : start + AT_ONCE]
 
     def rewrite(self, change: Callable[[FloatArray], FloatArray]) -> None:
-        """Change the array in place."""
         for block in self.blocks():
             block[...] = change(block)
 

@@ -223,7 +223,6 @@ class WebRedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows no redirection that leaves the web."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The request that follows a redirection."""
         if not newurl.lower().startswith(WEB):
             raise urllib.error.URLError(f"it redirects to {printable_name(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

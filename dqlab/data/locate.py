@@ -47,7 +47,6 @@ class Dataset:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
         return size_of(self.place)
 
     def open(self) -> AbstractContextManager[Columns]:
@@ -55,7 +54,6 @@ class Dataset:
         return self.format.open(self.path)
 
     def digest(self) -> str:
-        """SHA-256, as its format has it."""
         return self.format.digest(self.path)
 
 

@@ -229,16 +229,13 @@ class OnDisk(Store):
         self._file: BinaryIO = path.open("w+b")
 
     def append(self, rows: FloatArray) -> None:
-        """Write the rows at the file's end."""
         self._file.write(_bytes(rows))
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Blocks that are read from the file."""
         for start in range(0, self.shape[0], AT_ONCE):
             yield self._block(start)
 
     def rewrite(self, change: Callable[[FloatArray], FloatArray]) -> None:
-        """Read, change and write over block after block."""
         for start in range(0, self.shape[0], AT_ONCE):
             block = np.ascontiguousarray(change(self._block(start)), dtype=np.float32)
             self._file.seek(start * self._row_bytes)

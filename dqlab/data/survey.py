@@ -263,7 +263,6 @@ class RewardTally:
         return self.different == {0.0, 1.0}
 
     def add(self, rewards: Array, terminals: NDArray[np.bool_]) -> None:
-        """Count more rows."""
         if len(self.different) <= MOST_REWARDS:
             self.different |= set(np.unique(rewards)[: MOST_REWARDS + 1].tolist())
         self.rewarded += int((rewards != 0).sum())

@@ -187,7 +187,6 @@ class Provenance:
         return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, for records."""
         return asdict(self)
 
 

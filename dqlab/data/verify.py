@@ -46,7 +46,6 @@ class Verification:
 
     @property
     def damaged(self) -> bool:
-        """Whether any finding is damage."""
         return any(finding.damage for finding in self.findings)
 
 

@@ -45,7 +45,6 @@ class AdroitPen(CompiledModelEnv, AdroitHandPenEnv):  # type: ignore[misc]
         super().__init__(reward_type="dense", **arguments)
 
     def compile_model(self) -> Any:
-        """The hand with its pen, compiled once a process."""
         return _compiled(self.fullpath)
 
     def reset_model(self) -> Array:
@@ -69,7 +68,6 @@ class AdroitPen(CompiledModelEnv, AdroitHandPenEnv):  # type: ignore[misc]
         self.model.body_quat[self.target_obj_body_id] = self.target
 
     def render(self) -> Any:
-        """A picture, as `render_mode` says."""
         self._aim()
         mujoco.mj_kinematics(self.model, self.data)
         return super().render()

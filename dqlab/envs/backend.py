@@ -157,7 +157,6 @@ class GymnasiumEnvironments(Environments):
         return ThreadPoolExecutor(self.threads)
 
     def prepare(self, count: int) -> None:
-        """Make the environments in this process."""
         while len(self.envs) < count:
             self.envs.append(make_env(self._task, self._physics))
 
@@ -177,7 +176,6 @@ class GymnasiumEnvironments(Environments):
         return StepResult(states, rewards, over)
 
     def close(self) -> None:
-        """Close them."""
         for env in self.envs:
             env.close()
         self.envs = []

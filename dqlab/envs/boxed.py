@@ -58,7 +58,6 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
         self.action_space = Box(-1.0, 1.0, space.shape, floating)
 
     def step(self, action: Any) -> Any:
-        """One step by an action in [-1, 1]."""
         return check_step_tuple(self.env.step(self._fit(from_unit(action, self._low, self._high))))
 
 

@@ -187,7 +187,6 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         self.open_goals = set(self.goals)
 
     def compile_model(self) -> Any:
-        """The kitchen, compiled once a process."""
         return kitchen_model()
 
     def _observe(self) -> Array:

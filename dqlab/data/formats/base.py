@@ -223,17 +223,14 @@ class FlatColumn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n,)."""
         return self.column.shape[:1]
 
     @property
     def dtype(self) -> Any:
-        """The column's."""
         return self.column.dtype
 
     @property
     def chunks(self) -> Any:
-        """The column's, if it is stored in chunks."""
         return getattr(self.column, "chunks", None)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:

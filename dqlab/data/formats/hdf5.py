@@ -261,15 +261,12 @@ class ErrorKeepingFile(io.RawIOBase):
         return len(data)
 
     def readinto(self, buffer: Any) -> int:
-        """What is in the file."""
         return self._file.readinto(buffer)
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """As files do."""
         return self._file.seek(place, whence)
 
     def tell(self) -> int:
-        """As files do."""
         return self._file.tell()
 
     def truncate(self, size: int | None = None) -> int:
@@ -281,7 +278,6 @@ class ErrorKeepingFile(io.RawIOBase):
             return size or 0
 
     def close(self) -> None:
-        """As files do."""
         self._file.close()
         super().close()
 
@@ -341,7 +337,6 @@ class D4RL(Format):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
-        """The columns of a file."""
         with open_hdf5(path, partial(check_names, str(path)), D4RL_COLUMNS) as arrays:
             yield checked_columns(str(path), arrays, HDF5Metadata(path))
 

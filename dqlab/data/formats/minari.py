@@ -43,7 +43,6 @@ class MinariFormat(Format):
         yield columns_of(open_local(path.as_posix()))
 
     def place(self, path: Path) -> Path:
-        """The dataset's folder in the store."""
         return folder_of(path.as_posix())
 
     def write(self, path: Path, columns: Columns) -> None:

@@ -44,7 +44,6 @@ class Npz(Format):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
-        """The columns of an archive."""
         if not path.is_file():
             raise DataError(f"There is no dataset at {path}. Check the path.")
         with _damage(path), zipfile.ZipFile(path) as archive:

@@ -217,7 +217,6 @@ class ValueMachine(PythonsOwn):  # type: ignore[misc]
             raise RefusedError("more memory than its size can stand for")
 
     def load_reduce(self) -> None:
-        """Call a stand-in."""
         arguments = self.stack.pop()
         self._spend(arguments)
         function = self.stack[-1]
@@ -241,16 +240,13 @@ class ValueMachine(PythonsOwn):  # type: ignore[misc]
         self.stack[-1].update((_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
 
     def load_setitem(self) -> None:
-        """Set one entry of a dict."""
         value = self.stack.pop()
         self._set([self.stack.pop(), value])
 
     def load_setitems(self) -> None:
-        """Set entries of a dict."""
         self._set(self.pop_mark())
 
     def load_dict(self) -> None:
-        """A dict with its entries."""
         items = self.pop_mark()
         self.append({})
         self._set(items)

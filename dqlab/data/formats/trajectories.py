@@ -76,12 +76,10 @@ class JoinedArrays:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows of all arrays together, then the shape of a row."""
         return (self.starts[-1], *self.parts[0].shape[1:])
 
     @property
     def dtype(self) -> Any:
-        """One that holds all of them."""
         return np.result_type(*{part.dtype for part in self.parts})
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:

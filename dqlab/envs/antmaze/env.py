@@ -56,7 +56,6 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         self._stepper = Stepper(self.model, self.data)
 
     def compile_model(self) -> Any:
-        """Gymnasium's ant, changed to D4RL's, in the maze."""
         return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:

@@ -35,12 +35,10 @@ class Maze:
 
     @property
     def start(self) -> Cell:
-        """Where episodes start."""
         return self.cells(START)[0]
 
     @property
     def goal(self) -> Cell:
-        """Where the goal lies."""
         return self.cells(GOAL)[0]
 
     def centre(self, cell: Cell) -> NDArray[np.float64]:

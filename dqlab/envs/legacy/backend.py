@@ -59,12 +59,10 @@ class OriginalStack(Environments):
         return np.array(self.worker.ask("reset", seeds=list(seeds), groups=list(groups))["observations"])
 
     def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        """Have the worker step them."""
         got = self.worker.ask("step", which=list(which), actions=np.asarray(actions, dtype=np.float64).tolist())
         return StepResult(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
 
     def close(self) -> None:
-        """End the process."""
         if "worker" in self.__dict__:
             self.worker.close()
             del self.__dict__["worker"]

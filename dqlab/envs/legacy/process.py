@@ -87,7 +87,6 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
         return self._process.pid
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -107,7 +106,6 @@ class Worker:
         return self._answer(self._answer_seconds, do)
 
     def close(self) -> None:
-        """End it."""
         self._end()
 
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:

@@ -99,7 +99,6 @@ class PolicyBehaviour(Behaviour):
         """
 
     def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:
-        """Roll out what is not there yet."""
         from dqlab.tools.collect.recording import roll_out
 
         return roll_out(self, self.context, amount, key)
@@ -140,15 +139,12 @@ class UniformRandom(PolicyBehaviour):
     """Actions drawn uniformly from [-1, 1]."""
 
     def about(self) -> str:
-        """One line."""
         return "uniformly random actions"
 
     def identity(self) -> str:
-        """A constant: there is only one such policy."""
         return "uniform"
 
     def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """A generator for each episode."""
         generators, width = [np.random.default_rng(seed) for seed in seeds], self.context.task.action_dim
         return lambda observations: np.stack([generator.uniform(-1.0, 1.0, width) for generator in generators])
 
@@ -161,7 +157,6 @@ class PythonFunction(PolicyBehaviour):
     """
 
     def prepare(self) -> None:
-        """Import the function."""
         module, _, name = self.argument.partition(":")
         try:
             function = getattr(importlib.import_module(module), name)
@@ -175,7 +170,6 @@ class PythonFunction(PolicyBehaviour):
         self._function: Callable[..., Any] = function
 
     def about(self) -> str:
-        """The function's name."""
         return f"the function {self.argument}"
 
     def identity(self) -> str:
@@ -187,7 +181,6 @@ class PythonFunction(PolicyBehaviour):
         return f"python {self.argument} {hashlib.sha256(text.encode()).hexdigest()}"
 
     def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """One call for each observation."""
         generators, width = [np.random.default_rng(seed) for seed in seeds], self.context.task.action_dim
 
         def act(observations: NDArray[Any]) -> NDArray[Any]:

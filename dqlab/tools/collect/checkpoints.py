@@ -69,7 +69,6 @@ class CheckpointRanking:
 
     @cached_property
     def mean_returns(self) -> dict[Path, float]:
-        """Mean return of every checkpoint."""
         return {path: self._mean_return(path.stem, GivenCheckpoint(path, self._context)) for path in self.paths}
 
     @cached_property
@@ -148,7 +147,6 @@ class PPOPolicy(PolicyBehaviour):
     path: Path
 
     def prepare(self) -> None:
-        """Load it."""
         self.path = self.choose()
         self._policy = GaussianMLP(self.path)
 
@@ -157,15 +155,12 @@ class PPOPolicy(PolicyBehaviour):
         """Which checkpoint."""
 
     def about(self) -> str:
-        """The checkpoint's name."""
         return f"PPO checkpoint {self.path.stem}, stochastic"
 
     def identity(self) -> str:
-        """The file's digest."""
         return sha256_of(self.path)
 
     def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """A generator for each episode's noise."""
         policy = self._policy
         generators = [np.random.default_rng(seed) for seed in seeds]
 
@@ -185,7 +180,6 @@ class GivenCheckpoint(PPOPolicy):
         self.prepare()
 
     def choose(self) -> Path:
-        """The one that was given."""
         return self._chosen
 
 
@@ -194,7 +188,6 @@ class Medium(PPOPolicy):
     """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
 
     def choose(self) -> Path:
-        """The checkpoint of that level."""
         return self.context.checkpoints.of_level("medium")
 
 
@@ -203,7 +196,6 @@ class Expert(PPOPolicy):
     """PPO's best checkpoint within Collection.expert_scores."""
 
     def choose(self) -> Path:
-        """The checkpoint of that level."""
         return self.context.checkpoints.of_level("expert")
 
 
@@ -247,7 +239,6 @@ class Replay(Behaviour):
         self._last = self._choose()
 
     def about(self) -> str:
-        """The checkpoint until which experience counts."""
         return f"all that PPO experienced until its checkpoint {self._last.stem}"
 
     def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:

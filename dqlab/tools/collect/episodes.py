@@ -36,7 +36,6 @@ class Amount:
 
     @property
     def is_everything(self) -> bool:
-        """Whether it is all that there is."""
         return not (self.episodes or self.transitions)
 
     def exceeds(self, lengths: Sequence[int]) -> bool:
@@ -204,12 +203,10 @@ class StackedColumn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows first."""
         return (int(self.starts[-1]), *self._array(self.pieces[0].path).shape[1:])
 
     @property
     def dtype(self) -> Any:
-        """As stored."""
         return self._array(self.pieces[0].path).dtype
 
     def __getitem__(self, rows: slice) -> Array:

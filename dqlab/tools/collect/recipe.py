@@ -112,7 +112,6 @@ class Collection:
 
     @property
     def amount(self) -> Amount:
-        """How much is collected in all."""
         return Amount(self.episodes, self.transitions)
 
     def resolved_task(self) -> tuple[Task, bool]:

@@ -63,7 +63,6 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         return observation, info
 
     def step(self, action: NDArray[np.floating]) -> Any:
-        """Step, and keep the row."""
         action = _kept(action)
         row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
         given = self.env.step(action)

@@ -85,11 +85,9 @@ class DqlabRun(PolicyBehaviour):
             )
 
     def about(self) -> str:
-        """The run, its task and its checkpoint."""
         return f"dqlab run {self._folder.path.name} on {self._task}, {self._file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
-        """Digests of weights and configuration."""
         config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
         return f"run {sha256_of(self._file)} {config} {self.rows}"
 
@@ -160,12 +158,10 @@ class SB3Policy(PolicyBehaviour):
             )
 
     def about(self) -> str:
-        """The class of the policy, its file, and whether it acts by its mean."""
         how = "deterministic" if self._deterministic else "stochastic"
         return f"stable-baselines3's {type(self._policy).__name__} in {self._path.name}, {how}"
 
     def identity(self) -> str:
-        """Digests of the files."""
         files = [self._path, *([self._statistics] if self._statistics.exists() else [])]
         return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
 
