@@ -167,6 +167,10 @@ RETIRED |= {"Observer", "kind_of", "parts_of", "print_parts", "propose", "put_ba
 RETIRED |= {"send_rest", "settle", "settle_clash", "shoot", "take_in", "watched"}
 RETIRED |= {"Examined", "Finished", "Lines", "Moved", "Original", "Side", "Spent", "Today"}
 RETIRED |= {"near_goals", "shaken", "stand"}
+RETIRED |= {"Act", "Acting", "Collected", "Draws", "Extent", "Fetched", "LargeFields", "Listed", "OnTheWeb", "Piece"}
+RETIRED |= {"Scored", "SmallFields", "Sparse", "Stacked", "Stage", "Stepped", "Verified", "ant_in", "as_data"}
+RETIRED |= {"fill", "fill_fields", "hide", "maze_called", "name_it", "note_of", "outline_of", "outside", "pieces_of"}
+RETIRED |= {"second_home", "thinned", "why_outside", "with_cuts", "with_data", "content_of"}
 
 
 def test_names_say_what_they_mean_where_they_are_read() -> None:

@@ -16,9 +16,9 @@ from dqlab.ablation.planning import PackKind, PlannedPack
 from dqlab.ablation.reader import for_this_machine
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
-from dqlab.data.batch import Batch
-from dqlab.data.transitions import Provenance, Transitions
-from dqlab.envs.backend import make_env
+from dqlab.data import Batch, Transitions
+from dqlab.data.transitions import Provenance
+from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.machine import resident_memory
 from dqlab.runs import Experiment

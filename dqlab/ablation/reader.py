@@ -31,10 +31,10 @@ from dqlab.config.gin_state import (
 )
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
-from dqlab.data.formats.base import data_formats
+from dqlab.data import data_formats
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment

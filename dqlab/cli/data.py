@@ -140,7 +140,7 @@ def _list(args: argparse.Namespace) -> int:
 
     _ready(args)
     if args.json:
-        print(json.dumps(locate.as_data(), indent=1))
+        print(json.dumps(locate.listings_as_dicts(), indent=1))
     else:
         locate.print_datasets(Console())
     return 0
@@ -185,11 +185,13 @@ def _info(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from dqlab.data.convert import convert_dataset
     from dqlab.data.describe import reading_progress
-    from dqlab.data.locate import locate_dataset, target_of
+    from dqlab.data.locate import conversion_target, locate_dataset
 
     _ready(args)
     with reading_progress(args.source):
-        lines = convert_dataset(locate_dataset(args.source, args.task), target_of(args.target, args.task), args.force)
+        lines = convert_dataset(
+            locate_dataset(args.source, args.task), conversion_target(args.target, args.task), args.force
+        )
     for line in lines:
         print(line)
     return 0

@@ -15,8 +15,9 @@ from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_state import complete_name
 from dqlab.config.registry import configurable
 from dqlab.config.replica import Replica, is_seed
+from dqlab.envs import tasks
 from dqlab.envs.backend import physics_of
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.machine import cores, threads_for
 from dqlab.networks.stacking import Precision, precisions

@@ -18,7 +18,8 @@ import numpy as np
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dqlab.envs.backend import Array, Environments, GymnasiumEnvironments, Stepped, make_env
+from dqlab.envs import make_env
+from dqlab.envs.backend import Array, Environments, GymnasiumEnvironments, StepResult
 from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError, message_of
 from dqlab.machine import readable_duration
@@ -68,7 +69,7 @@ class Recording(Environments):
         self.takes = [RecordedEpisode(*pair) for pair in zip(seeds, groups, strict=True)][: self._episodes]
         return self._played.reset(seeds, groups)
 
-    def step(self, which: Sequence[int], actions: Array) -> Stepped:
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
         stepped = self._played.step(which, actions)
         for number, action, reward in zip(which, actions, stepped.reward, strict=True):
             if number < len(self.takes):

@@ -18,7 +18,8 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
-from dqlab.envs.tasks import D4RL, tasks
+from dqlab.envs import tasks
+from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment

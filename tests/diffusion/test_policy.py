@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.diffusion import samplers
 from dqlab.diffusion.predictions import predictions
 from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun

@@ -23,7 +23,7 @@ from dqlab.envs.tasks import Task, tasks
 from dqlab.networks.stacking import Precision
 from dqlab.testing import CHECKS, check, examine
 from dqlab.tools.collect.behaviours import PythonFunction, UniformRandom
-from dqlab.tools.conformance.data import check_prepared_behaviour, made_stage
+from dqlab.tools.conformance.data import check_prepared_behaviour, made_context
 
 tasks.names()  # fills the registries
 HOPPER = tasks.get("hopper-medium-v2")
@@ -33,7 +33,7 @@ class SharedDice(UniformRandom):
     """All episodes draw from one generator."""
 
     def begin(self, seeds: Sequence[int]) -> Any:
-        draw, width = default_rng(seeds[0]), self.stage.task.action_dim
+        draw, width = default_rng(seeds[0]), self.context.task.action_dim
         return lambda observations: draw.uniform(-1, 1, (len(observations), width))
 
 
@@ -41,7 +41,7 @@ class OwnDice(UniformRandom):
     """The episodes' numbers are ignored."""
 
     def begin(self, seeds: Sequence[int]) -> Any:
-        return lambda observations: np.random.uniform(-1, 1, (len(observations), self.stage.task.action_dim))
+        return lambda observations: np.random.uniform(-1, 1, (len(observations), self.context.task.action_dim))
 
 
 class Wild(UniformRandom):
@@ -196,7 +196,7 @@ def test_a_behaviour_with_an_argument_is_checked_once_it_is_prepared(
     monkeypatch.syspath_prepend(tmp_path)
     try:
         for name, message in (("steady", ""), ("forgetful", "act otherwise")):
-            behaviour = PythonFunction(f"two_policies:{name}", made_stage(tmp_path))
+            behaviour = PythonFunction(f"two_policies:{name}", made_context(tmp_path))
             behaviour.prepare()
             with pytest.raises(AssertionError, match=message) if message else nullcontext():
                 check_prepared_behaviour(behaviour)

@@ -12,7 +12,8 @@ from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics.analysis import Matrix, RuleAnalysis
 from dqlab.analysis.statistics.comparisons import ENOUGH
 from dqlab.analysis.statistics.tables import AVERAGE
-from dqlab.envs.tasks import UNSCORED, score_or_return, tasks
+from dqlab.envs import tasks
+from dqlab.envs.tasks import UNSCORED, score_or_return
 from dqlab.errors import MANY
 from dqlab.tracking.selection_rules import SELECTION_RULES
 

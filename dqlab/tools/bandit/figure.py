@@ -18,7 +18,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
-from dqlab.data.sources import load_dataset
+from dqlab.data import load_dataset
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import read_text, write_text

@@ -11,7 +11,7 @@ from torch import Tensor
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.tools.conformance.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import tree_map

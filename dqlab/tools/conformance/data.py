@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from dqlab.config.registry import RegistryEntry
 from dqlab.data.download import UnavailableError, no_downloads, no_progress
 from dqlab.data.formats.base import Columns, Format, checked_columns
-from dqlab.data.formats.minari import VARIABLE
+from dqlab.data.formats.minari_store import VARIABLE
 from dqlab.data.rewards import RewardTransform, reward_transforms
 from dqlab.data.sources import DataSource, LocatedDataset
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
-from dqlab.tools.collect.behaviours import Acting, Behaviour, Stage
-from dqlab.tools.collect.ppo import BehaviourTraining, CheckpointRanking
+from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, PolicyBehaviour
+from dqlab.tools.collect.checkpoints import CheckpointRanking
+from dqlab.tools.collect.ppo import BehaviourTraining
 
 Array = NDArray[Any]
 ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
@@ -208,16 +209,16 @@ def _check_located(found: LocatedDataset, task: Task) -> None:
             assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
 
 
-def check_behaviour(entry: RegistryEntry[Callable[[str, Stage], Behaviour]]) -> str:
+def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> str:
     """Actions (G, A) in [-1, 1]; an episode's are a function of the policy, its number and its own observations.
 
     Returns:
         Why it did not act: it needs PPO's checkpoints, or an argument; empty where it was checked.
     """
     with tempfile.TemporaryDirectory() as place:
-        stage = made_stage(Path(place))
+        context = made_context(Path(place))
         try:
-            behaviour = _made_behaviour(entry.make(), stage)
+            behaviour = _made_behaviour(entry.make(), context)
             assert isinstance(behaviour, Behaviour), "a behaviour must be derived from Behaviour"
             if behaviour.trains or behaviour.records:
                 return "it needs PPO's checkpoints, which take a training"
@@ -228,15 +229,15 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, Stage], Behaviour]]) -> 
     return ""
 
 
-def _made_behaviour(make: Callable[[str, Stage], Behaviour], stage: Stage) -> Behaviour:
+def _made_behaviour(make: Callable[[str, CollectionContext], Behaviour], context: CollectionContext) -> Behaviour:
     """A behaviour with an argument that leads nowhere; without one, where that is no argument of its kind."""
     try:
-        return make(NOWHERE, stage)
+        return make(NOWHERE, context)
     except DqlabError:
-        return make("", stage)
+        return make("", context)
 
 
-def made_stage(folder: Path) -> Stage:
+def made_context(folder: Path) -> CollectionContext:
     """Where behaviours act that train nothing: D4RL's hopper."""
 
     def say(text: str) -> None:
@@ -244,20 +245,20 @@ def made_stage(folder: Path) -> Stage:
 
     task = tasks.get("hopper-medium-v2")
     levels = dict.fromkeys(("medium", "expert"), ((0.0, 100.0), 50.0))
-    ladder = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, False, say)
-    return Stage(task, "mujoco210", folder, 0, 4, ladder, say)
+    checkpoints = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, False, say)
+    return CollectionContext(task, "mujoco210", folder, 0, 4, checkpoints, say)
 
 
 def check_prepared_behaviour(behaviour: Behaviour) -> None:
     """What `check_behaviour` asks of one that is prepared."""
     assert isinstance(behaviour.about(), str), "about() must say what it is"
     assert behaviour.about(), "about() must say what it is"
-    if not isinstance(behaviour, Acting):
+    if not isinstance(behaviour, PolicyBehaviour):
         return
     assert behaviour.identity() == behaviour.identity(), "its identity changes"
     group = behaviour.rows
     seeds = list(range(7, 7 + 3 * group))
-    task = behaviour.stage.task
+    task = behaviour.context.task
     seen = np.random.default_rng(0).normal(size=(4, len(seeds), task.state_dim))
     actions = _episodes(behaviour, seeds, seen)
     assert actions.shape == (4, len(seeds), task.action_dim), f"actions (G, A) have shape {actions.shape[1:]}"
@@ -268,7 +269,7 @@ def check_prepared_behaviour(behaviour: Behaviour) -> None:
     assert np.array_equal(alone, actions[:, last]), "an episode depends on those that are begun with it"
 
 
-def _episodes(behaviour: Acting, seeds: list[int], seen: Array) -> Array:
+def _episodes(behaviour: PolicyBehaviour, seeds: list[int], seen: Array) -> Array:
     """Actions (steps, G, A) of episodes that see these observations (steps, G, S)."""
     act = behaviour.begin(seeds)
     return np.stack([np.asarray(act(observations.copy())) for observations in seen])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
+from dqlab.envs import make_env
 from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
-from dqlab.envs.backend import EnvBackend, Environments, make_env
+from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import first_line
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, draw_noise, generator_for

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.envs import tasks
 from dqlab.envs.physics import physics_laws
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.tools.fidelity.stacks import Array, D4RLStack, EnvironmentStack, GymnasiumStack, State, states_near_goals
 

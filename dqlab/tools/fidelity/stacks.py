@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import make_env, step_environment
+from dqlab.envs import make_env
+from dqlab.envs.backend import step_environment
 from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import Task
 

@@ -14,14 +14,14 @@ from gymnasium.spaces import Box, Dict, MultiDiscrete
 from made_collections import arrays, collect, notes
 
 from dqlab.config import gin_files
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment, gymnasium_task
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError
 from dqlab.runs import Experiment
 from dqlab.runs.build import load_data
+from dqlab.tools.collect.episodes import Rows
 from dqlab.tools.collect.recipe import Collection
-from dqlab.tools.collect.recording import EpisodeRecorder, Rows
+from dqlab.tools.collect.recording import EpisodeRecorder
 
 FLAT = Box(-1.0, 1.0, (3,))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
 
-from dqlab.envs.rendering import VARIABLE, WAYS, OpenGL
+from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
 from dqlab.errors import ConfigError
 from dqlab.machine import attempt_command, run_isolated
 from dqlab.runs.encoders import ffmpeg
@@ -35,7 +35,7 @@ def _drawing_check(way: OpenGL) -> Callable[[], Iterator[DoctorFinding]]:
     return look
 
 
-for _way in WAYS:
+for _way in GL_BACKENDS:
     register_check(PICTURES, _way.title)(_drawing_check(_way))
 
 
