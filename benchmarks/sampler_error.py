@@ -15,7 +15,7 @@ from dqlab.diffusion import Process
 from dqlab.diffusion.samplers import DDIM, DDPM, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides
-from dqlab.tools.conformance.policies import error_of, even_process, orders
+from dqlab.tools.conformance.policies import convergence_orders, error_of, even_process
 
 STEPS = (5, 8, 16, 32, 64, 128)
 SAMPLERS: dict[str, Sampler] = {
@@ -39,7 +39,7 @@ def table(corner: str, steps: Sequence[int], errors: dict[str, list[float]]) -> 
     """One line a sampler: its errors, and the order between the last two."""
     head = [row(corner, *(f"K = {k}" for k in steps), "order"), row(*["---"] * (len(steps) + 2))]
     lines = [
-        row(name, *(f"{error:.1e}" for error in found), f"{orders(steps, found)[-1]:.2f}")
+        row(name, *(f"{error:.1e}" for error in found), f"{convergence_orders(steps, found)[-1]:.2f}")
         for name, found in errors.items()
     ]
     return "\n".join([*head, *lines])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms import algorithms
-from dqlab.data.transitions import Provenance, Transitions
+from dqlab.data import Transitions
+from dqlab.data.transitions import Provenance
 from dqlab.diffusion.samplers import ChainNoise
 from dqlab.networks import Layout
 from dqlab.networks.critics import TwinCritic

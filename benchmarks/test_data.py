@@ -21,9 +21,10 @@ import torch
 from baseline import HostData, d4rl_transitions
 from subjects import as_transitions, devices, made_fields, synchronizer
 
+from dqlab.data import Transitions
 from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, q_learning_view
+from dqlab.data.transitions import q_learning_view
 
 EPISODE = 1000
 STORED: dict[str, dict[str, Any]] = {"plain": {}, "chunks": {"chunks": True}, "gzip": {"compression": "gzip"}}

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.physics import physics_laws
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 
 gymnasium = pytest.importorskip("gymnasium")
 mujoco = pytest.importorskip("mujoco")

@@ -15,8 +15,9 @@ import pytest
 from baseline import Agent, evaluate
 from subjects import DIMS, devices, modes, new_mode, new_pack, synchronizer
 
-from dqlab.envs.backend import GymnasiumEnvironments, make_env
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs import make_env, tasks
+from dqlab.envs.backend import GymnasiumEnvironments
+from dqlab.envs.tasks import Task
 from dqlab.training import Evaluator
 
 pytest.importorskip("mujoco")

@@ -14,13 +14,13 @@ Each check raises AssertionError with what is wrong.
 
 from dqlab.tools.conformance.environments import check_environment
 from dqlab.tools.conformance.made import BATCH, DIMS, make_batch, make_noise, one_noise
-from dqlab.tools.conformance.suite import CHECKS, NAMES_ONLY, check, check_plugin, examine
+from dqlab.tools.conformance.suite import CHECKS, ComponentReport, check, check_plugin, examine
 
 __all__ = [
     "BATCH",
     "CHECKS",
     "DIMS",
-    "NAMES_ONLY",
+    "ComponentReport",
     "check",
     "check_environment",
     "check_plugin",

@@ -18,9 +18,9 @@ import torch
 from forked import Template, install
 from hypothesis import settings
 
+from dqlab.envs import tasks
 from dqlab.envs.custom import SOURCE
 from dqlab.envs.legacy.process import legacy_python
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

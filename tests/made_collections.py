@@ -31,7 +31,7 @@ TINY = [
 def collect(folder: Path, *bindings: str, files: tuple[str, ...] = ()) -> Path:
     """Collect into a folder, silently; the first set that was written."""
     gin_files.load_gin(files, [*TINY, *bindings])
-    return Path(Collection().run(folder, say=lambda text: None)[0])
+    return Path(Collection().run(folder, log=lambda text: None)[0])
 
 
 def arrays(path: Path) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from dqlab.config.gin_state import bound_parameters, configurables, parameters_r
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 from dqlab.tools.collect.recipe import Collection
 from dqlab.tracking.settings import Tracking
 
@@ -148,7 +149,7 @@ def load(text: str, is_file: bool, folder: Path) -> None:
         with contextlib.suppress(DqlabError):
             build()
     experiment = Experiment()
-    experiment.check()
+    check_experiment(experiment)
     written = gin_files.operative_text(loaded)
     changed_results(parse_bindings(written), parse_bindings(written))
     gin_files.unread_warnings(loaded, parameters_read())

@@ -10,7 +10,8 @@ import torch
 from conftest import ROOT, TINY
 
 from dqlab.config import gin_files
-from dqlab.runs.train import Finished, train
+from dqlab.runs import train
+from dqlab.runs.results import TrainingResult
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}
@@ -30,7 +31,7 @@ def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
     return "\n".join([*lines, f"Experiment.replicas = {replicas!r}", ""])
 
 
-def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: Any) -> Finished:
+def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: Any) -> TrainingResult:
     gin = folder.parent / f"{folder.name}.gin"
     gin.write_text(pack_text(replicas, *bindings))
     return train(gin_files.load_gin([gin]), folder, quiet=True, **options)

@@ -24,7 +24,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "Experiment": {"task": "hopper-medium-v2"},
     "Grid": {"axes": {"eta": {"DiffusionQL.eta": (1.0, 2.0)}}},
     "gymnasium_task": {"env_id": "Pendulum-v1", "min_score": 0.0, "max_score": 1.0},
-    "DqlabRun": {"argument": "run", "stage": None},
+    "DqlabRun": {"argument": "run", "context": None},
 }
 """What else a part wants to be made."""
 ZERO = {

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from conftest import ROOT
 
-from dqlab.data.sources import load_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.data import load_dataset
+from dqlab.envs import tasks
 
 TASK = "walker2d-medium-expert-v2"
 

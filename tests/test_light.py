@@ -33,13 +33,14 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import torch
 from dqlab.config import gin_files
-from dqlab.runs.experiment import Experiment
+from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs import Experiment
 from dqlab.testing import make_batch, make_noise
 
 gin_files.load_gin(["gin/diffql_walker2d.gin"], ["MLPDenoiser.hidden_dim=16", "Experiment.dtype=float64"])
 experiment = Experiment()
-experiment.check()
-pack = experiment.pack()
+check_experiment(experiment)
+pack = build_pack(experiment)
 noise = make_noise(pack.algorithm.update_noise(pack.dims, 8))
 info = pack.update(make_batch(pack.dims, 8), noise)
 assert all(torch.isfinite(value).all() for value in info.values())

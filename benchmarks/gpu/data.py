@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from subjects import as_transitions, made_fields
 
-from dqlab.data.sources import load_dataset
-from dqlab.data.transitions import Transitions
-from dqlab.envs.tasks import tasks
+from dqlab.data import Transitions, load_dataset
+from dqlab.envs import tasks
 
 TASK = tasks.get("walker2d-medium-expert-v2")
 MADE_ROWS = 100_000

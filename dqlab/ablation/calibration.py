@@ -16,12 +16,14 @@ from dqlab.ablation.planning import PackKind, PlannedPack
 from dqlab.ablation.reader import for_this_machine
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
-from dqlab.data.batch import Batch
-from dqlab.data.transitions import Provenance, Transitions
-from dqlab.envs.backend import make_env
+from dqlab.data import Batch, Transitions
+from dqlab.data.transitions import Provenance
+from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.machine import resident_memory
-from dqlab.runs.experiment import DTYPES, Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
 from dqlab.training import Probe
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
@@ -111,10 +113,10 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     On a CPU replicas are computed one by one, so that one is measured for all.
     """
     experiment, on_gpu = load_pack(pack)
-    experiment.check()
+    check_experiment(experiment)
     plan, device = experiment.plan, experiment.resolved_device
     times = len(pack.cells) if device.type == "cpu" else 1
-    replicas = experiment.pack(experiment.resolved_replicas[:1] if device.type == "cpu" else None)
+    replicas = build_pack(experiment, experiment.resolved_replicas[:1] if device.type == "cpu" else None)
     step = Step(replicas, _made_up(experiment), plan.batch_size, Eager())
 
     def update() -> None:

@@ -31,12 +31,13 @@ from dqlab.config.gin_state import (
 )
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
-from dqlab.data.formats.base import data_formats
+from dqlab.data import data_formats
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import GridDataRecord
@@ -184,7 +185,7 @@ class ConfigResolver:
             device = str(base.values.get("experiment.Experiment.device", ""))
             self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
             experiment = Experiment()
-            experiment.check()
+            check_experiment(experiment)
         except DqlabError as error:
             raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))

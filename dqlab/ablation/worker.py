@@ -86,7 +86,7 @@ def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int
 def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none."""
     from dqlab.printing import Console
-    from dqlab.runs.train import train
+    from dqlab.runs import train
 
     tell({"event": "starting"})
     load_plugins()

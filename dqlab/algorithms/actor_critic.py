@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork
 from dqlab.config.fields import check_field
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.networks import critics
 from dqlab.networks.critics import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dqlab.config.fields import check_fields, field_type
 from dqlab.config.registry import Registry
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from torch import Tensor, nn
 
 from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims

@@ -10,7 +10,7 @@ from torch import Tensor
 from dqlab.algorithms.actor_critic import ActorCritic, best_of
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
 from dqlab.config.fields import check_field
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.networks.critics import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies.base import Dims, strip_prefix

@@ -10,7 +10,7 @@ from torch import Tensor
 from dqlab.algorithms.actor_critic import ActorCritic
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
 from dqlab.config.fields import check_field
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.noise import NoiseSpec, integers

@@ -10,7 +10,7 @@ from torch import Tensor
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.implicit_q import ImplicitQ
 from dqlab.config.fields import check_field
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection
 

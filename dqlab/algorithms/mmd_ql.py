@@ -13,7 +13,7 @@ from dqlab.algorithms.actor_critic import ActorCritic, best_value
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.config.registry import Registry
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.networks.critics import CriticEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import NoiseSpec, clipped, integers

@@ -1,4 +1,4 @@
-"""The command line: one thin command per door."""
+"""The command line: one file a command."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "extending": (add_list, add_describe, add_check, add_new_plugin),
     "checking": (add_doctor, add_fidelity),
 }
+"""What adds each command, under the titles of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _use_utf8()
     quiet_threads()
     try:
-        args = _parser().parse_args(argv)
+        args = build_parser().parse_args(argv)
         return int(args.command(args) or 0)
     except DqlabError as error:
         _show_traceback()
@@ -66,6 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dqlab: interrupted; the same command continues (dqlab train: with --resume)", file=sys.stderr)
         return 130
+
+
+def build_parser() -> Parser:
+    """All commands; the help lists them by group, which argparse does not."""
+    parser = Parser(
+        prog="dqlab",
+        description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", help="one of these:")
+    listed = []
+    for title, group in GROUPS.items():
+        before = len(parser.commands)
+        for add in group:
+            add(commands)
+        listed.append(f"{title}:")
+        listed += [f"  {name:<12}{known.description}" for name, known in list(parser.commands.items())[before:]]
+    parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
+    return parser
 
 
 def _about_memory(error: BaseException) -> str:
@@ -93,25 +114,6 @@ def _use_utf8() -> None:
 
 
 def _show_traceback() -> None:
-    """For whoever looks for a mistake in her own part."""
+    """With $DQLAB_DEBUG set, for whoever looks for a mistake in a component of her own."""
     if os.environ.get("DQLAB_DEBUG"):
         traceback.print_exc()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="dqlab",
-        description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", help="one of these:")
-    listed = []
-    for title, group in GROUPS.items():
-        before = len(commands.choices)
-        for add in group:
-            add(commands)
-        listed.append(f"{title}:")
-        listed += [f"  {name:<12}{known.description}" for name, known in list(commands.choices.items())[before:]]
-    parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
-    return parser

@@ -6,29 +6,45 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_parser, add_uri
+from dqlab.cli.options import add_group, add_subcommand, add_uri
 from dqlab.files import expanded
 
 EXAMPLES = """
 dqlab bench compare
 dqlab bench report --out docs/benchmarks
 """
+COMPARE_EXAMPLES = """
+dqlab bench compare
+dqlab bench compare before.json after.json --fail
+"""
+REPORT_EXAMPLES = """
+dqlab bench report --out docs/benchmarks
+"""
+SEND_EXAMPLES = """
+dqlab bench send runs/benchmarks/latest.json --uri http://127.0.0.1:5000
+"""
 
 
 def add_bench(commands: Any) -> None:
     """`dqlab bench`."""
     text = "Compare, report or send what `pytest benchmarks/` measured."
-    doors = add_parser(commands, "bench", text, EXAMPLES).add_subparsers(required=True, metavar="COMMAND")
-    compare = add_command(doors, "compare", _bench_compare, "Show each benchmark's history, and say which got worse.")
-    add_figures(compare)
+    group = add_group(commands, "bench", text, EXAMPLES)
+    compare = add_subcommand(
+        group, "compare", _bench_compare, "Show each benchmark's history, and say which got worse.", COMPARE_EXAMPLES
+    )
+    _add_figures(compare)
     compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
-    report = add_command(doors, "report", _bench_report, "Write the latest figures as a Markdown table and plots.")
-    add_figures(report)
+    report = add_subcommand(
+        group, "report", _bench_report, "Write the latest figures as a Markdown table and plots.", REPORT_EXAMPLES
+    )
+    _add_figures(report)
     report.add_argument(
         "--out", type=expanded, default=Path("runs/benchmarks/report"), help="folder; runs/benchmarks/report by default"
     )
-    send = add_command(doors, "send", _bench_send, "Send to MLflow what could not be sent after the benchmarks.")
-    send.add_argument("files", nargs="+", type=expanded, metavar="FILE.json")
+    send = add_subcommand(
+        group, "send", _bench_send, "Send to MLflow what could not be sent after the benchmarks.", SEND_EXAMPLES
+    )
+    send.add_argument("files", nargs="+", type=expanded, metavar="FILE.json", help="written by pytest --mlflow")
     add_uri(send)
 
 
@@ -57,7 +73,7 @@ def _bench_send(args: argparse.Namespace) -> int:
     return 0
 
 
-def add_figures(parser: argparse.ArgumentParser) -> None:
+def _add_figures(parser: argparse.ArgumentParser) -> None:
     """Options of what reads benchmark figures."""
     text = "written by pytest --benchmark-json or --mlflow; MLflow's figures if none is named"
     parser.add_argument("files", nargs="*", type=expanded, metavar="FILE.json", help=text)

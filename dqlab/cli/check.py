@@ -16,7 +16,7 @@ dqlab check mylab
 def add_check(commands: Any) -> None:
     """`dqlab check`."""
     parser = add_command(
-        commands, "check", _check, "Put every part of an installed plugin through the conformance suite.", EXAMPLES
+        commands, "check", _check, "Put every component of an installed plugin through the conformance suite.", EXAMPLES
     )
     parser.add_argument("name", metavar="PLUGIN", help="its entry point, its distribution, or a module")
 
@@ -28,8 +28,9 @@ def _check(args: argparse.Namespace) -> int:
     load_plugins(args.plugin)
     failed = False
     try:
-        for kind, name, trouble in examine(args.name):
-            print(f"{kind} '{name}': {trouble or 'ok'}", flush=True)
+        for kind, name, trouble, skipped in examine(args.name):
+            verdict = trouble or (f"not checked: {skipped}" if skipped else "ok")
+            print(f"{kind} '{name}': {verdict}", flush=True)
             failed |= bool(trouble)
     except AssertionError as error:  # it registers nothing
         print(f"dqlab: {error}", file=sys.stderr)

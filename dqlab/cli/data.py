@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_parser
+from dqlab.cli.options import add_group, add_subcommand
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
@@ -23,23 +23,37 @@ dqlab data convert mine.npz mine.hdf5
 def add_data(commands: Any) -> None:
     """`dqlab data`."""
     text = "List, fetch, check, describe and convert datasets."
-    doors = add_parser(commands, "data", text, EXAMPLES).add_subparsers(required=True, metavar="COMMAND")
-    _add_list(doors)
-    _add_download(doors)
-    _add_verify(doors)
-    _add_info(doors)
-    _add_convert(doors)
-    _add_import(doors)
+    group = add_group(commands, "data", text, EXAMPLES)
+    _add_list(group)
+    _add_download(group)
+    _add_verify(group)
+    _add_info(group)
+    _add_convert(group)
+    _add_import(group)
 
 
-def _add_list(doors: Any) -> None:
-    parser = add_command(doors, "list", _list, "List the tasks with a dataset, and the datasets on this machine.")
+LIST_EXAMPLES = """
+dqlab data list
+dqlab data list --json
+"""
+
+
+def _add_list(group: Any) -> None:
+    parser = add_subcommand(
+        group, "list", _list, "List the tasks with a dataset, and the datasets on this machine.", LIST_EXAMPLES
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _add_download(doors: Any) -> None:
-    parser = add_command(doors, "download", _download, "Fetch tasks' datasets into D4RL's cache.")
-    parser.add_argument("tasks", nargs="+", metavar="TASK")
+DOWNLOAD_EXAMPLES = """
+dqlab data download walker2d-medium-v2 hopper-medium-v2
+dqlab data download walker2d-medium-v2 --from d4rl_download:https://mirror.example/d4rl
+"""
+
+
+def _add_download(group: Any) -> None:
+    parser = add_subcommand(group, "download", _download, "Fetch tasks' datasets into D4RL's cache.", DOWNLOAD_EXAMPLES)
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="as `dqlab data list` shows them")
     parser.add_argument("--force", action="store_true", help="fetch again what is there")
     parser.add_argument(
         "--from",
@@ -51,15 +65,29 @@ def _add_download(doors: Any) -> None:
     )
 
 
-def _add_verify(doors: Any) -> None:
-    parser = add_command(doors, "verify", _verify, "Read datasets from end to end and tell what is wrong with them.")
+VERIFY_EXAMPLES = """
+dqlab data verify walker2d-medium-v2
+dqlab data verify mine.hdf5 --task walker2d-medium-v2
+"""
+
+
+def _add_verify(group: Any) -> None:
+    parser = add_subcommand(
+        group, "verify", _verify, "Read datasets from end to end and tell what is wrong with them.", VERIFY_EXAMPLES
+    )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help=DATASET)
     _add_task(parser)
 
 
-def _add_info(doors: Any) -> None:
-    parser = add_command(
-        doors, "info", _info, "Describe a dataset: rows, episodes, returns, actions, where it is from."
+INFO_EXAMPLES = """
+dqlab data info walker2d-medium-v2
+dqlab data info mine.npz --png mine.png
+"""
+
+
+def _add_info(group: Any) -> None:
+    parser = add_subcommand(
+        group, "info", _info, "Describe a dataset: rows, episodes, returns, actions, where it is from.", INFO_EXAMPLES
     )
     parser.add_argument("dataset", metavar="DATASET", help=DATASET)
     _add_task(parser)
@@ -68,18 +96,31 @@ def _add_info(doors: Any) -> None:
     parser.add_argument("--png", nargs="?", type=expanded, const=Path(), metavar="FILE", help=text)
 
 
-def _add_convert(doors: Any) -> None:
-    parser = add_command(doors, "convert", _convert, "Write a dataset in another format.")
+CONVERT_EXAMPLES = """
+dqlab data convert mine.npz mine.hdf5
+dqlab data convert minari:mujoco/walker2d/medium-v0 walker2d.hdf5
+"""
+
+
+def _add_convert(group: Any) -> None:
+    parser = add_subcommand(group, "convert", _convert, "Write a dataset in another format.", CONVERT_EXAMPLES)
     parser.add_argument("source", metavar="FROM", help=DATASET)
     parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz, .pkl), or minari:ID")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     _add_task(parser)
 
 
-def _add_import(doors: Any) -> None:
-    parser = add_command(doors, "import", _import, "Put your copy of a task's dataset into D4RL's cache, if it fits.")
+IMPORT_EXAMPLES = """
+dqlab data import downloads/walker2d_medium-v2.hdf5 walker2d-medium-v2
+"""
+
+
+def _add_import(group: Any) -> None:
+    parser = add_subcommand(
+        group, "import", _import, "Put your copy of a task's dataset into D4RL's cache, if it fits.", IMPORT_EXAMPLES
+    )
     parser.add_argument("source", metavar="FILE", help="a path, or minari:ID")
-    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("task", metavar="TASK", help="whose it is")
     parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
@@ -99,7 +140,7 @@ def _list(args: argparse.Namespace) -> int:
 
     _ready(args)
     if args.json:
-        print(json.dumps(locate.as_data(), indent=1))
+        print(json.dumps(locate.listings_as_dicts(), indent=1))
     else:
         locate.print_datasets(Console())
     return 0
@@ -144,11 +185,13 @@ def _info(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from dqlab.data.convert import convert_dataset
     from dqlab.data.describe import reading_progress
-    from dqlab.data.locate import locate_dataset, target_of
+    from dqlab.data.locate import conversion_target, locate_dataset
 
     _ready(args)
     with reading_progress(args.source):
-        lines = convert_dataset(locate_dataset(args.source, args.task), target_of(args.target, args.task), args.force)
+        lines = convert_dataset(
+            locate_dataset(args.source, args.task), conversion_target(args.target, args.task), args.force
+        )
     for line in lines:
         print(line)
     return 0

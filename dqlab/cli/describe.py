@@ -18,7 +18,7 @@ def add_describe(commands: Any) -> None:
         commands,
         "describe",
         _describe,
-        "Describe one part: parameters, gin example, the contract of its kind.",
+        "Describe one component: parameters, gin example, the contract of its kind.",
         EXAMPLES,
     )
     parser.add_argument("kind", help="e.g. noise_schedule")

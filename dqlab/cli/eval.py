@@ -51,7 +51,8 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
 
 def _eval(args: argparse.Namespace) -> int:
     from dqlab.config.plugins import load_plugins
-    from dqlab.runs.evaluate import evaluate_official, evaluate_run
+    from dqlab.runs import evaluate_run
+    from dqlab.runs.evaluate import evaluate_official
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")

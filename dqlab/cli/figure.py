@@ -6,21 +6,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_parser, add_set
+from dqlab.cli.options import add_group, add_set, add_subcommand
 from dqlab.files import expanded
 
 EXAMPLES = """
 dqlab figure bandit
+"""
+BANDIT_EXAMPLES = """
+dqlab figure bandit
+dqlab figure bandit --out runs/figure --steps 500 --samples 2000
 """
 
 
 def add_figure(commands: Any) -> None:
     """`dqlab figure`."""
     text = "Train what a figure of the paper shows, and draw it."
-    doors = add_parser(commands, "figure", text, EXAMPLES).add_subparsers(required=True, metavar="FIGURE")
-    bandit = add_command(
-        doors, "bandit", _figure_bandit, "The 2D bandit: four policies by cloning, four by Q-learning."
-    )
+    group = add_group(commands, "figure", text, EXAMPLES, "FIGURE")
+    about = "The 2D bandit: four policies by cloning, four by Q-learning."
+    bandit = add_subcommand(group, "bandit", _figure_bandit, about, BANDIT_EXAMPLES)
     bandit.add_argument("--out", type=expanded, default=Path("runs/bandit"), help="folder; runs/bandit by default")
     bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
     bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")

@@ -17,12 +17,12 @@ dqlab list --json
 def add_list(commands: Any) -> None:
     """`dqlab list`."""
     parser = add_command(
-        commands, "list", _list, "List the parts that gin files can choose, with parameters and sources.", EXAMPLES
+        commands, "list", _list, "List the components that gin files can choose, with parameters and sources.", EXAMPLES
     )
     parser.add_argument("kind", nargs="?", help="one kind only, e.g. noise_schedule")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="everything that is known of each part, as JSON")
-    form.add_argument("--markdown", action="store_true", help="tables of dqlab's own parts: docs/components.md")
+    form.add_argument("--json", action="store_true", help="everything that is known of each component, as JSON")
+    form.add_argument("--markdown", action="store_true", help="tables of dqlab's own components: docs/components.md")
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ dqlab new-plugin mylab
 
 def add_new_plugin(commands: Any) -> None:
     """`dqlab new-plugin`."""
-    text = "Write a package of your own with a part of each of five kinds, which passes `dqlab check`."
+    text = "Write a package of your own with a component of each of five kinds, which passes `dqlab check`."
     parser = add_parser(commands, "new-plugin", text, EXAMPLES)
     parser.set_defaults(command=_new_plugin)
     parser.add_argument("name", help="of the package, e.g. mylab or my-lab")

@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import re
 import reprlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
 from dqlab.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with one line for a command that there is not.
+
+    Attributes:
+        commands: the commands below it, by name; each has a parser of this class.
+    """
+
+    commands: Mapping[str, Parser]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = {}
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """As in argparse; the commands that are added to what this gives are `commands`."""
+        added = super().add_subparsers(**options)
+        self.commands = added.choices
+        return added
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse, which calls this for the commands below as well.
+
+        Raises:
+            ConfigError: the first argument is no command; the message names the nearest.
+        """
+        given = sys.argv[1:] if args is None else args
+        if self.commands and given and not given[0].startswith("-") and given[0] not in self.commands:
+            raise ConfigError(
+                f"{self.prog} has no command {reprlib.repr(given[0])}. {_nearest(given[0], self.prog, self.commands)}"
+            )
+        return super().parse_known_args(args, namespace)
+
+    def accept_numbers(self) -> None:
+        """Take `-1e3`, `-.5` and `-inf` for arguments, not for options.
+
+        argparse has no public way to say which words that begin with a dash are numbers: the attribute is its own.
+        Where it goes away, or Python's pattern learns those numbers, `dqlab score hopper-medium-v2 -1e3` tells
+        (`tests/test_cli.py`).
+        """
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
 
 MEANT = {
     "run": "train",
@@ -23,30 +68,15 @@ MEANT = {
     "grid": "ablate",
     "report": "ablate",
     "parts": "list",
+    "components": "list",
     "help": "--help",
 }
 """What other programs, and people, call it."""
 CLOSE = 0.4
+"""Likeness below which nothing is near."""
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse's, with one line for a command that there is not."""
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """See that the command exists; argparse calls this for whatever has choices.
-
-        Raises:
-            ConfigError: it does not; the message names the nearest.
-        """
-        commands = action.choices if isinstance(action.choices, dict) else {}
-        if commands and value not in commands:
-            raise ConfigError(
-                f"{self.prog} has no command {reprlib.repr(value)}. {_nearest(str(value), self.prog, commands)}"
-            )
-        super()._check_value(action, value)
-
-
-def _nearest(value: str, prog: str, commands: dict[str, Any]) -> str:
+def _nearest(value: str, prog: str, commands: Mapping[str, Parser]) -> str:
     """The commands that may have been meant; all of them where none is like it."""
     paths = dict(_paths(prog, commands))
     if value in MEANT and MEANT[value] in (*commands, "--help"):
@@ -64,10 +94,8 @@ def _likeness(name: str, value: str) -> float:
     return float(name.startswith(value) or value.startswith(name)) or SequenceMatcher(None, name, value).ratio()
 
 
-def _paths(prog: str, commands: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _paths(prog: str, commands: Mapping[str, Parser]) -> Iterator[tuple[str, str]]:
     """Every command as it is typed, those below others included, and its last word."""
     for name, parser in commands.items():
         yield f"{prog} {name}", name
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                yield from _paths(f"{prog} {name}", dict(action.choices))
+        yield from _paths(f"{prog} {name}", parser.commands)

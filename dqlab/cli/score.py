@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,30 +20,36 @@ def add_score(commands: Any) -> None:
     """`dqlab score`."""
     text = "D4RL-normalised scores of raw returns."
     parser = add_command(commands, "score", _score, text, EXAMPLES)
-    parser._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)  # -1e3 is no option either
-    parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d")
-    parser.add_argument(
-        "returns",
-        nargs="+",
-        metavar="RETURN",
-        help="a number; a file (.npy, .json, .csv, or a number a line); or - for standard input",
-    )
+    parser.accept_numbers()
+    wanted = [
+        parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d"),
+        parser.add_argument(
+            "returns",
+            nargs="+",
+            metavar="RETURN",
+            help="a number; a file (.npy, .json, .csv, or a number a line); or - for standard input",
+        ),
+    ]
     parser.add_argument("--column", default="", metavar="NAME", help="of a CSV file; 'return' by default")
-    parser.add_argument("--list", action=_Alone, help="show every task's reference returns and episode limit")
+    about = "show every task's reference returns and episode limit"
+    parser.add_argument("--list", action=_WithoutArguments, arguments=wanted, help=about)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-class _Alone(argparse.Action):
+class _WithoutArguments(argparse.Action):
     """A flag with which no positional arguments are wanted."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, arguments: Sequence[argparse.Action], help: str
+    ) -> None:
         super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+        self.arguments = arguments
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, *_: Any) -> None:
         """It was given."""
         setattr(namespace, self.dest, True)
-        for action in parser._actions:
-            action.required = action.required and bool(action.option_strings)
+        for argument in self.arguments:
+            argument.required = False
 
 
 def _score(args: argparse.Namespace) -> int:

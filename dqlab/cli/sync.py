@@ -20,7 +20,7 @@ def add_sync(commands: Any) -> None:
     parser = add_command(
         commands, "sync", _sync, "Send to MLflow what could not be sent while a run was training.", EXAMPLES
     )
-    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="folder of a run, or of a grid")
     text = "MLflow's tracking URI; $MLFLOW_TRACKING_URI, or mlflow.db beside the folder, by default"
     parser.add_argument("--to", metavar="URI", help=text)
 

@@ -53,7 +53,8 @@ def add_train(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dqlab.runs.train import print_finished, train
+    from dqlab.runs import train
+    from dqlab.runs.results import print_finished
     from dqlab.tracking.mlflow.sync import warn_unsent
 
     chosen = {

@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Columns, float_blocks
+from dqlab.envs.actions import to_unit
 from dqlab.envs.custom import action_bounds
-from dqlab.envs.scaling import to_unit
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest_of_few
 
 Array = NDArray[np.float64]
 Ends = Array | Sequence[float]
-SLACK = 1e-5
-"""Actions may be so much larger than 1: rounding."""
-STORED = "action_bounds"
+ROUNDING = 1e-5
+"""Actions may be so much larger than 1."""
+BOUNDS_METADATA = "action_bounds"
 """Metadata in which a dataset says, as JSON, in which bounds its actions are `stored`: [low, high]."""
-WAYS = (
+BOUNDS_ADVICE = (
     "load_dataset.action_bounds='env' rescales from the environment's bounds to [-1, 1], 'as_is' takes them as they are"
 )
 
@@ -72,9 +72,9 @@ def action_blocks(columns: Columns, rule: ActionRule) -> Iterator[tuple[int, NDA
     for start, block in float_blocks(columns.where, "actions", columns.actions):
         low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
         changed = change(block, rule)
-        beyond += int((np.abs(changed) > 1.0 + SLACK).any(axis=1).sum())
+        beyond += int((np.abs(changed) > 1.0 + ROUNDING).any(axis=1).sum())
         yield start, changed
-    if said := complaint(Extent(beyond, low, high, stored_bounds(columns.metadata)), rule):
+    if said := complaint(ActionRange(beyond, low, high, stored_bounds(columns.metadata)), rule):
         raise DataError(f"{columns.where}: {said}.")
 
 
@@ -82,30 +82,30 @@ AS_IS = ActionRule()
 
 
 @dataclass(frozen=True)
-class Extent:
+class ActionRange:
     """What is known of a dataset's actions.
 
     Attributes:
-        beyond: rows with an action outside of [-1, 1], as the rule has changed them.
+        rows_outside: rows with an action outside of [-1, 1], as the rule has changed them.
         low, high: ends (A,) of the actions as recorded.
         stored: bounds (A,) or () that the dataset says they are recorded in; None where it does not.
     """
 
-    beyond: int
+    rows_outside: int
     low: Array
     high: Array
     stored: tuple[Array, Array] | None = None
 
     @property
-    def reach(self) -> str:
-        """The ends as text."""
+    def range_text(self) -> str:
+        """Least and largest action as text."""
         return f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
 
 
-def why_outside(found: Extent) -> str:
+def action_bounds_note(found: ActionRange) -> str:
     """Why actions are not in [-1, 1]: by their values, or by what the dataset says; empty where nothing says so."""
-    if found.beyond:
-        return f"actions of {found.beyond:,} row(s) lie outside of [-1, 1]: {found.reach}"
+    if found.rows_outside:
+        return f"actions of {found.rows_outside:,} row(s) lie outside of [-1, 1]: {found.range_text}"
     if found.stored is None or is_unit(*found.stored):
         return ""
     return f"actions are recorded in {bounds_text(*found.stored)}, as the dataset says, not in [-1, 1]"
@@ -114,7 +114,7 @@ def why_outside(found: Extent) -> str:
 def stored_bounds(metadata: Mapping[str, str]) -> tuple[Array, Array] | None:
     """The bounds in which a dataset says that its actions are recorded; None where it does not."""
     try:
-        low, high = np.array(json.loads(metadata[STORED])["stored"], dtype=np.float64)
+        low, high = np.array(json.loads(metadata[BOUNDS_METADATA])["stored"], dtype=np.float64)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return (low, high) if np.ndim(low) <= 1 else None
@@ -131,7 +131,7 @@ def is_unit(low: Ends, high: Ends) -> bool:
     return bool(np.all(np.equal(low, -1.0)) and np.all(np.equal(high, 1.0)))
 
 
-def _same(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
+def _unchanged(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
     return block
 
 
@@ -139,27 +139,28 @@ def _rescaled(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float3
     """In [-1, 1], what is rounding clipped; where a dimension has one value only, how far an action is from it."""
     low, high = np.array(rule.low), np.array(rule.high)
     unit = np.where(high > low, to_unit(block, low, high), block - low)
-    return np.asarray(np.where(np.abs(unit) > 1.0 + SLACK, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
+    return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
 
 
-def _not_unit(found: Extent, rule: ActionRule) -> str:
+def _not_unit(found: ActionRange, rule: ActionRule) -> str:
     """Why actions cannot be taken for such in [-1, 1]; empty where they can."""
-    if said := why_outside(found):
-        return (
-            f"{said}. Policies act in [-1, 1]: {WAYS}. The environment's bounds are {bounds_text(rule.low, rule.high)}"
-        )
+    if said := action_bounds_note(found):
+        own = bounds_text(rule.low, rule.high)
+        return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
     if found.stored is not None:
         return ""
     narrow = np.any((np.array(rule.low) > -1.0) | (np.array(rule.high) < 1.0))
-    if not narrow or np.any((found.low < np.array(rule.low) - SLACK) | (found.high > np.array(rule.high) + SLACK)):
+    if not narrow or np.any(
+        (found.low < np.array(rule.low) - ROUNDING) | (found.high > np.array(rule.high) + ROUNDING)
+    ):
         return ""
     return (
         f"all actions lie within the environment's own bounds, {bounds_text(rule.low, rule.high)}, and it does not say "
-        f"whether they are meant so or as shares of them, in [-1, 1]. {WAYS}"
+        f"whether they are meant so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}"
     )
 
 
-def _not_environments(found: Extent, rule: ActionRule) -> str:
+def _not_environments(found: ActionRange, rule: ActionRule) -> str:
     """Why actions cannot be rescaled from the environment's bounds; empty where they can."""
     own = bounds_text(rule.low, rule.high)
     if found.stored is not None and is_unit(*found.stored) and not is_unit(rule.low, rule.high):
@@ -167,20 +168,20 @@ def _not_environments(found: Extent, rule: ActionRule) -> str:
             f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}: "
             "leave off load_dataset.action_bounds='env'"
         )
-    if not found.beyond:
+    if not found.rows_outside:
         return ""
     return (
-        f"actions of {found.beyond:,} row(s) lie outside of the environment's bounds, {own}: {found.reach}. "
+        f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.range_text}. "
         "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are"
     )
 
 
 RULES: dict[
     str,
-    tuple[Callable[[NDArray[np.float32], ActionRule], NDArray[np.float32]], Callable[[Extent, ActionRule], str]],
+    tuple[Callable[[NDArray[np.float32], ActionRule], NDArray[np.float32]], Callable[[ActionRange, ActionRule], str]],
 ] = {
-    "unit": (_same, _not_unit),
+    "unit": (_unchanged, _not_unit),
     "env": (_rescaled, _not_environments),
-    "as_is": (_same, lambda found, rule: ""),
+    "as_is": (_unchanged, lambda found, rule: ""),
 }
 """What becomes of actions (n, A), and what is wrong with those that were read; empty for nothing."""

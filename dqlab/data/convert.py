@@ -1,4 +1,4 @@
-"""A dataset in another format, whole or not at all, and what that format could not hold."""
+"""Datasets fetched, imported into D4RL's cache, or written in another format, and what that format could not hold."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dqlab.data.bounds import WAYS, why_outside
-from dqlab.data.download import Progress, no_progress
+from dqlab.data.bounds import BOUNDS_ADVICE, action_bounds_note
+from dqlab.data.download import CACHE_ADVICE, Progress, forget_digest, no_progress
 from dqlab.data.formats.base import Columns
-from dqlab.data.formats.steps import steps
-from dqlab.data.locate import Dataset, locate_dataset, name_it, task_of
-from dqlab.data.recorded import forget_download
+from dqlab.data.formats.errors import write_errors
+from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
+from dqlab.data.rows import transition_blocks
 from dqlab.data.sources import COLLECTED, CONVERTED, PROVENANCE, SHARE, LocatedDataset, cache_folder, find_dataset
-from dqlab.data.survey import ActionTally, ReportRows, with_cuts
+from dqlab.data.survey import ActionTally, ReportRows, with_step_limit_cuts
 from dqlab.data.verify import verify_dataset
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs import tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, DqlabError, message_of, printable_names
 from dqlab.files import atomic_path, size_of
 from dqlab.machine import in_words
 
 
 @dataclass(frozen=True)
-class Content:
-    """What counts of a dataset.
+class DatasetCounts:
+    """How much is in a dataset, to be compared before and after it is written in another format.
 
     Attributes:
         rows, transitions, episodes, terminals: how many.
         knows_next: whether it is recorded what followed each row.
         notes: names of the metadata.
-        outside: what is said of actions outside of [-1, 1]; empty where there are none.
+        actions_note: what is said of actions outside of [-1, 1]; empty where there are none.
     """
 
     rows: int
@@ -39,21 +40,21 @@ class Content:
     terminals: int
     knows_next: bool
     notes: frozenset[str]
-    outside: str = ""
+    actions_note: str = ""
 
 
-def content_of(columns: Columns, task: Task | None) -> Content:
-    """Count, a block at a time."""
+def count_dataset(columns: Columns, task: Task | None) -> DatasetCounts:
+    """Count a dataset's rows, transitions, episodes and terminals, a block at a time."""
     transitions = episodes = terminals = 0
     actions = ActionTally(columns.actions.shape[1])
-    for part in steps(with_cuts(columns, task)):
+    for part in transition_blocks(with_step_limit_cuts(columns, task)):
         actions.add(part.actions)
         transitions += len(part)
         episodes += int((part.terminals | part.timeouts).sum())
         terminals += int(part.terminals.sum())
     knows_next = columns.next_observations is not None
-    notes, said = frozenset(columns.metadata), why_outside(actions.extent(columns.metadata))
-    return Content(len(columns), transitions, episodes, terminals, knows_next, notes, said)
+    notes, said = frozenset(columns.metadata), action_bounds_note(actions.extent(columns.metadata))
+    return DatasetCounts(len(columns), transitions, episodes, terminals, knows_next, notes, said)
 
 
 def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
@@ -72,10 +73,10 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
         raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
     with source.open() as columns:
-        before = content_of(columns, task)
-        target.format.write(target.path, _complete(columns, source, task))
+        before = count_dataset(columns, task)
+        target.format.write(target.path, _with_known_facts(columns, source, task))
     with target.open() as columns:
-        after = content_of(columns, task)
+        after = count_dataset(columns, task)
     return [
         f"{target.place}: {after.rows:,} rows, {after.transitions:,} transitions",
         *conversion_losses(before, after),
@@ -83,21 +84,21 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
 
 
 def check_target(target: Dataset, force: bool) -> None:
-    """See that nothing is overwritten that should not be.
+    """See that nothing is overwritten without `force`.
 
     Raises:
-        DataError: it is there.
+        DataError: the target is there.
     """
     if target.place.exists() and not force:
         raise DataError(f"{target.place} exists. --force replaces it.")
 
 
-def _complete(columns: Columns, source: Dataset, task: Task | None) -> Columns:
+def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> Columns:
     """The columns with what is known of them elsewhere: cuts, where they are from, the task's environment."""
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
     if task and "env_spec" not in said and (spec := _specification(task)):
         said["env_spec"] = spec
-    return replace(with_cuts(columns, task), metadata=said)
+    return replace(with_step_limit_cuts(columns, task), metadata=said)
 
 
 def _specification(task: Task) -> str:
@@ -110,8 +111,8 @@ def _specification(task: Task) -> str:
         return ""
 
 
-def conversion_losses(before: Content, after: Content) -> Iterator[str]:
-    """What the second does not hold of the first, a sentence each."""
+def conversion_losses(before: DatasetCounts, after: DatasetCounts) -> Iterator[str]:
+    """What a dataset lost by being written in another format, a sentence each."""
     gone, forgets = before.transitions - after.transitions, before.knows_next and not after.knows_next
     if gone:
         why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
@@ -128,16 +129,16 @@ def conversion_losses(before: Content, after: Content) -> Iterator[str]:
         yield f"Episodes: {before.episodes:,} before, {after.episodes:,} after."
     if notes := before.notes - after.notes:
         yield f"Not kept: metadata ({printable_names(notes)})."
-    if after.outside:
-        yield f"Note: {after.outside}; for training, {WAYS}."
+    if after.actions_note:
+        yield f"Note: {after.actions_note}; for training, {BOUNDS_ADVICE}."
 
 
-HERE = ("d4rl_cache",)
-FROM = ("d4rl_download",)
+CACHE_SOURCES = ("d4rl_cache",)
+DOWNLOAD_SOURCES = ("d4rl_download",)
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """How one task's download went, in one line."""
 
     task: str
@@ -146,8 +147,11 @@ class Fetched:
 
 
 def fetch_datasets(
-    names: Sequence[str], sources: Sequence[str] = FROM, force: bool = False, progress: Progress = no_progress
-) -> Iterator[Fetched]:
+    names: Sequence[str],
+    sources: Sequence[str] = DOWNLOAD_SOURCES,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> Iterator[FetchResult]:
     """Fetch each task's dataset from the first source that has it, unless it is in D4RL's cache; tell of each.
 
     Args:
@@ -161,17 +165,19 @@ def fetch_datasets(
     """
     for name in names:
         task_of(name)
-    asked = (*(() if force else HERE), *sources)
+    asked = (*(() if force else CACHE_SOURCES), *sources)
     for name in names:
         try:
             source, found = find_dataset(task_of(name), asked, progress)
         except DqlabError as error:
-            yield Fetched(name, message_of(error), failed=True)
+            yield FetchResult(name, message_of(error), failed=True)
             continue
-        yield Fetched(name, ("already there: " if (source,) == HERE else "") + _what(source, found))
+        yield FetchResult(
+            name, ("already there: " if (source,) == CACHE_SOURCES else "") + _fetched_text(source, found)
+        )
 
 
-def _what(source: str, found: LocatedDataset) -> str:
+def _fetched_text(source: str, found: LocatedDataset) -> str:
     """Where it is, its size, which addresses had nothing, and how to use what is not in D4RL's cache.
 
     Of rows that a source makes itself, the source's name.
@@ -184,62 +190,61 @@ def _what(source: str, found: LocatedDataset) -> str:
     return f"{place} ({in_words(size_of(place))}){use}{failed}"
 
 
-CAVEAT = "It was converted: scores obtained with it are marked as not D4RL's. Only D4RL's own file counts as such."
+CONVERTED_CAVEAT = (
+    "It was converted: scores obtained with it are marked as not D4RL's. Only D4RL's own file counts as such."
+)
 
 
-def import_dataset(name: str, task_name: str, force: bool = False, tell: ReportRows = lambda rows: None) -> list[str]:
+def import_dataset(
+    name: str, task_name: str, force: bool = False, on_rows: ReportRows = lambda rows: None
+) -> list[str]:
     """Verify a dataset and put it into D4RL's cache, byte by byte, or converted from another format.
 
     Args:
         name: a path, or `FORMAT:NAME`.
         task_name: whose data it is.
         force: replace what is there.
-        tell: called with the rows that are done.
+        on_rows: called with the rows that are done.
 
     Raises:
         DqlabError: it does not fit the task, is damaged or not D4RL's, or the cache has that file.
     """
     task = task_of(task_name)
-    source, target = locate_dataset(name, task_name), name_it(task_name)
+    source, target = locate_dataset(name, task_name), resolve_dataset(task_name)
     if target.place.exists() and target.place.samefile(source.place):
         return [f"{target.place} is that file already."]
-    if other := _named(source.place.name) - {task.name}:
+    if other := _tasks_with_file(source.place.name) - {task.name}:
         raise DataError(f"{name} is called as D4RL's {min(other)}, not {task.name}. If it is, give it another name.")
     check_target(target, force)
-    seen = verify_dataset(source, tell)
+    seen = verify_dataset(source, on_rows)
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
-    if seen.survey.outside:
+    if seen.survey.actions_note:
         raise DataError(
-            f"{name} is not put into D4RL's cache as {task.name}: {seen.survey.outside}, and D4RL's in [-1, 1]. "
-            f"Use it as 'file:{name}': {WAYS}."
+            f"{name} is not put into D4RL's cache as {task.name}: {seen.survey.actions_note}, and D4RL's in [-1, 1]. "
+            f"Use it as 'file:{name}': {BOUNDS_ADVICE}."
         )
     if seen.survey.metadata.get(PROVENANCE, "").startswith(COLLECTED):
         raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
     notes = [f"Note: {finding.text}." for finding in seen.findings]
     if type(source.format) is type(target.format):
         _copy(source, target)
-        forget_download(target.place)
+        forget_digest(target.place)
         said = [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
         if seen.survey.rows < SHARE * task.rows:
             said.append(f"D4RL's has about {task.rows:,} rows: scores obtained with this are marked as not D4RL's.")
-        return [*said, CAVEAT] if CONVERTED in seen.survey.metadata else said
+        return [*said, CONVERTED_CAVEAT] if CONVERTED in seen.survey.metadata else said
     lines = convert_dataset(source, target, force)
-    forget_download(target.place)
-    return [*lines, *notes, CAVEAT]
+    forget_digest(target.place)
+    return [*lines, *notes, CONVERTED_CAVEAT]
 
 
-def _named(file: str) -> set[str]:
+def _tasks_with_file(file: str) -> set[str]:
     """Tasks whose file D4RL calls so."""
     return {entry.name for entry in tasks if entry.item.file and Path(entry.item.file).name == file}
 
 
 def _copy(source: Dataset, target: Dataset) -> None:
-    try:
-        with atomic_path(target.place) as temporary:
-            shutil.copyfile(source.place, temporary)
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {target.place}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
-        ) from error
+    with write_errors(target.place, CACHE_ADVICE), atomic_path(target.place) as temporary:
+        shutil.copyfile(source.place, temporary)

@@ -1,4 +1,4 @@
-"""What `dqlab data info` says of a dataset: figures as data, then as tables."""
+"""`dqlab data info`: what is known of a dataset, as plain values, as tables, and as a histogram."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.data.bounds import WAYS
+from dqlab.data.bounds import BOUNDS_ADVICE
+from dqlab.data.formats.errors import write_errors
 from dqlab.data.locate import Dataset, locate_dataset
 from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task
-from dqlab.errors import DataError
-from dqlab.errors import printable_name as shortened
+from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
 from dqlab.machine import in_words
 from dqlab.printing import Console
@@ -28,7 +28,7 @@ INK, BAR, QUIET = "#202428", "#0072B2", "#9aa3ad"
 BINS = 50
 
 
-def default_path(dataset: Dataset) -> Path:
+def default_picture_path(dataset: Dataset) -> Path:
     """Where the picture goes if nobody says: runs/data/NAME.png."""
     name = dataset.named.replace(":", "-").strip("./").replace("/", "-")
     return Path("runs") / "data" / f"{name.removesuffix(dataset.path.suffix) or name}.png"
@@ -54,11 +54,8 @@ def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
     if dataset.task:
         _scores(left, dataset.task)
     _histogram(right, found.lengths, "episode length (steps)")
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror or error}. Choose another --png.") from error
+    with write_errors(path, "Choose another --png."), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _title(dataset: Dataset, found: Survey) -> str:
@@ -114,7 +111,7 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
     """Read a dataset and print what is known of it.
 
     Args:
-        name: as `locating.find` takes it.
+        name: as `locate_dataset` takes it.
         task: whose data it holds.
         as_json: one JSON object instead of tables.
         png: a picture to draw; `Path()` for the default one.
@@ -123,11 +120,11 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
         DqlabError: there is no such dataset, or it cannot be read.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as tell, dataset.open() as columns:
-        found = survey_dataset(columns, dataset.task, tell)
+    with reading_progress(name) as on_rows, dataset.open() as columns:
+        found = survey_dataset(columns, dataset.task, on_rows)
         known = describe_dataset(dataset, found, dataset.digest())
     if png is not None:
-        picture = png if png.name else default_path(dataset)
+        picture = png if png.name else default_picture_path(dataset)
         draw_histogram(dataset, found, picture)
         known["png"] = str(picture)
     if as_json:
@@ -154,8 +151,8 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "duplicate_rows": found.duplicates,
         "columns": _columns(found),
         "action_saturation": found.actions.saturation.tolist(),
-        "actions_outside": found.actions.beyond,
-        "actions_note": found.outside,
+        "actions_outside": found.actions.rows_outside,
+        "actions_note": found.actions_note,
         "episode_length": describe_values(found.lengths),
         "episode_return": describe_values(found.returns),
         "metadata": dict(found.metadata),
@@ -178,12 +175,12 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
 
 def _columns(found: Survey) -> dict[str, dict[str, Any]]:
     return {
-        name: {"shape": list(found.shapes[name]), "dtype": found.dtypes[name], **_of(found, name)}
+        name: {"shape": list(found.shapes[name]), "dtype": found.dtypes[name], **_value_range(found, name)}
         for name in found.shapes
     }
 
 
-def _of(found: Survey, name: str) -> dict[str, Any]:
+def _value_range(found: Survey, name: str) -> dict[str, Any]:
     if name not in found.values:
         return {}
     values = found.values[name]
@@ -204,13 +201,13 @@ def _plain(value: Any) -> Any:
 
 
 def print_dataset(known: Mapping[str, Any], console: Console) -> None:
-    """Print the figures as tables."""
+    """Print what `describe_dataset` gives as tables."""
     console.print(_summary(known))
     if known["episode_length"]:
         console.print(_distributions(known))
     console.print(_column_table(known))
     if known["actions_note"]:
-        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {WAYS}."), soft_wrap=True)
+        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
     console.print(_saturation(known))
     if known["metadata"]:
         console.print(_metadata(known["metadata"]))
@@ -276,7 +273,7 @@ PER_LINE = 8
 
 
 def _saturation(known: Mapping[str, Any]) -> Table:
-    """Shares, eight dimensions a line."""
+    """Shares of large actions, `PER_LINE` dimensions a line."""
     shares = known["action_saturation"]
     table = Table(title_justify="left", title="Actions: share of |a| > 0.99, by dimension")
     width = min(PER_LINE, len(shares))
@@ -294,5 +291,5 @@ def _metadata(metadata: Mapping[str, str]) -> Table:
     table = Table(title_justify="left", title="Metadata", show_header=False)
     for name, text in sorted(metadata.items()):
         shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
-        table.add_row(Text(shortened(name), overflow="fold"), Text(shown, overflow="fold"))
+        table.add_row(Text(printable_name(name), overflow="fold"), Text(shown, overflow="fold"))
     return table

@@ -1,4 +1,4 @@
-"""Downloads that survive: progress, resume, verification, and a file that appears whole or not at all."""
+"""Downloads over HTTP: progress, resume, a file that appears whole or not at all, and the digest that it had."""
 
 from __future__ import annotations
 
@@ -10,36 +10,27 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import partial
 from http.client import HTTPException
-from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from dqlab.envs.tasks import D4RL
-from dqlab.errors import ConfigError, DataError, printable_name
-from dqlab.files import sha256_of
+from dqlab.data.formats.errors import write_errors
+from dqlab.errors import DataError, printable_name
+from dqlab.files import sha256_of, write_text
 
 
 class UnavailableError(DataError):
     """This source does not have the dataset; the message says why."""
 
 
-Progress = Callable[[int, int | None], None]
-CHUNK = 1 << 18
-SLOWEST = 1024
-"""Bytes a second below which an address is given up."""
-WEB = ("http://", "https://")
-
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-"""What every HDF5 file begins with."""
-
-
 class BrokenError(DataError):
     """A transfer broke off, or what came is not the file; another address may have it."""
+
+
+Progress = Callable[[int, int | None], None]
 
 
 def no_progress(done: int, total: int | None) -> None:
@@ -75,6 +66,13 @@ def refuse_if_planning(address: str) -> None:
         raise UnavailableError("not fetched while planning")
 
 
+CHUNK = 1 << 18
+LEAST_RATE = 1024
+"""Bytes a second below which an address is given up."""
+CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
+WEB = ("http://", "https://")
+
+
 def download(
     url: str,
     path: Path,
@@ -97,7 +95,7 @@ def download(
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
         timeout: seconds without a byte after which the attempt is given up; after twice as many in which no answer
-            is complete, or less than `SLOWEST` bytes a second came, it is too.
+            is complete, or less than `LEAST_RATE` bytes a second came, it is too.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
@@ -107,16 +105,18 @@ def download(
     """
     refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
-    with _room(path), _alone(part, path) as needed:
-        if needed:
-            expected = _fetch(url, part, magic, progress, timeout)
-            _verify(url, part, expected, sha256)
-            _look(check, part)
-            os.replace(part, path)
-            _note(part).unlink(missing_ok=True)
+    with write_errors(path, CACHE_ADVICE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _hold_part(part, path) as needed:
+            if needed:
+                expected = _fetch(url, part, magic, progress, timeout)
+                _verify(url, part, expected, sha256)
+                _check_or_discard(check, part)
+                os.replace(part, path)
+                _resume_note(part).unlink(missing_ok=True)
 
 
-def _look(check: Callable[[Path], None], part: Path) -> None:
+def _check_or_discard(check: Callable[[Path], None], part: Path) -> None:
     try:
         check(part)
     except BrokenError:
@@ -125,25 +125,13 @@ def _look(check: Callable[[Path], None], part: Path) -> None:
 
 
 def _discard(part: Path) -> None:
-    """What came is not the file."""
+    """Delete what came: it is not the file."""
     part.unlink()
-    _note(part).unlink(missing_ok=True)
+    _resume_note(part).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """A folder for the file; what fails within this, and is not the server's fault, is the disk's."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space or set D4RL_DATASET_DIR."
-        ) from error
-
-
-@contextlib.contextmanager
-def _alone(part: Path, path: Path) -> Iterator[bool]:
+def _hold_part(part: Path, path: Path) -> Iterator[bool]:
     """Hold the `.part` file against other processes; False where one of them has brought the file meanwhile."""
     before = _identity(path)
     while True:
@@ -166,7 +154,7 @@ def _drop_empty(part: Path) -> None:
     with contextlib.suppress(OSError):
         if part.stat().st_size == 0:
             part.unlink()
-            _note(part).unlink(missing_ok=True)
+            _resume_note(part).unlink(missing_ok=True)
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:
@@ -176,7 +164,7 @@ def _identity(file: Path | int) -> tuple[int, int] | None:
     return None
 
 
-def _note(part: Path) -> Path:
+def _resume_note(part: Path) -> Path:
     """Where the server's identification of a partly fetched file is kept."""
     return part.with_name(part.name + ".json")
 
@@ -191,7 +179,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         first = next(blocks, b"")
         if not resumed and not first.startswith(magic):
             raise UnavailableError(_not_the_file(url, response.geturl(), first))
-        _note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
+        _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb") as file:
             for block in itertools.chain([first], blocks):
                 file.write(block)
@@ -203,7 +191,7 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
 def _open(url: str, part: Path, timeout: float) -> Any:
     """The rest of the `.part` file where the server has it, else the whole file, for which the part is emptied."""
     asked = _resume_headers(url, part)
-    response = _answer(url, asked, timeout)
+    response = _request(url, asked, timeout)
     if response is None or (response.status == 206 and not _continues(response, part)):
         if response is not None:
             response.close()
@@ -214,12 +202,14 @@ def _open(url: str, part: Path, timeout: float) -> Any:
     return response
 
 
-def _answer(url: str, asked: dict[str, str], timeout: float) -> Any:
+def _request(url: str, asked: dict[str, str], timeout: float) -> Any:
     """The server's; None where the kept part no longer fits its file."""
     headers = {"User-Agent": "dqlab", **asked}
     request = urllib.request.Request(url, headers=headers)
     try:
-        return _within(2 * timeout, lambda: urllib.request.build_opener(OnTheWeb).open(request, timeout=timeout))
+        return _call_with_timeout(
+            2 * timeout, lambda: urllib.request.build_opener(WebRedirectHandler).open(request, timeout=timeout)
+        )
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and asked:
@@ -229,17 +219,16 @@ def _answer(url: str, asked: dict[str, str], timeout: float) -> Any:
         raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
 
 
-class OnTheWeb(urllib.request.HTTPRedirectHandler):
+class WebRedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows no redirection that leaves the web."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        """The request that follows a redirection."""
         if not newurl.lower().startswith(WEB):
             raise urllib.error.URLError(f"it redirects to {printable_name(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+def _call_with_timeout(seconds: float, ask: Callable[[], Any]) -> Any:
     """What a function returns or raises, if it does so in time: sockets know pauses only, not how long all of it takes.
 
     Raises:
@@ -274,7 +263,7 @@ def _continues(response: Any, part: Path) -> bool:
     """Whether a piece is the rest of the very file: some servers know ranges, but not what `If-Range` asks."""
     with contextlib.suppress(OSError, ValueError):
         start = f"bytes {part.stat().st_size}-"
-        same = _tag(response) == json.loads(_note(part).read_text())["tag"]
+        same = _tag(response) == json.loads(_resume_note(part).read_text())["tag"]
         return same and str(response.headers.get("Content-Range")).startswith(start)
     return False
 
@@ -282,7 +271,7 @@ def _continues(response: Any, part: Path) -> bool:
 def _resume_headers(url: str, part: Path) -> dict[str, str]:
     """Ask for the rest of the same file only; a server whose file changed sends all of the new one."""
     with contextlib.suppress(OSError, ValueError):
-        note = json.loads(_note(part).read_text())
+        note = json.loads(_resume_note(part).read_text())
         if note["url"] == url and note["tag"] and part.stat().st_size:
             return {"Range": f"bytes={part.stat().st_size}-", "If-Range": note["tag"]}
     return {}
@@ -310,7 +299,7 @@ def _blocks(response: Any, url: str, part: Path, window: float) -> Iterator[byte
         if not piece:
             return
         if (lasted := time.monotonic() - began) > window:
-            if came < SLOWEST * lasted:
+            if came < LEAST_RATE * lasted:
                 raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
             came, began = 0, time.monotonic()
 
@@ -336,74 +325,44 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
         )
 
 
-SCHEMES = ("http://", "https://")
+# SHA-256 of downloaded files, kept beside them: D4RL publishes none, so the first download's is the one to hold
 
 
-def address_of(mirror: str, file: str) -> str:
-    """A mirror's address of a file.
+def digest_path(path: Path) -> Path:
+    """Where a file's digest is kept, as `sha256sum -c` reads it."""
+    return path.with_name(path.name + ".sha256")
 
-    Args:
-        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
-            `{name}`, for the file's name alone.
-        file: path on the original server.
+
+def recorded_digest(path: Path) -> str:
+    """The digest that a file had when it was downloaded, hexadecimal; empty where none is known."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        words = digest_path(path).read_text().split()
+        return words[0].lower() if words and len(words[0]) == 64 else ""
+    return ""
+
+
+def record_digest(path: Path, digest: str) -> None:
+    """Keep a file's digest beside it.
 
     Raises:
-        ConfigError: it is no address, or has other braces.
+        DataError: it cannot be written.
     """
-    if not mirror.lower().startswith(SCHEMES):
-        raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
-    pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
-    address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)
-    if "{" in address or "}" in address:
-        raise ConfigError(f"A mirror's address may have {{file}} and {{name}} in braces, nothing else: {mirror!r}.")
-    return address
+    with write_errors(digest_path(path), ""):
+        write_text(digest_path(path), f"{digest}  {path.name}\n")
 
 
-def second_home(file: str) -> str:
-    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+def forget_digest(path: Path) -> None:
+    """Remove the digest of a file that is replaced by one that was not downloaded."""
+    with contextlib.suppress(OSError):
+        digest_path(path).unlink(missing_ok=True)
 
-    Args:
-        file: path on D4RL's server.
 
-    Returns:
-        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
-    """
-    home = D4RL["second_home"]
-    pairs = product(home["robots"], home["qualities"])
-    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
+def digest_fault(path: Path, digest: str) -> str:
+    """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
+    known = recorded_digest(path)
+    if known in ("", digest):
         return ""
-    endpoint = (os.environ.get("HF_ENDPOINT") or home["endpoint"]).rstrip("/")
-    return address_of(f"{endpoint}{home['path']}", file)
-
-
-Check = Callable[[str, Path], None]
-"""Looks at what an address has sent before it is taken; raises a BrokenError where it is not the file."""
-
-
-def fetch_from(
-    addresses: Sequence[str],
-    path: Path,
-    *,
-    sha256: str | None,
-    magic: bytes,
-    check: Check,
-    progress: Progress,
-    timeout: float,
-) -> tuple[str, tuple[str, ...]]:
-    """Download a file from the first address that has it; which one that was, and why those before it had nothing.
-
-    Raises:
-        UnavailableError: none has it.
-        BrokenError: none has it, and at least one transfer broke off or gave a wrong file.
-        DataError: the file cannot be written.
-    """
-    failed: list[UnavailableError | BrokenError] = []
-    for address in addresses:
-        try:
-            looked = partial(check, address)
-            download(address, path, sha256=sha256, magic=magic, check=looked, progress=progress, timeout=timeout)
-            return address, tuple(map(str, failed))
-        except (UnavailableError, BrokenError) as error:
-            failed.append(error)
-    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
-    raise kind("; ".join(map(str, failed)))
+    return (
+        f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "
+        f"delete {digest_path(path)}."
+    )

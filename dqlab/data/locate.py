@@ -1,4 +1,4 @@
-"""Which dataset is meant: a task's name, a path, or `FORMAT:NAME`."""
+"""Which dataset is meant by a name (a task, a path, `FORMAT:NAME`), and which there are (`dqlab data list`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.data.addresses import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
-from dqlab.data.formats.minari import local_ids, local_store, stored_facts
-from dqlab.data.sources import cache_path, dataset_addresses
-from dqlab.envs.tasks import Task, tasks
+from dqlab.data.formats.minari_store import local_ids, local_store, stored_facts
+from dqlab.data.sources import cache_path
+from dqlab.envs import tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
 from dqlab.files import expanded, size_of
 from dqlab.machine import in_words
@@ -40,24 +42,22 @@ class Dataset:
 
     @property
     def place(self) -> Path:
-        """Its file or folder."""
+        """The file or folder that holds it, or would."""
         return self.format.place(self.path)
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
         return size_of(self.place)
 
     def open(self) -> AbstractContextManager[Columns]:
-        """Its columns; raises as `Format.open` does."""
+        """The columns, readable within the context; raises as `Format.open` does."""
         return self.format.open(self.path)
 
     def digest(self) -> str:
-        """SHA-256, as its format has it."""
         return self.format.digest(self.path)
 
 
-def with_data() -> list[Task]:
+def tasks_with_data() -> list[Task]:
     """The tasks that have a dataset file."""
     return [entry.item for entry in tasks if entry.item.file]
 
@@ -83,15 +83,18 @@ def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
     Raises:
         DqlabError: nothing of that name is there.
     """
-    found = name_it(dataset, task)
+    found = resolve_dataset(dataset, task)
     if not found.place.exists():
         fetch = f" `dqlab data download {dataset}` fetches it." if dataset in tasks else " Check the name."
         raise DataError(f"There is no dataset at {found.place}.{fetch}")
     return found
 
 
-def name_it(dataset: str, task: str | None = None) -> Dataset:
-    """The same, whether it is there or not.
+def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
+    """A dataset, whether it is there or not.
+
+    Args:
+        dataset, task: as `locate_dataset` takes them.
 
     Raises:
         ConfigError: it is no task's name, and no format has that suffix or name.
@@ -106,33 +109,32 @@ def name_it(dataset: str, task: str | None = None) -> Dataset:
     except ConfigError as error:
         if expanded(dataset).exists() or "/" in dataset:
             raise
-        raise ConfigError(
-            f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, [task.name for task in with_data()])}"
-        ) from error
+        names = [task.name for task in tasks_with_data()]
+        raise ConfigError(f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, names)}") from error
     return Dataset(dataset, form, path, known or _by_file_name(path))
 
 
-def target_of(dataset: str, task: str | None = None) -> Dataset:
+def conversion_target(dataset: str, task: str | None = None) -> Dataset:
     """What is written under that name.
 
     Raises:
-        ConfigError: it is a task's name, whose file is D4RL's own; or as `name_it` does.
+        ConfigError: it is a task's name, whose file is D4RL's own; or as `resolve_dataset` does.
     """
     if dataset in tasks:
         raise ConfigError(
             f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path; your copy of D4RL's file is "
             f"put there by `dqlab data import FILE {dataset}`."
         )
-    return name_it(dataset, task)
+    return resolve_dataset(dataset, task)
 
 
 def _by_file_name(path: Path) -> Task | None:
-    return next((task for task in with_data() if Path(task.file).name == path.name), None)
+    return next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
 
 
 @dataclass(frozen=True)
-class Listed:
-    """One dataset.
+class DatasetListing:
+    """What `dqlab data list` says of one dataset.
 
     Attributes:
         name: what it is called on the command line.
@@ -149,18 +151,18 @@ class Listed:
     addresses: tuple[str, ...] = ()
 
 
-def list_datasets() -> dict[str, list[Listed]]:
-    """All of them, by where they come from."""
+def list_datasets() -> dict[str, list[DatasetListing]]:
+    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's local ones."""
     return {"d4rl": _tasks(), "embedded": _embedded(), "minari": _minari()}
 
 
-def as_data() -> dict[str, Any]:
-    """The same as plain values."""
+def listings_as_dicts() -> dict[str, Any]:
+    """`list_datasets` as plain values, for JSON."""
     return {kind: [asdict(item) for item in items] for kind, items in list_datasets().items()}
 
 
 def print_datasets(console: Console) -> None:
-    """Print them as tables."""
+    """Print `list_datasets` as tables."""
     found = list_datasets()
     cached = [item for item in found["d4rl"] if item.size is not None]
     folder = Path(found["d4rl"][0].place).parent
@@ -174,30 +176,30 @@ def print_datasets(console: Console) -> None:
         console.print(Text(f"Minari's datasets on this machine: none ({caption})."), soft_wrap=True)
 
 
-def _tasks() -> list[Listed]:
+def _tasks() -> list[DatasetListing]:
     found = []
-    for task in with_data():
+    for task in tasks_with_data():
         path = cache_path(task)
         there = path.exists()
         part = path.with_name(f"{path.name}.part")
         note = "cached" if there else "download broke off; continue it" if part.exists() else "not here"
         size = path.stat().st_size if there else None
-        found.append(Listed(task.name, str(path), size, note, tuple(dataset_addresses(task))))
+        found.append(DatasetListing(task.name, str(path), size, note, tuple(dataset_addresses(task))))
     return found
 
 
-def _embedded() -> list[Listed]:
+def _embedded() -> list[DatasetListing]:
     folder = Path(str(files("dqlab.data") / "embedded"))
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".hdf5")
-    return [Listed(path.stem, str(path), path.stat().st_size) for path in paths]
+    return [DatasetListing(path.stem, str(path), path.stat().st_size) for path in paths]
 
 
-def _minari() -> list[Listed]:
+def _minari() -> list[DatasetListing]:
     found = []
     for name in local_ids():
         known = stored_facts(local_store() / name)
         note = f"{_count(known, 'total_steps')} steps, {_count(known, 'total_episodes')} episodes"
-        found.append(Listed(f"minari:{name}", str(local_store() / name), size_of(local_store() / name), note))
+        found.append(DatasetListing(f"minari:{name}", str(local_store() / name), size_of(local_store() / name), note))
     return found
 
 
@@ -206,7 +208,7 @@ def _count(known: Mapping[str, Any], name: str) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
 
 
-def _table(title: str, heading: str, items: list[Listed], caption: str) -> Table:
+def _table(title: str, heading: str, items: list[DatasetListing], caption: str) -> Table:
     table = Table(title=title, caption=Text(caption) if caption else None, caption_justify="left", title_justify="left")
     table.add_column(heading, overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)

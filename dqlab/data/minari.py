@@ -9,7 +9,8 @@ import warnings
 from pathlib import Path
 
 from dqlab.data.download import Progress, UnavailableError, no_progress, refuse_if_planning
-from dqlab.data.formats.minari import MinariFormat, check_version, folder_of, is_whole, local_store, minari_package
+from dqlab.data.formats.minari import MinariFormat
+from dqlab.data.formats.minari_store import check_version, folder_of, is_whole, local_store, minari_package
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,27 +10,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dqlab.config.registry import Registry, configurable
+from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
+from dqlab.data.arrays import TransitionOptions
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
-    HDF5_MAGIC,
     BrokenError,
     Progress,
     UnavailableError,
-    address_of,
-    fetch_from,
+    digest_fault,
     no_progress,
+    record_digest,
     refuse_if_planning,
-    second_home,
 )
-from dqlab.data.formats.base import Columns, DamagedError, Format, check_widths, data_formats, format_of
-from dqlab.data.formats.hdf5 import D4RL
-from dqlab.data.mapped import check_choice, load_or_map, map_name
-from dqlab.data.recorded import digest_fault, remember_download
+from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
+from dqlab.data.formats.errors import DamagedError
+from dqlab.data.formats.hdf5 import D4RL, HDF5_MAGIC
+from dqlab.data.mapped import check_memory_map, load_or_map, map_folder_name
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.rows import TransitionView
 from dqlab.data.transitions import Transitions, caveat_of, transitions_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of
@@ -41,6 +37,10 @@ from dqlab.files import expanded, sha256_of
 def cache_folder() -> Path:
     """$D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
+
+
+MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
+"""Columns that the digest of rows without a file is of."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LocatedDataset:
             DataError: the file is not the one that was downloaded.
         """
         if self.rows is not None:
-            return digest_of_rows(self.rows)
+            return digest_of_columns(self.rows, MADE_COLUMNS)
         chosen, path = self._what()
         digest = chosen.digest(path)
         if self.downloaded and (fault := digest_fault(path, digest)):
@@ -126,19 +126,10 @@ class LocatedDataset:
         return (self.format, self.path) if self.format is not None else format_of(str(self.path))
 
 
-def digest_of_rows(rows: Columns) -> str:
-    """SHA-256 of arrays' bytes, in the order of the columns, hexadecimal: that of rows without a file."""
-    sha = hashlib.sha256()
-    for array in (rows.observations, rows.actions, rows.rewards, rows.terminals, rows.timeouts):
-        if array is not None:
-            sha.update(np.ascontiguousarray(array[:]).tobytes())
-    return sha.hexdigest()
-
-
 PROVENANCE, CONVERTED = "provenance", "converted_from"
 COLLECTED = "Collected by dqlab"
 SHARE = 0.5
-"""Of the rows that D4RL's file has: with fewer, a file is an excerpt."""
+"""A file with a smaller share of the rows that D4RL's file has is an excerpt."""
 
 
 def is_original_d4rl_file(path: Path, task: Task) -> bool:
@@ -226,22 +217,17 @@ def d4rl_download(
     refuse_if_planning(addresses[0])
 
     def check(address: str, part: Path) -> None:
-        if address == second_home(task.file):
+        if address == hugging_face_address(task.file):
             check_row_count(address, part, task)
         digest = sha256_of(part)
         if sha256 is None and address in own and (fault := digest_fault(path, digest)):
             raise BrokenError(f"{address} sends another file than before: {fault}")
-        remember_download(path, digest)
+        record_digest(path, digest)
 
     came_from, failed = fetch_from(
         addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
     )
     return LocatedDataset(path, is_d4rl=True, address=came_from, failed=failed)
-
-
-def dataset_addresses(task: Task) -> list[str]:
-    """Addresses at which the task's file can be had: D4RL's server, and its second home where it has one."""
-    return [address for address in (task.url, second_home(task.file)) if address]
 
 
 def check_row_count(address: str, path: Path, task: Task) -> None:
@@ -327,16 +313,16 @@ def load_dataset(
         ConfigError: a choice is wrong, or the environment that has the bounds cannot be made.
     """
     transform = reward_transforms.get(reward_transform)
-    check_choice(memory_map)
+    check_memory_map(memory_map)
     actions = action_rule(task, action_bounds)
     name, found, skipped = _first_available(task, _as_tuple(sources), progress)
     origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    view = TransitionView(task.episode_limit, standardise_states, actions=actions)
+    options = TransitionOptions(task.episode_limit, standardise_states, actions=actions)
     stem = found.path.stem if found.path else name
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
-        contents = load_or_map(columns, view, memory_map, folder / map_name(stem, origin["digest"], view))
-    return transitions_of(contents, transform, origin)
+        arrays = load_or_map(columns, options, memory_map, folder / map_folder_name(stem, origin["digest"], options))
+    return transitions_of(arrays, transform, origin)
 
 
 def absolute_source(source: str) -> str:

@@ -1,92 +1,32 @@
-"""Transitions on the training device, with what is known of where they come from."""
+"""Transitions as algorithms get them: batches, datasets on the training device, and where they come from."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.data.batch import Batch
+from dqlab.data.arrays import TransitionArrays, TransitionOptions, in_memory
 from dqlab.data.bounds import bounds_text
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
-from dqlab.data.rows import TransitionArrays, TransitionView, in_memory
 from dqlab.errors import DataError
 from dqlab.machine import free_memory, in_words
 
 
-def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
-    """What must stand beside every score obtained with such data; empty for D4RL's own."""
-    return "" if is_d4rl else "synthetic" if synthetic else "not D4RL"
+class Batch(NamedTuple):
+    """Transitions: state (B, S), action (B, A), reward (B,), next_state (B, S), terminal (B,) as 0.0 or 1.0."""
 
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a dataset comes from and what is in it.
-
-    Attributes:
-        source: which data source gave it, such as `d4rl_cache`.
-        path: the file; empty where there is none.
-        digest: SHA-256 of the file, or of the rows.
-        is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
-        rows, episodes, transitions: of the file, and of the Q-learning view of it.
-        return_mean, return_std, return_min, return_max: of its episodes.
-        skipped: why the sources that were to be asked first had nothing.
-        state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
-        stand_in: whether it is a small set in place of the task's own data.
-        synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
-        address: where it was fetched from just now; empty where it lay there already.
-        mapped: the folder that the transitions are mapped from; empty where they are in memory.
-        action_rule: how actions were taken, as `load_dataset.action_bounds` says.
-        action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
-    """
-
-    source: str
-    path: str
-    digest: str
-    is_d4rl: bool
-    rows: int
-    episodes: int
-    transitions: int
-    return_mean: float
-    return_std: float
-    return_min: float
-    return_max: float
-    skipped: tuple[str, ...] = ()
-    state_mean: tuple[float, ...] = ()
-    state_std: tuple[float, ...] = ()
-    stand_in: bool = False
-    synthetic: bool = False
-    address: str = ""
-    mapped: str = ""
-    action_rule: str = "unit"
-    action_low: tuple[float, ...] = ()
-    action_high: tuple[float, ...] = ()
-
-    @property
-    def caveat(self) -> str:
-        """What must stand beside every score obtained with this data; empty for D4RL's own.
-
-        Synthetic rows stand in for nothing: they are the task's own data, and are only named.
-        """
-        return caveat_of(self.is_d4rl, self.synthetic)
-
-    @property
-    def actions(self) -> str:
-        """What is to be said of the actions; empty where they lie in [-1, 1], as the environment's do."""
-        if self.action_rule == "as_is":
-            return "actions as they are"
-        how = {"env": "rescaled from", "unit": "taken as shares of"}[self.action_rule]
-        return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, for records."""
-        return asdict(self)
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    next_state: Tensor
+    terminal: Tensor
 
 
 @dataclass(frozen=True)
@@ -158,32 +98,100 @@ def q_learning_view(
     Raises:
         DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    return transitions_of(in_memory(columns, TransitionView(episode_limit)), transform, origin)
+    return transitions_of(in_memory(columns, TransitionOptions(episode_limit)), transform, origin)
 
 
-def transitions_of(contents: TransitionArrays, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
+def transitions_of(arrays: TransitionArrays, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
     """Transitions with their rewards transformed, and with what is known of them; no large field is copied."""
-    returns = contents.returns
+    returns = arrays.returns
     provenance = Provenance(
         **origin,
-        rows=contents.rows,
+        rows=arrays.rows,
         episodes=len(returns),
-        transitions=len(contents.rewards),
+        transitions=len(arrays.rewards),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         return_min=float(returns.min()),
         return_max=float(returns.max()),
-        state_mean=contents.state_mean,
-        state_std=contents.state_std,
-        mapped=str(contents.folder or ""),
+        state_mean=arrays.state_mean,
+        state_std=arrays.state_std,
+        mapped=str(arrays.folder or ""),
     )
-    reward = np.ascontiguousarray(transform(contents.rewards, returns), dtype=np.float32)
-    state, action, following = map(_tensor, (contents.state, contents.action, contents.next_state))
-    return Transitions(state, action, _tensor(reward), following, _tensor(contents.terminal), provenance)
+    reward = np.ascontiguousarray(transform(arrays.rewards, returns), dtype=np.float32)
+    state, action, following = map(_tensor, (arrays.state, arrays.action, arrays.next_state))
+    return Transitions(state, action, _tensor(reward), following, _tensor(arrays.terminal), provenance)
+
+
+def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
+    """What must stand beside every score obtained with such data; empty for D4RL's own."""
+    return "" if is_d4rl else "synthetic" if synthetic else "not D4RL"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a dataset comes from and what is in it.
+
+    Attributes:
+        source: which data source gave it, such as `d4rl_cache`.
+        path: the file; empty where there is none.
+        digest: SHA-256 of the file, or of the rows.
+        is_d4rl: whether it is D4RL's own file, so that its scores may stand beside published ones.
+        rows, episodes, transitions: of the file, and of the Q-learning view of it.
+        return_mean, return_std, return_min, return_max: of its episodes.
+        skipped: why the sources that were to be asked first had nothing.
+        state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
+        stand_in: whether it is a small set in place of the task's own data.
+        synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
+        address: where it was fetched from just now; empty where it lay there already.
+        mapped: the folder that the transitions are mapped from; empty where they are in memory.
+        action_rule: how actions were taken, as `load_dataset.action_bounds` says.
+        action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
+    """
+
+    source: str
+    path: str
+    digest: str
+    is_d4rl: bool
+    rows: int
+    episodes: int
+    transitions: int
+    return_mean: float
+    return_std: float
+    return_min: float
+    return_max: float
+    skipped: tuple[str, ...] = ()
+    state_mean: tuple[float, ...] = ()
+    state_std: tuple[float, ...] = ()
+    stand_in: bool = False
+    synthetic: bool = False
+    address: str = ""
+    mapped: str = ""
+    action_rule: str = "unit"
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    @property
+    def caveat(self) -> str:
+        """What must stand beside every score obtained with this data; empty for D4RL's own.
+
+        Synthetic rows stand in for nothing: they are the task's own data, and are only named.
+        """
+        return caveat_of(self.is_d4rl, self.synthetic)
+
+    @property
+    def actions(self) -> str:
+        """What is to be said of the actions; empty where they lie in [-1, 1], as the environment's do."""
+        if self.action_rule == "as_is":
+            return "actions as they are"
+        how = {"env": "rescaled from", "unit": "taken as shares of"}[self.action_rule]
+        return f"actions {how} {bounds_text(self.action_low, self.action_high)}" if self.action_low else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def _tensor(array: NDArray[np.float32]) -> Tensor:
-    """The array's own memory; nobody writes into a field, so that it may be read-only."""
+    """A tensor of the array's own memory, which may be read-only: nobody writes into a field."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")
         return torch.from_numpy(array)

@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset, told one line a finding."""
+"""`dqlab data verify`: what can be wrong with a dataset, one line a finding."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dqlab.data.bounds import WAYS
+from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.describe import reading_progress
-from dqlab.data.formats.base import UnreadError
+from dqlab.data.download import digest_fault
+from dqlab.data.formats.errors import UnreadError
 from dqlab.data.locate import Dataset, locate_dataset
-from dqlab.data.recorded import digest_fault
 from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of, printable
@@ -31,7 +31,7 @@ class DatasetFinding:
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """A dataset that was read from end to end.
 
     Attributes:
@@ -46,11 +46,10 @@ class Verified:
 
     @property
     def damaged(self) -> bool:
-        """Whether any finding is damage."""
         return any(finding.damage for finding in self.findings)
 
 
-def verify_dataset(dataset: Dataset, tell: ReportRows = lambda rows: None) -> Verified:
+def verify_dataset(dataset: Dataset, on_rows: ReportRows = lambda rows: None) -> Verification:
     """Read everything and check it; nothing is raised for what is in the dataset.
 
     Raises:
@@ -59,14 +58,14 @@ def verify_dataset(dataset: Dataset, tell: ReportRows = lambda rows: None) -> Ve
     try:
         digest = dataset.digest()
         with dataset.open() as columns:
-            found = survey_dataset(columns, dataset.task, tell)
+            found = survey_dataset(columns, dataset.task, on_rows)
             changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
             findings = (*changed, *find_faults(found, dataset.task))
     except UnreadError:
         raise
     except DataError as error:
-        return Verified((DatasetFinding(printable(message_of(error)), damage=True),))
-    return Verified(findings, found, digest)
+        return Verification((DatasetFinding(printable(message_of(error)), damage=True),))
+    return Verification(findings, found, digest)
 
 
 def report_findings(name: str, task: str | None = None, out: Callable[[str], None] = print) -> bool:
@@ -76,8 +75,8 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
         DqlabError: there is no such dataset.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as tell:
-        seen = verify_dataset(dataset, tell)
+    with reading_progress(name) as on_rows:
+        seen = verify_dataset(dataset, on_rows)
     for finding in seen.findings:
         out(f"{name}: {'damage' if finding.damage else 'note'}: {finding.text}")
     if seen.survey and not seen.damaged:
@@ -87,7 +86,7 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
 
 
 def find_faults(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    """All findings; damage first."""
+    """What is wrong or strange, by what was counted; damage first."""
     findings = [finding for look in CHECKS for finding in look(found, task)]
     yield from sorted(findings, key=lambda finding: not finding.damage)
 
@@ -120,8 +119,8 @@ def _flags(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
 
 
 def _ranges(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    if found.outside:
-        yield DatasetFinding(f"{found.outside}; {WAYS}")
+    if found.actions_note:
+        yield DatasetFinding(f"{found.actions_note}; {BOUNDS_ADVICE}")
     for name in ("observations", "actions"):
         values = found.values[name]
         still = np.flatnonzero(values.low == values.high)

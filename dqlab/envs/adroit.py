@@ -12,8 +12,11 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.envs.physics import CompiledModelEnv
+
 with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
     from gymnasium_robotics.envs.adroit_hand.adroit_pen import AdroitHandPenEnv
+
 Array = NDArray[np.float64]
 DROPPED = 0.075
 """m; a pen whose centre is lower has fallen off the hand."""
@@ -24,7 +27,7 @@ def _compiled(file: str) -> Any:
     return mujoco.MjModel.from_xml_path(file)
 
 
-class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
+class AdroitPen(CompiledModelEnv, AdroitHandPenEnv):  # type: ignore[misc]
     """A hand (24 actions in [-1, 1]: angles of its joints) turns a pen to the orientation of a target.
 
     Observation (45,): 24 joint angles; position, velocity and axis of the pen; axis of the target; what position and
@@ -41,9 +44,8 @@ class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
     def __init__(self, **arguments: Any) -> None:
         super().__init__(reward_type="dense", **arguments)
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        model = _compiled(self.fullpath)
-        return model, mujoco.MjData(model)
+    def compile_model(self) -> Any:
+        return _compiled(self.fullpath)
 
     def reset_model(self) -> Array:
         """Draw a target; the observation (45,)."""
@@ -66,7 +68,6 @@ class AdroitPen(AdroitHandPenEnv):  # type: ignore[misc]
         self.model.body_quat[self.target_obj_body_id] = self.target
 
     def render(self) -> Any:
-        """A picture, as `render_mode` says."""
         self._aim()
         mujoco.mj_kinematics(self.model, self.data)
         return super().render()

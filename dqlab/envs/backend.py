@@ -78,7 +78,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepResult:
     """What one step gave to m environments.
 
     Attributes:
@@ -119,12 +119,12 @@ class Environments(ABC):
         """
 
     @abstractmethod
-    def step(self, which: Sequence[int], actions: Array) -> Stepped:
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
         """Step the environments with these numbers by actions (m, A)."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of processes and memory."""
+        """End processes and free memory."""
 
 
 EnvBackend = Callable[[Task, str], Environments]
@@ -135,7 +135,7 @@ env_backends: Registry[EnvBackend] = Registry(
     arguments=2,
 )
 
-A_THREAD = 10
+ENVS_PER_THREAD = 10
 """Environments that a thread is worth: with five for each, two threads were slower than one (docs/performance.md)."""
 
 
@@ -157,27 +157,25 @@ class GymnasiumEnvironments(Environments):
         return ThreadPoolExecutor(self.threads)
 
     def prepare(self, count: int) -> None:
-        """As in `Environments`."""
         while len(self.envs) < count:
             self.envs.append(make_env(self._task, self._physics))
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """As in `Environments`; the group reaches an environment as the option `group`."""
+        """Begin episodes; the group reaches an environment as the option `group`."""
         self.prepare(len(seeds))
         return np.stack([begin_episode(*each) for each in zip(self.envs, seeds, groups, strict=False)])
 
-    def step(self, which: Sequence[int], actions: Array) -> Stepped:
-        """As in `Environments`."""
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
+        """Step, in threads where there are enough environments."""
         envs = [self.envs[number] for number in which]
-        share = max(math.ceil(len(envs) / self.threads), A_THREAD)
+        share = max(math.ceil(len(envs) / self.threads), ENVS_PER_THREAD)
         starts = range(0, len(envs), share)
         run = self._pool.map if len(starts) > 1 else map
         parts = run(lambda start: list(map(step_environment, envs[start:][:share], actions[start:][:share])), starts)
         states, rewards, _, over = (np.array(column) for column in zip(*chain(*parts), strict=True))
-        return Stepped(states, rewards, over)
+        return StepResult(states, rewards, over)
 
     def close(self) -> None:
-        """Close them."""
         for env in self.envs:
             env.close()
         self.envs = []

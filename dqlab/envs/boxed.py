@@ -10,13 +10,12 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
-from dqlab.envs.guard import check_step_tuple, describe_error, fit_action
-from dqlab.envs.scaling import from_unit
+from dqlab.envs.actions import fit_action, from_unit
+from dqlab.envs.guard import check_step_tuple, describe_error
 from dqlab.errors import ConfigError
 
 NO_LIMIT = -1
 """What tells Gymnasium not to cut episodes: whoever makes the boxed environment says where."""
-
 EXACT = 2.0**53
 """Bounds beyond it are taken for none: integers are not exact there."""
 
@@ -33,7 +32,7 @@ def boxed_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None, 
         ConfigError: it cannot be made; its actions are no bounded, flat `Box`; its observation is neither a flat `Box`
             nor a `Dict` of such.
     """
-    env = make_plain(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
+    env = make_unlimited(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
     _check_actions(env_id, env.action_space)
     _check_observations(env_id, env.observation_space)
     env = UnitActions(env)
@@ -59,11 +58,10 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
         self.action_space = Box(-1.0, 1.0, space.shape, floating)
 
     def step(self, action: Any) -> Any:
-        """One step by an action in [-1, 1]."""
         return check_step_tuple(self.env.step(self._fit(from_unit(action, self._low, self._high))))
 
 
-def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
+def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     """The environment as it is, without a step limit.
 
     Raises:
@@ -84,9 +82,9 @@ def make_plain(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def bounds_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+def environment_bounds(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """The environment's own bounds of actions (A,), which -1 and 1 stand for."""
-    env = make_plain(env_id, env_kwargs)
+    env = make_unlimited(env_id, env_kwargs)
     env.close()
     return env.action_space.low.tolist(), env.action_space.high.tolist()
 

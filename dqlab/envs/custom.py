@@ -39,9 +39,9 @@ def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = Non
 
 
 def _limit_of(env_id: str, env_kwargs: Mapping[str, Any]) -> int:
-    from dqlab.envs.boxed import make_plain
+    from dqlab.envs.boxed import make_unlimited
 
-    make_plain(env_id, env_kwargs).close()
+    make_unlimited(env_id, env_kwargs).close()
     import gymnasium
 
     limit = gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps
@@ -58,9 +58,9 @@ def action_bounds(task: Task) -> tuple[list[float], list[float]]:
     """What -1 and 1 stand for in the task's own environment, (A,) each."""
     if task.env_id != BOXED:
         return [-1.0] * task.action_dim, [1.0] * task.action_dim
-    from dqlab.envs.boxed import bounds_of
+    from dqlab.envs.boxed import environment_bounds
 
-    return bounds_of(**task.env_kwargs)
+    return environment_bounds(**task.env_kwargs)
 
 
 @configurable("envs")
@@ -96,7 +96,7 @@ def gymnasium_task(
     made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
     plain = Task("", "", BOXED, 0.0, 1.0, episode_limit, "", state_dim, action_dim, env_kwargs=made)
     task = plain if known else describe_environment(env_id, env_kwargs, episode_limit)
-    return file_task(
+    return register_task(
         replace(
             task,
             name=name or _name_of(env_id),
@@ -141,7 +141,7 @@ def task_statements(task: Task, origin: str) -> list[str]:
     ]
 
 
-def file_task(task: Task) -> str:
+def register_task(task: Task) -> str:
     """File a task of the user's, in place of an earlier one of hers; returns its name.
 
     Raises:

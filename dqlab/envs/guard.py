@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.envs.actions import fit_action
 from dqlab.errors import DqlabError, EnvError, NotFiniteError, error_place
 
 Array = NDArray[Any]
-PARTS = ("observation", "reward", "terminated", "truncated", "info")
-
-
-def fit_action(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Array]:
-    """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
-    if dtype is None:
-        return lambda action: np.minimum(np.maximum(action, low), high)
-    if np.issubdtype(dtype, np.integer):
-        return lambda action: np.rint(np.minimum(np.maximum(action, low), high)).astype(dtype)
-    return lambda action: np.minimum(np.maximum(action, low), high).astype(dtype)
-
-
-class _WrongError(Exception):
-    """What an environment does wrong, as the rest of a sentence."""
-
-
-def check_step_tuple(given: Any) -> Any:
-    """What a step gave, which must be a tuple of five: other wrappers take it apart."""
-    if type(given) is not tuple or len(given) != 5:
-        raise _WrongError(f"gives {_what(given)} instead of ({', '.join(PARTS)})")
-    return given
+STEP_VALUES = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
@@ -72,7 +52,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         try:
             given = self.env.reset(seed=seed, options=options)
             if type(given) is not tuple or len(given) != 2:
-                raise _WrongError(f"gives {_what(given)} instead of (observation, info)")
+                raise _ContractError(f"gives {_what(given)} instead of (observation, info)")
             observation = self._observed(given[0])
         except (Exception, SystemExit) as error:
             self._explain(error)
@@ -106,28 +86,39 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
     def _observed(self, given: Any) -> Array:
         observation = np.asarray(given)
         if observation.shape != self._shape:
-            raise _WrongError(f"gives an observation of shape {observation.shape}; its space says {self._shape}")
+            raise _ContractError(f"gives an observation of shape {observation.shape}; its space says {self._shape}")
         if observation.dtype.kind not in "fiub":
-            raise _WrongError(f"gives an observation of {observation.dtype}, which are no numbers")
+            raise _ContractError(f"gives an observation of {observation.dtype}, which are no numbers")
         return observation
 
     def _rewarded(self, given: Any) -> float:
         reward = np.asarray(given)
         if reward.size != 1 or reward.dtype.kind not in "fiub":
-            raise _WrongError(f"gives {_what(given)} as the reward, not a number")
+            raise _ContractError(f"gives {_what(given)} as the reward, not a number")
         return float(reward.item())
 
     def _explain(self, error: BaseException) -> NoReturn:
         """An error of the environment's, as one line; dqlab's own are such already."""
         if isinstance(error, DqlabError):
             raise error
-        what = str(error) if isinstance(error, _WrongError) else f"raised {describe_error(error)}"
+        what = str(error) if isinstance(error, _ContractError) else f"raised {describe_error(error)}"
         raise EnvError(self._line(what)) from error
 
     def _line(self, what: str) -> str:
         seed = "without a seed of its own" if self._seed is None else f"with seed {self._seed}"
         when = f"at step {self._steps}" if self._steps else "at the start"
         return f"The environment '{self._name}' {what}, {when} of an episode {seed}."
+
+
+def check_step_tuple(given: Any) -> Any:
+    """What a step gave, which must be a tuple of five: other wrappers take it apart."""
+    if type(given) is not tuple or len(given) != 5:
+        raise _ContractError(f"gives {_what(given)} instead of ({', '.join(STEP_VALUES)})")
+    return given
+
+
+class _ContractError(Exception):
+    """What an environment does wrong, as the rest of a sentence."""
 
 
 def describe_error(error: BaseException) -> str:

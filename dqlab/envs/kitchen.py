@@ -15,7 +15,7 @@ from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 from gymnasium.utils.ezpickle import EzPickle
 from numpy.typing import NDArray
 
-from dqlab.envs.physics import capsule_as_cylinder, rotation_of
+from dqlab.envs.physics import CompiledModelEnv, capsule_as_cylinder, rotation_of
 
 CAPSULE_MASSES = {"microdoorroot": 0.02, "kettleroot": 0.02}
 """kg of each weighed capsule, by the movable bodies that have any: the XML fixes the geoms' masses."""
@@ -44,8 +44,6 @@ def model_file() -> Path:
 @lru_cache(maxsize=1)
 def kitchen_model() -> Any:
     """The `mujoco.MjModel`, compiled once a process: 56 MB that all environments read and none writes."""
-    import mujoco
-
     model = mujoco.MjModel.from_xml_path(str(model_file()))
     model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
     let_arm_pass_its_stand(model)
@@ -87,8 +85,6 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
         body: its name.
         mass: kg of each capsule.
     """
-    import mujoco
-
     index = model.body(body).id
     geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
     frame = rotation_of(model.body_iquat[index])
@@ -107,8 +103,6 @@ def _turn_inertial_frame(model: Any, body: int, frame: Array, tensor: Array) -> 
 
     The boxes that bound the geoms are stored in that frame: it may turn by 1e-4, but its axes may not be permuted.
     """
-    import mujoco
-
     values, axes = np.linalg.eigh(tensor)
     values, axes = values[::-1], axes[:, ::-1]
     axes = axes * np.sign(np.diag(axes))
@@ -131,7 +125,7 @@ HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
 AMPLITUDES = np.array(
     [0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005]
 )
-"""Of the uniform noise on each position (30,), for a ratio of 1."""
+"""Amplitudes of the uniform noise on each position (30,), for a ratio of 1."""
 INITIAL = np.array(
     [
         *(0.148388023, -1.76848573, 1.84390296, -2.4768576, 0.260252026, 0.712533105, 1.59515394),
@@ -162,7 +156,7 @@ CACHED = 5
 CAMERA = {"distance": 2.2, "azimuth": 70.0, "elevation": -35.0, "lookat": np.array([-0.2, 0.5, 2.0])}
 
 
-class Kitchen(MujocoEnv, EzPickle):  # type: ignore[misc]
+class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
     """A Franka arm (9 actions in [-1, 1]: joint velocities) that should bring parts of a kitchen to their goals.
 
     Observation (60,): noisy positions of the arm (9) and of the objects (21), and the goal (30), zero where nothing is
@@ -192,11 +186,8 @@ class Kitchen(MujocoEnv, EzPickle):  # type: ignore[misc]
         self.observed = INITIAL.copy()
         self.open_goals = set(self.goals)
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        model = kitchen_model()
-        frame = model.vis.global_
-        frame.offwidth, frame.offheight = max(frame.offwidth, self.width), max(frame.offheight, self.height)
-        return model, mujoco.MjData(model)
+    def compile_model(self) -> Any:
+        return kitchen_model()
 
     def _observe(self) -> Array:
         """Look at the positions (30,) through noise; the observation (60,)."""

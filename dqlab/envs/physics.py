@@ -3,11 +3,12 @@
 MuJoCo up to 2.1.1 compiled a capsule of radius r and half-length h as a cylinder of radius r and
 length 2h + r. Later releases compute the exact capsule, which changes every mass and inertia of the
 D4RL robots and with them the return of a fixed policy by a factor of two. Spheres were exact then, too.
-`legacy_inertia` writes the old values into a compiled model.
+`legacy_inertia` writes the old values into a compiled model; `CompiledModelEnv` lets an environment compile its own.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -156,3 +157,27 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
 @physics_laws.register("modern", source="the installed MuJoCo release", cites=("todorov2012mujoco",))
 def modern_inertia(model: Any, about: Body = Body()) -> None:
     """Leave the compiled model as the installed MuJoCo made it: exact capsules, scores unlike D4RL's."""
+
+
+class CompiledModelEnv(ABC):
+    """Comes before Gymnasium's `MujocoEnv` among an environment's bases: `compile_model` gives the model it steps.
+
+    `MujocoEnv` compiles its file in `_initialize_simulation`; no public method may say otherwise. This is the only
+    private name of Gymnasium's that is used (`tests/envs/test_physics.py` sees that it is still there).
+    """
+
+    width: int
+    height: int
+
+    @abstractmethod
+    def compile_model(self) -> Any:
+        """The `mujoco.MjModel`."""
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        """The model, whose frame buffer is as large as what is drawn, and its state."""
+        import mujoco
+
+        model = self.compile_model()
+        frame = model.vis.global_
+        frame.offwidth, frame.offheight = max(frame.offwidth, self.width), max(frame.offheight, self.height)
+        return model, mujoco.MjData(model)

@@ -9,8 +9,9 @@ from dqlab.errors import ConfigError
 from dqlab.machine import IsolatedOutcome, run_isolated
 
 VARIABLE = "MUJOCO_GL"
-"""Read when mujoco is first imported."""
+"""The environment variable that MuJoCo reads when it is first imported."""
 SECONDS = 8.0
+"""For one picture."""
 DRAW = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -42,11 +43,11 @@ class OpenGL:
     wants: tuple[str, ...] = ()
 
     def draws(self) -> IsolatedOutcome:
-        """Draw one picture, in a process of its own."""
+        """Whether it draws: one picture, in a process of its own."""
         return run_isolated(DRAW, timeout=SECONDS, env={VARIABLE: self.value, "PYOPENGL_PLATFORM": None})
 
 
-WAYS = (
+GL_BACKENDS = (
     OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
     OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
     OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1", ("DISPLAY", "WAYLAND_DISPLAY")),
@@ -60,7 +61,7 @@ def choose_gl() -> str:
     Call it before mujoco is imported.
 
     Returns:
-        The value: gymnasium knows those of `WAYS` only, for other words of MuJoCo's it stands for GLFW.
+        The value: gymnasium knows those of `GL_BACKENDS` only, for other words of MuJoCo's it stands for GLFW.
 
     Raises:
         ConfigError: none works, or the user's own does not.
@@ -72,10 +73,12 @@ def choose_gl() -> str:
                 f"Nothing can be drawn with {VARIABLE}={chosen} ({tried.trouble}). Unset it: dqlab chooses."
             )
         word = chosen.lower().strip()
-        os.environ[VARIABLE] = word if word in {way.value for way in WAYS} else "glfw"
+        os.environ[VARIABLE] = word if word in {way.value for way in GL_BACKENDS} else "glfw"
         return os.environ[VARIABLE]
-    for way in WAYS:
+    for way in GL_BACKENDS:
         if way.draws().fine:
             os.environ[VARIABLE] = way.value
             return way.value
-    raise ConfigError(f"Nothing can be drawn here: {WAYS[1].fix}, or {WAYS[0].fix}. `dqlab doctor` says more.")
+    raise ConfigError(
+        f"Nothing can be drawn here: {GL_BACKENDS[1].fix}, or {GL_BACKENDS[0].fix}. `dqlab doctor` says more."
+    )

@@ -1,4 +1,4 @@
-"""D4RL-normalised scores of returns that somebody has got somewhere."""
+"""`dqlab score`: D4RL-normalised scores of returns, read from wherever they are."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-LINEAR = (
+MEAN_NOTE = (
     "The mean score is the score of the mean return, because the score is linear: the official code, which averages "
     "returns first, prints the same."
 )
@@ -202,7 +202,7 @@ def source_of(task: Task) -> str:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredReturns:
     """Returns with their scores.
 
     Attributes:
@@ -231,14 +231,14 @@ class Scored:
         }
 
 
-def score_returns(name: str, given: Sequence[str], column: str = "") -> Scored:
+def score_returns(name: str, given: Sequence[str], column: str = "") -> ScoredReturns:
     """Score returns; `name` as in `reference_of`, `given` and `column` as in `read_returns`."""
     shown, task = reference_of(name)
     returns = read_returns(given, column)
-    return Scored(shown, task, returns, task.score(returns))
+    return ScoredReturns(shown, task, returns, task.score(returns))
 
 
-def print_scored(scored: Scored) -> None:
+def print_scored(scored: ScoredReturns) -> None:
     """Every return's score, their mean and deviation, and whose reference returns they stand on."""
     table = Table(title=f"D4RL-normalised scores: {scored.name}")
     for name in ("episode", "return", "score"):
@@ -252,7 +252,7 @@ def print_scored(scored: Scored) -> None:
     console.print(table)
     console.print(f"n = {len(scored.scores)}; a return of {task.min_score} scores 0, {task.max_score} scores 100.")
     console.print(f"Source: {source_of(task)}.")
-    console.print(LINEAR)
+    console.print(MEAN_NOTE)
 
 
 def all_references() -> list[dict[str, Any]]:
@@ -270,7 +270,7 @@ def all_references() -> list[dict[str, Any]]:
 
 
 def print_references() -> None:
-    """The same as a table."""
+    """Print `all_references` as a table."""
     table = Table(title="Returns that score 0 and 100")
     for name in ("task", "scores 0", "scores 100", "episode limit"):
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)

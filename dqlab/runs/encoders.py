@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import atomic_path
+from dqlab.machine import attempt_command
 
 Frame = NDArray[np.uint8]
 Draw = Callable[[], Frame]
@@ -80,11 +81,9 @@ class Mp4(Encoder):
 
     @staticmethod
     def check() -> None:
-        """As in `Encoder`."""
         ffmpeg()
 
     def add(self, draw: Draw) -> None:
-        """As in `Encoder`."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(draw()).tobytes())
@@ -92,7 +91,6 @@ class Mp4(Encoder):
             self.close()
 
     def close(self) -> None:
-        """As in `Encoder`."""
         code = _end(self._process)
         if code:
             self._said.seek(0)
@@ -122,9 +120,13 @@ def ffmpeg() -> str:
         raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
 
 
+SECONDS = 30.0
+"""In which ffmpeg says what it can do."""
+
+
 def _codec() -> list[str]:
     """H.264 at a quality at which nothing is seen of it; ffmpeg's own choice for builds without x264."""
-    known = subprocess.run([ffmpeg(), "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
+    known = attempt_command([ffmpeg(), "-hide_banner", "-encoders"], timeout=SECONDS).output
     return ["-c:v", "libx264", "-crf", "20"] if "libx264 " in known else []
 
 
@@ -145,14 +147,12 @@ class Gif(Encoder):
 
     @staticmethod
     def check() -> None:
-        """As in `Encoder`."""
         try:
             import PIL  # noqa: F401
         except ImportError as error:
             raise ConfigError("A .gif needs Pillow: pip install 'dqlab[video]'.") from error
 
     def add(self, draw: Draw) -> None:
-        """As in `Encoder`."""
         self._given += 1
         if (self._given - 1) % self._every == 0:
             self._file.write(self._encoded(draw(), first=self._given == 1))
@@ -166,7 +166,6 @@ class Gif(Encoder):
         return b"".join([*header, *GifImagePlugin.getdata(picture, **about, include_color_table=True)])
 
     def close(self) -> None:
-        """As in `Encoder`."""
         with self._file:
             self._file.write(b";")
 

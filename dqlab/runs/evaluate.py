@@ -13,6 +13,7 @@ from dqlab.config.replica import Replica
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError
 from dqlab.printing import Console
+from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.video import VideoRequest, VideoSession
@@ -46,11 +47,11 @@ def evaluate_run(
     facts = folder.facts()
     gin_files.load_stored(folder.config, bindings)
     experiment = Experiment()
-    experiment.check()
+    check_experiment(experiment)
     title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"
     table = _evaluation_table(title, facts["caveat"])
     evaluator = _evaluator(experiment, episodes, bindings)
-    mode = experiment.mode(facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
+    mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
     evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
     replicas = {replica.name: replica for replica in folder.replicas()}
     files = checkpoint_files(folder, seed, which)
@@ -59,7 +60,7 @@ def evaluate_run(
     for file in files:
         weights, record = checkpoint.load_weights(file)
         replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
-        pack = experiment.pack([replica])
+        pack = build_pack(experiment, [replica])
         pack.load(0, weights)
         try:
             result = evaluator.run(pack, record["step"], mode)[0]
@@ -123,8 +124,8 @@ def evaluate_official(
     gin_files.load_gin([], [*told, f"Experiment.task={task_name!r}", *bindings])
     experiment = Experiment()
     _check_official(trained, experiment)
-    experiment.check()
-    pack = experiment.pack([Replica.plain(0)])
+    check_experiment(experiment)
+    pack = build_pack(experiment, [Replica.plain(0)])
     pack.load(0, trained.weights)
     evaluator = _evaluator(experiment, episodes, bindings)
     filming = VideoSession(evaluator, film, 1) if film else None
@@ -144,7 +145,7 @@ def _evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[
     Raises:
         ConfigError: an environment cannot be made; or nothing reads a binding.
     """
-    evaluator = experiment.evaluator(episodes)
+    evaluator = build_evaluator(experiment, episodes)
     evaluator.environments.prepare(evaluator.episodes)
     gin_files.check_parameters_read(bindings, parameters_read())
     return evaluator

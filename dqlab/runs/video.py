@@ -18,7 +18,8 @@ import numpy as np
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dqlab.envs.backend import Array, Environments, GymnasiumEnvironments, Stepped, make_env
+from dqlab.envs import make_env
+from dqlab.envs.backend import Array, Environments, GymnasiumEnvironments, StepResult
 from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError, message_of
 from dqlab.machine import readable_duration
@@ -61,16 +62,14 @@ class Recording(Environments):
         self.takes: list[RecordedEpisode] = []
 
     def prepare(self, count: int) -> None:
-        """As in `Environments`."""
         self._played.prepare(count)
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """As in `Environments`; earlier takes are forgotten."""
+        """Begin episodes; those recorded earlier are forgotten."""
         self.takes = [RecordedEpisode(*pair) for pair in zip(seeds, groups, strict=True)][: self._episodes]
         return self._played.reset(seeds, groups)
 
-    def step(self, which: Sequence[int], actions: Array) -> Stepped:
-        """As in `Environments`."""
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
         stepped = self._played.step(which, actions)
         for number, action, reward in zip(which, actions, stepped.reward, strict=True):
             if number < len(self.takes):
@@ -79,7 +78,6 @@ class Recording(Environments):
         return stepped
 
     def close(self) -> None:
-        """As in `Environments`."""
         self._played.close()
 
 
@@ -299,7 +297,7 @@ SHOWN = (
 )
 
 
-class Lines:
+class ProgressLines:
     """Tells now and then how far a film is, where no bar can be shown.
 
     Args:
@@ -378,7 +376,7 @@ class VideoSession:
             with Progress(*SHOWN, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
                 steps = sum(len(take.actions) for take in scene.takes)
                 task = progress.add_task(f"filming {escape(str(scene.film.path))}", total=steps)
-                shown = partial(progress.advance, task) if waiting.is_terminal else Lines(console.print, steps)
+                shown = partial(progress.advance, task) if waiting.is_terminal else ProgressLines(console.print, steps)
                 about = self._studio.render_video(scene.takes, scene.film, shown)
             console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
             for number, take in enumerate(scene.takes, 1):

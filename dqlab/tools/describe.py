@@ -1,4 +1,4 @@
-"""One part described: its docstring, parameters and gin example, and the contract of its kind."""
+"""One component described: its docstring, parameters and gin example, and the contract of its kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dqlab.tools.conformance.suite import CHECKS
 
 
 def describe(kind: str, name: str) -> str:
-    """All about one part: docstring, parameters, gin example, and the contract of its kind.
+    """All about one component: docstring, parameters, gin example, and the contract of its kind.
 
     Raises:
         ConfigError: unknown kind or name; the message names the nearest ones.
@@ -47,7 +47,7 @@ def describe_json(kind: str, name: str) -> str:
 
 
 def _inherited(entry: RegistryEntry[Any]) -> list[str]:
-    """What the docstrings of a part's ancestors say of attributes that it has from them."""
+    """What the docstrings of a component's ancestors say of attributes that it has from them."""
     item: Any = entry.item
     ancestors = [base for base in item.__mro__[1:] if _is_ours(base)] if inspect.isclass(item) else []
     return [line for base in ancestors for line in _attributes(base)]
@@ -60,7 +60,7 @@ def _attributes(base: type) -> list[str]:
 
 
 def _elsewhere(registry: Registry[Any]) -> list[str]:
-    """A comment on the other parameters that choose a part of this kind."""
+    """A comment on the other parameters that choose a component of this kind."""
     others = [name for name in choosers(registry) if name != registry.chosen_by]
     return [f"# or, where that is what runs: {', '.join(others)}"] if others else []
 
@@ -72,7 +72,7 @@ def _parameter_line(known: Mapping[str, Any]) -> str:
 
 
 def contract(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
-    """What every part of a kind must be: what dqlab's base class says, or how a part is called; and what is checked."""
+    """What every component of a kind must be: what its base class says, or how it is called; and what is checked."""
     lines = [registry.summary, *_interface(registry, entry)]
     if check := CHECKS.get(registry.kind):
         what = inspect.getdoc(getattr(check, "func", check)) or ""
@@ -95,7 +95,7 @@ def _interface(registry: Registry[Any], entry: RegistryEntry[Any]) -> Iterator[s
 
 
 def _methods(base: type, own: list[type]) -> Iterator[tuple[str, Any]]:
-    """Public methods that a class and all parts of its kind have, its ancestors' of dqlab included."""
+    """Public methods that a class and all components of its kind have, its ancestors' of dqlab included."""
     named = {name: member for ours in reversed(base.__mro__) if _is_ours(ours) for name, member in vars(ours).items()}
     for name, member in named.items():
         if _is_public(name, member) and all(hasattr(other, name) for other in own):

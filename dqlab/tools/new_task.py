@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import WAYS, action_blocks, action_rule, bounds_text
+from dqlab.data.bounds import BOUNDS_ADVICE, action_blocks, action_rule, bounds_text
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
 from dqlab.data.survey import ReportRows, Survey, survey_dataset
 from dqlab.data.verify import find_faults
-from dqlab.envs.backend import env_backends
+from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
@@ -101,7 +101,7 @@ def _notes(name: str, found: Survey, task: Task) -> list[str]:
     Raises:
         DataError: they are damaged.
     """
-    findings = [finding for finding in find_faults(found, task) if WAYS not in finding.text]
+    findings = [finding for finding in find_faults(found, task) if BOUNDS_ADVICE not in finding.text]
     if damage := [finding.text for finding in findings if finding.damage]:
         raise DataError(f"{name}: {'; '.join(damage)}.")
     return [f"note: {finding.text}" for finding in findings]

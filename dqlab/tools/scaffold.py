@@ -1,4 +1,4 @@
-"""`dqlab new-plugin`: a package with a part of each of five kinds, made from examples/dqlab-plugin by renaming it."""
+"""`dqlab new-plugin`: a package with components of five kinds, examples/dqlab-plugin by another name."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import Environments, env_backends
+from dqlab.envs import env_backends
+from dqlab.envs.backend import Environments
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.training.execution.modes import Eager, ExecutionMode

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dqlab.config.replica import Replica
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.envs.tasks import Task
 from dqlab.errors import EnvError, RunError, StoppedError
 from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder

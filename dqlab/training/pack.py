@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import TrainedNetwork
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.stacking import FULL, Network, Precision

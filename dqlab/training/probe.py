@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
 from dqlab.algorithms import Algorithm
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.machine import free_memory
 from dqlab.networks.stacking import FULL, Precision

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqlab.data.transitions import Transitions, gather_rows
+from dqlab.data import Transitions
+from dqlab.data.transitions import gather_rows
 from dqlab.noise import NoiseStream, integers
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree, tree_map

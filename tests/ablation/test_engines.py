@@ -23,7 +23,7 @@ from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine
 from dqlab.ablation.engines.slurm import SlurmEngine
 from dqlab.errors import ConfigError
-from dqlab.tools.conformance.algorithms import made_job
+from dqlab.tools.conformance.training import made_job
 
 NEEDED = {"local": "json", "slurm": "submitit", "ray": "ray"}
 Events = dict[str, list[dict[str, Any]]]

@@ -15,7 +15,8 @@ from dqlab.ablation.grid import Grid, Setting
 from dqlab.algorithms import algorithms
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FILES = sorted((ROOT / "ablations").glob("*.gin"))
@@ -83,7 +84,7 @@ def test_every_cell_is_an_experiment_of_its_own(path: Path) -> None:
     cells = cells_of(path)
     for cell in cells:
         loaded = gin_files.load_gin([path], cell.as_text())
-        Experiment().check()
+        check_experiment(Experiment())
         texts.add(gin_files.operative_text(loaded).replace(cell.label, ""))
     assert len(cells) >= 2
     assert len(texts) == len(cells)

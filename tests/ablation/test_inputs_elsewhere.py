@@ -15,7 +15,7 @@ from dqlab.ablation.planning import make_plan
 from dqlab.ablation.reader import ConfigResolver, Data
 from dqlab.cli import main
 from dqlab.data.sources import find_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError
 from dqlab.files import size_of
 

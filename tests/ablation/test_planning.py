@@ -16,7 +16,8 @@ from dqlab.ablation.reader import ConfigResolver, canonical_values
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, operative_parameters
 from dqlab.errors import ConfigError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 BY_NAME = "load_dataset.sources=('embedded:walker2d-medium-expert-mini',)"
@@ -45,7 +46,7 @@ def test_what_a_cell_runs_is_what_building_it_reads(path: Path) -> None:
     for setting in reader.grid.settings:
         planned, _ = reader.values(base, setting)
         reader.load(base.task, setting.as_text())
-        Experiment().check()
+        check_experiment(Experiment())
         built = {name: value for name, value in operative_parameters().items() if name in planned}
         assert {name: planned[name] for name in built} == built
         unread = {name for name in set(planned) - set(built) if not name.startswith(("data.", "reward_transform."))}
@@ -59,7 +60,7 @@ def test_ids_are_equal_exactly_where_the_same_is_run(path: Path) -> None:
     texts = {}
     for setting in reader.grid.settings:
         reader.load(reader.bases()[0].task, setting.as_text())
-        Experiment().check()
+        check_experiment(Experiment())
         texts[setting.label] = gin_files.operative_text(reader.loaded).replace(repr(setting.label), "")
     same_text = len(set(texts.values())) == len(texts)
     assert (len(set(ids(plan).values())) == len(plan.cells)) == same_text

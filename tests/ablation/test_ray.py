@@ -21,7 +21,7 @@ from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine
 from dqlab.ablation.engines.ray_node import modules_of
 from dqlab.errors import ConfigError
-from dqlab.tools.conformance.algorithms import made_job
+from dqlab.tools.conformance.training import made_job
 
 pytest.importorskip("ray", reason="ray is not installed")
 

@@ -17,7 +17,7 @@ from dqlab.algorithms.idql import IDQL
 from dqlab.algorithms.iql import IQL
 from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
 from dqlab.algorithms.td3_bc import TD3BC
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.mlp import Multiplier
 from dqlab.policies.cvae import CVAEPolicy

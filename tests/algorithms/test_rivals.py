@@ -24,13 +24,13 @@ from torch import Tensor
 from dqlab.algorithms import algorithms
 from dqlab.algorithms.mmd_ql import gaussian_kernel, laplacian, mmd
 from dqlab.config import gin_files
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.diffusion import Process
 from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.networks.critics import TQC
 from dqlab.policies.base import Dims
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
 from dqlab.testing import check
 from dqlab.training import Pack
 from dqlab.training.plan import lr_schedules

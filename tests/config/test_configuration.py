@@ -18,9 +18,11 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
-from dqlab.envs.tasks import D4RL, tasks
+from dqlab.envs import tasks
+from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 
 GIN_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "gin").rglob("*.gin"))
 
@@ -191,7 +193,7 @@ def test_set_does_without_inner_quotes() -> None:
 def test_wrong_values_are_found_before_any_data_is_read(binding: str, message: str) -> None:
     gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], [binding])
     with pytest.raises(ConfigError, match=message):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 @pytest.mark.parametrize("path", GIN_FILES, ids=str)
@@ -203,12 +205,12 @@ def test_every_gin_file_parses_and_builds(path: Path) -> None:
         assert Collection().resolved_task()[0].action_dim > 0
         return
     if path.parts[1] != "base":
-        Experiment().check()
+        check_experiment(Experiment())
         return
     with pytest.raises(ConfigError, match="Experiment.task"):  # a base file lacks the task, and nothing else
-        Experiment().check()
+        check_experiment(Experiment())
     gin_files.load_gin([ROOT / path], ["Experiment.task=hopper-medium-v2"])
-    Experiment().check()
+    check_experiment(Experiment())
 
 
 @pytest.mark.parametrize("task", PAPER)
@@ -243,11 +245,11 @@ def test_bc_differs_in_what_it_must_only() -> None:
 
 def test_the_operative_text_reproduces_the_configuration(tmp_path: Path) -> None:
     loaded = gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], [*TINY, "DiffusionQL.eta=0.25"])
-    Experiment().check()
+    check_experiment(Experiment())
     text = gin_files.operative_text(loaded)
     gin_files.load_gin([write(tmp_path, text)])
     again = Experiment()
-    again.check()
+    check_experiment(again)
     assert again.resolved_algorithm.eta == 0.25
     assert changed_results(parse_bindings(text), parse_bindings(gin_files.operative_text(loaded))) == []
 
@@ -271,7 +273,7 @@ def test_runs_of_diffusion_ql_that_are_older_than_its_rivals_options_are_continu
     """What a run did not name it ran as it was then: Diffusion-QL as today, FQL by another update."""
     for algorithm, changed in (("diffusion_ql", []), ("fql", ["FQL.joint_update: False before, True now"])):
         loaded = gin_files.load_gin([f"gin/{algorithm}_walker2d.gin"], SMALL)
-        Experiment().check()
+        check_experiment(Experiment())
         now = gin_files.operative_text(loaded)
         later = re.compile(r"^[\w.]*\.(joint_update|norm_after|norm_eps|time_endpoint) = .*\n", re.MULTILINE)
         found = changed_results(*map(parse_bindings, (later.sub("", now), now)))

@@ -10,14 +10,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from dqlab.config import gin_files
+from dqlab.data import Transitions, load_dataset
 from dqlab.data.bandit import make_rows
-from dqlab.data.sources import digest_of_rows, load_dataset
-from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import make_env
+from dqlab.data.formats.base import digest_of_columns
+from dqlab.data.sources import MADE_COLUMNS
+from dqlab.envs import make_env, tasks
 from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import build_pack
 from dqlab.training import Evaluator
 from dqlab.training.model_selection import EvaluationEpisodes
 
@@ -85,7 +86,7 @@ def test_the_digest_sees_every_array() -> None:
         rows = make_rows(0, 8)
         if name:
             getattr(rows, name)[2] = 1 - getattr(rows, name)[2]
-        digests.add(digest_of_rows(rows))
+        digests.add(digest_of_columns(rows, MADE_COLUMNS))
     assert len(digests) == 6
 
 
@@ -151,5 +152,5 @@ def test_scores() -> None:
 def test_evaluation_rolls_it_out() -> None:
     gin_files.load_gin(["gin/bandit/base.gin"])
     experiment = Experiment()
-    result: EvaluationEpisodes = Evaluator(BANDIT, experiment.physics, 6).run(experiment.pack(), 0)[0]
+    result: EvaluationEpisodes = Evaluator(BANDIT, experiment.physics, 6).run(build_pack(experiment), 0)[0]
     assert result.lengths.tolist() == [1] * 6

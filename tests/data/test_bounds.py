@@ -21,12 +21,11 @@ from made_own import ENV_ID, task_gin, write_data, write_module
 from dqlab.ablation.planning import make_plan
 from dqlab.ablation.reader import ConfigResolver
 from dqlab.config.identity import is_as_before
+from dqlab.data import Transitions, load_dataset
 from dqlab.data.formats.base import format_of
-from dqlab.data.sources import load_dataset
-from dqlab.data.transitions import Transitions
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment, gymnasium_task
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
 
 Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dqlab.data import data_formats
 from dqlab.data.convert import convert_dataset
-from dqlab.data.formats.base import Columns, data_formats
-from dqlab.data.locate import Dataset, name_it
+from dqlab.data.formats.base import Columns
+from dqlab.data.locate import Dataset, resolve_dataset
 from dqlab.errors import DataError
 
 pytest.importorskip("minari")
@@ -32,7 +33,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def named(form: str) -> Dataset:
     """A new name for a dataset of a format."""
     suffixes = data_formats.get(form).suffixes
-    return name_it(f"set-{next(COUNT)}{suffixes[0]}" if suffixes else f"{form}:made/set-v{next(COUNT)}")
+    return resolve_dataset(f"set-{next(COUNT)}{suffixes[0]}" if suffixes else f"{form}:made/set-v{next(COUNT)}")
 
 
 def made(ends: list[str], with_next: bool) -> Columns:
@@ -126,7 +127,7 @@ def test_limits_stand_in_for_unrecorded_cuts() -> None:
     rows = Columns(np.arange(2.0 * n).reshape(n, 2), np.zeros((n, 1)), np.ones(n), np.zeros(n, bool))
     source, target = named("d4rl"), named("minari")
     source.format.write(source.path, rows)
-    convert_dataset(Dataset("x", source.format, source.path, name_it("hopper-medium-v2").task), target)
+    convert_dataset(Dataset("x", source.format, source.path, resolve_dataset("hopper-medium-v2").task), target)
     with target.open() as columns:
         assert np.flatnonzero(columns.timeouts[0 : len(columns)]).tolist() == [998, 1997]  # type: ignore[index]
         assert "Hopper-v4" in columns.metadata["env_spec"]
@@ -155,7 +156,7 @@ def test_no_room(stores: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("may not mount a disk")
     try:
-        source, target = named("d4rl"), name_it(str(disk / "full.hdf5"))
+        source, target = named("d4rl"), resolve_dataset(str(disk / "full.hdf5"))
         source.format.write(source.path, made([""] * 9000, False))
         with pytest.raises(DataError, match=r"full\.hdf5"):
             convert_dataset(source, target)

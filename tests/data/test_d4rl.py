@@ -19,7 +19,7 @@ from dqlab.data.formats.hdf5 import read_d4rl, write_d4rl
 from dqlab.data.rewards import as_is, reward_transforms
 from dqlab.data.rows import cuts_of, episode_returns
 from dqlab.data.transitions import q_learning_view
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.errors import DataError
 
 ORIGIN = {"source": "test", "path": "-", "digest": "-", "is_d4rl": False}
@@ -89,8 +89,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 import h5py, torch
-from dqlab.data.sources import load_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.data import load_dataset
+from dqlab.envs import tasks
 def status(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 Path("/proc/self/clear_refs").write_text("5")

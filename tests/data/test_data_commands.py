@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from dqlab.cli import main
-from dqlab.data.locate import with_data
+from dqlab.data.locate import tasks_with_data
 from dqlab.data.sources import find_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.files import sha256_of
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -72,7 +72,7 @@ def write(path: Path, rows: int = 100, **changes: Any) -> Path:
 def test_list(data: Callable[..., Said], folder: Path) -> None:
     code, out, _ = data("list")
     assert code == 0
-    for task in with_data():
+    for task in tasks_with_data():
         assert task.name in out
     assert f"{folder / 'cache'}"[-20:] in out.replace("\n", "")
     write(folder / "cache" / FILE)

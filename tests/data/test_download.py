@@ -24,11 +24,15 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.data.download import HDF5_MAGIC, UnavailableError, address_of, download, second_home
-from dqlab.data.locate import as_data, locate_dataset
-from dqlab.data.sources import d4rl_cache, d4rl_download, load_dataset
+from dqlab.data import load_dataset
+from dqlab.data.addresses import address_of, hugging_face_address
+from dqlab.data.download import UnavailableError, download
+from dqlab.data.formats.hdf5 import HDF5_MAGIC
+from dqlab.data.locate import listings_as_dicts, locate_dataset
+from dqlab.data.sources import d4rl_cache, d4rl_download
 from dqlab.data.verify import verify_dataset
-from dqlab.envs.tasks import D4RL, tasks
+from dqlab.envs import tasks
+from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -358,7 +362,7 @@ def test_mirrors_are_tried_in_order(site: Site, cache: Path) -> None:
     assert found.address == base + "/flat/walker2d_medium-v2.hdf5?raw=1"
     assert [reason.split(" cannot")[0] for reason in found.failed] == [
         "http://127.0.0.1:9/gym_mujoco_v2/walker2d_medium-v2.hdf5",
-        second_home(WALKER.file),
+        hugging_face_address(WALKER.file),
         "http://127.0.0.1:9/first/gym_mujoco_v2/walker2d_medium-v2.hdf5",
     ]
     (cache / "walker2d_medium-v2.hdf5").unlink()
@@ -398,10 +402,10 @@ def test_the_second_home(site: Site, second: Path) -> None:
     digest = hashlib.sha256(second.read_bytes()).hexdigest()
     assert second.with_name(second.name + ".sha256").read_text() == f"{digest}  walker2d_medium-v2.hdf5\n"
     assert d4rl_cache(SMALL).digest() == digest
-    assert [second_home(tasks.get(name).file) for name in ("antmaze-umaze-v0", "pen-human-v1")] == ["", ""]
+    assert [hugging_face_address(tasks.get(name).file) for name in ("antmaze-umaze-v0", "pen-human-v1")] == ["", ""]
     assert (WALKER.rows, tasks.get("hopper-medium-expert-v2").rows) == (999_995, 1_999_906)
-    assert second_home("gym_mujoco_v2/ant_full_replay-v2.hdf5").endswith("/ant_full_replay-v2.hdf5")
-    assert second_home("gym_mujoco_v2/ant_tiny-v2.hdf5") == ""
+    assert hugging_face_address("gym_mujoco_v2/ant_full_replay-v2.hdf5").endswith("/ant_full_replay-v2.hdf5")
+    assert hugging_face_address("gym_mujoco_v2/ant_tiny-v2.hdf5") == ""
 
 
 def test_another_file_at_the_second_home(site: Site, second: Path) -> None:
@@ -439,8 +443,8 @@ def test_a_downloaded_file_that_changes_is_told(second: Path) -> None:
 
 def test_where_each_file_can_be_had(second: Path) -> None:
     """`dqlab data list`, as data."""
-    had = {item["name"]: item["addresses"] for item in as_data()["d4rl"]}
-    assert had["walker2d-medium-v2"] == ("http://127.0.0.1:9/" + WALKER.file, second_home(WALKER.file))
+    had = {item["name"]: item["addresses"] for item in listings_as_dicts()["d4rl"]}
+    assert had["walker2d-medium-v2"] == ("http://127.0.0.1:9/" + WALKER.file, hugging_face_address(WALKER.file))
     assert had["pen-human-v1"] == ("http://127.0.0.1:9/hand_dapg_v1/pen-human-v1.hdf5",)
 
 

@@ -21,9 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqlab.data import data_formats
+from dqlab.data.arrays import TransitionOptions, in_memory
 from dqlab.data.formats import hdf5
-from dqlab.data.formats.base import Columns, boolean_column, data_formats, float_column, format_of
-from dqlab.data.rows import TransitionView, in_memory
+from dqlab.data.formats.base import Columns, boolean_column, float_column, format_of
 from dqlab.errors import ConfigError, DataError
 
 N = 40
@@ -58,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
     """Everything that is read of a dataset, with all checks."""
     chosen, place = format_of(str(path))
     with chosen.open(place) as found:
-        data = in_memory(found, TransitionView(1000))
+        data = in_memory(found, TransitionOptions(1000))
         dict(found.metadata)
         return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
 

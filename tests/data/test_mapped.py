@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from dqlab.config import gin_files
+from dqlab.data import load_dataset, transitions
 from dqlab.data import mapped as mapped_module
-from dqlab.data import transitions
+from dqlab.data.arrays import TransitionOptions
 from dqlab.data.formats.base import Columns
-from dqlab.data.mapped import mapped
-from dqlab.data.rows import TransitionView
-from dqlab.data.sources import load_dataset
-from dqlab.envs.tasks import tasks
+from dqlab.data.mapped import map_transitions
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError, DataError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import build_pack, load_data
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.step import Step
 
@@ -55,7 +55,7 @@ def trained(memory_map: str, folder: Path) -> torch.Tensor:
     choice = [f"load_dataset.memory_map='{memory_map}'", f"load_dataset.map_dir='{folder}'"]
     gin_files.load_gin([], [*Small, "load_dataset.sources=('embedded',)", *choice])
     experiment = Experiment()
-    pack, data = experiment.pack(), experiment.data()
+    pack, data = build_pack(experiment), load_data(experiment)
     step = Step(pack, data, 16, execution_modes.get("eager")())
     for _ in range(3):
         step()
@@ -151,11 +151,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_every_damage_is_one_message(tmp_path: Path, small: Columns, what: str) -> None:
-    mapped(small, TransitionView(1000), tmp_path / "map")
+    map_transitions(small, TransitionOptions(1000), tmp_path / "map")
     name, change = DAMAGE[what]
     change(tmp_path / "map" / name)
     with pytest.raises(DataError, match=r"map is damaged \(.+\). Delete it"):
-        mapped(small, TransitionView(1000), tmp_path / "map")
+        map_transitions(small, TransitionOptions(1000), tmp_path / "map")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_all_files_are_on_the_disk_before_the_folder_appears(
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", seen)
-    mapped(small, TransitionView(1000), tmp_path / "map")
+    map_transitions(small, TransitionOptions(1000), tmp_path / "map")
     assert synced >= {item.name for item in (tmp_path / "map").iterdir()}
 
 
@@ -183,7 +183,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    assert mapped(small, TransitionView(1000), tmp_path / "map").rows == 40
+    assert map_transitions(small, TransitionOptions(1000), tmp_path / "map").rows == 40
 
 
 @pytest.fixture

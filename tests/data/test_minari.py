@@ -21,14 +21,11 @@ minari = pytest.importorskip("minari")
 from made_minari import create, pendulums, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
+from dqlab.data import rows as dataset_rows  # noqa: E402
 from dqlab.data.formats import minari as minari_format  # noqa: E402
-from dqlab.data.formats import steps  # noqa: E402
 from dqlab.data.formats.base import Columns  # noqa: E402
-from dqlab.data.formats.minari import (  # noqa: E402
-    MinariFormat,
-    is_whole,
-    local_ids,
-)
+from dqlab.data.formats.minari import MinariFormat  # noqa: E402
+from dqlab.data.formats.minari_store import is_whole, local_ids  # noqa: E402
 from dqlab.errors import DataError  # noqa: E402
 
 NAMES = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
@@ -214,9 +211,9 @@ def test_rows_that_do_not_follow_on_end_an_episode() -> None:
 def test_episodes_do_not_depend_on_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pendulums(limit=6)
     with FORMAT.open(Path("made/pendulum-v0")) as columns:
-        whole = list(steps.episodes(columns))
-        monkeypatch.setattr(steps.steps, "__defaults__", (block,))
-        parts = list(steps.episodes(columns))
+        whole = list(dataset_rows.episode_blocks(columns))
+        monkeypatch.setattr(dataset_rows.transition_blocks, "__defaults__", (block,))
+        parts = list(dataset_rows.episode_blocks(columns))
     assert (
         [len(e) for e in whole] == [len(e) for e in parts] == [len(e) for e in minari.load_dataset("made/pendulum-v0")]
     )

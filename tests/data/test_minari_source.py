@@ -17,10 +17,11 @@ from hub_server import Hub, running
 minari = pytest.importorskip("minari")
 from made_minari import create, roll_out, rows_of  # noqa: E402
 
+from dqlab.data import load_dataset  # noqa: E402
 from dqlab.data.download import no_downloads  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
-from dqlab.data.sources import find_dataset, load_dataset  # noqa: E402
-from dqlab.envs.tasks import tasks  # noqa: E402
+from dqlab.data.sources import find_dataset  # noqa: E402
+from dqlab.envs import tasks  # noqa: E402
 from dqlab.errors import ConfigError, DataError  # noqa: E402
 
 HOPPER = tasks.get("hopper-medium-v2")

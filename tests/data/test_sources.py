@@ -9,8 +9,10 @@ from pathlib import Path
 import h5py
 import pytest
 
-from dqlab.data.sources import cache_path, embedded, load_dataset
-from dqlab.envs.tasks import D4RL, tasks
+from dqlab.data import load_dataset
+from dqlab.data.sources import cache_path, embedded
+from dqlab.envs import tasks
+from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError, DataError
 
 WALKER = tasks.get("walker2d-medium-expert-v2")

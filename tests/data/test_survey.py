@@ -14,7 +14,7 @@ from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
 from dqlab.data.survey import repeated_rows, row_hashes, survey_dataset
 from dqlab.data.verify import find_faults
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
 
@@ -49,7 +49,7 @@ def test_counts_by_hand() -> None:
     assert found.returns.tolist() == [6.0, 20.0]
     assert found.duplicates == 1  # rows 1 and 3
     assert found.actions.saturation.tolist() == [4 / 6, 1 / 6]
-    assert found.actions.beyond == 1
+    assert found.actions.rows_outside == 1
     values = found.values["observations"]
     assert (values.nans, values.infinities, values.bad_rows, values.first_bad) == (1, 0, 1, 4)
     assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])

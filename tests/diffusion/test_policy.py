@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.diffusion import samplers
 from dqlab.diffusion.predictions import predictions
 from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun
@@ -24,7 +24,8 @@ from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
 from dqlab.training import Pack
@@ -224,7 +225,7 @@ def test_everything_stays_on_its_device() -> None:
 def test_mistakes_are_found_before_any_data_is_read(bindings: list[str], message: str) -> None:
     gin_files.load_gin([ROOT / "gin" / "quickstart.gin"], ["DiffusionPolicy.sampler='ddim'", *bindings])
     with pytest.raises(ConfigError, match=message):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 def test_a_pack_of_replicas_updates_with_everything_chosen_otherwise() -> None:

@@ -14,7 +14,7 @@ from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPredi
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 from dqlab.testing import check
-from dqlab.tools.conformance.policies import FAR, Gaussian, error_of, even_process, moments_of, orders
+from dqlab.tools.conformance.policies import FAR, Gaussian, convergence_orders, error_of, even_process, moments_of
 
 STATE = torch.zeros(1, 1)
 HALVES = Process.from_betas(torch.tensor([0.5, 0.5], dtype=torch.float64))  # abar = 0.5, 0.25
@@ -181,7 +181,7 @@ ORDERS: list[tuple[Sampler, float]] = [
 def test_orders_of_convergence(sampler: Sampler, order: float) -> None:
     """On timesteps evenly spaced in lambda, against the exact solution of a Gaussian target."""
     errors = [error_of(sampler, even_process(n)) for n in GRIDS]
-    assert orders(GRIDS, errors)[-1] == pytest.approx(order, abs=0.15)
+    assert convergence_orders(GRIDS, errors)[-1] == pytest.approx(order, abs=0.15)
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDPM(), DPMSolverPP(), Heun()], ids=str)
@@ -193,7 +193,7 @@ def test_fewer_steps_of_a_fine_training_process(sampler: Sampler, stride: str) -
     errors = [error_of(replace(sampler, steps=k, stride=stride), process) for k in steps]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.04
-    assert orders(steps, errors)[-1] > 0.85
+    assert convergence_orders(steps, errors)[-1] > 0.85
 
 
 def test_the_exact_solution_is_one() -> None:

@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
 
 pytest.importorskip("gymnasium_robotics")
 GOLDEN = Path(__file__).parent / "golden" / "pen.npz"
@@ -140,7 +139,7 @@ def test_what_to_install() -> None:
     """In a process without gymnasium-robotics, the mistake is one line."""
     code = """if True:
         import sys; sys.modules["gymnasium_robotics"] = None
-        from dqlab.envs.backend import make_env; from dqlab.envs.tasks import tasks
+        from dqlab.envs import make_env, tasks
         from dqlab.errors import ConfigError
         for name in ("pen-human-v1", "kitchen-mixed-v0"):
             try: make_env(tasks.get(name))
@@ -154,7 +153,7 @@ def test_what_to_install() -> None:
 
 def test_nothing_is_printed() -> None:
     code = """if True:
-        from dqlab.envs.backend import make_env; from dqlab.envs.tasks import tasks
+        from dqlab.envs import make_env, tasks
         make_env(tasks.get("pen-cloned-v1"))
     """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

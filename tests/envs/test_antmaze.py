@@ -12,9 +12,9 @@ import pytest
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
-from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, START, WALL, draw_goal, maze_called
-from dqlab.envs.backend import GymnasiumEnvironments, make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
+from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, START, WALL, draw_goal, maze_by_name
+from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import ConfigError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -139,7 +139,7 @@ def test_where_goals_lie() -> None:
 def test_an_unknown_maze_is_one_message() -> None:
     with pytest.raises(ConfigError, match=r"Unknown maze 'larg' of AntMaze. Did you mean 'large'\?"):
         make_env(replace(TASKS["large"], env_kwargs={"maze": "larg"}))
-    assert maze_called("large") is MAZES["large"]
+    assert maze_by_name("large") is MAZES["large"]
 
 
 @pytest.mark.parametrize("maze", MAZES)
@@ -236,11 +236,12 @@ def test_gin_chooses_the_law() -> None:
 
 
 def test_an_unknown_law_shows_before_training() -> None:
-    from dqlab.runs.experiment import Experiment
+    from dqlab.runs import Experiment
+    from dqlab.runs.build import check_experiment
 
     gin_files.load_gin([], ["Experiment.task=antmaze-umaze-v0", "AntMaze.goal_law=per_epsode"])
     with pytest.raises(ConfigError, match="Unknown goal_law 'per_epsode'. Did you mean 'per_episode'"):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 @pytest.mark.parametrize(("share", "reward"), [(1 - 1e-9, 1.0), (1 + 1e-9, 0.0)])
@@ -285,8 +286,8 @@ def test_the_picture_shows_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     code = """
 import sys
-from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env
+from dqlab.envs import tasks
 env = make_env(tasks.get("antmaze-umaze-v0"), render_mode="rgb_array", width=160, height=120)
 env.reset(seed=0)
 picture = env.render().astype(int)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
+from dqlab.envs.actions import from_unit, to_unit
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.scaling import from_unit, to_unit
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError
 
 FINE = (np.zeros(2, np.float32), 1.0, False, False, {})

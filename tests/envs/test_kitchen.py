@@ -23,8 +23,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
 
 pytest.importorskip("gymnasium_robotics")
 from dqlab.envs.kitchen import CAPSULE_MASSES, GOALS, INITIAL, model_file

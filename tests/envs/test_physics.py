@@ -9,9 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from dqlab.envs.backend import make_env
-from dqlab.envs.physics import Body, capsule_as_cylinder, legacy_inertia, sphere
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
+from dqlab.envs.physics import Body, CompiledModelEnv, capsule_as_cylinder, legacy_inertia, sphere
 
 ROBOTS = ("walker2d", "hopper", "halfcheetah")
 GOLDEN = Path(__file__).parent / "golden"
@@ -157,3 +156,13 @@ def test_every_task_matches_its_environment(name: str) -> None:
     assert env.spec.max_episode_steps == task.episode_limit
     assert task.score(task.min_score) == 0.0
     assert task.score(task.max_score) == pytest.approx(100.0)
+
+
+def test_gymnasium_compiles_models_where_ours_are_given_to_it() -> None:
+    """A private name: without it, D4RL's ant, pen and kitchen would silently be Gymnasium's own."""
+    from gymnasium.envs.mujoco import MujocoEnv
+
+    assert callable(MujocoEnv._initialize_simulation)
+    env = make_env(tasks.get("antmaze-umaze-v0")).unwrapped
+    assert isinstance(env, CompiledModelEnv)
+    assert any(env.model.geom(number).name.startswith("wall") for number in range(env.model.ngeom))

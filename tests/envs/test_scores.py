@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dqlab.cli import main
+from dqlab.envs import tasks
 from dqlab.envs.scores import all_references, read_returns, reference_of, score_returns, source_of
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError
 
 VALUES = [-20.272305, 3234.3, 1607.0138475]

@@ -14,7 +14,7 @@ import torch
 from conftest import bindings
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy

@@ -13,7 +13,7 @@ from mocked_machine import Machine
 
 from dqlab.tools.fidelity.measures import FidelityRow, linear_policy
 from dqlab.tools.fidelity.page import fidelity_page
-from dqlab.tools.fidelity.sides import NEAR, near_goals
+from dqlab.tools.fidelity.stacks import NEAR, states_near_goals
 
 
 def test_the_policy_by_hand() -> None:
@@ -23,14 +23,14 @@ def test_the_policy_by_hand() -> None:
 
 def test_starts_near_goals() -> None:
     ant = {"qpos": [1.0, 2.0, 0.7], "qvel": [0.0], "goal": [30.0, 30.0]}
-    near = near_goals([ant], np.zeros((1, 3)))[0]
+    near = states_near_goals([ant], np.zeros((1, 3)))[0]
     assert np.hypot(near["goal"][0] - 1.0, near["goal"][1] - 2.0) == pytest.approx(NEAR)
     kitchen = {"qpos": [1.0, 0.0], "qvel": [0.0], "remaining": ["microwave"]}
-    moved = near_goals([kitchen], np.array([[1.0, 0.0, 0.0, -0.8]]))[0]
+    moved = states_near_goals([kitchen], np.array([[1.0, 0.0, 0.0, -0.8]]))[0]
     assert moved["qpos"][0] == 1.0
     assert -0.8 <= moved["qpos"][1] <= -0.4
     runner = {"qpos": [0.0], "qvel": [0.0]}
-    assert near_goals([runner], np.zeros((1, 1))) == [runner]
+    assert states_near_goals([runner], np.zeros((1, 1))) == [runner]
 
 
 def test_what_could_not_be_measured_is_said() -> None:

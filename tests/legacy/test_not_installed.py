@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dqlab.envs.backend import env_backends
+from dqlab.envs import env_backends, tasks
 from dqlab.envs.legacy.process import Worker, legacy_python
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, StackError
 
 HOPPER = tasks.get("hopper-medium-v2")

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.legacy.process import Worker, legacy_python
-from dqlab.envs.tasks import tasks
 from dqlab.tools.fidelity.measures import linear_policy, many_steps, one_step, returns_in_both, shared_environments
-from dqlab.tools.fidelity.sides import Original, Side, State, Today, state_of
+from dqlab.tools.fidelity.stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, state_of
 
 pytestmark = pytest.mark.legacy
 
@@ -52,14 +51,17 @@ def test_every_task_begins_alike(worker: Worker, name: str) -> None:
 
 
 @pytest.fixture(scope="module", params=list(ENVIRONMENTS))
-def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, Original, Today]]:
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[str, D4RLStack, GymnasiumStack]]:
     """An environment in both stacks, without the kitchen's noise."""
     task, copies = ENVIRONMENTS[request.param], 2 if request.param in SLOW else 6
-    with closing(Original(task, copies, noise=False)) as original, closing(Today(task, copies, noise=False)) as today:
+    with (
+        closing(D4RLStack(task, copies, noise=False)) as original,
+        closing(GymnasiumStack(task, copies, noise=False)) as today,
+    ):
         yield request.param, original, today
 
 
-def test_a_hundred_steps(pair: tuple[str, Original, Today]) -> None:
+def test_a_hundred_steps(pair: tuple[str, D4RLStack, GymnasiumStack]) -> None:
     """Left to themselves from the same initial states, under actions in [-0.3, 0.3]."""
     name, original, today = pair
     errors = many_steps(original, today, ENVIRONMENTS[name].action_dim, 100, scale=0.3)
@@ -69,7 +71,7 @@ def test_a_hundred_steps(pair: tuple[str, Original, Today]) -> None:
     assert errors.terminations == 0
 
 
-def test_every_single_step(pair: tuple[str, Original, Today]) -> None:
+def test_every_single_step(pair: tuple[str, D4RLStack, GymnasiumStack]) -> None:
     """From each state of roll-outs under actions in [-1, 1]."""
     name, original, today = pair
     errors = one_step(original, today, ENVIRONMENTS[name].action_dim, 20 if name in SLOW else 60)
@@ -95,7 +97,7 @@ def fallen(states: list[State]) -> list[State]:
 def test_whatever_hits_the_ground(name: str) -> None:
     """60 steps of a fall, each from the original's state."""
     task, draw = ENVIRONMENTS[name], np.random.default_rng(1)
-    with closing(Original(task, 16)) as original, closing(Today(task, 16)) as today:
+    with closing(D4RLStack(task, 16)) as original, closing(GymnasiumStack(task, 16)) as today:
         original.reset(range(16))
         states = fallen(original.states())
         for _ in range(60):
@@ -116,7 +118,7 @@ def test_a_policy_earns_the_same(name: str) -> None:
     """
     task = ENVIRONMENTS[name]
     copies = 2 if name in SLOW else 4
-    with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
+    with closing(D4RLStack(task, copies)) as original, closing(GymnasiumStack(task, copies)) as today:
         theirs, ours = returns_in_both(original, today, linear_policy(task.state_dim, task.action_dim))
     assert np.abs(theirs).max() > 0
     differ = np.abs(ours - theirs) > 1e-6 * max(1.0, np.abs(theirs).max())
@@ -127,7 +129,7 @@ def test_the_cheetah_earns_the_same_on_average() -> None:
     """32 pairs of returns: the interval of 99.9% of their mean difference holds 0 and is narrower than +- 15%;
     a Kolmogorov-Smirnov test does not tell the two samples apart."""
     task, copies = ENVIRONMENTS["halfcheetah"], 32
-    with closing(Original(task, copies)) as original, closing(Today(task, copies)) as today:
+    with closing(D4RLStack(task, copies)) as original, closing(GymnasiumStack(task, copies)) as today:
         theirs, ours = returns_in_both(original, today, linear_policy(task.state_dim, task.action_dim))
     apart = ours - theirs
     half_width = 3.3 * apart.std(ddof=1) / np.sqrt(copies)
@@ -136,7 +138,7 @@ def test_the_cheetah_earns_the_same_on_average() -> None:
     assert ks_2samp(theirs, ours).pvalue > 1e-3
 
 
-def median_error(original: Side, other: Side, nudge: float) -> float:
+def median_error(original: EnvironmentStack, other: EnvironmentStack, nudge: float) -> float:
     action_dim = ENVIRONMENTS["halfcheetah"].action_dim
     return float(np.median(many_steps(original, other, action_dim, 100, nudge=nudge).state))
 
@@ -145,9 +147,9 @@ def test_the_cheetah_runs_away_from_itself_no_slower() -> None:
     """Under actions in [-1, 1], 100 steps part the two stacks less than 1e-13 parts the original from itself."""
     task = ENVIRONMENTS["halfcheetah"]
     with (
-        closing(Original(task, 16)) as original,
-        closing(Original(task, 16)) as again,
-        closing(Today(task, 16)) as today,
+        closing(D4RLStack(task, 16)) as original,
+        closing(D4RLStack(task, 16)) as again,
+        closing(GymnasiumStack(task, 16)) as today,
     ):
         assert median_error(original, today, 0.0) < median_error(original, again, 1e-13)
 
@@ -155,5 +157,5 @@ def test_the_cheetah_runs_away_from_itself_no_slower() -> None:
 def test_modern_physics_is_something_else() -> None:
     """The tests above can fail."""
     task = ENVIRONMENTS["halfcheetah"]
-    with closing(Original(task, 4)) as original, closing(Today(task, 4, physics="modern")) as today:
+    with closing(D4RLStack(task, 4)) as original, closing(GymnasiumStack(task, 4, physics="modern")) as today:
         assert np.median(one_step(original, today, task.action_dim, 10).state) > 1e-3

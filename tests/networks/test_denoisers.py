@@ -21,7 +21,7 @@ from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.testing import one_noise
-from dqlab.tools.conformance.made import shaken
+from dqlab.tools.conformance.made import with_moved_parameters
 from dqlab.tools.conformance.networks import check_denoiser
 
 S, A, B = 5, 6, 4
@@ -190,7 +190,7 @@ def test_every_dimension_listens_to_every_other_in_the_transformer() -> None:
 def test_what_a_chain_shares_does_not_change_its_action(name: str) -> None:
     """Samples of the diffusion policy with the denoiser's `prepare` and without."""
     policy, dims = DiffusionPolicy(denoiser=name), Dims(S, A)
-    module = shaken(policy.build(dims))
+    module = with_moved_parameters(policy.build(dims))
     noise = one_noise(policy.sample_noise(dims, B))
 
     def sample(module: nn.Module) -> torch.Tensor:
@@ -205,7 +205,7 @@ def test_what_a_chain_shares_does_not_change_its_action(name: str) -> None:
 def test_a_time_that_is_not_embedded() -> None:
     """It enters the first layer as it is; nothing else than that layer knows of it."""
     action, _, state = inputs()
-    module = shaken(MLPDenoiser(S, A, time_dim=1))
+    module = with_moved_parameters(MLPDenoiser(S, A, time_dim=1))
     assert not [name for name, _ in module.named_parameters() if name.startswith("time")]
     t = torch.linspace(0, 1, len(action)).double()
     column = torch.cat([action, t.unsqueeze(-1), state], dim=-1)

@@ -10,7 +10,7 @@ from dqlab.runs.profile.page import shorten_name
 from dqlab.runs.profile.trace import (
     UPDATE,
     Event,
-    Spent,
+    EventTotal,
     covered_time,
     device_figures,
     events_of,
@@ -64,12 +64,12 @@ def test_outermost_and_own_time() -> None:
         ("aten::t", 4),
         ("aten::t", 10),
     ]
-    assert time_spent(NEST)["aten::linear"] == Spent(1, 10)
+    assert time_spent(NEST)["aten::linear"] == EventTotal(1, 10)
     assert spent_itself(NEST) == {
-        "aten::linear": Spent(1, 3),
-        "aten::t": Spent(3, 7),
-        "aten::addmm": Spent(1, 4),
-        "aten::copy_": Spent(1, 1),
+        "aten::linear": EventTotal(1, 3),
+        "aten::t": EventTotal(3, 7),
+        "aten::addmm": EventTotal(1, 4),
+        "aten::copy_": EventTotal(1, 1),
     }
 
 

@@ -19,14 +19,14 @@ from mlflow_stores import fresh_store
 from PIL import Image
 
 from dqlab.algorithms.bc import BehaviourCloning
+from dqlab.envs import tasks
 from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.rendering import WAYS, choose_gl
-from dqlab.envs.tasks import tasks
+from dqlab.envs.rendering import GL_BACKENDS, choose_gl
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
+from dqlab.runs import evaluate_run
 from dqlab.runs.encoders import GIF_FPS, Mp4, encoding
-from dqlab.runs.evaluate import evaluate_run
 from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import sync_to_mlflow
@@ -40,7 +40,7 @@ FILM = partial(VideoRequest, episodes=2, size=(64, 48))
 
 @pytest.fixture(scope="module")
 def drawing() -> None:
-    if not any(way.draws().fine for way in WAYS[:2]):
+    if not any(way.draws().fine for way in GL_BACKENDS[:2]):
         pytest.skip("neither EGL nor OSMesa draws anything here")
 
 
@@ -283,7 +283,7 @@ def test_a_runs_videos_are_its_artifacts(
 
 def own_opengl() -> str:
     """OSMesa, as MuJoCo takes it and Gymnasium does not; EGL where there is no OSMesa."""
-    return "OSMesa" if WAYS[1].draws().fine else "EGL"
+    return "OSMesa" if GL_BACKENDS[1].draws().fine else "EGL"
 
 
 def test_videos_of_a_run_that_is_gone(tmp_path: Path) -> None:

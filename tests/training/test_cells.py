@@ -13,9 +13,9 @@ from made_packs import BROKEN, CELLS, cell, check_same, records, run_pack, summa
 
 from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
-from dqlab.runs.evaluate import evaluate_run
-from dqlab.runs.experiment import Experiment
-from dqlab.runs.train import Finished, train
+from dqlab.runs import Experiment, evaluate_run, train
+from dqlab.runs.build import check_experiment
+from dqlab.runs.results import TrainingResult
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished, list[Any]]:
+def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult, list[Any]]:
     folder, events = tmp_path_factory.mktemp("packs") / "broken", []
     return folder, run_pack(folder, BROKEN, tell=events.append), events
 
@@ -64,7 +64,7 @@ def test_cells_are_evaluated_by_seed(
         evaluate_run(whole, "best", 7, None)
 
 
-def test_a_diverging_cell_ends_alone(whole: Path, broken: tuple[Path, Finished, list[Any]]) -> None:
+def test_a_diverging_cell_ends_alone(whole: Path, broken: tuple[Path, TrainingResult, list[Any]]) -> None:
     folder, finished, events = broken
     for name in ("cell-a", "cell-c"):
         check_same(folder, name, whole)
@@ -80,7 +80,7 @@ def test_a_diverging_cell_ends_alone(whole: Path, broken: tuple[Path, Finished, 
     assert {"event": "cell_failed", "replica": "cell-x", "reason": failure["reason"]} in events
 
 
-def test_events(broken: tuple[Path, Finished, list[Any]]) -> None:
+def test_events(broken: tuple[Path, TrainingResult, list[Any]]) -> None:
     folder, _, events = broken
     assert events[0] == {"event": "started", "step": 0, "steps": 60, "execution": "eager"}
     by_name = {name: [e for e in events if e["event"] == name] for name in {e["event"] for e in events}}
@@ -92,7 +92,7 @@ def test_events(broken: tuple[Path, Finished, list[Any]]) -> None:
     assert by_name["evaluated"][-1]["scores"]["cell-a"] == last
 
 
-def test_a_failure_survives_a_stop(broken: tuple[Path, Finished, list[Any]], tmp_path: Path) -> None:
+def test_a_failure_survives_a_stop(broken: tuple[Path, TrainingResult, list[Any]], tmp_path: Path) -> None:
     """Stopped at the first log after it, which no evaluation's checkpoint precedes; continued to the same end."""
     stop, folder = Event(), tmp_path / "stopped"
 
@@ -150,7 +150,7 @@ def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
 def test_mistakes_in_a_pack_are_told_before_training(given: Any, message: str) -> None:
     gin_files.load_gin(["gin/quickstart.gin"], [f"Experiment.replicas={ {'it': given}!r}"])
     with pytest.raises(ConfigError, match=message):
-        Experiment().check()
+        check_experiment(Experiment())
 
 
 def test_names_of_scalars_may_be_written_as_in_any_gin_file() -> None:

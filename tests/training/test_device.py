@@ -20,7 +20,7 @@ from torch.utils.backend_registration import {SETUP}
 {SETUP}("card")
 from torch._subclasses.fake_tensor import FakeTensorMode
 from dqlab.algorithms import algorithms
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.diffusion import process
 from dqlab.policies.base import Dims
 from dqlab.training.execution.modes import Eager

@@ -13,8 +13,8 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.envs.backend import GymnasiumEnvironments, make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
+from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import EnvError, RunError
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.noise import NoiseStream

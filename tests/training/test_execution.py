@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from dqlab.algorithms import algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.training import Pack

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.networks.stacking import precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack, Probe

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dqlab.algorithms import algorithms
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.networks import stacking
 from dqlab.policies.base import Dims
 from dqlab.training import Pack

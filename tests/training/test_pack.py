@@ -12,8 +12,7 @@ from conftest import SMALL
 
 from dqlab.algorithms import Algorithm, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data.batch import Batch
-from dqlab.data.transitions import Transitions
+from dqlab.data import Batch, Transitions
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.noise import NoiseStream, integers

@@ -13,7 +13,7 @@ from dqlab.algorithms import algorithms
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
-from dqlab.runs.experiment import check_varied
+from dqlab.runs.build import check_varied
 from dqlab.testing import check
 from dqlab.training import Pack, Probe
 

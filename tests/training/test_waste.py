@@ -9,7 +9,7 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data.transitions import Transitions
+from dqlab.data import Transitions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.execution.compiled import trace_program

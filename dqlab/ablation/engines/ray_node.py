@@ -22,7 +22,7 @@ import dqlab
 from dqlab.ablation.engines.base import DIED, STOPPED, Job
 from dqlab.ablation.engines.local import AttemptOutcome, Event, job_environment, run_attempt
 from dqlab.config.gin_syntax import parse_bindings
-from dqlab.envs.tasks import tasks
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError
 from dqlab.files import atomic_path, sha256_of
 from dqlab.tracking.run_folder import LOCK

@@ -1,13 +1,10 @@
-"""Formats of datasets: how each is read, column by column and block by block, and written."""
+"""What every format of datasets is made of: columns that are read by rows, checks of them, and blocks."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import prod
@@ -18,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
-from dqlab.errors import ConfigError, DataError, first_line, lacks_memory
-from dqlab.errors import printable_names as listed
+from dqlab.data.formats.errors import DamagedError
+from dqlab.errors import ConfigError, DataError, printable_names
 from dqlab.files import expanded, sha256_of
 
 
@@ -119,242 +116,6 @@ def file_digest(path: Path) -> str:
 data_formats: Registry[type[Format]] = Registry(
     "data_format", "A file format of datasets: `dqlab data convert`, and `file:PATH` as a source.", arguments=0
 )
-BLOCK = 4 << 20
-
-
-def block_rows(column: Column) -> int:
-    """Rows that are read at once: about 4 MiB of them, and whole chunks where the column is stored in chunks."""
-    width = max(1, prod(column.shape[1:]) * int(column.dtype.itemsize))
-    rows = max(1, BLOCK // width)
-    chunks = getattr(column, "chunks", None)
-    at_once = int(chunks[0]) if chunks else 1
-    return max(1, rows // at_once) * at_once
-
-
-def raw_blocks(column: Column) -> Iterator[tuple[int, NDArray[Any]]]:
-    """First row and values of one block after the other."""
-    step, rows = block_rows(column), column.shape[0]
-    for start in range(0, rows, step):
-        yield start, column[start : min(start + step, rows)]
-
-
-def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The same as float32, all values finite.
-
-    Args:
-        where: what messages call the dataset.
-        name: of the column.
-        column: of real numbers.
-
-    Raises:
-        DataError: a value is NaN, infinite or too large for float32; the message names its row.
-    """
-    for start, block in raw_blocks(column):
-        with np.errstate(over="ignore"):
-            values = block.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            _raise_not_finite(where, name, start, values)
-        yield start, values
-
-
-def flag_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """The same as booleans: whether a number is other than 0.
-
-    Raises:
-        DataError: a value is NaN or infinite; the message names its row.
-    """
-    for start, block in raw_blocks(column):
-        if block.dtype.kind == "f" and not np.isfinite(block).all():
-            _raise_not_finite(where, name, start, block)
-        yield start, block.astype(bool, copy=False)
-
-
-def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A whole column as float32, checked likewise."""
-    values = np.empty(column.shape, dtype=np.float32)
-    for start, block in float_blocks(where, name, column):
-        values[start : start + len(block)] = block
-    return values
-
-
-def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A whole column as booleans, checked likewise."""
-    values = np.empty(column.shape, dtype=bool)
-    for start, block in flag_blocks(where, name, column):
-        values[start : start + len(block)] = block
-    return values
-
-
-def _raise_not_finite(where: str, name: str, start: int, block: NDArray[Any]) -> None:
-    bad = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
-    row = start + int(np.argmax(bad))
-    raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
-
-
-TABLES = ("observations", "actions", "next_observations")
-REQUIRED = ("observations", "actions", "rewards", "terminals")
-KNOWN = (*REQUIRED, "timeouts", "next_observations")
-MOST_COMPRESSED = 1100
-"""Deflate, the best of the usual compressions, makes at most 1032 bytes out of one."""
-SMALL = 1 << 20
-LONGEST_NOTES = 1 << 20
-"""Bytes of a dataset's metadata above which they are not read."""
-
-
-class UnreadError(DataError):
-    """A dataset could not be read just now, or not on this machine; that says nothing of the dataset."""
-
-
-class DamagedError(DataError):
-    """The bytes of a dataset are not what their format prescribes; a fresh copy may be."""
-
-
-IN_USE = "is in use: another process has it open, and may be writing it. Wait until that one has closed it."
-BUSY = {errno.EAGAIN, errno.EBUSY, errno.ETXTBSY}
-MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
-"""Errors of the machine, its disks and its permissions, which say nothing of a file."""
-
-
-def reading_error(where: str, what: str, error: BaseException, mend: str = "") -> DataError:
-    """What is to be raised where reading fails: the fault is the file's unless the error says whose else it is.
-
-    Args:
-        where: what messages call the dataset.
-        what: it is, if it is damaged.
-        error: that was met.
-        mend: what to do if it is damaged.
-    """
-    why = first_line(error)[:200]  # what a file says of itself may be endless
-    if lacks_memory(error):
-        return UnreadError(f"{where} cannot be read: there is not enough memory ({why}).")
-    if isinstance(error, OSError) and error.errno in BUSY:
-        return UnreadError(f"{where} {IN_USE}")
-    if isinstance(error, OSError) and error.errno in MACHINES:
-        return UnreadError(f"{where} cannot be read: {error.strerror or why}.")
-    if isinstance(error, ImportError):
-        return UnreadError(f"{where} needs a module that cannot be imported here: {why}. Install it, or use --plugin.")
-    return DamagedError(f"{where} {what} ({why}). {mend}".rstrip())
-
-
-def check_unlocked(path: Path) -> None:
-    """See that no other process writes a file: HDF5's library locks one as long as it is open for writing.
-
-    Raises:
-        DataError: another process does.
-    """
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise reading_error(str(path), "", error) from error
-
-
-@dataclass(frozen=True)
-class FlatColumn:
-    """A column (n, 1), as some files keep them, seen as (n,)."""
-
-    column: Column
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n,)."""
-        return self.column.shape[:1]
-
-    @property
-    def dtype(self) -> Any:
-        """The column's."""
-        return self.column.dtype
-
-    @property
-    def chunks(self) -> Any:
-        """The column's, if it is stored in chunks."""
-        return getattr(self.column, "chunks", None)
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return self.column[rows].reshape(-1)
-
-
-def check_claim(where: str, claimed: int, stored: int) -> None:
-    """Refuse a file that claims to hold more than bytes can be compressed to.
-
-    Args:
-        where: what messages call the dataset.
-        claimed: bytes of all its columns, by their shapes.
-        stored: bytes of the file.
-
-    Raises:
-        DamagedError: it is damaged, or made to fill the memory.
-    """
-    if claimed > MOST_COMPRESSED * stored + SMALL:
-        raise DamagedError(f"{where} claims to hold {claimed:,} bytes in a file of {stored:,}: it is damaged.")
-
-
-def check_names(where: str, names: Collection[str]) -> None:
-    """See that all columns are there that every dataset has.
-
-    Raises:
-        DataError: one is missing; the message says what is there.
-    """
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        raise DataError(
-            f"{where} has no '{missing[0]}' (it has: {listed(names) or 'nothing'}); not a dataset in D4RL's layout."
-        )
-
-
-def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:
-    """Columns by D4RL's names, their shapes and dtypes checked; values are not looked at.
-
-    Args:
-        where: what messages call the dataset, such as its path.
-        arrays: by name; `timeouts` and `next_observations` may be absent, others are ignored.
-        metadata: what is said of the set.
-
-    Raises:
-        DataError: a column is missing, shapes disagree with each other, or a dtype is not of real numbers.
-    """
-    check_names(where, arrays)
-    known = {name: _shaped(where, name, arrays[name]) for name in KNOWN if name in arrays}
-    rows = known["observations"].shape[0]
-    for name, column in known.items():
-        if column.shape[0] != rows:
-            raise DataError(f"{where}: '{name}' has {column.shape[0]} rows, 'observations' has {rows}.")
-    following = known.get("next_observations")
-    if following is not None and following.shape != known["observations"].shape:
-        raise DataError(
-            f"{where}: 'next_observations' has shape {following.shape}, 'observations' {known['observations'].shape}."
-        )
-    if rows < (2 if following is None else 1):
-        raise DataError(f"{where}: {rows} row(s) make no transition.")
-    return Columns(**known, metadata=metadata or {}, extras={}, where=where)
-
-
-def _shaped(where: str, name: str, column: Column) -> Column:
-    expected, shape = 2 if name in TABLES else 1, tuple(column.shape)
-    flat = expected == 1 and len(shape) == 2 and shape[1] == 1
-    if len(shape) != expected and not flat:
-        raise DataError(f"{where}: '{name}' has shape {shape}, expected {expected} dimension(s).")
-    if column.dtype.kind not in "biuf":
-        raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
-    if expected == 2 and shape[1] == 0:
-        raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
-    return FlatColumn(column) if flat else column
-
-
-def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None) -> None:
-    """See that a dataset is as wide as the task's states and actions, where these are given.
-
-    Raises:
-        DataError: it is another task's.
-    """
-    for name, column, width in (
-        ("observations", columns.observations, state_dim),
-        ("actions", columns.actions, action_dim),
-    ):
-        if width is not None and column.shape[1] != width:
-            raise DataError(
-                f"{columns.where}: '{name}' is {column.shape[1]} wide, the task's is {width}. Another task's file?"
-            )
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
@@ -380,3 +141,203 @@ def _known() -> str:
     return ", ".join(
         f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats
     )
+
+
+MATRIX_COLUMNS = ("observations", "actions", "next_observations")
+REQUIRED_COLUMNS = ("observations", "actions", "rewards", "terminals")
+COLUMN_NAMES = (*REQUIRED_COLUMNS, "timeouts", "next_observations")
+
+
+def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:
+    """Columns by D4RL's names, their shapes and dtypes checked; values are not looked at.
+
+    Args:
+        where: what messages call the dataset, such as its path.
+        arrays: by name; `timeouts` and `next_observations` may be absent, others are ignored.
+        metadata: what is said of the set.
+
+    Raises:
+        DataError: a column is missing, shapes disagree with each other, or a dtype is not of real numbers.
+    """
+    check_names(where, arrays)
+    known = {name: _shaped(where, name, arrays[name]) for name in COLUMN_NAMES if name in arrays}
+    rows = known["observations"].shape[0]
+    for name, column in known.items():
+        if column.shape[0] != rows:
+            raise DataError(f"{where}: '{name}' has {column.shape[0]} rows, 'observations' has {rows}.")
+    following = known.get("next_observations")
+    if following is not None and following.shape != known["observations"].shape:
+        raise DataError(
+            f"{where}: 'next_observations' has shape {following.shape}, 'observations' {known['observations'].shape}."
+        )
+    if rows < (2 if following is None else 1):
+        raise DataError(f"{where}: {rows} row(s) make no transition.")
+    return Columns(**known, metadata=metadata or {}, extras={}, where=where)
+
+
+def check_names(where: str, names: Collection[str]) -> None:
+    """See that all columns are there that every dataset has.
+
+    Raises:
+        DataError: one is missing; the message says what is there.
+    """
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        there = printable_names(names) or "nothing"
+        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
+
+
+def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None) -> None:
+    """See that a dataset is as wide as the task's states and actions, where these are given.
+
+    Raises:
+        DataError: it is another task's.
+    """
+    for name, column, width in (
+        ("observations", columns.observations, state_dim),
+        ("actions", columns.actions, action_dim),
+    ):
+        if width is not None and column.shape[1] != width:
+            raise DataError(
+                f"{columns.where}: '{name}' is {column.shape[1]} wide, the task's is {width}. Another task's file?"
+            )
+
+
+def _shaped(where: str, name: str, column: Column) -> Column:
+    expected, shape = 2 if name in MATRIX_COLUMNS else 1, tuple(column.shape)
+    flat = expected == 1 and len(shape) == 2 and shape[1] == 1
+    if len(shape) != expected and not flat:
+        raise DataError(f"{where}: '{name}' has shape {shape}, expected {expected} dimension(s).")
+    if column.dtype.kind not in "biuf":
+        raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
+    if expected == 2 and shape[1] == 0:
+        raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
+    return FlatColumn(column) if flat else column
+
+
+@dataclass(frozen=True)
+class FlatColumn:
+    """A column (n, 1), as some files keep them, seen as (n,)."""
+
+    column: Column
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.column.shape[:1]
+
+    @property
+    def dtype(self) -> Any:
+        return self.column.dtype
+
+    @property
+    def chunks(self) -> Any:
+        return getattr(self.column, "chunks", None)
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return self.column[rows].reshape(-1)
+
+
+MOST_COMPRESSED = 1100
+"""Deflate, the best of the usual compressions, makes at most 1032 bytes out of one."""
+ALWAYS_CLAIMED = 1 << 20
+"""Bytes that any file may claim to hold."""
+MOST_METADATA = 1 << 20
+"""Bytes of a dataset's metadata above which they are not read."""
+
+
+def check_claim(where: str, claimed: int, stored: int) -> None:
+    """Refuse a file that claims to hold more than bytes can be compressed to.
+
+    Args:
+        where: what messages call the dataset.
+        claimed: bytes of all its columns, by their shapes.
+        stored: bytes of the file.
+
+    Raises:
+        DamagedError: it is damaged, or made to fill the memory.
+    """
+    if claimed > MOST_COMPRESSED * stored + ALWAYS_CLAIMED:
+        raise DamagedError(f"{where} claims to hold {claimed:,} bytes in a file of {stored:,}: it is damaged.")
+
+
+BLOCK = 4 << 20
+"""Bytes that `block_rows` aims at."""
+
+
+def raw_blocks(column: Column) -> Iterator[tuple[int, NDArray[Any]]]:
+    """First row and values of one block after the other."""
+    step, rows = block_rows(column), column.shape[0]
+    for start in range(0, rows, step):
+        yield start, column[start : min(start + step, rows)]
+
+
+def block_rows(column: Column) -> int:
+    """Rows that are read at once: about 4 MiB of them, and whole chunks where the column is stored in chunks."""
+    width = max(1, prod(column.shape[1:]) * int(column.dtype.itemsize))
+    rows = max(1, BLOCK // width)
+    chunks = getattr(column, "chunks", None)
+    at_once = int(chunks[0]) if chunks else 1
+    return max(1, rows // at_once) * at_once
+
+
+def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """First row and values of one block after the other, as float32, all finite.
+
+    Args:
+        where: what messages call the dataset.
+        name: of the column.
+        column: of real numbers.
+
+    Raises:
+        DataError: a value is NaN, infinite or too large for float32; the message names its row.
+    """
+    for start, block in raw_blocks(column):
+        with np.errstate(over="ignore"):
+            values = block.astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            _raise_not_finite(where, name, start, values)
+        yield start, values
+
+
+def flag_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """First row and values of one block after the other, as booleans: whether a number is other than 0.
+
+    Raises:
+        DataError: a value is NaN or infinite; the message names its row.
+    """
+    for start, block in raw_blocks(column):
+        if block.dtype.kind == "f" and not np.isfinite(block).all():
+            _raise_not_finite(where, name, start, block)
+        yield start, block.astype(bool, copy=False)
+
+
+def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
+    """A whole column as float32, checked as by `float_blocks`."""
+    values = np.empty(column.shape, dtype=np.float32)
+    for start, block in float_blocks(where, name, column):
+        values[start : start + len(block)] = block
+    return values
+
+
+def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
+    """A whole column as booleans, checked as by `flag_blocks`."""
+    values = np.empty(column.shape, dtype=bool)
+    for start, block in flag_blocks(where, name, column):
+        values[start : start + len(block)] = block
+    return values
+
+
+def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
+    """SHA-256 of the values of the named columns, one after the other, hexadecimal; what is not there is left out."""
+    sha = hashlib.sha256()
+    for name in names:
+        if (column := getattr(columns, name)) is not None:
+            for _, block in raw_blocks(column):
+                sha.update(np.ascontiguousarray(block).tobytes())
+    return sha.hexdigest()
+
+
+def _raise_not_finite(where: str, name: str, start: int, block: NDArray[Any]) -> None:
+    bad = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
+    row = start + int(np.argmax(bad))
+    raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import DamagedError, UnreadError, reading_error
+from dqlab.data.formats.errors import DamagedError, UnreadError, reading_error
 from dqlab.errors import DataError
 
 Answer = Callable[..., Any]
@@ -33,7 +33,7 @@ ROOM = 1 << 30
 
 
 class IsolatedReader:
-    """Asks the other process; use `guarded`.
+    """The process that reads, as whoever asks sees it; `isolated_reader` makes it.
 
     Args:
         where: what messages call the dataset.

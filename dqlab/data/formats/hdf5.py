@@ -15,33 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import (
-    KNOWN,
-    LONGEST_NOTES,
-    REQUIRED,
+    COLUMN_NAMES,
+    MOST_METADATA,
+    REQUIRED_COLUMNS,
     Column,
     Columns,
     Format,
-    UnreadError,
     boolean_column,
     check_claim,
     check_names,
-    check_unlocked,
     check_widths,
     checked_columns,
     data_formats,
     float_column,
     raw_blocks,
-    reading_error,
 )
+from dqlab.data.formats.errors import DISK_ADVICE, UnreadError, check_unlocked, reading_error
 from dqlab.data.formats.guard import IsolatedReader, isolated_reader, limit_memory
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
 
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+"""What every HDF5 file begins with."""
 CHUNK_CACHE = 8 << 20
 COPIES = 4
-"""Of what is read, that are in memory for a moment."""
+"""As many copies of what is read are in memory for a moment."""
 MARKED = "already open for"
-"""What HDF5's library says of files in its latest format which nobody has closed after writing."""
+"""HDF5's library says so of files in its latest format that nobody has closed after writing."""
 PATIENCE = 300.0
 """Seconds in which a block must have been read."""
 
@@ -158,7 +158,7 @@ def _rows(file: Any, name: str, start: int, stop: int) -> NDArray[Any]:
 
 
 def _chunk_bytes(dataset: Any) -> int:
-    """Of what HDF5 unpacks at once, by its shape; 0 where nothing is packed."""
+    """Bytes that HDF5 unpacks at once, by the shape of a chunk; 0 where nothing is packed."""
     return prod(dataset.chunks) * dataset.dtype.itemsize if dataset.chunks else 0
 
 
@@ -216,7 +216,7 @@ def _notes(file: Any) -> dict[str, str]:
         file["metadata"], h5py.Group
     ):
         return found
-    group, left = file["metadata"], LONGEST_NOTES
+    group, left = file["metadata"], MOST_METADATA
     for name in group:
         node = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
         if isinstance(node, h5py.Dataset) and _small(node, left):
@@ -261,15 +261,12 @@ class ErrorKeepingFile(io.RawIOBase):
         return len(data)
 
     def readinto(self, buffer: Any) -> int:
-        """What is in the file."""
         return self._file.readinto(buffer)
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """As files do."""
         return self._file.seek(place, whence)
 
     def tell(self) -> int:
-        """As files do."""
         return self._file.tell()
 
     def truncate(self, size: int | None = None) -> int:
@@ -281,7 +278,6 @@ class ErrorKeepingFile(io.RawIOBase):
             return size or 0
 
     def close(self) -> None:
-        """As files do."""
         self._file.close()
         super().close()
 
@@ -308,9 +304,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
                     _write_note(file, path, name, text)
             target.check()
     except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"Cannot write {path}: {first_line(error)}. Free some space or choose another place."
-        ) from error
+        raise DataError(f"Cannot write {path}: {first_line(error)}. {DISK_ADVICE}") from error
 
 
 def _write_column(file: Any, name: str, column: Column, target: ErrorKeepingFile) -> None:
@@ -332,7 +326,7 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
         ) from error
 
 
-READ = (*REQUIRED, "timeouts")
+D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts")
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
@@ -343,13 +337,12 @@ class D4RL(Format):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
-        """The columns of a file."""
-        with open_hdf5(path, partial(check_names, str(path)), READ) as arrays:
+        with open_hdf5(path, partial(check_names, str(path)), D4RL_COLUMNS) as arrays:
             yield checked_columns(str(path), arrays, HDF5Metadata(path))
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, `next_observations` too where they are known, and the extras."""
-        arrays = {**{name: getattr(columns, name) for name in KNOWN}, **columns.extras}
+        arrays = {**{name: getattr(columns, name) for name in COLUMN_NAMES}, **columns.extras}
         write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,158 +13,73 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import STORED
-from dqlab.data.formats.base import Column, Columns, Format, UnreadError, checked_columns, data_formats, reading_error
-from dqlab.data.formats.steps import BLOCK, Steps, episodes
-from dqlab.errors import ConfigError, DataError, first_line, nearest
-from dqlab.files import expanded, new_folder
+from dqlab.data.bounds import BOUNDS_METADATA
+from dqlab.data.formats.base import Column, Columns, Format, checked_columns, data_formats
+from dqlab.data.formats.minari_store import (
+    folder_of,
+    local_store,
+    minari_errors,
+    minari_package,
+    open_local,
+    stored_facts,
+)
+from dqlab.data.rows import BLOCK, TransitionBlock, episode_blocks
+from dqlab.errors import DataError
+from dqlab.files import new_folder
 from dqlab.machine import available_disk, in_words
 
-VARIABLE = "MINARI_DATASETS_PATH"
-METADATA = "metadata.json"
-MAIN_FILE = "main_data.hdf5"
+
+@data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
+class MinariFormat(Format):
+    """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id."""
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Columns]:
+        """The columns of a dataset; `path` is its id, such as `mujoco/walker2d/medium-v0`.
+
+        Observations are the first T of an episode's T + 1, next observations the last T. A step that both terminated
+        and was truncated counts as terminated; an episode's last step that neither did, as cut.
+        """
+        yield columns_of(open_local(path.as_posix()))
+
+    def place(self, path: Path) -> Path:
+        return folder_of(path.as_posix())
+
+    def write(self, path: Path, columns: Columns) -> None:
+        """Write a dataset, whole or not at all: beside the store's others under a hidden name, checked, then renamed.
+
+        Without next observations, rows at which an episode was cut give their observation only, as in D4RL's view.
+        Episodes end where next observations do not follow on. An episode at a time is in memory.
+        """
+        minari_package()
+        name = path.as_posix()
+        folder = folder_of(name)
+        _check_room(name, columns)
+        with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
+            steps = _write(temporary, name, columns)
+            _make_namespaces(name)
+        if (found := open_local(name).total_steps) != steps:
+            raise DataError(
+                f"Minari reads {found} steps of the {steps} that were written to '{name}' in {local_store()}."
+            )
 
 
-def minari_package() -> Any:
-    """The package `minari`.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import minari
-    except ImportError as error:
-        raise ConfigError(
-            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
-        ) from error
-    if VARIABLE in os.environ:
-        os.environ[VARIABLE] = str(local_store())  # minari takes ~ for a folder's name
-    return minari
-
-
-def local_store() -> Path:
-    """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
-    return expanded(os.environ.get(VARIABLE) or "~/.minari/datasets")
-
-
-def folder_of(name: str) -> Path:
-    """Where the dataset of this id lies, or would lie.
-
-    Raises:
-        DataError: no dataset can have such an id.
-    """
-    minari_package()
-    from minari.dataset.minari_dataset import parse_dataset_id
-
-    try:
-        parse_dataset_id(name)
-    except (ValueError, TypeError) as error:  # TypeError: there is no version
-        why = "it has no -vVERSION" if isinstance(error, TypeError) else str(error).rstrip(".")
-        raise DataError(
-            f"'{name}' is no id of a Minari dataset: {why}. Namespace and name are letters, digits, - and _, of a "
-            "namespace two at least: mujoco/walker2d/medium-v0, for example."
-        ) from error
-    return local_store() / name
-
-
-def stored_facts(folder: Path) -> dict[str, Any]:
-    """What the metadata of a dataset's folder says; empty where there is none, or it cannot be read."""
-    try:
-        found = json.loads((folder / "data" / METADATA).read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether everything is there that the metadata speaks of: a download may have broken off."""
-    known = stored_facts(folder)
-    if not known:
-        return False
-    data, episodes = folder / "data", known.get("total_episodes")
-    if not isinstance(episodes, int):  # of another program, or of one that broke off
-        return False
-    if (data / MAIN_FILE).exists():
-        return True
-    return episodes > 0 and all(any((data / str(episode)).glob("*")) for episode in range(episodes))
-
-
-def check_version(name: str) -> None:
-    """See that the installed Minari reads datasets of the version that has written this one.
+def columns_of(dataset: Any) -> Columns:
+    """The columns of a Minari dataset, read as they are asked for.
 
     Raises:
-        DataError: it does not. The dataset may be intact.
+        DataError: observations or actions are not flat, or there is no step.
     """
-    minari, folder = minari_package(), folder_of(name)
-    by, reads = stored_facts(folder).get("minari_version"), minari.supported_dataset_versions
-    if by is not None and by not in reads:
-        raise UnreadError(
-            f"The Minari dataset '{name}' in {folder} was written by Minari {by}; the installed {minari.__version__} "
-            f"reads those of {', '.join(map(str, sorted(reads)))}. Install another version of Minari, or fetch the "
-            "dataset again with this one."
-        )
-
-
-def local_ids() -> list[str]:
-    """The ids of the whole datasets in the store, sorted; Minari need not be installed."""
-    found = (path.parent.parent for path in local_store().rglob(f"data/{METADATA}"))
-    names = ((folder.relative_to(local_store()), folder) for folder in found)
-    return sorted(
-        name.as_posix() for name, folder in names if not any(p.startswith(".") for p in name.parts) and is_whole(folder)
-    )
-
-
-def open_local(name: str) -> Any:
-    """A local dataset as Minari opens it.
-
-    Raises:
-        DataError: it is not in the store, damaged, or of a version that the installed Minari does not read.
-    """
-    folder = folder_of(name)
-    if not folder.exists():
-        known = local_ids()
-        hint = nearest(name, known) if known else "The store is empty."
-        raise DataError(
-            f"There is no Minari dataset '{name}' in {local_store()}. {hint} `minari download {name}` fetches it."
-        )
-    check_version(name)
-    with minari_errors(name):
-        return minari_package().load_dataset(name)
-
-
-@contextmanager
-def minari_errors(name: str) -> Iterator[None]:
-    """Whatever Minari and its storages raise while they read becomes one message."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except DataError:
-        raise
-    except Exception as error:  # of storages, spaces and environments
-        where = f"The Minari dataset '{name}' in {folder_of(name)}"
-        if type(error).__module__.startswith("gymnasium."):
-            raise UnreadError(
-                f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
-                "registers it: --plugin MODULE."
-            ) from error
-        raise reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
+    episodes = MinariEpisodes(dataset)
+    if not len(episodes):
+        raise DataError(f"The Minari dataset '{episodes.name}' has no step.")
+    columns: dict[str, Column] = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
+    return checked_columns(f"minari:{episodes.name}", columns, metadata_of(dataset))
 
 
 Arrays = Mapping[str, NDArray[Any]]
 OBSERVATION = "observation"
 """The entry of Dict observations that is read."""
-FORMAL = {
-    "total_episodes",
-    "total_steps",
-    "data_format",
-    "jpeg_encoding",
-    "observation_space",
-    "action_space",
-    "dataset_size",
-    "dqlab",
-}
-"""Metadata that belong to Minari's storage, not to what is stored."""
 
 
 class MinariEpisodes:
@@ -227,7 +140,7 @@ class MinariEpisodes:
 
 
 class EpisodeColumn:
-    """One column of `Episodes`."""
+    """One column of `MinariEpisodes`."""
 
     def __init__(self, episodes: MinariEpisodes, name: str) -> None:
         self._episodes, self._name = episodes, name
@@ -243,19 +156,6 @@ class EpisodeColumn:
         if not pieces:
             return np.empty((0, *self.shape[1:]), dtype=self.dtype)
         return np.concatenate([self._episodes.rows(*piece)[self._name] for piece in pieces])[::step]
-
-
-def columns_of(dataset: Any) -> Columns:
-    """The columns of a Minari dataset, read as they are asked for.
-
-    Raises:
-        DataError: observations or actions are not flat, or there is no step.
-    """
-    episodes = MinariEpisodes(dataset)
-    if not len(episodes):
-        raise DataError(f"The Minari dataset '{episodes.name}' has no step.")
-    columns: dict[str, Column] = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
-    return checked_columns(f"minari:{episodes.name}", columns, metadata_of(dataset))
 
 
 def key_of(dataset: Any) -> str:
@@ -291,70 +191,10 @@ def _brief(space: Any) -> str:
     return f"{type(space).__name__}(shape {space.shape})"
 
 
-def metadata_of(dataset: Any) -> dict[str, str]:
-    """What is said of a dataset, as text; what dqlab wrote under its own name is back under the names it had."""
-    known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
-    told = {name: _text(value) for name, value in known.items() if name not in FORMAL}
-    if key_of(dataset):
-        left_out = sorted(set(dataset.observation_space.spaces) - {OBSERVATION})
-        told["observations"] = f"the entry '{OBSERVATION}'; left out: {', '.join(left_out) or 'nothing'}"
-    space = dataset.action_space
-    if np.isfinite([space.low, space.high]).all():
-        told[STORED] = json.dumps({"stored": [space.low.tolist(), space.high.tolist()]})
-    return {**told, **known.get("dqlab", {})}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (set, list, tuple)):
-        return ", ".join(sorted(map(str, value)))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-PROSE = {"description", "algorithm_name", "code_permalink"}
-PEOPLE = {"author", "author_email"}
-"""Metadata that Minari shows; all others of ours stand under `dqlab`."""
-OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
-
 EPISODE = 16_384
 """Bytes that HDF5 takes for an episode beside its numbers: 14 kB, measured."""
 REASON = re.compile(r"error message = '([^']*)'")
 """Where HDF5's messages say what the system said."""
-
-
-@data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
-class MinariFormat(Format):
-    """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id."""
-
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Columns]:
-        """As in `Format`; `path` is the id, such as `mujoco/walker2d/medium-v0`.
-
-        Observations are the first T of an episode's T + 1, next observations the last T. A step that both terminated
-        and was truncated counts as terminated; an episode's last step that neither did, as cut.
-        """
-        yield columns_of(open_local(path.as_posix()))
-
-    def place(self, path: Path) -> Path:
-        """The dataset's folder in the store."""
-        return folder_of(path.as_posix())
-
-    def write(self, path: Path, columns: Columns) -> None:
-        """As in `Format`: written beside the store's datasets under a hidden name, checked, and then renamed.
-
-        Without next observations, rows at which an episode was cut give their observation only, as in D4RL's view.
-        Episodes end where next observations do not follow on. An episode at a time is in memory.
-        """
-        minari_package()
-        name = path.as_posix()
-        folder = folder_of(name)
-        _check_room(name, columns)
-        with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
-            steps = _write(temporary, name, columns)
-            _make_namespaces(name)
-        if (found := open_local(name).total_steps) != steps:
-            raise DataError(
-                f"Minari reads {found} steps of the {steps} that were written to '{name}' in {local_store()}."
-            )
 
 
 def _check_room(name: str, columns: Columns) -> None:
@@ -403,10 +243,10 @@ def _write(folder: Path, name: str, columns: Columns) -> int:
     return steps
 
 
-def _batches(columns: Columns) -> Iterator[list[Steps]]:
+def _batches(columns: Columns) -> Iterator[list[TransitionBlock]]:
     """Whole episodes, of about a block of rows together."""
-    batch: list[Steps] = []
-    for episode in episodes(columns):
+    batch: list[TransitionBlock] = []
+    for episode in episode_blocks(columns):
         batch.append(episode)
         if sum(map(len, batch)) >= BLOCK:
             yield batch
@@ -415,7 +255,7 @@ def _batches(columns: Columns) -> Iterator[list[Steps]]:
         yield batch
 
 
-def _buffer(episode: Steps) -> Any:
+def _buffer(episode: TransitionBlock) -> Any:
     from minari.data_collector import EpisodeBuffer
 
     return EpisodeBuffer(
@@ -435,7 +275,7 @@ def _space(column: Column, bound: float) -> Any:
 
 
 def _bound(actions: Column) -> float:
-    """1, as in D4RL, unless an action lies outside."""
+    """Bound of the actions' space: 1, as in D4RL, unless an action lies outside."""
     blocks = (actions[start : start + BLOCK] for start in range(0, actions.shape[0], BLOCK))
     return 1.0 if all(np.abs(block).max() <= 1.0 for block in blocks) else np.inf
 
@@ -450,14 +290,6 @@ def _environment(metadata: Mapping[str, str]) -> Any:
         return None
 
 
-def _metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Minari's own entries for what it shows, everything else under `dqlab`."""
-    prose = {key: metadata[key] for key in PROSE & set(metadata)}
-    people = {key: set(metadata[key].split(", ")) for key in PEOPLE & set(metadata)}
-    rest = {key: text for key, text in metadata.items() if key not in PROSE | PEOPLE | OWN}
-    return {"dataset_id": name, "minari_version": minari_package().__version__, **prose, **people, "dqlab": rest}
-
-
 def _make_namespaces(name: str) -> None:
     """Tell Minari of the id's namespace."""
     from minari.dataset.minari_dataset import parse_dataset_id
@@ -466,3 +298,47 @@ def _make_namespaces(name: str) -> None:
     namespace = parse_dataset_id(name)[0]
     if namespace is not None and namespace not in list_local_namespaces():
         create_namespace(namespace)
+
+
+FORMAL = {
+    "total_episodes",
+    "total_steps",
+    "data_format",
+    "jpeg_encoding",
+    "observation_space",
+    "action_space",
+    "dataset_size",
+    "dqlab",
+}
+"""Metadata that belong to Minari's storage, not to what is stored."""
+PROSE = {"description", "algorithm_name", "code_permalink"}
+PEOPLE = {"author", "author_email"}
+"""Metadata that Minari shows; all others of ours stand under `dqlab`."""
+OWN = FORMAL | {"dataset_id", "minari_version", "env_spec"}
+
+
+def metadata_of(dataset: Any) -> dict[str, str]:
+    """What is said of a dataset, as text; what dqlab wrote under its own name is back under the names it had."""
+    known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
+    told = {name: _text(value) for name, value in known.items() if name not in FORMAL}
+    if key_of(dataset):
+        left_out = sorted(set(dataset.observation_space.spaces) - {OBSERVATION})
+        told["observations"] = f"the entry '{OBSERVATION}'; left out: {', '.join(left_out) or 'nothing'}"
+    space = dataset.action_space
+    if np.isfinite([space.low, space.high]).all():
+        told[BOUNDS_METADATA] = json.dumps({"stored": [space.low.tolist(), space.high.tolist()]})
+    return {**told, **known.get("dqlab", {})}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (set, list, tuple)):
+        return ", ".join(sorted(map(str, value)))
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _metadata(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Minari's own entries for what it shows, everything else under `dqlab`."""
+    prose = {key: metadata[key] for key in PROSE & set(metadata)}
+    people = {key: set(metadata[key].split(", ")) for key in PEOPLE & set(metadata)}
+    rest = {key: text for key, text in metadata.items() if key not in PROSE | PEOPLE | OWN}
+    return {"dataset_id": name, "minari_version": minari_package().__version__, **prose, **people, "dqlab": rest}

@@ -16,19 +16,18 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import (
-    KNOWN,
-    LONGEST_NOTES,
+    COLUMN_NAMES,
+    MOST_METADATA,
     Column,
     Columns,
-    DamagedError,
     Format,
     check_claim,
     check_names,
     checked_columns,
     data_formats,
     raw_blocks,
-    reading_error,
 )
+from dqlab.data.formats.errors import DISK_ADVICE, DamagedError, reading_error, write_errors
 from dqlab.errors import DataError
 from dqlab.files import atomic_path
 
@@ -45,7 +44,6 @@ class Npz(Format):
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
-        """The columns of an archive."""
         if not path.is_file():
             raise DataError(f"There is no dataset at {path}. Check the path.")
         with _damage(path), zipfile.ZipFile(path) as archive:
@@ -53,22 +51,23 @@ class Npz(Format):
         check_names(str(path), members)
         with _damage(path), zipfile.ZipFile(path) as archive:
             arrays: dict[str, Column] = {
-                name: _member(path, archive, name, members[name]) for name in KNOWN if name in members
+                name: _member(path, archive, name, members[name]) for name in COLUMN_NAMES if name in members
             }
             notes = _notes(archive, members[NOTES]) if NOTES in members else {}
         yield checked_columns(str(path), arrays, notes)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, block by block."""
-        try:
-            with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name in KNOWN:
-                    if (column := getattr(columns, name)) is not None:
-                        _write_member(archive, name, column)
-                if columns.metadata:
-                    _write_member(archive, NOTES, np.array([json.dumps(dict(columns.metadata))]))
-        except OSError as error:
-            raise DataError(f"Cannot write {path}: {error}. Free some space or choose another place.") from error
+        with (
+            write_errors(path, DISK_ADVICE),
+            atomic_path(path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for name in COLUMN_NAMES:
+                if (column := getattr(columns, name)) is not None:
+                    _write_member(archive, name, column)
+            if columns.metadata:
+                _write_member(archive, NOTES, np.array([json.dumps(dict(columns.metadata))]))
 
 
 @dataclass
@@ -158,7 +157,7 @@ def _notes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, str]:
     try:
         with archive.open(info) as stream:
             shape, _, dtype = _header(stream)
-            if shape != (1,) or dtype.kind != "U" or dtype.itemsize > LONGEST_NOTES:
+            if shape != (1,) or dtype.kind != "U" or dtype.itemsize > MOST_METADATA:
                 return {}
             found = json.loads(str(np.frombuffer(stream.read(dtype.itemsize), dtype)[0]))
     except (ValueError, RuntimeError):  # no JSON, no array with rows, nested without end, packed in another way

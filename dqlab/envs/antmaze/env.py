@@ -12,15 +12,16 @@ from gymnasium.envs.mujoco.ant_v5 import AntEnv
 from numpy.typing import NDArray
 
 from dqlab.envs.antmaze.contacts import Stepper
-from dqlab.envs.antmaze.maze import AntMaze, draw_goal, goal_laws, maze_called
-from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_in
+from dqlab.envs.antmaze.maze import AntMaze, draw_goal, goal_laws, maze_by_name
+from dqlab.envs.antmaze.model import CAMERA, GOAL_RADIUS, GOAL_SITE, TORQUE, ant_maze_xml
+from dqlab.envs.physics import CompiledModelEnv
 
 Array = NDArray[np.float64]
 SUBSTEPS = 5
 START_NOISE = 0.1
 
 
-class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
+class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     """An ant that is to reach a goal in a maze: D4RL's antmaze-*-v0.
 
     The observation (29,) is position (15,) and velocity (14,); the goal is not in it. An action (8,) in [-1, 1] is
@@ -45,7 +46,7 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
     }
 
     def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
-        self.maze, self._draws = maze_called(maze), goal_laws.get(goal_law)
+        self.maze, self._draws = maze_by_name(maze), goal_laws.get(goal_law)
         self.goal: Array | None = None
         self._group: int | None = None
         states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
@@ -54,12 +55,8 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         self._stepper = Stepper(self.model, self.data)
 
-    def _initialize_simulation(self) -> tuple[Any, Any]:
-        """Compile the edited model instead of the file."""
-        model = mujoco.MjModel.from_xml_string(ant_in(self.maze, self.fullpath))
-        size = model.vis.global_
-        size.offwidth, size.offheight = max(size.offwidth, self.width), max(size.offheight, self.height)
-        return model, mujoco.MjData(model)
+    def compile_model(self) -> Any:
+        return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode.
@@ -70,7 +67,8 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
         """
         self._group = (options or {}).get("group")
         self._stepper.read_depths()
-        return super().reset(seed=seed, options=options)  # type: ignore[no-any-return]
+        observation, _ = super().reset(seed=seed, options=options)
+        return observation, {"goal": self.goal}
 
     def reset_model(self) -> Array:
         """Draw the initial state, then the goal."""
@@ -95,9 +93,6 @@ class AntMazeEnv(MujocoEnv):  # type: ignore[misc]
         if self.render_mode == "human":
             self.render()
         return self._observation(), float(reached), reached, False, {"goal": self.goal}
-
-    def _get_reset_info(self) -> dict[str, Any]:
-        return {"goal": self.goal}
 
     def _observation(self) -> Array:
         return np.concatenate([self.data.qpos, self.data.qvel])

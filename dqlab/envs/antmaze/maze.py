@@ -35,12 +35,10 @@ class Maze:
 
     @property
     def start(self) -> Cell:
-        """Where episodes start."""
         return self.cells(START)[0]
 
     @property
     def goal(self) -> Cell:
-        """Where the goal lies."""
         return self.cells(GOAL)[0]
 
     def centre(self, cell: Cell) -> NDArray[np.float64]:
@@ -87,7 +85,7 @@ MAZES: Mapping[str, Maze] = {
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
 
 
-def maze_called(name: str) -> Maze:
+def maze_by_name(name: str) -> Maze:
     """One of D4RL's mazes.
 
     Raises:
@@ -98,8 +96,8 @@ def maze_called(name: str) -> Maze:
     return MAZES[name]
 
 
-Draws = Generator | RandomState
-GoalLaw = Callable[[Generator, int | None, bool], Draws | None]
+RandomSource = Generator | RandomState
+GoalLaw = Callable[[Generator, int | None, bool], RandomSource | None]
 goal_laws: Registry[GoalLaw] = Registry(
     "goal_law",
     "When AntMaze draws a goal: `(episode's generator, group or None, has a goal) -> what draws the next, or None`.",
@@ -113,7 +111,7 @@ goal_laws: Registry[GoalLaw] = Registry(
     source="D4RL 1.1, antmaze-*-v0 and -v1; the Diffusion-QL code's evaluation",
     cites=("wang2023diffusion",),
 )
-def per_environment(episode: Generator, group: int | None, has_goal: bool) -> Draws | None:
+def per_environment(episode: Generator, group: int | None, has_goal: bool) -> RandomSource | None:
     """One goal for all of an environment's episodes; or, in evaluations, one for all episodes of a group."""
     if group is not None:
         return RandomState(group)  # what D4RL draws from, where a program seeds NumPy with that number
@@ -121,12 +119,12 @@ def per_environment(episode: Generator, group: int | None, has_goal: bool) -> Dr
 
 
 @goal_laws.register("per_episode", source="D4RL 1.1, antmaze-*-v2")
-def per_episode(episode: Generator, group: int | None, has_goal: bool) -> Draws | None:
+def per_episode(episode: Generator, group: int | None, has_goal: bool) -> RandomSource | None:
     """A new goal in every episode."""
     return episode
 
 
-def draw_goal(maze: Maze, rng: Draws) -> NDArray[np.float64]:
+def draw_goal(maze: Maze, rng: RandomSource) -> NDArray[np.float64]:
     """A goal's x and y (m): the goal cell's centre, and in each direction U(0, 1) + U(0, 1/2), as in D4RL.
 
     Args:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dqlab.envs.backend import Array, Environments, Stepped, env_backends
+from dqlab.envs.backend import Array, Environments, StepResult, env_backends
 from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
@@ -47,28 +47,26 @@ class OriginalStack(Environments):
         return Worker(self._python)
 
     def prepare(self, count: int) -> None:
-        """As in `Environments`.
+        """Have the worker make the environments, a few at a time.
 
         Raises:
             StackError: the process fails.
         """
-        while self._count < count:  # a few at a time: a kitchen takes a second
+        while self._count < count:  # a kitchen takes a second
             wanted = min(self._count + AT_ONCE, count)
             self.worker.ask("make", task=self._task.name, count=wanted)
             self._count = wanted
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """As in `Environments`; AntMaze's goal is drawn as D4RL draws it, with numpy seeded by the group."""
+        """Begin episodes; AntMaze's goal is drawn as D4RL draws it, with numpy seeded by the group."""
         self.prepare(len(seeds))
         return np.array(self.worker.ask("reset", seeds=list(seeds), groups=list(groups))["observations"])
 
-    def step(self, which: Sequence[int], actions: Array) -> Stepped:
-        """As in `Environments`."""
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
         got = self.worker.ask("step", which=list(which), actions=np.asarray(actions, dtype=np.float64).tolist())
-        return Stepped(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
+        return StepResult(*(np.array(got[name]) for name in ("observations", "rewards", "over")))
 
     def close(self) -> None:
-        """End the process."""
         if "worker" in self.__dict__:
             self.worker.close()
             del self.__dict__["worker"]

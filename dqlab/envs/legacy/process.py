@@ -19,7 +19,7 @@ VARIABLE = "DQLAB_LEGACY"
 FOLDER = ".venv-legacy"
 STAMP = ".ready"
 """Written when the environment is complete; `scripts/legacy.sh` knows the same name."""
-HOW = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
+BUILD_ADVICE = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
 
 
 def legacy_python() -> Path:
@@ -32,10 +32,10 @@ def legacy_python() -> Path:
     folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
     python = folder / "bin" / "python"
     if named and not python.exists():
-        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {HOW}.")
+        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {BUILD_ADVICE}.")
     if not python.exists():
         raise ConfigError(
-            f"D4RL's original stack is not installed: {HOW}; ${VARIABLE} names one that was built elsewhere."
+            f"D4RL's original stack is not installed: {BUILD_ADVICE}; ${VARIABLE} names one that was built elsewhere."
         )
     if not named and not (folder / STAMP).exists():
         raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
@@ -87,11 +87,10 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
         return self._process.pid
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """A request's answer.
+        """Send a request and wait for its answer.
 
         Raises:
             StackError: the worker reports an error, has died, or does not answer in time.
@@ -107,7 +106,6 @@ class Worker:
         return self._answer(self._answer_seconds, do)
 
     def close(self) -> None:
-        """End it."""
         self._end()
 
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:
@@ -147,7 +145,7 @@ class Worker:
 
 
 def worker_environment(python: Path) -> dict[str, str]:
-    """Of the worker: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's in sight but its own."""
+    """The worker's environment: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's but its own."""
     tree = mujoco_tree(python)
     libraries = [str(tree / "bin"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")}
@@ -162,7 +160,7 @@ def worker_environment(python: Path) -> dict[str, str]:
 
 
 def last_line(said: IO[bytes]) -> str:
-    """Of what a process wrote to its standard error."""
+    """The last line that a process wrote to its standard error; `none` where it wrote nothing."""
     said.seek(0, os.SEEK_END)
     said.seek(max(0, said.tell() - 4096))
     lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]

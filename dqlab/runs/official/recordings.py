@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims

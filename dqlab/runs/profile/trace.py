@@ -32,7 +32,7 @@ class Event(NamedTuple):
         return self.start + self.duration
 
 
-class Spent(NamedTuple):
+class EventTotal(NamedTuple):
     """What all events of one name took together: their number, and microseconds."""
 
     calls: int
@@ -73,21 +73,21 @@ def outermost_events(events: Sequence[Event]) -> list[Event]:
     return [event for event, parent in nest_events(events) if parent is None]
 
 
-def time_spent(events: Iterable[Event]) -> dict[str, Spent]:
+def time_spent(events: Iterable[Event]) -> dict[str, EventTotal]:
     """By name, what the events took."""
-    sums: dict[str, Spent] = defaultdict(lambda: Spent(0, 0.0))
+    sums: dict[str, EventTotal] = defaultdict(lambda: EventTotal(0, 0.0))
     for event in events:
-        sums[event.name] = Spent(sums[event.name].calls + 1, sums[event.name].microseconds + event.duration)
+        sums[event.name] = EventTotal(sums[event.name].calls + 1, sums[event.name].microseconds + event.duration)
     return dict(sums)
 
 
-def spent_itself(events: Sequence[Event]) -> dict[str, Spent]:
+def spent_itself(events: Sequence[Event]) -> dict[str, EventTotal]:
     """By name, what the events took without those that lie in them."""
     sums = time_spent(events)
     for event, parent in nest_events(events):
         if parent is not None:
             calls, microseconds = sums[parent.name]
-            sums[parent.name] = Spent(calls, microseconds - event.duration)
+            sums[parent.name] = EventTotal(calls, microseconds - event.duration)
     return sums
 
 
@@ -219,7 +219,7 @@ def _within(events: Sequence[Event], updates: Sequence[Event]) -> list[Event]:
     return [event for event in events if start <= event.start < end]
 
 
-def _table(sums: Mapping[str, Spent], updates: int, span: float) -> list[CostRow]:
+def _table(sums: Mapping[str, EventTotal], updates: int, span: float) -> list[CostRow]:
     ordered = sorted(sums.items(), key=lambda item: -item[1].microseconds)
     return [CostRow(name, calls / updates, time / updates, time / span) for name, (calls, time) in ordered]
 

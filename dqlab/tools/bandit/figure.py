@@ -18,14 +18,14 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
-from dqlab.data.sources import load_dataset
+from dqlab.data import load_dataset
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import read_text, write_text
 from dqlab.noise import draw_noise, generator_for
 from dqlab.printing import Console
-from dqlab.runs.experiment import Experiment
-from dqlab.runs.train import train
+from dqlab.runs import Experiment, train
+from dqlab.runs.build import build_pack, check_experiment, load_data
 from dqlab.tools.bandit.drawing import Cloud, CloudRow, Coverage, draw_clouds
 from dqlab.tracking import RunFolder
 from dqlab.tracking.settings import Tracking
@@ -70,8 +70,8 @@ def delete_run(path: Path) -> None:
 def _check_same(folder: RunFolder, loaded: gin_files.LoadedConfig) -> None:
     """A finished run stands for a gin file only if it was trained as that file says now."""
     experiment = Experiment()
-    experiment.check()
-    experiment.data()
+    check_experiment(experiment)
+    load_data(experiment)
     Tracking()
     now = gin_files.operative_text(loaded)
     if found := changed_results(parse_bindings(read_text(folder.config)), parse_bindings(now)):
@@ -98,7 +98,7 @@ def policy_samples(path: Path, count: int) -> NDArray[Any]:
     replica = folder.replicas()[0]
     gin_files.load_stored(folder.config)
     experiment = Experiment()
-    pack = experiment.pack([replica])
+    pack = build_pack(experiment, [replica])
     weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
@@ -206,8 +206,8 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], fresh:
     for _, panel in panels:  # a mistake in any of them shows before the first is trained
         gin_files.load_gin([panel.gin], bindings)
         experiment, _ = Experiment(), Tracking()
-        experiment.check()
-        experiment.data()
+        check_experiment(experiment)
+        load_data(experiment)
         read |= parameters_read()
     gin_files.check_parameters_read(bindings, read)
     for number, (title, panel) in enumerate(panels, 1):

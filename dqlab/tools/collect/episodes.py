@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import reading_error
+from dqlab.data.formats.errors import reading_error, write_errors
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import atomic_path, write_text
 
@@ -36,16 +35,15 @@ class Amount:
     transitions: int = 0
 
     @property
-    def everything(self) -> bool:
-        """Whether it is all that there is."""
+    def is_everything(self) -> bool:
         return not (self.episodes or self.transitions)
 
-    def missing(self, lengths: Sequence[int]) -> bool:
-        """Whether episodes of these lengths do not suffice."""
+    def exceeds(self, lengths: Sequence[int]) -> bool:
+        """Whether it is more than episodes of these lengths."""
         return len(lengths) < self.episodes or sum(lengths) < self.transitions
 
-    def shared(self, shares: Mapping[str, float]) -> dict[str, Amount]:
-        """Parts by share, whole numbers that add up (largest remainders are rounded up)."""
+    def split(self, shares: Mapping[str, float]) -> dict[str, Amount]:
+        """An amount for each share, whole numbers that add up (largest remainders are rounded up)."""
         count = self.episodes or self.transitions
         exact = np.array(list(shares.values())) * count
         counts = np.floor(exact + TOLERANCE).astype(int)
@@ -58,7 +56,7 @@ class Amount:
         unit = "episodes" if self.episodes else "transitions"
         return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
 
-    def thinned(self, lengths: Sequence[int], what: str) -> list[int]:
+    def spread_evenly(self, lengths: Sequence[int], what: str) -> list[int]:
         """Numbers of episodes, spread evenly over all of them, that suffice.
 
         Args:
@@ -68,12 +66,12 @@ class Amount:
         Raises:
             DataError: there are not so many.
         """
-        if self.missing(lengths):
+        if self.exceeds(lengths):
             raise DataError(
                 f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
                 f"({self.episodes or self.transitions:,}). Ask for fewer, or train for longer."
             )
-        if self.everything:
+        if self.is_everything:
             return list(range(len(lengths)))
         if self.episodes:
             return [number * len(lengths) // self.episodes for number in range(self.episodes)]
@@ -108,37 +106,29 @@ def check_shares(mixture: Mapping[str, float]) -> None:
 
 
 Array = NDArray[Any]
+Rows = dict[str, Array]
+"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
 LENGTHS = "lengths"
+RESUME_ADVICE = "Free some space and run the same command again: it continues."
 
 
-def save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+def save_arrays(path: Path, arrays: Rows) -> None:
     """Write arrays by name into one file, whole or not at all.
 
     Raises:
         DataError: it cannot be written.
     """
-    with _room(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def save_text(path: Path, text: str) -> None:
-    """The same with a text."""
-    with _room(path):
+    """Write a text, whole or not at all; raises as `save_arrays` does."""
+    with write_errors(path, RESUME_ADVICE):
         write_text(path, text)
 
 
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space and run the same command again: "
-            "it continues."
-        ) from error
-
-
-def load_arrays(path: Path, *names: str) -> dict[str, Array]:
+def load_arrays(path: Path, *names: str) -> Rows:
     """Arrays of a file that `save_arrays` wrote: those named, or all.
 
     Raises:
@@ -152,12 +142,12 @@ def load_arrays(path: Path, *names: str) -> dict[str, Array]:
         raise reading_error(str(path), "is damaged", error, mend) from error
 
 
-def join_rows(episodes: Sequence[dict[str, Array]]) -> dict[str, Array]:
+def join_rows(episodes: Sequence[Rows]) -> Rows:
     """Rows of several episodes, one after the other."""
     return {name: np.concatenate([episode[name] for episode in episodes]) for name in episodes[0]}
 
 
-def save_episodes(path: Path, episodes: Sequence[dict[str, Array]]) -> None:
+def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
     """Write whole episodes into one file."""
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
     save_arrays(path, {**(join_rows(episodes) if episodes else {}), LENGTHS: lengths})
@@ -169,7 +159,7 @@ def lengths_of(path: Path) -> Array:
 
 
 @dataclass(frozen=True)
-class Piece:
+class EpisodeRows:
     """Some rows of a file of episodes.
 
     Attributes:
@@ -183,18 +173,18 @@ class Piece:
     cut: bool = False
 
 
-def pieces_of(path: Path, chosen: Sequence[int], limit: int) -> Piece:
+def select_rows(path: Path, chosen: Sequence[int], limit: int) -> EpisodeRows:
     """The chosen episodes of a file, and at most `limit` rows of them."""
     lengths = lengths_of(path)
     ends = np.cumsum(lengths)
     each = [np.arange(ends[number] - lengths[number], ends[number]) for number in chosen]
     rows = np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64)
     whole = limit in np.cumsum(lengths[list(chosen)])
-    return Piece(path, rows[:limit], cut=len(rows) > limit and not whole)
+    return EpisodeRows(path, rows[:limit], cut=len(rows) > limit and not whole)
 
 
 @dataclass(frozen=True)
-class Stacked:
+class StackedColumn:
     """One array of several pieces, read a file at a time.
 
     Attributes:
@@ -203,7 +193,7 @@ class Stacked:
     """
 
     name: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[EpisodeRows, ...]
     _open: dict[Path, Array] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -213,12 +203,10 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows first."""
         return (int(self.starts[-1]), *self._array(self.pieces[0].path).shape[1:])
 
     @property
     def dtype(self) -> Any:
-        """As stored."""
         return self._array(self.pieces[0].path).dtype
 
     def __getitem__(self, rows: slice) -> Array:
@@ -231,7 +219,7 @@ class Stacked:
             first += 1
         return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
 
-    def _piece(self, piece: Piece) -> Array:
+    def _piece(self, piece: EpisodeRows) -> Array:
         values = self._array(piece.path)[piece.rows]
         if self.name == "timeouts" and piece.cut:
             values[-1] = not load_arrays(piece.path, "terminals")["terminals"][piece.rows[-1]]

@@ -1,15 +1,18 @@
-"""PPO's policies from unskilled to skilled, ranked by return."""
+"""PPO: its training, in stages that can be continued, and the files that it leaves.
+
+Of stable-baselines3's private names two are used, both here: `_n_updates`, from which a continued training goes on, and
+`_setup_model`, which `_init_setup_model` puts off until the learning rate can be asked for. Without them a training
+that was killed would not go on to the same policies (`tests/tools/collect/test_resuming.py`).
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,110 +22,11 @@ from numpy.typing import NDArray
 from dqlab.config.fields import check_field, check_fields
 from dqlab.config.registry import configurable
 from dqlab.config.replica import is_seed
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import sha256_of
-from dqlab.tools.collect.behaviours import Act, Acting, Behaviour, Stage, UniformRandom, behaviours, environment_of
-from dqlab.tools.collect.episodes import (
-    Amount,
-    Piece,
-    lengths_of,
-    load_arrays,
-    pieces_of,
-    save_arrays,
-    save_episodes,
-    save_text,
-)
-
-MOMENTS = ("mean", "var", "count")
-CLIP = 10.0
-"""Normalised observations are clipped to +-10, as in stable-baselines3's VecNormalize."""
-
-
-def save_ppo(model: Any, path: Path) -> None:
-    """Write all that training continues from.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    arrays = {f"policy|{name}": value.numpy() for name, value in model.policy.state_dict().items()}
-    for number, moments in model.policy.optimizer.state_dict()["state"].items():
-        arrays |= {f"adam|{number}|{name}": value.numpy() for name, value in moments.items()}
-    normaliser = model.get_vec_normalize_env()
-    for which in ("obs_rms", "ret_rms"):
-        arrays |= {f"{which}|{name}": np.asarray(getattr(getattr(normaliser, which), name)) for name in MOMENTS}
-    arrays["steps"], arrays["updates"] = np.array(model.num_timesteps), np.array(model._n_updates)
-    save_arrays(path, arrays)
-
-
-def restore_ppo(model: Any, path: Path) -> None:
-    """Put a freshly made model into a saved state.
-
-    Raises:
-        DataError: the file is damaged, or of other networks.
-    """
-    import torch
-
-    arrays = load_arrays(path)
-    try:
-        model.policy.load_state_dict({name: torch.from_numpy(value) for name, value in _group(arrays, "policy")})
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in _group(arrays, "adam"):
-            number, _, moment = name.partition("|")
-            state.setdefault(int(number), {})[moment] = torch.from_numpy(value)
-        groups = model.policy.optimizer.state_dict()["param_groups"]
-        model.policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        normaliser = model.get_vec_normalize_env()
-        for which in ("obs_rms", "ret_rms"):
-            for name, value in _group(arrays, which):
-                setattr(getattr(normaliser, which), name, value if value.ndim else float(value))
-        model.num_timesteps, model._n_updates = int(arrays["steps"]), int(arrays["updates"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path} is no state of this training ({error}). Delete it: it is made anew.") from error
-
-
-def _group(arrays: dict[str, NDArray[Any]], name: str) -> list[tuple[str, NDArray[Any]]]:
-    return [(key.partition("|")[2], value) for key, value in arrays.items() if key.startswith(f"{name}|")]
-
-
-class GaussianMLP:
-    """The policy in a file: a Gaussian around a tanh network of the normalised observation, in float64.
-
-    Rows are multiplied one by one, so that each one's result is the same whatever the others are.
-    """
-
-    def __init__(self, path: Path) -> None:
-        arrays = load_arrays(path)
-        try:
-            self._mean = arrays["obs_rms|mean"]
-            self._std = np.sqrt(arrays["obs_rms|var"] + 1e-8)
-            hidden = sorted(
-                {name.split(".")[2] for name in arrays if name.startswith("policy|mlp_extractor.policy_net")}
-            )
-            names = [*(f"mlp_extractor.policy_net.{number}" for number in hidden), "action_net"]
-            self._layers = [_layer(arrays, name) for name in names]
-            self.std = np.exp(arrays["policy|log_std"].astype(np.float64))
-        except KeyError as error:
-            raise DataError(f"{path} holds no policy ({error}). Delete it: it is made anew.") from error
-
-    def mean(self, observations: NDArray[Any]) -> NDArray[np.float64]:
-        """Means (B, A) for observations (B, S)."""
-        x = np.clip((observations - self._mean) / self._std, -CLIP, CLIP)
-        for weight, bias in self._layers[:-1]:
-            x = np.tanh(_rows(x, weight) + bias)
-        weight, bias = self._layers[-1]
-        return _rows(x, weight) + bias
-
-
-def _layer(arrays: dict[str, NDArray[Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    weight, bias = (arrays[f"policy|{name}.{part}"].astype(np.float64) for part in ("weight", "bias"))
-    return np.ascontiguousarray(weight.T), bias
-
-
-def _rows(x: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((x[:, None, :] @ weight)[:, 0, :])
-
+from dqlab.tools.collect.behaviours import environment_key
+from dqlab.tools.collect.episodes import Rows, load_arrays, save_arrays, save_episodes, save_text
 
 SETTINGS = "settings.json"
 
@@ -172,14 +76,14 @@ class BehaviourTraining:
         last, every = math.ceil(self.steps / update), math.ceil(self.checkpoint_every / update)
         return [min(count, last) * update for count in range(every, last + every, every)]
 
-    def run(self, task: Task, folder: Path, record: bool = False, say: Callable[[str], None] = print) -> list[Path]:
+    def run(self, task: Task, folder: Path, record: bool = False, log: Callable[[str], None] = print) -> list[Path]:
         """Train what is not trained yet; returns the policies' files, oldest first.
 
         Args:
             task: whose environment.
             folder: of the files.
             record: keep all that is experienced, too: `experience_of(path)`.
-            say: tells the user.
+            log: is told of every stage.
 
         Raises:
             ConfigError: the folder holds policies of other settings, or PPO is not installed.
@@ -193,11 +97,11 @@ class BehaviourTraining:
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
             if path in left:
                 reward = self._stage(task, before, path, target, record)
-                say(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
+                log(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
         return paths
 
     def _claim(self, task: Task, folder: Path) -> None:
-        settings = {"training": str(self), "environment": environment_of(task, self.physics)}
+        settings = {"training": str(self), "environment": environment_key(task, self.physics)}
         known = folder / SETTINGS
         if not known.exists():
             if folder.exists() and any(folder.iterdir()):
@@ -210,7 +114,7 @@ class BehaviourTraining:
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
-        from dqlab.tools.collect.recording import EpisodeRecorder, Rows
+        from dqlab.tools.collect.recording import EpisodeRecorder
 
         episodes: list[Rows] = []
         keep = episodes.append if record else _ignore
@@ -292,244 +196,93 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-Range = tuple[float, float]
-RANKING = "ranking"
-POLICIES, RANKING_FILE = "behaviour", "ranking.json"
-RANDOM = "uniformly random"
+MOMENTS = ("mean", "var", "count")
+"""What VecNormalize keeps of observations and of returns."""
 
 
-@dataclass(frozen=True)
-class CheckpointRanking:
-    """PPO's checkpoints and what they are worth; nothing is trained before it is asked for.
+def save_ppo(model: Any, path: Path) -> None:
+    """Write all that training continues from.
 
-    Attributes:
-        training: the budget.
-        task: whose environment; its reference scores count where they are `known`.
-        known: whether the task has reference scores; otherwise 0 is the random policy's mean return, and 100 the best
-            checkpoint's.
-        levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
-        episodes: by which a checkpoint is ranked.
-        folder: of the collection; seed: of the ranking's episodes.
-        record: whether the experience of training is kept.
-        say: tells the user.
+    Raises:
+        DataError: the file cannot be written.
+    """
+    arrays = {f"policy|{name}": value.numpy() for name, value in model.policy.state_dict().items()}
+    for number, moments in model.policy.optimizer.state_dict()["state"].items():
+        arrays |= {f"adam|{number}|{name}": value.numpy() for name, value in moments.items()}
+    normaliser = model.get_vec_normalize_env()
+    for which in ("obs_rms", "ret_rms"):
+        arrays |= {f"{which}|{name}": np.asarray(getattr(getattr(normaliser, which), name)) for name in MOMENTS}
+    arrays["steps"], arrays["updates"] = np.array(model.num_timesteps), np.array(model._n_updates)
+    save_arrays(path, arrays)
+
+
+def restore_ppo(model: Any, path: Path) -> None:
+    """Put a freshly made model into a saved state.
+
+    Raises:
+        DataError: the file is damaged, or of other networks.
+    """
+    import torch
+
+    arrays = load_arrays(path)
+    try:
+        model.policy.load_state_dict({name: torch.from_numpy(value) for name, value in _group(arrays, "policy")})
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in _group(arrays, "adam"):
+            number, _, moment = name.partition("|")
+            state.setdefault(int(number), {})[moment] = torch.from_numpy(value)
+        groups = model.policy.optimizer.state_dict()["param_groups"]
+        model.policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        normaliser = model.get_vec_normalize_env()
+        for which in ("obs_rms", "ret_rms"):
+            for name, value in _group(arrays, which):
+                setattr(getattr(normaliser, which), name, value if value.ndim else float(value))
+        model.num_timesteps, model._n_updates = int(arrays["steps"]), int(arrays["updates"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} is no state of this training ({error}). Delete it: it is made anew.") from error
+
+
+def _group(arrays: dict[str, NDArray[Any]], name: str) -> list[tuple[str, NDArray[Any]]]:
+    return [(key.partition("|")[2], value) for key, value in arrays.items() if key.startswith(f"{name}|")]
+
+
+CLIP = 10.0
+"""Normalised observations are clipped to +-10, as in stable-baselines3's VecNormalize."""
+
+
+class GaussianMLP:
+    """The policy in a file: a Gaussian around a tanh network of the normalised observation, in float64.
+
+    Rows are multiplied one by one, so that each one's result is the same whatever the others are.
     """
 
-    training: BehaviourTraining
-    task: Task
-    known: bool
-    levels: dict[str, tuple[Range, float]]
-    episodes: int
-    folder: Path
-    seed: int
-    record: bool
-    say: Callable[[str], None]
-    returns: dict[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def checkpoints(self) -> list[Path]:
-        """The policies' files, oldest first."""
-        folder = self.folder / POLICIES
-        steps = self.training.targets[-1]
-        self.say(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
-        return self.training.run(self.task, folder, self.record, self.say)
-
-    @cached_property
-    def ranking(self) -> dict[Path, float]:
-        """Mean return of every checkpoint."""
-        return {path: self._mean_return(path.stem, GivenCheckpoint(path, self._stage)) for path in self.checkpoints}
-
-    @cached_property
-    def random_return(self) -> float:
-        """Mean return of uniformly random actions."""
-        return self._mean_return(RANDOM, UniformRandom("", self._stage))
-
-    @cached_property
-    def scored(self) -> Task:
-        """The task with the reference scores by which levels are told.
-
-        Raises:
-            DataError: no checkpoint is better than random actions.
-        """
-        if self.known:
-            return self.task
-        best = max(self.ranking.values())
-        if best <= self.random_return:
-            raise DataError(
-                f"No policy of {self.task.robot} is better than random actions (return {self.random_return:.1f}; best "
-                f"{best:.1f}). Train for longer (BehaviourTraining.steps)."
+    def __init__(self, path: Path) -> None:
+        arrays = load_arrays(path)
+        try:
+            self._mean = arrays["obs_rms|mean"]
+            self._std = np.sqrt(arrays["obs_rms|var"] + 1e-8)
+            hidden = sorted(
+                {name.split(".")[2] for name in arrays if name.startswith("policy|mlp_extractor.policy_net")}
             )
-        return replace(self.task, min_score=self.random_return, max_score=best)
+            names = [*(f"mlp_extractor.policy_net.{number}" for number in hidden), "action_net"]
+            self._layers = [_layer(arrays, name) for name in names]
+            self.std = np.exp(arrays["policy|log_std"].astype(np.float64))
+        except KeyError as error:
+            raise DataError(f"{path} holds no policy ({error}). Delete it: it is made anew.") from error
 
-    def pick(self, level: str) -> Path:
-        """The checkpoint of a level.
-
-        Raises:
-            DataError: none scores inside its range.
-        """
-        (low, high), wanted = self.levels[level]
-        scores = {path: float(self.scored.score(value)) for path, value in self.ranking.items()}
-        inside = {path: score for path, score in scores.items() if low <= score <= high}
-        if not inside:
-            near = min(scores, key=lambda path: max(low - scores[path], scores[path] - high))
-            raise DataError(
-                f"No {level} policy: no checkpoint scores between {low:g} and {high:g} (best: "
-                f"{max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}). Train longer "
-                "(BehaviourTraining.steps), save more often (checkpoint_every), another seed, or widen the range "
-                f"(Collection.{level}_scores)."
-            )
-        return min(inside, key=lambda path: abs(inside[path] - wanted))
-
-    @property
-    def _stage(self) -> Stage:
-        return Stage(self.task, self.training.physics, self.folder, self.seed, self.episodes, self, self.say)
-
-    def _mean_return(self, name: str, policy: Acting) -> float:
-        """Measured once, and kept."""
-        from dqlab.tools.collect.recording import run_group
-        from dqlab.tracking.records import read_record
-
-        cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
-        known = read_record(cache, dict[str, Any]) if cache.exists() else {}
-        if not _is_measured(known.get(name), facts):
-            episodes = run_group(policy, self._stage, RANKING, self.episodes)
-            value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
-            known[name] = {"of": facts, "return": value}
-            save_text(cache, json.dumps(known, indent=1))
-            score = f", score {self.task.score(value):.1f}" if self.known else ""
-            self.say(f"{name}: return {value:.1f}{score}")
-        return float(known[name]["return"])
+    def mean(self, observations: NDArray[Any]) -> NDArray[np.float64]:
+        """Means (B, A) for observations (B, S)."""
+        x = np.clip((observations - self._mean) / self._std, -CLIP, CLIP)
+        for weight, bias in self._layers[:-1]:
+            x = np.tanh(_rows(x, weight) + bias)
+        weight, bias = self._layers[-1]
+        return _rows(x, weight) + bias
 
 
-def _is_measured(entry: Any, facts: str) -> bool:
-    """Whether an entry of the ranking's file holds the return of what the facts say."""
-    return isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
+def _layer(arrays: dict[str, NDArray[Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    weight, bias = (arrays[f"policy|{name}.{part}"].astype(np.float64) for part in ("weight", "bias"))
+    return np.ascontiguousarray(weight.T), bias
 
 
-class PPOPolicy(Acting):
-    """A checkpoint, acting with its own noise."""
-
-    trains = True
-    path: Path
-
-    def prepare(self) -> None:
-        """Load it."""
-        self.path = self.choose()
-        self._policy = GaussianMLP(self.path)
-
-    @abstractmethod
-    def choose(self) -> Path:
-        """Which checkpoint."""
-
-    def about(self) -> str:
-        """As in `Behaviour`."""
-        return f"PPO checkpoint {self.path.stem}, stochastic"
-
-    def identity(self) -> str:
-        """The file's digest."""
-        return sha256_of(self.path)
-
-    def begin(self, seeds: Sequence[int]) -> Act:
-        """A generator for each episode's noise."""
-        policy = self._policy
-        generators = [np.random.default_rng(seed) for seed in seeds]
-
-        def act(observations: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-            noise = np.stack([generator.standard_normal(len(policy.std)) for generator in generators])
-            return policy.mean(observations) + policy.std * noise
-
-        return act
-
-
-class GivenCheckpoint(PPOPolicy):
-    """A checkpoint that is being ranked."""
-
-    def __init__(self, path: Path, stage: Stage) -> None:
-        super().__init__("", stage)
-        self._chosen = path
-        self.prepare()
-
-    def choose(self) -> Path:
-        """The one that was given."""
-        return self._chosen
-
-
-@behaviours.register(
-    "medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
-class Medium(PPOPolicy):
-    """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
-
-    def choose(self) -> Path:
-        """By score."""
-        return self.stage.ladder.pick("medium")
-
-
-@behaviours.register(
-    "expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC", cites=("fu2020d4rl",)
-)
-class Expert(PPOPolicy):
-    """PPO's best checkpoint within Collection.expert_scores."""
-
-    def choose(self) -> Path:
-        """By score."""
-        return self.stage.ladder.pick("expert")
-
-
-@behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3", cites=("schulman2017proximal",))
-class Checkpoint(PPOPolicy):
-    """PPO's checkpoint after so many steps, `ppo:STEPS`: the nearest one, the last one without an argument."""
-
-    def __init__(self, argument: str, stage: Stage) -> None:
-        super().__init__(argument, stage)
-        if not re.fullmatch(r"[\d_]*", argument):
-            raise ConfigError(f"'ppo:{argument}' names no number of steps. Write ppo:500000, say.")
-
-    def choose(self) -> Path:
-        """By steps."""
-        paths, targets = self.stage.ladder.checkpoints, self.stage.ladder.training.targets
-        wanted = int(self.argument.replace("_", "")) if self.argument else targets[-1]
-        return min(zip(paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0]
-
-
-@behaviours.register(
-    "replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC", cites=("fu2020d4rl",)
-)
-class Replay(Behaviour):
-    """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
-
-    trains = True
-    records = True
-
-    def __init__(self, argument: str, stage: Stage) -> None:
-        super().__init__(argument, stage)
-        ladder = stage.ladder
-        last: dict[str, Callable[[], Path]] = {level: partial(ladder.pick, level) for level in ladder.levels}
-        last["full"] = lambda: ladder.checkpoints[-1]
-        until = argument or "medium"
-        if until not in last:
-            raise ConfigError(f"'replay:{until}' is no level. Known: {', '.join(sorted(last))}.")
-        self._choose = last[until]
-
-    def prepare(self) -> None:
-        """See until when."""
-        self._last = self._choose()
-
-    def about(self) -> str:
-        """As in `Behaviour`."""
-        return f"all that PPO experienced until its checkpoint {self._last.stem}"
-
-    def gather(self, amount: Amount, key: str) -> tuple[Piece, ...]:
-        """Episodes spread evenly over training, in its order."""
-        paths = [experience_of(path) for path in self.stage.ladder.checkpoints]
-        paths = paths[: paths.index(experience_of(self._last)) + 1]
-        lengths = [lengths_of(path) for path in paths]
-        every = [int(length) for each in lengths for length in each]
-        chosen = np.array(amount.thinned(every, f"'{key}'"))
-        limit = amount.transitions or sum(every)
-        pieces, first = [], 0
-        for path, each in zip(paths, lengths, strict=True):
-            own = chosen[(chosen >= first) & (chosen < first + len(each))] - first
-            piece = pieces_of(path, own.tolist(), limit)
-            limit, first = limit - len(piece.rows), first + len(each)
-            pieces += [piece] if len(piece.rows) else []
-        return tuple(pieces)
+def _rows(x: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((x[:, None, :] @ weight)[:, 0, :])

@@ -14,19 +14,21 @@ from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
-from dqlab.data.formats.base import data_formats
+from dqlab.data import data_formats
+from dqlab.envs import tasks
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.files import remove_leftovers
-from dqlab.tools.collect.behaviours import Behaviour, Stage, behaviour_of
+from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, behaviour_of
+from dqlab.tools.collect.checkpoints import POLICIES, RANKING_FILE, CheckpointRanking, Range
 from dqlab.tools.collect.episodes import EPISODES, Amount, behaviour_slug, check_shares
-from dqlab.tools.collect.ppo import POLICIES, RANKING_FILE, BehaviourTraining, CheckpointRanking, Range
+from dqlab.tools.collect.ppo import BehaviourTraining
 from dqlab.tracking.run_folder import claim_folder
 
-Say = Callable[[str], None]
-OF_ENVIRONMENTS = ("env_kwargs", "episode_limit", "reference_scores")
-EXPERT, MEDIUM = 100.0, 100.0 / 3
+Log = Callable[[str], None]
+ENVIRONMENT_FIELDS = ("env_kwargs", "episode_limit", "reference_scores")
+EXPERT_SCORE, MEDIUM_SCORE = 100.0, 100.0 / 3
 """Scores that D4RL gives an expert and a medium policy: a third of the expert's."""
 
 
@@ -96,7 +98,7 @@ class Collection:
         check_field(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'minari')")
         for name in formats:
             data_formats.get(name)
-        ignored = [name for name in OF_ENVIRONMENTS if self.task and getattr(self, name)]
+        ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
         if ignored:
             raise ConfigError(
                 f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
@@ -110,7 +112,6 @@ class Collection:
 
     @property
     def amount(self) -> Amount:
-        """How much in all."""
         return Amount(self.episodes, self.transitions)
 
     def resolved_task(self) -> tuple[Task, bool]:
@@ -126,7 +127,7 @@ class Collection:
         return replace(task, min_score=float(low), max_score=float(high)), bool(self.reference_scores)
 
     def task_name(self, task: Task) -> str:
-        """Of the set."""
+        """The set's name: given, or made of environment and mixture."""
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
     def targets(self, task: Task, folder: Path) -> dict[str, Path]:
@@ -136,12 +137,12 @@ class Collection:
         stored = Path(self.minari_id or f"dqlab/{name}-v0")
         return {each: folder / f"{name}{own[0]}" if own else stored for each, own in suffixes.items()}
 
-    def run(self, folder: Path, say: Say = print, typed: Sequence[str] = ()) -> list[str]:
+    def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
 
         Args:
             folder: of everything.
-            say: tells the user.
+            log: is told of what is done.
             typed: bindings of the command line, which must be read.
 
         Returns:
@@ -151,7 +152,7 @@ class Collection:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
-        from dqlab.tools.collect.writing import Collected, write_set
+        from dqlab.tools.collect.writing import CollectedSet, write_set
 
         task, known = self.resolved_task()
         for name, path in self.targets(task, folder).items():
@@ -159,19 +160,19 @@ class Collection:
         training = BehaviourTraining()
         with claim_folder(folder):
             remove_leftovers(self._temporary(task, folder))
-            stage = self._stage(task, known, training, folder, say)
-            parts = {key: behaviour_of(key, stage) for key in self.mixture}
-            self._check_amount(parts)
-            if any(part.records for part in parts.values()):
-                stage = replace(stage, ladder=replace(stage.ladder, record=True))
-                parts = {key: behaviour_of(key, stage) for key in self.mixture}
+            context = self._context(task, known, training, folder, log)
+            chosen = {key: behaviour_of(key, context) for key in self.mixture}
+            self._check_amount(chosen)
+            if any(behaviour.records for behaviour in chosen.values()):
+                context = replace(context, checkpoints=replace(context.checkpoints, record=True))
+                chosen = {key: behaviour_of(key, context) for key in self.mixture}
             config = str(gin.operative_config_str())
             check_parameters_read(typed, parameters_read())
-            for part in sorted(parts.values(), key=lambda part: part.trains):  # what is missing shows before training
-                part.prepare()
-            amounts = self.amount.shared(self.mixture)
-            pieces = {key: part.gather(amounts[key], key) for key, part in parts.items()}
-            return write_set(Collected(self, stage, parts, pieces, config), folder)
+            for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
+                behaviour.prepare()
+            amounts = self.amount.split(self.mixture)
+            rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
+            return write_set(CollectedSet(self, context, chosen, rows, config), folder)
 
     def _temporary(self, task: Task, folder: Path) -> Iterator[Path]:
         """What processes that write a collection's files may have left in its folder."""
@@ -180,14 +181,19 @@ class Collection:
         for name in (POLICIES, EPISODES):
             yield from (folder / name).rglob(".*.tmp")
 
-    def _check_amount(self, parts: Mapping[str, Behaviour]) -> None:
-        if self.amount.everything and not (len(parts) == 1 and all(part.records for part in parts.values())):
+    def _check_amount(self, chosen: Mapping[str, Behaviour]) -> None:
+        recorded = len(chosen) == 1 and all(behaviour.records for behaviour in chosen.values())
+        if self.amount.is_everything and not recorded:
             raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
 
-    def _stage(self, task: Task, known: bool, training: BehaviourTraining, folder: Path, say: Say) -> Stage:
+    def _context(
+        self, task: Task, known: bool, training: BehaviourTraining, folder: Path, log: Log
+    ) -> CollectionContext:
         levels = {
-            "medium": (self.medium_scores, max(min(MEDIUM, self.medium_scores[1]), self.medium_scores[0])),
+            "medium": (self.medium_scores, max(min(MEDIUM_SCORE, self.medium_scores[1]), self.medium_scores[0])),
             "expert": (self.expert_scores, self.expert_scores[1]),
         }
-        ladder = CheckpointRanking(training, task, known, levels, self.ranking_episodes, folder, self.seed, False, say)
-        return Stage(task, training.physics, folder, self.seed, self.n_envs, ladder, say)
+        checkpoints = CheckpointRanking(
+            training, task, known, levels, self.ranking_episodes, folder, self.seed, False, log
+        )
+        return CollectionContext(task, training.physics, folder, self.seed, self.n_envs, checkpoints, log)

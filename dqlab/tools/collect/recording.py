@@ -13,15 +13,22 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env
 from dqlab.errors import RunError
-from dqlab.tools.collect.episodes import EPISODES, Amount, Piece, behaviour_slug, lengths_of, pieces_of, save_episodes
+from dqlab.tools.collect.episodes import (
+    EPISODES,
+    Amount,
+    EpisodeRows,
+    Rows,
+    behaviour_slug,
+    lengths_of,
+    save_episodes,
+    select_rows,
+)
 
 if TYPE_CHECKING:
-    from dqlab.tools.collect.behaviours import Acting, Stage
+    from dqlab.tools.collect.behaviours import CollectionContext, PolicyBehaviour
 
-Rows = dict[str, NDArray[Any]]
-"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
 DTYPES = {
     "observations": np.float32,
     "actions": np.float32,
@@ -56,7 +63,6 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         return observation, info
 
     def step(self, action: NDArray[np.floating]) -> Any:
-        """Step, and keep the row."""
         action = _kept(action)
         row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
         given = self.env.step(action)
@@ -96,20 +102,22 @@ SHARD_ROWS = 10_000
 """A file of episodes is closed when it has so many rows: what a kill can cost."""
 
 
-def roll_out(behaviour: Acting, stage: Stage, amount: Amount, key: str) -> tuple[Piece, ...]:
+def roll_out(
+    behaviour: PolicyBehaviour, context: CollectionContext, amount: Amount, key: str
+) -> tuple[EpisodeRows, ...]:
     """So many episodes of a behaviour: those that are there already, and as many more as are missing.
 
     Raises:
         DataError: a file of episodes is damaged, or cannot be written.
         RunError: the behaviour's actions are not finite.
     """
-    folder = stage.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
+    folder = context.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
     shards = dict(_unbroken(folder))
-    while amount.missing(lengths := [int(length) for each in shards.values() for length in each]):
+    while amount.exceeds(lengths := [int(length) for each in shards.values() for length in each]):
         path = _path(folder, len(lengths))
-        save_episodes(path, _shard(behaviour, stage, key, len(lengths), amount, lengths))
+        save_episodes(path, _shard(behaviour, context, key, len(lengths), amount, lengths))
         shards[path] = lengths_of(path)
-        _tell(stage, key, [*lengths, *shards[path]], amount)
+        _log_progress(context, key, [*lengths, *shards[path]], amount)
     return tuple(_taken(shards, amount))
 
 
@@ -119,11 +127,13 @@ def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
     return int(state[0]), int(state[1])
 
 
-def run_episodes(behaviour: Acting, stage: Stage, envs: list[Any], key: str, first: int) -> list[Rows]:
+def run_episodes(
+    behaviour: PolicyBehaviour, context: CollectionContext, envs: list[Any], key: str, first: int
+) -> list[Rows]:
     """Episodes first, first + 1, ..., one in each environment, stepped together."""
     recorded: dict[int, Rows] = {}
     recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
-    seeds = [episode_seeds(stage.seed, key, first + number) for number in range(len(envs))]
+    seeds = [episode_seeds(context.seed, key, first + number) for number in range(len(envs))]
     act = behaviour.begin([noise for _, noise in seeds])
     pairs = zip(recorders, seeds, strict=True)
     observations = np.stack([recorder.reset(seed=start)[0] for recorder, (start, _) in pairs])
@@ -137,28 +147,30 @@ def run_episodes(behaviour: Acting, stage: Stage, envs: list[Any], key: str, fir
     return [recorded[number] for number in range(len(envs))]
 
 
-def run_group(behaviour: Acting, stage: Stage, key: str, count: int) -> list[Rows]:
+def run_group(behaviour: PolicyBehaviour, context: CollectionContext, key: str, count: int) -> list[Rows]:
     """The first episodes, in environments made for them, stepped together."""
     group = math.ceil(count / behaviour.rows) * behaviour.rows
-    envs = [make_env(stage.task, stage.physics) for _ in range(group)]
+    envs = [make_env(context.task, context.physics) for _ in range(group)]
     try:
-        return run_episodes(behaviour, stage, envs, key, 0)[:count]
+        return run_episodes(behaviour, context, envs, key, 0)[:count]
     finally:
         for env in envs:
             env.close()
 
 
-def _shard(behaviour: Acting, stage: Stage, key: str, first: int, amount: Amount, lengths: list[int]) -> list[Rows]:
+def _shard(
+    behaviour: PolicyBehaviour, context: CollectionContext, key: str, first: int, amount: Amount, lengths: list[int]
+) -> list[Rows]:
     """Whole groups of episodes, as many as fill a file or are missing."""
-    group = math.ceil(stage.n_envs / behaviour.rows) * behaviour.rows
-    envs = [make_env(stage.task, stage.physics) for _ in range(group)]
+    group = math.ceil(context.n_envs / behaviour.rows) * behaviour.rows
+    envs = [make_env(context.task, context.physics) for _ in range(group)]
     episodes: list[Rows] = []
     new: list[int] = []
     try:
-        while sum(new) < SHARD_ROWS and amount.missing([*lengths, *new]):
+        while sum(new) < SHARD_ROWS and amount.exceeds([*lengths, *new]):
             left = amount.episodes - len(lengths) - len(new) if amount.episodes else group
             wanted = min(group, math.ceil(left / behaviour.rows) * behaviour.rows)
-            episodes += run_episodes(behaviour, stage, envs[:wanted], key, first + len(new))
+            episodes += run_episodes(behaviour, context, envs[:wanted], key, first + len(new))
             new = [len(episode["rewards"]) for episode in episodes]
     finally:
         for env in envs:
@@ -179,17 +191,17 @@ def _unbroken(folder: Path) -> Iterator[tuple[Path, Any]]:
         first += len(lengths)
 
 
-def _taken(shards: dict[Path, Any], amount: Amount) -> Iterator[Piece]:
+def _taken(shards: dict[Path, Any], amount: Amount) -> Iterator[EpisodeRows]:
     episodes, rows = amount.episodes or math.inf, amount.transitions or math.inf
     for path, lengths in shards.items():
         count = int(min(len(lengths), episodes))
         limit = int(min(lengths[:count].sum(), rows))
-        piece = pieces_of(path, range(count), limit)
+        piece = select_rows(path, range(count), limit)
         episodes, rows = episodes - count, rows - limit
         if len(piece.rows):
             yield piece
 
 
-def _tell(stage: Stage, key: str, lengths: list[int], amount: Amount) -> None:
+def _log_progress(context: CollectionContext, key: str, lengths: list[int], amount: Amount) -> None:
     wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
-    stage.say(f"{key}: {len(lengths):,} episodes, {sum(lengths):,} transitions of {wanted}")
+    context.log(f"{key}: {len(lengths):,} episodes, {sum(lengths):,} transitions of {wanted}")

@@ -1,4 +1,4 @@
-"""dqlab's own runs as behaviours: what has been trained offline collects the next set."""
+"""Trained policies as behaviours: runs of dqlab's, and files of stable-baselines3's."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from dqlab.config import gin_files
 from dqlab.config.fields import check_counts
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
-from dqlab.envs.scaling import to_unit
+from dqlab.envs.actions import to_unit
 from dqlab.errors import ConfigError
 from dqlab.files import expanded, sha256_of
-from dqlab.tools.collect.behaviours import Act, Acting, Stage, behaviours
+from dqlab.tools.collect.behaviours import ActionFunction, CollectionContext, PolicyBehaviour, behaviours
 from dqlab.tools.collect.ppo import import_sb3
 from dqlab.tracking import RunFolder
 
 
 @behaviours.register("run", source="dqlab, `dqlab train`")
-class DqlabRun(Acting):
+class DqlabRun(PolicyBehaviour):
     """A run of dqlab's, `run:PATH`, acting as in its evaluations, with noise of its own.
 
     Args:
         argument: the run's folder.
-        stage: where it acts.
+        context: where it acts.
         checkpoint: `last`, `best`, `offline`, or a .safetensors file.
         seed: which replica; the first one by default (-1).
         rows: observations that are computed together.
     """
 
-    def __init__(self, argument: str, stage: Stage, checkpoint: str = "last", seed: int = -1, rows: int = 10) -> None:
-        super().__init__(argument, stage)
+    def __init__(
+        self, argument: str, context: CollectionContext, checkpoint: str = "last", seed: int = -1, rows: int = 10
+    ) -> None:
+        super().__init__(argument, context)
         check_counts("DqlabRun", rows=rows)
         check_counts("DqlabRun", -1, seed=seed)
         self._folder, self._which, self._seed, self.rows = (
@@ -49,8 +51,9 @@ class DqlabRun(Acting):
 
     def prepare(self) -> None:
         """Load its configuration, which is its own, and its weights."""
+        from dqlab.runs import Experiment
+        from dqlab.runs.build import build_pack
         from dqlab.runs.evaluate import checkpoint_files
-        from dqlab.runs.experiment import Experiment
         from dqlab.training import checkpoint
         from dqlab.training.execution.modes import Eager
         from dqlab.training.sampler import SamplerCore
@@ -63,7 +66,7 @@ class DqlabRun(Acting):
             experiment = Experiment()
             self._check(experiment)
             known = {replica.name: replica for replica in self._folder.replicas()}
-            pack = experiment.pack([known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
+            pack = build_pack(experiment, [known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
             pack.load(0, weights)
             self._core = SamplerCore(pack, self.rows, Eager())
         self._task, self._step = facts["task"], record["step"]
@@ -75,7 +78,7 @@ class DqlabRun(Acting):
         return OtherConfiguration()
 
     def _check(self, experiment: Any) -> None:
-        ours, task = experiment.dims, self.stage.task
+        ours, task = experiment.dims, self.context.task
         if (ours.state, ours.action) != (task.state_dim, task.action_dim):
             raise ConfigError(
                 f"The run in {self._folder.path} is of {experiment.task} (state {ours.state}, action {ours.action}); "
@@ -83,15 +86,13 @@ class DqlabRun(Acting):
             )
 
     def about(self) -> str:
-        """As in `Behaviour`."""
         return f"dqlab run {self._folder.path.name} on {self._task}, {self._file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
-        """Digests of weights and configuration."""
         config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
         return f"run {sha256_of(self._file)} {config} {self.rows}"
 
-    def begin(self, seeds: Sequence[int]) -> Act:
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
         """Rows in blocks of a fixed size, each with a stream of noise of its own."""
         starts = range(0, len(seeds), self.rows)
         streams = [self._core.noise_stream(f"collection {seeds[start]}") for start in starts]
@@ -121,7 +122,7 @@ STATISTICS = "vecnormalize.pkl"
 
 
 @behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
-class SB3Policy(Acting):
+class SB3Policy(PolicyBehaviour):
     """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
 
     Actions are mapped from the model's own bounds to [-1, 1]. Such files run code when they are read: open only what
@@ -129,25 +130,27 @@ class SB3Policy(Acting):
 
     Args:
         argument: the file.
-        stage: where it acts.
+        context: where it acts.
         deterministic: whether it acts by its mean.
         statistics: VecNormalize's file, by which observations are normalised; `vecnormalize.pkl` beside the policy,
             where there is one, by default.
     """
 
-    def __init__(self, argument: str, stage: Stage, deterministic: bool = False, statistics: str = "") -> None:
-        super().__init__(argument, stage)
+    def __init__(
+        self, argument: str, context: CollectionContext, deterministic: bool = False, statistics: str = ""
+    ) -> None:
+        super().__init__(argument, context)
         self._deterministic, self._path = deterministic, expanded(argument)
         self._statistics = expanded(statistics) if statistics else self._path.with_name(STATISTICS)
         self._must = bool(statistics)
 
     def prepare(self) -> None:
-        """Read the files."""
+        """Read the policy, and the statistics beside it; see that it fits the task."""
         if not self._path.is_file():
             raise ConfigError(f"There is no file '{self._path}' (sb3:PATH.zip in Collection.mixture).")
-        self._policy = _read(self._path)
+        self._policy = _read_policy(self._path)
         self._normalise = _normaliser(self._statistics) if self._must or self._statistics.exists() else np.asarray
-        task = self.stage.task
+        task = self.context.task
         spaces = self._policy.observation_space, self._policy.action_space
         if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
             raise ConfigError(
@@ -156,16 +159,14 @@ class SB3Policy(Acting):
             )
 
     def about(self) -> str:
-        """As in `Behaviour`."""
         how = "deterministic" if self._deterministic else "stochastic"
         return f"stable-baselines3's {type(self._policy).__name__} in {self._path.name}, {how}"
 
     def identity(self) -> str:
-        """Digests of the files."""
         files = [self._path, *([self._statistics] if self._statistics.exists() else [])]
         return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
 
-    def begin(self, seeds: Sequence[int]) -> Act:
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
         """One observation at a time: torch's generator is seeded anew for each."""
         import torch
 
@@ -184,7 +185,7 @@ class SB3Policy(Acting):
         return act
 
 
-def _read(path: Path) -> Any:
+def _read_policy(path: Path) -> Any:
     """The policy alone, whatever the algorithm: its class, its arguments and its weights are all in the file."""
     import_sb3()
     from stable_baselines3.common.save_util import load_from_zip_file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,55 +12,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Columns, data_formats, raw_blocks
+from dqlab.data import data_formats
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
 from dqlab.data.sources import COLLECTED, PROVENANCE
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env
 from dqlab.envs.custom import BOXED, action_bounds, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.machine import package_version
-from dqlab.tools.collect.behaviours import Behaviour, Stage
-from dqlab.tools.collect.episodes import Piece, Stacked, behaviour_slug, load_arrays, save_text
+from dqlab.tools.collect.behaviours import Behaviour, CollectionContext
+from dqlab.tools.collect.episodes import EpisodeRows, StackedColumn, behaviour_slug, load_arrays, save_text
 from dqlab.tools.new_task import module_statements
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.recipe import Collection
 VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
-FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectedSet:
     """What has been collected: pieces of episode files by behaviour, and the configuration that asked for it."""
 
     recipe: Collection
-    stage: Stage
-    parts: Mapping[str, Behaviour]
-    pieces: Mapping[str, tuple[Piece, ...]]
+    context: CollectionContext
+    behaviours: Mapping[str, Behaviour]
+    rows: Mapping[str, tuple[EpisodeRows, ...]]
     config: str
 
     @cached_property
     def columns(self) -> Columns:
         """All rows, in the order of the mixture."""
-        pieces = tuple(piece for each in self.pieces.values() for piece in each)
+        pieces = tuple(piece for each in self.rows.values() for piece in each)
         others = [name for name in load_arrays(pieces[0].path) if name.startswith("infos/")]
-        arrays = {name: Stacked(name, pieces) for name in (*FIELDS, *others)}
+        arrays = {name: StackedColumn(name, pieces) for name in (*COLUMN_NAMES, *others)}
         extras = {name: arrays.pop(name) for name in others}
         return Columns(**arrays, extras=extras, metadata=self.metadata, where="the collection")
 
     @cached_property
     def returns(self) -> dict[str, NDArray[np.float64]]:
         """Undiscounted returns of each behaviour's episodes."""
-        return {key: _returns(pieces) for key, pieces in self.pieces.items()}
+        return {key: _returns(pieces) for key, pieces in self.rows.items()}
 
     @cached_property
     def reference(self) -> tuple[Task, str]:
         """The task with its reference scores, and where these are from."""
-        ladder, task = self.stage.ladder, self.stage.task
-        if ladder.known:
+        checkpoints, task = self.context.checkpoints, self.context.task
+        if checkpoints.known:
             return task, "the task's" if self.recipe.task else "as configured"
-        if any(part.trains for part in self.parts.values()):
-            return ladder.scored, f"measured in {ladder.episodes} episodes: random actions, and PPO's best checkpoint"
-        low, best = ladder.random_return, max(float(returns.mean()) for returns in self.returns.values())
+        if self._trains:
+            origin = f"measured in {checkpoints.episodes} episodes: random actions, and PPO's best checkpoint"
+            return checkpoints.scored_task, origin
+        low, best = checkpoints.random_return, max(float(returns.mean()) for returns in self.returns.values())
         if best > low:
             return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
         highest = max(float(returns.max()) for returns in self.returns.values())
@@ -71,21 +71,21 @@ class Collected:
     @cached_property
     def metadata(self) -> dict[str, str]:
         """What the set says of itself."""
-        recipe, stage = self.recipe, self.stage
+        recipe, context = self.recipe, self.context
         task, origin = self.reference
-        policies = [self._policy(key, task) for key in self.parts]
+        policies = [self._policy(key, task) for key in self.behaviours]
         facts = {
             "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
-            "environment": _environment(task, stage.physics),
-            "env_spec": environment_spec(task, stage.physics),
+            "environment": _environment(task, context.physics),
+            "env_spec": environment_spec(task, context.physics),
             "task": json.dumps(task_facts(recipe.task, task)),
             "action_bounds": json.dumps(_bounds(task)),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
-            "behaviour": str(stage.ladder.training) if any(part.trains for part in self.parts.values()) else "none",
+            "behaviour": str(context.checkpoints.training) if self._trains else "none",
             "policies": json.dumps(policies),
-            "algorithm_name": ", ".join(part.about() for part in self.parts.values()),
+            "algorithm_name": ", ".join(behaviour.about() for behaviour in self.behaviours.values()),
             "seed": str(recipe.seed),
             "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
             "config": self.config,
@@ -94,10 +94,15 @@ class Collected:
         }
         return facts | {f"{behaviour_slug(known['name'])}_policy": known["text"] for known in policies}
 
+    @property
+    def _trains(self) -> bool:
+        """Whether PPO was trained for it."""
+        return any(behaviour.trains for behaviour in self.behaviours.values())
+
     def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        """A behaviour's part in the set."""
-        returns, rows = self.returns[key], sum(len(piece.rows) for piece in self.pieces[key])
-        scores, about = task.score(returns), self.parts[key].about()
+        """What a behaviour gave to the set."""
+        returns, rows = self.returns[key], sum(len(piece.rows) for piece in self.rows[key])
+        scores, about = task.score(returns), self.behaviours[key].about()
         text = (
             f"{about}, {len(returns)} episodes, {rows} transitions, "
             f"return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
@@ -143,16 +148,16 @@ def _bounds(task: Task) -> dict[str, Any]:
     return {"stored": [-1.0, 1.0], "low": low, "high": high}
 
 
-def _returns(pieces: tuple[Piece, ...]) -> NDArray[np.float64]:
-    """Of the episodes that are whole; of the one that is cut, where there is no other."""
-    rewards, terminals, timeouts = (Stacked(name, pieces) for name in ("rewards", "terminals", "timeouts"))
+def _returns(pieces: tuple[EpisodeRows, ...]) -> NDArray[np.float64]:
+    """Returns of the episodes that are whole; that of the one that is cut, where there is no other."""
+    rewards, terminals, timeouts = (StackedColumn(name, pieces) for name in ("rewards", "terminals", "timeouts"))
     rows = slice(0, rewards.shape[0])
     ends = np.flatnonzero(terminals[rows] | timeouts[rows])
     totals = np.diff(np.cumsum(rewards[rows], dtype=np.float64)[ends], prepend=0.0)
     return totals[:-1] if pieces[-1].cut and len(totals) > 1 else totals
 
 
-def write_set(collected: Collected, folder: Path) -> list[str]:
+def write_set(collected: CollectedSet, folder: Path) -> list[str]:
     """Write the set in every format that is asked for, and `NAME.gin`, which trains on it.
 
     Returns:
@@ -163,7 +168,7 @@ def write_set(collected: Collected, folder: Path) -> list[str]:
     """
     recipe, columns = collected.recipe, collected.columns
     name = recipe.task_name(collected.reference[0])
-    columns = replace(columns, metadata={**columns.metadata, "rows_sha256": rows_digest(columns)})
+    columns = replace(columns, metadata={**columns.metadata, "rows_sha256": digest_of_columns(columns, COLUMN_NAMES)})
     named = []
     for each, place in recipe.targets(collected.reference[0], folder).items():
         data_formats.get(each)().write(place, columns)
@@ -173,16 +178,7 @@ def write_set(collected: Collected, folder: Path) -> list[str]:
     return named
 
 
-def rows_digest(columns: Columns) -> str:
-    """SHA-256 of the values of the rows, a field after the other, in the order of `FIELDS`."""
-    sha = hashlib.sha256()
-    for name in FIELDS:
-        for _, block in raw_blocks(getattr(columns, name)):
-            sha.update(np.ascontiguousarray(block).tobytes())
-    return sha.hexdigest()
-
-
-def training_gin(collected: Collected, place: str, file: Path) -> str:
+def training_gin(collected: CollectedSet, place: str, file: Path) -> str:
     """The text of a gin file that trains Diffusion-QL on the set."""
     recipe, (task, origin) = collected.recipe, collected.reference
     lines = [

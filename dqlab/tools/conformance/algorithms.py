@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dqlab.ablation.engines import stand_in
-from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
-from dqlab.data.batch import Batch
-from dqlab.errors import ConfigError
+from dqlab.data import Batch
 from dqlab.tools.conformance.made import BATCH, DIMS, check_device, check_pure, check_traceable, make_batch, make_noise
 from dqlab.training import Pack, Probe
-from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
-from dqlab.training.execution.program import Program, TensorTree, tree_map
+from dqlab.training.execution.program import tree_map
 from dqlab.training.pack import PackState
-from dqlab.training.plan import LearningRateSchedule
 
 
 def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
@@ -145,57 +137,3 @@ def _train(
             assert bool(torch.isfinite(value).all()), f"{key} is not finite"
     assert torch.equal(torch.get_rng_state(), before), "a loss draws random numbers of its own"
     return pack
-
-
-def made_job(folder: Path, **plan: Any) -> Job:
-    """A job that trains nothing (`dqlab.ablation.engines.stand_in`), in a new folder; `plan` is its pack.gin."""
-    folder.mkdir(parents=True)
-    (folder / "pack.gin").write_text("".join(f"{name} = {value!r}\n" for name, value in plan.items()))
-    return Job(folder.name, folder, {}, worker=stand_in.__name__)
-
-
-def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> None:
-    """Two jobs, of which one fails: both end, with reasons, events and files; or the engine says what it lacks."""
-    told: dict[str, list[str]] = {"sound": [], "failing": []}
-    with tempfile.TemporaryDirectory() as place:
-        jobs = [made_job(Path(place) / "sound", steps=2), made_job(Path(place) / "failing", fail_at=2)]
-        try:
-            run = entry.make()().run(jobs, lambda job, event: told[job.id].append(event["event"]))
-            ends = {ended.job.id: ended for ended in run}
-        except ConfigError as error:
-            if "pip install" not in str(error):
-                raise
-            return
-        assert set(ends) == set(told), f"of two jobs, {len(ends)} have ended"
-        assert ends["sound"].code == FINISHED, f"a job should have finished: {ends['sound'].reason}"
-        assert ends["failing"].code == FAILED, "a failing job has not failed"
-        assert ends["failing"].reason, "a failing job's reason is lost"
-        assert told["sound"] == ["started", "saved", "saved", "finished"], f"events are {told['sound']}"
-        assert told["failing"] == ["started", "saved", "failed"], f"events are {told['failing']}"
-        assert (jobs[0].folder / "summary.json").exists(), "a job's files are not in its folder when it has ended"
-
-
-def check_lr_schedule(entry: RegistryEntry[LearningRateSchedule]) -> None:
-    """Factors between 0 and 1, starting at 1."""
-    schedule = entry.make()
-    assert schedule(0, 1000, 100) == 1.0, "does not start at 1"
-    assert all(0 <= schedule(step, 1000, 100) <= 1 for step in range(0, 1001, 50)), "a factor is outside [0, 1]"
-
-
-def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
-    """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks."""
-    mode = entry.make()()
-    if mode.unavailable_reason(torch.device("cpu")):
-        return
-    tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
-
-    def add(tensors: TensorTree) -> Tensor:
-        total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
-        return total * 2
-
-    run = mode.resolve(ComputeBudget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
-    assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"
-    for times in (1, 2):
-        wanted = times * torch.tensor([3.0, 5.0, 7.0])
-        assert torch.allclose(run(), 2 * wanted), "it gives something else"
-        assert torch.allclose(tensors["sum"], wanted), "it does not change its tensors as the function does"

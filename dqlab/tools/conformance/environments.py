@@ -1,16 +1,22 @@
-"""What a Gymnasium environment must do so that policies can be evaluated, and data collected, in it."""
+"""What environments and all that belongs to them must do: tasks, backends, physics laws, AntMaze's goal laws."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import make_env
+from dqlab.config.registry import RegistryEntry
+from dqlab.envs import make_env
+from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
+from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
-from dqlab.errors import DqlabError
+from dqlab.envs.physics import Body
+from dqlab.envs.tasks import Task, tasks
+from dqlab.errors import ConfigError, DqlabError, message_of
 
 Array = NDArray[Any]
 LONGEST = 1000
@@ -52,8 +58,8 @@ def _actions(width: int, seed: int) -> list[Array]:
     return [*constant, np.random.default_rng(seed).uniform(-1.0, 1.0, (LONGEST, width)).astype(np.float32)]
 
 
-def _play(copies: list[Any], actions: Array, seed: int, name: str) -> None:
-    """One episode in all copies, stepped in turn, and its start once more."""
+def _play(copies: list[Any], actions: Array, seed: int, name: str) -> bool:
+    """One episode in all copies, stepped in turn, and its start once more; whether these actions end it."""
     for copy in copies:
         copy.reset(seed=seed)
     starts = [copy.reset(seed=seed, options={"group": seed})[0] for copy in copies]
@@ -64,10 +70,176 @@ def _play(copies: list[Any], actions: Array, seed: int, name: str) -> None:
         for what, values in zip(("observations", "rewards", "ends"), zip(*each, strict=False), strict=False):
             _check_same(values, f"Two copies of '{name}', stepped in turn, give different {what} {where}")
         if each[0][2] or each[0][3]:
-            break
+            return True
+    return False
 
 
 def _check_same(values: Any, what: str) -> None:
     assert all(np.array_equal(values[0], other) for other in values[1:]), (
         f"{what}: it draws from something else than self.np_random, or its copies share something."
     )
+
+
+SHORT = 12
+"""Steps of a task's episodes that are looked at."""
+
+
+def check_task(entry: RegistryEntry[Task]) -> str:
+    """Scores of 0 and 100 at its references; its environment has its sizes and limit, is finite, and repeatable.
+
+    Returns:
+        What its environment lacks here; empty where nothing is, and it was checked.
+    """
+    task = entry.item
+    assert isinstance(task, Task), "a task must be a Task"
+    assert task.episode_limit >= 1, f"an episode has {task.episode_limit} steps"
+    assert task.max_score > task.min_score, "max_score must be larger than min_score"
+    limit = min(task.episode_limit, SHORT)
+    try:
+        copies = [make_env(replace(task, episode_limit=limit)) for _ in range(2)]
+    except ConfigError as error:
+        if "pip install" in str(error) and isinstance(error.__cause__, ImportError):
+            return message_of(error)
+        raise AssertionError(str(error)) from error
+    try:
+        space = copies[0].action_space
+        assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
+        for number, actions in enumerate(_actions(task.action_dim, 0)):
+            assert _play(copies, actions[:limit], number, task.name), f"an episode goes on after its {limit} steps"
+    except DqlabError as error:
+        raise AssertionError(str(error)) from error
+    finally:
+        for copy in copies:
+            copy.close()
+    return ""
+
+
+def check_env_backend(entry: RegistryEntry[EnvBackend]) -> str:
+    """States (n, S), rewards and ends (m,); an episode is a function of seed, group and actions, whatever runs beside.
+
+    Returns:
+        What it lacks here; empty where nothing is, and it was checked.
+    """
+    task = tasks.get("hopper-medium-v2")
+    try:
+        environments = entry.make()(task, "mujoco210")
+        environments.prepare(2)
+    except ConfigError as error:
+        return message_of(error)
+    assert isinstance(environments, Environments), "a backend must be derived from Environments"
+    try:
+        first = _episode_pair(environments, task, (3, 4))
+        for before, after in zip(first, _episode_pair(environments, task, (3, 4)), strict=True):
+            assert np.array_equal(before, after), "the same episode, begun again, goes otherwise"
+        alone = environments.reset([4], [0])
+        assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
+        step = environments.step([0], np.full((1, task.action_dim), 0.5))
+        assert np.array_equal(step.state[0], first[1][1]), "a step depends on the other environments"
+    finally:
+        environments.close()
+    return ""
+
+
+def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
+    """States, rewards and ends of two short episodes; the second is stepped alone at last."""
+    found: list[Array] = [environments.reset(seeds, [0, 0])]
+    assert found[0].shape == (2, task.state_dim), f"states (n, S) have shape {found[0].shape}"
+    for which in ([0, 1], [0, 1], [1]):
+        stepped = environments.step(which, np.full((len(which), task.action_dim), 0.5))
+        for name, width in (("state", (task.state_dim,)), ("reward", ()), ("over", ())):
+            shape = np.shape(getattr(stepped, name))
+            assert shape == (len(which), *width), f"{name} has shape {shape} where {len(which)} are stepped"
+        assert np.asarray(stepped.over).dtype == np.bool_, "over must be of bools"
+        found += [stepped.state, stepped.reward, stepped.over]
+    assert not np.array_equal(found[0][0], found[0][1]), "the seed is ignored"
+    return found
+
+
+ROBOT = """
+<mujoco>
+  <compiler angle="degree"{total}/>
+  <default><geom density="1000"/></default>
+  <worldbody>
+    <geom type="plane" size="5 5 1"/>
+    <body pos="0 0 1">
+      <freejoint/>
+      <geom type="sphere" size="0.1"/>
+      <geom type="capsule" fromto="0 0 0 0.4 0 0.1" size="0.05"/>
+      <body pos="0.4 0 0.1">
+        <joint name="knee" axis="0 1 0" range="-60 60" damping="1" armature="0.1"/>
+        <geom type="capsule" fromto="0 0 0 0 0.1 -0.4" size="0.04"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator><motor joint="knee" gear="30" ctrlrange="-1 1"/></actuator>
+</mujoco>
+"""
+KEPT = (
+    *("qpos0", "body_parentid", "body_pos", "body_quat", "body_jntnum", "body_geomnum", "body_gravcomp"),
+    *("jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "dof_damping", "dof_armature"),
+    *("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_friction", "geom_solref", "geom_solimp", "geom_margin"),
+    *("geom_contype", "geom_conaffinity", "actuator_gear", "actuator_ctrlrange", "actuator_gainprm"),
+)
+"""What belongs to a robot's shape, joints, contacts and motors: no law about masses and inertias changes it."""
+OPTIONS = ("timestep", "gravity", "integrator", "cone", "solver", "iterations", "tolerance", "density", "viscosity")
+
+
+def check_physics(entry: RegistryEntry[Any]) -> str:
+    """Masses and inertias alone change, are positive and possible, and the same each time; a fixed total mass stays.
+
+    Returns:
+        That MuJoCo is missing; empty where it was checked.
+    """
+    try:
+        import mujoco
+    except ImportError:
+        return "it needs MuJoCo: pip install dqlab"
+    for total, body in (("", Body()), (' settotalmass="14"', Body(total_mass=14.0))):
+        before, model, again = (mujoco.MjModel.from_xml_string(ROBOT.format(total=total)) for _ in range(3))
+        for changed in (model, again):
+            entry.make()(changed, body)
+        for owner, names in (("", KEPT), ("opt", OPTIONS)):
+            for name in names:
+                values = [getattr(getattr(each, owner) if owner else each, name) for each in (before, model)]
+                assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
+        _check_masses(model, body)
+        assert np.array_equal(model.body_mass, again.body_mass), "twice, it gives other masses"
+        assert np.array_equal(model.body_inertia, again.body_inertia), "twice, it gives other inertias"
+        data = mujoco.MjData(model)
+        mujoco.mj_step(model, data, 100)
+        assert np.isfinite(data.qpos).all(), "the robot flies apart"
+    return ""
+
+
+def _check_masses(model: Any, body: Body) -> None:
+    """What the masses and inertias of real bodies are like; the world has neither."""
+    masses, inertias = model.body_mass[1:], model.body_inertia[1:]
+    assert bool((masses > 0).all()), f"a mass is not positive: {masses.tolist()}"
+    assert bool((inertias > 0).all()), f"an inertia is not positive: {inertias.tolist()}"
+    assert bool((2 * inertias.max(axis=1) <= inertias.sum(axis=1) * (1 + 1e-9)).all()), "no body has such an inertia"
+    assert np.allclose(np.linalg.norm(model.body_iquat, axis=1), 1.0), "the axes of an inertia are no rotation"
+    assert model.body_mass[0] == 0, "the world has a mass"
+    if body.total_mass is not None:
+        assert np.isclose(masses.sum(), body.total_mass), f"a mass of {body.total_mass} kg becomes {masses.sum():.2f}"
+
+
+def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:
+    """A first episode has a goal; goals lie where one can walk, and repeat from seeds and groups alone."""
+    for maze in MAZES.values():
+        for groups in ((None,) * 4, (0, 0, 1, 1)):
+            goals = _goals(entry.make(), maze, groups)
+            assert goals == _goals(entry.make(), maze, groups), "the same seeds and groups give other goals"
+            for x, y in goals:
+                column, row = round(x / SCALE) + maze.start[1], round(y / SCALE) + maze.start[0]
+                assert (row, column) in maze.cells(FREE + START + GOAL), f"a goal at ({x:.1f}, {y:.1f}) is in a wall"
+
+
+def _goals(law: GoalLaw, maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
+    """The goals of an environment's episodes, one after the other, as AntMaze draws them."""
+    goals: list[tuple[float, float]] = []
+    for number, group in enumerate(groups):
+        draws = law(np.random.default_rng(number), group, bool(goals))
+        assert draws is not None or goals, "an environment's first episode has no goal"
+        x, y = goals[-1] if draws is None else draw_goal(maze, draws)
+        goals.append((float(x), float(y)))
+    return goals

@@ -1,4 +1,4 @@
-"""Made-up numbers, and questions that are asked of parts of many kinds."""
+"""Made-up numbers, and questions that are asked of components of many kinds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqlab.data.batch import Batch
+from dqlab.data import Batch
 from dqlab.errors import first_line
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
@@ -87,7 +87,7 @@ def check_traceable(function: Callable[..., Any], *values: Any) -> None:
         assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
 
 
-def shaken(module: nn.Module, size: float = 0.1) -> nn.Module:
+def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
     """The module in float64, every parameter moved by normal noise of that size, always the same."""
     module = module.double()
     generator = torch.Generator().manual_seed(0)

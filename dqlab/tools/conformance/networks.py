@@ -25,7 +25,7 @@ from dqlab.tools.conformance.made import (
     check_traceable,
     make_batch,
     one_noise,
-    shaken,
+    with_moved_parameters,
 )
 
 Make = Callable[..., nn.Module]
@@ -81,7 +81,7 @@ def check_denoiser(entry: RegistryEntry[Make]) -> None:
 
     Parameters are moved from where they begin, since a layer that begins with zeros hides what is behind it.
     """
-    module = shaken(entry.make()(DIMS.state, DIMS.action))
+    module = with_moved_parameters(entry.make()(DIMS.state, DIMS.action))
     batch, t = make_batch(), torch.arange(BATCH) % 5
     action, state = batch.action[0], batch.state[0]
     out = check_pure(module, action, t, state)

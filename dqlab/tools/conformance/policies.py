@@ -257,7 +257,7 @@ def error_of(sampler: Sampler, process: Process) -> float:
     return reached.error(target.ancestry(process) if sampler.draws(process) else target.flow(process))
 
 
-def orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
+def convergence_orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
     """The order of convergence between neighbours: K timesteps have K - 1 intervals."""
     pairs = pairwise(zip(steps, errors, strict=True))
     return [math.log(coarse / fine) / math.log((more - 1) / (few - 1)) for (few, coarse), (more, fine) in pairs]

@@ -57,7 +57,7 @@ class Check:
         group: heading that it is shown under.
         name: of its line, where it cannot end.
         look: gives its findings.
-        needed: as in `Finding`, for a check that cannot end.
+        needed: as in `DoctorFinding`, for a check that cannot end.
     """
 
     group: str
@@ -82,8 +82,8 @@ def register_check(
     return decorate
 
 
-MODULES = ("training", "environments", "records", "pictures", "more")
-"""Of `dqlab.tools.doctor.checks`, in the order in which they are shown."""
+MODULES = ("training", "environments", "records", "optional")
+"""Files of `dqlab.tools.doctor.checks`, in the order in which they are shown."""
 SECONDS = 15.0
 """After which a check that has not answered is given up; what runs programs gives those less."""
 
@@ -159,7 +159,7 @@ STYLES = {State.OK: "green", State.WARNING: "yellow", State.MISSING: "dim", Stat
 
 
 def print_report(report: DoctorReport, console: Console | None = None) -> None:
-    """Print it."""
+    """Print a report: findings by group, each with its fix, and the verdict."""
     console = console or Console()
     longest = max(len(finding.name) for finding in report.findings)
     for group, findings in report.groups:
@@ -193,7 +193,7 @@ def _verdict(report: DoctorReport) -> str:
 
 
 def report_as_json(report: DoctorReport) -> str:
-    """The same for programs."""
+    """A report for programs."""
     findings = [{"group": group, **asdict(finding)} for group, found in report.groups for finding in found]
     known = {"can_train": report.can_train, "seconds": round(report.seconds, 2), "findings": findings}
     return json.dumps(known, indent=1)

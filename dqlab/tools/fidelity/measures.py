@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.envs import tasks
 from dqlab.envs.physics import physics_laws
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
-from dqlab.tools.fidelity.sides import Array, Original, Side, State, Today, near_goals
+from dqlab.tools.fidelity.stacks import Array, D4RLStack, EnvironmentStack, GymnasiumStack, State, states_near_goals
 
 Policy = Callable[[Array], Array]
 """Observations (n, S) -> actions (n, A)."""
 
 
 @dataclass(frozen=True)
-class Errors:
+class StackErrors:
     """Largest absolute differences per compared state or roll-out.
 
     Attributes:
@@ -39,7 +40,9 @@ def linear_policy(state_dim: int, action_dim: int, seed: int = 0) -> Policy:
     return lambda observations: np.asarray(np.tanh(observations @ weights))
 
 
-def one_step(original: Side, today: Side, action_dim: int, steps: int, seed: int = 0) -> Errors:
+def one_step(
+    original: EnvironmentStack, today: EnvironmentStack, action_dim: int, steps: int, seed: int = 0
+) -> StackErrors:
     """From each state of roll-outs under uniform actions in [-1, 1]: both stand in it, both take one step.
 
     Args:
@@ -52,8 +55,8 @@ def one_step(original: Side, today: Side, action_dim: int, steps: int, seed: int
     begun = _begin(original, seed)
     states, errors = begun, []
     for _ in range(steps):
-        original.stand(states)
-        today.stand(states)
+        original.set_states(states)
+        today.set_states(states)
         actions = draw.uniform(-1.0, 1.0, (len(states), action_dim))
         errors.append(_compare(original, today, actions))
         over, following = errors[-1][3], original.states()
@@ -62,8 +65,14 @@ def one_step(original: Side, today: Side, action_dim: int, steps: int, seed: int
 
 
 def many_steps(
-    original: Side, other: Side, action_dim: int, steps: int, scale: float = 1.0, nudge: float = 0.0, seed: int = 0
-) -> Errors:
+    original: EnvironmentStack,
+    other: EnvironmentStack,
+    action_dim: int,
+    steps: int,
+    scale: float = 1.0,
+    nudge: float = 0.0,
+    seed: int = 0,
+) -> StackErrors:
     """From the same initial states under the same uniform actions: the largest difference of each roll-out (n,).
 
     A roll-out goes on after its episode is over: physics knows no end.
@@ -77,8 +86,8 @@ def many_steps(
     """
     draw = np.random.default_rng(seed)
     states = _begin(original, seed)
-    original.stand(states)
-    other.stand([_nudged(state, nudge * draw.normal(size=len(state["qpos"]))) for state in states])
+    original.set_states(states)
+    other.set_states([_nudged(state, nudge * draw.normal(size=len(state["qpos"]))) for state in states])
     actions = draw.uniform(-scale, scale, (steps, len(states), action_dim))
     errors = [_compare(original, other, each) for each in actions]
     return _gathered(errors, lambda columns: np.asarray(np.max(columns, axis=0)))
@@ -89,7 +98,7 @@ def _nudged(state: State, by: Array) -> State:
 
 
 def returns_in_both(
-    original: Side, other: Side, policy: Policy, nudge: float = 0.0, seed: int = 0
+    original: EnvironmentStack, other: EnvironmentStack, policy: Policy, nudge: float = 0.0, seed: int = 0
 ) -> tuple[Array, Array]:
     """Undiscounted returns (n,) of a policy in both, from the same initial states, near the goals if there are any.
 
@@ -99,13 +108,13 @@ def returns_in_both(
     """
     states, draw = _begin(original, seed), np.random.default_rng(seed)
     other.reset(_seeds(len(states), seed))
-    other.stand(states)  # as often as the original: each draws the noise of an observation
-    states = near_goals(states, original.stand(states), seed)
-    begun = other.stand([_nudged(state, nudge * draw.normal(size=len(state["qpos"]))) for state in states])
-    return _roll(original, original.stand(states), policy), _roll(other, begun, policy)
+    other.set_states(states)  # as often as the original: each draws the noise of an observation
+    states = states_near_goals(states, original.set_states(states), seed)
+    begun = other.set_states([_nudged(state, nudge * draw.normal(size=len(state["qpos"]))) for state in states])
+    return _roll(original, original.set_states(states), policy), _roll(other, begun, policy)
 
 
-def _begin(original: Side, seed: int) -> list[State]:
+def _begin(original: EnvironmentStack, seed: int) -> list[State]:
     original.reset(_seeds(len(original.states()), seed))
     return original.states()
 
@@ -114,7 +123,7 @@ def _seeds(count: int, seed: int) -> list[int]:
     return [int(number) for number in np.random.SeedSequence([seed, count]).generate_state(count)]
 
 
-def _roll(side: Side, observations: Array, policy: Policy) -> Array:
+def _roll(side: EnvironmentStack, observations: Array, policy: Policy) -> Array:
     total, live = np.zeros(len(observations)), np.ones(len(observations), dtype=bool)
     while live.any():
         moved = side.step(policy(observations))
@@ -126,7 +135,7 @@ def _roll(side: Side, observations: Array, policy: Policy) -> Array:
 TracePoint = tuple[Array, Array, Array, NDArray[np.bool_], int]
 
 
-def _compare(original: Side, today: Side, actions: Array) -> TracePoint:
+def _compare(original: EnvironmentStack, today: EnvironmentStack, actions: Array) -> TracePoint:
     """Step both; differences (n,) of state, observation and reward, where the original's ended, disagreements."""
     one, other = original.step(actions), today.step(actions)
     return (
@@ -138,9 +147,9 @@ def _compare(original: Side, today: Side, actions: Array) -> TracePoint:
     )
 
 
-def _gathered(rows: list[TracePoint], gather: Callable[[list[Array]], Array]) -> Errors:
+def _gathered(rows: list[TracePoint], gather: Callable[[list[Array]], Array]) -> StackErrors:
     state, observation, reward, _, disagreements = zip(*rows, strict=True)
-    return Errors(gather(list(state)), gather(list(observation)), gather(list(reward)), sum(disagreements))
+    return StackErrors(gather(list(state)), gather(list(observation)), gather(list(reward)), sum(disagreements))
 
 
 Say = Callable[[str], None]
@@ -163,8 +172,8 @@ class FidelityRow:
 
     environment: str
     stepped_by: str
-    one: Errors | None = None
-    many: Errors | None = None
+    one: StackErrors | None = None
+    many: StackErrors | None = None
     returns: tuple[Array, Array] | None = None
     missing: str = ""
 
@@ -186,11 +195,11 @@ def measure_environment(task: Task, copies: int, say: Say) -> Iterator[FidelityR
         copies: roll-outs and episodes of each figure.
         say: is told what is measured.
     """
-    with closing(Original(task, copies, noise=False)) as silent, closing(Original(task, copies)) as original:
+    with closing(D4RLStack(task, copies, noise=False)) as silent, closing(D4RLStack(task, copies)) as original:
         say(f"{task.robot}: d4rl against itself")
-        with closing(Original(task, copies, noise=False)) as again:
+        with closing(D4RLStack(task, copies, noise=False)) as again:
             many = _free(silent, again, task, NUDGE)
-        with closing(Original(task, copies)) as again:
+        with closing(D4RLStack(task, copies)) as again:
             yield FidelityRow(task.robot, "d4rl, nudged", many=many, returns=_earned(task, original, again, NUDGE))
         for physics in laws_of(task):
             say(f"{task.robot}: gymnasium, {physics or 'its own model'}")
@@ -202,26 +211,26 @@ def laws_of(task: Task) -> list[str]:
     return physics_laws.names() if task.body is not None else [""]
 
 
-def _row(task: Task, copies: int, silent: Side, original: Side, physics: str) -> FidelityRow:
+def _row(task: Task, copies: int, silent: EnvironmentStack, original: EnvironmentStack, physics: str) -> FidelityRow:
     name, law = f"gymnasium, {physics}".rstrip(", "), physics or "mujoco210"
     try:
-        with closing(Today(task, copies, False, law)) as today:
+        with closing(GymnasiumStack(task, copies, False, law)) as today:
             one = one_step(silent, today, task.action_dim, ONE)
             many = _free(silent, today, task)
-        with closing(Today(task, copies, True, law)) as today:
+        with closing(GymnasiumStack(task, copies, True, law)) as today:
             return FidelityRow(task.robot, name, one, many, _earned(task, original, today))
     except ConfigError as error:
         return FidelityRow(task.robot, name, missing=str(error))
 
 
-def _free(original: Side, other: Side, task: Task, nudge: float = 0.0) -> Errors:
+def _free(original: EnvironmentStack, other: EnvironmentStack, task: Task, nudge: float = 0.0) -> StackErrors:
     return many_steps(original, other, task.action_dim, MANY, nudge=nudge)
 
 
-def _earned(task: Task, original: Side, other: Side, nudge: float = 0.0) -> tuple[Array, Array]:
+def _earned(task: Task, original: EnvironmentStack, other: EnvironmentStack, nudge: float = 0.0) -> tuple[Array, Array]:
     return returns_in_both(original, other, linear_policy(task.state_dim, task.action_dim), nudge=nudge)
 
 
-def spread(values: Array) -> str:
+def mean_and_std(values: Array) -> str:
     """Mean and standard deviation."""
     return f"{values.mean():.4g} +- {values.std():.2g}"

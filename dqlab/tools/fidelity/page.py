@@ -14,20 +14,21 @@ from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.errors import ConfigError, RunError, nearest_of_few
 from dqlab.files import write_text
 from dqlab.machine import package_version
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import build_evaluator, build_pack, check_experiment
 from dqlab.tools.fidelity.measures import (
     MANY,
     NUDGE,
     ONE,
-    Errors,
     FidelityRow,
     Say,
+    StackErrors,
     laws_of,
+    mean_and_std,
     measure_environment,
     shared_environments,
-    spread,
 )
-from dqlab.tools.fidelity.sides import Array
+from dqlab.tools.fidelity.stacks import Array
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import RunRecord
 from dqlab.training import checkpoint
@@ -83,7 +84,7 @@ def _errors(row: FidelityRow) -> list[str]:
     return [row.environment, row.stepped_by, median, largest, *_free(row.many), reward, str(differ) if one else "-"]
 
 
-def _free(many: Errors | None) -> list[str]:
+def _free(many: StackErrors | None) -> list[str]:
     return [_short(np.median(many.state)), _short(many.state.max())] if many else ["-", "-"]
 
 
@@ -92,7 +93,15 @@ def _returns(row: FidelityRow) -> list[str]:
     theirs, ours = row.returns
     apart = ours - theirs
     largest = _short(np.abs(apart).max())
-    return [row.environment, row.stepped_by, str(len(ours)), spread(theirs), spread(ours), spread(apart), largest]
+    return [
+        row.environment,
+        row.stepped_by,
+        str(len(ours)),
+        mean_and_std(theirs),
+        mean_and_std(ours),
+        mean_and_std(apart),
+        largest,
+    ]
 
 
 def _short(value: float) -> str:
@@ -137,12 +146,12 @@ def _ways(experiment: Experiment) -> list[dict[str, str]]:
 
 
 def _scores(experiment: Experiment, facts: RunRecord, file: Path, episodes: int) -> Array:
-    experiment.check()
-    evaluator = experiment.evaluator(episodes)
+    check_experiment(experiment)
+    evaluator = build_evaluator(experiment, episodes)
     data = facts["data"]
     evaluator.standardised_by = (data.get("state_mean", ()), data.get("state_std", ()))
     weights, record = checkpoint.load_weights(file)
-    pack = experiment.pack([experiment.resolved_replicas[0]])
+    pack = build_pack(experiment, [experiment.resolved_replicas[0]])
     pack.load(0, weights)
     try:
         return np.asarray(experiment.resolved_task.score(evaluator.run(pack, record["step"])[0].returns))
@@ -154,7 +163,7 @@ def _run_table(title: str, scores: dict[str, Array]) -> str:
     original = scores[BACKENDS[0]]
     lines = [f"**{title}**", "", "| stepped by | episodes | D4RL score | paired difference |", "|---|---|---|---|"]
     for name, values in scores.items():
-        cells = [name, str(len(values)), spread(values), spread(values - original)]
+        cells = [name, str(len(values)), mean_and_std(values), mean_and_std(values - original)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -7,7 +7,8 @@ from dqlab_plugin.critic import DqlabPluginSoftMin
 
 from dqlab.config import gin_files
 from dqlab.diffusion.schedules import build_betas
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import check_experiment
 from dqlab.testing import check_plugin
 
 
@@ -19,7 +20,7 @@ def test_every_part_conforms() -> None:
 def test_the_gin_file_builds_an_experiment() -> None:
     """One update and one action on made-up numbers."""
     gin_files.load_gin([Path(__file__).parent.parent / "dqlab_plugin.gin"])
-    Experiment().check()
+    check_experiment(Experiment())
 
 
 def test_two_steps_of_the_schedule() -> None:

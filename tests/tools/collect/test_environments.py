@@ -14,13 +14,14 @@ from gymnasium.spaces import Box, Dict, MultiDiscrete
 from made_collections import arrays, collect, notes
 
 from dqlab.config import gin_files
-from dqlab.envs.backend import make_env
+from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment, gymnasium_task
-from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DqlabError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import load_data
+from dqlab.tools.collect.episodes import Rows
 from dqlab.tools.collect.recipe import Collection
-from dqlab.tools.collect.recording import EpisodeRecorder, Rows
+from dqlab.tools.collect.recording import EpisodeRecorder
 
 FLAT = Box(-1.0, 1.0, (3,))
 
@@ -143,7 +144,7 @@ def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
         0.0,
     )
     assert experiment.resolved_task.score(-100.0) == 75.0
-    assert len(experiment.data()) == 2 * 49
+    assert len(load_data(experiment)) == 2 * 49
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
     tasks.remove("Pendulum-v1")
 

@@ -14,7 +14,7 @@ from made_collections import arrays, collect, notes
 
 from dqlab.config import gin_files
 from dqlab.errors import DqlabError
-from dqlab.runs.train import train
+from dqlab.runs import train
 from dqlab.tools.collect.behaviours import behaviours
 from dqlab.tools.collect.episodes import Amount
 
@@ -146,7 +146,7 @@ def test_shares_are_whole_numbers_that_add_up(count: int, weights: list[int]) ->
     shares = {str(number): weight / sum(weights) for number, weight in enumerate(weights)}
     if count * min(shares.values()) < 1:
         return
-    parts = Amount(transitions=count).shared(shares)
+    parts = Amount(transitions=count).split(shares)
     assert sum(part.transitions for part in parts.values()) == count
     assert all(abs(part.transitions - count * shares[name]) <= 1 for name, part in parts.items())
 
@@ -154,8 +154,8 @@ def test_shares_are_whole_numbers_that_add_up(count: int, weights: list[int]) ->
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.data())
 def test_thinning_takes_enough_and_spreads(lengths: list[int], data: st.DataObject) -> None:
     wanted = data.draw(st.integers(1, sum(lengths)))
-    chosen = Amount(transitions=wanted).thinned(lengths, "it")
+    chosen = Amount(transitions=wanted).spread_evenly(lengths, "it")
     taken = sum(lengths[number] for number in chosen)
     assert chosen == sorted(set(chosen))
     assert wanted <= taken < wanted + max(lengths)
-    assert len(Amount(episodes=len(lengths)).thinned(lengths, "it")) == len(lengths)
+    assert len(Amount(episodes=len(lengths)).spread_evenly(lengths, "it")) == len(lengths)

@@ -13,10 +13,10 @@ from conftest import ROOT, isolated
 
 from dqlab.config import gin_files
 from dqlab.data.formats.hdf5 import read_d4rl
-from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import tasks
+from dqlab.envs import make_env, tasks
 from dqlab.errors import DataError
-from dqlab.runs.experiment import Experiment
+from dqlab.runs import Experiment
+from dqlab.runs.build import load_data
 from dqlab.tools.collect.recipe import Collection
 
 pytest.importorskip("stable_baselines3")
@@ -104,14 +104,14 @@ def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
 def test_a_level_that_nothing_reaches_is_told_with_what_there_is(collected: Path) -> None:
     gin_files.load_gin([ROOT / "gin" / "collect_hopper.gin"], [*BUDGET, "Collection.expert_scores=(85.0, 150.0)"])
     with pytest.raises(DataError, match="No expert policy: no checkpoint scores between 85 and 150 .best: .*nearest"):
-        Collection().run(collected / "out", say=lambda text: None)
+        Collection().run(collected / "out", log=lambda text: None)
 
 
 def test_the_set_trains_its_task(collected: Path) -> None:
     source = collected / "out" / "hopper-medium-expert-mini.hdf5"
     sources = f"load_dataset.sources=('file:{source}',)"
     gin_files.load_gin([ROOT / "gin" / "diffql_walker2d.gin"], ["Experiment.task='hopper-medium-expert-v2'", sources])
-    data = Experiment().data()
+    data = load_data(Experiment())
     rows = read_d4rl(source, 11, 3)
     assert rows.timeouts is not None
     assert len(data) == len(rows.rewards) - 1 - int(rows.timeouts[:-1].sum())

@@ -17,8 +17,8 @@ import pytest
 from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
 from dqlab.tools.doctor import examination
-from dqlab.tools.doctor.checks import environments, pictures, records, training
-from dqlab.tools.doctor.checks.training import largest_error
+from dqlab.tools.doctor.checks import environments, optional, records, training
+from dqlab.tools.doctor.checks.environments import largest_error
 from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -187,7 +187,7 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert only(egl).state is State.MISSING
     assert "libegl1" in only(egl).fix
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
-    assert only(pictures.encoder).state is not State.OK
+    assert only(optional.encoder).state is not State.OK
 
 
 def test_versions_are_held_against_what_is_asked_for() -> None:

@@ -45,7 +45,6 @@ class Service:
         return {"observations": [copy.reset(int(seed), int(group)) for copy, seed, group in pairs]}
 
     def step(self, which: list[int], actions: list[list[float]]) -> dict[str, Any]:
-        """Step some environments."""
         import numpy as np
 
         same_length(which=which, actions=actions)
@@ -58,7 +57,6 @@ class Service:
         return dict(zip(names, map(list, columns))) if chosen else {name: [] for name in names}
 
     def get_state(self, which: list[int]) -> dict[str, Any]:
-        """States of some environments."""
         return {"states": [copy.state() for copy in self._chosen(which)]}
 
     def set_state(self, which: list[int], states: list[dict[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Copy:
     def state(self) -> dict[str, Any]:
         """All that decides what follows, as JSON has it."""
         data = self.core.sim.data
-        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **hidden(self.core)}
+        return {"qpos": plain(data.qpos), "qvel": plain(data.qvel), **hidden_state(self.core)}
 
     def set_state(self, state: dict[str, Any]) -> list[float]:
         """Forget the past (contacts, warm starts, time), stand in this state; the observation of it."""
@@ -47,7 +47,7 @@ class Copy:
             raise ValueError(f"qpos and qvel have {sim.model.nq} and {sim.model.nv} numbers here")
         sim.reset()
         sim.data.qpos[:], sim.data.qvel[:] = qpos, qvel
-        hide(self.core, state)
+        set_hidden_state(self.core, state)
         sim.forward()
         return plain(observe(self.core))
 
@@ -59,7 +59,7 @@ class Copy:
             robot.robot_vel_noise_amp[:] = 0.0
 
 
-def hidden(env: Any) -> dict[str, Any]:
+def hidden_state(env: Any) -> dict[str, Any]:
     """What decides beside `qpos` and `qvel`: the pen's wanted quaternion, AntMaze's goal, the kitchen's open tasks."""
     found: dict[str, Any] = {}
     if hasattr(env, "target_obj_bid"):
@@ -71,8 +71,8 @@ def hidden(env: Any) -> dict[str, Any]:
     return found
 
 
-def hide(env: Any, state: dict[str, Any]) -> None:
-    """Set that, where the state says it."""
+def set_hidden_state(env: Any, state: dict[str, Any]) -> None:
+    """Set what `hidden_state` gives, where the state says it."""
     if "desired_orien" in state:
         env.model.body_quat[env.target_obj_bid] = state["desired_orien"]
     if "goal" in state:
@@ -83,6 +83,7 @@ def hide(env: Any, state: dict[str, Any]) -> None:
 
 def observe(env: Any) -> Any:
     """The observation of the state as it is; the kitchen's also enters its velocity control."""
+    # D4RL's MuJoCo robots have the private name only; the stack is pinned
     return env.get_obs() if hasattr(env, "get_obs") else env._get_obs()
 
 

@@ -59,10 +59,10 @@ def _pretend(path: str, **contents: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what is stepped here."""
+    """Versions of what is stepped here, by name."""
     import mujoco_py
 
-    number = str(mujoco_py.cymj._mj_version())  # 210
+    number = str(mujoco_py.cymj._mj_version())  # 210: mujoco-py says it nowhere else, and is never released again
     found = {name: version(name) for name in PACKAGES}
     return {**found, "mujoco": ".".join(number), "python": sys.version.split()[0]}
 

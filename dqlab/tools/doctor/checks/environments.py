@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
 
 from dqlab.envs.legacy.process import legacy_python
+from dqlab.envs.physics import legacy_inertia
+from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 from dqlab.machine import attempt_command, run_isolated
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
@@ -19,7 +26,7 @@ WHY = "MuJoCo 2.1's inertias are exact there"
 REPLAY = """
 import warnings
 warnings.simplefilter("ignore")
-from dqlab.tools.doctor.checks.training import largest_error
+from dqlab.tools.doctor.checks.environments import largest_error
 print(*largest_error())
 """
 PEN = """
@@ -101,3 +108,27 @@ def original_stack() -> Iterator[DoctorFinding]:
         yield DoctorFinding(name, State.OK, f"gym {tried.output.split()[-1]} and mujoco-py in {python.parent.parent}")
     else:
         yield DoctorFinding(name, State.BROKEN, f"{python}: {tried.trouble}", "rm -r .venv-legacy; make legacy")
+
+
+TASK = "walker2d-medium-v2"
+
+
+def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
+    """How many steps are repeated, and the largest error of observations and rewards.
+
+    Args:
+        law: the physics law.
+    """
+    import gymnasium
+
+    recorded = json.loads((files("dqlab.tools.doctor") / "walker2d.json").read_text())
+    task = tasks.entries[TASK].item
+    env = gymnasium.make(task.env_id, disable_env_checker=True).unwrapped
+    law(env.model, task.body)
+    env.reset(seed=0)
+    env.set_state(np.array(recorded["qpos"]), np.array(recorded["qvel"]))
+    worst = 0.0
+    for action, *expected in zip(*(recorded[name] for name in ("actions", "observations", "rewards")), strict=True):
+        got = env.step(np.array(action))[:2]
+        worst = max(worst, *(float(np.abs(np.subtract(*pair)).max()) for pair in zip(got, expected, strict=True)))
+    return len(recorded["actions"]), worst

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from dqlab.data.formats.minari import local_store
+from dqlab.data.formats.minari_store import local_store
 from dqlab.data.sources import cache_folder
 from dqlab.envs.tasks import D4RL
 from dqlab.errors import masked

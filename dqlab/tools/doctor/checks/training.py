@@ -10,15 +10,10 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dqlab import __version__
-from dqlab.envs.physics import legacy_inertia
-from dqlab.envs.tasks import tasks
 from dqlab.errors import PACKAGE
 from dqlab.machine import attempt_command, cores, run_isolated
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
@@ -147,27 +142,3 @@ def _memory() -> dict[str, float]:
     path = Path("/proc/meminfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return {line.split(":")[0]: int(line.split()[1]) / 2**20 for line in lines if line.endswith("kB")}
-
-
-TASK = "walker2d-medium-v2"
-
-
-def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
-    """How many steps are repeated, and the largest error of observations and rewards.
-
-    Args:
-        law: the physics law.
-    """
-    import gymnasium
-
-    recorded = json.loads((files("dqlab.tools.doctor") / "walker2d.json").read_text())
-    task = tasks.entries[TASK].item
-    env = gymnasium.make(task.env_id, disable_env_checker=True).unwrapped
-    law(env.model, task.body)
-    env.reset(seed=0)
-    env.set_state(np.array(recorded["qpos"]), np.array(recorded["qvel"]))
-    worst = 0.0
-    for action, *expected in zip(*(recorded[name] for name in ("actions", "observations", "rewards")), strict=True):
-        got = env.step(np.array(action))[:2]
-        worst = max(worst, *(float(np.abs(np.subtract(*pair)).max()) for pair in zip(got, expected, strict=True)))
-    return len(recorded["actions"]), worst

@@ -1,30 +1,66 @@
-"""Clusters, collecting, plugins."""
+"""What not everybody needs: pictures and videos, clusters, collecting, plugins."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
 
-from dqlab.machine import run_isolated
+from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
+from dqlab.errors import ConfigError
+from dqlab.machine import attempt_command, run_isolated
+from dqlab.runs.encoders import ffmpeg
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
-from dqlab.tools.doctor.packages import has_extra
+from dqlab.tools.doctor.packages import has_extra, installed_version
+
+PICTURES = "Pictures"
+FFMPEG_SECONDS = 5.0
+NO_DISPLAY = "there is no display"
+
+
+def _drawing_check(way: OpenGL) -> Callable[[], Iterator[DoctorFinding]]:
+    def look() -> Iterator[DoctorFinding]:
+        tried = way.draws()
+        chosen = f", which {VARIABLE} chooses" if os.environ.get(VARIABLE, "").lower() == way.value else ""
+        trouble = tried.trouble if any(map(os.environ.get, way.wants)) or not way.wants else NO_DISPLAY
+        if tried.fine:
+            yield DoctorFinding(way.title, State.OK, f"draws MuJoCo's pictures{chosen}")
+        else:
+            state = State.BROKEN if chosen else State.MISSING
+            yield DoctorFinding(way.title, state, f"cannot draw ({trouble}){chosen}", way.fix)
+
+    return look
+
+
+for _way in GL_BACKENDS:
+    register_check(PICTURES, _way.title)(_drawing_check(_way))
+
+
+@register_check(PICTURES, "ffmpeg")
+def encoder() -> Iterator[DoctorFinding]:
+    """Encodes .mp4 files."""
+    try:
+        program = ffmpeg()
+    except ConfigError:
+        text = "not installed: videos are GIFs only"
+        yield DoctorFinding("ffmpeg", State.MISSING, text, "pip install 'dqlab[video]'")
+        return
+    tried = attempt_command([program, "-version"], timeout=FFMPEG_SECONDS)
+    if tried.fine:
+        text = (
+            f"imageio-ffmpeg {installed_version('imageio-ffmpeg')}, ffmpeg {tried.output.split()[2][:20]}: .mp4 videos"
+        )
+        yield DoctorFinding("ffmpeg", State.OK, text)
+    else:
+        yield DoctorFinding("ffmpeg", State.BROKEN, tried.trouble, "pip install --force-reinstall imageio-ffmpeg")
+
 
 GROUP = "More"
 REACHED_WITHIN = 3.0
-SECONDS = 12.0
-PLUGINS = "dqlab.plugins"
-LOAD = """
-import contextlib, io
-from dqlab.config.plugins import load_plugins
-said = io.StringIO()
-with contextlib.redirect_stderr(said):
-    load_plugins()
-print(said.getvalue())
-"""
+"""Seconds."""
 
 
 @register_check(GROUP, "Ray")
@@ -61,6 +97,18 @@ def collect() -> Iterator[DoctorFinding]:
     yield has_extra("collect", "dqlab collect", "collecting")
 
 
+PLUGINS_SECONDS = 12.0
+PLUGINS = "dqlab.plugins"
+LOAD = """
+import contextlib, io
+from dqlab.config.plugins import load_plugins
+said = io.StringIO()
+with contextlib.redirect_stderr(said):
+    load_plugins()
+print(said.getvalue())
+"""
+
+
 @register_check(GROUP, "plugins")
 def plugins() -> Iterator[DoctorFinding]:
     """Installed ones, loaded."""
@@ -68,7 +116,7 @@ def plugins() -> Iterator[DoctorFinding]:
     if not points:
         yield DoctorFinding("plugins", State.OK, "none installed")
         return
-    names, tried = ", ".join(point.name for point in points), run_isolated(LOAD, timeout=SECONDS)
+    names, tried = ", ".join(point.name for point in points), run_isolated(LOAD, timeout=PLUGINS_SECONDS)
     warnings = [line.partition("warning: ")[2] for line in tried.output.splitlines() if "dqlab: warning: " in line]
     if tried.fine and not warnings:
         yield DoctorFinding("plugins", State.OK, names)

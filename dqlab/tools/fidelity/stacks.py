@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.backend import make_env, step_environment
+from dqlab.envs import make_env
+from dqlab.envs.backend import step_environment
 from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import Task
 
@@ -31,7 +32,7 @@ def set_state(env: Any, state: State) -> NDArray[np.float64]:
     inner = env.unwrapped
     mujoco.mj_resetData(inner.model, inner.data)
     inner.data.qpos[:], inner.data.qvel[:] = state["qpos"], state["qvel"]
-    _hide(inner, state)
+    _set_hidden(inner, state)
     mujoco.mj_forward(inner.model, inner.data)
     return np.array(_observe(inner), dtype=np.float64)
 
@@ -47,7 +48,7 @@ def _hidden(env: Any) -> State:
     return found
 
 
-def _hide(env: Any, state: State) -> None:
+def _set_hidden(env: Any, state: State) -> None:
     if "desired_orien" in state:
         env.target = np.array(state["desired_orien"])
         env.model.body_quat[env.target_obj_body_id] = env.target
@@ -67,7 +68,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Moved:
+class StackStep:
     """What one step gave to n copies.
 
     Attributes:
@@ -81,7 +82,7 @@ class Moved:
     over: NDArray[np.bool_]
 
 
-class Side(ABC):
+class EnvironmentStack(ABC):
     """n copies of a task's environment in one stack."""
 
     @abstractmethod
@@ -90,14 +91,14 @@ class Side(ABC):
 
     @abstractmethod
     def states(self) -> list[State]:
-        """Of all copies."""
+        """The states of all copies."""
 
     @abstractmethod
-    def stand(self, states: Sequence[State]) -> Array:
+    def set_states(self, states: Sequence[State]) -> Array:
         """Put every copy into a state; observations (n, S)."""
 
     @abstractmethod
-    def step(self, actions: Array) -> Moved:
+    def step(self, actions: Array) -> StackStep:
         """Step every copy by actions (n, A), also those whose episode is over."""
 
     @abstractmethod
@@ -109,7 +110,7 @@ class Side(ABC):
         return np.array([[*state["qpos"], *state["qvel"]] for state in self.states()])
 
 
-class Original(Side):
+class D4RLStack(EnvironmentStack):
     """D4RL's own stack.
 
     Args:
@@ -127,32 +128,27 @@ class Original(Side):
         self.facts = self._worker.ask("make", task=task.name, count=copies, noise=noise)
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        """As in `Side`."""
         return np.array(self._worker.ask("reset", seeds=list(seeds), groups=list(seeds))["observations"])
 
     def states(self) -> list[State]:
-        """As in `Side`."""
         return list(self._worker.ask("get_state", which=self._all)["states"])
 
-    def stand(self, states: Sequence[State]) -> Array:
-        """As in `Side`."""
+    def set_states(self, states: Sequence[State]) -> Array:
         return np.array(self._worker.ask("set_state", which=self._all, states=list(states))["observations"])
 
-    def step(self, actions: Array) -> Moved:
-        """As in `Side`."""
+    def step(self, actions: Array) -> StackStep:
         got = self._worker.ask("step", which=self._all, actions=actions.tolist())
-        return Moved(*(np.array(got[name]) for name in ("observations", "rewards", "terminated", "over")))
+        return StackStep(*(np.array(got[name]) for name in ("observations", "rewards", "terminated", "over")))
 
     def close(self) -> None:
-        """As in `Side`."""
         self._worker.close()
 
 
-class Today(Side):
+class GymnasiumStack(EnvironmentStack):
     """Today's packages, in this process.
 
     Args:
-        task, copies, noise: as in `Original`.
+        task, copies, noise: as in `D4RLStack`.
         physics: a name from the `physics` registry.
     """
 
@@ -162,25 +158,20 @@ class Today(Side):
         self.reset(range(copies))  # so that a state can be set at once
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        """As in `Side`."""
         begun = zip(self._envs, seeds, strict=True)
         return np.array([env.reset(seed=seed, options={"group": seed})[0] for env, seed in begun])
 
     def states(self) -> list[State]:
-        """As in `Side`."""
         return [state_of(env) for env in self._envs]
 
-    def stand(self, states: Sequence[State]) -> Array:
-        """As in `Side`."""
+    def set_states(self, states: Sequence[State]) -> Array:
         return np.array([set_state(env, state) for env, state in zip(self._envs, states, strict=True)])
 
-    def step(self, actions: Array) -> Moved:
-        """As in `Side`."""
+    def step(self, actions: Array) -> StackStep:
         each = [step_environment(env, action) for env, action in zip(self._envs, actions, strict=True)]
-        return Moved(*(np.array(column) for column in zip(*each, strict=True)))
+        return StackStep(*(np.array(column) for column in zip(*each, strict=True)))
 
     def close(self) -> None:
-        """As in `Side`."""
         for env in self._envs:
             env.close()
 
@@ -189,7 +180,7 @@ NEAR = 0.75
 """m from the ant to its goal, which is reached at 0.5."""
 
 
-def near_goals(states: Sequence[State], observations: Array, seed: int = 0) -> list[State]:
+def states_near_goals(states: Sequence[State], observations: Array, seed: int = 0) -> list[State]:
     """The same states with AntMaze's goal 0.75 m from the ant, and the kitchen's objects on their way.
 
     An object is put 50 to 100% of the way from where it is to where it should be, so that some goals are reached at

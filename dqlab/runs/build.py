@@ -1,0 +1,117 @@
+"""From an experiment, which is configuration, to the objects that run it, in the order in which a run needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dqlab.algorithms import Algorithm
+from dqlab.config.replica import Replica
+from dqlab.data.download import Progress, no_progress
+from dqlab.data.sources import load_dataset
+from dqlab.data.transitions import Transitions
+from dqlab.envs.backend import env_backends
+from dqlab.envs.physics import physics_laws
+from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
+from dqlab.policies.base import Dims
+from dqlab.runs.experiment import DTYPES, Experiment
+from dqlab.training import Evaluator, Pack, Probe
+from dqlab.training.execution.modes import ComputeBudget, ExecutionMode, execution_modes
+from dqlab.training.pack import default_width
+from dqlab.training.probe import free_bytes
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Build and exercise everything that does not need data, so that mistakes show at once.
+
+    The process gets the experiment's threads, device and precision of matrix products.
+
+    Raises:
+        ConfigError: something cannot be used here, or fails on made-up numbers.
+    """
+    device = experiment.resolved_device
+    torch.set_num_threads(experiment.resolved_threads)
+    if device.type == "cuda" and device.index is not None:  # PyTorch takes none without one here
+        torch.cuda.set_device(device)
+    torch.set_float32_matmul_precision(experiment.resolved_precision.float32_products)
+    execution_modes.get(experiment.plan.execution)().resolve(ComputeBudget(device, 0.0))
+    experiment.plan.try_rules()
+    experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0)
+    physics_laws.get(experiment.physics)
+    env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
+    experiment.resolved_task.arguments()
+    each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
+    try:
+        check_varied(each, experiment.dims)
+        experiment.probe.check_wiring()
+    except DqlabError:
+        raise
+    except Exception as error:  # a component, perhaps a plugin's, may fail in any way
+        if lacks_memory(error):
+            raise
+        raise ConfigError(f"The configured components fail on a batch of made-up numbers: {_where(error)}.") from error
+
+
+def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Evaluator:
+    """Roll-outs on the task's environment."""
+    wanted = experiment.plan.eval_episodes if episodes is None else episodes
+    return Evaluator(experiment.resolved_task, experiment.physics, wanted, experiment.env_backend)
+
+
+def load_data(experiment: Experiment, progress: Progress = no_progress) -> Transitions:
+    """The dataset, on the device."""
+    data = load_dataset(experiment.resolved_task, progress=progress)
+    return data.to(experiment.resolved_device, DTYPES[experiment.dtype])
+
+
+def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:
+    """Freshly initialised replicas, the experiment's or others; computed together where they fit.
+
+    Raises:
+        ConfigError: they do not fit into the device's memory, not even computed one by one.
+    """
+    replicas = experiment.resolved_replicas if replicas is None else replicas
+    fits = experiment.probe.memory.width(len(replicas), free_bytes(experiment.resolved_device))
+    return Pack(
+        [experiment.algorithm_of(replica) for replica in replicas],
+        experiment.dims,
+        [replica.seed for replica in replicas],
+        dtype=DTYPES[experiment.dtype],
+        device=experiment.resolved_device,
+        learning_rate_factor=experiment.plan.factor(experiment.resolved_algorithm.lr_schedule),
+        precision=experiment.resolved_precision,
+        width=min(fits, default_width(experiment.resolved_device, len(replicas))),
+    )
+
+
+def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
+    """The execution mode: as configured; or what a run settled on before, so that it repeats to the last bit.
+
+    Args:
+        before: run.json of the run that is continued or repeated; empty for a new one.
+    """
+    unchanged = "execution" in before and before.get("execution_configured") == experiment.plan.execution
+    return execution_modes.get(before["execution"] if unchanged else experiment.plan.execution)()
+
+
+def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
+    """See that the scalars in which algorithms differ reach their losses as a replica's own.
+
+    Raises:
+        ConfigError: one is read from the algorithm itself, which all replicas of a pack share.
+    """
+    first = each[0].hyper()
+    differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
+    if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
+        kind = type(each[0]).__name__
+        raise ConfigError(
+            f"{kind} reads self.{shared[0]}, which all replicas of a pack share, so they cannot differ in it. Read "
+            f"hyper['{shared[0]}'] in its losses, or name it in {kind}.structural."
+        )
+
+
+def _where(error: Exception) -> str:
+    """An error in one line, with its place; $DQLAB_DEBUG shows the traceback."""
+    return f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback)"

@@ -1,0 +1,298 @@
+"""One run from start to end: prepare, claim the folder, train, write what a reader wants to find."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+from dqlab.config import gin_files
+from dqlab.config.gin_state import parameters_read
+from dqlab.data.transitions import Transitions
+from dqlab.errors import RunError, message_of
+from dqlab.files import read_text
+from dqlab.printing import Console
+from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
+from dqlab.runs.experiment import Experiment
+from dqlab.runs.profile.recorder import ProfileRecorder
+from dqlab.runs.records import write_own_config, write_record
+from dqlab.runs.results import TrainingResult, prune, write_replica_results
+from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
+from dqlab.tracking.mlflow.mirror import Mirror
+from dqlab.tracking.mlflow.run import ENDED, reopen_run
+from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking.settings import Tracking
+from dqlab.training import Evaluator, Loop, Pack
+from dqlab.training.execution.modes import ExecutionMode, name_of
+from dqlab.training.loop import RunCallbacks, no_context
+from dqlab.training.model_selection import Evaluated
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+"""Told of events, each a dictionary with its name as `event`."""
+
+
+def ignore_event(event: Mapping[str, Any]) -> None:
+    """Whom events are told to where nobody listens."""
+
+
+def train(
+    loaded: gin_files.LoadedConfig,
+    path: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    profile: bool = False,
+    console: Console | None = None,
+    tell: OnEvent = ignore_event,
+    stop: Event | None = None,
+    typed: Sequence[str] | None = None,
+) -> TrainingResult:
+    """Run the experiment that the current gin configuration describes.
+
+    Args:
+        loaded: what `gin_files.load_gin` returned.
+        path: the run's folder.
+        resume: continue what is in the folder.
+        quiet: no progress.
+        profile: record some updates with torch's profiler.
+        console: where progress goes.
+        tell: told of events: `started` (`step`, `steps`, `execution`), and those of `TrainingCallbacks`.
+        stop: when it is set, the run saves its state after the update under way and ends.
+        typed: bindings of the command line, which must be read; then gin files are warned of, too. None asks nothing.
+
+    Raises:
+        DqlabError: anything the user can mend; nothing in the folder is lost.
+        StoppedError: it was asked to stop.
+    """
+    run = Run(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
+    inputs = _prepare(run, resume)
+    if typed is not None:
+        _check_read(loaded, typed)
+    before = _claim(run, inputs.data, resume)
+    trained = _train(run, inputs, before, profile)
+    return _finish(run, trained)
+
+
+@dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+        loaded: its gin files.
+        folder: where everything is written.
+        console, quiet: where progress goes, and whether any does.
+        tell: told of events.
+        stop: when it is set, training ends after the update under way.
+        experiment, tracking: as gin configures them.
+        facts: what run.json says, once the folder is the run's.
+    """
+
+    loaded: gin_files.LoadedConfig
+    folder: RunFolder
+    console: Console
+    quiet: bool
+    tell: OnEvent
+    stop: Event
+    experiment: Experiment = field(default_factory=Experiment)
+    tracking: Tracking = field(default_factory=Tracking)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class TrainingInputs(NamedTuple):
+    """What is trained, on which data, and what evaluates it."""
+
+    pack: Pack
+    data: Transitions
+    evaluator: Evaluator
+
+
+class TrainingOutcome(NamedTuple):
+    """A loop that has ended; who sends its records to MLflow, and what has recorded its updates, if anything does."""
+
+    loop: Loop
+    mirror: Mirror | None
+    recorder: ProfileRecorder | None
+
+
+def _prepare(run: Run, resume: bool) -> TrainingInputs:
+    """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
+    experiment = run.experiment
+    check_experiment(experiment)
+    evaluator = build_evaluator(experiment)
+    evaluator.stop = run.stop
+    evaluator.environments.prepare(len(experiment.resolved_replicas) * evaluator.episodes)
+    run.folder.check(resume)
+    data = _load_data(experiment, run.console)
+    evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
+    return TrainingInputs(build_pack(experiment), data, evaluator)
+
+
+def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
+    """Lock the folder, and write there what is run; run.json as it was, of a run that is continued, or empty."""
+    run.folder.lock()
+    before: Mapping[str, Any] = run.folder.facts() if resume and run.folder.config.exists() else {}
+    run.facts = write_record(run.experiment, run.tracking, run.folder, data, run.loaded)
+    if before.get("state") in ENDED:  # its last evaluation failed
+        reopen_run(run.folder.path)
+    return before
+
+
+def _train(run: Run, inputs: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
+    """All updates and evaluations; training that ends early says in run.json how."""
+    plan, facts = run.experiment.plan, run.facts
+    display_of = Display(plan.steps, facts["caveat"], run.quiet, run.console, facts["scored"])
+    with _recording_an_end(run.folder), display_of as display:
+        callbacks = TrainingCallbacks(display, run.folder, run.experiment, run.tell)
+        loop = _build_loop(run, inputs, callbacks, before)
+        mirror = Mirror(run.folder.path, facts["mlflow_experiment"]) if run.tracking.mlflow else None
+        recorder = ProfileRecorder(inputs.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
+        loop.run(recorder.record_update if recorder else no_context)
+    return TrainingOutcome(loop, mirror, recorder)
+
+
+def _finish(run: Run, trained: TrainingOutcome) -> TrainingResult:
+    """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
+
+    Raises:
+        RunError: there are none.
+    """
+    states, folder = trained.loop.states, run.folder
+    summaries = {
+        replica.name: write_replica_results(
+            run.experiment,
+            folder,
+            replica,
+            states.evaluations[replica.name],
+            states.failed_evaluations[replica.name],
+            run.facts,
+        )
+        for replica in run.experiment.resolved_replicas
+        if replica.name not in states.failed
+    }
+    if not run.tracking.keep_checkpoints:
+        prune(folder, summaries)
+    folder.write_facts(state="finished" if summaries else "failed")
+    sent = trained.mirror.close(run.tracking.patience) if trained.mirror else None
+    about = _about_profile(trained.recorder) if trained.recorder else ()
+    finished = TrainingResult(folder, summaries, states.failed, run.facts, sent, about)
+    if not summaries:
+        finished.check_complete()
+    return finished
+
+
+@dataclass(frozen=True)
+class TrainingCallbacks(RunCallbacks):
+    """Passes on what happens in a loop: to the display, to a listener, and how it executes to run.json for a resume.
+
+    Attributes:
+        tell: told `progress` (`updates_per_second`), `evaluated` (`scores`: replica -> mean score), `saved`, each with
+            its `step`, and `cell_failed` (`replica`, `reason`).
+    """
+
+    display: Display
+    folder: RunFolder
+    experiment: Experiment
+    tell: OnEvent = ignore_event
+
+    def on_execution(self, mode: ExecutionMode) -> None:
+        """Say how updates are executed, and why."""
+        name, configured = name_of(mode), self.experiment.plan.execution
+        self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
+        self.display.say(f"execution: {name} ({mode.reason})")
+        self.display.say(f"{self.experiment.about_threads}; matrix products: {self.experiment.precision}")
+        if mode.preparation:
+            self.display.say(mode.preparation)
+
+    def on_log(self, step: int, metrics: dict[str, float]) -> None:
+        """Means of the losses."""
+        self.display.logged(step, metrics)
+        self.tell({"event": "progress", "step": step, "updates_per_second": metrics["updates_per_second"]})
+
+    def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
+        """An evaluation."""
+        known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.resolved_replicas]
+        self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
+        scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
+        self.tell({"event": "evaluated", "step": step, "scores": scores})
+
+    def on_failed_evaluation(self, reason: str) -> None:
+        """An evaluation without a score."""
+        print(f"dqlab: warning: {reason}", file=sys.stderr)
+
+    def on_checkpoint(self, step: int) -> None:
+        """A checkpoint."""
+        self.tell({"event": "saved", "step": step})
+
+    def on_replica_failure(self, name: str, reason: str) -> None:
+        """A replica's failure."""
+        self.display.say(f"failed: {reason}")
+        self.tell({"event": "cell_failed", "replica": name, "reason": reason})
+
+
+@contextmanager
+def _recording_an_end(folder: RunFolder) -> Iterator[None]:
+    """Training that ends early says in run.json how."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError, RunError):
+            folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
+        raise
+
+
+def _build_loop(run: Run, inputs: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
+    """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on."""
+    experiment, folder, started = run.experiment, run.folder, time.monotonic()
+    loop = Loop(
+        experiment.plan,
+        inputs.pack,
+        inputs.data,
+        experiment.resolved_replicas,
+        inputs.evaluator.roll_out,
+        experiment.resolved_task,
+        folder,
+        callbacks,
+        execution_mode(experiment, before),
+        bool(before),
+        run.stop,
+    )
+    callbacks.display.say(f"ready after {time.monotonic() - started:.0f} s")
+    if loop.step:
+        callbacks.display.say(f"resuming at step {loop.step:,}")
+    execution, text = name_of(loop.mode), read_text(folder.config)
+    for replica in experiment.resolved_replicas:
+        write_own_config(experiment, folder, replica, text, execution)
+    run.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
+    return loop
+
+
+def _about_profile(recorder: ProfileRecorder) -> Sequence[str]:
+    """What the end of a run says about its profile; a warning where there is none."""
+    if complaint := recorder.complaint():
+        print(f"dqlab: warning: {complaint}.", file=sys.stderr)
+    return recorder.lines()
+
+
+def _load_data(experiment: Experiment, console: Console) -> Transitions:
+    """The dataset; where it is the one that ships with dqlab, that is said so that it can't be missed."""
+    loud = Console(stderr=True) if console.quiet else console
+    with download_progress(loud) as progress:
+        data = load_data(experiment, progress)
+    if data.provenance.stand_in:
+        announce_fallback(loud, experiment.task, data.provenance)
+    else:
+        console.print(about_data(data.provenance), soft_wrap=True, highlight=False)
+    return data
+
+
+def _check_read(loaded: gin_files.LoadedConfig, typed: Sequence[str]) -> None:
+    """Everything has been built and has read what it reads: refuse, or warn of, what nothing has read."""
+    known = parameters_read()
+    gin_files.check_parameters_read(typed, known)
+    for line in gin_files.unread_warnings(loaded, known):
+        print(f"dqlab: warning: {line}", file=sys.stderr)

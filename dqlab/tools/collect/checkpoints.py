@@ -1,0 +1,264 @@
+"""PPO's checkpoints from unskilled to skilled, ranked by return, and the behaviours that are made of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dqlab.envs.tasks import Task
+from dqlab.errors import ConfigError, DataError
+from dqlab.files import sha256_of
+from dqlab.tools.collect.behaviours import (
+    ActionFunction,
+    Behaviour,
+    CollectionContext,
+    PolicyBehaviour,
+    UniformRandom,
+    behaviours,
+)
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, save_text, select_rows
+from dqlab.tools.collect.ppo import BehaviourTraining, GaussianMLP, experience_of
+
+Range = tuple[float, float]
+RANKING = "ranking"
+POLICIES, RANKING_FILE = "behaviour", "ranking.json"
+RANDOM_ENTRY = "uniformly random"
+
+
+@dataclass(frozen=True)
+class CheckpointRanking:
+    """PPO's checkpoints and what they are worth; nothing is trained before it is asked for.
+
+    Attributes:
+        training: the budget.
+        task: whose environment; its reference scores count where they are `known`.
+        known: whether the task has reference scores; otherwise 0 is the random policy's mean return, and 100 the best
+            checkpoint's.
+        levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
+        episodes: by which a checkpoint is ranked.
+        folder: of the collection; seed: of the ranking's episodes.
+        record: whether the experience of training is kept.
+        log: is told of what is trained and measured.
+    """
+
+    training: BehaviourTraining
+    task: Task
+    known: bool
+    levels: dict[str, tuple[Range, float]]
+    episodes: int
+    folder: Path
+    seed: int
+    record: bool
+    log: Callable[[str], None]
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The policies' files, oldest first."""
+        folder = self.folder / POLICIES
+        steps = self.training.targets[-1]
+        self.log(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
+        return self.training.run(self.task, folder, self.record, self.log)
+
+    @cached_property
+    def mean_returns(self) -> dict[Path, float]:
+        return {path: self._mean_return(path.stem, GivenCheckpoint(path, self._context)) for path in self.paths}
+
+    @cached_property
+    def random_return(self) -> float:
+        """Mean return of uniformly random actions."""
+        return self._mean_return(RANDOM_ENTRY, UniformRandom("", self._context))
+
+    @cached_property
+    def scored_task(self) -> Task:
+        """The task with the reference scores by which levels are told.
+
+        Raises:
+            DataError: no checkpoint is better than random actions.
+        """
+        if self.known:
+            return self.task
+        best = max(self.mean_returns.values())
+        if best <= self.random_return:
+            raise DataError(
+                f"No policy of {self.task.robot} is better than random actions (return {self.random_return:.1f}; best "
+                f"{best:.1f}). Train for longer (BehaviourTraining.steps)."
+            )
+        return replace(self.task, min_score=self.random_return, max_score=best)
+
+    def of_level(self, level: str) -> Path:
+        """The checkpoint of a level.
+
+        Raises:
+            DataError: none scores inside its range.
+        """
+        (low, high), wanted = self.levels[level]
+        scores = {path: float(self.scored_task.score(value)) for path, value in self.mean_returns.items()}
+        inside = {path: score for path, score in scores.items() if low <= score <= high}
+        if not inside:
+            near = min(scores, key=lambda path: max(low - scores[path], scores[path] - high))
+            raise DataError(
+                f"No {level} policy: no checkpoint scores between {low:g} and {high:g} (best: "
+                f"{max(scores.values()):.1f}; nearest: {scores[near]:.1f}, {near.stem}). Train longer "
+                "(BehaviourTraining.steps), save more often (checkpoint_every), another seed, or widen the range "
+                f"(Collection.{level}_scores)."
+            )
+        return min(inside, key=lambda path: abs(inside[path] - wanted))
+
+    @property
+    def _context(self) -> CollectionContext:
+        return CollectionContext(
+            self.task, self.training.physics, self.folder, self.seed, self.episodes, self, self.log
+        )
+
+    def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
+        """The mean return of a policy: measured once, and kept."""
+        from dqlab.tools.collect.recording import run_group
+        from dqlab.tracking.records import read_record
+
+        cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
+        known = read_record(cache, dict[str, Any]) if cache.exists() else {}
+        if not _is_measured(known.get(name), facts):
+            episodes = run_group(policy, self._context, RANKING, self.episodes)
+            value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
+            known[name] = {"of": facts, "return": value}
+            save_text(cache, json.dumps(known, indent=1))
+            score = f", score {self.task.score(value):.1f}" if self.known else ""
+            self.log(f"{name}: return {value:.1f}{score}")
+        return float(known[name]["return"])
+
+
+def _is_measured(entry: Any, facts: str) -> bool:
+    """Whether an entry of the ranking's file holds the return of what the facts say."""
+    return isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
+
+
+class PPOPolicy(PolicyBehaviour):
+    """A checkpoint, acting with its own noise."""
+
+    trains = True
+    path: Path
+
+    def prepare(self) -> None:
+        self.path = self.choose()
+        self._policy = GaussianMLP(self.path)
+
+    @abstractmethod
+    def choose(self) -> Path:
+        """Which checkpoint."""
+
+    def about(self) -> str:
+        return f"PPO checkpoint {self.path.stem}, stochastic"
+
+    def identity(self) -> str:
+        return sha256_of(self.path)
+
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
+        policy = self._policy
+        generators = [np.random.default_rng(seed) for seed in seeds]
+
+        def act(observations: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+            noise = np.stack([generator.standard_normal(len(policy.std)) for generator in generators])
+            return policy.mean(observations) + policy.std * noise
+
+        return act
+
+
+class GivenCheckpoint(PPOPolicy):
+    """A checkpoint that is being ranked."""
+
+    def __init__(self, path: Path, context: CollectionContext) -> None:
+        super().__init__("", context)
+        self._chosen = path
+        self.prepare()
+
+    def choose(self) -> Path:
+        return self._chosen
+
+
+@behaviours.register(
+    "medium", source="D4RL (Fu et al. 2020), `medium` sets; PPO in place of SAC", cites=("fu2020d4rl",)
+)
+class Medium(PPOPolicy):
+    """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
+
+    def choose(self) -> Path:
+        return self.context.checkpoints.of_level("medium")
+
+
+@behaviours.register(
+    "expert", source="D4RL (Fu et al. 2020), `expert` sets; PPO in place of SAC", cites=("fu2020d4rl",)
+)
+class Expert(PPOPolicy):
+    """PPO's best checkpoint within Collection.expert_scores."""
+
+    def choose(self) -> Path:
+        return self.context.checkpoints.of_level("expert")
+
+
+@behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3", cites=("schulman2017proximal",))
+class Checkpoint(PPOPolicy):
+    """PPO's checkpoint after so many steps, `ppo:STEPS`: the nearest one, the last one without an argument."""
+
+    def __init__(self, argument: str, context: CollectionContext) -> None:
+        super().__init__(argument, context)
+        if not re.fullmatch(r"[\d_]*", argument):
+            raise ConfigError(f"'ppo:{argument}' names no number of steps. Write ppo:500000, say.")
+
+    def choose(self) -> Path:
+        """The checkpoint that is nearest to so many steps."""
+        paths, targets = self.context.checkpoints.paths, self.context.checkpoints.training.targets
+        wanted = int(self.argument.replace("_", "")) if self.argument else targets[-1]
+        return min(zip(paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0]
+
+
+@behaviours.register(
+    "replay", source="D4RL (Fu et al. 2020), `medium-replay` and `full-replay` sets; PPO for SAC", cites=("fu2020d4rl",)
+)
+class Replay(Behaviour):
+    """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
+
+    trains = True
+    records = True
+
+    def __init__(self, argument: str, context: CollectionContext) -> None:
+        super().__init__(argument, context)
+        checkpoints = context.checkpoints
+        last: dict[str, Callable[[], Path]] = {
+            level: partial(checkpoints.of_level, level) for level in checkpoints.levels
+        }
+        last["full"] = lambda: checkpoints.paths[-1]
+        until = argument or "medium"
+        if until not in last:
+            raise ConfigError(f"'replay:{until}' is no level. Known: {', '.join(sorted(last))}.")
+        self._choose = last[until]
+
+    def prepare(self) -> None:
+        """Find the last checkpoint whose experience counts."""
+        self._last = self._choose()
+
+    def about(self) -> str:
+        return f"all that PPO experienced until its checkpoint {self._last.stem}"
+
+    def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:
+        """Episodes spread evenly over training, in its order."""
+        paths = [experience_of(path) for path in self.context.checkpoints.paths]
+        paths = paths[: paths.index(experience_of(self._last)) + 1]
+        lengths = [lengths_of(path) for path in paths]
+        every = [int(length) for each in lengths for length in each]
+        chosen = np.array(amount.spread_evenly(every, f"'{key}'"))
+        limit = amount.transitions or sum(every)
+        pieces, first = [], 0
+        for path, each in zip(paths, lengths, strict=True):
+            own = chosen[(chosen >= first) & (chosen < first + len(each))] - first
+            piece = select_rows(path, own.tolist(), limit)
+            limit, first = limit - len(piece.rows), first + len(each)
+            pieces += [piece] if len(piece.rows) else []
+        return tuple(pieces)

@@ -1,0 +1,275 @@
+"""What components of data must do: sources, formats, reward transforms, and behaviours that collect episodes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.config.registry import RegistryEntry
+from dqlab.data.download import UnavailableError, no_downloads, no_progress
+from dqlab.data.formats.base import Columns, Format, checked_columns
+from dqlab.data.formats.minari_store import VARIABLE
+from dqlab.data.rewards import RewardTransform, reward_transforms
+from dqlab.data.sources import DataSource, LocatedDataset
+from dqlab.data.transitions import q_learning_view
+from dqlab.envs.tasks import Task, tasks
+from dqlab.errors import ConfigError, DataError, DqlabError, message_of
+from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, PolicyBehaviour
+from dqlab.tools.collect.checkpoints import CheckpointRanking
+from dqlab.tools.collect.ppo import BehaviourTraining
+
+Array = NDArray[Any]
+ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
+"""Tasks whose data sources are asked for."""
+NOWHERE = "nowhere"
+"""An argument for behaviours; those that want a path or a module say that there is none."""
+
+
+def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
+    """Finite float32 (n,) for rewards (n,) and returns, large and sparse ones too; a function of both alone."""
+    transform, draw = entry.make(), np.random.default_rng(0)
+    dense, sparse = draw.normal(2.0, 3.0, 90), (draw.uniform(size=90) > 0.9) * 1.0
+    for values in (dense, sparse, 1e6 * dense):
+        reward, returns = values.astype(np.float32), values.reshape(9, 10).sum(axis=1)
+        given = reward.copy(), returns.copy()
+        out = transform(reward, returns)
+        assert isinstance(out, np.ndarray), f"it gives {type(out).__name__} instead of an array"
+        assert out.shape == reward.shape, f"it gives {out.shape} for rewards {reward.shape}"
+        assert out.dtype == np.float32, f"it gives {out.dtype} for float32"
+        assert np.isfinite(out).all(), "a reward is not finite"
+        for before, after in zip(given, (reward, returns), strict=True):
+            assert np.array_equal(before, after), "it writes into its arguments"
+        assert np.array_equal(transform(reward, returns), out), "two calls differ"
+    _check_equal_rewards(transform)
+
+
+def _check_equal_rewards(transform: RewardTransform) -> None:
+    """Where all rewards and returns are equal, it says that it cannot be used, or what it gives is finite."""
+    try:
+        out = transform(np.ones(20, np.float32), np.full(2, 10.0))
+    except DataError:
+        return
+    assert np.isfinite(out).all(), "equal rewards become something that is not finite"
+
+
+def made_columns(followed: bool) -> Columns:
+    """Three short episodes: one that ends, one that is cut, and one that goes on; float32, metadata.
+
+    Args:
+        followed: whether next observations are known.
+    """
+    draw = np.random.default_rng(0)
+    observations = draw.normal(size=(18, 4)).astype(np.float32)
+    following = np.roll(observations, -1, axis=0)
+    terminals, timeouts = np.zeros(18, bool), np.zeros(18, bool)
+    terminals[4], timeouts[[11, 17]] = True, True
+    following[[4, 11, 17]] = draw.normal(size=(3, 4))
+    arrays: dict[str, Any] = {
+        "observations": observations,
+        "actions": draw.uniform(-1, 1, (18, 2)).astype(np.float32),
+        "rewards": draw.normal(size=18).astype(np.float32),
+        "terminals": terminals,
+        "timeouts": timeouts,
+    }
+    if followed:
+        arrays["next_observations"] = following
+    return checked_columns("a made set", arrays, {"about": "made up"})
+
+
+def check_data_format(entry: RegistryEntry[type[Format]]) -> str:
+    """Transitions that are written are read back, to the last bit, with one digest; what is damaged is refused.
+
+    Returns:
+        Why it was not written: its package is missing, or it is only read; empty where it was checked.
+    """
+    chosen = entry.make()()
+    assert isinstance(chosen, Format), "a format must be derived from Format"
+    with _temporary_stores() as folder:
+        try:
+            if folder not in (place := chosen.place(_paths(chosen, folder, 0)[0])).parents:
+                return f"it keeps datasets in a store of its own, such as {place}"
+            written = [_written(chosen, folder, number, bool(number)) for number in (0, 1)]
+        except ConfigError as error:
+            if "pip install" in str(error) or "only read" in str(error):
+                return message_of(error)
+            raise
+        assert any(written), "it can say neither of two sets of float32, with next observations and without"
+        for path in filter(None, written):
+            _check_damage(chosen, path)
+    return ""
+
+
+@contextmanager
+def _temporary_stores() -> Iterator[Path]:
+    """A folder in which formats that have a store of their own have it too."""
+    with tempfile.TemporaryDirectory() as place, patch.dict(os.environ, {VARIABLE: place}):
+        yield Path(place)
+
+
+def _paths(chosen: Format, folder: Path, number: int) -> list[Path]:
+    """Two paths in a folder; or two names in the format's store, where datasets are not files."""
+    names = [f"{name}{number}" for name in ("one", "other")]
+    return [folder / f"{name}{chosen.suffixes[0]}" if chosen.suffixes else Path(f"made/{name}-v0") for name in names]
+
+
+def _written(chosen: Format, folder: Path, number: int, followed: bool) -> Path | None:
+    """Where a made set was written, once it is read back as it was; None where the format cannot say what is in it."""
+    columns = made_columns(followed)
+    path, other = _paths(chosen, folder, number)
+    try:
+        chosen.write(path, columns)
+    except DataError:
+        return None
+    _check_same(columns, chosen, path)
+    assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
+    assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
+    chosen.write(other, replace(columns, rewards=np.asarray(columns.rewards[:]) + np.float32(1)))
+    assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
+    return path
+
+
+def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
+    """The transitions of what is read are those of what was written, but where next observations have no place.
+
+    Then rows at which an episode was cut make none, as in D4RL's files.
+    """
+    with chosen.open(path) as read:
+        assert isinstance(read, Columns), f"it opens a {type(read).__name__} instead of Columns"
+        if read.next_observations is None:
+            columns = replace(columns, next_observations=None)
+        views = [_transitions(each) for each in (columns, read)]
+        told = read.metadata.get("about", "made up")  # a format need not have a place for it
+        assert told == "made up", f"metadata are read back as '{told}'"
+    for name, before, after in zip(views[0]._fields, *views, strict=True):
+        assert before.shape == after.shape, f"{name} {tuple(before.shape)} is read back as {tuple(after.shape)}"
+        assert bool((before == after).all()), f"{name} is read back with other values"
+
+
+def _transitions(columns: Columns) -> Any:
+    origin = {"source": "made", "path": "", "digest": "", "is_d4rl": False}
+    return q_learning_view(columns, 1000, reward_transforms.get("none"), origin).fields
+
+
+def _check_damage(chosen: Format, path: Path) -> None:
+    """What is cut short, and what is not there, is a DataError."""
+    place = chosen.place(path)
+    for file in [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for what, where in (("damaged", path), ("missing", path.with_name(f"no{path.name}"))):
+        try:
+            with chosen.open(where) as columns:
+                _transitions(columns)
+        except DataError:
+            continue
+        raise AssertionError(f"a dataset that is {what} is read")
+
+
+def check_data_source(entry: RegistryEntry[DataSource]) -> str:
+    """Columns as wide as the task's, with a digest that stays; or UnavailableError, or what else it wants to be told.
+
+    Nothing is fetched: a source asks `refuse_if_planning` before it does.
+
+    Returns:
+        Why it has nothing for any of the tasks that it was asked for; empty where it was checked.
+    """
+    source, reasons = entry.make(), []
+    for task in (tasks.get(name) for name in ROBOTS):
+        try:
+            with no_downloads():
+                found = source(task, "", no_progress)
+        except UnavailableError as error:
+            reasons.append(message_of(error))
+        except (ConfigError, DataError) as error:  # it wants an argument
+            return f"it wants an argument: {message_of(error)}"
+        else:
+            _check_located(found, task)
+    return reasons[0] if len(reasons) == len(ROBOTS) else ""
+
+
+def _check_located(found: LocatedDataset, task: Task) -> None:
+    """A dataset that is there, read."""
+    assert isinstance(found, LocatedDataset), f"it gives a {type(found).__name__} instead of a LocatedDataset"
+    assert found.digest() == found.digest(), "the digest of a dataset changes"
+    with found.open(task) as columns:
+        assert isinstance(columns, Columns), f"it opens a {type(columns).__name__} instead of Columns"
+        for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
+            shape = getattr(columns, name).shape
+            assert shape == (len(columns), width), f"{name} of {task.name} have shape {tuple(shape)}"
+        for field in fields(columns):
+            column = getattr(columns, field.name)
+            assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
+
+
+def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> str:
+    """Actions (G, A) in [-1, 1]; an episode's are a function of the policy, its number and its own observations.
+
+    Returns:
+        Why it did not act: it needs PPO's checkpoints, or an argument; empty where it was checked.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        context = made_context(Path(place))
+        try:
+            behaviour = _made_behaviour(entry.make(), context)
+            assert isinstance(behaviour, Behaviour), "a behaviour must be derived from Behaviour"
+            if behaviour.trains or behaviour.records:
+                return "it needs PPO's checkpoints, which take a training"
+            behaviour.prepare()
+        except DqlabError as error:
+            return f"it wants an argument: {message_of(error)}"
+        check_prepared_behaviour(behaviour)
+    return ""
+
+
+def _made_behaviour(make: Callable[[str, CollectionContext], Behaviour], context: CollectionContext) -> Behaviour:
+    """A behaviour with an argument that leads nowhere; without one, where that is no argument of its kind."""
+    try:
+        return make(NOWHERE, context)
+    except DqlabError:
+        return make("", context)
+
+
+def made_context(folder: Path) -> CollectionContext:
+    """Where behaviours act that train nothing: D4RL's hopper."""
+
+    def say(text: str) -> None:
+        """Tell nobody."""
+
+    task = tasks.get("hopper-medium-v2")
+    levels = dict.fromkeys(("medium", "expert"), ((0.0, 100.0), 50.0))
+    checkpoints = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, False, say)
+    return CollectionContext(task, "mujoco210", folder, 0, 4, checkpoints, say)
+
+
+def check_prepared_behaviour(behaviour: Behaviour) -> None:
+    """What `check_behaviour` asks of one that is prepared."""
+    assert isinstance(behaviour.about(), str), "about() must say what it is"
+    assert behaviour.about(), "about() must say what it is"
+    if not isinstance(behaviour, PolicyBehaviour):
+        return
+    assert behaviour.identity() == behaviour.identity(), "its identity changes"
+    group = behaviour.rows
+    seeds = list(range(7, 7 + 3 * group))
+    task = behaviour.context.task
+    seen = np.random.default_rng(0).normal(size=(4, len(seeds), task.state_dim))
+    actions = _episodes(behaviour, seeds, seen)
+    assert actions.shape == (4, len(seeds), task.action_dim), f"actions (G, A) have shape {actions.shape[1:]}"
+    assert bool((np.abs(actions) <= 1).all()), "an action is out of [-1, 1]"
+    assert np.array_equal(_episodes(behaviour, seeds, seen), actions), "the same episodes, begun again, act otherwise"
+    last = slice(2 * group, 3 * group)
+    alone = _episodes(behaviour, seeds[last], seen[:, last])
+    assert np.array_equal(alone, actions[:, last]), "an episode depends on those that are begun with it"
+
+
+def _episodes(behaviour: PolicyBehaviour, seeds: list[int], seen: Array) -> Array:
+    """Actions (steps, G, A) of episodes that see these observations (steps, G, S)."""
+    act = behaviour.begin(seeds)
+    return np.stack([np.asarray(act(observations.copy())) for observations in seen])
