@@ -193,3 +193,11 @@ def test_names_say_what_they_mean_where_they_are_read() -> None:
 
 PUBLIC = {("dqlab.tools.conformance.suite", "check")}
 """A plugin's tests call it by this name."""
+
+
+@pytest.mark.parametrize("page", ["architecture", "contracts", "internals"])
+def test_files_that_the_pages_name_are_there(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    named = set(re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_.]+\.[a-z]+)`", text))
+    places = (ROOT, ROOT / "dqlab", ROOT / "docs")
+    assert not {name for name in named if not any((place / name).exists() for place in places)}
