@@ -89,7 +89,7 @@ class ConfigResolver:
     """Reads a grid file's experiments.
 
     Args:
-        files, bindings, imports: as `configuration.load` takes them.
+        files, bindings, imports: as `gin_files.load_gin` takes them.
 
     Raises:
         ConfigError: there is a mistake in them; or a binding sets what an axis varies.

@@ -24,7 +24,7 @@ class GridRequest:
     """What the command line asks for.
 
     Attributes:
-        files, bindings, imports: the grid's configuration, as `configuration.load` takes it.
+        files, bindings, imports: the grid's configuration, as `gin_files.load_gin` takes it.
         out: the grid's folder.
         reuse: folders of other grids, whose finished cells are not trained again.
         force: train all cells again; what there is is set aside.

@@ -152,7 +152,7 @@ class ActorCritic(Algorithm):
         return -ascended.mean() / (ascended if same else other).abs().mean().detach()
 
     def first_q(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """Values (B,) of actions by the first critic, or by the ensemble as one where it is ascended so."""
+        """Values (B,) of actions by the first critic; by the ensemble's aggregate where its actor objective is that."""
         q = nets["critic"](state, action)
         heads = torch.zeros((), dtype=torch.int64, device=q.device)
         return ensemble_of(nets["critic"]).actor_objective(q, heads)[0]

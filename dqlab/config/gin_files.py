@@ -47,7 +47,7 @@ SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("g
 
 @configurable("configuration")
 def import_path(folders: tuple[str, ...] = ()) -> None:
-    """Where modules of the user's are found, beside Python's own places: `load` reads it, wherever it is bound.
+    """Where modules of the user's are found, beside Python's own places: `load_gin` reads it, wherever it is bound.
 
     Args:
         folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
@@ -89,7 +89,7 @@ def load_stored(config: Path, bindings: Sequence[str] = ()) -> LoadedConfig:
     into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
 
     Raises:
-        ConfigError: as `load` does.
+        ConfigError: as `load_gin` does.
     """
     return load_gin([config], bindings, stored=True)
 
@@ -157,7 +157,7 @@ def bindings_in_file(path: str | Path) -> dict[str, Any]:
 
 
 def operative_text(loaded: LoadedConfig) -> str:
-    """The operative configuration as a gin file that reproduces what has been built since `load`."""
+    """The operative configuration as a gin file that reproduces what has been built since `load_gin`."""
     return loaded.header() + str(gin.operative_config_str(max_line_length=120))
 
 
@@ -165,8 +165,8 @@ def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> No
     """See that what the command line binds is read; without effect it would leave the user with other results.
 
     Args:
-        bindings: as `load` takes them.
-        known: what is read, as `read` gives it.
+        bindings: as `load_gin` takes them.
+        known: what is read, as `parameters_read` gives it.
 
     Raises:
         ConfigError: nothing reads one of them; the message names the nearest parameter that is read.

@@ -1,8 +1,8 @@
-"""What makes a run another run: which of its parameters decide what it computes. This is said here and nowhere else.
+"""Which parameters make a run another run. What else does (a dataset's digest, a seed) is added where runs are told apart.
 
 `changed_results` compares two configurations (for a resume, or a figure that takes runs that are there),
-`belongs_to_cell` says what a cell of a grid is known by, `describes_setting` what is compared between runs. Neither
-gin nor torch is needed.
+`belongs_to_cell` and `is_as_before` say what a cell of a grid is known by, `describes_setting` by what runs are grouped
+in a comparison. Neither gin nor torch is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Role(Enum):
     COMPUTED = "it decides what is computed"
     TASK = "it is the task: part of a cell, and what comparisons are made on"
     REPLICA = "it says which replicas of a setting these are; each of them is a run of its own"
-    MACHINE = "it says where and how fast; results depend on it in their last bits at most"
+    MACHINE = "it says where and how fast: last bits only, so a cell is the same; a resume still refuses another device"
 
 
 EXPERIMENT_FIELDS: Mapping[str, Role] = {
@@ -72,7 +72,7 @@ LATER: Mapping[str, Any] = {
     "TQC.norm_after": False,
     "TQC.norm_eps": 1e-5,
 }
-"""Parameters that came after runs were stored, with the value at which those ran."""
+"""Parameters that were added after runs had been stored, with the value at which those ran."""
 
 UNSTORED = {**LATER, "patience.tolerance": 5, "patience.min_delta": 0.0, "last_two.initial": 100.0}
 """`LATER`, and those parameters that were once read too late to be stored."""
@@ -81,8 +81,9 @@ TASK = "experiment.Experiment.task"
 SOURCES = "data.load_dataset.sources"
 OF_GRIDS = "ablation."
 """Modules in gin of what describes a grid, and not its cells."""
-_NO_CELLS = (OF_GRIDS, "tracking.", "collection.")
-_OF_THE_GRID = ("Grid.", "Report.")
+_NOT_OF_RUNS = (OF_GRIDS, "tracking.", "collection.")
+_ABOUT_GRIDS = ("Grid.", "Report.")
+"""How the configuration of a run that a grid has trained names what describes the grid."""
 
 
 def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -102,8 +103,8 @@ def changed_results(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 def belongs_to_cell(name: str) -> bool:
     """Whether a parameter that is read, by its complete name, is part of what a cell of a grid is known by."""
     role = EXPERIMENT_FIELDS.get(name.removeprefix("experiment.Experiment."), Role.COMPUTED)
-    apart = role in (Role.REPLICA, Role.MACHINE) or name.startswith(_NO_CELLS) or short_name(name) in WITHOUT_EFFECT
-    return not apart or name == SOURCES
+    apart = role in (Role.REPLICA, Role.MACHINE) or name.startswith(_NOT_OF_RUNS) or short_name(name) in WITHOUT_EFFECT
+    return not apart or name == SOURCES  # by which the dataset is found, whose digest then stands for them
 
 
 def is_as_before(name: str, value: Any) -> bool:
@@ -117,7 +118,7 @@ def describes_setting(name: str, value: Any) -> bool:
     Seeds and tasks are compared in other ways; what came later counts where it is not at its old value.
     """
     role = EXPERIMENT_FIELDS.get(name.removeprefix("Experiment."), Role.COMPUTED)
-    apart = role is not Role.COMPUTED or name in WITHOUT_EFFECT or name.startswith(_OF_THE_GRID)
+    apart = role is not Role.COMPUTED or name in WITHOUT_EFFECT or name.startswith(_ABOUT_GRIDS)
     return not apart and LATER.get(name, ...) != value
 
 

@@ -133,7 +133,7 @@ class Registry(Generic[T]):
         kind: what the components are, as used in `dqlab list KIND` and as the gin module `KIND.<configurable>`.
         summary: one line on what a component of this kind does.
         chosen_by: the gin parameter that chooses a component of this kind, such as `DiffusionPolicy.schedule`.
-        chosen_as: how it says the name `{}`.
+        chosen_as: its value in gin for a component called `{}`.
         arguments: how many arguments whoever calls a component gives it: those are no gin parameters, though they may
             have defaults. Parameters without a default never are.
     """

@@ -111,7 +111,7 @@ class DDPM(Sampler):
     """Ancestral sampling: each step draws from the posterior q(x_{t-1} | x_t, x_0)."""
 
     def draws(self, process: Process) -> int:
-        """One a step; the last is not used."""
+        """One draw a step; that of the last step, t = 0, is not used."""
         return self.steps or process.n_timesteps
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:

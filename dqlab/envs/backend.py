@@ -1,4 +1,4 @@
-"""What steps a task's environments: the seam between evaluation and the two stacks, today's and D4RL's own."""
+"""What steps a task's environments: the interface between evaluation and the two stacks, today's and D4RL's own."""
 
 from __future__ import annotations
 

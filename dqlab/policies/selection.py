@@ -1,4 +1,4 @@
-"""What a selection is: the choice among C candidate actions."""
+"""Which of several candidate actions is taken: the best ones, a draw by softmax of Q, implicit policies, IDQL's."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class IDQLExpectile(ImplicitPolicy):
         check_field(0 < self.tau < 1, self, "tau", "between 0 and 1, both excluded")
 
     def log_ratio(self, u: Tensor) -> Tensor:
-        """Two values only; nothing is divided."""
+        """log of |f'(u)| / |u| for the expectile loss, which is log(2 |tau - 1(u < 0)|) up to a constant: no division by u."""
         return asymmetry(u, self.tau)
 
     def value_of(self, q: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the commands print: a finished run, an evaluation, a late synchronisation."""
+"""Evaluating what was trained: a run's checkpoints, or the official code's, on their task; and printing the table."""
 
 from __future__ import annotations
 

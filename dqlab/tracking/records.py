@@ -237,7 +237,7 @@ class WeightsRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class FailedRecord(TypedDict):
-    """A replica that a training state knows to have failed: `Failure`."""
+    """A replica that a training state knows to have failed: `ReplicaFailure`."""
 
     kind: str
     reason: str

@@ -1,4 +1,4 @@
-"""Evaluation: all episodes of all replicas step together, one batched sampler call a step; D4RL scores."""
+"""Evaluation: all episodes of all replicas step together, one batched sampler call a step."""
 
 from __future__ import annotations
 

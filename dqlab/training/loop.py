@@ -71,7 +71,7 @@ class Loop:
         plan: budget and intervals.
         pack, data: on the same device.
         replicas: the pack's rows, by name.
-        evaluate: `(pack, step, mode, rows) -> Episodes of each replica`, those of the rows meaning something.
+        evaluate: `(pack, step, mode, rows) -> EvaluationEpisodes of each replica`, those of the rows meaning something.
         task: whose scores are meant.
         folder: where everything is written.
         callbacks: called as it goes.

@@ -1,4 +1,4 @@
-"""What all figures share: size, type, colours that the colour-blind tell apart, and who is drawn."""
+"""The figures of a report (scores, curves, profiles, improvement over the base, values of an axis), and the look that they share."""
 
 from __future__ import annotations
 

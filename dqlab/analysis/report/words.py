@@ -143,7 +143,7 @@ def _agreement(analysis: Analysis, first: str, others: Sequence[str]) -> Iterato
 
 
 def _optimism(analysis: Analysis) -> str:
-    """What best-online flatters."""
+    """How much higher best-online scores are than those of the last checkpoint, in a sentence."""
     gaps = [gap.over_last.point for gap in analysis.gaps if gap.cells]
     if not gaps:
         return ""

@@ -1,4 +1,4 @@
-"""HDF5 files read by a process of their own: columns that lie in the file itself, and its texts."""
+"""HDF5: D4RL's format, read by a process of its own, since the library crashes on some damaged files; and written."""
 
 from __future__ import annotations
 

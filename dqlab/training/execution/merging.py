@@ -102,7 +102,7 @@ class Term:
 
     @property
     def result(self) -> Node:
-        """The summand."""
+        """The node that gives the summand's value."""
         return self.path[-1] if self.path else self.core
 
 
