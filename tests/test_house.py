@@ -195,7 +195,7 @@ PUBLIC = {("dqlab.tools.conformance.suite", "check")}
 """A plugin's tests call it by this name."""
 
 
-@pytest.mark.parametrize("page", ["architecture", "contracts", "internals"])
+@pytest.mark.parametrize("page", ["architecture", "contracts", "internals", "performance"])
 def test_files_that_the_pages_name_are_there(page: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text()
     named = set(re.findall(r"`((?:[a-z0-9_]+/)+[a-z0-9_.]+\.[a-z]+)`", text))

@@ -1,4 +1,4 @@
-"""Which parameters make a run another run. What else does (a dataset's digest, a seed) is added where runs are told apart.
+"""Which parameters make a run another run. What else does (data, seed) is added where runs are told apart.
 
 `changed_results` compares two configurations (for a resume, or a figure that takes runs that are there),
 `belongs_to_cell` and `is_as_before` say what a cell of a grid is known by, `describes_setting` by what runs are grouped

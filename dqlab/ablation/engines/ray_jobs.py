@@ -1,4 +1,4 @@
-"""Packs that are under way: tasks of a Ray cluster, watched until each has ended, started again where their node is lost."""
+"""Packs under way: tasks of a Ray cluster, watched until each has ended, started again where their node is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a report (scores, curves, profiles, improvement over the base, values of an axis), and the look that they share."""
+"""The figures of a report (scores, curves, profiles, improvement over the base, an axis), and their common look."""
 
 from __future__ import annotations
 
