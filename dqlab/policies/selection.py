@@ -121,7 +121,7 @@ class IDQLExpectile(ImplicitPolicy):
         check_field(0 < self.tau < 1, self, "tau", "between 0 and 1, both excluded")
 
     def log_ratio(self, u: Tensor) -> Tensor:
-        """log(|f'(u)| / |u|) of the expectile loss, up to a constant log |tau - 1(u < 0)|: there is no division by u."""
+        """log(|f'(u)| / |u|) of the expectile loss, up to a constant log |tau - 1(u < 0)|: no division by u."""
         return asymmetry(u, self.tau)
 
     def value_of(self, q: Tensor) -> Tensor:
