@@ -158,7 +158,7 @@ def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp
     run = tmp_path / "run"
     env = {"MLFLOW_TRACKING_URI": server.uri}
     sets = [*SETS, "Tracking.patience=3.0", "Training.eval_every=200", "Training.log_every=50"]
-    command = [sys.executable, "-m", "dqlab.cli", *TRAIN, "--steps", "2000", "--out", "run", "--set", *sets]
+    command = [sys.executable, "-m", "dqlab.cli", *TRAIN, "--steps", "1000", "--out", "run", "--set", *sets]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=isolated(tmp_path) | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
