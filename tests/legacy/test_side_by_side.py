@@ -101,8 +101,8 @@ def test_whatever_hits_the_ground(name: str) -> None:
         original.reset(range(16))
         states = fallen(original.states())
         for _ in range(60):
-            original.stand(states)
-            today.stand(states)
+            original.set_states(states)
+            today.set_states(states)
             actions = draw.uniform(-1, 1, (16, task.action_dim))
             original.step(actions)
             today.step(actions)
