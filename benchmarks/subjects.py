@@ -18,7 +18,7 @@ from dqlab.diffusion.samplers import ChainNoise
 from dqlab.networks import Layout
 from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
-from dqlab.networks.stacking import FULL, Precision
+from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy

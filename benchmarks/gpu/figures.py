@@ -17,7 +17,7 @@ import torch
 from baseline import Agent, HostData
 from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 
-from dqlab.networks.stacking import Precision, precisions
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Probe
 from dqlab.training.execution import compiled as programs

@@ -2,8 +2,7 @@
 
 A network is an ordinary module. Its `Layout` cuts a row (P,) back into named tensors; `Network` calls the module
 with them. Losses written for one network run on K of them under `torch.vmap`; optimiser, clipping and moving
-averages work on the matrix. `Precision` says how matrix products inside of a network are rounded; `Members` are
-networks of one shape inside of another one, which a GPU calls as one.
+averages work on the matrix. `Members` are networks of one shape inside of another one, which a GPU calls as one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,57 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from dqlab.config.registry import Registry
 from dqlab.errors import RunError
-
-
-class Precision:
-    """How the networks' products are rounded."""
-
-    float32_products = "highest"
-    """What `torch.set_float32_matmul_precision` is told."""
-
-    def unavailable_reason(self, device: torch.device) -> str:
-        """What this machine lacks for it; empty where nothing is."""
-        return ""
-
-    def region(self, device: torch.device) -> AbstractContextManager[object]:
-        """A context in which networks are called."""
-        return nullcontext()
-
-
-precisions: Registry[Callable[[], Precision]] = Registry(
-    "precision", "How matrix products inside the networks are rounded.", "Experiment.precision"
-)
-
-
-@precisions.register("full", source="IEEE 754")
-class Full(Precision):
-    """In the run's own type, float32 by default."""
-
-
-@precisions.register("tf32", source="NVIDIA Ampere and later")
-class TF32(Precision):
-    """Float32 operands rounded to 10 bits of mantissa, sums in float32: the tensor cores of a GPU."""
-
-    float32_products = "high"
-
-    def unavailable_reason(self, device: torch.device) -> str:
-        """A CUDA device with such tensor cores."""
-        fits = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "" if fits else "a CUDA device of compute capability 8.0 or later"
-
-
-@precisions.register("bf16", source="PyTorch's automatic mixed precision", cites=("paszke2019pytorch",))
-class BFloat16(Precision):
-    """Operands and activations in bfloat16 (7 bits of mantissa), sums in float32; weights are kept in float32."""
-
-    def region(self, device: torch.device) -> AbstractContextManager[object]:
-        """Autocast; without its cache, which would outlive a captured graph."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
-
-
-FULL = Full()
+from dqlab.networks.precision import FULL, Precision
 
 
 class Members(nn.ModuleList):

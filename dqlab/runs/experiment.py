@@ -20,7 +20,7 @@ from dqlab.envs.backend import physics_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.machine import cores, threads_for
-from dqlab.networks.stacking import Precision, precisions
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Probe, Training
 

@@ -25,7 +25,8 @@ from dqlab.algorithms.base import TrainedNetwork
 from dqlab.data import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
-from dqlab.networks.stacking import FULL, Network, Precision
+from dqlab.networks.precision import FULL, Precision
+from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map

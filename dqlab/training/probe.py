@@ -19,7 +19,7 @@ from dqlab.algorithms import Algorithm
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.machine import free_memory
-from dqlab.networks.stacking import FULL, Precision
+from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import CHUNK, NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.execution.program import nested_tensors

@@ -20,7 +20,7 @@ from dqlab.data.formats.npz import Npz
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.tasks import Task, tasks
-from dqlab.networks.stacking import Precision
+from dqlab.networks.precision import Precision
 from dqlab.testing import CHECKS, check, examine
 from dqlab.tools.collect.behaviours import PythonFunction, UniformRandom
 from dqlab.tools.conformance.data import check_prepared_behaviour, made_context

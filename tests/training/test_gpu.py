@@ -9,7 +9,7 @@ import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data import Transitions
-from dqlab.networks.stacking import precisions
+from dqlab.networks.precision import precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import execution_modes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.networks.stacking import Precision, precisions
+from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.probe import made_up_update

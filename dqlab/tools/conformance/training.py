@@ -16,7 +16,7 @@ from dqlab.ablation.engines import stand_in
 from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError, message_of
-from dqlab.networks.stacking import Precision
+from dqlab.networks.precision import Precision
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
