@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dqlab import lazy_names
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import ablate
@@ -11,11 +12,5 @@ if TYPE_CHECKING:
     from dqlab.ablation.session import GridRequest
 
 __all__ = ["Grid", "GridRequest", "ablate"]
-PLACES = {"Grid": "grid", "GridRequest": "session", "ablate": "driver"}
-"""Imported when they are asked for: a grid needs torch, and its engines are imported where registries are filled."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+# a grid needs torch, and engines are imported where registries are filled
+__getattr__ = lazy_names(__name__, {"Grid": "grid", "GridRequest": "session", "ablate": "driver"})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dqlab import lazy_names
 
 if TYPE_CHECKING:
     from dqlab.runs.evaluate import evaluate_run
@@ -11,11 +12,5 @@ if TYPE_CHECKING:
     from dqlab.runs.run import train
 
 __all__ = ["Experiment", "evaluate_run", "train"]
-HOMES = {"Experiment": "experiment", "evaluate_run": "evaluate", "train": "run"}
-
-
-def __getattr__(name: str) -> Any:
-    """A name of the face, imported when it is asked for: an experiment needs neither MLflow nor rich."""
-    if name not in HOMES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+# an experiment needs neither MLflow nor rich
+__getattr__ = lazy_names(__name__, {"Experiment": "experiment", "evaluate_run": "evaluate", "train": "run"})
