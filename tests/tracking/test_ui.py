@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +40,53 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-@pytest.fixture(scope="module")
-def address(recorded: Path) -> Iterator[str]:
-    """`dqlab ui` in the folder above; Ctrl-C ends it."""
+@contextmanager
+def served(recorded: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`dqlab ui` in the folder above the runs, once it answers; its process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28500"],
+        [sys.executable, "-m", "dqlab.cli", "ui", "--port", str(port)],
         cwd=recorded.parent,
         env=isolated(recorded.parent),
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
-    said = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+", said)
-    assert found, said
-    assert str(recorded / "mlflow.db") in said
-    yield found[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 0
-    port = int(found[0].rpartition(":")[2])
-    assert free_port("127.0.0.1", port) == port, "the server has ended with it"
+    try:
+        said = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert found, said
+        assert str(recorded / "mlflow.db") in said
+        wait_until(lambda: answers(found[0]), "MLflow does not answer")
+        yield process, found[0]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=1)
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(met: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not met():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def address(recorded: Path) -> Iterator[str]:
+    with served(recorded, 28500) as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +163,7 @@ def test_a_metric_is_drawn(page: Any, runs: dict[str, list[Any]], tmp_path: Path
     page.get_by_text("score_mean").first.wait_for()
     points = page.locator(".js-plotly-plot .scatterlayer .trace .points path")
     points.first.wait_for(state="attached")
-    deadline = time.monotonic() + PATIENCE / 1000
-    while points.count() < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: points.count() >= 20, "there are fewer than 20 points")
     page.screenshot(path=tmp_path / "metrics.png")
 
 
@@ -175,23 +200,12 @@ def test_a_port_or_host_that_is_none(options: list[str], said: str, recorded: Pa
     assert f"dqlab: error: {said} " in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_the_server_ends_with_the_command_however_that_ends(number: signal.Signals, recorded: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28700"],
-        cwd=recorded.parent,
-        env=isolated(recorded.parent),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    port = int(re.findall(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[0])
-    process.send_signal(number)
-    assert process.wait(120) == (128 + number if number == signal.SIGHUP else -number)
-    deadline = time.monotonic() + 30
-    while free_port("127.0.0.1", port) != port:
-        assert time.monotonic() < deadline, "MLflow is still listening"
-        time.sleep(0.2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_ends_with_the_command(number: signal.Signals, recorded: Path) -> None:
+    with served(recorded, 28700) as (process, address):
+        os.killpg(process.pid, number)  # as a terminal's Ctrl-C, or a supervisor, does it
+        process.wait(PATIENCE / 1000)
+        wait_until(lambda: not answers(address), "MLflow is still listening")
 
 
 def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from pathlib import Path
-from typing import TextIO
 
-from dqlab.errors import ConfigError, RunError, masked, one_line, printable, printable_name
+from dqlab.errors import ConfigError, RunError, masked, one_line, printable_name
 from dqlab.tracking.folders import grid_of, is_known
 from dqlab.tracking.mlflow.client import mirror_environment, tracking_uri
 from dqlab.tracking.stores import store_path, store_uri
 
 PORTS = 100
 LAST_PORT = 65535
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-WHILE_READ = """
-import os, signal, subprocess, sys, threading
-
-def end():
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
-
-threading.Thread(target=end, daemon=True).start()
-sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
-"""
-"""Runs a command until its own input is at its end: the pipe to it closes with this process, however that ends."""
-START_SECONDS = 120.0
 STORE = "mlflow.db"
 
 
 def serve_ui(place: str | None, host: str, port: int) -> int:
-    """Show a store's runs until Ctrl-C; of a server, only say where it is.
+    """Become `mlflow ui` on a store, until Ctrl-C; of a server, only say where it is.
 
     Args:
         place: a folder of runs, one run's or one grid's, a tracking URI, or None for what is found here.
@@ -45,10 +26,10 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
         port: the first one to try.
 
     Returns:
-        The exit code: MLflow's own where it ended by itself.
+        0, of a server; otherwise this process is MLflow's from here on.
 
     Raises:
-        RunError: there is no store, no free port, or MLflow does not start.
+        RunError: there is no store, or no free port.
     """
     uri = store_of(place)
     if uri.startswith(("http:", "https:")):
@@ -56,26 +37,10 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
         return 0
     _check(uri)
     port = free_port(host, port)
-    server = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WHILE_READ, *server],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env={**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri},  # a command line is seen by everybody
-            start_new_session=True,
-        )
-        for number in SIGNALS:
-            signal.signal(number, lambda caught, _: sys.exit(128 + caught))
-        try:
-            _wait(process, f"http://{host}:{port}", log)
-            print(f"MLflow: http://{host}:{port} shows {masked(uri)}; Ctrl-C ends it", flush=True)
-            return process.wait()
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            _end(process)
+    print(f"MLflow: http://{host}:{port} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
+    environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    return os.execve(sys.executable, command, environment)
 
 
 def store_of(place: str | None) -> str:
@@ -137,33 +102,3 @@ def free_port(host: str, first: int) -> int:
     raise RunError(
         f"No port of {printable_name(host)} from {first} on can be used: {one_line(refused)}. Choose --host and --port."
     )
-
-
-def _wait(process: subprocess.Popen[bytes], address: str, log: TextIO) -> None:
-    """Wait until the server answers.
-
-    Raises:
-        RunError: it does not start.
-    """
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1)
-            return
-        except OSError:
-            time.sleep(0.2)
-    log.seek(0)
-    said = log.read().strip().splitlines()
-    last = printable(masked(said[-1]), 300) if said else "it says nothing"
-    raise RunError(f"MLflow's server does not start: {last}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server and its workers."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
