@@ -7,54 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dqlab.data.bounds import BOUNDS_ADVICE, action_bounds_note
+from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.download import CACHE_ADVICE, Progress, forget_digest, no_progress
 from dqlab.data.formats.base import Columns
-from dqlab.data.formats.errors import write_errors
+from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
-from dqlab.data.rows import transition_blocks
+from dqlab.data.rows import cuts_of
 from dqlab.data.sources import COLLECTED, CONVERTED, PROVENANCE, SHARE, LocatedDataset, cache_folder, find_dataset
-from dqlab.data.survey import ActionTally, ReportRows, with_step_limit_cuts
+from dqlab.data.survey import ReportRows, Survey, survey_dataset
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, DqlabError, message_of, printable_names
 from dqlab.files import atomic_path, size_of
 from dqlab.machine import in_words
-
-
-@dataclass(frozen=True)
-class DatasetCounts:
-    """How much is in a dataset, to be compared before and after it is written in another format.
-
-    Attributes:
-        rows, transitions, episodes, terminals: how many.
-        knows_next: whether it is recorded what followed each row.
-        notes: names of the metadata.
-        actions_note: what is said of actions outside of [-1, 1]; empty where there are none.
-    """
-
-    rows: int
-    transitions: int
-    episodes: int
-    terminals: int
-    knows_next: bool
-    notes: frozenset[str]
-    actions_note: str = ""
-
-
-def count_dataset(columns: Columns, task: Task | None) -> DatasetCounts:
-    """Count a dataset's rows, transitions, episodes and terminals, a block at a time."""
-    transitions = episodes = terminals = 0
-    actions = ActionTally(columns.actions.shape[1])
-    for part in transition_blocks(with_step_limit_cuts(columns, task)):
-        actions.add(part.actions)
-        transitions += len(part)
-        episodes += int((part.terminals | part.timeouts).sum())
-        terminals += int(part.terminals.sum())
-    knows_next = columns.next_observations is not None
-    notes, said = frozenset(columns.metadata), action_bounds_note(actions.extent(columns.metadata))
-    return DatasetCounts(len(columns), transitions, episodes, terminals, knows_next, notes, said)
 
 
 def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
@@ -73,14 +39,11 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
         raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
     with source.open() as columns:
-        before = count_dataset(columns, task)
+        before = survey_dataset(columns, task)
         target.format.write(target.path, _with_known_facts(columns, source, task))
     with target.open() as columns:
-        after = count_dataset(columns, task)
-    return [
-        f"{target.place}: {after.rows:,} rows, {after.transitions:,} transitions",
-        *conversion_losses(before, after),
-    ]
+        after = survey_dataset(columns, task)
+    return [f"{target.place}: {after.counts}", *conversion_losses(before, after)]
 
 
 def check_target(target: Dataset, force: bool) -> None:
@@ -98,7 +61,10 @@ def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> C
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
     if task and "env_spec" not in said and (spec := _specification(task)):
         said["env_spec"] = spec
-    return replace(with_step_limit_cuts(columns, task), metadata=said)
+    timeouts = columns.timeouts
+    if timeouts is None and task:
+        timeouts = cuts_of(columns.terminals[:].astype(bool), None, task.episode_limit)
+    return replace(columns, timeouts=timeouts, metadata=said)
 
 
 def _specification(task: Task) -> str:
@@ -111,23 +77,24 @@ def _specification(task: Task) -> str:
         return ""
 
 
-def conversion_losses(before: DatasetCounts, after: DatasetCounts) -> Iterator[str]:
+def conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
     """What a dataset lost by being written in another format, a sentence each."""
-    gone, forgets = before.transitions - after.transitions, before.knows_next and not after.knows_next
+    gone, forgets = before.transitions - after.transitions, before.follows and not after.follows
     if gone:
         why = ": it does not say what followed rows at which episodes were cut, or the last row" if forgets else ""
         yield f"Lost: {gone:,} of {before.transitions:,} transition(s){why}."
     if forgets and after.terminals:
         yield f"Not kept: the observations after {after.terminals:,} terminal row(s); nothing is learnt from them."
     rows = before.rows - after.rows
-    if rows > 0 and not before.knows_next:
+    if rows > 0 and not before.follows:
         yield (
             f"Left out: {rows:,} row(s) that are no transition, for it is not known what followed them "
             "(ends of episodes that were cut, and the last row); their observations are kept, their rewards are not."
         )
-    if before.episodes != after.episodes:
-        yield f"Episodes: {before.episodes:,} before, {after.episodes:,} after."
-    if notes := before.notes - after.notes:
+    episodes = [len(found.lengths) + bool(found.unfinished) for found in (before, after)]
+    if episodes[0] != episodes[1]:
+        yield f"Episodes: {episodes[0]:,} before, {episodes[1]:,} after."
+    if notes := set(before.metadata) - set(after.metadata):
         yield f"Not kept: metadata ({printable_names(notes)})."
     if after.actions_note:
         yield f"Note: {after.actions_note}; for training, {BOUNDS_ADVICE}."

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.formats.errors import write_errors
+from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset
 from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task
@@ -142,6 +142,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "sha256": digest,
         "task": dataset.task.name if dataset.task else None,
         "rows": found.rows,
+        "transitions": found.transitions,
         "episodes": len(found.lengths),
         "unfinished_rows": found.unfinished,
         "terminals": found.terminals,
@@ -150,8 +151,8 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "terminal_and_timeout": found.both,
         "duplicate_rows": found.duplicates,
         "columns": _columns(found),
-        "action_saturation": found.actions.saturation.tolist(),
-        "actions_outside": found.actions.rows_outside,
+        "action_saturation": found.saturation.tolist(),
+        "actions_outside": found.action_range.rows_outside,
         "actions_note": found.actions_note,
         "episode_length": describe_values(found.lengths),
         "episode_return": describe_values(found.returns),
@@ -225,7 +226,7 @@ def _summary(known: Mapping[str, Any]) -> Table:
         "place": f"{known['place']} ({in_words(known['bytes'])})",
         "SHA-256": known["sha256"],
         "task": known["task"] or "not known (--task TASK)",
-        "rows": f"{known['rows']:,}",
+        "rows": f"{known['rows']:,}; {known['transitions']:,} become transitions",
         "episodes": f"{known['episodes']:,}{unfinished}",
         "terminals": f"{known['terminals']:,}",
         "timeouts": f"{known['timeouts']:,}{cuts}",

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from dqlab.data.formats.errors import write_errors
+from dqlab.data.formats.reading import write_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.files import sha256_of, write_text
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dqlab.config.registry import Registry, configurable
 from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
-from dqlab.data.arrays import TransitionOptions
+from dqlab.data.arrays import TransitionOptions, check_memory_map, load_or_map, map_folder_name
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
     BrokenError,
@@ -24,9 +24,8 @@ from dqlab.data.download import (
     refuse_if_planning,
 )
 from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
-from dqlab.data.formats.errors import DamagedError
 from dqlab.data.formats.hdf5 import D4RL, HDF5_MAGIC
-from dqlab.data.mapped import check_memory_map, load_or_map, map_folder_name
+from dqlab.data.formats.reading import DamagedError
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, caveat_of, transitions_of
 from dqlab.envs.tasks import Task

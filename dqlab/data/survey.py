@@ -1,23 +1,27 @@
-"""One pass over a dataset's rows, and everything that is counted on the way. It need not fit into memory."""
+"""Everything that is counted of a dataset's rows. Flags and rewards are in memory, all else a block at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.bounds import ROUNDING, ActionRange, action_bounds_note, stored_bounds
-from dqlab.data.formats.base import Columns
-from dqlab.data.rows import BLOCK, cuts_of, rows_differ
+from dqlab.data.formats.base import COLUMN_NAMES, Columns
+from dqlab.data.rows import cuts_of, rows_differ, transition_rows
 from dqlab.envs.tasks import Task
 
+Array = NDArray[Any]
+Flags = NDArray[np.bool_]
 ReportRows = Callable[[int], None]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
 FLAGS = ("terminals", "timeouts")
 RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
+BLOCK = 65_536
+"""Rows that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,14 @@ class Survey:
     """What is in a dataset.
 
     Attributes:
-        rows: of all columns.
+        rows, transitions: how many, and how many of the rows become transitions.
+        follows: whether it is recorded what followed each row.
         dtypes, shapes: of each column, by name.
         values: NaNs, infinities, range of each column of numbers.
-        actions, sparse: what was counted of actions, and of rewards.
+        saturation: share (A,) of the actions larger than 0.99.
+        action_range: how far actions reach, with what the dataset says of them.
+        rewards: the different ones, if they are few.
+        unrewarded_terminals: terminal rows with reward 0.
         terminals, timeouts, both: rows flagged so, and rows flagged as both.
         odd_flags: by column, rows whose flag is neither 0 nor 1.
         cuts: where the cuts of episodes are known from: `recorded`, `step limit`, or `unknown`.
@@ -40,11 +48,15 @@ class Survey:
     """
 
     rows: int
+    transitions: int
+    follows: bool
     dtypes: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     values: Mapping[str, ValueTally]
-    actions: ActionTally
-    sparse: RewardTally
+    saturation: NDArray[np.float64]
+    action_range: ActionRange
+    rewards: tuple[float, ...]
+    unrewarded_terminals: int
     terminals: int
     timeouts: int
     both: int
@@ -60,13 +72,24 @@ class Survey:
     @property
     def actions_note(self) -> str:
         """What is said of actions outside of [-1, 1]; empty where there are none."""
-        return action_bounds_note(self.actions.extent(self.metadata))
+        return action_bounds_note(self.action_range)
+
+    @property
+    def counts(self) -> str:
+        """Rows, transitions and episodes that end, as text."""
+        return f"{self.rows:,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
+
+
+MOST_REWARDS = 16
+"""As many different rewards are told apart."""
+SATURATED = 0.99
+"""Actions of larger size count as saturated."""
 
 
 def survey_dataset(
     columns: Columns, task: Task | None = None, on_rows: ReportRows = lambda rows: None, block: int = BLOCK
 ) -> Survey:
-    """Count everything in one pass, `block` rows in memory at a time, and 8 bytes for each row.
+    """Count everything, `block` rows of the wide columns in memory at a time, and some 30 bytes for each row.
 
     Args:
         columns: the dataset.
@@ -74,95 +97,66 @@ def survey_dataset(
         on_rows: called with the rows that are done.
         block: rows.
     """
-    pass_ = _Pass(columns, with_step_limit_cuts(columns, task))
+    known = {name: column for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
+    flags = {name: known[name][:] for name in FLAGS if name in known}
+    rewards, terminals = columns.rewards[:], flags["terminals"].astype(bool)
+    recorded = flags["timeouts"].astype(bool) if "timeouts" in flags else None
+    timeouts = cuts_of(terminals, recorded, task.episode_limit if task else None)
+    ends = terminals | timeouts
+    values = {name: ValueTally(int(np.prod(known[name].shape[1:]))) for name in NUMBERS if name in known}
+    width, hashes, breaks = columns.actions.shape[1], [], 0
+    saturated, outside, low, high = np.zeros(width), 0, np.full(width, np.inf), np.full(width, -np.inf)
     for start in range(0, len(columns), block):
-        pass_.add(start, min(start + block, len(columns)))
-        on_rows(min(start + block, len(columns)))
-    return pass_.result()
+        stop = min(start + block, len(columns))
+        rows = {name: known[name][start:stop] for name in values if name != "rewards"} | {
+            "rewards": rewards[start:stop]
+        }
+        for name, tally in values.items():
+            tally.add(start, rows[name])
+        size = np.abs(rows["actions"])
+        saturated += (size > SATURATED).sum(axis=0)
+        outside += int((size > 1.0 + ROUNDING).any(axis=1).sum())
+        low, high = np.fmin(low, rows["actions"].min(axis=0)), np.fmax(high, rows["actions"].max(axis=0))
+        hashes.append(row_hashes(rows["observations"], rows["actions"], rows["rewards"]))
+        if "next_observations" in rows:
+            following = np.concatenate([rows["observations"][1:], columns.observations[stop : stop + 1]])
+            count = len(following)
+            breaks += int((rows_differ(following, rows["next_observations"][:count]) & ~ends[start:stop][:count]).sum())
+        on_rows(stop)
+    lengths, returns = _episodes(rewards, ends)
+    different = np.unique(rewards)
+    return Survey(
+        rows=len(columns),
+        transitions=int(transition_rows(columns, timeouts).sum()),
+        follows=columns.next_observations is not None,
+        dtypes={name: str(column.dtype) for name, column in known.items()},
+        shapes={name: tuple(column.shape) for name, column in known.items()},
+        values=values,
+        saturation=saturated / max(1, len(columns)),
+        action_range=ActionRange(outside, low, high, stored_bounds(columns.metadata)),
+        rewards=tuple(different.tolist()) if len(different) <= MOST_REWARDS else (),
+        unrewarded_terminals=int((terminals & (rewards == 0)).sum()),
+        terminals=int(terminals.sum()),
+        timeouts=int(timeouts.sum()),
+        both=int((terminals & timeouts).sum()),
+        odd_flags={name: int(((column != 0) & (column != 1)).sum()) for name, column in flags.items()},
+        cuts=RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN,
+        lengths=lengths,
+        returns=returns,
+        unfinished=len(columns) - int(lengths.sum()),
+        duplicates=repeated_rows(np.concatenate(hashes)),
+        breaks=breaks,
+        metadata=columns.metadata,
+    )
 
 
-def with_step_limit_cuts(columns: Columns, task: Task | None) -> Columns:
-    """The columns with D4RL's cuts at the task's step limit, where none are recorded."""
-    if columns.timeouts is not None or task is None:
-        return columns
-    terminals = np.asarray(columns.terminals[0 : len(columns)]).astype(bool)
-    return replace(columns, timeouts=cuts_of(terminals, None, task.episode_limit))
-
-
-class _Pass:
-    """The tallies of one pass."""
-
-    def __init__(self, columns: Columns, cut: Columns) -> None:
-        self._given, self._columns = columns, cut
-        names = [name for name in (*NUMBERS, *FLAGS) if getattr(columns, name) is not None]
-        self._known = {name: getattr(columns, name) for name in names}
-        self._values = {n: ValueTally(int(np.prod(self._known[n].shape[1:]))) for n in NUMBERS if n in self._known}
-        self._odd = dict.fromkeys((name for name in FLAGS if name in self._known), 0)
-        self._actions, self._episodes, self._sparse = (
-            ActionTally(columns.actions.shape[1]),
-            EpisodeTally(),
-            RewardTally(),
-        )
-        self._counts = {"terminals": 0, "timeouts": 0, "both": 0, "breaks": 0}
-        self._hashes: list[NDArray[np.uint64]] = []
-
-    def add(self, start: int, stop: int) -> None:
-        block = {name: column[start:stop] for name, column in self._known.items()}
-        for name, values in self._values.items():
-            values.add(start, block[name])
-        for name in self._odd:
-            self._odd[name] += int(((block[name] != 0) & (block[name] != 1)).sum())
-        terminals = block["terminals"].astype(bool)
-        cut = self._columns.timeouts
-        timeouts = np.zeros_like(terminals) if cut is None else cut[start:stop].astype(bool)
-        self._actions.add(block["actions"])
-        self._sparse.add(block["rewards"], terminals)
-        self._episodes.add(block["rewards"], terminals | timeouts)
-        self._hashes.append(row_hashes(block["observations"], block["actions"], block["rewards"]))
-        counted = {"terminals": terminals, "timeouts": timeouts, "both": terminals & timeouts}
-        counted["breaks"] = self._breaks(block, stop, terminals | timeouts)
-        for name, flags in counted.items():
-            self._counts[name] += int(flags.sum())
-
-    def _breaks(self, block: Mapping[str, NDArray[Any]], stop: int, ends: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Rows (n,) of which the next observation is another than the next row's, though the episode goes on."""
-        if "next_observations" not in block:
-            return np.zeros_like(ends)
-        following = np.concatenate([block["observations"][1:], self._columns.observations[stop : stop + 1]])
-        own = block["next_observations"][: len(following)]
-        return rows_differ(following, own) & ~ends[: len(following)]
-
-    def result(self) -> Survey:
-        cuts = (
-            RECORDED
-            if self._given.timeouts is not None
-            else BY_LIMIT
-            if self._columns.timeouts is not None
-            else UNKNOWN
-        )
-        return Survey(
-            rows=len(self._given),
-            dtypes={name: str(column.dtype) for name, column in self._known.items()},
-            shapes={name: tuple(column.shape) for name, column in self._known.items()},
-            values=self._values,
-            actions=self._actions,
-            sparse=self._sparse,
-            odd_flags=self._odd,
-            cuts=cuts,
-            lengths=self._episodes.lengths,
-            returns=self._episodes.returns,
-            unfinished=self._episodes.open_rows,
-            duplicates=repeated_rows(np.concatenate(self._hashes)),
-            metadata=self._given.metadata,
-            **self._counts,
-        )
-
-
-Array = NDArray[Any]
-SATURATED = 0.99
-"""Actions of larger size count as saturated."""
-MOST_REWARDS = 16
-"""As many different rewards are told apart."""
+def _episodes(rewards: Array, ends: Flags) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Length and undiscounted return of each episode that ends; what is not finite stays in its episode."""
+    last = np.flatnonzero(ends)
+    if not len(last):
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    returns = np.add.reduceat(rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1))
+    return np.diff(last, prepend=-1), returns
 
 
 class ValueTally:
@@ -188,85 +182,6 @@ class ValueTally:
         self.bad_rows += len(bad)
         self.nans += (nans := int(np.isnan(table).sum()))
         self.infinities += int((~finite).sum()) - nans
-
-
-class ActionTally:
-    """How much of the actions lies at or beyond the bounds."""
-
-    def __init__(self, width: int) -> None:
-        self.rows, self.rows_outside = 0, 0
-        self.low, self.high = np.full(width, np.inf), np.full(width, -np.inf)
-        self._saturated = np.zeros(width, dtype=np.int64)
-
-    def add(self, block: Array) -> None:
-        """Count more actions (n, A)."""
-        size = np.abs(block)
-        self.rows += len(block)
-        self._saturated += (size > SATURATED).sum(axis=0)
-        self.rows_outside += int((size > 1.0 + ROUNDING).any(axis=1).sum())
-        self.low, self.high = np.fmin(self.low, block.min(axis=0)), np.fmax(self.high, block.max(axis=0))
-
-    def extent(self, metadata: Mapping[str, str]) -> ActionRange:
-        """The range that was counted, with what the dataset says of its actions."""
-        return ActionRange(self.rows_outside, self.low, self.high, stored_bounds(metadata))
-
-    @property
-    def saturation(self) -> NDArray[np.float64]:
-        """Share (A,) of the actions larger than 0.99."""
-        return self._saturated / max(1, self.rows)
-
-
-class EpisodeTally:
-    """Lengths and returns of episodes; one may go on from block to block."""
-
-    def __init__(self) -> None:
-        self._lengths: list[Array] = []
-        self._returns: list[Array] = []
-        self.open_rows, self._open_return = 0, 0.0
-
-    def add(self, rewards: Array, ends: NDArray[np.bool_]) -> None:
-        """Rewards (n,), and whether an episode ends at each row (n,)."""
-        rewards, last = np.asarray(rewards, dtype=np.float64), np.flatnonzero(ends)
-        done = int(last[-1]) + 1 if len(last) else 0
-        if done:
-            starts = np.concatenate([[0], last[:-1] + 1])
-            returns, lengths = np.add.reduceat(rewards[:done], starts), np.diff(last, prepend=-1)
-            returns[0] += self._open_return
-            lengths[0] += self.open_rows
-            self._returns.append(returns)
-            self._lengths.append(lengths)
-            self.open_rows, self._open_return = 0, 0.0
-        self.open_rows += len(rewards) - done
-        self._open_return += float(rewards[done:].sum())
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Rows of each finished episode."""
-        return np.concatenate([np.zeros(0, dtype=np.int64), *self._lengths])
-
-    @property
-    def returns(self) -> NDArray[np.float64]:
-        """Undiscounted return of each finished episode."""
-        return np.concatenate([np.zeros(0), *self._returns])
-
-
-class RewardTally:
-    """Whether there are few different rewards, and how they go with the terminals."""
-
-    def __init__(self) -> None:
-        self.different: set[float] = set()
-        self.rewarded_terminals = self.rewarded = 0
-
-    @property
-    def binary(self) -> bool:
-        """Rewards are 0 or 1, both."""
-        return self.different == {0.0, 1.0}
-
-    def add(self, rewards: Array, terminals: NDArray[np.bool_]) -> None:
-        if len(self.different) <= MOST_REWARDS:
-            self.different |= set(np.unique(rewards)[: MOST_REWARDS + 1].tolist())
-        self.rewarded += int((rewards != 0).sum())
-        self.rewarded_terminals += int(((rewards != 0) & terminals).sum())
 
 
 ODD = np.uint64(0x9E3779B97F4A7C15)

@@ -10,7 +10,7 @@ import numpy as np
 from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.describe import reading_progress
 from dqlab.data.download import digest_fault
-from dqlab.data.formats.errors import UnreadError
+from dqlab.data.formats.reading import UnreadError
 from dqlab.data.locate import Dataset, locate_dataset
 from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
 from dqlab.envs.tasks import Task
@@ -80,8 +80,7 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
     for finding in seen.findings:
         out(f"{name}: {'damage' if finding.damage else 'note'}: {finding.text}")
     if seen.survey and not seen.damaged:
-        counts = f"{seen.survey.rows:,} rows, {len(seen.survey.lengths):,} episodes"
-        out(f"{name}: sound: {counts}, SHA-256 {seen.digest}")
+        out(f"{name}: sound: {seen.survey.counts}, SHA-256 {seen.digest}")
     return seen.damaged
 
 
@@ -148,13 +147,12 @@ def _episodes(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
 
 
 def _rewards(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    sparse = found.sparse
-    if len(sparse.different) == 1:
-        yield DatasetFinding(f"all rewards are {next(iter(sparse.different)):g}")
-    if sparse.binary and found.terminals and sparse.rewarded_terminals < found.terminals:
-        without = found.terminals - sparse.rewarded_terminals
+    if len(found.rewards) == 1:
+        yield DatasetFinding(f"all rewards are {found.rewards[0]:g}")
+    if found.rewards == (0.0, 1.0) and found.unrewarded_terminals:
         yield DatasetFinding(
-            f"rewards are 0 or 1, and {without:,} of {found.terminals:,} terminal row(s) have reward 0"
+            f"rewards are 0 or 1, and {found.unrewarded_terminals:,} of {found.terminals:,} terminal row(s) have "
+            "reward 0"
         )
 
 

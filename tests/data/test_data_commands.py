@@ -143,7 +143,7 @@ def test_info_counts_what_is_not_finite(data: Callable[..., Said], folder: Path)
 def test_verify(data: Callable[..., Said], folder: Path) -> None:
     path = write(folder / FILE)
     code, out, _ = data("verify", FILE)
-    assert (code, out) == (0, f"{FILE}: sound: 100 rows, 10 episodes, SHA-256 {sha256_of(path)}\n")
+    assert (code, out) == (0, f"{FILE}: sound: 100 rows, 95 transitions, 10 episodes, SHA-256 {sha256_of(path)}\n")
     write(folder / "bad.hdf5", rewards=np.full(100, np.nan), actions=np.full((100, 3), 2.0))
     (folder / "cut.hdf5").write_bytes(path.read_bytes()[:3000])
     code, out, _ = data("verify", FILE, "bad.hdf5", "cut.hdf5", "--task", "hopper-medium-v2")
@@ -163,7 +163,7 @@ def test_convert(data: Callable[..., Said], folder: Path) -> None:
     write(folder / FILE)
     code, out, _ = data("convert", FILE, "minari:made/hopper-v0")
     assert code == 0
-    assert "95 rows, 95 transitions" in out
+    assert "95 rows, 95 transitions, 10 episodes" in out
     assert "Left out: 5 row(s)" in out
     assert data("convert", FILE, "minari:made/hopper-v0")[0] == 2
     assert data("convert", FILE, "minari:made/hopper-v0", "--force")[0] == 0

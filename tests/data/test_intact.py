@@ -161,7 +161,7 @@ def test_trouble_of_the_machine_is_not_the_files(
 ) -> None:
     fails, words = TROUBLE[trouble]
     chosen, path = format_of(str(d4rl_file()))
-    monkeypatch.setattr(hdf5, "_describe", fails)
+    monkeypatch.setattr(hdf5, "_checked_dataset", fails)
     with pytest.raises(DataError, match=words) as raised, chosen.open(path):
         pass
     assert "damaged" not in str(raised.value)

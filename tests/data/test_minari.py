@@ -21,7 +21,6 @@ minari = pytest.importorskip("minari")
 from made_minari import create, pendulums, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
-from dqlab.data import rows as dataset_rows  # noqa: E402
 from dqlab.data.formats import minari as minari_format  # noqa: E402
 from dqlab.data.formats.base import Columns  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
@@ -207,20 +206,6 @@ def test_rows_that_do_not_follow_on_end_an_episode() -> None:
     np.testing.assert_array_equal(found["next_observations"], shuffled)
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 100])
-def test_episodes_do_not_depend_on_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pendulums(limit=6)
-    with FORMAT.open(Path("made/pendulum-v0")) as columns:
-        whole = list(dataset_rows.episode_blocks(columns))
-        monkeypatch.setattr(dataset_rows.transition_blocks, "__defaults__", (block,))
-        parts = list(dataset_rows.episode_blocks(columns))
-    assert (
-        [len(e) for e in whole] == [len(e) for e in parts] == [len(e) for e in minari.load_dataset("made/pendulum-v0")]
-    )
-    for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_array_equal(one.next_observations, other.next_observations)
-
-
 def test_nothing_to_write() -> None:
     with pytest.raises(DataError, match="no row has a next observation"):
         FORMAT.write(Path("made/empty-v0"), rows(timeouts=np.ones(5, dtype=bool)))
@@ -237,8 +222,8 @@ from dqlab.data.formats.minari import MinariFormat
 
 class Slow(np.ndarray):
     def __getitem__(self, rows):
-        if isinstance(rows, slice) and rows.start:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(rows, slice):
+            os.kill(os.getppid(), signal.SIGKILL)
         return np.asarray(super().__getitem__(rows))
 
 n = 200_000
@@ -280,8 +265,9 @@ def test_no_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n = 600
     arrays = {"observations": np.zeros((n, 2)), "actions": np.zeros((n, 1)), "rewards": np.zeros(n)}
     short = rows(**arrays, terminals=np.arange(n) % 10 == 9, timeouts=None)
-    with pytest.raises(DataError, match="'small-v0' needs about 1.0 MB, and"):
+    with pytest.raises(DataError, match="Cannot write the Minari dataset 'small-v0'.*Free some space"):
         FORMAT.write(Path("small-v0"), short)
+    assert os.listdir(small_disk) == ["small-v0"]
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(DataError, match="Cannot write the Minari dataset 'small-v0'.*Read-only"):
         FORMAT.write(Path("small-v0"), rows())

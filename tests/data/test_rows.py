@@ -1,4 +1,4 @@
-"""Both readers of a dataset's rows, in memory and block by block, find the same transitions."""
+"""Which rows are transitions, and which of them make an episode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from dqlab.data.arrays import TransitionOptions, in_memory
 from dqlab.data.formats.base import Columns
-from dqlab.data.rows import episode_blocks, transition_blocks, transition_rows
+from dqlab.data.rows import transition_episodes, transition_rows
 
 
 def columns(timeouts: bool, following: bool, rows: int = 23) -> Columns:
@@ -23,26 +23,23 @@ def columns(timeouts: bool, following: bool, rows: int = 23) -> Columns:
     )
 
 
-@pytest.mark.parametrize("block", [1, 4, 1000])
 @pytest.mark.parametrize("following", [False, True])
 @pytest.mark.parametrize("timeouts", [False, True])
-def test_both_readers_agree(timeouts: bool, following: bool, block: int) -> None:
+def test_arrays_and_episodes_are_the_same_transitions(timeouts: bool, following: bool) -> None:
     given = columns(timeouts, following)
-    arrays, blocks = in_memory(given, TransitionOptions(1000)), list(transition_blocks(given, block))
-    for ours, theirs in (
-        ("state", "observations"),
-        ("action", "actions"),
-        ("rewards", "rewards"),
-        ("next_state", "next_observations"),
-        ("terminal", "terminals"),
-    ):
-        np.testing.assert_array_equal(getattr(arrays, ours), np.concatenate([getattr(each, theirs) for each in blocks]))
-    assert sum(map(len, episode_blocks(given))) == len(arrays.rewards)
+    terminals, cuts = np.asarray(given.terminals), np.asarray(given.timeouts if timeouts else np.zeros(23, bool))
+    arrays, episodes = in_memory(given, TransitionOptions(1000)), transition_episodes(given, terminals, cuts)
+    rows = np.concatenate(episodes)
+    np.testing.assert_array_equal(arrays.rewards, np.asarray(given.rewards)[rows])
+    np.testing.assert_array_equal(arrays.state, np.asarray(given.observations)[rows])
+    assert all((np.diff(episode) == 1).all() for episode in episodes)
+    assert not any(terminals[episode[:-1]].any() or cuts[episode[:-1]].any() for episode in episodes)
 
 
 def test_the_rule_by_hand() -> None:
-    cuts = np.array([False, True, False, False])
+    cuts, none = np.array([False, True, False, False]), np.zeros(4, bool)
     plain, known = columns(False, False, rows=4), columns(False, True, rows=4)
     assert transition_rows(plain, cuts).tolist() == [True, False, True, False]
-    assert transition_rows(plain, cuts[1:3], start=1).tolist() == [False, True]
     assert transition_rows(known, cuts).all()
+    assert [rows.tolist() for rows in transition_episodes(plain, none, cuts)] == [[0], [2]]
+    assert [rows.tolist() for rows in transition_episodes(known, none, cuts)] == [[0], [1], [2], [3]]

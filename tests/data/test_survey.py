@@ -48,8 +48,8 @@ def test_counts_by_hand() -> None:
     assert found.lengths.tolist() == [3, 2]
     assert found.returns.tolist() == [6.0, 20.0]
     assert found.duplicates == 1  # rows 1 and 3
-    assert found.actions.saturation.tolist() == [4 / 6, 1 / 6]
-    assert found.actions.rows_outside == 1
+    assert found.saturation.tolist() == [4 / 6, 1 / 6]
+    assert found.action_range.rows_outside == 1
     values = found.values["observations"]
     assert (values.nans, values.infinities, values.bad_rows, values.first_bad) == (1, 0, 1, 4)
     assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
-from dqlab.data.formats.base import Column, Columns, Format, checked_columns, data_formats
+from dqlab.data.formats.base import Column, Columns, Format, checked_columns, data_formats, whole_columns
 from dqlab.data.formats.minari_store import (
     folder_of,
     local_store,
@@ -23,10 +23,10 @@ from dqlab.data.formats.minari_store import (
     open_local,
     stored_facts,
 )
-from dqlab.data.rows import BLOCK, TransitionBlock, episode_blocks
+from dqlab.data.formats.reading import Answer, DamagedError, child_process
+from dqlab.data.rows import cuts_of, transition_episodes
 from dqlab.errors import DataError
 from dqlab.files import new_folder
-from dqlab.machine import available_disk, in_words
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
@@ -49,15 +49,16 @@ class MinariFormat(Format):
         """Write a dataset, whole or not at all: beside the store's others under a hidden name, checked, then renamed.
 
         Without next observations, rows at which an episode was cut give their observation only, as in D4RL's view.
-        Episodes end where next observations do not follow on. An episode at a time is in memory.
+        Episodes end where next observations do not follow on. All rows are in memory.
         """
-        minari_package()
+        from minari.dataset.minari_storage import MinariStorage  # noqa: F401  once, not in the process that writes
+
         name = path.as_posix()
         folder = folder_of(name)
-        _check_room(name, columns)
         with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
-            steps = _write(temporary, name, columns)
-            _make_namespaces(name)
+            writing = partial(_write, temporary, name, columns)
+            with child_process(str(folder), writing, "cannot be written", waits=True) as (steps, _):
+                _make_namespaces(name)
         if (found := open_local(name).total_steps) != steps:
             raise DataError(
                 f"Minari reads {found} steps of the {steps} that were written to '{name}' in {local_store()}."
@@ -77,6 +78,8 @@ def columns_of(dataset: Any) -> Columns:
     return checked_columns(f"minari:{episodes.name}", columns, metadata_of(dataset))
 
 
+BLOCK = 65_536
+"""Rows that are in memory at a time."""
 Arrays = Mapping[str, NDArray[Any]]
 OBSERVATION = "observation"
 """The entry of Dict observations that is read."""
@@ -191,23 +194,8 @@ def _brief(space: Any) -> str:
     return f"{type(space).__name__}(shape {space.shape})"
 
 
-EPISODE = 16_384
-"""Bytes that HDF5 takes for an episode beside its numbers: 14 kB, measured."""
 REASON = re.compile(r"error message = '([^']*)'")
 """Where HDF5's messages say what the system said."""
-
-
-def _check_room(name: str, columns: Columns) -> None:
-    """Refuse what will not fit: HDF5's library does not always survive a full disk."""
-    stored = (columns.observations, columns.actions, columns.rewards)
-    numbers = sum(math.prod(column.shape) * int(column.dtype.itemsize) for column in stored)
-    ends = sum(int(flags[:].astype(bool).sum()) for flags in (columns.terminals, columns.timeouts) if flags is not None)
-    needed, free = numbers + EPISODE * (ends + 1), available_disk(local_store())
-    if needed > free:
-        raise DataError(
-            f"The Minari dataset '{name}' needs about {in_words(needed)}, and {local_store()} has "
-            f"{in_words(free)} free. Free some space, or set MINARI_DATASETS_PATH to another folder."
-        )
 
 
 @contextmanager
@@ -215,7 +203,7 @@ def _writable(name: str) -> Iterator[None]:
     """Full disks and read-only stores, as one message."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
+    except (OSError, RuntimeError, ValueError, DamagedError) as error:  # h5py raises all of them, or crashes
         why = REASON.search(str(error))
         raise DataError(
             f"Cannot write the Minari dataset '{name}' to {local_store()}: {why.group(1) if why else error}. "
@@ -223,48 +211,43 @@ def _writable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _write(folder: Path, name: str, columns: Columns) -> int:
-    """Write a whole dataset into a folder; returns how many steps it has."""
+def _write(folder: Path, name: str, columns: Columns) -> tuple[int, Answer]:
+    """In a child: write a whole dataset into a folder; gives how many steps it has."""
     from minari.dataset.minari_storage import MinariStorage
 
+    columns = Columns(**whole_columns(columns), metadata=columns.metadata)
+    episodes = list(_episodes(columns))
+    if not episodes:
+        raise DataError(f"There is nothing to write to '{name}': no row has a next observation.")
+    bound = 1.0 if np.abs(np.asarray(columns.actions)).max() <= 1.0 else np.inf
     storage = MinariStorage.new(
         folder / "data",
         observation_space=_space(columns.observations, np.inf),
-        action_space=_space(columns.actions, _bound(columns.actions)),
+        action_space=_space(columns.actions, bound),
         env_spec=_environment(columns.metadata),
     )
     storage.update_metadata(_metadata(name, columns.metadata))
-    steps = 0
-    for batch in _batches(columns):
-        storage.update_episodes([_buffer(episode) for episode in batch])
-        steps += sum(map(len, batch))
-    if not steps:
-        raise DataError(f"There is nothing to write to '{name}': no row has a next observation.")
-    return steps
+    storage.update_episodes(episodes)
+    return sum(len(episode.rewards) for episode in episodes), lambda: None
 
 
-def _batches(columns: Columns) -> Iterator[list[TransitionBlock]]:
-    """Whole episodes, of about a block of rows together."""
-    batch: list[TransitionBlock] = []
-    for episode in episode_blocks(columns):
-        batch.append(episode)
-        if sum(map(len, batch)) >= BLOCK:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _buffer(episode: TransitionBlock) -> Any:
+def _episodes(columns: Columns) -> Iterator[Any]:
+    """The transitions of columns in memory as Minari writes episodes; one that does not end in a terminal was cut."""
     from minari.data_collector import EpisodeBuffer
 
-    return EpisodeBuffer(
-        observations=np.concatenate([episode.observations, episode.next_observations[-1:]]),  # type: ignore[arg-type]
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=episode.terminals,
-        truncations=episode.timeouts,
-    )
+    states: Any = columns.observations
+    following: Any = states[1:] if columns.next_observations is None else columns.next_observations
+    actions, rewards = np.asarray(columns.actions), np.asarray(columns.rewards)
+    terminals = np.asarray(columns.terminals).astype(bool)
+    cuts = cuts_of(terminals, None if columns.timeouts is None else np.asarray(columns.timeouts).astype(bool), None)
+    for rows in transition_episodes(columns, terminals, cuts):
+        yield EpisodeBuffer(
+            observations=np.concatenate([states[rows], following[rows[-1:]]]),
+            actions=actions[rows],
+            rewards=rewards[rows],
+            terminations=terminals[rows],
+            truncations=(rows == rows[-1]) & ~terminals[rows],
+        )
 
 
 def _space(column: Column, bound: float) -> Any:
@@ -272,12 +255,6 @@ def _space(column: Column, bound: float) -> Any:
 
     dtype = column.dtype if np.issubdtype(column.dtype, np.floating) else np.float32
     return Box(-bound, bound, column.shape[1:], dtype)
-
-
-def _bound(actions: Column) -> float:
-    """Bound of the actions' space: 1, as in D4RL, unless an action lies outside."""
-    blocks = (actions[start : start + BLOCK] for start in range(0, actions.shape[0], BLOCK))
-    return 1.0 if all(np.abs(block).max() <= 1.0 for block in blocks) else np.inf
 
 
 def _environment(metadata: Mapping[str, str]) -> Any:

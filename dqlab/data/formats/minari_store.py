@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dqlab.data.formats.errors import UnreadError, reading_error
+from dqlab.data.formats.reading import UnreadError, reading_error
 from dqlab.errors import ConfigError, DataError, first_line, nearest
 from dqlab.files import expanded
 
