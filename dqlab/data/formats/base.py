@@ -377,37 +377,30 @@ def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, N
     for start, block in raw_blocks(column):
         with np.errstate(over="ignore"):
             values = block.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            _raise_not_finite(where, name, start, values)
+        _check_finite(where, name, start, values)
         yield start, values
 
 
-def flag_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    """First row and values of one block after the other, as booleans: whether a number is other than 0.
+def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
+    """A whole column (n,) as float32, checked as by `float_blocks`."""
+    return np.concatenate([block for _, block in float_blocks(where, name, column)])
+
+
+def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
+    """A whole column (n,) as booleans: whether a number is other than 0.
 
     Raises:
         DataError: a value is NaN or infinite; the message names its row.
     """
-    for start, block in raw_blocks(column):
-        if block.dtype.kind == "f" and not np.isfinite(block).all():
-            _raise_not_finite(where, name, start, block)
-        yield start, block.astype(bool, copy=False)
+    values = column[:]
+    _check_finite(where, name, 0, values)
+    return values.astype(bool, copy=False)
 
 
-def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A whole column as float32, checked as by `float_blocks`."""
-    values = np.empty(column.shape, dtype=np.float32)
-    for start, block in float_blocks(where, name, column):
-        values[start : start + len(block)] = block
-    return values
-
-
-def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A whole column as booleans, checked as by `flag_blocks`."""
-    values = np.empty(column.shape, dtype=bool)
-    for start, block in flag_blocks(where, name, column):
-        values[start : start + len(block)] = block
-    return values
+def _check_finite(where: str, name: str, start: int, block: NDArray[Any]) -> None:
+    if not (finite := np.isfinite(block)).all():
+        row = start + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
+        raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
 
 
 def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
@@ -418,9 +411,3 @@ def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
             for _, block in raw_blocks(column):
                 sha.update(np.ascontiguousarray(block).tobytes())
     return sha.hexdigest()
-
-
-def _raise_not_finite(where: str, name: str, start: int, block: NDArray[Any]) -> None:
-    bad = ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
-    row = start + int(np.argmax(bad))
-    raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
