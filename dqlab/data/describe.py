@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "timeouts_from": found.cuts,
         "terminal_and_timeout": found.both,
         "duplicate_rows": found.duplicates,
-        "columns": _columns(found),
+        "columns": {name: _describe_column(found, name) for name in found.shapes},
         "action_saturation": found.saturation.tolist(),
         "actions_outside": found.action_range.rows_outside,
         "actions_note": found.actions_note,
@@ -174,23 +174,12 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
     return {**found, "mean": float(values.mean()), "std": float(values.std())}
 
 
-def _columns(found: Survey) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"shape": list(found.shapes[name]), "dtype": found.dtypes[name], **_value_range(found, name)}
-        for name in found.shapes
-    }
-
-
-def _value_range(found: Survey, name: str) -> dict[str, Any]:
-    if name not in found.values:
-        return {}
-    values = found.values[name]
-    return {
-        "nan": values.nans,
-        "infinite": values.infinities,
-        "min": float(values.low.min()),
-        "max": float(values.high.max()),
-    }
+def _describe_column(found: Survey, name: str) -> dict[str, Any]:
+    known: dict[str, Any] = {"shape": list(found.shapes[name]), "dtype": found.dtypes[name]}
+    if values := found.values.get(name):
+        known |= {"nan": values.nans, "infinite": values.infinities}
+        known |= {"min": float(values.low.min()), "max": float(values.high.max())}
+    return known
 
 
 def _plain(value: Any) -> Any:
@@ -201,28 +190,51 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+PER_LINE = 8
+"""Dimensions of actions in a line."""
+HEADINGS = {"min": "min", "quartile_1": "25%", "median": "median", "quartile_3": "75%", "max": "max"}
+HEADINGS |= {"mean": "mean", "std": "std"}
+
+
 def print_dataset(known: Mapping[str, Any], console: Console) -> None:
     """Print what `describe_dataset` gives as tables."""
-    console.print(_summary(known))
+    console.print(_table(known["dataset"], ["", ""], _summary(known).items(), left=2))
     if known["episode_length"]:
-        console.print(_distributions(known))
-    console.print(_column_table(known))
+        rows = [
+            (name.replace("_", " "), *(f"{known[name][key]:,.1f}" for key in HEADINGS))
+            for name in ("episode_return", "normalised_score", "episode_length")
+            if known.get(name)
+        ]
+        console.print(_table("Episodes", ["", *HEADINGS.values()], rows))
+    headings = ["column", "shape", "dtype", "min", "max", "NaN", "infinite"]
+    console.print(_table("Columns", headings, [_column_row(*column) for column in known["columns"].items()], left=3))
     if known["actions_note"]:
         console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
-    console.print(_saturation(known))
+    console.print(_saturation(known["action_saturation"]))
     if known["metadata"]:
-        console.print(_metadata(known["metadata"]))
+        console.print(
+            _table("Metadata", ["", ""], [_note_row(*note) for note in sorted(known["metadata"].items())], left=2)
+        )
     if "png" in known:
         console.print(Text(f"Figure: {known['png']}"), soft_wrap=True)
 
 
-def _summary(known: Mapping[str, Any]) -> Table:
-    table = Table(title_justify="left", title=Text(known["dataset"]), show_header=False)
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
+    """Rows of text; all columns but the first ones are aligned to the right."""
+    table = Table(title_justify="left", title=Text(title), show_header=any(headings))
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _summary(known: Mapping[str, Any]) -> dict[str, str]:
     unfinished = f", and {known['unfinished_rows']:,} rows of one that does not end" if known["unfinished_rows"] else ""
     cuts = {RECORDED: "", BY_LIMIT: " (by the task's step limit; none are recorded)"}.get(
         known["timeouts_from"], " (not recorded)"
     )
-    rows = {
+    return {
         "place": f"{known['place']} ({in_words(known['bytes'])})",
         "SHA-256": known["sha256"],
         "task": known["task"] or "not known (--task TASK)",
@@ -232,65 +244,24 @@ def _summary(known: Mapping[str, Any]) -> Table:
         "timeouts": f"{known['timeouts']:,}{cuts}",
         "duplicate rows": f"{known['duplicate_rows']:,} ({known['duplicate_rows'] / max(1, known['rows']):.2%})",
     }
-    for name, text in rows.items():
-        table.add_row(name, Text(text, overflow="fold"))
-    return table
 
 
-HEADINGS = {
-    "min": "min",
-    "quartile_1": "25%",
-    "median": "median",
-    "quartile_3": "75%",
-    "max": "max",
-    "mean": "mean",
-    "std": "std",
-}
+def _column_row(name: str, column: Mapping[str, Any]) -> list[str]:
+    ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
+    counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
+    return [name, str(tuple(column["shape"])), column["dtype"], *ends, *counts]
 
 
-def _distributions(known: Mapping[str, Any]) -> Table:
-    table = Table(title_justify="left", title="Episodes")
-    table.add_column("")
-    for heading in HEADINGS.values():
-        table.add_column(heading, justify="right")
-    for name in ("episode_return", "normalised_score", "episode_length"):
-        if found := known.get(name):
-            table.add_row(name.replace("_", " "), *(f"{found[key]:,.1f}" for key in HEADINGS))
-    return table
-
-
-def _column_table(known: Mapping[str, Any]) -> Table:
-    table = Table(title_justify="left", title="Columns")
-    for heading in ("column", "shape", "dtype", "min", "max", "NaN", "infinite"):
-        table.add_column(heading, justify="left" if heading in ("column", "shape", "dtype") else "right")
-    for name, column in known["columns"].items():
-        ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
-        counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
-        table.add_row(name, str(tuple(column["shape"])), column["dtype"], *ends, *counts)
-    return table
-
-
-PER_LINE = 8
-
-
-def _saturation(known: Mapping[str, Any]) -> Table:
+def _saturation(shares: Sequence[float]) -> Table:
     """Shares of large actions, `PER_LINE` dimensions a line."""
-    shares = known["action_saturation"]
-    table = Table(title_justify="left", title="Actions: share of |a| > 0.99, by dimension")
-    width = min(PER_LINE, len(shares))
-    table.add_column("dimensions")
-    for _ in range(width):
-        table.add_column("", justify="right")
+    rows = []
     for first in range(0, len(shares), PER_LINE):
         line = shares[first : first + PER_LINE]
-        cells = [f"{share:.1%}" for share in line] + [""] * (width - len(line))
-        table.add_row(f"{first} to {first + len(line) - 1}", *cells)
-    return table
+        rows.append([f"{first} to {first + len(line) - 1}", *(f"{share:.1%}" for share in line)])
+    headings = ["dimensions", *[""] * min(PER_LINE, len(shares))]
+    return _table("Actions: share of |a| > 0.99, by dimension", headings, rows)
 
 
-def _metadata(metadata: Mapping[str, str]) -> Table:
-    table = Table(title_justify="left", title="Metadata", show_header=False)
-    for name, text in sorted(metadata.items()):
-        shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
-        table.add_row(Text(printable_name(name), overflow="fold"), Text(shown, overflow="fold"))
-    return table
+def _note_row(name: str, text: str) -> list[str]:
+    shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
+    return [printable_name(name), shown]

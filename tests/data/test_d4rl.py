@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dqlab.data.arrays import TransitionOptions, in_memory
 from dqlab.data.formats.base import Columns, check_widths, whole_columns
-from dqlab.data.formats.hdf5 import D4RL, write_hdf5
+from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import as_is, reward_transforms
 from dqlab.data.rows import cuts_of, episode_returns
 from dqlab.data.transitions import q_learning_view
@@ -123,25 +123,9 @@ def test_reading_takes_little_more_memory_than_what_is_read(tmp_path: Path, stan
     assert 1.0 <= float(done.stdout) <= 1.5, done.stderr
 
 
-DAMAGE = {
-    "no rewards": ({"rewards": None}, "has no 'rewards'"),
-    "NaN": ({"observations": np.full((60, 17), np.nan, dtype=np.float32)}, "NaN or infinite value in row 0"),
-    "infinity": (
-        {"rewards": np.r_[np.zeros(41), np.inf, np.zeros(18)]},
-        "'rewards' has a NaN or infinite value in row 41",
-    ),
-    "short column": ({"actions": np.zeros((59, 6), dtype=np.float32)}, "'actions' has 59 rows"),
-    "another robot": ({"observations": np.zeros((60, 11), dtype=np.float32)}, "11 wide"),
-    "wrong rank": ({"observations": np.zeros(60, dtype=np.float32)}, "shape"),
-    "text": ({"rewards": np.array([b"x"] * 60)}, "dtype"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_named(d4rl_file: Callable[..., Path], damage: str) -> None:
-    changes, message = DAMAGE[damage]
-    with pytest.raises(DataError, match=message):
-        read_d4rl(d4rl_file(**changes), 17, 6)
+def test_another_robots_file(d4rl_file: Callable[..., Path]) -> None:
+    with pytest.raises(DataError, match="'observations' is 11 wide"):
+        read_d4rl(d4rl_file(observations=np.zeros((60, 11), dtype=np.float32)), 17, 6)
 
 
 def test_truncated_file(d4rl_file: Callable[..., Path]) -> None:
@@ -154,16 +138,6 @@ def test_truncated_file(d4rl_file: Callable[..., Path]) -> None:
 def test_columns_of_width_one_are_fine(d4rl_file: Callable[..., Path]) -> None:
     rows = read_d4rl(d4rl_file(rewards=np.ones((60, 1)), terminals=np.zeros((60, 1))), 17, 6)
     assert rows.rewards.shape == rows.terminals.shape == (60,)
-
-
-def test_written_files_are_whole_or_absent(tmp_path: Path) -> None:
-    path = tmp_path / "set.hdf5"
-    write_hdf5(path, {"observations": np.zeros((3, 2))}, {"provenance": "test"})
-    before = path.read_bytes()
-    with pytest.raises(DataError, match="Cannot write"):
-        write_hdf5(path, {"observations": np.zeros((3, 2)), "actions": object()}, {})  # type: ignore[dict-item]
-    assert path.read_bytes() == before
-    assert [item.name for item in tmp_path.iterdir()] == ["set.hdf5"]
 
 
 REWARDS, RETURNS = np.array([1.0, 2.0, 6.0], dtype=np.float32), np.array([3.0, 6.0])

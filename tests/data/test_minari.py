@@ -21,7 +21,6 @@ minari = pytest.importorskip("minari")
 from made_minari import create, pendulums, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
-from dqlab.data.formats import minari as minari_format  # noqa: E402
 from dqlab.data.formats.base import Columns  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
 from dqlab.data.formats.minari_store import is_whole, local_ids  # noqa: E402
@@ -70,28 +69,6 @@ def test_columns_are_what_minari_iterates(data_format: str) -> None:
             np.testing.assert_array_equal(column[2:17:3], wanted[name][2:17:3])
             assert column[5:5].shape == (0, *wanted[name].shape[1:])
         assert "InvertedPendulum-v4" in columns.metadata["env_spec"]
-
-
-def test_few_episodes_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    pendulums()
-    monkeypatch.setattr(minari_format, "BLOCK", 10)
-    seen: list[int] = []
-    real = minari.dataset.minari_storage.MinariStorage
-    storage = type(minari.load_dataset("made/pendulum-v0").storage)
-    assert issubclass(storage, real)
-    own = storage.get_episodes
-
-    def counted(self: Any, episodes: Any) -> Any:
-        seen.append(len(list(episodes)))
-        return own(self, episodes)
-
-    monkeypatch.setattr(storage, "get_episodes", counted)
-    with FORMAT.open(Path("made/pendulum-v0")) as columns:
-        columns.rewards[:]
-        assert max(seen) <= 4  # ten rows of episodes of three to five
-        before = len(seen)
-        _ = columns.observations[3:8], columns.actions[3:8], columns.rewards[3:8]
-        assert len(seen) == before + 1  # one reading serves all columns
 
 
 def test_ends_of_episodes_by_hand() -> None:

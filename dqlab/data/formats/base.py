@@ -106,28 +106,36 @@ class Format(ABC):
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
 
-class FileFormat(Format):
-    """A format of files, each read by a child process: libraries crash on damaged files, and small ones may unpack to
-    more than there is room for.
+class IsolatedFormat(Format):
+    """A format that a child process reads: libraries crash on damaged files, and small ones may unpack to more than
+    there is room for.
 
     Attributes:
-        damaged: what is said of a file that cannot be read.
+        damaged: what is said of a dataset that cannot be read.
     """
 
     damaged = "is damaged"
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Columns]:
-        if not path.is_file():
-            raise DataError(f"There is no dataset at {path}. Check the path.")
         self.prepare(path)
-        opening = partial(_open_columns, self.load, path)
-        with child_process(str(path), opening, self.damaged) as ((found, metadata), ask):
+        where = self.title(path)
+        with child_process(where, partial(_open_columns, self.load, path), self.damaged) as ((found, metadata), ask):
             columns: dict[str, Any] = {name: ChildColumn(ask, name, *facts) for name, facts in found.items()}
-            yield Columns(**columns, metadata=metadata, where=str(path))
+            yield Columns(**columns, metadata=metadata, where=where)
+
+    def title(self, path: Path) -> str:
+        """What messages call a dataset."""
+        return str(path)
 
     def prepare(self, path: Path) -> None:
-        """Before there is a child: import what it needs, and look whether the file may be read."""
+        """Before there is a child: see that the dataset may be read, and import what reads it, once for all children.
+
+        Raises:
+            DataError: it is not there, or in use.
+        """
+        if not path.is_file():
+            raise DataError(f"There is no dataset at {path}. Check the path.")
 
     @abstractmethod
     def load(self, path: Path) -> Columns:
@@ -145,9 +153,9 @@ class ChildColumn:
     chunks: tuple[int, ...] | None
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop, step = rows.indices(self.shape[0])
         values: NDArray[Any] = self.ask(self.name, start, stop)
-        return values
+        return values[::step]
 
 
 COPIES = 4
@@ -171,14 +179,14 @@ def _open_columns(load: Callable[[Path], Columns], path: Path) -> tuple[Any, Ans
     return (facts, dict(columns.metadata)), read_rows
 
 
-def allow_memory(path: Path, needed: int) -> None:
+def allow_memory(where: object, needed: int) -> None:
     """In the child, before that many bytes are read at once.
 
     Raises:
         UnreadError: there is no room for them.
     """
     if needed > available_memory():
-        raise UnreadError(f"{path} takes {in_words(needed)} of memory, {in_words(available_memory())} are free.")
+        raise UnreadError(f"{where} takes {in_words(needed)} of memory, {in_words(available_memory())} are free.")
     limit_memory(COPIES * needed)
 
 

@@ -15,7 +15,7 @@ from dqlab.data.formats.base import (
     REQUIRED_COLUMNS,
     Column,
     Columns,
-    FileFormat,
+    IsolatedFormat,
     check_claim,
     check_names,
     checked_columns,
@@ -43,15 +43,16 @@ D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts")
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))
-class D4RL(FileFormat):
+class D4RL(IsolatedFormat):
     """HDF5 as D4RL lays it out; rows at which an episode was cut are dropped, for what followed them is not read."""
 
     suffixes = (".hdf5", ".h5")
     damaged = "is truncated or not an HDF5 file"
 
     def prepare(self, path: Path) -> None:
-        import h5py  # noqa: F401  once, not in every process that reads
+        import h5py  # noqa: F401
 
+        super().prepare(path)
         if path.suffix != ".part":  # what is being fetched is locked by whoever fetches and now looks at it
             check_unlocked(path)
 

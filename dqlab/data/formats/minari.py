@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
-from dqlab.data.formats.base import Column, Columns, Format, checked_columns, data_formats, whole_columns
+from dqlab.data.formats.base import (
+    Column,
+    Columns,
+    IsolatedFormat,
+    allow_memory,
+    checked_columns,
+    data_formats,
+    whole_columns,
+)
 from dqlab.data.formats.minari_store import (
+    check_local,
     folder_of,
     local_store,
     minari_errors,
@@ -30,17 +41,22 @@ from dqlab.files import new_folder
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
-class MinariFormat(Format):
-    """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id."""
+class MinariFormat(IsolatedFormat):
+    """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id.
 
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Columns]:
-        """The columns of a dataset; `path` is its id, such as `mujoco/walker2d/medium-v0`.
+    Paths are ids, such as `mujoco/walker2d/medium-v0`. Observations are the first T of an episode's T + 1, next
+    observations the last T. A step that both terminated and was truncated counts as terminated; an episode's last step
+    that neither did, as cut.
+    """
 
-        Observations are the first T of an episode's T + 1, next observations the last T. A step that both terminated
-        and was truncated counts as terminated; an episode's last step that neither did, as cut.
-        """
-        yield columns_of(open_local(path.as_posix()))
+    def title(self, path: Path) -> str:
+        return f"minari:{path.as_posix()}"
+
+    def prepare(self, path: Path) -> None:
+        check_local(path.as_posix())
+
+    def load(self, path: Path) -> Columns:
+        return columns_of(open_local(path.as_posix()))
 
     def place(self, path: Path) -> Path:
         return folder_of(path.as_posix())
@@ -66,99 +82,63 @@ class MinariFormat(Format):
 
 
 def columns_of(dataset: Any) -> Columns:
-    """The columns of a Minari dataset, read as they are asked for.
+    """The columns of a Minari dataset; all of it is in memory, each observation once.
 
     Raises:
         DataError: observations or actions are not flat, or there is no step.
     """
-    episodes = MinariEpisodes(dataset)
-    if not len(episodes):
-        raise DataError(f"The Minari dataset '{episodes.name}' has no step.")
-    columns: dict[str, Column] = {name: EpisodeColumn(episodes, name) for name in episodes.rows(0, 1)}
-    return checked_columns(f"minari:{episodes.name}", columns, metadata_of(dataset))
+    key = key_of(dataset)
+    width = sum(math.prod(space.shape) for space in (_observed(dataset, key), dataset.action_space)) + 3
+    allow_memory(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
+    with minari_errors(dataset.id):
+        parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
+    if not parts:
+        raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
+    states = np.concatenate([part.pop("states") for part in parts])
+    arrays: dict[str, Column] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    first = np.delete(np.arange(len(states)), np.cumsum([len(part["rewards"]) + 1 for part in parts]) - 1)
+    arrays |= {"observations": IndexedColumn(states, first), "next_observations": IndexedColumn(states, first + 1)}
+    return checked_columns(f"minari:{dataset.id}", arrays, metadata_of(dataset))
 
 
-BLOCK = 65_536
-"""Rows that are in memory at a time."""
-Arrays = Mapping[str, NDArray[Any]]
-OBSERVATION = "observation"
-"""The entry of Dict observations that is read."""
+def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
+    """One episode's observations (T + 1, S), and what else is recorded of its T steps; its last one ends it."""
+    states = np.asarray(episode["observations"][key] if key else episode["observations"])
+    terminals = np.asarray(episode["terminations"], dtype=bool).reshape(-1)
+    steps = len(terminals)
+    if len(states) != steps + 1:
+        raise ValueError(f"episode {episode['id']} has {len(states)} observations for {steps} steps")
+    timeouts = np.asarray(episode["truncations"], dtype=bool).reshape(-1) | (np.arange(steps) == steps - 1)
+    return {
+        "states": states,
+        "actions": np.asarray(episode["actions"]),
+        "rewards": np.asarray(episode["rewards"]).reshape(-1),
+        "terminals": terminals,
+        "timeouts": timeouts & ~terminals,
+    }
 
 
-class MinariEpisodes:
-    """The steps of a dataset's episodes, as rows; those asked for last are kept.
+@dataclass(frozen=True)
+class IndexedColumn:
+    """Some rows of a table (m, S), by their indices (n,)."""
 
-    Args:
-        dataset: Minari's.
+    table: NDArray[Any]
+    index: NDArray[np.int64]
 
-    Raises:
-        DataError: observations or actions are not flat.
-    """
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.index), *self.table.shape[1:])
 
-    def __init__(self, dataset: Any) -> None:
-        self.name: str = dataset.id
-        self._dataset, self._key = dataset, key_of(dataset)
-        with minari_errors(self.name):
-            lengths = [int(facts["total_steps"]) for facts in dataset.storage.get_episode_metadata(self._ids())]
-        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        self._range, self._held = (0, 0), {}  # type: tuple[int, int], Arrays
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def rows(self, start: int, stop: int) -> Arrays:
-        """Rows [start, stop) of every column."""
-        if (start, stop) != self._range:
-            self._range, self._held = (start, stop), self._read(start, stop)
-        return self._held
-
-    def _ids(self) -> list[int]:
-        return [int(episode) for episode in self._dataset.episode_indices]
-
-    def _read(self, start: int, stop: int) -> Arrays:
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        last = max(int(np.searchsorted(self._starts, stop, side="left")), first + 1)
-        with minari_errors(self.name):
-            parts = [self._steps(episode) for episode in self._dataset.storage.get_episodes(self._ids()[first:last])]
-            offset = start - int(self._starts[first])
-            return {name: np.concatenate([p[name] for p in parts])[offset : offset + stop - start] for name in parts[0]}
-
-    def _steps(self, episode: Mapping[str, Any]) -> Arrays:
-        """One episode's steps; its last one ends it, whatever is recorded."""
-        states = np.asarray(episode["observations"][self._key] if self._key else episode["observations"])
-        terminals = np.asarray(episode["terminations"], dtype=bool).reshape(-1)
-        steps = len(terminals)
-        if len(states) != steps + 1:
-            raise ValueError(f"episode {episode['id']} has {len(states)} observations for {steps} steps")
-        timeouts = np.asarray(episode["truncations"], dtype=bool).reshape(-1)
-        timeouts = (timeouts | (np.arange(steps) == steps - 1)) & ~terminals
-        return {
-            "observations": states[:-1],
-            "actions": np.asarray(episode["actions"]),
-            "rewards": np.asarray(episode["rewards"]).reshape(-1),
-            "terminals": terminals,
-            "timeouts": timeouts,
-            "next_observations": states[1:],
-        }
-
-
-class EpisodeColumn:
-    """One column of `MinariEpisodes`."""
-
-    def __init__(self, episodes: MinariEpisodes, name: str) -> None:
-        self._episodes, self._name = episodes, name
-        sample = episodes.rows(0, 1)[name]
-        self.shape: tuple[int, ...] = (len(episodes), *sample.shape[1:])
-        self.dtype = sample.dtype
+    @property
+    def dtype(self) -> Any:
+        return self.table.dtype
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, step = rows.indices(len(self._episodes))
-        if step < 1:
-            raise ValueError("rows are read forwards")
-        pieces = [(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
-        if not pieces:
-            return np.empty((0, *self.shape[1:]), dtype=self.dtype)
-        return np.concatenate([self._episodes.rows(*piece)[self._name] for piece in pieces])[::step]
+        return self.table[self.index[rows]]
+
+
+OBSERVATION = "observation"
+"""The entry of Dict observations that is read."""
 
 
 def key_of(dataset: Any) -> str:
@@ -167,17 +147,19 @@ def key_of(dataset: Any) -> str:
     Raises:
         DataError: neither observations nor such an entry are flat, or actions are not.
     """
-    spaces = {"": dataset.observation_space}
-    if OBSERVATION in (inner := getattr(dataset.observation_space, "spaces", {})):
-        spaces = {OBSERVATION: inner[OBSERVATION]}
-    ((key, space),) = spaces.items()
-    for what, found in (("observations", space), ("actions", dataset.action_space)):
+    key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
+    for what, found in (("observations", _observed(dataset, key)), ("actions", dataset.action_space)):
         if not _is_flat(found):
             raise DataError(
                 f"The Minari dataset '{dataset.id}' has {what} of {_brief(found)}: dqlab reads flat Box observations "
                 f"(or Dict observations whose entry '{OBSERVATION}' is a flat Box) and flat Box actions only."
             )
     return key
+
+
+def _observed(dataset: Any, key: str) -> Any:
+    """The space of what is read of observations."""
+    return dataset.observation_space[key] if key else dataset.observation_space
 
 
 def _is_flat(space: Any) -> bool:

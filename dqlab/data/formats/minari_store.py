@@ -108,11 +108,11 @@ def local_ids() -> list[str]:
     )
 
 
-def open_local(name: str) -> Any:
-    """A local dataset as Minari opens it.
+def check_local(name: str) -> None:
+    """See that a dataset is in the store, and of a version that the installed Minari reads.
 
     Raises:
-        DataError: it is not in the store, damaged, or of a version that the installed Minari does not read.
+        DataError: it is not.
     """
     folder = folder_of(name)
     if not folder.exists():
@@ -122,6 +122,14 @@ def open_local(name: str) -> Any:
             f"There is no Minari dataset '{name}' in {local_store()}. {hint} `minari download {name}` fetches it."
         )
     check_version(name)
+
+
+def open_local(name: str) -> Any:
+    """A local dataset as Minari opens it.
+
+    Raises:
+        DataError: it is damaged.
+    """
     with minari_errors(name):
         return minari_package().load_dataset(name)
 

@@ -15,7 +15,7 @@ from dqlab.data.formats.base import (
     COLUMN_NAMES,
     MOST_METADATA,
     Columns,
-    FileFormat,
+    IsolatedFormat,
     allow_memory,
     check_claim,
     check_names,
@@ -30,7 +30,7 @@ NOTES = "metadata"
 
 
 @data_formats.register("npz", source="numpy.savez; D4RL's names")
-class Npz(FileFormat):
+class Npz(IsolatedFormat):
     """numpy's archive with D4RL's names; with `next_observations` every row is kept, without them as D4RL does.
 
     All of it is in memory while it is read.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
     Columns,
-    FileFormat,
+    IsolatedFormat,
     allow_memory,
     check_names,
     checked_columns,
@@ -30,7 +30,7 @@ Trajectory = dict[str, NDArray[Any]]
 @data_formats.register(
     "trajectories", source="Chen et al. 2021 (Decision Transformer), its data files", cites=("chen2021decision",)
 )
-class Trajectories(FileFormat):
+class Trajectories(IsolatedFormat):
     """A pickled list of dicts of arrays, one a trajectory; read without running anything that the pickle names.
 
     A trajectory that does not end in a terminal state was cut. With `next_observations` every row is kept.
