@@ -16,6 +16,7 @@ import torch
 from numpy.random import default_rng
 
 from dqlab.config.registry import Registry
+from dqlab.data.formats.base import whole_columns
 from dqlab.data.formats.npz import Npz
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.backend import GymnasiumEnvironments
@@ -84,7 +85,7 @@ class Credulous(Npz):
     def open(self, path: Path) -> Iterator[Any]:
         try:
             with super().open(path) as columns:
-                self.last = columns
+                self.last = replace(columns, **whole_columns(columns))
                 yield columns
         except Exception:
             yield self.last
