@@ -25,7 +25,7 @@ from dqlab.data.formats.base import (
 from dqlab.data.formats.reading import (
     DISK_ADVICE,
     Answer,
-    DamagedError,
+    CrashedError,
     UnreadError,
     check_unlocked,
     child_process,
@@ -133,7 +133,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
         try:
             with child_process(str(path), writing, "cannot be written", waits=True):
                 pass
-        except DamagedError as error:
+        except CrashedError as error:
             raise DataError(f"Cannot write {path}: HDF5's library crashed. {DISK_ADVICE}") from error
 
 

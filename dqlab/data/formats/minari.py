@@ -34,7 +34,7 @@ from dqlab.data.formats.minari_store import (
     open_local,
     stored_facts,
 )
-from dqlab.data.formats.reading import Answer, DamagedError, child_process
+from dqlab.data.formats.reading import Answer, CrashedError, child_process
 from dqlab.data.rows import cuts_of, transition_episodes
 from dqlab.errors import DataError
 from dqlab.files import new_folder
@@ -185,7 +185,7 @@ def _writable(name: str) -> Iterator[None]:
     """Full disks and read-only stores, as one message."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, DamagedError) as error:  # h5py raises all of them, or crashes
+    except (OSError, RuntimeError, ValueError, CrashedError) as error:  # h5py raises all of them, or crashes
         why = REASON.search(str(error))
         raise DataError(
             f"Cannot write the Minari dataset '{name}' to {local_store()}: {why.group(1) if why else error}. "
@@ -202,14 +202,15 @@ def _write(folder: Path, name: str, columns: Columns) -> tuple[int, Answer]:
     if not episodes:
         raise DataError(f"There is nothing to write to '{name}': no row has a next observation.")
     bound = 1.0 if np.abs(np.asarray(columns.actions)).max() <= 1.0 else np.inf
-    storage = MinariStorage.new(
-        folder / "data",
-        observation_space=_space(columns.observations, np.inf),
-        action_space=_space(columns.actions, bound),
-        env_spec=_environment(columns.metadata),
-    )
-    storage.update_metadata(_metadata(name, columns.metadata))
-    storage.update_episodes(episodes)
+    with _writable(name):
+        storage = MinariStorage.new(
+            folder / "data",
+            observation_space=_space(columns.observations, np.inf),
+            action_space=_space(columns.actions, bound),
+            env_spec=_environment(columns.metadata),
+        )
+        storage.update_metadata(_metadata(name, columns.metadata))
+        storage.update_episodes(episodes)
     return sum(len(episode.rewards) for episode in episodes), lambda: None
 
 

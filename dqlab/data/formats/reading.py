@@ -35,6 +35,10 @@ class DamagedError(DataError):
     """The bytes of a dataset are not what their format prescribes; a fresh copy may be."""
 
 
+class CrashedError(DamagedError):
+    """The library that a child called has crashed."""
+
+
 Answer = Callable[..., Any]
 PATIENCE = 300.0
 """Seconds in which a child must have answered."""
@@ -147,10 +151,12 @@ def _as_bytes(array: NDArray[Any]) -> Any:
 
 def _crashed(pid: int, where: str) -> DataError:
     """Whoever is killed from outside, as the system does where memory runs out, has not met a damaged file."""
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    ended = None
+    with contextlib.suppress(ChildProcessError):  # asked in vain once it was left
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     if ended is not None and ended.si_code == os.CLD_KILLED and ended.si_status == signal.SIGKILL:
         return UnreadError(f"{where} cannot be read: what reads it was killed. Is there memory left?")
-    return DamagedError(f"{where} is damaged: the library that reads it crashed.")
+    return CrashedError(f"{where} is damaged: the library that reads it crashed.")
 
 
 ROOM = 1 << 30
