@@ -33,11 +33,9 @@ from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.files import read_text
 from dqlab.runs.evaluate import checkpoint_files
-from dqlab.tracking.mlflow import grid as grid_module
-from dqlab.tracking.mlflow import run as run_module
+from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.mlflow.grid import send_grid
-from dqlab.tracking.mlflow.run import send_run
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
@@ -80,11 +78,8 @@ class Sink:
     def log_artifact(self, run: str, path: str, folder: str | None = None) -> None:
         assert Path(path).is_file()
 
-    def log_metric(self, run: str, name: str, value: float) -> None:
-        float(value)
-
-    def set_tag(self, run: str, name: str, value: str) -> None:
-        value.encode()
+    def get_run(self, run: str) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(tags={"failure": "it became NaN"}))
 
     def set_terminated(self, run: str, status: str, end: int | None = None) -> None:
         assert status in ("FINISHED", "FAILED", "KILLED")
@@ -98,8 +93,7 @@ class Sink:
 
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (grid_module, run_module):
-        monkeypatch.setattr(module, "mlflow_client", lambda uri: Sink())
+    monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: Sink())
     monkeypatch.setattr(os, "fsync", lambda file: None)  # of thousands of writes none must survive a power cut
 
 
@@ -117,8 +111,8 @@ def run(tmp_path: Path, sink: None) -> Path:
         checkpoint.write_checkpoint(
             place, {"actor": {"a": torch.zeros(2)}}, {"replica": f"seed-{seed}", "seed": seed, **rows[-1]}
         )
-    send_run(run, tracking_uri(run), "made", over=False)
-    change(run / "mlflow.json", records={"seed-0": 1}, finished=False)
+    send_folder(run, tracking_uri(run), "made", over=False)
+    forget(run / "mlflow.json")
     return run
 
 
@@ -131,25 +125,24 @@ def grid(tmp_path: Path, sink: None) -> Path:
     folder = folder_of(grid, SMALL, cells[3])
     (folder / "summary.json").unlink()
     fail_cell(grid, SMALL, CellStatus(cells[3], FAILED, "diverged", "it became NaN"))
-    send_grid(grid, tracking_uri(grid), "made", over=False)
-    change(grid / "mlflow.json", settled=[], report={})
-    for pack in grid.glob("packs/*/mlflow.json"):
-        cells = json.loads(pack.read_text())["cells"]
-        change(pack, cells={name: {**cell, "records": 1, "bytes": 1, "shown": ""} for name, cell in cells.items()})
-    (grid / "mlflow-reused.json").unlink()
+    send_folder(grid, tracking_uri(grid), "made", over=False)
+    for memory in (grid / "mlflow.json", *grid.glob("packs/*/mlflow.json")):
+        forget(memory)
     return grid
 
 
-def change(path: Path, **facts: Any) -> None:
-    """Some of what has been sent is forgotten, so that it is read again."""
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+def forget(path: Path) -> None:
+    """Some of what has been sent, so that it is read again."""
+    known = json.loads(path.read_text())
+    runs = {key: {**run, "records": 1, "bytes": 1, "files": {}} for key, run in known["runs"].items()}
+    path.write_text(json.dumps({**known, "settled": [], "runs": runs}))
 
 
 def use_run(run: Path) -> None:
     """What compare, sync, eval and --resume read of a run."""
     folder, state = RunFolder(run), {}
     _compare(run)
-    _said(lambda: send_run(run, tracking_uri(run), "made", over=True))
+    _said(lambda: send_folder(run, tracking_uri(run), "made", over=True))
     for which in CHECKPOINT_RULES:
         _said(lambda which=which: [checkpoint.load_weights(path) for path in checkpoint_files(folder, None, which)])
     _said(lambda: changed_results(parse_bindings(read_text(folder.config)), parse_bindings("A.x = 1")))
@@ -174,7 +167,7 @@ def use_grid(grid: Path) -> None:
     """What compare, sync, and `ablate` with its report read of a grid."""
     folder = GridFolder(grid)
     _compare(grid)
-    _said(lambda: send_grid(grid, tracking_uri(grid), "made", over=True))
+    _said(lambda: send_folder(grid, tracking_uri(grid), "made", over=True))
     _said(lambda: folder.check("steps"))
     _said(lambda: folder.open_packs({result.cell.id for result in SMALL.results}))
     _said(lambda: [folder.free_id(pack.name) for pack in folder.packs.iterdir()])
@@ -231,7 +224,7 @@ DOORS = [
     ),
     ("compare", "config.gin", b"Experiment.seeds = ", b"Experiment.seeds = ((", "config.gin:"),
     ("sync", "seed-0/metrics.jsonl", b'"step": 2000', b'"step": ' + HUGE, "metrics.jsonl is damaged (1.step: "),
-    ("sync", "mlflow.json", b'"children": {', b'"children": 3, "x": {', "mlflow.json is damaged (children: "),
+    ("sync", "mlflow.json", b'"runs": {', b'"runs": 3, "x": {', "mlflow.json is damaged (runs: "),
     (
         "eval",
         "run.json",

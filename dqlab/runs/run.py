@@ -24,7 +24,6 @@ from dqlab.runs.records import write_own_config, write_record
 from dqlab.runs.results import TrainingResult, prune, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.run import ENDED, reopen_run
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking
 from dqlab.training import Evaluator, Loop, Pack
@@ -137,8 +136,6 @@ def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
     run.folder.lock()
     before: Mapping[str, Any] = run.folder.facts() if resume and run.folder.config.exists() else {}
     run.facts = write_record(run.experiment, run.tracking, run.folder, data, run.loaded)
-    if before.get("state") in ENDED:  # its last evaluation failed
-        reopen_run(run.folder.path)
     return before
 
 

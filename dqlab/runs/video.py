@@ -1,20 +1,26 @@
-"""The videos of one evaluation command: noted while it evaluates, made and sent at its end."""
+"""Videos of evaluations: the episodes are noted while they are evaluated, and played again where there is a camera.
+
+So the evaluation is the same with a video and without one.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -22,66 +28,18 @@ from dqlab.envs import make_env
 from dqlab.envs.backend import Array, Environments, GymnasiumEnvironments, StepResult
 from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError, message_of
+from dqlab.files import atomic_path
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
-from dqlab.runs.encoders import ENCODERS, Encoder, Frame, encoding
 from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.sync import is_tracked, keep_video, sync_to_mlflow
 from dqlab.training import Evaluator
 
-
-@dataclass
-class RecordedEpisode:
-    """An episode: what determines it, and what came of it.
-
-    Attributes:
-        seed, group: as in `Environments.reset`.
-        actions: one (A,) a step.
-        total: undiscounted return.
-    """
-
-    seed: int
-    group: int
-    actions: list[Array] = field(default_factory=list)
-    total: float = 0.0
-
-
-class Recording(Environments):
-    """Other environments, whose first episodes are noted.
-
-    Args:
-        played: the environments.
-        episodes: how many are noted.
-
-    Attributes:
-        takes: of the latest reset.
-    """
-
-    def __init__(self, played: Environments, episodes: int) -> None:
-        self._played, self._episodes = played, episodes
-        self.takes: list[RecordedEpisode] = []
-
-    def prepare(self, count: int) -> None:
-        self._played.prepare(count)
-
-    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """Begin episodes; those recorded earlier are forgotten."""
-        self.takes = [RecordedEpisode(*pair) for pair in zip(seeds, groups, strict=True)][: self._episodes]
-        return self._played.reset(seeds, groups)
-
-    def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        stepped = self._played.step(which, actions)
-        for number, action, reward in zip(which, actions, stepped.reward, strict=True):
-            if number < len(self.takes):
-                self.takes[number].actions.append(action.copy())
-                self.takes[number].total += float(reward)
-        return stepped
-
-    def close(self) -> None:
-        self._played.close()
-
-
+Frame = NDArray[np.uint8]
+SUFFIXES = (".mp4", ".gif")
 SMALLEST, LARGEST = 16, 4096
+GIF_FPS = 25
+"""Viewers show GIFs of more than 50 pictures a second slowly; from this on, pictures are left out evenly."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +63,8 @@ class VideoRequest:
         Raises:
             ConfigError: no such kind of file; a number or a size that means nothing.
         """
-        if path.suffix.lower() not in ENCODERS:
-            raise ConfigError(f"--render {path}: a file that ends with {' or '.join(ENCODERS)} is wanted.")
+        if path.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
         if path.is_dir():
             raise ConfigError(f"--render {path} is a folder. Name a file.")
         if episodes is not None and episodes < 1:
@@ -125,14 +83,14 @@ class VideoRequest:
         """
         if self.episodes > evaluated:
             raise ConfigError(f"--render-episodes {self.episodes}: the evaluation has {evaluated} only (--episodes).")
-        ENCODERS[self.path.suffix.lower()].check()
+        if self.path.suffix.lower() == ".mp4":
+            ffmpeg()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=self.path.parent).close()
 
-    def of(self, name: str, alone: bool) -> VideoRequest:
-        """The video of one of several replicas, which has a file of its own."""
-        path = self.path if alone else self.path.with_stem(f"{self.path.stem}-{name}")
-        return VideoRequest(path, self.episodes, self.size)
+    def left_out(self, fps: float) -> int:
+        """Of so many frames one is shown."""
+        return math.ceil(fps / GIF_FPS) if self.path.suffix.lower() == ".gif" else 1
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -143,6 +101,117 @@ def _size(text: str) -> tuple[int, int]:
             f"--render-size {text}: WIDTHxHEIGHT is wanted, even numbers from {SMALLEST} to {LARGEST}, such as 480x480."
         )
     return size
+
+
+def ffmpeg() -> str:
+    """The ffmpeg program.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
+
+
+def write_video(path: Path, frames: Iterator[Frame], fps: float) -> tuple[int, int]:
+    """Write frames (height, width, 3) into an .mp4 (H.264) or a .gif that repeats; returns width and height.
+
+    Raises:
+        RunError: the file could not be written; there is none then, or the one that was there.
+    """
+    first = next(frames)
+    size = (first.shape[1], first.shape[0])
+    try:
+        with atomic_path(path) as temporary:
+            (_write_gif if path.suffix.lower() == ".gif" else _write_mp4)(temporary, chain([first], frames), size, fps)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"The video {path} could not be written: {reason}. Free some space, or choose another place."
+        ) from error
+    return size
+
+
+def _write_mp4(path: Path, frames: Iterator[Frame], size: tuple[int, int], fps: float) -> None:
+    import imageio_ffmpeg
+
+    container = ["-movflags", "+faststart", "-f", "mp4"]
+    writer = imageio_ffmpeg.write_frames(
+        str(path), size, fps=fps, quality=6, macro_block_size=2, ffmpeg_log_level="quiet", output_params=container
+    )
+    given = 0
+    with closing(writer):
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+            given += 1
+    try:  # ffmpeg does not say that a disk is full
+        written = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except RuntimeError as error:
+        raise OSError("ffmpeg could not end it") from error
+    if written != given:
+        raise OSError(f"it has {written} of {given} frames")
+
+
+def _write_gif(path: Path, frames: Iterator[Frame], size: tuple[int, int], fps: float) -> None:
+    from PIL import Image
+
+    pictures = (Image.fromarray(frame).quantize(256, Image.Quantize.FASTOCTREE) for frame in frames)
+    next(pictures).save(path, "GIF", save_all=True, append_images=pictures, duration=1000 / fps, loop=0)
+
+
+@dataclass
+class RecordedEpisode:
+    """An episode: what determines it, and what came of it.
+
+    Attributes:
+        seed, group: as in `Environments.reset`.
+        actions: one (A,) a step.
+        total: undiscounted return.
+    """
+
+    seed: int
+    group: int
+    actions: list[Array] = field(default_factory=list)
+    total: float = 0.0
+
+
+class RecordingEnvironments(Environments):
+    """Other environments, whose first episodes are noted.
+
+    Args:
+        played: the environments.
+        count: how many episodes are noted.
+
+    Attributes:
+        episodes: of the latest reset.
+    """
+
+    def __init__(self, played: Environments, count: int) -> None:
+        self._played, self._count = played, count
+        self.episodes: list[RecordedEpisode] = []
+
+    def prepare(self, count: int) -> None:
+        self._played.prepare(count)
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        self.episodes = [RecordedEpisode(*pair) for pair in islice(zip(seeds, groups, strict=True), self._count)]
+        return self._played.reset(seeds, groups)
+
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
+        stepped = self._played.step(which, actions)
+        for number, action, reward in zip(which, actions, stepped.reward, strict=True):
+            if number < len(self.episodes):
+                self.episodes[number].actions.append(action.copy())
+                self.episodes[number].total += float(reward)
+        return stepped
+
+    def close(self) -> None:
+        self._played.close()
 
 
 MODE = "rgb_array"
@@ -157,58 +226,51 @@ class VideoRenderer:
 
     Args:
         evaluator: whose environments are noted from now on.
-        film: what is wanted.
+        request: what is wanted.
 
     Attributes:
-        seconds: that a frame takes here to be drawn.
+        recording: the environments, with the episodes of the latest evaluation.
+        seconds: that a frame of the environment's takes here to be drawn, on average.
 
     Raises:
         ConfigError: the environments cannot be drawn, or the video not be encoded, here.
     """
 
-    def __init__(self, evaluator: Evaluator, film: VideoRequest) -> None:
-        film.check(evaluator.episodes)
-        self._task, self._physics, self._film = evaluator.task, evaluator.physics, film
+    def __init__(self, evaluator: Evaluator, request: VideoRequest) -> None:
+        request.check(evaluator.episodes)
+        self._task, self._physics, self._request = evaluator.task, evaluator.physics, request
         environments = evaluator.environments
         if not isinstance(environments, GymnasiumEnvironments):
             environments.close()
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
-        with self._camera() as env:
-            self.seconds = _try_out(env, self._task.name) * ENCODERS[film.path.suffix.lower()].share(_fps(env))
-        self._recording = evaluator.environments = Recording(environments, film.episodes)
+        with self.camera() as env:
+            self.seconds = _try_out(env, self._task.name) / request.left_out(_fps(env))
+        self.recording = evaluator.environments = RecordingEnvironments(environments, request.episodes)
 
-    def takes(self) -> list[RecordedEpisode]:
-        """What the latest evaluation noted."""
-        return self._recording.takes
-
-    def render_video(
-        self, takes: Sequence[RecordedEpisode], film: VideoRequest, step_done: Callable[[], Any] = bool
-    ) -> str:
+    def render_video(self, episodes: Sequence[RecordedEpisode], path: Path, step_done: Callable[[], Any] = bool) -> str:
         """Play the episodes again and write the video; returns its size and speed in words.
 
         Args:
-            takes: the episodes, at least one.
-            film: the file.
+            episodes: at least one.
+            path: the file.
             step_done: called after every step; without a GPU a second of video may take many.
         """
-        with self._camera() as env:
-            fps = _fps(env)
-            _begin(env, takes[0])
-            height, width = _picture(env).shape[:2]
-            with encoding(film.path, fps, (width, height)) as encoder:
-                for take in takes:
-                    self._play(env, take, encoder, step_done)
-        return f"{width}x{height}, {encoder.fps:g} frames/s"
+        with self.camera() as env:
+            every = replace(self._request, path=path).left_out(_fps(env))
+            fps = _fps(env) / every
+            states = chain.from_iterable(self._states(env, episode, step_done) for episode in episodes)
+            width, height = write_video(path, (picture_of(env) for _ in islice(states, 0, None, every)), fps)
+        return f"{width}x{height}, {fps:g} frames/s"
 
     @contextmanager
-    def _camera(self) -> Iterator[Any]:
+    def camera(self) -> Iterator[Any]:
         """An environment that draws.
 
         Raises:
             ConfigError: the task's draws nothing, or not at this size.
         """
-        size = dict(zip(("width", "height"), self._film.size or (), strict=False))
+        size = dict(zip(("width", "height"), self._request.size or (), strict=False))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a render mode that is not there
@@ -232,18 +294,23 @@ class VideoRenderer:
             raise ConfigError(f"--render: {self._task.name} has nothing to draw.") from error
         raise ConfigError(f"{self._task.name} is drawn at its own size only: leave out --render-size.") from error
 
-    def _play(self, env: Any, take: RecordedEpisode, encoder: Encoder, step_done: Callable[[], Any]) -> None:
-        """One episode; a warning where its return is not the evaluation's."""
-        _begin(env, take)
-        encoder.add(partial(_picture, env))
+    def _states(self, env: Any, episode: RecordedEpisode, step_done: Callable[[], Any]) -> Iterator[None]:
+        """Bring the environment to each state of an episode; a warning where its return is not the evaluation's."""
+        env.reset(seed=episode.seed, options={"group": episode.group})
+        yield
         total = 0.0
-        for action in take.actions:
+        for action in episode.actions:
             total += float(env.step(action)[1])
-            encoder.add(partial(_picture, env))
+            yield
             step_done()
-        if abs(total - take.total) > 1e-6 * max(1.0, abs(take.total)):
-            text = f"the episode in the video has the return {total:.1f}, the evaluation's had {take.total:.1f}"
+        if abs(total - episode.total) > 1e-6 * max(1.0, abs(episode.total)):
+            text = f"the episode in the video has the return {total:.1f}, the evaluation's had {episode.total:.1f}"
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
+
+
+def picture_of(env: Any) -> Frame:
+    """What an environment's camera sees, (height, width, 3)."""
+    return np.asarray(env.render())
 
 
 def _follow(env: Any) -> None:
@@ -270,25 +337,15 @@ def _try_out(env: Any, name: str) -> float:
 
     try:
         env.reset(seed=0)
-        _picture(env)  # the first one takes longer: it compiles what draws
+        picture_of(env)  # the first one takes longer: it compiles what draws
         started = time.monotonic()
-        _picture(env)
+        picture_of(env)
         return time.monotonic() - started
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
 
 
-def _begin(env: Any, take: RecordedEpisode) -> None:
-    env.reset(seed=take.seed, options={"group": take.group})
-
-
-def _picture(env: Any) -> Frame:
-    return np.asarray(env.render())
-
-
-EVERY = 20.0
-"""Seconds between two lines on a film's progress."""
-SHOWN = (
+COLUMNS = (
     TextColumn("{task.description}"),
     BarColumn(),
     MofNCompleteColumn(),
@@ -297,40 +354,14 @@ SHOWN = (
 )
 
 
-class ProgressLines:
-    """Tells now and then how far a film is, where no bar can be shown.
-
-    Args:
-        say: prints a line.
-        total: steps in all.
-    """
-
-    def __init__(self, say: Callable[[str], Any], total: int) -> None:
-        self._say, self._total, self._done = say, total, 0
-        self._told = time.monotonic()
-
-    def __call__(self) -> None:
-        """One more step."""
-        self._done += 1
-        if time.monotonic() - self._told >= EVERY:
-            self._told = time.monotonic()
-            self._say(f"  filming: {self._done:,} of {self._total:,} steps")
-
-
 @dataclass(frozen=True)
-class VideoJob:
-    """A replica's video to be.
-
-    Attributes:
-        name, step: the replica's, and the updates that its policy has seen.
-        film: the file that is wanted.
-        takes: the episodes.
-    """
+class NotedEvaluation:
+    """A replica's episodes, of which a video is made: its name, the updates that its policy has seen, and the file."""
 
     name: str
     step: int
-    film: VideoRequest
-    takes: list[RecordedEpisode]
+    path: Path
+    episodes: list[RecordedEpisode]
 
 
 class VideoSession:
@@ -338,20 +369,19 @@ class VideoSession:
 
     Args:
         evaluator: that evaluates.
-        film: what is wanted.
+        request: what is wanted.
         replicas: how many will be evaluated; each of several gets a file of its own.
 
     Raises:
-        ConfigError: as `Studio`.
+        ConfigError: as `VideoRenderer`.
     """
 
-    def __init__(self, evaluator: Evaluator, film: VideoRequest, replicas: int) -> None:
-        self._console = Console()
-        self._studio, self._film, self._alone = VideoRenderer(evaluator, film), film, replicas == 1
-        self._task = evaluator.task
-        self._scenes: list[VideoJob] = []
-        frames, each = film.episodes * (self._task.episode_limit + 1), self._studio.seconds
-        files = f"{replicas} videos" if replicas > 1 else str(film.path)
+    def __init__(self, evaluator: Evaluator, request: VideoRequest, replicas: int) -> None:
+        self._renderer, self._request, self._alone = VideoRenderer(evaluator, request), request, replicas == 1
+        self._console, self._task = Console(), evaluator.task
+        self._noted: list[NotedEvaluation] = []
+        frames, each = request.episodes * (self._task.episode_limit + 1), self._renderer.seconds
+        files = f"{replicas} videos" if replicas > 1 else str(request.path)
         self._console.print(
             f"Filming: after the evaluation, {files} of up to {frames:,} frames: "
             f"up to {readable_duration(replicas * frames * each)} ({each:.2f} s a frame here)",
@@ -360,7 +390,9 @@ class VideoSession:
 
     def note(self, name: str, step: int) -> None:
         """A replica has been evaluated."""
-        self._scenes.append(VideoJob(name, step, self._film.of(name, self._alone), self._studio.takes()))
+        path = self._request.path
+        path = path if self._alone else path.with_stem(f"{path.stem}-{name}")
+        self._noted.append(NotedEvaluation(name, step, path, self._renderer.recording.episodes))
 
     def finish(self, folder: RunFolder | None) -> None:
         """Make the videos and say what they show; send them where the run is recorded.
@@ -371,27 +403,26 @@ class VideoSession:
         Raises:
             RunError: a video could not be written.
         """
-        console, waiting = self._console, Console(stderr=True)
-        for scene in self._scenes:
-            with Progress(*SHOWN, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-                steps = sum(len(take.actions) for take in scene.takes)
-                task = progress.add_task(f"filming {escape(str(scene.film.path))}", total=steps)
-                shown = partial(progress.advance, task) if waiting.is_terminal else ProgressLines(console.print, steps)
-                about = self._studio.render_video(scene.takes, scene.film, shown)
-            console.print(f"Video: {scene.film.path} ({about})", soft_wrap=True)
-            for number, take in enumerate(scene.takes, 1):
-                score = f", score {float(self._task.score(take.total)):.1f}" if self._task.scored else ""
-                lines = f"{len(take.actions)} steps, return {take.total:.1f}{score}"
-                console.print(f"  episode {number}: {lines}", soft_wrap=True)
+        waiting = Console(stderr=True)
+        for noted in self._noted:
+            with Progress(*COLUMNS, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+                steps = sum(len(episode.actions) for episode in noted.episodes)
+                task = progress.add_task(f"filming {escape(str(noted.path))}", total=steps)
+                about = self._renderer.render_video(noted.episodes, noted.path, partial(progress.advance, task))
+            self._console.print(f"Video: {noted.path} ({about})", soft_wrap=True)
+            for number, episode in enumerate(noted.episodes, 1):
+                score = f", score {float(self._task.score(episode.total)):.1f}" if self._task.scored else ""
+                lines = f"{len(episode.actions)} steps, return {episode.total:.1f}{score}"
+                self._console.print(f"  episode {number}: {lines}", soft_wrap=True)
         if folder is not None and is_tracked(folder.path):
             self._send(folder)
 
     def _send(self, folder: RunFolder) -> None:
         """Videos into the run's folder, and to MLflow; a dead server costs a warning."""
         known = {replica.name for replica in folder.replicas()}
-        for scene in self._scenes:
-            if scene.name in known:
-                keep_video(scene.film.path, folder.replica(scene.name), scene.step)
+        for noted in self._noted:
+            if noted.name in known:
+                keep_video(noted.path, folder.replica(noted.name), noted.step)
         try:
             sync_to_mlflow(folder.path)
         except RunError as error:

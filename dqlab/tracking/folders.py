@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from dqlab.errors import DqlabError, RunError
-from dqlab.tracking.records import BegunGridRecord, GridRecord, RunRecord, read_record
+from dqlab.tracking.records import BegunGridRecord, CellRecord, GridRecord, PlanRecord, RunRecord, read_record
 
 SHOWN = 3
 
@@ -46,7 +46,7 @@ class SkippedRecords:
             raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
 
 
-RUN, GRID = "run.json", "grid.json"
+RUN, GRID, PLAN = "run.json", "grid.json", "plan.json"
 
 
 def is_grid(folder: Path) -> bool:
@@ -92,3 +92,17 @@ def run_facts(folder: Path) -> RunRecord:
     if not os.path.exists(folder / RUN):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
     return read_record(folder / RUN, RunRecord)
+
+
+def reused_cells(facts: GridRecord) -> dict[str, Path]:
+    """Folders of cells that another grid has trained, by the cell's id."""
+    return {cell: Path(folder) for cell, folder in (facts.get("elsewhere") or {}).items()}
+
+
+def planned_cells(grid: Path) -> Mapping[str, CellRecord]:
+    """Every cell of a grid's plan, by its id; the first one of those with one id.
+
+    Raises:
+        RunError: plan.json is damaged.
+    """
+    return {cell["id"]: cell for cell in reversed(read_record(grid / PLAN, PlanRecord)["cells"])}

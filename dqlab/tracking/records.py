@@ -186,37 +186,35 @@ class PlanRecord(TypedDict):
 
 
 class SentRecord(TypedDict):
-    """What is remembered of one cell's MLflow run."""
+    """What MLflow has of one run.
+
+    `records` and `bytes` are its journal's (null: nothing has been sent), `tags` is a digest of them, and `files` has
+    each artifact's version.
+    """
 
     run: str
-    records: Count
-    bytes: int
-    shown: str
     status: str
+    records: Count
+    bytes: int | None
+    tags: str
+    files: dict[str, str]
+    deleted: NotRequired[bool]
 
 
 class MemoryRecord(TypedDict):
-    """mlflow.json: what has been sent of a run, a pack or a grid."""
+    """mlflow.json: what has been sent of a run, a pack or a grid; `parent` and `children` are of earlier versions."""
 
     uri: str
     grid: NotRequired[str]
-    run: NotRequired[str]
-    parent: NotRequired[str]
-    status: NotRequired[str]
-    owner: NotRequired[str]
-    attempt: NotRequired[str]
-    creation_pending: NotRequired[bool]
-    versions: NotRequired[bool]
+    owner: NotRequired[Name]
+    attempt: NotRequired[Annotated[str, Field(pattern=r"^\w*$")]]
     began: NotRequired[Seconds]
     reported: NotRequired[Seconds]
     settled: NotRequired[list[Name]]
-    deleted: NotRequired[list[str]]
-    children: NotRequired[dict[Name, str]]
-    records: NotRequired[dict[Name, Count]]
-    cells: NotRequired[dict[Name, SentRecord]]
-    report: NotRequired[dict[str, str]]
-    videos: NotRequired[dict[str, str]]
     finished: NotRequired[bool | dict[str, Count]]
+    runs: NotRequired[dict[str, SentRecord]]
+    parent: NotRequired[str]
+    children: NotRequired[dict[Name, str]]
 
 
 class JournalRecord(TypedDict):

@@ -28,7 +28,7 @@ from dqlab.analysis.compare.compare import (
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
-from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Run = Callable[..., Any]
@@ -72,13 +72,15 @@ def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     """A grid's folder, its packs, its experiment (page by page), and the id of its run."""
     monkeypatch.setattr(client_module, "PAGE", 7)
     folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     wanted = compared(folder).as_dict()
     assert compared(*sorted((folder / "packs").iterdir())).as_dict() == wanted
     assert compared(folder, folder).as_dict() == wanted, "named twice, counted once"
     assert sorted_groups(compare_groups(find_runs([], "steps", "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
-    top = json.loads((folder / "mlflow.json").read_text())["run"]
-    pack = json.loads(next((folder / "packs").glob("*/mlflow.json")).read_text())["run"]
+    sent = [
+        json.loads(path.read_text())["runs"] for path in (folder / "mlflow.json", *folder.glob("packs/*/mlflow.json"))
+    ]
+    top, pack, *_ = (next(iter(runs.values()))["run"] for runs in sent)
     assert sorted_groups(compare_groups(find_runs([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
     assert len(find_runs([pack], None, "", uri).runs) == 6
     some = find_runs([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
@@ -146,7 +148,7 @@ def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
     for config in folders[1].glob("packs/*/*/config.gin"):
         config.write_text(config.read_text().replace("Training.steps = 5000", "Training.steps = 9000"))
     for folder in folders:
-        send_grid(folder, uri, "steps")
+        send_folder(folder, uri, "steps")
     result = compare_groups(find_runs([], "steps", "", uri), ["last"])
     assert result.different == ("Training.steps",)
     assert sorted(group.config["Training.steps"] for group in result.groups) == ["5000", "9000"]
@@ -201,7 +203,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recorded grid and one of which nothing has finished."""
     folder = tmp_path_factory.mktemp("place")
     grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
-    send_grid(write_grid(folder / "grid", grid), fresh_store(folder), "steps")
+    send_folder(write_grid(folder / "grid", grid), fresh_store(folder), "steps")
     write_grid(
         folder / "empty",
         replace(grid, results=(), pending=tuple(CellStatus(r.cell) for r in grid.results)),
@@ -241,7 +243,7 @@ def test_every_rule_can_be_asked_for(tmp_path: Path) -> None:
 def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One config.gin a configuration and task, however many seeds."""
     folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     client, fetched = mlflow_client(uri), []
     download = client.download_artifacts
     client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]

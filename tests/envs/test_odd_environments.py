@@ -13,7 +13,7 @@ from conftest import ROOT
 from made_environments import write_odd
 from made_packs import records
 
-from dqlab.tracking.mlflow.run import send_run
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
@@ -48,7 +48,7 @@ def in_mlflow(run: Path) -> tuple[str, float | None, float | None]:
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{run.parent / 'mlflow.db'}"
-    send_run(run, uri, "odd")
+    send_folder(run, uri, "odd")
     at = MlflowClient(tracking_uri=uri)
     runs = at.search_runs([at.get_experiment_by_name("odd").experiment_id])
     (child,) = (each for each in runs if "mlflow.parentRunId" in each.data.tags)

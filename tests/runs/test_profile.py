@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from conftest import ROOT, bindings
 
-from dqlab.runs.profile.trace import UPDATE
+from dqlab.runs.profile.recorder import UPDATE
 from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ["train", "--gin", str(ROOT / "gin" / "quickstart.gin")]
-FEW = ("Training.eval_every=104", "Training.log_every=26", "Training.eval_episodes=1", "DiffusionPolicy.n_timesteps=2")
+FEW = ("Training.eval_every=104", "Training.log_every=52", "Training.eval_episodes=1", "DiffusionPolicy.n_timesteps=2")
 STEPS = ["--steps", "104", "--seeds", "0", "3", *bindings(*FEW)]
 
 
@@ -45,7 +45,6 @@ def results(run: Path, seed: int) -> list[Any]:
 
 
 def test_a_profiled_run_and_the_same_without(dqlab: Run, tmp_path: Path) -> None:
-    """Noise of the steps from 100 on is drawn while the profiler is at work."""
     done = dqlab(*QUICK, "--out", "profiled", "--profile", *STEPS)
     assert done.returncode == 0, done.stderr
     assert "USDT" not in done.stderr  # the chatter of the profiler's library
@@ -74,8 +73,6 @@ def check_files(run: Path) -> None:
     updates = [event for event in events if event["name"] == UPDATE]
     assert 1 <= len(updates) <= 50
     assert facts["updates recorded"].startswith(f"{len(updates)} (from step ")
-    assert "the noise of 100 steps is drawn in one of them" in facts["updates recorded"]
-    assert any(event["name"] == "aten::randn" for event in events)
     assert facts["execution"] == "eager"
     assert facts["replicas"] == "2 (1 computed together)"
     assert (facts["device"], facts["threads"], facts["batch"]) == ("cpu", "1", "8")

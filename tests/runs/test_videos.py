@@ -7,6 +7,7 @@ import math
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,7 @@ from dqlab.envs.rendering import GL_BACKENDS, choose_gl
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run
-from dqlab.runs.encoders import GIF_FPS, Mp4, encoding
-from dqlab.runs.video import VideoRenderer, VideoRequest, _picture
+from dqlab.runs.video import GIF_FPS, VideoRenderer, VideoRequest, ffmpeg, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.sync import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
@@ -73,10 +73,10 @@ def frames(path: Path) -> list[np.ndarray]:
 def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first episodes, one after the other; each is a state more than it has steps. The GIF has every fifth."""
     studio, result = evaluated(film := FILM(tmp_path / "new" / "a.mp4"))
-    takes = studio.takes()
+    takes = studio.recording.episodes
     assert [take.total for take in takes] == result.returns[:2].tolist()
     assert [len(take.actions) for take in takes] == result.lengths[:2].tolist()
-    assert studio.render_video(takes, film) == "64x48, 125 frames/s"
+    assert studio.render_video(takes, film.path) == "64x48, 125 frames/s"
     count = int(result.lengths[:2].sum()) + 2
     shown = frames(film.path)
     assert len(shown) == count
@@ -86,7 +86,7 @@ def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert apart[begins] < 0.7 * apart[begins - 1], "the second episode begins where the first one did"
     assert apart[begins - 1] > 2 * apart[1], "the first one moves"
     gif = FILM(tmp_path / "a.gif")
-    studio.render_video(takes, gif)
+    studio.render_video(takes, gif.path)
     every = math.ceil(FPS / GIF_FPS)
     with Image.open(gif.path) as picture:
         assert picture.n_frames == math.ceil(count / every)
@@ -98,9 +98,9 @@ def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_an_episode_that_does_not_repeat_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     studio, _ = evaluated(film := VideoRequest(tmp_path / "a.gif", 1, (64, 48)))
-    take = studio.takes()[0]
+    take = studio.recording.episodes[0]
     take.seed += 1
-    studio.render_video([take], film)
+    studio.render_video([take], film.path)
     assert "Hopper-v4 does not repeat an episode" in capsys.readouterr().err
 
 
@@ -114,10 +114,10 @@ def robot(model: Any) -> list[int]:
 
 def pixels_of_the_robot(env: Any) -> int:
     """Pixels of the film's picture that are others without the robot; the model, which several share, is put back."""
-    model, shown = env.unwrapped.model, _picture(env).astype(int)
+    model, shown = env.unwrapped.model, picture_of(env).astype(int)
     colours, materials = model.geom_rgba.copy(), model.geom_matid.copy()
     model.geom_rgba[robot(model), 3], model.geom_matid[robot(model)] = 0.0, -1
-    hidden = _picture(env).astype(int)
+    hidden = picture_of(env).astype(int)
     model.geom_rgba[:], model.geom_matid[:] = colours, materials
     return int((np.abs(shown - hidden).max(axis=-1) > 30).sum())
 
@@ -152,13 +152,14 @@ def test_the_robot_is_seen_from_start_to_end(tmp_path: Path, name: str) -> None:
         pytest.importorskip("gymnasium_robotics")
     size = None if "pen" in name or name not in tasks else (320, 320)
     studio = VideoRenderer(Evaluator(task, "mujoco210", 1), VideoRequest(tmp_path / "a.mp4", 1, size))
-    with studio._camera() as env:
+    with studio.camera() as env:
         for share in (0.0, 0.5, 1.0):
             go_on(env, share)
             assert pixels_of_the_robot(env) > 30, f"after {share:.0%} of the episode"
 
 
-def interrupted() -> np.ndarray:
+def interrupted(done: int) -> Iterator[np.ndarray]:
+    yield from np.zeros((done, 48, 64, 3), np.uint8)
     raise KeyboardInterrupt
 
 
@@ -166,13 +167,11 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from dqlab.runs.encoders import encoding
+from dqlab.runs.video import write_video
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 noise = np.random.default_rng(0)
-with encoding(Path(sys.argv[1]), 30.0, (64, 48)) as encoder:
-    for _ in range(60):
-        encoder.add(lambda: noise.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+write_video(Path(sys.argv[1]), (noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)), 30.0)
 """
 
 
@@ -185,8 +184,8 @@ def test_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     assert "Free some space" in done.stderr
     assert (tmp_path / name).read_text() == "an earlier one"
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    with pytest.raises(KeyboardInterrupt), encoding(tmp_path / name, 30.0, (64, 48)) as encoder:
-        encoder.add(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / name, interrupted(5), 30.0)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -204,12 +203,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="bandit-2d has nothing to draw"):
         VideoRenderer(Evaluator(BANDIT, "mujoco210", 1), VideoRequest(tmp_path / "a.gif"))
     other = Evaluator(HOPPER, "mujoco210", 1)
-    other.environments = VideoRenderer(Evaluator(HOPPER, "mujoco210", 1), VideoRequest(tmp_path / "a.gif"))._recording
+    other.environments = VideoRenderer(Evaluator(HOPPER, "mujoco210", 1), VideoRequest(tmp_path / "a.gif")).recording
     with pytest.raises(ConfigError, match="Gymnasium's environments only"):
         VideoRenderer(other, VideoRequest(tmp_path / "a.gif"))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
-        Mp4.check()
+        ffmpeg()
     assert not list(tmp_path.iterdir())
 
 
@@ -236,7 +235,11 @@ def dead_server() -> str:
 
 def artifacts(uri: str, run: Path) -> dict[str, list[str]]:
     client, sent = mlflow_client(uri), json.loads((run / "mlflow.json").read_text())
-    return {name: [a.path for a in client.list_artifacts(child, "videos")] for name, child in sent["children"].items()}
+    return {
+        name: [file.path for file in client.list_artifacts(known["run"], "videos")]
+        for name, known in sent["runs"].items()
+        if name != "run"
+    }
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Which updates are measured: after a warm-up, around a drawing of noise, never across a log."""
+"""Which updates are measured: after a warm-up, never across a log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.runs.profile.trace import draws_noise, recorded_window, timed_window
+from dqlab.runs.profile.recorder import recorded_window, timed_window
 from dqlab.training import Training
 
 FAST = 1e-4
@@ -20,9 +20,9 @@ def windows(start: int, plan: Training, seconds: float = FAST) -> tuple[range, r
 @pytest.mark.parametrize(
     ("start", "timed", "recorded"),
     [
-        (0, range(20, 70), range(75, 125)),  # step 100, where noise is drawn, in the middle
-        (1030, range(1050, 1100), range(1100, 1150)),  # a resumed run; step 1100 draws
-        (940, range(960, 1000), range(1000, 1050)),  # cut short by the log at 1000, which draws
+        (0, range(20, 70), range(70, 120)),
+        (1030, range(1050, 1100), range(1100, 1150)),  # a resumed run
+        (940, range(960, 1000), range(1000, 1050)),  # cut short by the log at 1000
     ],
 )
 def test_windows_of_a_long_run(start: int, timed: range, recorded: range) -> None:
@@ -31,8 +31,8 @@ def test_windows_of_a_long_run(start: int, timed: range, recorded: range) -> Non
 
 def test_slow_updates_are_few() -> None:
     """1.5 s of updates of 0.15 s are 10 of them; of 5 s, one."""
-    assert windows(0, Training(), 0.1499)[1] == range(95, 105)
-    assert windows(0, Training(), 5.0)[1] == range(100, 101)
+    assert windows(0, Training(), 0.1499)[1] == range(70, 80)
+    assert windows(0, Training(), 5.0)[1] == range(70, 71)
 
 
 def test_short_runs_record_what_there_is() -> None:
@@ -44,8 +44,8 @@ def test_short_runs_record_what_there_is() -> None:
 
 
 def test_logs_are_not_crossed() -> None:
-    """Of [75, 125) with a log every 20: 5, 20, 20 and 5 updates; of the longest, that in which noise is drawn."""
-    assert windows(0, Training(log_every=20, eval_every=40)) == (range(40, 60), range(100, 120))
+    """Of [20, 70) with a log every 20: 20, 20 and 10 updates; of [40, 90): 20, 20 and 10."""
+    assert windows(0, Training(log_every=20, eval_every=40)) == (range(20, 40), range(40, 60))
 
 
 @given(
@@ -65,4 +65,3 @@ def test_windows_are_never_empty_or_out_of_order(
     assert len(recorded) <= 50
     for window in (timed, recorded):
         assert plan.next_stop(window.start) >= window.stop
-    assert draws_noise(recorded) == any(step % 100 == 0 for step in recorded)

@@ -31,12 +31,11 @@ from dqlab.analysis.compare.compare import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
 from dqlab.tracking.folders import LeftOutError
-from dqlab.tracking.mlflow import grid as grid_module
-from dqlab.tracking.mlflow.cells import axis_parameter, config_digest
+from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
-from dqlab.tracking.mlflow.grid import send_grid
 from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.sync import sync_to_mlflow
+from dqlab.tracking.mlflow.sync import send_folder, sync_to_mlflow
+from dqlab.tracking.mlflow.tree import axis_parameter, config_digest
 
 SMALL = made_grid(values=(2, 5), seeds=2)
 
@@ -97,7 +96,7 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     (folder / "report" / "figures").mkdir(parents=True)
     (folder / "report" / "index.html").write_text("a report")
     (folder / "report" / "figures" / "scores.png").write_bytes(b"a figure")
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     check_complete(uri, folder, SMALL)
     found, client = stored(uri), mlflow_client(uri)
     cell = next(run for run in found["cell"] if run.data.tags["cell"] == "N=2")
@@ -122,10 +121,10 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     asked = []
     client_of = mlflow_client
     try:
-        grid_module.mlflow_client = lambda uri: _Counting(client_of(uri), asked)
-        send_grid(folder, uri, "steps")
+        sync_module.mlflow_client = lambda uri: _Counting(client_of(uri), asked)
+        send_folder(folder, uri, "steps")
     finally:
-        grid_module.mlflow_client = client_of
+        sync_module.mlflow_client = client_of
     assert not asked, "nothing is new, so nothing is asked of MLflow"
 
 
@@ -151,7 +150,7 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     write_grid(folder, begun, state="running")
     (folder / "report").mkdir()
     (folder / "report" / "index.html").write_text("half")
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     client, found = mlflow_client(uri), stored(uri)
     by_cell = {(run.data.params["N"], run.data.params["task"], run.data.params["seed"]): run for run in found["cell"]}
     failed = by_cell["2", second.cell.task, "1"]
@@ -160,11 +159,11 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     assert {item.path for item in client.list_artifacts(failed.info.run_id)} == {"config.gin", "failure.json"}
     assert by_cell["5", second.cell.task, "1"].info.status == "RUNNING"
     assert found["grid"][0].info.status == "RUNNING"
-    send_grid(folder, uri, "steps", over=True)
+    send_folder(folder, uri, "steps", over=True)
     assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 1, "FAILED": 1, "KILLED": 6}
     assert stored(uri)["grid"][0].info.status == "KILLED"
     (folder_of(folder, SMALL, second.cell) / "failure.json").unlink()  # it is tried again
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     again = client.get_run(failed.info.run_id)
     assert again.info.status == "RUNNING"
     assert "failure" not in again.data.tags
@@ -173,7 +172,7 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
         finish_cell(folder, SMALL, result)
     (folder / "report" / "index.html").write_text("the whole report")
     write_state(folder, state="finished")
-    send_grid(folder, uri, "steps", over=True)
+    send_folder(folder, uri, "steps", over=True)
     check_complete(uri, folder, SMALL)
     top = stored(uri)["grid"][0].info.run_id
     assert Path(client.download_artifacts(top, "report/index.html")).read_text() == "the whole report"
@@ -188,12 +187,12 @@ def test_half_a_line_of_a_journal_is_left_for_later(tmp_path: Path) -> None:
     path = folder_of(folder, grid, cell) / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole[:-20])
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     assert {step for _, step, _ in history(uri, stored(uri)["cell"][0])} == {1000, 2000}
     path.write_text(whole)
     finish_cell(folder, grid, grid.results[0])
     write_state(folder, state="finished")
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     check_complete(uri, folder, grid)
 
 
@@ -211,14 +210,14 @@ def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
     client_of, deaths = mlflow_client, 0
     for die_at in (1, 2, 4, 6):
         dying = _Dying(client_of(uri), call, die_at, after)
-        monkeypatch.setattr(grid_module, "mlflow_client", lambda uri, dying=dying: dying)
+        monkeypatch.setattr(sync_module, "mlflow_client", lambda uri, dying=dying: dying)
         try:
-            send_grid(folder, uri, "steps")
+            send_folder(folder, uri, "steps")
         except ConnectionError:
             deaths += 1
-    monkeypatch.setattr(grid_module, "mlflow_client", client_of)
+    monkeypatch.setattr(sync_module, "mlflow_client", client_of)
     assert deaths >= 2
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     check_complete(uri, folder, grid)
 
 
@@ -307,7 +306,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
     for cell in cells:
         (pack / cell.replica).mkdir()
         fail_cell(folder, grid, CellStatus(cell, FAILED, "crashed", "killed by signal 9"))
-    send_grid(folder, uri, "steps", over=True)
+    send_folder(folder, uri, "steps", over=True)
     assert {run.info.status for runs in stored(uri).values() for run in runs} == {"FAILED"}
 
 
@@ -332,7 +331,7 @@ def test_a_reused_cell_at_a_place_that_no_file_can_have_is_left_out(tmp_path: Pa
     facts["elsewhere"] = {cell: f"/{'[' * 300}{path}" for cell, path in facts["elsewhere"].items()}
     (folder / "grid.json").write_text(json.dumps(facts))
     with pytest.raises(LeftOutError, match="is no folder of that cell in a grid"):
-        send_grid(folder, uri, "steps", over=True)
+        send_folder(folder, uri, "steps", over=True)
     assert len(stored(uri)["cell"]) == 7, "all others were sent"
 
 
@@ -344,11 +343,11 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     lost = folder_of(other, SMALL, reused[0])
     lost.rename(tmp_path / "away")
     with pytest.raises(LeftOutError, match=f"{lost} is gone"):
-        send_grid(folder, uri, "steps")
+        send_folder(folder, uri, "steps")
     assert len(stored(uri)["cell"]) == 7
     (tmp_path / "away").rename(lost)
     for _ in range(2):
-        send_grid(folder, uri, "steps")
+        send_folder(folder, uri, "steps")
     found = stored(uri)
     by_source = {run.data.tags["reused_from"]: run for run in found["cell"] if "reused_from" in run.data.tags}
     assert (len(found["cell"]), set(by_source)) == (8, {str(folder_of(other, SMALL, cell)) for cell in reused})
@@ -367,7 +366,7 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
 def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set aside, then trained under the same ids; a sender that dies in between leaves none twice."""
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     first = {run.info.run_id for run in stored(uri)["cell"]}
     (folder / "packs").rename(folder / "packs-until-today")
     again = made_grid(values=(2, 5), seeds=2, score=lambda value, task, seed: 10.0 + seed)
@@ -378,11 +377,11 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
         (config.parent / "metrics.jsonl").unlink()
     if dies:
         dying, client_of = _Dying(mlflow_client(uri), "create_run", 3, True), mlflow_client
-        monkeypatch.setattr(grid_module, "mlflow_client", lambda uri: dying)
+        monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: dying)
         with pytest.raises(ConnectionError):
-            send_grid(folder, uri, "steps")
-        monkeypatch.setattr(grid_module, "mlflow_client", client_of)
-    send_grid(folder, uri, "steps")
+            send_folder(folder, uri, "steps")
+        monkeypatch.setattr(sync_module, "mlflow_client", client_of)
+    send_folder(folder, uri, "steps")
     new = [run for run in stored(uri)["cell"] if run.info.run_id not in first]
     assert len(new) == 8
     assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
@@ -394,10 +393,10 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
 
 def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     write_grid(folder, made_grid(values=(2, 5, 10), seeds=3))
     write_state(folder, gin="a longer grid")
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     top = stored(uri)["grid"][0]
     assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "18")
     assert not top.data.params, "which could not follow"
@@ -414,11 +413,11 @@ def test_a_mirror_goes_on_after_a_damaged_cell(name: str, text: str, tmp_path: P
     whole = path.read_text() if path.exists() else None
     path.write_text(text)
     with pytest.raises(LeftOutError, match=f"{path} is damaged"):
-        send_grid(folder, uri, "steps", over=True)
+        send_folder(folder, uri, "steps", over=True)
     assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 7, "KILLED": 1}
     assert stored(uri)["grid"][0].info.status == "FINISHED"
     path.write_text(whole) if whole else path.unlink()
-    send_grid(folder, uri, "steps", over=True)
+    send_folder(folder, uri, "steps", over=True)
     check_complete(uri, folder, SMALL)
 
 
@@ -447,15 +446,15 @@ def test_deleted_runs_stay_deleted_and_others_go_on(
     uri, folder = fresh_store(tmp_path), tmp_path / "steps"
     pending = tuple(CellStatus(result.cell) for result in SMALL.results)
     write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")
-    send_grid(folder, uri, "steps")
+    send_folder(folder, uri, "steps")
     deleted = stored(uri)[kind][0].info.run_id
     mlflow_client(uri).delete_run(deleted)
     write_grid(folder, SMALL)
     for _ in range(2):
-        send_grid(folder, uri, "steps", over=True)
+        send_folder(folder, uri, "steps", over=True)
     assert capsys.readouterr().out.count(f"run {deleted} was deleted in MLflow") == 1
     runs = [run for found in stored(uri).values() for run in found]
     assert (len(runs), {run.info.status for run in runs}) == (1 + 4 + 8 - 1, {"FINISHED"})
     (folder / "mlflow.json").unlink()
-    send_grid(folder, uri, "steps", over=True)
+    send_folder(folder, uri, "steps", over=True)
     assert len(stored(uri)["cell"]) == (15 if kind == "cell" else 16), "all of it, anew"

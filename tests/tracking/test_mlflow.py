@@ -17,7 +17,7 @@ from conftest import ROOT, TINY, isolated
 from made_packs import BROKEN, run_pack
 from mlflow_server import Server
 
-from dqlab.tracking.mlflow.run import send_run
+from dqlab.tracking.mlflow.sync import send_folder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]
@@ -102,11 +102,12 @@ def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_pat
     wait_for(lambda: (run / "mlflow.json").exists() and '"KILLED"' in (run / "mlflow.json").read_text())
     at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     sent = json.loads((run / "mlflow.json").read_text())
-    assert at.get_run(sent["children"]["seed-1"]).info.status == "KILLED"
+    assert at.get_run(sent["runs"]["seed-1"]["run"]).info.status == "KILLED"
     assert dqlab(*args, "--resume").returncode == 0
     again = json.loads((run / "mlflow.json").read_text())
-    assert again["children"] == sent["children"], "the resumed run is the same MLflow run"
-    for name, child in again["children"].items():
+    ids = {key: known["run"] for key, known in sent["runs"].items()}
+    assert {key: known["run"] for key, known in again["runs"].items()} == ids, "the resumed run is the same MLflow run"
+    for name, child in list(ids.items())[1:]:
         clocks = {"train/updates_per_second"}  # a clock's figures differ the second time
         values = [item for item in stored(at, child) if item[0] not in clocks]
         assert sorted(set(values)) == [item for item in journal(run / name) if item[0] not in clocks]
@@ -119,9 +120,10 @@ def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
     few = "Training.steps=10", "Training.eval_every=10", "Training.evaluate_untrained=False"
     finished = run_pack(run, BROKEN, *few)
     for _ in range(2):  # nothing is done twice
-        send_run(run, f"sqlite:///{tmp_path}/mlflow.db", "packs", over=True)
+        send_folder(run, f"sqlite:///{tmp_path}/mlflow.db", "packs", over=True)
     at, sent = client(f"sqlite:///{tmp_path}/mlflow.db"), json.loads((run / "mlflow.json").read_text())
-    runs = {name: at.get_run(child) for name, child in sent["children"].items()}
+    parent, *runs = [at.get_run(known["run"]) for known in sent["runs"].values()]
+    runs = {run.data.tags["dqlab.key"]: run for run in runs}
     assert {name: child.info.status for name, child in runs.items()} == {
         "cell-a": "FINISHED",
         "cell-x": "FAILED",
@@ -133,7 +135,7 @@ def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
         ("0.5", "eta=0.5"),
         ("2.0", "eta=2.0"),
     ]
-    parent, scores = at.get_run(sent["parent"]), [s["selection"]["last"] for s in finished.summaries.values()]
+    scores = [s["selection"]["last"] for s in finished.summaries.values()]
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["score/last"] == pytest.approx(sum(score["score_mean"] for score in scores) / 2)
 
@@ -164,7 +166,7 @@ def test_a_server_that_dies_never_stops_training(server: Server, dqlab: Run, tmp
     )
     while process.poll() is None:  # until something has arrived
         known = json.loads((run / "mlflow.json").read_text()) if (run / "mlflow.json").exists() else {}
-        if any(known.get("records", {}).values()):
+        if any(run["records"] for run in known.get("runs", {}).values()):
             break
         time.sleep(0.1)
     server.kill()

@@ -232,7 +232,7 @@ def test_a_password_is_in_no_file_and_on_no_screen(dqlab: Run, tmp_path: Path) -
         assert "s3cret" not in each.stdout + each.stderr
     assert "http://***@127.0.0.1:9/?token=***" in done[0].stdout
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"run.json", "grid.json", "mlflow.log", "mlflow.json"} <= {path.name for path in written}
+    assert {"run.json", "grid.json", "mlflow.log"} <= {path.name for path in written}
     assert [path for path in written if b"s3cret" in path.read_bytes()] == []
 
 

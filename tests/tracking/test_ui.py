@@ -23,7 +23,7 @@ from mlflow_stores import fresh_store
 
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
-from dqlab.tracking.mlflow.grid import send_grid
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.mlflow.ui import free_port, serve_ui, store_of
 
 GRID = made_grid(values=(2, 10), tasks=TASKS[:1], seeds=2)
@@ -36,7 +36,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with a recorded grid."""
     runs = tmp_path_factory.mktemp("work") / "runs"
     uri = fresh_store(runs)
-    send_grid(write_grid(runs / "steps-1", GRID, records=20), uri, "steps")
+    send_folder(write_grid(runs / "steps-1", GRID, records=20), uri, "steps")
     return runs
 
 

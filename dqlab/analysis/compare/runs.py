@@ -15,9 +15,17 @@ from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import RunError, masked, nearest, one_line
 from dqlab.files import read_text
-from dqlab.tracking.folders import GRID, RUN, SkippedRecords, grid_facts, is_grid, run_facts
+from dqlab.tracking.folders import (
+    GRID,
+    RUN,
+    SkippedRecords,
+    grid_facts,
+    is_grid,
+    planned_cells,
+    reused_cells,
+    run_facts,
+)
 from dqlab.tracking.mlflow.client import KEY, LONGEST_VALUE, OWNER, PARENT, all_runs, mirror_environment, mlflow_client
-from dqlab.tracking.mlflow.grid import planned_cells, reused_cells
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 from dqlab.tracking.stores import store_path

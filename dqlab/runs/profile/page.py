@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dqlab.runs.profile.trace import CostRow, DeviceFigures, HostFigures, draws_noise
+from dqlab.noise import CHUNK
 
 NONE = "-"
 TIMES = ((1.0, " s"), (1e-3, " ms"), (1e-6, " us"), (0.0, " ns"))
@@ -82,6 +82,37 @@ SHOWN, WIDEST = 10, 72
 
 
 @dataclass(frozen=True)
+class CostRow:
+    """One line of the table of costs, per update."""
+
+    name: str
+    calls: float
+    microseconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ProfileFigures:
+    """What the host or the device did in the recorded updates, all of it per update.
+
+    Attributes:
+        seconds: of one update, under the profiler.
+        summary: the main figures, in a line.
+        facts: name -> text, for the page.
+        unit: what the rows are, operators or kernels.
+        note: how the rows are to be read.
+        rows: the most expensive first.
+    """
+
+    seconds: float
+    summary: str
+    facts: Mapping[str, str]
+    unit: str
+    note: str
+    rows: Sequence[CostRow]
+
+
+@dataclass(frozen=True)
 class Profile:
     """What is known of the recorded updates.
 
@@ -108,7 +139,7 @@ class Profile:
     seconds: float
     flops: int
     peak: float
-    figures: HostFigures | DeviceFigures
+    figures: ProfileFigures
 
     @property
     def peak_share(self) -> float:
@@ -119,29 +150,26 @@ class Profile:
 def profile_page(profile: Profile) -> str:
     """The summary."""
     figures = profile.figures
-    host = isinstance(figures, HostFigures)
-    facts = {**_setting(profile), **_times(profile), **_arithmetic(profile)}
-    facts |= _of_host(figures) if isinstance(figures, HostFigures) else _of_device(figures)
+    facts = {**_facts(profile), **figures.facts}
+    costs = [
+        f"| `{shorten_name(row.name)}` | {row.calls:,.1f} | {row.microseconds:,.0f} | {format_share(row.share)} |"
+        for row in figures.rows[:SHOWN]
+    ]
     lines = [
         f"# Profile: {profile.execution} on {profile.device}",
         f"All figures are of one update of all replicas. `{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]),
-        f"## The most expensive {'operators' if host else 'kernels'}",
-        _meaning(figures),
-        _costs(figures.rows[:SHOWN]),
+        f"## The most expensive {figures.unit}",
+        figures.note,
+        "\n".join(["| | calls | microseconds | share of the time |", "|---|---:|---:|---:|", *costs]),
     ]
-    return "\n\n".join(line for line in lines if line) + "\n"
+    return "\n\n".join(lines) + "\n"
 
 
 def main_figures(profile: Profile) -> str:
     """The main figures, in one line."""
-    figures = profile.figures
-    if isinstance(figures, HostFigures):
-        own = f"{figures.operators:,.0f} operators an update, {format_share(figures.in_operators)} of the time in them"
-    else:
-        own = f"{figures.kernels:,.0f} kernels an update, device idle {format_share(figures.idle)} of the time"
     time, share = format_seconds(profile.seconds), format_share(profile.peak_share)
-    return f"{time} an update ({profile.execution}), {own}, {share} of peak"
+    return f"{time} an update ({profile.execution}), {profile.figures.summary}, {share} of peak"
 
 
 def shorten_name(name: str) -> str:
@@ -153,66 +181,21 @@ def shorten_name(name: str) -> str:
     return plain if len(plain) <= WIDEST else plain[: WIDEST - 3] + "..."
 
 
-def _setting(profile: Profile) -> dict[str, str]:
+def _facts(profile: Profile) -> dict[str, str]:
     together = f" ({profile.width} computed together)" if profile.replicas > 1 else ""
+    draws = any(step % CHUNK == 0 for step in profile.recorded)
+    drawing = f"; the noise of {CHUNK} steps is drawn in one of them" if draws else ""
     return {
         "execution": profile.execution,
         "device": profile.device,
         "threads": str(profile.threads),
         "replicas": f"{profile.replicas}{together}",
         "batch": f"{profile.batch:,}",
-    }
-
-
-def _times(profile: Profile) -> dict[str, str]:
-    drawing = "; the noise of 100 steps is drawn in one of them" if draws_noise(profile.recorded) else ""
-    return {
         "updates recorded": f"{len(profile.recorded)} (from step {profile.recorded.start:,}{drawing})",
         "time, without the profiler": f"{format_seconds(profile.seconds)} (mean of {len(profile.timed)} updates from "
         f"step {profile.timed.start:,})",
         "time, under the profiler": format_seconds(profile.figures.seconds),
-    }
-
-
-def _arithmetic(profile: Profile) -> dict[str, str]:
-    return {
         "operations of the matrix products": f"{format_count(profile.flops)}FLOP",
         "share of peak": f"{format_share(profile.peak_share)} of {format_count(profile.peak)}FLOP/s, measured on a "
         "large float32 product; by the time without the profiler",
     }
-
-
-def _of_host(figures: HostFigures) -> dict[str, str]:
-    rest = 1 - figures.in_operators - figures.in_graphs
-    parts = {
-        "operators": f"{figures.operators:,.1f}",
-        "time in operators": format_share(figures.in_operators),
-        "time in compiled graphs, outside of operators": format_share(figures.in_graphs),
-        "time elsewhere (Python, autograd's engine)": format_share(rest),
-    }
-    return {name: value for name, value in parts.items() if figures.in_graphs or "graphs" not in name}
-
-
-def _of_device(figures: DeviceFigures) -> dict[str, str]:
-    return {
-        "kernels": f"{figures.kernels:,.1f}",
-        "launches": f"{figures.launches:,.1f}",
-        "device idle": format_share(figures.idle) if figures.rows else "not known: the trace has no kernels",
-        "host waits for the device": f"{figures.waits:,.1f} times in 100 updates",
-    }
-
-
-def _meaning(figures: HostFigures | DeviceFigures) -> str:
-    if isinstance(figures, DeviceFigures):
-        return "Shares are of the recorded time; what runs at the same time counts for each."
-    own = "By the time they take themselves, without what they call, under the profiler, which delays each."
-    more = " `TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE=1` names the fused kernels of compiled graphs (it compiles anew)."
-    return own + (more if figures.in_graphs else "")
-
-
-def _costs(rows: list[CostRow]) -> str:
-    lines = [
-        f"| `{shorten_name(row.name)}` | {row.calls:,.1f} | {row.microseconds:,.0f} | {format_share(row.share)} |"
-        for row in rows
-    ]
-    return "\n".join(["| | calls | microseconds | share of the time |", "|---|---:|---:|---:|", *lines])

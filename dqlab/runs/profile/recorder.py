@@ -6,26 +6,28 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dqlab.files import atomic_path, write_text
-from dqlab.runs.profile.page import SUMMARY, TRACE, Profile, main_figures, profile_page
-from dqlab.runs.profile.peak import measure_peak
-from dqlab.runs.profile.trace import (
-    UPDATE,
-    Event,
-    device_figures,
-    events_of,
-    host_figures,
-    recorded_window,
-    timed_window,
+from dqlab.runs.profile.page import (
+    SUMMARY,
+    TRACE,
+    CostRow,
+    Profile,
+    ProfileFigures,
+    format_share,
+    main_figures,
+    profile_page,
 )
+from dqlab.runs.profile.peak import measure_peak
 from dqlab.training import Pack, Training
 from dqlab.training.probe import flops_of_update
 
@@ -113,13 +115,14 @@ class ProfileRecorder:
         assert self._profiler is not None
         self._pack.synchronize()
         self._profiler.stop()
-        text, self._profiler = _exported(self._profiler), None
-        self.profile = self._profile(events_of(json.loads(text)))
+        text, on_gpu = _exported(self._profiler), self._pack.device.type == "cuda"
+        self.profile = self._profile(device_figures(json.loads(text)) if on_gpu else host_figures(self._profiler))
+        self._profiler = None
         with atomic_path(self.folder / TRACE) as path:
             path.write_bytes(gzip.compress(text, 6))
         write_text(self.folder / SUMMARY, profile_page(self.profile))
 
-    def _profile(self, events: list[Event]) -> Profile:
+    def _profile(self, figures: ProfileFigures) -> Profile:
         pack, on_gpu = self._pack, self._pack.device.type == "cuda"
         name = torch.cuda.get_device_name(pack.device) if on_gpu else ""
         return Profile(
@@ -134,7 +137,7 @@ class ProfileRecorder:
             seconds=self._seconds,
             flops=flops_of_update(pack, self._plan.batch_size),
             peak=measure_peak(str(pack.device)),
-            figures=device_figures(events) if on_gpu else host_figures(events),
+            figures=figures,
         )
 
 
@@ -144,3 +147,163 @@ def _exported(profiler: profile) -> bytes:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         return path.read_bytes()
+
+
+UPDATE = "dqlab: update"
+"""The annotation around every recorded update."""
+COMPILED = "## Call CompiledFxGraph"
+FUSED = "cpp_fused"
+"""In the names of Inductor's kernels on a CPU, which the trace has if the compiler was told to name them."""
+
+
+def host_figures(profiler: Any) -> ProfileFigures:
+    """Figures of updates on a CPU, from the operators that the profiler has seen; those inside of others count once."""
+    events = profiler.events() or []
+    updates = [event for event in events if event.name == UPDATE]
+    span = sum(event.cpu_time_total for event in updates)
+    operators = _outermost(events, is_operator)
+    graphs = any(event.name.startswith(COMPILED) for event in events)
+    in_operators = sum(event.cpu_time_total for event in operators) / span
+    in_both = sum(event.cpu_time_total for event in _outermost(events, _is_library)) / span
+    each = f"{len(operators) / len(updates):,.1f}"
+    shares = {"time in operators": in_operators}
+    shares |= {"time in compiled graphs, outside of operators": in_both - in_operators} if graphs else {}
+    shares |= {"time elsewhere (Python, autograd's engine)": 1 - in_both}
+    own = "By the time they take themselves, without what they call, under the profiler, which delays each."
+    more = " `TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE=1` names the fused kernels of compiled graphs (it compiles anew)."
+    averages = [row for row in profiler.key_averages() if not row.is_user_annotation]
+    times = {row.key: (row.count, row.self_cpu_time_total) for row in averages}
+    return ProfileFigures(
+        span / len(updates) / 1e6,
+        f"{len(operators) / len(updates):,.0f} operators an update, {format_share(in_operators)} of the time in them",
+        {"operators": each, **{name: format_share(share) for name, share in shares.items()}},
+        "operators",
+        own + (more if graphs else ""),
+        _cost_rows(times, len(updates), span),
+    )
+
+
+def is_operator(name: str) -> bool:
+    """Whether an event of the host is an operator or a compiled kernel: not autograd's engine, nor a compiled graph."""
+    return ("::" in name and not name.startswith("autograd::")) or FUSED in name
+
+
+def _is_library(name: str) -> bool:
+    return is_operator(name) or name.startswith(COMPILED)
+
+
+def _outermost(events: Iterable[Any], wanted: Callable[[str], bool]) -> list[Any]:
+    """The wanted events of the updates that lie in no other wanted one."""
+
+    def above(event: Any) -> Iterator[str]:
+        while (event := event.cpu_parent) is not None:
+            yield event.name
+
+    found = ((event, list(above(event))) for event in events if wanted(event.name))
+    return [event for event, names in found if UPDATE in names and not any(map(wanted, names))]
+
+
+WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+CALLS = ("cuda_runtime", "cuda_driver")
+LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cuGraphLaunch")
+WAITS = {f"cuda{what}Synchronize" for what in ("Stream", "Device", "Event")}
+WAITS |= {f"cu{what}Synchronize" for what in ("Stream", "Ctx", "Event")}
+WAITS |= {"cudaMemcpy", "cudaMemcpy2D"}
+"""Calls after which the device has done something; after a `cudaMemcpyAsync` it need not have."""
+
+
+def device_figures(trace: Mapping[str, Any]) -> ProfileFigures:
+    """Figures of updates on a GPU, from the first update's start to the end of all work.
+
+    The device must have been idle at the start, and the recording must end after all work.
+
+    Args:
+        trace: in Chrome's format, times in microseconds; it has what the host calls and the device does, on one clock.
+    """
+    events = [row for row in trace["traceEvents"] if row.get("ph") == "X"]
+    updates = [row for row in events if row["name"] == UPDATE and row.get("cat") == "user_annotation"]
+    start, end = min(row["ts"] for row in updates), max(row["ts"] + row["dur"] for row in updates)
+    calls = [row["name"] for row in events if row.get("cat") in CALLS and start <= row["ts"] < end]
+    work = [row for row in events if row.get("cat") in WORK and row["ts"] >= start]
+    intervals = [(row["ts"], row["ts"] + row["dur"]) for row in work]
+    span, count = max([end, *(last for _, last in intervals)]) - start, len(updates)
+    kernels = sum(row["cat"] == "kernel" for row in work) / count
+    launches = sum(name.startswith(LAUNCHES) for name in calls) / count
+    waits = 100 * sum(name.split("_")[0] in WAITS for name in calls) / count  # a version may follow: _v3020, _ptsz
+    idle = format_share(1 - covered_time(intervals) / span) if work else "not known: the trace has no kernels"
+    times: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+    for row in work:
+        times[row["name"]] = (times[row["name"]][0] + 1, times[row["name"]][1] + row["dur"])
+    return ProfileFigures(
+        span / count / 1e6,
+        f"{kernels:,.0f} kernels an update, device idle {idle}{' of the time' if work else ''}",
+        {
+            "kernels": f"{kernels:,.1f}",
+            "launches": f"{launches:,.1f}",
+            "device idle": idle,
+            "host waits for the device": f"{waits:,.1f} times in 100 updates",
+        },
+        "kernels",
+        "Shares are of the recorded time; what runs at the same time counts for each.",
+        _cost_rows(times, count, span),
+    )
+
+
+def covered_time(intervals: Iterable[tuple[float, float]]) -> float:
+    """Time in which at least one of the intervals runs: what overlaps counts once."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _cost_rows(times: Mapping[str, tuple[int, float]], updates: int, span: float) -> Sequence[CostRow]:
+    ordered = sorted(times.items(), key=lambda item: -item[1][1])
+    return [CostRow(name, calls / updates, time / updates, time / span) for name, (calls, time) in ordered]
+
+
+WARM_UP = 20
+"""Updates before anything is measured, in which libraries and allocators settle."""
+MOST = 50
+"""Updates measured."""
+LONGEST = 1.5
+"""Seconds that the recorded updates may take without the profiler: what bounds the trace's size."""
+NextStop = Callable[[int], int]
+"""From a step to the next one at which something is logged or evaluated."""
+
+
+def timed_window(step: int, steps: int, next_stop: NextStop) -> range:
+    """The steps that are timed without the profiler: 50 after the warm-up of 20, fewer in a short run.
+
+    Args:
+        step: updates done.
+        steps: updates in all.
+        next_stop: see `NextStop`.
+
+    Returns:
+        Empty where fewer than three updates are left: one each to warm up, to time, and to record.
+    """
+    third = (steps - step) // 3
+    first = step + min(WARM_UP, third)
+    return _undisturbed(first, first + min(MOST, third), next_stop)
+
+
+def recorded_window(step: int, steps: int, seconds: float, next_stop: NextStop) -> range:
+    """The steps that are recorded: the next 50, fewer if they are slow or the run is short.
+
+    Args:
+        step, steps, next_stop: as for `timed_window`.
+        seconds: of an update.
+    """
+    return _undisturbed(step, step + max(1, min(MOST, steps - step, int(LONGEST / seconds))), next_stop)
+
+
+def _undisturbed(first: int, last: int, next_stop: NextStop) -> range:
+    """The longest part of the steps from `first` to before `last` without a stop inside."""
+    parts = [range(first, first)]
+    while first < last:
+        stop = min(next_stop(first), last)
+        parts.append(range(first, stop))
+        first = stop
+    return max(parts, key=len)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dqlab.errors import RunError, masked
-from dqlab.files import path_within, read_bytes
+from dqlab.files import read_bytes
 from dqlab.tracking.folders import is_known, read_facts
-from dqlab.tracking.mlflow.memory import Memory
-from dqlab.tracking.records import JournalRecord, RunRecord, damage_message, parse_journal
+from dqlab.tracking.records import JournalRecord, damage_message, parse_journal
 from dqlab.tracking.stores import make_store, store_path, store_uri
 
 Item = TypeVar("Item")
@@ -57,64 +54,6 @@ LONGEST_VALUE, LONGEST_TAG = 480, 4000
 """MLflow takes at most 1000 metrics and 100 parameters a request, 500 characters a parameter and 5000 a tag."""
 
 
-@dataclass(frozen=True)
-class NewRun:
-    """A run to be made: its name, its parent's id, its tags, and when it began, in seconds."""
-
-    name: str
-    parent: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    began: float = 0.0
-
-
-class OwnedRuns:
-    """Makes the runs of one owner, such as a grid, each of them once.
-
-    Before the first run of a sending is made, the memory notes `creation_pending`; once all are remembered,
-    `creation_done` takes that back. Whoever finds the note looks for runs that were made and not remembered,
-    because a process was killed or an answer of the server was lost.
-
-    Args:
-        client: MLflow's.
-        experiment: gives the experiment's id.
-        memory: with `owner`, a name that nobody else has, and `creation_pending`.
-    """
-
-    def __init__(self, client: Any, experiment: Callable[[], str], memory: Memory) -> None:
-        self._client, self._find_experiment, self._memory = client, experiment, memory
-        self._creation_was_pending = bool(memory.state["creation_pending"])
-
-    @cached_property
-    def _experiment(self) -> str:
-        return self._find_experiment()
-
-    @cached_property
-    def _left_behind(self) -> dict[str, str]:
-        """Runs of this owner that MLflow has, by key."""
-        if not self._creation_was_pending:
-            return {}
-        wanted = f"tags.`{OWNER}` = '{self._memory.state['owner']}'"
-        found = all_runs(self._client, [self._experiment], wanted)
-        return {run.data.tags[KEY]: str(run.info.run_id) for run in found}
-
-    def make(self, wanted: Mapping[str, NewRun]) -> dict[str, str]:
-        """Ids of new runs, by key."""
-        if wanted and not self._memory.state["creation_pending"]:
-            self._memory.state["creation_pending"] = True
-            self._memory.save()
-        return {key: self._left_behind.get(key) or self._make(key, new) for key, new in wanted.items()}
-
-    def _make(self, key: str, new: NewRun) -> str:
-        own = {OWNER: self._memory.state["owner"], KEY: key, **({PARENT: new.parent} if new.parent else {})}
-        return create_run(self._client, self._experiment, new.name, {**new.tags, **own}, new.began)
-
-    def creation_done(self) -> None:
-        """Every run that was made is remembered."""
-        if self._memory.state["creation_pending"]:
-            self._memory.state["creation_pending"] = False
-            self._memory.save()
-
-
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str], began: float = 0.0) -> str:
     """Id of a new run that began then, in seconds; 0: now."""
     cut = {key: str(value)[:LONGEST_TAG] for key, value in tags.items()}
@@ -130,17 +69,6 @@ def all_runs(client: Any, experiments: list[str], wanted: str = "") -> list[Any]
         found, token = [*found, *page], page.token
         if not token:
             return found
-
-
-def log_file(client: Any, run: str, path: Path, root: Path, folder: str | None = None) -> None:
-    """A file of the folder that is sent, as an artifact.
-
-    Raises:
-        RunError: it is not there, or leads to another place.
-    """
-    if not path.is_file():
-        raise RunError(f"{path} is not there, or is no file.")
-    client.log_artifact(run, str(path_within(path, root)), folder)
 
 
 def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
@@ -216,18 +144,3 @@ def experiment_id(client: Any, name: str, run: Path, uri: str) -> str:
         return str(found.experiment_id)
     location = (run.resolve().parent / "mlartifacts").as_uri() if store_path(uri) else None
     return str(client.create_experiment(name, artifact_location=location, tags=KIND))
-
-
-def run_tags(facts: RunRecord) -> dict[str, str]:
-    """What a run's record says about it, as tags; `execution` is known only once it trains."""
-    data = facts["data"]
-    plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
-    return {
-        **{name: str(text) for name, text in facts.items() if name in plain},
-        **({"cell": facts["cell"]} if facts.get("cell") else {}),
-        "data_source": data["source"],
-        "data_digest": data["digest"],
-        "is_d4rl": str(data["is_d4rl"]),
-        **{f"version.{name}": value for name, value in facts["versions"].items()},
-        **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
-    }

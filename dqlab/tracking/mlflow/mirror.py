@@ -18,8 +18,8 @@ from typing import IO
 
 from dqlab.errors import one_line
 from dqlab.tracking.folders import LeftOutError
-from dqlab.tracking.mlflow.client import mirror_environment
-from dqlab.tracking.mlflow.sync import send_pending as send_folder
+from dqlab.tracking.mlflow.client import mirror_environment, tracking_uri
+from dqlab.tracking.mlflow.sync import send_folder
 
 POLL_SECONDS = 5.0
 LONGEST_PAUSE = 60.0
@@ -104,8 +104,7 @@ def main() -> int:
     args = parser.parse_args()
 
     def send(over: bool) -> None:
-
-        send_folder(args.run, args.experiment, over)
+        send_folder(args.run, tracking_uri(args.run), args.experiment, over)
 
     def say(text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, flush=True)

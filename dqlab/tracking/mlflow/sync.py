@@ -1,23 +1,51 @@
-"""Send a folder, of a run or of a grid, to where it belongs."""
+"""Send a folder to MLflow: it lists what MLflow has of the folder, by tag, and sends the rest; nothing is made twice.
+
+FOLDER/mlflow.json (of a pack, too) remembers what has been sent to one store, so that nothing is asked where nothing
+is new. A process may be killed at any moment, and a server's answer be lost: a run that was made and not remembered is
+found again by its tags, and MLflow keeps one of two metrics that are sent twice, as each has the record's own time.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 from dqlab.errors import RunError, masked, one_line
-from dqlab.files import atomic_path
-from dqlab.tracking.folders import LeftOutError, SkippedRecords, grid_of, is_grid, read_facts
-from dqlab.tracking.mlflow.client import log_file, mirror_environment, mlflow_client, tracking_uri
-from dqlab.tracking.mlflow.grid import send_grid
-from dqlab.tracking.mlflow.memory import DeletedRunGuard, Memory, only_mirror
-from dqlab.tracking.mlflow.run import send_run
-from dqlab.tracking.records import MemoryRecord, read_record
+from dqlab.files import atomic_path, path_within, write_text
+from dqlab.tracking.folders import LeftOutError, SkippedRecords, grid_facts, grid_of, is_grid, read_facts
+from dqlab.tracking.mlflow.client import (
+    KEY,
+    OWNER,
+    PARENT,
+    all_runs,
+    create_run,
+    experiment_id,
+    log_all,
+    metrics_of,
+    mirror_environment,
+    mlflow_client,
+    new_records,
+    tracking_uri,
+)
+from dqlab.tracking.mlflow.tree import VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
+from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
 from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking.stores import store_path
+
+MEMORY = "mlflow.json"
 
 
 def warn_unsent(path: Path) -> None:
@@ -42,17 +70,12 @@ def sync_to_mlflow(path: Path) -> tuple[Path, str]:
     os.environ.update(mirror_environment())
     uri = tracking_uri(path)
     try:
-        send_pending(path, facts.get("mlflow_experiment") or path.resolve().name, over=not RunFolder(path).in_use())
+        send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
     except LeftOutError as error:
         raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
     except Exception as error:
         raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
     return path, masked(uri)
-
-
-VIDEOS = "videos"
-"""RUN/<replica>/videos/, and the artifacts' folder."""
-MEMORY = "mlflow.json"
 
 
 def is_tracked(run: Path) -> bool:
@@ -70,65 +93,360 @@ def keep_video(video: Path, replica: Path, step: int) -> Path:
     return kept
 
 
-def send_videos(folder: Path, uri: str) -> None:
-    """Send the videos that MLflow does not have, or has an older version of.
-
-    Args:
-        folder: of a run or of a grid, of which all else has been sent.
-        uri: MLflow's tracking URI.
-
-    Raises:
-        LeftOutError: something in the folder is damaged, or a link; the other runs' videos were sent.
-        Exception: whatever MLflow's client raises; what was sent before is remembered.
-    """
-    runs = sorted((folder / "packs").glob("*")) if is_grid(folder) else [folder]
-    leaving = SkippedRecords()
-    for run in runs:
-        with leaving.damaged():
-            _send(run, sorted(run.glob(f"*/{VIDEOS}/[!.]*")), uri)
-    leaving.tell()
-
-
-def _send(run: Path, videos: list[Path], uri: str) -> None:
-    if not videos or not (run / MEMORY).exists():
-        return
-    memory = _memory(run, uri)
-    sent, client = memory.state.setdefault("videos", {}), DeletedRunGuard(mlflow_client(uri), memory)
-    ids = dict(_ids(memory.state))
-    for video in videos:
-        name, replica = str(video.relative_to(run)), video.parent.parent.name
-        mark = f"{video.stat().st_mtime_ns} {video.stat().st_size}"
-        if replica in ids and sent.get(name) != mark:
-            log_file(client, ids[replica], video, run, VIDEOS)
-            sent[name] = mark
-            memory.save()
-
-
-def _memory(run: Path, uri: str) -> Memory:
-    """What its mirror remembers: of a plain run, or of a pack below its grid's run."""
-    return Memory(run / MEMORY, uri, {}, read_record(run / MEMORY, MemoryRecord).get("grid", ""))
-
-
-def _ids(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """MLflow's runs of the replicas."""
-    yield from state.get("children", {}).items()
-    yield from ((name, cell["run"]) for name, cell in state.get("cells", {}).items())
-
-
-def send_pending(folder: Path, experiment: str, over: bool) -> str:
-    """Send what has not been sent, one process at a time; returns the tracking URI.
+def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
+    """Send whatever of a folder has not been sent, one process at a time; may be called at any time.
 
     Args:
         folder: of a run or of a grid.
+        uri: MLflow's tracking URI.
         experiment: MLflow's experiment.
-        over: nobody writes into the folder any more.
+        over: nobody writes into the folder any more; what has not ended is then shown as killed, until it goes on.
 
     Raises:
+        LeftOutError: something in the folder is damaged, or a link; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    uri = tracking_uri(folder)
-    with only_mirror(folder):
-        (send_grid if is_grid(folder) else send_run)(folder, uri, experiment, over)
-        if over:
-            send_videos(folder, uri)
-    return uri
+    with (folder / "mlflow.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        writer = MlflowWriter(folder, uri, experiment, over)
+        if is_grid(folder):
+            writer.send_grid()
+        else:
+            writer.send_tree(Memory(folder / MEMORY, uri), run_tree(folder, over))
+        writer.skipped.tell()
+
+
+class Memory:
+    """What one store has of a run, a pack or a grid; what is remembered of another store is forgotten.
+
+    Args:
+        path: the JSON file.
+        uri: MLflow's tracking URI.
+        grid: of a pack, the id of its grid's run and the grid's owner.
+
+    Raises:
+        RunError: the file is damaged.
+
+    Attributes:
+        state: of a grid: cells `finished`, packs `settled`, when the report was `reported`.
+        runs: what has been sent of each run, by key; the top one first.
+        owner: a name that nobody else has, and MLflow's runs have as a tag.
+        attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
+        new: whether nothing has ever been sent.
+    """
+
+    def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
+        self.path, self.new = path, not path.exists()
+        known: dict[str, Any] = {} if self.new else {**read_record(path, MemoryRecord)}
+        self.place = {"uri": masked(uri), "grid": grid[0]}
+        same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
+        self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
+        self.attempt: str = uuid.uuid4().hex[:8] if self.new else known.get("attempt", "")
+        kept = known if same else {}
+        self.runs: dict[str, SentRecord] = kept.get("runs", {}) or _runs_of_earlier_versions(kept)
+        finished = kept.get("finished")
+        self.state = {
+            "began": known.get("began", 0.0),
+            "reported": kept.get("reported", 0.0),
+            "settled": kept.get("settled", []),
+            "finished": finished if isinstance(finished, dict) else {},
+        }
+        self._saved = ""
+
+    @property
+    def top(self) -> str:
+        """Id of the run above all others here."""
+        return next((sent["run"] for sent in self.runs.values()), "")
+
+    def save(self) -> None:
+        """Write the file, if there is anything new."""
+        names = {"owner": self.owner, "attempt": self.attempt}
+        text = json.dumps({**self.place, **names, **self.state, "runs": self.runs}, indent=1)
+        if text != self._saved:
+            write_text(self.path, text)
+            self._saved = text
+
+
+def _runs_of_earlier_versions(known: Mapping[str, Any]) -> dict[str, SentRecord]:
+    """A plain run's, which had no tags to be found by."""
+    ids = {"run": known["parent"], **known.get("children", {})} if known.get("parent") else {}
+    return {key: _unsent(run) for key, run in ids.items()}
+
+
+def _unsent(run: str, status: str = "RUNNING", tags: str = "") -> SentRecord:
+    return {"run": run, "status": status, "records": 0, "bytes": None, "tags": tags, "files": {}}
+
+
+REPORT_SECONDS = 60.0
+"""How often a growing report is sent."""
+
+
+class MlflowWriter:
+    """Writes what folders hold into one MLflow store.
+
+    Args:
+        folder, uri, experiment, over: as of `send_folder`.
+
+    Attributes:
+        skipped: what could not be sent, because it is damaged or a link.
+    """
+
+    def __init__(self, folder: Path, uri: str, experiment: str, over: bool) -> None:
+        self._folder, self._uri, self._name, self._over = folder, uri, experiment, over
+        self._client = mlflow_client(uri)
+        self.skipped = SkippedRecords()
+
+    @cached_property
+    def _experiment(self) -> str:
+        return experiment_id(self._client, self._name, self._folder, self._uri)
+
+    def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
+        """A run and those below it."""
+        self._create(memory, top, parent)
+        try:
+            self._send_children(memory, top)
+            with self.skipped.damaged():
+                self._send(memory, replace(top, status=top.status or _status_of(memory, top)))
+        finally:
+            memory.save()
+
+    def _create(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
+        """Runs that MLflow does not have: nobody remembers them, and none has their tags."""
+        if all(node.key in memory.runs for node in (top, *top.children)):
+            return
+        scope = f" and tags.`{KEY}` LIKE '%{top.key.removeprefix('pack ')}%'" if parent else ""
+        known = all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{scope}")
+        memory.save()  # with the owner's name, by which they are found if this process does not come to remember them
+        found = {run.data.tags[KEY]: _unsent(run.info.run_id, run.info.status) for run in known}
+        for node in (top, *top.children):
+            if node.key not in memory.runs:
+                above = parent if node is top else memory.runs[top.key]["run"]
+                memory.runs[node.key] = found.get(node.key) or self._create_run(memory, node, above)
+
+    def _create_run(self, memory: Memory, node: TrackedRun, parent: str) -> SentRecord:
+        tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: parent} if parent else {})}
+        began = node.began or memory.state["began"]
+        return _unsent(create_run(self._client, self._experiment, node.name, tags, began), tags=_digest(node.tags))
+
+    def _send_children(self, memory: Memory, top: TrackedRun) -> None:
+        for child in top.children:
+            with self.skipped.damaged():
+                self._send(memory, child)
+                continue
+            if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
+                with self._unless_deleted(memory, child):
+                    self._show(memory.runs[child.key], "KILLED", None)
+
+    def _send(self, memory: Memory, node: TrackedRun) -> None:
+        """What is new of one run.
+
+        Raises:
+            RunError: one of its files is damaged, missing or a link.
+        """
+        sent = memory.runs[node.key]
+        if sent.get("deleted"):
+            sent["status"] = node.status
+            return
+        with self._unless_deleted(memory, node):
+            first, journal, size = sent["bytes"] is None, node.journal, -1
+            if journal and journal.exists():
+                size = journal.stat().st_size
+                self._send_records(sent, path_within(journal, node.root), size)
+            versions = {**{name: _digest(text) for name, text in node.texts.items()}, **_versions(node)}
+            changed = [name for name, version in versions.items() if sent["files"].get(name) != version]
+            if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
+                self._send_results(sent, node, first)
+                self._send_files(sent["run"], node, changed)
+                self._show(sent, node.status, node.ended_by)
+            sent["files"].update({name: versions[name] for name in changed})
+            sent["bytes"], sent["tags"] = size, _digest(node.tags)
+
+    def _send_records(self, sent: SentRecord, journal: Path, size: int) -> None:
+        """The journal's new records, in batches."""
+        if size == sent["bytes"]:
+            return
+        records = new_records(journal, sent["records"])
+        for start in range(0, len(records), 50):
+            part = records[start : start + 50]
+            log_all(self._client, sent["run"], metrics_of(part), {}, {})
+            sent["records"] += len(part)
+
+    def _send_results(self, sent: SentRecord, node: TrackedRun, first: bool) -> None:
+        metrics, tags = node.results()
+        if _digest(node.tags) != sent["tags"]:
+            tags = {**node.tags, **tags}
+        log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
+
+    def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:
+        """Artifacts that are new, or other than they were."""
+        paths = {str(path.relative_to(node.root)): path for path in node.files}
+        for path in (paths[name] for name in changed if name in paths):
+            path_within(path, node.root)
+        if changed:
+            self._check_place(run)
+        for name in changed:
+            if name in paths:
+                self._client.log_artifact(run, str(paths[name]), node.files[paths[name]] or None)
+            else:
+                self._client.log_text(run, node.texts[name], name)
+
+    def _check_place(self, run: str) -> None:
+        """A store says itself where files go; a stranger's might say: to a server, or over the user's own files."""
+        store = store_path(str(self._client.tracking_uri))
+        if store is None or os.environ.get("MLFLOW_TRACKING_URI"):
+            return
+        place = str(self._client.get_run(run).info.artifact_uri)
+        real = os.path.realpath(url2pathname(place.removeprefix("file://")))
+        folders = (store.parent, self._folder.parent)
+        if not any(real.startswith(os.path.realpath(folder / "mlartifacts") + os.sep) for folder in folders):
+            raise RunError(
+                f"{masked(self._uri)} has files put into {masked(place)}, which nothing but the store itself says. If "
+                "that is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
+            )
+
+    def _show(self, sent: SentRecord, status: str, ended_by: Path | None) -> None:
+        """Show a run with this status, if it is not shown already; one that goes on has not failed."""
+        if sent["status"] == status:
+            return
+        if status in ("FINISHED", "FAILED"):
+            self._client.set_terminated(sent["run"], status, int(ended_by.stat().st_mtime * 1000) if ended_by else None)
+        else:
+            self._client.update_run(sent["run"], status=status)
+        if sent["status"] == "FAILED":
+            tags = self._client.get_run(sent["run"]).data.tags
+            for name in ("failure", "failure_step"):
+                if name in tags:
+                    self._client.delete_tag(sent["run"], name)
+        sent["status"] = status
+
+    @contextmanager
+    def _unless_deleted(self, memory: Memory, node: TrackedRun) -> Iterator[None]:
+        """Writes to a run; to one that was deleted in MLflow's pages nothing more is sent, which is told of once."""
+        from mlflow.exceptions import MlflowException
+
+        sent = memory.runs[node.key]
+        try:
+            yield
+        except MlflowException:
+            if not self._is_deleted(sent["run"], memory):
+                raise
+            if not sent.get("deleted"):
+                again = f"to record everything anew, delete {memory.path}"
+                print(f"run {sent['run']} was deleted in MLflow: nothing more is sent to it; {again}", flush=True)
+            sent["deleted"] = True
+            sent["status"] = node.status
+
+    def _is_deleted(self, run: str, memory: Memory) -> bool:
+        """Marked as deleted, or gone for good; a store that does not even have the top run is another one."""
+        stage = self._stage(run)
+        return stage == "deleted" or (not stage and run != memory.top and bool(self._stage(memory.top)))
+
+    def _stage(self, run: str) -> str:
+        """MLflow's word for where a run is in its life; empty where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.get_run(run).info.lifecycle_stage)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return ""
+
+    def send_grid(self) -> None:
+        """A grid's run, its packs with their cells, and cells that another grid has trained."""
+        grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
+        facts = grid_facts(grid)
+        memory.state["began"] = memory.state["began"] or min(path.lstat().st_mtime for path in grid.iterdir())
+        top = grid_tree(grid, facts, self._over, lambda key: self._is_done(memory, key), self.skipped)
+        due = top.status != "RUNNING" or time.time() - memory.state["reported"] > REPORT_SECONDS
+        self._create(memory, top)
+        try:
+            self._send_children(memory, top)
+            self._send_progress(memory, top, [(memory.state["began"], child) for child in top.children], memory)
+            for pack in self._open_packs(memory, facts):
+                with self.skipped.damaged():
+                    self._send_pack(memory, top, path_within(pack, grid))
+            with self.skipped.damaged():
+                self._send(memory, top if due else replace(top, files={}))
+                memory.state["reported"] = time.time() if due and top.files else memory.state["reported"]
+        finally:
+            memory.save()
+
+    def _is_done(self, memory: Memory, key: str) -> bool:
+        """Whether a reused cell has been sent, and nobody has asked for a last look."""
+        return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
+
+    def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
+        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
+
+        One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
+        """
+        packs = {name: self._folder / "packs" / name for name in facts["packs"]}
+        settled = [name for name in memory.state["settled"] if name in packs and (packs[name] / MEMORY).exists()]
+        memory.state["settled"] = settled
+        done = set() if self._over else set(settled)
+        return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
+
+    def _send_pack(self, grid: Memory, top: TrackedRun, path: Path) -> None:
+        memory = Memory(path / MEMORY, self._uri, (grid.runs[top.key]["run"], grid.owner))
+        pack = pack_tree(path, memory.attempt, self._over)
+        if memory.new:
+            for cell in pack.children:
+                grid.state["finished"].pop(_cell_of(cell), None)
+            grid.save()
+        self.send_tree(memory, pack, grid.runs[top.key]["run"])
+        ended = [(cell.ended_by.stat().st_mtime, cell) for cell in pack.children if cell.ended_by]
+        self._send_progress(grid, top, ended, memory)
+        done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in pack.children)
+        if done and path.name not in grid.state["settled"]:
+            grid.state["settled"].append(path.name)
+        grid.save()
+
+    def _send_progress(
+        self, grid: Memory, top: TrackedRun, ended: list[tuple[float, TrackedRun]], memory: Memory
+    ) -> None:
+        """A point of `finished_cells` for each cell that is new, in the order of their ends."""
+        from mlflow.entities import Metric
+
+        known: dict[str, int] = grid.state["finished"]
+        numbers, points = dict(known), []
+        finished = [(at, _cell_of(cell)) for at, cell in ended if memory.runs[cell.key]["status"] == "FINISHED"]
+        for at, name in sorted(finished):
+            if name not in numbers:
+                numbers[name] = len(numbers) + 1
+                step = int(max(0.0, at - grid.state["began"]))
+                points.append(Metric("finished_cells", numbers[name], int(at * 1000), step))
+        if points:
+            with self._unless_deleted(grid, top):
+                log_all(self._client, grid.runs[top.key]["run"], points, {}, {})
+            known.update(numbers)
+
+
+def _cell_of(node: TrackedRun) -> str:
+    """The folder's name of a cell."""
+    return node.key.rpartition(" ")[2]
+
+
+def _status_of(memory: Memory, top: TrackedRun) -> str:
+    """A pack's status: the first of these that one of its cells has."""
+    found = {memory.runs[child.key]["status"] for child in top.children}
+    return next((status for status in ("RUNNING", "KILLED", "FAILED") if status in found), "FINISHED")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _versions(node: TrackedRun) -> dict[str, str]:
+    """What tells each of a run's files from what it was, by its name.
+
+    Raises:
+        RunError: one is not there, or is no file.
+    """
+    found = {}
+    for path in node.files:
+        if not path.is_file():
+            raise RunError(f"{path} is not there, or is no file.")
+        stat = path.stat()
+        found[str(path.relative_to(node.root))] = f"{stat.st_mtime_ns} {stat.st_size}"
+    return found

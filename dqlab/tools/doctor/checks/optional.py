@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
 from dqlab.errors import ConfigError
 from dqlab.machine import attempt_command, run_isolated
-from dqlab.runs.encoders import ffmpeg
+from dqlab.runs.video import ffmpeg
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
 from dqlab.tools.doctor.packages import has_extra, installed_version
 

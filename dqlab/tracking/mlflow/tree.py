@@ -1,0 +1,344 @@
+"""What folders look like in MLflow, as plain data: a run and its seeds, a grid, its packs and their cells."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from dqlab.config.replica import Replica, replicas_of
+from dqlab.errors import DqlabError, RunError, printable_name
+from dqlab.files import path_within, read_text
+from dqlab.tracking.folders import SkippedRecords, grid_of, planned_cells, reused_cells, run_facts
+from dqlab.tracking.records import (
+    ChosenRecord,
+    FailureRecord,
+    GridRecord,
+    JournalRecord,
+    RunRecord,
+    SummaryRecord,
+    parse_record,
+    read_record,
+)
+
+Results = tuple[list[Any], dict[str, str]]
+"""MLflow's metrics, and tags."""
+VIDEOS = "videos"
+"""RUN/<replica>/videos/, and the artifacts' folder."""
+JOURNAL = "metrics.jsonl"
+LONGEST_LINE = 1 << 20
+"""Bytes of a journal's first line above which it is not read for its time."""
+
+
+def _no_results() -> Results:
+    return [], {}
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One MLflow run, as its folder describes it.
+
+    Attributes:
+        key: which of the folder's runs it is.
+        name, tags, parameters: as MLflow shows them.
+        root: the folder out of which none of its files may lead.
+        status: MLflow's word; empty where it follows from the children's.
+        place: of a replica, its own folder.
+        ended_by: the file whose time is its end.
+        journal: the file of its metrics.
+        files: artifacts, each with its folder among the artifacts.
+        texts: artifacts that are no files here, by name.
+        results: reads what is known only at its end: final metrics, and tags.
+        children: runs below it.
+    """
+
+    key: str
+    name: str
+    root: Path
+    tags: Mapping[str, str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    status: str = ""
+    place: Path | None = None
+    ended_by: Path | None = None
+    journal: Path | None = None
+    files: Mapping[Path, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    results: Callable[[], Results] = _no_results
+    children: Sequence[TrackedRun] = ()
+
+    @property
+    def began(self) -> float:
+        """When, in seconds: its configuration was written, or its first record; 0 where nothing shows it."""
+        if self.place is None:
+            return min((child.began for child in self.children if child.began), default=0.0)
+        times = [config.stat().st_mtime] if (config := self.place / "config.gin").exists() else []
+        with suppress(OSError, ValueError), (self.place / JOURNAL).open("rb") as journal:
+            times.append(parse_record(journal.readline(LONGEST_LINE), JournalRecord)["time"])
+        return min(times, default=0.0)
+
+
+def run_tree(path: Path, over: bool) -> TrackedRun:
+    """A run of `dqlab train`: a parent, and a child for each replica, both with the operative configuration.
+
+    Raises:
+        RunError: it is no run's folder, or its run.json is damaged.
+    """
+    facts, name = run_facts(path), path.resolve().name
+    tags, shared = run_tags(facts), facts.get("parameters", {})
+    ended = {"finished": "FINISHED", "failed": "FAILED"}.get(facts["state"], "")
+    replicas = replicas_of(facts)
+
+    def child(replica: Replica) -> TrackedRun:
+        own = path / replica.name
+        status, ended_by = _end(own, over) if ended else (_unended(over), None)  # weights are chosen at the end
+        if ended and ended_by is None:
+            status, ended_by = "FINISHED", own / "summary.json"  # which is missing, and will be told
+        return TrackedRun(
+            replica.name,
+            " ".join(part for part in (name, replica.cell, f"seed {replica.seed}") if part),
+            path,
+            {**tags, "seed": str(replica.seed), **({"cell": replica.cell} if replica.cell else {})},
+            {**shared, **replica.bindings},
+            status,
+            own,
+            ended_by,
+            own / JOURNAL,
+            dict(_files_of_replica(own, ended_by)),
+            results=partial(_results, own, path, status),
+        )
+
+    return TrackedRun(
+        "run",
+        name,
+        path,
+        tags,
+        shared,
+        ended or _unended(over),
+        files={path / "config.gin": ""} if ended else {},
+        results=partial(_mean_scores, [path / replica.name for replica in replicas], path) if ended else _no_results,
+        children=[child(replica) for replica in replicas],
+    )
+
+
+def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
+    """A pack of a grid, and a child for each of its cells.
+
+    Args:
+        path: its folder.
+        attempt: tells it from packs of the same name before it.
+        over: nobody trains it any more.
+
+    Raises:
+        RunError: it is no run's folder, or its run.json is damaged.
+    """
+    facts, scope = run_facts(path), f"{path.name} {attempt}".strip()
+    tags = {**run_tags(facts), "pack": path.name}
+    cells = [
+        _cell(path, replica, f"{scope} {replica.name}", facts["task"], tags, over) for replica in replicas_of(facts)
+    ]
+    labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
+    title = f"pack {path.name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
+    first, *others = (cell.parameters for cell in cells)
+    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+    return TrackedRun(
+        f"pack {scope}",
+        title,
+        path,
+        {**tags, "kind": "pack"},
+        {**shared, "cells": len(cells)},
+        children=cells,
+    )
+
+
+def _cell(
+    path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool, history: bool = True
+) -> TrackedRun:
+    """A cell: few parameters, so that MLflow's comparisons can be read."""
+    own, seed = path / replica.name, str(replica.seed)
+    points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
+    status, ended_by = _end(own, over)
+    kept = ("config.gin", "summary.json", "failure.json", "curve.png") if ended_by else ()
+    return TrackedRun(
+        key,
+        f"{replica.cell} | {task} | seed {seed}",
+        path,
+        {**tags, "kind": "cell", "cell": replica.cell, "seed": seed, "task": task},
+        {**points, "seed": seed, "task": task},
+        status,
+        own,
+        ended_by,
+        own / JOURNAL if history else None,
+        {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
+        results=partial(_results, own, path, status, digest=True),
+    )
+
+
+def grid_tree(
+    grid: Path, facts: GridRecord, over: bool, sent: Callable[[str], bool], skipped: SkippedRecords
+) -> TrackedRun:
+    """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
+
+    Args:
+        grid: its folder.
+        facts: its grid.json.
+        over: its driver has ended.
+        sent: whether the child of a key needs nothing more.
+        skipped: takes reused cells that cannot be used.
+    """
+    status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
+    axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
+    lists = {name: ", ".join(map(str, facts[name])) for name in ("tasks", "seeds")}
+    report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
+    return TrackedRun(
+        "grid",
+        grid.resolve().name,
+        grid,
+        {  # tags, because a grid may grow and parameters stay as they were
+            "kind": "grid",
+            "grid": facts["name"],
+            "axes": axes,
+            **lists,
+            "base": facts["base"],
+            "cells": str(facts["cells"]),
+            "caveat": facts.get("caveat", ""),
+            **_versions(grid, facts),
+        },
+        status=status or _unended(over),
+        files={path: str(path.parent.relative_to(grid)) for path in report},
+        texts={"grid.gin": facts["gin"]},
+        children=list(_reused(grid, facts, sent, skipped)),
+    )
+
+
+def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
+    """What the first pack that has begun says of the programs that train."""
+    packs = (grid / "packs" / name for name in facts["packs"])
+    first = next((pack for pack in packs if (pack / "run.json").exists()), None)
+    tags: dict[str, str] = {}
+    if first is not None:
+        with suppress(DqlabError):  # it is told where the pack is sent
+            tags = run_tags(run_facts(path_within(first, grid)))
+    return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+
+
+def _reused(
+    grid: Path, facts: GridRecord, sent: Callable[[str], bool], skipped: SkippedRecords
+) -> Iterator[TrackedRun]:
+    """Cells that another grid has trained: their scores and files, without their history."""
+    reused = {cell: path for cell, path in reused_cells(facts).items() if not sent(f"reused cell-{cell}")}
+    planned, read_facts = planned_cells(grid) if reused else {}, cache(run_facts)
+    for cell, path in reused.items():
+        with skipped.damaged():
+            if cell not in planned:
+                raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
+            if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
+                raise RunError(
+                    f"{printable_name(path)}, from which cell {cell} is said to be reused, is no folder of that cell "
+                    "in a grid."
+                )
+            if not os.path.exists(path / "summary.json"):
+                raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
+            own = planned[cell]
+            replica = Replica(path.name, own["seed"], own["label"], own["points"])
+            tags = {**run_tags(read_facts(path.parent)), "reused_from": str(path)}
+            yield _cell(path.parent, replica, f"reused cell-{cell}", own["task"], tags, over=True, history=False)
+
+
+def run_tags(facts: RunRecord) -> dict[str, str]:
+    """What a run's record says about it, as tags; `execution` is known only once it trains."""
+    data = facts["data"]
+    plain = ("task", "algorithm", "physics", "device", "device_name", "execution", "git_commit", "caveat")
+    return {
+        **{name: str(text) for name, text in facts.items() if name in plain},
+        **({"cell": facts["cell"]} if facts.get("cell") else {}),
+        "data_source": data["source"],
+        "data_digest": data["digest"],
+        "is_d4rl": str(data["is_d4rl"]),
+        **{f"version.{name}": value for name, value in facts["versions"].items()},
+        **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
+    }
+
+
+def axis_parameter(axis: str) -> str:
+    """An axis' name as MLflow takes it, and apart from the parameters that every cell has."""
+    name = re.sub(r"[^\w.\- ]+", "_", axis).strip() or "_"
+    return f"axis {name}" if name in ("seed", "task", "cells") else name
+
+
+def config_digest(text: str) -> str:
+    """Digest of a gin text without seeds and labels: equal for the seeds of one configuration."""
+    kept = re.sub(r"(?m)^Experiment\.(seeds|cell|replicas)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
+    statements = sorted(line for line in kept.splitlines() if line.strip() and not line.startswith("#"))
+    return hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
+
+
+def _unended(over: bool) -> str:
+    return "KILLED" if over else "RUNNING"
+
+
+def _end(path: Path, over: bool) -> tuple[str, Path | None]:
+    """MLflow's status of a replica, and the file that says so; none while it may go on."""
+    for name, status in (("failure.json", "FAILED"), ("summary.json", "FINISHED")):
+        if os.path.exists(path / name):
+            return status, path / name
+    return _unended(over), None
+
+
+def _videos(path: Path) -> dict[Path, str]:
+    return dict.fromkeys(sorted((path / VIDEOS).glob("[!.]*")), VIDEOS)
+
+
+def _files_of_replica(path: Path, ended_by: Path | None) -> dict[Path, str]:
+    """All files of a plain run's replica, once it has ended; its videos also before."""
+    if ended_by is None:
+        return _videos(path)
+    own = sorted(each for each in path.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
+    weights = sorted((path / "checkpoints").glob("*.safetensors"))
+    return {ended_by: "", **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
+
+
+def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
+    """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed.
+
+    Raises:
+        RunError: a file is damaged, or a link.
+    """
+    tags, metrics = {}, []
+    if digest and (config := path / "config.gin").exists():
+        tags["config_digest"] = config_digest(read_text(path_within(config, root)))
+    if status == "FAILED":
+        failure = read_record(path_within(path / "failure.json", root), FailureRecord)
+        tags |= {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
+    if status == "FINISHED":
+        selection, at = _selection(path, root)
+        metrics = [_score(rule, row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]
+    return metrics, tags
+
+
+def _selection(path: Path, root: Path) -> tuple[Mapping[str, ChosenRecord], int]:
+    """What a replica's summary says, and when it was written, in milliseconds."""
+    summary = path_within(path / "summary.json", root)
+    return read_record(summary, SummaryRecord)["selection"], int(summary.stat().st_mtime * 1000)
+
+
+def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
+    """The mean of the finished replicas' scores; of those that cannot be read it is said where they are sent."""
+    skipped, found = SkippedRecords(), []
+    for path in replicas:
+        with skipped.damaged():
+            found += [_selection(path, root)] if _end(path, over=True)[0] == "FINISHED" else []
+    at = max((written for _, written in found), default=0)
+    scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}
+    return [_score(rule, sum(values) / len(values), at, 0) for rule, values in scores.items()], {}
+
+
+def _score(rule: str, score: float, milliseconds: int, step: int) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(f"score/{rule}", score, milliseconds, step)
