@@ -11,7 +11,7 @@ from conftest import ROOT, TINY
 
 from dqlab.config import gin_files
 from dqlab.runs import train
-from dqlab.runs.results import TrainingResult
+from dqlab.runs.records import TrainingResult
 from dqlab.training import checkpoint
 
 BREAKING = {"DiffusionQL.learning_rate": 1e30, "DiffusionQL.grad_norm": 0.0}

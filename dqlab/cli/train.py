@@ -54,7 +54,7 @@ def add_train(commands: Any) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from dqlab.runs import train
-    from dqlab.runs.results import print_finished
+    from dqlab.runs.records import print_finished
     from dqlab.tracking.mlflow.sync import warn_unsent
 
     chosen = {

@@ -20,8 +20,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.profile.recorder import ProfileRecorder
-from dqlab.runs.records import write_own_config, write_record
-from dqlab.runs.results import TrainingResult, prune, write_replica_results
+from dqlab.runs.records import TrainingResult, prune, write_own_config, write_record, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mlflow.mirror import Mirror
 from dqlab.tracking.run_folder import RunFolder

@@ -15,8 +15,7 @@ from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
 from dqlab.ablation.reader import ConfigResolver
 from dqlab.ablation.session import GridRequest, open_session
 from dqlab.errors import RunError
-from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.stores import store_uri
+from dqlab.tracking.mlflow.client import store_uri, tracking_uri
 
 EMBEDDED = "load_dataset.sources=('embedded',)"
 GRID = """

@@ -17,7 +17,7 @@ from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official.files import actor_weights, critic_weights
+from dqlab.runs.official.checkpoints import actor_weights, critic_weights
 from dqlab.runs.official.recordings import replay_recording
 from dqlab.testing import make_batch, make_noise
 from dqlab.training import Pack

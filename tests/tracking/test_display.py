@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dqlab.tracking.curve import draw_score_curve
-from dqlab.tracking.display import Display
+from dqlab.tracking.display import Display, draw_score_curve
 from dqlab.training.model_selection import Evaluated, select_checkpoints
 
 

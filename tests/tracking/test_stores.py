@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from dqlab.tracking.mlflow.client import mlflow_client, tracking_uri
+from dqlab.tracking.mlflow.client import mlflow_client, store_path, store_uri, tracking_uri
 from dqlab.tracking.mlflow.ui import store_of
-from dqlab.tracking.stores import store_path, store_uri
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SETS = [line for line in TINY if not line.startswith("Tracking")]

@@ -15,7 +15,7 @@ from dqlab.config import gin_files
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.runs import Experiment, evaluate_run, train
 from dqlab.runs.build import check_experiment
-from dqlab.runs.results import TrainingResult
+from dqlab.runs.records import TrainingResult
 
 
 @pytest.fixture(scope="module")

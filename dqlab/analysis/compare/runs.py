@@ -25,10 +25,18 @@ from dqlab.tracking.folders import (
     reused_cells,
     run_facts,
 )
-from dqlab.tracking.mlflow.client import KEY, LONGEST_VALUE, OWNER, PARENT, all_runs, mirror_environment, mlflow_client
+from dqlab.tracking.mlflow.client import (
+    KEY,
+    LONGEST_VALUE,
+    OWNER,
+    PARENT,
+    all_runs,
+    mirror_environment,
+    mlflow_client,
+    store_path,
+)
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
-from dqlab.tracking.stores import store_path
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dqlab.networks.critics import TwinCritic
 from dqlab.networks.denoisers import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official.files import Weights, actor_weights, critic_weights
+from dqlab.runs.official.checkpoints import Weights, actor_weights, critic_weights
 from dqlab.training import Pack
 
 

@@ -23,9 +23,9 @@ from dqlab.tracking.mlflow.client import (
     log_all,
     mirror_environment,
     mlflow_client,
+    store_path,
     tracking_uri,
 )
-from dqlab.tracking.stores import store_path
 
 TOLERANCE = 0.10
 """A ratio may fall by this much below the best before it is called worse: machines are noisy."""

@@ -1,19 +1,55 @@
-"""What all that is sent to MLflow shares: the client, its limits, and making runs so that none is made twice."""
+"""MLflow's client: addresses of stores, its limits, experiments and runs."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 from dqlab.errors import RunError, masked
-from dqlab.files import read_bytes
+from dqlab.files import read_bytes, remove_leftovers
 from dqlab.tracking.folders import is_known, read_facts
 from dqlab.tracking.records import JournalRecord, damage_message, parse_journal
-from dqlab.tracking.stores import make_store, store_path, store_uri
+
+ODD = set("?#%")
+"""Characters of paths that mean something else in an address."""
+
+
+def store_uri(path: Path) -> str:
+    """The address of a store; that of one in a folder such as `50%?` names SQLite's driver too.
+
+    SQLAlchemy decodes what is encoded here, but MLflow makes folders called as it is written, unless a driver is named.
+    """
+    return f"sqlite+pysqlite:///{quote(str(path))}" if ODD & set(str(path)) else f"sqlite:///{path}"
+
+
+def store_path(uri: str) -> Path | None:
+    """The file that an address names; None where it is no SQLite store's."""
+    scheme, slashes, rest = uri.partition(":///")
+    return Path(unquote(rest.partition("?")[0])) if slashes and scheme.partition("+")[0] == "sqlite" else None
+
+
+def make_store(path: Path) -> None:
+    """Make a store with nothing in it: what is cut off while MLflow makes its tables can no longer be used."""
+    from mlflow.tracking import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent.glob(f".{path.name}.*.tmp"))
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        MlflowClient(tracking_uri=store_uri(folder / path.name)).search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another process has made one meanwhile
+            os.link(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
 
 Item = TypeVar("Item")
 

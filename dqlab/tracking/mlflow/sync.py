@@ -38,12 +38,12 @@ from dqlab.tracking.mlflow.client import (
     mirror_environment,
     mlflow_client,
     new_records,
+    store_path,
     tracking_uri,
 )
 from dqlab.tracking.mlflow.tree import VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.tracking.stores import store_path
 
 MEMORY = "mlflow.json"
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from dqlab.errors import ConfigError, RunError, masked, one_line, printable_name
 from dqlab.tracking.folders import grid_of, is_known
-from dqlab.tracking.mlflow.client import mirror_environment, tracking_uri
-from dqlab.tracking.stores import store_path, store_uri
+from dqlab.tracking.mlflow.client import mirror_environment, store_path, store_uri, tracking_uri
 
 PORTS = 100
 LAST_PORT = 65535

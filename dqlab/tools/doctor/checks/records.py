@@ -19,8 +19,7 @@ from dqlab.errors import masked
 from dqlab.machine import run_isolated
 from dqlab.tools.doctor.examination import DoctorFinding, State, register_check
 from dqlab.tools.doctor.packages import has_extra
-from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.stores import store_path
+from dqlab.tracking.mlflow.client import store_path, tracking_uri
 
 GROUP = "Data and records"
 GIB = 2**30
