@@ -21,6 +21,7 @@ from made_folders import (
     write_grid,
     write_pack,
     write_reusing,
+    write_run,
     write_state,
 )
 from made_grids import made_grid
@@ -290,6 +291,24 @@ def test_sync_to_another_store_and_back_and_a_pack_stands_for_its_grid(
         check_complete(uri, folder, SMALL)
     with pytest.raises(RunError, match="is not the folder of a dqlab run or grid"):
         sync_to_mlflow(tmp_path)
+
+
+def test_what_earlier_versions_have_sent_is_not_made_again(tmp_path: Path) -> None:
+    """Their mlflow.json has ids of a plain run, and of a grid what it is found by."""
+    folder, run, uri = write_grid(tmp_path / "steps", SMALL), write_run(tmp_path / "run", (0, 1)), fresh_store(tmp_path)
+    for path, experiment in ((folder, "steps"), (run, "plain")):
+        send_folder(path, uri, experiment, over=True)
+    for path in (folder / "mlflow.json", *folder.glob("packs/*/mlflow.json"), run / "mlflow.json"):
+        known = json.loads(path.read_text())
+        ids = {key: sent["run"] for key, sent in known.pop("runs").items()}
+        known |= {} if "run" not in ids else {"parent": ids.pop("run"), "children": ids, "owner": "a", "finished": True}
+        path.write_text(json.dumps(known))
+    for path, experiment in ((folder, "steps"), (run, "plain")):
+        send_folder(path, uri, experiment, over=True)
+    check_complete(uri, folder, SMALL)
+    client = mlflow_client(uri)
+    plain = all_runs(client, [client.get_experiment_by_name("plain").experiment_id])
+    assert [found.info.status for found in plain] == 3 * ["FINISHED"]
 
 
 def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
