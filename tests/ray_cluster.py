@@ -20,13 +20,18 @@ SECONDS = 180
 
 
 class Node:
-    """The processes of one node, in a session of their own."""
+    """The processes of one node, in a session of their own.
 
-    def __init__(self, *arguments: str) -> None:
+    Args:
+        arguments: of `ray start`.
+        hides: a folder that this node does not see: in its place there is an empty disk of its own.
+    """
+
+    def __init__(self, *arguments: str, hides: Path | None = None) -> None:
         program = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         assert program, "there is no program ray"
         self._process = subprocess.Popen(
-            [program, "start", *arguments, *OPTIONS],
+            [*(hiding(hides) if hides else ()), program, "start", *arguments, *OPTIONS],
             env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -62,14 +67,15 @@ class Cluster:
         self.nodes: list[Node] = []
         try:
             until(lambda: listens(port), SECONDS)
+            until(self._alive, SECONDS)
         except BaseException:
             self.close()
             raise
 
-    def join(self) -> Node:
+    def join(self, hides: Path | None = None) -> Node:
         """A further node."""
         before = self._alive()
-        node = Node(f"--address={self.address}", f"--node-ip-address=127.0.0.{len(self.nodes) + 2}")
+        node = Node(f"--address={self.address}", f"--node-ip-address=127.0.0.{len(self.nodes) + 2}", hides=hides)
         self.nodes.append(node)
         until(lambda: self._alive() > before, SECONDS)
         return node
@@ -86,6 +92,11 @@ class Cluster:
         for node in (*self.nodes, self._head):
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def hiding(folder: Path) -> list[str]:
+    """What is put before a command so that it and its children see an empty folder, as on another machine."""
+    return ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
 
 
 def listens(port: int) -> bool:

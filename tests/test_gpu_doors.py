@@ -121,6 +121,6 @@ def test_packs_of_every_engine(machine: Machine, address: str, name: str, tmp_pa
     folder = tmp_path / "pack"
     folder.mkdir()
     (folder / "pack.gin").write_text(pack_text(CELLS, "Experiment.device='cuda'"))
-    (end,) = ENGINES[name](address).run([Job("pack", folder, {}, gpu_memory=1)], lambda job, event: None)
+    (end,) = ENGINES[name](address).run([Job("pack", folder, gpu_memory=1)], lambda job, event: None)
     assert "this card has none" in end.reason
     assert machine.memory_asked_for("worker.py"), machine.log

@@ -112,7 +112,7 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
 
 
 def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
-    from dqlab.ablation.engines.ray_node import IMPORT
+    from dqlab.ablation.engines.ray import IMPORT
 
     text = f"import mylab.parts\nenvs.gymnasium_task.env_id = {ENV_ID!r}\n"
     assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}

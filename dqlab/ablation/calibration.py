@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from dqlab.ablation.config_resolver import for_this_machine
 from dqlab.ablation.planning import PackKind, PlannedPack
-from dqlab.ablation.reader import for_this_machine
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
 from dqlab.data import Batch, Transitions
@@ -25,7 +25,6 @@ from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
 from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
-from dqlab.training import Probe
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
 from dqlab.training.probe import USABLE, flops_of_update, free_bytes
 from dqlab.training.sampler import SamplerCore
@@ -249,6 +248,6 @@ def _fitting(kind: PackKind) -> int:
         return 0
     here = experiment.resolved_device.type != "cpu"
     free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
-    needed = Probe(experiment.resolved_algorithm, experiment.dims, experiment.plan.batch_size).memory
+    needed = experiment.probe.memory
     fit = int(USABLE * free / (needed.kept + needed.together))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -13,22 +13,23 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from dqlab.ablation.calibration import SHORT, costs_of_packs
+from dqlab.ablation.display import GridDisplay, announce_grid, say_what_is_missing
 from dqlab.ablation.engines.base import Job
-from dqlab.ablation.overview import announce_grid, say_what_is_missing
 from dqlab.ablation.planning import PlannedPack
-from dqlab.ablation.progress import GridDisplay, GridProgress, read_last_score
-from dqlab.ablation.record import grid_record
-from dqlab.ablation.reporting import report_apart
+from dqlab.ablation.progress import GridProgress, read_last_score
+from dqlab.ablation.report import report_apart
 from dqlab.ablation.session import GridRequest, GridSession, open_session
-from dqlab.analysis.results import FAILED, FINISHED
+from dqlab.analysis.results import FINISHED, RUNNING
 from dqlab.errors import PACKAGE
 from dqlab.printing import Console
+from dqlab.tracking.mlflow.mirror import Mirror
+from dqlab.tracking.mlflow.sync import warn_unsent
 
 EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
 
 
 def ablate(request: GridRequest, console: Console) -> int:
-    """Run a grid to its end, or as far as it comes.
+    """Run a grid to its end, or as far as it comes: plan, run, report.
 
     Returns:
         The exit code: 0: every cell has a result; 1: some have failed; 130: it was interrupted.
@@ -42,40 +43,47 @@ def ablate(request: GridRequest, console: Console) -> int:
     announce_grid(session, console)
     with console.status("calibrating") if console.is_terminal else nullcontext():
         session.costs = costs_of_packs(session.packs, SHORT)
-    with grid_record(session) as record:
-        interrupted = run_packs(session, console, record.keep_up) if session.packs else False
-        seconds = record.end(interrupted, time.monotonic() - started)
+    with recorded(session):
+        interrupted = run_packs(session, console) if session.packs else False
+        session.record_end(interrupted, time.monotonic() - started)
         if session.in_state(FINISHED):
-            failed = {status.cell.id: (status.failure, status.reason) for status in session.in_state(FAILED)}
-            report_apart(request, console, failed, seconds=seconds)
-    say_what_is_missing(session, record.state, console)
-    return EXIT_CODES[record.state]
+            report_apart(request, console)
+    say_what_is_missing(session, console)
+    return EXIT_CODES[session.state]
 
 
-def run_packs(session: GridSession, console: Console, on_end: Callable[[], None]) -> bool:
-    """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted.
+@contextmanager
+def recorded(session: GridSession) -> Iterator[None]:
+    """Within this a grid is recorded: in its folder and, unless that is switched off, in MLflow."""
+    session.record_plan()
+    mirror = Mirror(session.folder.path, session.experiment) if session.tracking.mlflow else None
+    try:
+        yield
+    finally:
+        if session.state == RUNNING:
+            session.record_state("interrupted")
+        if mirror is not None and not mirror.close(session.tracking.patience):
+            warn_unsent(session.folder.path)
 
-    Args:
-        session: what is to be run.
-        console: where it is shown.
-        on_end: called after every pack.
-    """
+
+def run_packs(session: GridSession, console: Console) -> bool:
+    """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
     for status in session.in_state(FINISHED):
         assert status.folder is not None
         status.last_score = read_last_score(status.folder)
     seconds = {name: cost.seconds for name, cost in session.costs.items()}
     progress = GridProgress(session.cells, session.packs, seconds)
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
-    display = GridDisplay(progress, console, f"{session.name} in {session.folder.path}", caveat)
+    display = GridDisplay(progress, console, f"{session.request.name} in {session.folder.path}", caveat)
 
     def on_event(job: Job, event: Mapping[str, Any]) -> None:
         display.show_changes(progress.on_event(job, event))
 
     jobs = [job_of(session, pack) for pack in session.packs]
-    with display, stop_on_signal(session.engine.stop, display.say, session.reader.grid.hours) as stopped:
+    with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
         for ended in session.engine.run(jobs, on_event):
             display.show_changes(progress.on_end(ended))
-            on_end()
+            session.record_now_and_then()
     return stopped.is_set()
 
 
@@ -89,12 +97,11 @@ def job_of(session: GridSession, pack: PlannedPack) -> Job:
     return Job(
         pack.id,
         session.folder.packs / pack.id,
-        {} if ships or data.path is None else {pack.kind.task: data.path},
+        () if ships or data.path is None else (data.path,),
         cost.threads,
         cost.memory,
         cost.gpu_memory,
         cost.seconds,
-        format=data.format,
     )
 
 

@@ -3,7 +3,8 @@
 GRID/grid.json          the grid: axes, settings, tasks, seeds, state
 GRID/grid.gin           its configuration, flattened
 GRID/plan.json          every cell with its id, and the packs
-GRID/packs/<id>/        a pack: a run's folder with pack.gin, and a folder cell-<id>/ for each of its cells
+GRID/packs/<id>/        a pack: a run's folder with pack.gin, and a folder cell-<id>/ for each of its cells; with
+                        Grid.storage `packs` is a link to a folder there
 GRID/report/            index.html, figures/, tables
 """
 
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dqlab.ablation.planning import Plan, PlannedPack
+from dqlab.analysis.results import FINISHED, Cell, CellStatus
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import SOURCES
 from dqlab.errors import RunError
 from dqlab.errors import printable_name as name_of
-from dqlab.files import write_text
+from dqlab.files import expanded, write_text
 from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
 from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
@@ -62,6 +64,8 @@ class GridFolder:
         begun = (self.path / "grid.json").exists()
         if others and not begun and not (self.path / "plan.json").exists():
             raise RunError(f"{self.path} is not empty and holds no grid. Choose another --out.")
+        if self.packs.is_symlink() and not self.packs.exists():
+            raise RunError(f"{self.packs} is a link to {self.packs.readlink()}, which is not here. Mount it again.")
         known = self.facts()["name"] if begun else name  # a damaged one may be deleted: it is written anew
         if name and known != name:
             raise RunError(
@@ -75,6 +79,28 @@ class GridFolder:
             RunError: another process has it, or it cannot be written.
         """
         self._lock = claim_folder(self.path)
+
+    def place_packs(self, storage: str) -> None:
+        """Let the packs lie in a new folder of `storage`, if that is not empty, to which `packs` links.
+
+        Raises:
+            RunError: there are packs elsewhere already, or the storage cannot be written.
+        """
+        if not storage:
+            return
+        place = expanded(storage).resolve()
+        if self.packs.exists():
+            if self.packs.resolve().parent != place:
+                raise RunError(
+                    f"{self.packs} has packs already, outside of {place}. Leave --storage off, or choose another --out."
+                )
+            return
+        new = place / f"{self.path.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        try:
+            new.mkdir(parents=True)
+            self.packs.symlink_to(new)
+        except OSError as error:
+            raise RunError(f"Cannot make {new}: {error.strerror}. Choose another --storage.") from error
 
     def facts(self) -> BegunGridRecord:
         """What grid.json says.
@@ -107,6 +133,15 @@ class GridFolder:
         path = self.path / "plan.json"
         known = read_record(path, PlanRecord)["packs"] if path.exists() else {}
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
+
+    def cells(self) -> list[Cell]:
+        """The cells of the plan that was made last.
+
+        Raises:
+            RunError: plan.json is missing, or damaged.
+        """
+        rows = read_record(self.path / "plan.json", PlanRecord)["cells"]
+        return [Cell(row["id"], row["label"], row["points"], row["task"], row["seed"]) for row in rows]
 
     def open_packs(self, pending: set[str]) -> dict[str, list[str]]:
         """Packs that have begun and can go on: their cells are pending, or have ended there; none is in two of them."""
@@ -162,12 +197,19 @@ class GridFolder:
             cell: read_record(path, FailureRecord) for cell, path in self.ended("failure.json") if cell not in finished
         }
 
-    def reset(self, force: bool, retry: bool) -> None:
-        """Let every cell be trained again (`force`), or those that have failed (`retry`)."""
-        if force:
-            self.set_aside()
-        if retry:
-            self.forget_failures()
+    def update(self, cells: Mapping[str, CellStatus], reuse: Iterable[Path] = ()) -> None:
+        """Bring cells up to date, by id: which have finished, here or in the folders of other grids, and which failed.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        for found in (*(GridFolder(path).finished() for path in reuse), self.elsewhere(), self.finished()):
+            for name in cells.keys() & found.keys():
+                cells[name].finish(found[name].parent)
+        failed = self.failed()
+        for name in cells.keys() & failed.keys():
+            if cells[name].state != FINISHED:
+                cells[name].fail(failed[name]["kind"], failed[name]["reason"])
 
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""

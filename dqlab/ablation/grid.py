@@ -88,6 +88,7 @@ class Grid:
         seeds: replicas of every setting on every task.
         base: label of the setting that others are compared with; the first one if empty.
         engine: a name from the `engine` registry.
+        storage: a folder that all machines of a cluster see, for packs; the grid's own folder if empty.
         pack: cells that one process trains together, at most; 0 chooses by the device.
         hours: after so many all packs write their checkpoints and end, as by Ctrl-C; 0 sets no limit.
     """
@@ -100,6 +101,7 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     base: str = ""
     engine: str = "local"
+    storage: str = ""
     pack: int = 0
     hours: float = 0.0
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from dqlab.ablation.config_resolver import Base, ConfigResolver, Data, Values, canonical_values
 from dqlab.ablation.grid import Setting
-from dqlab.ablation.reader import Base, ConfigResolver, Data, Values, canonical_values
 from dqlab.analysis.results import Cell
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import SOURCES, is_as_before

@@ -1,6 +1,6 @@
 """The process of a pack: trains FOLDER/pack.gin in FOLDER until it has finished, or until standard input ends.
 
-    python -m dqlab.ablation.worker FOLDER [--set NAME=VALUE ...]
+    python -m dqlab.ablation.worker FOLDER
 
 Events are JSON objects on standard output, one a line; all else goes to standard error. Started again in the same
 folder, it goes on from the last checkpoint, however it ended. Exit codes are those of `engines.base`.
@@ -53,14 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train a pack; returns the exit code."""
     parser = argparse.ArgumentParser(prog="dqlab.ablation.worker", description="Train a pack until stdin ends.")
     parser.add_argument("folder", type=Path, help=f"has {PACK}; everything is written there")
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="single bindings")
     args = parser.parse_args(argv)
     quiet_threads()
     tell, stop = Events(), Event()
     _heed_signals(stop)
     Thread(target=_heed_stdin, args=(stop,), daemon=True).start()
     try:
-        return _work(args.folder, args.set, tell, stop)
+        return _work(args.folder, tell, stop)
     except StoppedError:
         return STOPPED
     except DqlabError as error:
@@ -72,25 +71,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNEXPECTED
 
 
-def _work(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> int:
+def _work(path: Path, tell: Events, stop: Event) -> int:
     """Train what is left of the pack; returns the exit code of one with results."""
     folder = RunFolder(path)
     if _stopped_waiting(folder, tell, stop):
         return STOPPED
     if not folder.finished:
-        _train(path, bindings, tell, stop)
+        _train(path, tell, stop)
     tell({"event": "finished"})
     return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
 
 
-def _train(path: Path, bindings: Sequence[str], tell: Events, stop: Event) -> None:
+def _train(path: Path, tell: Events, stop: Event) -> None:
     """Train from the last checkpoint on, or from the beginning where there is none."""
     from dqlab.printing import Console
     from dqlab.runs import train
 
     tell({"event": "starting"})
     load_plugins()
-    loaded = gin_files.load_gin([path / PACK], bindings)
+    loaded = gin_files.load_gin([path / PACK])
     train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
 
 

@@ -14,7 +14,7 @@ from dqlab.files import expanded
 if TYPE_CHECKING:
     from dqlab.ablation import GridRequest
 
-ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address"}
+ENGINE_OPTIONS = {"workers": "LocalEngine.workers", "address": "RayEngine.address", "storage": "Grid.storage"}
 EXAMPLES = """
 dqlab ablate --grid ablations/steps.gin --dry-run
 dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
@@ -36,6 +36,7 @@ def add_ablate(commands: Any) -> None:
     parser.add_argument("--engine", help="local (default), ray or slurm (Grid.engine)")
     parser.add_argument("--workers", type=int, help="packs at a time on this machine (LocalEngine.workers)")
     parser.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT (RayEngine.address)")
+    parser.add_argument("--storage", metavar="DIR", help="for packs, where all machines see it (Grid.storage)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of every cell (Grid.seeds)")
     parser.add_argument("--tasks", nargs="+", help="to run every setting on (Grid.tasks)")
     parser.add_argument("--steps", type=int, help="updates of every cell (Training.steps)")
@@ -56,8 +57,8 @@ def add_ablate(commands: Any) -> None:
 
 def _ablate(args: argparse.Namespace) -> int:
     from dqlab.ablation import ablate
-    from dqlab.ablation.overview import dry_run
-    from dqlab.ablation.reporting import report_grid
+    from dqlab.ablation.display import dry_run
+    from dqlab.ablation.report import report_grid
     from dqlab.config.plugins import load_plugins
     from dqlab.printing import Console
 
@@ -92,6 +93,5 @@ def _request_of(args: argparse.Namespace) -> GridRequest:
         reuse=args.reuse,
         force=args.force,
         retry=args.retry,
-        report_only=args.report_only,
         command=shlex.join(["dqlab", *sys.argv[1:]]),
     )

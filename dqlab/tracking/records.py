@@ -135,14 +135,6 @@ class FailureRecord(TypedDict):
     step: NotRequired[Count | None]
 
 
-@with_config(ConfigDict(extra="forbid"))
-class GridDataRecord(TypedDict):
-    """A dataset of a grid, as grid.json has it."""
-
-    digest: str
-    caveat: str
-
-
 class BegunGridRecord(TypedDict):
     """grid.json from its first moment on."""
 
@@ -150,7 +142,8 @@ class BegunGridRecord(TypedDict):
     seconds: NotRequired[Seconds]
     state: NotRequired[str]
     caveat: NotRequired[str]
-    data: NotRequired[dict[str, GridDataRecord]]
+    command: NotRequired[str]
+    crashed: NotRequired[dict[Name, str]]
     elsewhere: NotRequired[dict[Name, str] | None]
     mlflow_experiment: NotRequired[str]
     mlflow_uri: NotRequired[str]

@@ -108,11 +108,20 @@ def test_what_is_finished_is_not_run_again(place: Path, finished: Done) -> None:
     assert packs_run(place / "calm") == before
 
 
-def test_a_report_without_the_grids_options_says_what_to_give(place: Path, finished: Done) -> None:
-    done = run(place, "--out", "calm", "--report-only", steps=50)
-    assert done.returncode == 2, done.stdout
-    assert "No cell of the grid has finished in calm" in done.stderr
-    assert "4 of other settings have: to report them, give the same --gin, --set, --steps" in done.stderr
+def test_a_report_is_of_what_the_folder_holds(place: Path, finished: Done) -> None:
+    """Without planning: what the command says otherwise is named, and no part of it."""
+    before = scores(place / "calm")
+    done = run(place, "--out", "calm", "--report-only", "--seeds", "5", steps=50)
+    assert done.returncode == 0, done.stderr
+    assert "as it was planned last; changed since, and left out: " in done.stdout
+    left_out = done.stdout.partition("left out: ")[2].partition(".\n")[0]
+    assert {"Grid.seeds", "Training.steps"} == set(left_out.split(", "))
+    assert scores(place / "calm") == before
+    done = run(place, "--out", "calm", "--report-only")
+    assert "left out" not in done.stdout
+    done = run(place, "--out", "nothing", "--report-only")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nothing" in done.stderr
 
 
 def test_a_grid_is_extended_in_a_folder_of_its_own_from_another(place: Path, finished: Done) -> None:

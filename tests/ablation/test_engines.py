@@ -187,16 +187,16 @@ def test_packs_on_one_gpu_have_a_share_each(tmp_path: Path) -> None:
 def test_as_many_as_cores_and_memory_have_room_for(
     threads: int, memory: int, room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqlab.machine.cores", lambda: 4)
+    monkeypatch.setattr("dqlab.ablation.engines.local.cores", lambda: 4)
     monkeypatch.setattr("dqlab.training.probe.free_bytes", lambda device: 1001)
-    jobs = [Job(str(index), tmp_path, {}, threads, memory) for index in range(7)]
+    jobs = [Job(str(index), tmp_path, (), threads, memory) for index in range(7)]
     assert LocalEngine._room(jobs, ()) == room
 
 
 def test_jobs_that_want_a_gpu_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ConfigError, match="want a GPU"):
-        list(LocalEngine().run([Job("a", tmp_path, {}, gpu_memory=1)], print))
+        list(LocalEngine().run([Job("a", tmp_path, gpu_memory=1)], print))
 
 
 def test_an_error_of_whoever_listens_leaves_no_process(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ from pathlib import Path
 from dqlab.ablation.engines.base import Job
 from dqlab.ablation.engines.{module} import {engine}
 
-jobs = [Job(path.name, path, {{}}, worker="dqlab.ablation.engines.stand_in") for path in map(Path, sys.argv[1:])]
+jobs = [Job(path.name, path, worker="dqlab.tools.conformance.counting_job") for path in map(Path, sys.argv[1:])]
 def tell(job, event):
     if "pid" in event:
         (job.folder.parent / (job.id + ".pid")).write_text(str(event["pid"]))

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 from made_folders import write_pack
+from made_grids import made_result
 
+from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
-from dqlab.ablation.reader import ConfigResolver
+from dqlab.ablation.report import collect_results
 from dqlab.ablation.session import GridRequest, open_session
+from dqlab.analysis.results import Cell
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.client import store_uri, tracking_uri
 
@@ -169,17 +172,55 @@ def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file:
     assert folder.finished()
 
 
-def test_results_are_reported_where_the_data_is_no_longer(tmp_path: Path, file: Path) -> None:
-    data = tmp_path / "mine.hdf5"
-    data.write_bytes(b"rows")
-    source = f"load_dataset.sources=('file:{data}',)"
-    reader = ConfigResolver([file], [source])
-    before = [each.id for each in make_plan(reader).cells]
-    known = {asked: {"digest": found.digest, "caveat": found.caveat} for asked, found in reader.found.items()}
-    data.unlink()
-    later = ConfigResolver([file], [source])
-    later.remembered = known
-    assert [each.id for each in make_plan(later).cells] == before
+def finished_grid(folder: GridFolder, file: Path) -> list[Cell]:
+    """A grid of which two cells have results, one has failed, and one has crashed."""
+    plan, packs = planned(file)
+    for pack in packs:
+        begin(folder, pack)
+    cells = [cell for pack in packs for cell in pack.cells]
+    for cell in cells[:2]:
+        place = next(folder.packs.glob(f"*/{cell.replica}"))
+        (place / "summary.json").write_text(json.dumps(made_result(cell, 50.0).summary))
+    next(folder.packs.glob(f"*/{cells[2].replica}")).joinpath("failure.json").write_text(
+        json.dumps({"kind": "diverged", "reason": "NaN"})
+    )
+    facts = {"name": "made", "axes": {"eta": ["0.5", "1.0"]}, "base": "eta=0.5", "tasks": [cells[0].task]}
+    facts |= {"seeds": [0, 1], "gin": file.read_text().partition("\n")[2], "packs": [pack.id for pack in packs]}
+    folder.write_facts(**facts, cells=4, seconds=5.0, crashed={cells[3].id: "killed by SIGKILL"})
+    folder.write_plan(plan, packs)
+    return cells
+
+
+def test_results_are_collected_from_the_folder_alone(folder: GridFolder, file: Path) -> None:
+    cells = finished_grid(folder, file)
+    file.unlink()
+    results = collect_results(folder)
+    assert [result.cell.id for result in results.results] == [cell.id for cell in cells[:2]]
+    assert [(each.failure, each.reason) for each in results.failures] == [
+        ("diverged", "NaN"),
+        ("crashed", "killed by SIGKILL"),
+    ]
+    assert (results.pending, results.labels, results.seeds) == ((), ("eta=0.5", "eta=1.0"), (0, 1))
+    assert results.facts["seconds"] == 5.0
+    assert results.components[0].name == "diffusion_ql"
+
+
+def test_packs_lie_in_a_storage_that_all_machines_see(folder: GridFolder, tmp_path: Path) -> None:
+    folder.write_facts(name="made")
+    folder.place_packs(str(tmp_path / "shared"))
+    folder.place_packs(str(tmp_path / "shared"))  # the same command again
+    folder.place_packs("")
+    (place,) = (tmp_path / "shared").iterdir()
+    (folder.packs / "a").mkdir()
+    assert (place / "a").is_dir()
+    with pytest.raises(RunError, match=r"packs has packs already, outside of .*other\. Leave --storage off"):
+        folder.place_packs(str(tmp_path / "other"))
+    (tmp_path / "shared").rename(tmp_path / "gone")
+    with pytest.raises(RunError, match=r"packs is a link to .*, which is not here\. Mount it again"):
+        folder.check("made")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"Cannot make .*file.*Choose another --storage"):
+        GridFolder(tmp_path / "new").place_packs(str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(

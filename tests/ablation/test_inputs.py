@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from made_grids import made_grid
 
+from dqlab.ablation.config_resolver import ConfigResolver, Data
 from dqlab.ablation.driver import stop_on_signal
 from dqlab.ablation.grid import Grid
-from dqlab.ablation.reader import ConfigResolver
+from dqlab.ablation.planning import make_plan
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.statistics.cautions import beside_nothing
 from dqlab.cli import main
 from dqlab.config import gin_files
+from dqlab.data.sources import find_dataset
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError
+from dqlab.files import size_of
 
 ETA: dict[str, Any] = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}}
 WALKER = "walker2d-medium-expert-v2"
@@ -244,3 +249,48 @@ def test_no_two_axes_set_one_parameter() -> None:
     axes = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}, "kind": {"a": {}, "b": {"algorithm.DiffusionQL.eta": 2.0}}}
     with pytest.raises(ConfigError, match=r"several axes set algorithm.DiffusionQL.eta"):
         Grid(axes=axes)
+
+
+WALKER_GRID = """
+include 'gin/diffql_walker2d.gin'
+Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}
+Grid.seeds = (0,)
+Report.reps = 100
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a grid and a dataset."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    (tmp_path / "made.gin").write_text(WALKER_GRID)
+    d4rl_file()
+    return tmp_path
+
+
+def data_of(source: str) -> Data:
+    plan = make_plan(ConfigResolver(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
+    return next(iter(plan.kinds.values())).data
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_grid_on_a_dataset_of_minaris(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("minari")
+    assert main(["data", "convert", "made.hdf5", "minari:made/walker-v0"]) == 0
+    data = data_of("minari:made/walker-v0")
+    assert data.path == place / "store" / "made" / "walker-v0"
+    assert size_of(data.path) > 10_000
+    command = ["ablate", "--grid", "made.gin", "--out", "grid", "--steps", "4", "--workers", "1"]
+    settings = ["--set", *TINY, "load_dataset.sources=('minari:made/walker-v0',)", "Training.eval_every=4"]
+    assert main([*command, "--dry-run", *settings]) == 0
+    assert "1 cell" in capsys.readouterr().out
+
+
+def test_a_named_format_stays_named_for_packs(place: Path) -> None:
+    assert main(["data", "convert", "made.hdf5", "made.pkl"]) == 0
+    (place / "made.pkl").rename(place / "odd.hdf5")
+    source = data_of("file:trajectories:odd.hdf5").source
+    assert source == f"file:trajectories:{place / 'odd.hdf5'}"
+    with find_dataset(tasks.get(WALKER), (source,))[1].open(tasks.get(WALKER)) as columns:
+        assert len(columns) == 60

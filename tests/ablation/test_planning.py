@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from dqlab.ablation.config_resolver import ConfigResolver, canonical_values
 from dqlab.ablation.engines.base import engines
 from dqlab.ablation.planning import Plan, make_plan, pack_cells
-from dqlab.ablation.reader import ConfigResolver, canonical_values
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, operative_parameters
 from dqlab.errors import ConfigError
@@ -115,7 +115,8 @@ def test_what_changes_results_changes_every_id(binding: str) -> None:
 
 def test_ids_do_not_depend_on_the_process() -> None:
     code = (
-        "import json; from dqlab.ablation.planning import make_plan; from dqlab.ablation.reader import ConfigResolver; "
+        "import json; from dqlab.ablation.planning import make_plan; "
+        "from dqlab.ablation.config_resolver import ConfigResolver; "
         f"reader = ConfigResolver(['ablations/steps.gin'], [{EMBEDDED!r}]); "
         "print(json.dumps([p.id for p in make_plan(reader).cells]))"
     )

@@ -11,10 +11,11 @@ import pytest
 from made_grids import made_result
 from rich.console import Console
 
+from dqlab.ablation.config_resolver import Data
+from dqlab.ablation.display import GridDisplay
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack
-from dqlab.ablation.progress import GridDisplay, GridProgress
-from dqlab.ablation.reader import Data
+from dqlab.ablation.progress import GridProgress
 from dqlab.analysis.results import Cell, CellStatus
 from dqlab.machine import readable_duration
 
@@ -30,7 +31,7 @@ def pack(name: str, *numbers: int) -> PlannedPack:
 
 
 def job(name: str) -> Job:
-    return Job(name, Path(name), {})
+    return Job(name, Path(name))
 
 
 def write_cell(folder: Path, name: str, record: Mapping[str, object]) -> None:
@@ -62,7 +63,7 @@ def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> N
     progress.on_event(job("a"), {"event": "progress", "step": 80, "updates_per_second": 3.0})
     assert progress.cells["0003"].share == 0.5  # it stays where it ended
     progress.on_event(job("a"), {"event": "of a later version"})
-    job_a = Job("a", tmp_path / "a", {})
+    job_a = Job("a", tmp_path / "a")
     write_cell(tmp_path / "a" / "cell-0002", "summary.json", made_result(cell(2), 13.0).summary)
     write_cell(tmp_path / "a" / "cell-0003", "failure.json", {"kind": "diverged", "reason": "NaN"})
     assert [each.state for each in progress.on_end(Ended(job_a, FINISHED))] == ["finished"]

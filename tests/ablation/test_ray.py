@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections import defaultdict
@@ -14,14 +15,14 @@ from typing import Any
 
 import pytest
 from made_packs import CELLS, check_same, pack_text, summary
-from ray_cluster import Cluster
+from ray_cluster import Cluster, lives, until
 
 from dqlab.ablation.engines.base import FINISHED, Job
 from dqlab.ablation.engines.local import LocalEngine
-from dqlab.ablation.engines.ray import RayEngine
-from dqlab.ablation.engines.ray_node import modules_of
+from dqlab.ablation.engines.ray import RayEngine, modules_of
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.training import made_job
+from dqlab.tracking.run_folder import claim_folder
 
 pytest.importorskip("ray", reason="ray is not installed")
 
@@ -61,6 +62,7 @@ def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
         if on_second:
             moved.append(job.id)
             cluster.nodes[0].kill()
+            until(lambda: not lives(told[job.id][0]["pid"]), 120)  # it has saved
             lost.touch()
 
     ends = list(RayEngine(cluster.address).run([*plain, huge, gpu], tell))
@@ -75,7 +77,6 @@ def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
     for job in plain:
         lines = (job.folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
-        assert not (job.folder / ".incoming").exists()
     seen = {job.id: told[job.id][0]["environment"] for job in (*plain, huge, gpu)}
     assert {known["CUDA_VISIBLE_DEVICES"] for other, known in seen.items() if other != "gpu"} == {""}
     assert seen["gpu"]["CUDA_VISIBLE_DEVICES"] == "0"
@@ -86,37 +87,73 @@ def make_pack(folder: Path, cache: Path, sources: str) -> Job:
     folder.mkdir(parents=True)
     bindings = ("DiffusionPolicy.schedule = 'travelling'", f"load_dataset.sources = ('{sources}',)")
     (folder / "pack.gin").write_text("import travelling_plugin\n" + pack_text(TWO, *bindings, steps=20))
-    return Job(folder.name, folder, {"walker2d-medium-expert-v2": cache})
+    return Job(folder.name, folder, (cache,))
 
 
 def test_real_packs_give_what_they_give_on_this_machine(
     cluster: Cluster, tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a plugin and a dataset that only the driver has, found as D4RL's own, and by a path."""
+    """With a plugin that only the driver has; the dataset is found in D4RL's cache, and by a path."""
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "travelling_plugin.py").write_text(PLUGIN)
     cache = tmp_path / "cache" / "walker2d_medium_expert-v2.hdf5"
     cache.parent.mkdir()
     d4rl_file(rows=200).rename(cache)
     monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache.parent))  # which the nodes were started without
     sources = {"cached": "d4rl_cache", "named": f"file:{cache}"}
     there = [make_pack(tmp_path / "there" / name, cache, source) for name, source in sources.items()]
     here = [make_pack(tmp_path / "here" / name, cache, source) for name, source in sources.items()]
     far = list(RayEngine(cluster.address).run(there, lambda job, event: None))
-    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache.parent))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"), prepend=":")
     near = list(LocalEngine(workers=1).run(here, lambda job, event: None))
     assert [(end.code, end.reason) for end in (*far, *near)] == [(FINISHED, "")] * 4
+    assert sorted(path.name for path in (tmp_path / "there").glob(".storage-check*")) == []
     for ours, theirs in zip(here, there, strict=True):
         facts = [json.loads((job.folder / "run.json").read_text())["data"] for job in (ours, theirs)]
-        assert facts[0]["digest"] == facts[1]["digest"]
-        assert facts[0]["source"] == facts[1]["source"]
-        assert facts[0]["is_d4rl"] == facts[1]["is_d4rl"]
-        assert str(tmp_path) not in facts[1]["path"], "it was read from where it lies here"
+        assert facts[0] == facts[1]
         for name in TWO:
             scores = [summary(job.folder, name)["selection"]["last"]["score_mean"] for job in (ours, theirs)]
             assert scores[0] == pytest.approx(scores[1], abs=1e-5)
             check_same(ours.folder, name, theirs.folder)
+
+
+def refusal(cluster: Cluster, job: Job) -> str:
+    with pytest.raises(ConfigError) as error:
+        list(RayEngine(cluster.address).run([job], lambda job, event: pytest.fail("a pack was started")))
+    return str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hides a folder from a node")
+def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    data = tmp_path / "local" / "data.hdf5"
+    data.write_text("rows")
+    shared = made_job(tmp_path / "shared" / "a", steps=1)
+    with closing(Cluster()) as cluster:
+        cluster.join(hides=tmp_path / "local")
+        said = refusal(cluster, made_job(tmp_path / "local" / "b"))
+        assert said.startswith(f"The node 127.0.0.2 of the Ray cluster does not see {tmp_path / 'local'}. ")
+        assert "--storage DIR" in said
+        said = refusal(cluster, replace(shared, inputs=(data,)))
+        assert said.startswith(f"The node 127.0.0.2 of the Ray cluster does not see the dataset {data}. ")
+        (end,) = RayEngine(cluster.address).run([shared], lambda job, event: None)
+        assert end.code == FINISHED
+
+
+def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dqlab.ablation.engines.ray_tasks import fingerprint, storage_fault
+
+    token, data = tmp_path / "storage" / "token", tmp_path / "data.hdf5"
+    data.write_text("rows")
+    assert storage_fault(token, {}).startswith(f"does not see {token.parent}. All nodes must see what packs write")
+    token.mkdir(parents=True)
+    assert "but not its locks" in storage_fault(token, {})
+    with claim_folder(token):
+        assert storage_fault(token, {data: fingerprint(data)}) == ""
+        assert f"has another dataset in {data}" in storage_fault(token, {data: "of another"})
+        monkeypatch.setattr("uuid.UUID.hex", "nowhere/x")
+        assert storage_fault(token, {}).startswith(f"cannot write to {token.parent} (No such file or directory).")
 
 
 def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +163,7 @@ def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(tmp_path))
     text = "import a_package.deep\nimport a_module\nfrom dqlab import errors\nimport math\nimport not_there\n"
     (tmp_path / "pack.gin").write_text(text + "a.text = 'import nothing'\n")
-    found = [Path(path).name for path in modules_of([Job("a", tmp_path, {})])]
+    found = [Path(path).name for path in modules_of([Job("a", tmp_path)])]
     assert found == ["dqlab", "a_module.py", "a_package"]
 
 

@@ -28,8 +28,8 @@ def make_pack(folder: Path, replicas: dict[str, Any], *bindings: str, steps: int
     return folder
 
 
-def start(folder: Path, *sets: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dqlab.ablation.worker", str(folder), *(("--set", *sets) if sets else ())]
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dqlab.ablation.worker", str(folder)]
     with (folder / "worker.log").open("a") as log:
         return subprocess.Popen(
             command,
@@ -42,9 +42,9 @@ def start(folder: Path, *sets: str) -> subprocess.Popen[str]:
         )
 
 
-def run(folder: Path, *sets: str) -> tuple[int, list[Any]]:
+def run(folder: Path) -> tuple[int, list[Any]]:
     """Exit code and events of a process that nobody disturbs."""
-    process = start(folder, *sets)
+    process = start(folder)
     assert process.stdout is not None
     events = [json.loads(line) for line in process.stdout]
     return process.wait(120), events
@@ -111,7 +111,7 @@ def test_killed_while_it_begins(whole: Path, tmp_path: Path) -> None:
     assert (folder / "run.json").exists()
     assert not (folder / "checkpoint.safetensors").exists()
     (folder / ".run.json.1.tmp").write_text("{")
-    again = start(folder, "Training.steps=300")
+    again = start(folder)
     assert wait_for(again, "started")["step"] == 0
     again.terminate()
     assert again.wait(120) == 130
@@ -119,14 +119,13 @@ def test_killed_while_it_begins(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_diverging_cell(tmp_path: Path) -> None:
-    steps = "Training.steps=20"
-    both, alone = make_pack(tmp_path / "both", BROKEN), make_pack(tmp_path / "alone", CELLS)
-    code, events = run(both, steps)
+    both, alone = make_pack(tmp_path / "both", BROKEN, steps=20), make_pack(tmp_path / "alone", CELLS, steps=20)
+    code, events = run(both)
     assert code == 1
     assert [e["replica"] for e in events if e["event"] == "cell_failed"] == ["cell-x"]
     assert json.loads((both / "cell-x" / "failure.json").read_text())["kind"] == "diverged"
-    assert run(both, steps) == (1, [{"event": "finished"}])
-    assert run(alone, steps)[0] == 0
+    assert run(both) == (1, [{"event": "finished"}])
+    assert run(alone)[0] == 0
     for name in ("cell-a", "cell-c"):
         check_same(both, name, alone)
 

@@ -23,7 +23,7 @@ from conftest import ROOT
 from made_grids import TASKS, made_grid
 
 from dqlab import files as files_module
-from dqlab.ablation.components import components_used
+from dqlab.ablation.report import components_used
 from dqlab.analysis.report import bibtex, figures, latex, write
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue

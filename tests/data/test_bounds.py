@@ -18,8 +18,8 @@ import torch
 from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
+from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.planning import make_plan
-from dqlab.ablation.reader import ConfigResolver
 from dqlab.config.identity import is_as_before
 from dqlab.data import Transitions, load_dataset
 from dqlab.data.formats.base import format_of

@@ -19,38 +19,38 @@ attempt may mend (so do all other codes say); it was asked to stop."""
 class Job:
     """A pack, as an engine sees it.
 
-    Its process is `python -m WORKER FOLDER [--set NAME=VALUE ...]`. It reads FOLDER/pack.gin, writes into FOLDER only
-    (checkpoints too: started again in the same folder, it continues), tells events as JSON objects, one a line, on
-    standard output, and writes its checkpoint and ends with STOPPED when its standard input ends.
+    Its process is `python -m WORKER FOLDER`. It reads FOLDER/pack.gin and writes into FOLDER only, checkpoints too:
+    started again in the same folder, it continues; while an earlier process has the folder's lock, it waits. It tells
+    events as JSON objects, one a line, on standard output. When its standard input ends, it writes its checkpoint and
+    ends with STOPPED.
 
     Attributes:
         id: of the pack.
-        folder: on the driver's machine; what the process writes must be there when the job has ended, at the latest.
-        inputs: datasets that it reads, where they are not part of dqlab: name of the task -> file or folder.
+        folder: of the pack.
+        inputs: datasets that it reads, files or folders, where they are not part of dqlab.
         threads: CPU threads that it computes with.
         memory: bytes of memory that it is expected to take, on the host.
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
-        format: of the datasets, its registered name; empty where their suffix tells.
 
-    Events have an `event`: `saved` and `evaluated` when files have been written that belong together; whatever ends a
-    job or a cell early has a `reason`. A job that ends without any event died: its interpreter failed.
+    Events have an `event`; whatever ends a job or a cell early has a `reason`. A job that ends without any event died:
+    its interpreter failed.
     """
 
     id: str
     folder: Path
-    inputs: Mapping[str, Path]
+    inputs: Sequence[Path] = ()
     threads: int = 1
     memory: int = 0
     gpu_memory: int = 0
     seconds: float = 0.0
     worker: str = "dqlab.ablation.worker"
-    format: str = ""
 
-    def command(self, folder: Path, bindings: Sequence[str] = ()) -> list[str]:
-        """What is run, where its folder lies in `folder`."""
-        return [sys.executable, "-m", self.worker, str(folder), *(["--set", *bindings] if bindings else [])]
+    @property
+    def command(self) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", self.worker, str(self.folder.resolve())]
 
     @property
     def log(self) -> Path:

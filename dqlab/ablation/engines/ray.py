@@ -1,20 +1,24 @@
-"""A Ray cluster: packs are its tasks; code, data and checkpoints travel through it, no file system is shared."""
+"""A Ray cluster: packs are its tasks. All nodes must see the packs' folders and the datasets; code travels."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
 
+import dqlab
+from dqlab.ablation.engines.attempts import StopCounter
 from dqlab.ablation.engines.base import Ended, Job, OnEvent, engines
-from dqlab.ablation.engines.local import StopCounter
-from dqlab.ablation.engines.ray_node import check_files, modules_of
+from dqlab.ablation.engines.mailbox import follow
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError, first_line
 
@@ -59,17 +63,15 @@ class RayEngine:
         """Run every job; yields each as it ends.
 
         Raises:
-            ConfigError: Ray is not installed, the cluster cannot be reached, or it has no GPU for those who want one.
+            ConfigError: Ray is not installed, the cluster cannot be reached, one of its nodes does not see what packs
+                read and write, or none has a GPU for those who want one.
         """
         if not jobs:
             return
         with self._connected(jobs):
-            from dqlab.ablation.engines.ray_jobs import Dispatch
+            from dqlab.ablation.engines.ray_tasks import submit
 
-            try:
-                yield from Dispatch(jobs, on_event, self.stops, self.retries, self.gpus).run()
-            finally:
-                self.stops.count = 0
+            yield from follow(submit(jobs, self.retries, self.gpus), on_event, self.stops)
 
     def stop(self) -> None:
         """Ask all jobs to save and end; kill them at the second call."""
@@ -84,22 +86,22 @@ class RayEngine:
             )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-
-        check_files(jobs)
         with _own_signals():
-            self._connect(ray, modules_of(jobs))
+            self._connect(
+                ray, {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
+            )
         try:
             yield
         finally:
             ray.shutdown()
 
-    def _connect(self, ray: Any, modules: Sequence[str]) -> None:
+    def _connect(self, ray: Any, runtime_env: dict[str, Any]) -> None:
         own = {} if self.address else {"include_dashboard": False}
-        code = {"py_modules": list(modules), "excludes": ["__pycache__"]}
         try:
             if self.address:
                 _check_reachable(self.address)
-            ray.init(self.address or "local", runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, **own)
+            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init(self.address or "local", runtime_env=runtime_env, **quiet, **own)
         except (OSError, RuntimeError, ValueError) as error:
             reason = first_line(error).rstrip(".")
             token = "AuthToken" in str(error.__cause__)
@@ -107,6 +109,37 @@ class RayEngine:
                 f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. "
                 + (WANTS_A_TOKEN if token else WHERE_RAY_IS)
             ) from error
+
+
+IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
+"""Modules that a pack's configuration imports, or that register its environment."""
+
+
+def modules_of(jobs: Iterable[Job]) -> list[str]:
+    """dqlab's folder, and the packages or single files of the plugins that the packs import."""
+    named = {name for job in jobs for pair in IMPORT.findall((job.folder / "pack.gin").read_text()) for name in pair}
+    found = (_source_of(name) for name in sorted(named - {dqlab.__name__, ""}))
+    return [str(Path(dqlab.__file__).parent), *(str(path) for path in found if path is not None)]
+
+
+def _source_of(name: str) -> Path | None:
+    """A top-level package's folder, or a module's file; None where there is neither (the worker will say so)."""
+    spec = find_spec(name)
+    if spec is None:
+        return None
+    folder = next(iter(spec.submodule_search_locations or ()), None)
+    if folder is not None:
+        return Path(folder)
+    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+
+
+def driver_variables() -> dict[str, str]:
+    """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
+    from dqlab.data.formats.minari_store import VARIABLE, local_store
+    from dqlab.data.sources import cache_folder
+
+    own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
+    return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), VARIABLE: str(local_store().resolve()), **own}
 
 
 def _ray() -> Any:

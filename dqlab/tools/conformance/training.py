@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dqlab.ablation.engines import stand_in
 from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError, message_of
 from dqlab.networks.precision import Precision
+from dqlab.tools.conformance import counting_job
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
@@ -141,10 +141,10 @@ def _value_and_gradient(network: nn.Module, x: Tensor, region: AbstractContextMa
 
 
 def made_job(folder: Path, **plan: Any) -> Job:
-    """A job that trains nothing (`dqlab.ablation.engines.stand_in`), in a new folder; `plan` is its pack.gin."""
+    """A job that trains nothing (`counting_job`), in a new folder; `plan` is its pack.gin."""
     folder.mkdir(parents=True)
     (folder / "pack.gin").write_text("".join(f"{name} = {value!r}\n" for name, value in plan.items()))
-    return Job(folder.name, folder, {}, worker=stand_in.__name__)
+    return Job(folder.name, folder, worker=counting_job.__name__)
 
 
 def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> str:

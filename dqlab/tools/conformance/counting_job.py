@@ -1,4 +1,4 @@
-"""A job that trains nothing: what engines are tried with. `python -m dqlab.ablation.engines.stand_in FOLDER`.
+"""A job that trains nothing: what engines are tried with. `python -m dqlab.tools.conformance.counting_job FOLDER`.
 
 FOLDER/pack.gin has lines `name = value` of these names:
 
@@ -12,7 +12,6 @@ deaf      whether it goes on when its standard input ends
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import select
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
+from dqlab.config.gin_syntax import parse_bindings
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import Journal, RunFolder
 
@@ -32,33 +32,31 @@ TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR", "DQLAB_GP
 """Variables of the environment that it tells."""
 
 
-def main(folder: Path) -> int:
+def main(path: Path) -> int:
     """Count to `steps`; returns the exit code."""
-    plan = {**DEFAULTS, **_read(folder / "pack.gin")}
-    checkpoint = RunFolder(folder).checkpoint
-    first = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
-    journal = Journal(folder / "metrics.jsonl", first)
+    folder = RunFolder(path)
+    while folder.in_use():
+        time.sleep(0.05)
+    folder.lock()
+    plan = {**DEFAULTS, **parse_bindings((path / "pack.gin").read_text())}
+    first = json.loads(folder.checkpoint.read_text())["step"] if folder.checkpoint.exists() else 0
+    journal = Journal(path / "metrics.jsonl", first)
     print("counting to", plan["steps"], flush=True)
     _tell("started", step=first, pid=os.getpid(), environment={name: os.environ.get(name) for name in TOLD})
     for step in range(first + 1, plan["steps"] + 1):
         if _stopped(plan, step):
             return STOPPED
         if step == plan["die_at"]:
-            _die(folder / "deaths", plan["deaths"])
+            _die(path / "deaths", plan["deaths"])
         if step == plan["fail_at"]:
             _tell("failed", reason="it was told to")
             return FAILED
         journal.append({"step": step, "time": 0.0, "metrics": {}})
-        write_text(checkpoint, json.dumps({"step": step}))
+        write_text(folder.checkpoint, json.dumps({"step": step}))
         _tell("saved", step=step)
-    write_text(folder / "summary.json", json.dumps({"steps": plan["steps"], "first": first}))
+    write_text(path / "summary.json", json.dumps({"steps": plan["steps"], "first": first}))
     _tell("finished")
     return FINISHED
-
-
-def _read(path: Path) -> dict[str, Any]:
-    pairs = (line.partition("=") for line in path.read_text().splitlines())
-    return {name.strip(): ast.literal_eval(value.strip()) for name, _, value in pairs}
 
 
 def _tell(event: str, **facts: Any) -> None:

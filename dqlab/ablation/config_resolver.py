@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -31,16 +31,13 @@ from dqlab.config.gin_state import (
 )
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import OF_GRIDS, SOURCES, TASK, belongs_to_cell
-from dqlab.data import data_formats
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.sources import LocatedDataset, absolute_source, find_dataset
+from dqlab.data.sources import absolute_source, find_dataset
 from dqlab.envs import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
 
-if TYPE_CHECKING:
-    from dqlab.tracking.records import GridDataRecord
 Values = dict[str, Any]
 WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 
@@ -54,14 +51,12 @@ class Data:
         path: its file or folder; None where it is made.
         digest: SHA-256 of the file, or of the rows.
         caveat: what must stand beside scores that come of it; empty for D4RL's own.
-        format: its format's registered name; empty where the suffix tells.
     """
 
     source: str
     path: Path | None
     digest: str
     caveat: str = ""
-    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,10 +99,7 @@ class ConfigResolver:
         self._choices: dict[Any, ResolvedParameters] = {}
         self.read: set[str] = set()
         """Complete names of what the cells that were built have read."""
-        self.found: dict[str, Data] = {}
-        """Datasets, by task and sources."""
-        self.remembered: Mapping[str, GridDataRecord] = {}
-        """Digests and caveats as `found` has them, where results are reported and the data need not be there."""
+        self._found: dict[str, Data] = {}
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""
         self._check_single()
@@ -212,11 +204,9 @@ class ConfigResolver:
         """
         sources = values[SOURCES]
         key = f"{task} from {sources!r}"
-        if key in self.remembered:
-            return Data("", None, **self.remembered[key])
-        if key not in self.found:
-            self.found[key] = self._find(task, sources)
-        return self.found[key]
+        if key not in self._found:
+            self._found[key] = self._find(task, sources)
+        return self._found[key]
 
     def _find(self, task: str, sources: Any) -> Data:
         before = len(self.not_fetched or ())
@@ -227,7 +217,7 @@ class ConfigResolver:
                 raise
             return Data(str(sources), None, f"{task}: not here yet")
         caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
-        return Data(absolute_source(source), found.place, found.digest(), caveat, _format_name(found))
+        return Data(absolute_source(source), found.place, found.digest(), caveat)
 
 
 def for_this_machine(device: str) -> list[str]:
@@ -235,10 +225,6 @@ def for_this_machine(device: str) -> list[str]:
     if not device.startswith("cuda") or torch.cuda.is_available():
         return []
     return ["Experiment.device='cpu'", "Experiment.precision='full'", "Training.execution='auto'"]
-
-
-def _format_name(found: LocatedDataset) -> str:
-    return next((entry.name for entry in data_formats if entry.item is type(found.format)), "")
 
 
 def _read_with_the_data() -> Values:

@@ -1,0 +1,252 @@
+"""What a person sees of a grid: what it is, what it would take, how it fills up, what is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+import torch
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dqlab.ablation.calibration import costs_of_packs
+from dqlab.ablation.progress import GridProgress
+from dqlab.ablation.session import GridRequest, GridSession, open_session, slots_of
+from dqlab.analysis.results import FAILED, FINISHED, RUNNING, STARTING, WAITING, CellStatus
+from dqlab.machine import readable_duration
+from dqlab.printing import Console
+
+SHOWN, FEW = 40, 10
+"""Rows of a table, and lines, after which the others are only counted."""
+
+
+def announce_grid(session: GridSession, console: Console) -> None:
+    """Say what the grid is, and what of it is to be done."""
+    grid = session.resolver.grid
+    finished, failed = (len(session.in_state(state)) for state in (FINISHED, FAILED))
+    cells = sum(len(pack.cells) for pack in session.packs)
+    told = (
+        f"{session.request.name}: {_count(len(grid.settings), 'setting')} x {_count(len(grid.tasks) or 1, 'task')} x "
+        f"{_count(len(grid.seeds), 'seed')} = {_count(len(session.cells), 'cell')}; {finished:,} finished, "
+        f"{failed:,} failed before, {cells:,} to train in {_count(len(session.packs), 'pack')}"
+    )
+    console.print(Text(told), soft_wrap=True)
+    for first, second in session.plan.same[:FEW]:
+        console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def say_what_is_missing(session: GridSession, console: Console) -> None:
+    """Name the cells that failed, and say how many are still to go."""
+    failed = [cell for cell in session.plan.cells if session.cells[cell.id].state == FAILED]
+    for cell in failed[:FEW]:
+        reason = session.cells[cell.id].reason
+        console.print(Text(f"✗ {cell.label}, {cell.task}, seed {cell.seed}: {reason}"), soft_wrap=True)
+    if len(failed) > FEW:
+        console.print(f"... and {len(failed) - FEW} more failures", soft_wrap=True)
+    if not session.in_state(FINISHED):
+        console.print("No cell has a result: there is no report.", soft_wrap=True)
+    if session.state == "interrupted":
+        left = _count(len(session.pending), "cell")
+        console.print(f"Interrupted with {left} to go: the same command continues.", soft_wrap=True)
+
+
+def dry_run(request: GridRequest, console: Console) -> None:
+    """Show the plan of a grid; nothing is written, nothing fetched.
+
+    Raises:
+        DqlabError: a mistake in the grid's file, or a dataset that is not here.
+    """
+    session = open_session(request, planning_only=True)
+    announce_grid(session, console)
+    session.costs = costs_of_packs(session.packs, told=lambda text: console.print(text, style="dim"))
+    console.print(_cells(session))
+    console.print(_packs(session))
+    for line in _sums(session):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _cells(session: GridSession) -> Table:
+    """A row for every setting on every task."""
+    base = session.resolver.grid.resolved_base
+    rows = _rows(replace(session.cells[cell.id], cell=cell) for cell in session.plan.cells)
+    table = Table(title="Cells", title_justify="left")
+    for column in ("cell", "task", "seeds", "finished", "failed"):
+        table.add_column(column, justify="right" if column in ("finished", "failed") else "left")
+    for row in rows[:SHOWN]:
+        states, first = [status.state for status in row], row[0].cell
+        name = first.label + (" (base)" if first.label == base else "")
+        counts = (str(states.count(state)) for state in (FINISHED, FAILED))
+        table.add_row(name, first.task, _few([status.cell.seed for status in row]), *counts)
+    if len(rows) > SHOWN:
+        table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
+    return table
+
+
+def _few(seeds: list[int]) -> str:
+    return " ".join(map(str, seeds[:8])) + (f" ... ({len(seeds)})" if len(seeds) > 8 else "")
+
+
+def _packs(session: GridSession) -> Table:
+    table = Table(title="Packs: cells that are trained together, in one process", title_justify="left")
+    gpus = any(cost.gpu_memory for cost in session.costs.values())
+    for column in ("pack", "task", "cells", "of", "time, at most", "memory", *(["on the GPU"] if gpus else [])):
+        table.add_column(column, justify="left" if column in ("pack", "task", "of") else "right")
+    for pack in session.packs[:SHOWN]:
+        cost = session.costs[pack.id]
+        labels = ", ".join(dict.fromkeys(cell.label for cell in pack.cells))
+        time = ("" if cost.measured else "~") + readable_duration(cost.seconds)
+        memory = [_bytes(cost.memory), *([_bytes(cost.gpu_memory)] if gpus else [])]
+        table.add_row(pack.id[:8], pack.kind.task, str(len(pack.cells)), labels, time, *memory)
+    if len(session.packs) > SHOWN:
+        table.add_row(f"... and {len(session.packs) - SHOWN:,} more")
+    return table
+
+
+def _sums(session: GridSession) -> list[str]:
+    """How long it takes, what it takes, and what these figures leave out."""
+    unfetched = [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
+    if not session.packs:
+        return [*unfetched, "Nothing is left to train: the same command without --dry-run writes the report."]
+    slots, found = slots_of(session.engine), [session.costs[pack.id] for pack in session.packs]
+    work, longest = sum(cost.seconds for cost in found), max(cost.seconds for cost in found)
+    lines = [
+        f"About {readable_duration(max(work / slots, longest))} at most with {min(slots, len(found))} packs at a time "
+        f"({readable_duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
+        f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
+    ]
+    if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
+        lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
+    if any(not cost.measured for cost in found):
+        lines.append("~: not measured; as much as the costliest pack that was.")
+    return [*lines, *unfetched]
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+MARKS = {
+    FINISHED: ("●", "green"),
+    RUNNING: ("◐", "yellow"),
+    STARTING: ("◌", "yellow"),
+    WAITING: ("·", "dim"),
+    FAILED: ("✗", "bold red"),
+}
+ORDER = (FAILED, RUNNING, STARTING, FINISHED, WAITING)
+
+
+class GridDisplay:
+    """Shows how far a grid is.
+
+    Args:
+        progress: how far every cell is.
+        console: where to; one that is not a terminal gets a line for every cell that ends.
+        title: of the table.
+        note: what must stand beside every score ("not D4RL"); may be set later.
+    """
+
+    def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
+        self.progress, self.console, self.title, self.note = progress, console, title, note
+        self.message = ""
+        self._started = time.monotonic()
+        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=False)
+        self._is_live = console.is_terminal and not console.quiet
+
+    def __enter__(self) -> GridDisplay:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Something that concerns the whole grid."""
+        self.message = text
+        if not self._is_live:
+            self.console.print(Text(text), soft_wrap=True)
+
+    def show_changes(self, statuses: Iterable[CellStatus]) -> None:
+        """Tell of cells whose state has changed, where there is no table."""
+        for status in statuses if not self._is_live else ():
+            cell = status.cell
+            if status.state == WAITING:
+                continue
+            score = (
+                ""
+                if status.last_score is None or status.state == FAILED
+                else f"  score {status.last_score:.1f}{self._note}"
+            )
+            why = f"  {status.reason}" if status.reason else ""
+            counts = self.progress.counts()
+            text = f"[{counts[FINISHED]}/{len(self.progress.cells)}] {cell.label}  {cell.task}  seed {cell.seed}"
+            self.console.print(Text(f"{text}  {status.state}{score}{why}"), soft_wrap=True)
+
+    @property
+    def _note(self) -> str:
+        return f" ({self.note})" if self.note else ""
+
+    def render(self) -> RenderableType:
+        """The table, what is left, failures."""
+        rows = _rows(self.progress.cells.values())
+        room = max(self.console.size.height - 9, 5)
+        shown = (
+            sorted(rows, key=lambda row: min(ORDER.index(s.state) for s in row))[:room] if len(rows) > room else rows
+        )
+        table = Table(title=self.title, title_justify="left")
+        for column in ("cell", "task", "seeds", "done", f"score so far{self._note}"):
+            table.add_column(column, justify="right" if column == "done" else "left", no_wrap=column != "task")
+        for row in shown:
+            table.add_row(row[0].cell.label, row[0].cell.task, _marks(row), _share(row), _scores(row))
+        parts: list[RenderableType] = [table]
+        if len(rows) > len(shown):
+            parts.append(Text(f"... and {len(rows) - len(shown):,} more rows", style="dim"))
+        parts.append(Text(self._line()))
+        parts += [Text(f"✗ {s.cell.label}, seed {s.cell.seed}: {s.reason}", style="red") for s in self._failures()]
+        if self.message:
+            parts.append(Text(self.message, style="bold"))
+        return Group(*parts)
+
+    def _failures(self) -> list[CellStatus]:
+        return [status for status in self.progress.cells.values() if status.state == FAILED][-3:]
+
+    def _line(self) -> str:
+        counts, left = self.progress.counts(), self.progress.seconds_left()
+        told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+        return f"{told}; {readable_duration(time.monotonic() - self._started)} so far, " + (
+            "time left not known yet" if left is None else f"about {readable_duration(left)} left"
+        )
+
+
+def _rows(statuses: Iterable[CellStatus]) -> list[list[CellStatus]]:
+    """The seeds of every setting on every task."""
+    rows: dict[tuple[str, str], list[CellStatus]] = {}
+    for status in statuses:
+        rows.setdefault((status.cell.label, status.cell.task), []).append(status)
+    return list(rows.values())
+
+
+def _marks(row: list[CellStatus]) -> Text:
+    return Text.assemble(*(MARKS[status.state] for status in row))
+
+
+def _share(row: list[CellStatus]) -> str:
+    return f"{100 * float(np.mean([status.share for status in row])):.0f}%"
+
+
+def _scores(row: list[CellStatus]) -> str:
+    """Mean of the last evaluations, and how many seeds that are."""
+    scores = [status.last_score for status in row if status.last_score is not None]
+    return f"{np.mean(scores):6.1f}  ({len(scores)} of {len(row)})" if scores else "     -"
