@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
-from dqlab.ablation.config_resolver import for_this_machine
-from dqlab.ablation.planning import PackKind, PlannedPack
-from dqlab.config import gin_files
-from dqlab.config.gin_state import bound_parameters
+from dqlab.ablation.planning import PlannedPack, load_pack
 from dqlab.data import Batch, Transitions
 from dqlab.data.transitions import Provenance
 from dqlab.envs import make_env
@@ -26,7 +21,7 @@ from dqlab.runs.build import build_pack, check_experiment
 from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
-from dqlab.training.probe import USABLE, flops_of_update, free_bytes
+from dqlab.training.probe import flops_of_update
 from dqlab.training.sampler import SamplerCore
 from dqlab.training.step import Step
 
@@ -92,18 +87,6 @@ def _spread(items: list[tuple[tuple[int, int], PlannedPack]], limit: int) -> lis
     if len(items) <= limit:
         return items
     return [items[math.ceil((index + 1) * len(items) / limit) - 1] for index in range(limit)]
-
-
-def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
-    """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pack.gin"
-        path.write_text(pack.as_gin())
-        gin_files.load_gin([path])
-        instead = for_this_machine(str(bound_parameters().get("experiment.Experiment.device", "")))
-        gin_files.load_gin([path], instead)
-    experiment = Experiment()
-    return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
 
 
 def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
@@ -205,49 +188,3 @@ def _env_seconds(experiment: Experiment, least: float) -> float:
             env.reset(seed=0)
 
     return _seconds(step, least)
-
-
-MOST_ON_CPU = 8
-MOST_ON_GPU = 64
-GPU_ELSEWHERE = 16 * 2**30
-"""Bytes that are counted on where packs go to GPUs that are not here."""
-
-
-@dataclass
-class PackSizer:
-    """How many cells of a kind are trained together.
-
-    On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
-    every slot has several packs.
-
-    Args:
-        limit: as the grid's file says; 0 leaves it to the device.
-        cells: to be packed, of all kinds.
-        slots: packs that run at a time.
-    """
-
-    limit: int
-    cells: int
-    slots: int
-    _on_gpu: dict[int, int] = field(default_factory=dict)
-
-    def __call__(self, kind: PackKind) -> int:
-        """Cells a pack, at most."""
-        if self.limit:
-            return self.limit
-        if len(self._on_gpu) < MOST_ON_CPU and id(kind) not in self._on_gpu:
-            self._on_gpu[id(kind)] = _fitting(kind)
-        on_gpu = self._on_gpu.get(id(kind), min(self._on_gpu.values()))
-        return on_gpu or min(max(math.ceil(self.cells / (4 * self.slots)), 1), MOST_ON_CPU)
-
-
-def _fitting(kind: PackKind) -> int:
-    """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
-    experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
-    if not on_gpu:
-        return 0
-    here = experiment.resolved_device.type != "cpu"
-    free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
-    needed = experiment.probe.memory
-    fit = int(USABLE * free / (needed.kept + needed.together))
-    return min(max(fit, 1), MOST_ON_GPU)

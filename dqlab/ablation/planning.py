@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.config_resolver import Base, ConfigResolver, Data, Values, canonical_values
+from dqlab.ablation.config_resolver import Base, ConfigResolver, Data, Values, canonical_values, for_this_machine
 from dqlab.ablation.grid import Setting
 from dqlab.analysis.results import Cell
+from dqlab.config import gin_files
+from dqlab.config.gin_state import bound_parameters
 from dqlab.config.gin_syntax import format_bindings
 from dqlab.config.identity import SOURCES, is_as_before
+from dqlab.runs import Experiment
+from dqlab.training.probe import USABLE, free_bytes
 
 DIGITS = 16
 OF_PACKS = {"tracking.Tracking.mlflow": False}
@@ -141,3 +148,61 @@ def even_parts(items: Sequence[Cell], limit: int) -> list[Sequence[Cell]]:
     count = -(-len(items) // max(limit, 1))
     edges = [round(index * len(items) / count) for index in range(count + 1)]
     return [items[start:stop] for start, stop in pairwise(edges)]
+
+
+def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
+    """Make a pack the current configuration, on this machine; and whether it is meant for a GPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pack.gin"
+        path.write_text(pack.as_gin())
+        gin_files.load_gin([path])
+        instead = for_this_machine(str(bound_parameters().get("experiment.Experiment.device", "")))
+        gin_files.load_gin([path], instead)
+    experiment = Experiment()
+    return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
+
+
+MOST_ON_CPU = 8
+MOST_ON_GPU = 64
+GPU_ELSEWHERE = 16 * 2**30
+"""Bytes that are counted on where packs go to GPUs that are not here."""
+
+
+@dataclass
+class PackSizer:
+    """How many cells of a kind are trained together.
+
+    On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
+    every slot has several packs.
+
+    Args:
+        limit: as the grid's file says; 0 leaves it to the device.
+        cells: to be packed, of all kinds.
+        slots: packs that run at a time.
+    """
+
+    limit: int
+    cells: int
+    slots: int
+    _on_gpu: dict[int, int] = field(default_factory=dict)
+
+    def __call__(self, kind: PackKind) -> int:
+        """Cells a pack, at most."""
+        if self.limit:
+            return self.limit
+        if len(self._on_gpu) < MOST_ON_CPU and id(kind) not in self._on_gpu:
+            self._on_gpu[id(kind)] = _fitting(kind)
+        on_gpu = self._on_gpu.get(id(kind), min(self._on_gpu.values()))
+        return on_gpu or min(max(math.ceil(self.cells / (4 * self.slots)), 1), MOST_ON_CPU)
+
+
+def _fitting(kind: PackKind) -> int:
+    """How many cells of a kind fit on the GPU that they would use; 0 where they use none."""
+    experiment, on_gpu = load_pack(PlannedPack("", kind, ()))
+    if not on_gpu:
+        return 0
+    here = experiment.resolved_device.type != "cpu"
+    free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
+    needed = experiment.probe.memory
+    fit = int(USABLE * free / (needed.kept + needed.together))
+    return min(max(fit, 1), MOST_ON_GPU)

@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dqlab.ablation.calibration import Cost, PackSizer
+from dqlab.ablation.calibration import Cost
 from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.engines.base import Engine, engines
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
+from dqlab.ablation.planning import PackSizer, Plan, PlannedPack, make_plan, pack_cells
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus
 from dqlab.analysis.settings import Report
 from dqlab.config.gin_state import parameters_read

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from dqlab.ablation.config_resolver import ConfigResolver, canonical_values
 from dqlab.ablation.engines.base import engines
-from dqlab.ablation.planning import Plan, make_plan, pack_cells
+from dqlab.ablation.planning import PackSizer, Plan, make_plan, pack_cells
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters, operative_parameters
 from dqlab.errors import ConfigError
@@ -135,6 +135,22 @@ def test_seeds_and_scalars_share_a_pack_shapes_do_not() -> None:
     assert sizes(plan_of("steps"), 64) == [5, 5, 5, 5]
     assert sizes(plan_of("eta"), 8) == [8, 7, 7, 8]
     assert sizes(plan_of("steps", "Grid.seeds=(0, 1, 2)"), 2) == [2, 1] * 4
+
+
+def test_packs_for_a_gpu_are_as_large_as_their_numbers_let_them(tmp_path: Path) -> None:
+    """Where there is no GPU here, by what one elsewhere is taken to have; float64 takes twice the room."""
+    path = grid_file(tmp_path, "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}")
+
+    def width(*bindings: str, limit: int = 0) -> int:
+        device = ["Experiment.device='cuda'", "Training.batch_size=40000"]
+        plan = make_plan(ConfigResolver([path], [EMBEDDED, *device, *bindings]))
+        return PackSizer(limit, cells=1000, slots=1)(next(iter(plan.kinds.values())))
+
+    single, double = width(), width("Experiment.dtype='float64'")
+    assert 2 < single < 64
+    assert double == pytest.approx(single / 2, abs=1)
+    assert width(limit=7) == 7
+    assert width("Experiment.device='cpu'") == 8
 
 
 def test_a_pack_is_a_configuration_of_its_own(tmp_path: Path) -> None:
