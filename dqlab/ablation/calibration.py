@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from dqlab.ablation.planning import PlannedPack, load_pack
@@ -35,8 +36,7 @@ MEASURED = 8
 """Kinds of packs that are measured; others are taken to cost as much as the costliest of them."""
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a pack takes.
 
     Attributes:
@@ -58,35 +58,17 @@ PROCESS = 600 * 2**20
 """Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
 
 
-def costs_of_packs(
-    packs: Iterable[PlannedPack], seconds: float = LONG, told: Callable[[str], None] = lambda text: None
-) -> dict[str, Cost]:
+def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:
     """Cost of every pack, by its id; packs of one kind and size are measured once, each part for so many seconds."""
-    packs = list(packs)
-    of_kind: dict[tuple[int, int], PlannedPack] = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
-    chosen = _spread(list(of_kind.items()), MEASURED)
-    measured = {}
-    for number, (key, pack) in enumerate(chosen, 1):
-        told(f"calibrating {number} of {len(chosen)}")
-        measured[key] = measure_pack(pack, seconds)
+    kinds = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
+    spread = np.linspace(0, len(kinds) - 1, min(len(kinds), MEASURED), dtype=int)
+    measured = {key: measure_pack(kinds[key], seconds) for key in (list(kinds)[index] for index in spread)}
     gc.collect()  # a step and its programs refer to each other
     torch.cuda.empty_cache()  # of a GPU that packs are about to share; nothing without one
-    return {pack.id: _of(measured, (id(pack.kind), len(pack.cells))) for pack in packs}
-
-
-def _of(measured: Mapping[tuple[int, int], Cost], key: tuple[int, int]) -> Cost:
-    if key in measured:
-        return measured[key]
-    largest = max(measured.values(), key=lambda cost: cost.seconds)
-    memory = max(cost.memory for cost in measured.values())
-    return Cost(largest.seconds, memory, max(c.gpu_memory for c in measured.values()), largest.threads, False)
-
-
-def _spread(items: list[tuple[tuple[int, int], PlannedPack]], limit: int) -> list[tuple[tuple[int, int], PlannedPack]]:
-    """At most so many of the items, spread evenly, the last among them."""
-    if len(items) <= limit:
-        return items
-    return [items[math.ceil((index + 1) * len(items) / limit) - 1] for index in range(limit)]
+    if not measured:
+        return {}
+    largest = Cost(*map(max, zip(*measured.values(), strict=True)))._replace(measured=False)
+    return {pack.id: measured.get((id(pack.kind), len(pack.cells)), largest) for pack in packs}
 
 
 def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:

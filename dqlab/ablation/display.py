@@ -67,7 +67,8 @@ def dry_run(request: GridRequest, console: Console) -> None:
     """
     session = open_session(request, planning_only=True)
     announce_grid(session, console)
-    session.costs = costs_of_packs(session.packs, told=lambda text: console.print(text, style="dim"))
+    console.print("calibrating", style="dim")
+    session.costs = costs_of_packs(session.packs)
     console.print(_cells(session))
     console.print(_packs(session))
     for line in _sums(session):
