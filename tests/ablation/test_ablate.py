@@ -168,9 +168,9 @@ def test_a_diverging_cell_is_reported_and_the_rest_go_on(place: Path) -> None:
 
 
 def end_of(place: Path, name: str, number: signal.Signals, wait: float) -> int:
-    """Start a grid, send its driver a signal after a while; its exit code."""
-    log = (place / f"{name}.log").open("a")
-    process = subprocess.Popen(arguments("--out", name), cwd=place, env=isolated(place), stdout=log, stderr=log)
+    """Start a grid, whose packs lie in a storage, and send its driver a signal after a while; its exit code."""
+    log, command = (place / f"{name}.log").open("a"), arguments("--out", name, "--storage", "store")
+    process = subprocess.Popen(command, cwd=place, env=isolated(place), stdout=log, stderr=log)
     time.sleep(wait)
     process.send_signal(number)
     return process.wait(120)
@@ -180,8 +180,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(place: P
     rng = random.Random()
     for _ in range(2):
         end_of(place, "killed", signal.SIGKILL, rng.uniform(0.1, 0.7) * timed[1])
-    done = run(place, "--out", "killed")
+    done = run(place, "--out", "killed", "--storage", "store")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (place / "killed" / "packs").resolve().parent == place / "store"
     assert scores(place / "killed") == scores(place / "calm")
     assert len(list((place / "killed" / "packs").glob("*/cell-*/summary.json"))) == 4  # none was trained twice
 

@@ -20,6 +20,7 @@ from dqlab.ablation.engines.attempts import StopCounter
 from dqlab.ablation.engines.base import Ended, Job, OnEvent, engines
 from dqlab.ablation.engines.mailbox import follow
 from dqlab.config.fields import check_field, check_fields
+from dqlab.data.formats.minari_store import VARIABLE, local_store
 from dqlab.errors import ConfigError, first_line
 
 REACHED_WITHIN = 10.0
@@ -135,7 +136,6 @@ def _source_of(name: str) -> Path | None:
 
 def driver_variables() -> dict[str, str]:
     """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
-    from dqlab.data.formats.minari_store import VARIABLE, local_store
     from dqlab.data.sources import cache_folder
 
     own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
