@@ -14,7 +14,7 @@ from dqlab.analysis.results import Cell, CellStatus, GridResults
 from dqlab.tracking.run_folder import Journal
 
 START = 1_760_000_000.0
-GIN = """import dqlab.config.components
+GIN = """import dqlab.runs.experiment
 
 # Parameters for DiffusionPolicy:
 # ==============================================================================

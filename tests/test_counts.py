@@ -13,6 +13,7 @@ import torch
 
 from dqlab.config.gin_files import CONFIGURABLE
 from dqlab.config.gin_state import configurables
+from dqlab.config.registry import fill_registries
 from dqlab.data.download import no_progress
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError
@@ -43,6 +44,7 @@ ANY = {"DqlabRun.seed"}
 
 def whole_numbers() -> Iterator[tuple[str, str]]:
     """Selector and parameter of everything that gin can set to a whole number."""
+    fill_registries()
     for module in CONFIGURABLE:
         importlib.import_module(module)
     for selector, record in configurables().items():

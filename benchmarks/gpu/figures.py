@@ -136,7 +136,7 @@ def packed(settings: Settings, mode: str, replicas: int, precision: str) -> dict
     figures = {
         "replica updates/s": replicas * settings.sizes.updates / seconds,
         "seconds to build": seconds_to_build,
-        "MiB a replica, told": (told.kept + told.together) / 2**20,
+        "MiB a replica, told": (told.kept + told.working) / 2**20,
     }
     if settings.on_gpu:
         used, free = torch.cuda.max_memory_allocated() - before - _data_bytes(step), torch.cuda.mem_get_info()[0]

@@ -96,7 +96,7 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)
     evaluating = evaluations * experiment.resolved_task.episode_limit * acting
     needed = experiment.probe.memory
-    training = len(pack.cells) * needed.kept + replicas.width * needed.together
+    training = len(pack.cells) * needed.kept + replicas.width * needed.working
     environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
     return Cost(
         START + times * (updating + evaluating),

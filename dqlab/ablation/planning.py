@@ -204,5 +204,5 @@ def _fitting(kind: PackKind) -> int:
     here = experiment.resolved_device.type != "cpu"
     free = free_bytes(experiment.resolved_device) if here else GPU_ELSEWHERE
     needed = experiment.probe.memory
-    fit = int(USABLE * free / (needed.kept + needed.together))
+    fit = int(USABLE * free / (needed.kept + needed.working))
     return min(max(fit, 1), MOST_ON_GPU)

@@ -28,19 +28,18 @@ from dqlab.config.gin_state import (
     wrapped_configurables,
 )
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
-from dqlab.config.registry import configurable, unknown_name
+from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
 from dqlab.files import expanded
 
 CONFIGURABLE = (
-    "dqlab.config.components",
     "dqlab.envs.custom",
     "dqlab.runs.experiment",
     "dqlab.ablation.grid",
     "dqlab.tracking.settings",
     "dqlab.tools.collect.recipe",
 )
-"""Importing these registers everything that gin files can set."""
+"""Importing these registers what gin files can set beside components."""
 SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("gin", "ablations")]
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""
 
@@ -108,6 +107,7 @@ def load_gin(
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
     """
+    fill_registries()
     for module in CONFIGURABLE:
         importlib.import_module(module)
     gin.clear_config()

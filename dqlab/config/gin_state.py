@@ -125,12 +125,6 @@ def remove_configurable(selector: str) -> None:
         gin_config._INVERSE_REGISTRY.pop(gin_config._REGISTRY.pop(selector).wrapped, None)
 
 
-def restore_configurable(selector: str, record: Any) -> None:
-    """The inverse of `remove_configurable`, with a record of `configurables`."""
-    gin_config._REGISTRY[selector] = record
-    gin_config._INVERSE_REGISTRY[record.wrapped] = record
-
-
 STATE = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS", "_CONFIG_IS_LOCKED")
 """gin's variables that make up the current configuration."""
 

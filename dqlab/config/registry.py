@@ -12,14 +12,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import gin
 
 from dqlab.config import gin_state
 from dqlab.config.gin_state import configurables
-from dqlab.errors import ConfigError, nearest, nearest_of_few
+from dqlab.errors import PACKAGE, ConfigError, nearest, nearest_of_few
 
 T = TypeVar("T")
 
@@ -74,26 +74,12 @@ class RegistryEntry(Generic[T]):
         return {parameter.name: parameter.default for parameter in self.signature()}
 
 
-@dataclass(frozen=True)
-class Clash:
-    """One name of one kind, claimed by several components, the latest claim last."""
+class NameTakenError(ConfigError):
+    """A component claims a name of a kind that another one has."""
 
-    kind: str
-    name: str
-    claims: Sequence[RegistryEntry[Any]]
-
-
-OnClash = Callable[[Clash], str]
-
-
-def refuse_clash(clash: Clash) -> str:
-    """The usual answer to a second claim.
-
-    Raises:
-        ConfigError: always; the message names both places.
-    """
-    places = " and by ".join(claim.place for claim in clash.claims)
-    raise ConfigError(f"The {clash.kind} name '{clash.name}' is taken twice: by {places}. Rename one of them.")
+    def __init__(self, kind: str, name: str, places: Sequence[str]) -> None:
+        super().__init__(f"The {kind} name '{name}' is taken twice: by {' and by '.join(places)}. Rename one of them.")
+        self.kind, self.name = kind, name
 
 
 def docstring_of(item: Any) -> str:
@@ -139,9 +125,8 @@ class Registry(Generic[T]):
     """
 
     kinds: ClassVar[dict[str, Registry[Any]]] = {}
-    on_clash: ClassVar[OnClash] = staticmethod(refuse_clash)
-    """What becomes of a name's second claim: it raises; or it says why nobody has the name; or, with an empty text,
-    the first claim stands and the second is dropped."""
+    contested: ClassVar[dict[str, str]] = {}
+    """Names in gin that nobody has, because plugins contest them -> what is said of it."""
 
     def __init__(
         self, kind: str, summary: str, chosen_by: str = "", *, chosen_as: str = "'{}'", arguments: int = 0
@@ -153,7 +138,6 @@ class Registry(Generic[T]):
         self.arguments = arguments
         self.module, _ = _caller()
         self.entries: dict[str, RegistryEntry[T]] = {}
-        self.clashes: dict[str, tuple[Clash, str]] = {}
         Registry.kinds[kind] = self
 
     def register(
@@ -176,9 +160,7 @@ class Registry(Generic[T]):
         def decorate(item: Decorated) -> Decorated:
             facts = (source, source_place(item), module, docstring_of(item), item.__name__)
             entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
-            if not self._free(entry):
-                return item
-            self._check_gin_name(entry)
+            self._check_names(entry)
             component = configurable(self.kind)(item)
             self.entries[name] = replace(entry, item=cast(T, component))
             return component
@@ -189,8 +171,8 @@ class Registry(Generic[T]):
         """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
         module, line = _caller()
         entry = RegistryEntry(name, item, source, f"{module}:{line}", module, summary, cites=tuple(cites))
-        if self._free(entry):
-            self.entries[name] = entry
+        self._check_names(entry)
+        self.entries[name] = entry
 
     def entry(self, name: str) -> RegistryEntry[T]:
         """The component called `name`, with what is known of it.
@@ -198,10 +180,10 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: no component has that name (the message names the nearest ones), or several plugins claim it.
         """
-        _fill_registries()
-        if name in self.clashes and name not in self.entries:
-            raise ConfigError(self.clashes[name][1])
+        fill_registries()
         if name not in self.entries:
+            if reason := Registry.contested.get(f"{self.kind}.{name}"):
+                raise ConfigError(reason)
             raise ConfigError(f"Unknown {self.kind} '{name}'. {nearest_of_few(str(name), self.entries)}")
         return self.entries[name]
 
@@ -215,52 +197,47 @@ class Registry(Generic[T]):
 
     def remove(self, name: str) -> None:
         """Forget a component, so that its names can be given to another (a notebook's re-run cell, a test)."""
-        self.clashes.pop(name, None)
-        self._withdraw(self.entries.pop(name))
+        entry = self.entries.pop(name)
+        if entry.gin_name:
+            gin_state.remove_configurable(self.selector(entry))
+
+    def contest(self, name: str, reason: str) -> None:
+        """Let nobody have a name that plugins claim: whoever chooses it, in gin too, is told the reason."""
+        gin_name = self.entries[name].gin_name
+        self.remove(name)
+        Registry.contested |= {f"{self.kind}.{each}": reason for each in (name, gin_name) if each}
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        _fill_registries()
+        fill_registries()
         return sorted(self.entries)
 
     def __iter__(self) -> Iterator[RegistryEntry[T]]:
         return iter(self.entries[name] for name in self.names())
 
     def __contains__(self, name: object) -> bool:
-        _fill_registries()
+        fill_registries()
         return name in self.entries
 
     def selector(self, entry: RegistryEntry[T]) -> str:
         """The complete gin name of a component."""
         return f"{self.kind}.{entry.gin_name}"
 
-    def _free(self, entry: RegistryEntry[T]) -> bool:
-        """Whether the component may have its name: a second claim goes to `on_clash`; a contested name is nobody's."""
-        name = entry.name
+    def _check_names(self, entry: RegistryEntry[T]) -> None:
+        """See that a component can have its name, and its Python name in gin files."""
+        name, selector = entry.name, self.selector(entry)
         if not (isinstance(name, str) and re.fullmatch(r"[\w./+~-]+", name)):
             raise ConfigError(f"{entry.place}: {name!r} is no name for a {self.kind}: letters, digits and ._+-/~ only.")
-        if name not in self.entries and name not in self.clashes:
-            return True
-        earlier = [self.entries[name]] if name in self.entries else self.clashes[name][0].claims
-        clash = Clash(self.kind, name, (*earlier, entry))
-        reason = Registry.on_clash(clash)
-        self.clashes[name] = (clash, reason)
-        if reason and name in self.entries:
-            self._withdraw(self.entries.pop(name))
-        return False
-
-    def _check_gin_name(self, entry: RegistryEntry[T]) -> None:
-        selector = self.selector(entry)
-        taken = gin_state.wrapped_configurable(selector)
+        if name in self.entries:
+            raise NameTakenError(self.kind, name, (self.entries[name].place, entry.place))
+        if reason := Registry.contested.get(f"{self.kind}.{name}"):
+            raise ConfigError(reason)
+        taken = gin_state.wrapped_configurable(selector) if entry.gin_name else None
         if taken is not None and taken is not entry.item:
             raise ConfigError(
                 f"The gin name '{selector}' is taken twice: by {source_place(taken)} and by {entry.place}. "
                 "Rename one of the two functions or classes."
             )
-
-    def _withdraw(self, entry: RegistryEntry[T]) -> None:
-        if entry.gin_name:
-            gin_state.remove_configurable(self.selector(entry))
 
 
 def registry_of(kind: str) -> Registry[Any]:
@@ -269,24 +246,22 @@ def registry_of(kind: str) -> Registry[Any]:
     Raises:
         ConfigError: unknown kind; the message names the nearest ones.
     """
-    _fill_registries()
+    fill_registries()
     if kind not in Registry.kinds:
         raise ConfigError(f"Unknown kind '{kind}'. {nearest(kind, Registry.kinds)}")
     return Registry.kinds[kind]
 
 
-def contested(gin_name: str) -> str:
-    """Why a gin name is nobody's, where plugins claim its component's name; empty otherwise."""
-    for registry in Registry.kinds.values():
-        for clash, reason in registry.clashes.values():
-            if reason and gin_name.split(".")[-1] in {claim.gin_name for claim in clash.claims}:
-                return reason
-    return ""
+COMPONENTS = re.compile(rb"\n(@\w+\.register|\w+\.add)\(")
+"""How a file says that it has components: so a new one is found by being there."""
 
 
-def _fill_registries() -> None:
-    """Import dqlab's own components on first use; plugins are loaded by the command line."""
-    importlib.import_module("dqlab.config.components")
+@cache
+def fill_registries() -> None:
+    """Import dqlab's own components, which needs torch, numpy and gin only; plugins are loaded by the command line."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if COMPONENTS.search(path.read_bytes()):
+            importlib.import_module(".".join(("dqlab", *path.relative_to(PACKAGE).with_suffix("").parts)))
 
 
 def _caller() -> tuple[str, int]:
@@ -298,4 +273,6 @@ def _caller() -> tuple[str, int]:
 def unknown_name(name: str, mark: str = "") -> str:
     """What to say of a gin name that nothing has: why it is nobody's, or the nearest ones."""
     short = {other.rsplit(".", 1)[-1] for other in configurables()}
-    return contested(name) or f"nothing is called '{mark}{name}'. {nearest(name, short)}"
+    short_name = name.split("/")[-1].split(".")[-1]
+    contested = [reason for other, reason in Registry.contested.items() if other.split(".", 1)[1] == short_name]
+    return "".join(contested[:1]) or f"nothing is called '{mark}{name}'. {nearest(name, short)}"

@@ -69,21 +69,14 @@ class Probe:
 
     @cached_property
     def memory(self) -> MemoryNeed:
-        """What one replica needs, found by computing its losses on two small batches.
-
-        What the backward passes keep grows linearly with the batch, so two sizes tell it for every other.
-        """
+        """About what one replica needs, from what the backward passes of one update keep."""
         pack = Pack([self._algorithm], self._dims, [0], dtype=self._dtype, device="cpu")
-        small, large = 8, 16
-        saved = {rows: _saved_bytes(pack, rows) for rows in (small, large)}
-        a_row = (saved[large] - saved[small]) / (large - small)
-        activations = saved[small] + a_row * (self._batch_size - small)
-        state = pack.state
-        size = sum(_bytes(tensor) for tensor in nested_tensors([state.parameters, state.moments, state.targets]))
-        specs = self._algorithm.update_noise(self._dims, self._batch_size)
-        one = draw_noise(specs, generator_for(0, "memory", 0), self._dtype)
-        noise = CHUNK * (sum(map(_bytes, one.values())) + 8 * self._batch_size)
-        return MemoryNeed(size + noise, int(activations) + _gradient_bytes(pack), size)
+        batch, noise = made_up_update(pack, self._batch_size)
+        held = max(_loss_bytes(pack, name, batch, noise) for name in pack.trained)
+        parameters = _bytes(pack.state.parameters)
+        state = parameters + _bytes([pack.state.moments, pack.state.targets])
+        ahead = CHUNK * (_bytes(noise) + 8 * self._batch_size)
+        return MemoryNeed(state + ahead, held + 2 * parameters + state)
 
 
 USABLE = 0.9
@@ -95,22 +88,15 @@ one each for forward and backward passes, of up to 32 MiB (on Hopper; less on ot
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes that one replica takes.
+    """Bytes that one replica takes, estimated.
 
     Attributes:
         kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
-        working: while its update is computed: what the backward passes keep, and gradients.
-        copied: while its program is made ready: of the state, which trial runs change and then get back.
+        working: while it is updated: what backward passes keep, gradients, and a copy of the state for trial runs.
     """
 
     kept: int
     working: int
-    copied: int = 0
-
-    @property
-    def together(self) -> int:
-        """Bytes of a replica that is computed together with others, beside what is kept of all."""
-        return self.working + self.copied
 
     def width(self, replicas: int, free: int) -> int:
         """How many replicas can be computed together, in that many free bytes.
@@ -119,13 +105,13 @@ class MemoryNeed:
             ConfigError: not even one at a time.
         """
         left = int(free * USABLE) - replicas * self.kept
-        if left < self.together:
-            wanted = (replicas * self.kept + self.together) / USABLE
+        if left < self.working:
+            wanted = (replicas * self.kept + self.working) / USABLE
             raise ConfigError(
-                f"{replicas} replicas need {_gigabytes(wanted)}, of which {_gigabytes(free)} are free. "
+                f"{replicas} replicas need {wanted / 2**30:.2f} GiB, of which {free / 2**30:.2f} GiB are free. "
                 "Train fewer seeds together, or lower Training.batch_size."
             )
-        return min(replicas, left // self.together)
+        return min(replicas, left // self.working)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -190,50 +176,26 @@ def _with_reads_noted(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
     return copy, read
 
 
-def _gradient_bytes(pack: Pack) -> int:
-    """Bytes of the gradients that an update holds at once, of a copy of the largest, and of what targets lag behind."""
-    sizes = {name: _bytes(matrix) for name, matrix in pack.state.parameters.items()}
-    largest = max(sizes.values())
-    lagged = {target.source for target in pack.algorithm.targets().values() if target.lags}
-    held = sum(sizes.values()) if pack.algorithm.joint_update else largest
-    return held + largest + sum(sizes[name] for name in lagged)
+def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: dict[str, Tensor]) -> int:
+    """Bytes that a network's loss takes: what its backward pass keeps, and its widest single result."""
+    tensors, kept, widest = pack.tensors(slice(0, 1)), {}, 0
+    own = {tensor.untyped_storage().data_ptr() for tensor in nested_tensors(tensors)}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def measure(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        nonlocal widest
+        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in own:
+            widest = max(widest, result.nbytes)
+
+    with OperationObserver(measure), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = pack.loss(name, tensors, batch, noise)
+    del result  # until here, what is kept is there: no storage is another one's again
+    return sum(size for storage, size in kept.items() if storage not in own) + widest
 
 
-def _saved_bytes(pack: Pack, rows: int) -> int:
-    """Bytes that one update holds at once: what the largest loss's backward pass keeps, and its widest single result.
-
-    Parameters do not count.
-    """
-    own = {tensor.untyped_storage().data_ptr() for tensor in nested_tensors(pack.tensors(slice(0, 1)))}
-    peak = 0
-    for name in pack.trained:
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            result = pack.loss(name, pack.tensors(slice(0, 1)), *made_up_update(pack, rows))
-        widest = 0
-
-        def measure(func: Any, args: Any, kwargs: Any, result: Any) -> None:
-            nonlocal widest
-            if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in own:
-                widest = max(widest, _bytes(result))
-
-        with OperationObserver(measure), torch.no_grad():
-            pack.loss(name, pack.tensors(slice(0, 1)), *made_up_update(pack, rows))
-        del result
-        peak = max(peak, sum(kept.values()) + widest)
-    return peak
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def _bytes(tensors: Any) -> int:
+    """Of nested tensors."""
+    return sum(tensor.nbytes for tensor in nested_tensors(tensors))

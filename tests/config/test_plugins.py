@@ -1,12 +1,14 @@
-"""Installed plugins: a broken one is skipped by name and leaves nothing; a name that is claimed twice is settled."""
+"""Installed plugins: a broken one is skipped by name and leaves nothing, as is the second one that claims a name."""
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import gin
@@ -17,7 +19,7 @@ from conftest import ROOT, bindings
 from dqlab.cli import main
 from dqlab.config import gin_files
 from dqlab.config.gin_state import configurables
-from dqlab.config.plugins import RegisteredState, all_or_nothing, load_plugins
+from dqlab.config.plugins import all_or_nothing, load_plugins
 from dqlab.config.registry import Registry
 from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
@@ -55,9 +57,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose distributions this process sees; all that they register is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(tmp_path))
     noise_schedules.names()
-    before = RegisteredState.now()
-    yield tmp_path
-    before.restore("made_up")
+    with suppress(InterruptedError), all_or_nothing("made_up"):
+        yield tmp_path
+        raise InterruptedError
+    Registry.contested.clear()
     for module in {path.stem for path in tmp_path.glob("*.py")} & set(sys.modules):
         del sys.modules[module]
     importlib.invalidate_caches()
@@ -110,22 +113,21 @@ FAILURES = {
 
 @pytest.mark.parametrize("how", FAILURES)
 def test_nothing_of_a_broken_plugin_stays(how: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not its parts, not its contested names, not its configurables, not its modules; a mended one then loads."""
+    """Not its components, not its configurables, not its modules; a mended one then loads."""
     code, message = FAILURES[how]
     more = '\nfrom dqlab.config.registry import Registry, configurable\nkind = Registry("broken_kind", "New.")\n'
     more += "@configurable('mine')\ndef mine(x=1): pass\nimport broken_friend\n"
     (here / "broken_friend.py").write_text(schedule("friendly", "friendly"))
-    install(here, "a_good_plugin", schedule("contested", "contested"))
-    install(here, "broken_plugin", schedule("flat") + schedule("contested_too", "contested") + more + code)
-    before = RegisteredState.now()
+    install(here, "a_good_plugin", schedule("good", "good"))
+    install(here, "broken_plugin", schedule("flat") + more + code)
+    names, selectors, kinds = set(noise_schedules.names()), set(configurables()), set(Registry.kinds)
     load_plugins()
     warning = capsys.readouterr().err.splitlines()[-1]
     assert warning.startswith("dqlab: warning: plugin 'broken_plugin' (broken_plugin) is skipped: ")
     assert message in warning
-    assert noise_schedules.entry("contested").module == "a_good_plugin"
-    assert set(noise_schedules.names()) - set(before.entries["noise_schedule"]) == {"contested"}
-    assert set(configurables()) - set(before.gin) == {"noise_schedule.contested"}
-    assert set(Registry.kinds) == set(before.kinds)
+    assert set(noise_schedules.names()) - names == {"good"}
+    assert set(configurables()) - selectors == {"noise_schedule.good"}
+    assert set(Registry.kinds) == kinds
     assert not {"broken_plugin", "broken_friend"} & set(sys.modules)
     (here / "broken_plugin.py").write_text(schedule("flat") + "# mended, and of another length\n")
     importlib.invalidate_caches()
@@ -151,43 +153,35 @@ def test_what_dqlab_registers_while_a_plugin_fails_stays() -> None:
 
 
 def test_of_two_plugins_that_claim_one_name_neither_has_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All else of the first one stays; choosing the name, or the gin name behind it, is an error that names both."""
     install(here, "plugin_one", schedule("flat_one") + schedule("own_one", "own_one"))
-    install(here, "plugin_two", schedule("flat_two") + schedule("own_two", "own_two"))
+    install(here, "plugin_three", schedule("flat_three"))
+    install(here, "plugin_two", schedule("own_two", "own_two") + schedule("flat_two"))
     assert main(["list", "--json"]) == 0
     said = capsys.readouterr()
-    (warning,) = said.err.splitlines()
-    assert "warning: The noise_schedule name 'flat' is claimed by " in warning
-    assert "plugin 'plugin_one' (plugin-one, plugin_one:5) and by plugin 'plugin_two' (plugin-two, " in warning
-    assert {part["name"] for part in json.loads(said.out) if part["package"] != "dqlab"} == {"own_one", "own_two"}
-
-
-def test_a_contested_name_is_an_error_that_names_both(here: Path) -> None:
-    """By its registered name, and by the gin names of both parts."""
-    install(here, "plugin_one", schedule("flat"))
-    install(here, "plugin_two", schedule("flat"))
-    install(here, "plugin_three", schedule("flat_three"))
-    load_plugins()
-    both = "'plugin_one' .*'plugin_three' .*'plugin_two' "
-    with pytest.raises(ConfigError, match=both):
-        noise_schedules.get("flat")
+    both = "The noise_schedule name 'flat' is taken twice: by plugin_one:5 and by plugin_three:5. Rename one of them."
+    assert [line.partition(": ")[2] for line in said.err.splitlines()] == [
+        f"warning: plugin 'plugin_three' (plugin_three) is skipped: {both}",
+        f"warning: plugin 'plugin_two' (plugin_two) is skipped: {both} Until then nobody has it.",
+    ]
+    assert {part["name"] for part in json.loads(said.out) if part["package"] != "dqlab"} == {"own_one"}
     assert "flat" not in noise_schedules
-    for binding in ("flat.beta = 0.1", "flat_three.beta = 0.1", "DiffusionPolicy.schedule = @flat"):
-        with pytest.raises(ConfigError, match=both):
+    with pytest.raises(ConfigError, match=re.escape(both)):
+        noise_schedules.get("flat")
+    for binding in ("flat_one.beta = 0.1", "DiffusionPolicy.schedule = @flat_one"):
+        with pytest.raises(ConfigError, match=re.escape(both)):
             gin_files.load_gin([], [binding])
-    with pytest.raises(ConfigError, match="'flat' is taken twice"):
-        noise_schedules.register("flat")(lambda n: n)
 
 
-def test_against_dqlabs_own_part_a_plugins_loses(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    install(here, "greedy_plugin", schedule("my_vp", "vp") + schedule("flat"))
+def test_against_dqlabs_own_component_a_plugins_loses(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    install(here, "greedy_plugin", schedule("flat") + schedule("my_vp", "vp"))
     assert main(["describe", "noise_schedule", "vp"]) == 0
     said = capsys.readouterr()
     assert "Place:\n  dqlab.diffusion.schedules:" in said.out
     (warning,) = said.err.splitlines()
-    assert "plugin 'greedy_plugin' (greedy-plugin, greedy_plugin:5) claims the noise_schedule name 'vp'" in warning
-    assert "dqlab's own (dqlab.diffusion.schedules:" in warning
-    assert "its part is left out" in warning
-    assert main(["describe", "noise_schedule", "flat"]) == 0
+    assert "plugin 'greedy_plugin' (greedy_plugin) is skipped: The noise_schedule name 'vp' is taken twice" in warning
+    assert "by dqlab.diffusion.schedules:" in warning
+    assert "flat" not in noise_schedules
 
 
 @pytest.mark.parametrize(
@@ -237,16 +231,15 @@ def test_a_module_that_is_named_must_load(
 
 def test_check_plugin_lists_every_part_that_fails(here: Path) -> None:
     code = schedule("flat") + schedule("bad", "bad").replace("beta,", "2.0,") + schedule("bare", "bare")
-    code = code.replace('"bare", source="mine"', '"bare"') + schedule("my_vp", "vp")
+    code = code.replace('"bare", source="mine"', '"bare"')
     install(here, "mixed_plugin", code)
     with pytest.raises(AssertionError) as caught:
         check_plugin("mixed_plugin")
     head, *failures = str(caught.value).splitlines()
-    assert head == "3 of the components of 'mixed_plugin' fail:"
+    assert head == "2 of the components of 'mixed_plugin' fail:"
     assert failures[0].startswith("noise_schedule 'bad': Noise schedule")
     assert "outside (0, 1)" in failures[0]
     assert failures[1].startswith("noise_schedule 'bare': no source: ")
-    assert failures[2].startswith("noise_schedule 'vp': the name is dqlab's own (dqlab.diffusion.schedules:")
 
 
 def test_check_plugin_finds_a_plugin_by_entry_point_distribution_or_module(here: Path) -> None:

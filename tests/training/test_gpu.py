@@ -62,7 +62,7 @@ def test_memory_is_at_most_what_was_told(mode: str) -> None:
     torch.cuda.synchronize()
     running = torch.cuda.max_memory_allocated() - before
     data = sum(field.nbytes for field in step._data.fields)
-    room = replicas * (told.kept + told.together) + WORKSPACES["cuda"] + data
+    room = replicas * (told.kept + told.working) + WORKSPACES["cuda"] + data
     assert max(ready, running) <= room
     assert torch.cuda.memory_reserved() - held <= room / USABLE
     assert room / replicas <= 60e6

@@ -125,11 +125,11 @@ def examine(plugin: str) -> Iterator[ComponentReport]:
         AssertionError: the plugin registers nothing.
         ConfigError: there is no such plugin, or it cannot be imported.
     """
-    found = list(components_of(load_one(plugin)))
+    found = components_of(load_one(plugin))
     if not found:
         raise AssertionError(f"'{plugin}' registers nothing: does its module import those with the components?")
-    for kind, name, trouble in found:
-        yield ComponentReport(kind, name, trouble) if trouble else _examined(kind, name)
+    for kind, name in found:
+        yield _examined(kind, name)
 
 
 def _examined(kind: str, name: str) -> ComponentReport:
