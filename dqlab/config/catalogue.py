@@ -156,7 +156,7 @@ PREFACE = (
     "# Components",
     "",
     "What gin files can choose, as `dqlab list --markdown` writes it (`make components`). `dqlab list KIND` shows",
-    "parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the parts of your plugins.",
+    "parameters and defaults too, `dqlab describe KIND NAME` everything, and both show the components of your plugins.",
 )
 
 

@@ -88,10 +88,10 @@ def _interface(registry: Registry[Any], entry: RegistryEntry[Any]) -> Iterator[s
         said = (
             f"derived from {bases[-1].__module__}.{bases[-1].__qualname__}" if bases else f"such as {item.__qualname__}"
         )
-        yield f"made as Part({_called_with(registry, entry)}), {said}"
+        yield f"made as Component({_called_with(registry, entry)}), {said}"
         yield from (_method(name, member) for name, member in _methods(bases[-1] if bases else item, own))
     elif callable(item):
-        yield f"called as part({_called_with(registry, entry)})"
+        yield f"called as component({_called_with(registry, entry)})"
 
 
 def _methods(base: type, own: list[type]) -> Iterator[tuple[str, Any]]:
@@ -119,4 +119,4 @@ def _method(name: str, member: Any) -> str:
     summary = (inspect.getdoc(member) or "").split("\n", 1)[0]
     names = ", ".join(name for name in inspect.signature(member).parameters if name != "self")
     must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
-    return f"{must}{name}({names}): {summary}".replace("__call__(", "part(")
+    return f"{must}{name}({names}): {summary}".replace("__call__(", "component(")

@@ -119,11 +119,11 @@ def test_every_part_is_described_with_the_contract_of_its_kind(kind: str, name: 
 
 def test_a_contract_comes_from_the_base_class_or_from_the_call() -> None:
     selection = json.loads(describe_json("selection", "softmax_q"))["contract"]
-    assert "made as Part(), derived from dqlab.policies.selection.Selection" in selection
-    assert any(line.startswith("must define part(candidates, q, noise, value): ") for line in selection)
-    assert "called as part(n_timesteps)" in json.loads(describe_json("noise_schedule", "vp"))["contract"]
+    assert "made as Component(), derived from dqlab.policies.selection.Selection" in selection
+    assert any(line.startswith("must define component(candidates, q, noise, value): ") for line in selection)
+    assert "called as component(n_timesteps)" in json.loads(describe_json("noise_schedule", "vp"))["contract"]
     denoiser = json.loads(describe_json("denoiser", "mlp"))["contract"]
-    assert "made as Part(state_dim, action_dim), such as MLPDenoiser" in denoiser
+    assert "made as Component(state_dim, action_dim), such as MLPDenoiser" in denoiser
     assert any(line.startswith("forward(noisy_action, t, state): ") for line in denoiser)
 
 
