@@ -18,6 +18,7 @@ import torch
 from forked import Template, install
 from hypothesis import settings
 
+from dqlab.cli import main
 from dqlab.envs import tasks
 from dqlab.envs.custom import SOURCE
 from dqlab.envs.legacy.process import legacy_python
@@ -143,6 +144,23 @@ def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             command, cwd=tmp_path, env=isolated(tmp_path) | (env or {}), capture_output=True, text=True, timeout=timeout
         )
+
+    return run
+
+
+@pytest.fixture
+def in_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The same in this process: for commands that are refused."""
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        for name, value in isolated(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        code = main(args)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(args, code, said.out, said.err)
 
     return run
 
