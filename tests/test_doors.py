@@ -94,12 +94,14 @@ def test_minari_knows_the_home_folder(dqlab: Run, tmp_path: Path, home: dict[str
     assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta", "cude"])
-def test_devices_that_dqlab_does_not_compute_on(dqlab: Run, tmp_path: Path, device: str) -> None:
-    done = dqlab(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta", "cude", "cuda:-1", "cuda:x"])
+def test_devices_that_dqlab_does_not_compute_on(in_process: Run, tmp_path: Path, device: str) -> None:
+    done = in_process(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
     assert done.returncode == 2
     wanted = (
-        "There is no device 'cude'" if device == "cude" else f"--device {device}: dqlab computes on cpu and cuda only"
+        f"There is no device '{device}'"
+        if device.startswith("cud")
+        else f"--device {device}: dqlab computes on cpu and cuda only"
     )
     assert wanted in done.stderr
     assert done.stderr.count("\n") == 1
@@ -145,13 +147,13 @@ def test_a_network_for_which_there_is_no_memory(dqlab: Run) -> None:
 
 NO_MEMORY = """
 import sys
-import dqlab.envs.scores
+import dqlab.tools.score
 from dqlab.cli import main
 
 def fails(*args):
     raise FAULT
 
-dqlab.envs.scores.score_returns = fails
+dqlab.tools.score.score_returns = fails
 sys.argv[1:] = ["score", "walker2d", "1"]
 sys.exit(main())
 """

@@ -44,10 +44,9 @@ def refused_by_the_card(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("device", ["cuda", "auto", "cuda:0"])
-def test_training(machine: Machine, device: str) -> None:
-    done = machine("train", "--gin", "gin/quickstart.gin", "--device", device, *bindings())
-    refused_by_the_card(done)
+def test_training(machine: Machine) -> None:
+    """On the card, which is what `auto` chooses."""
+    refused_by_the_card(machine("train", "--gin", "gin/quickstart.gin", *bindings()))
     assert machine.memory_asked_for("train")
 
 
@@ -57,19 +56,17 @@ def test_training_on_the_second_card(dqlab: Run, tmp_path: Path) -> None:
     assert "set_device 1" in machine.log
 
 
-@pytest.mark.parametrize("device", ["cuda:1", "cuda:-1", "cuda:x"])
-def test_a_card_that_is_not_there(machine: Machine, device: str) -> None:
-    done = machine("train", "--gin", "gin/quickstart.gin", "--device", device, *bindings())
+def test_a_card_that_is_not_there(machine: Machine) -> None:
+    done = machine("train", "--gin", "gin/quickstart.gin", "--device", "cuda:1", *bindings())
     assert done.returncode == 2
-    assert f"'{device}'" in done.stderr or f"--device {device}: the last" in done.stderr
+    assert "--device cuda:1: the last" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not machine.log
 
 
 def test_evaluation(machine: Machine, trained: str) -> None:
-    """Without `--device` as in training: `auto`, which is the card here."""
+    """As in training, without `--device`: `auto`, which is the card here."""
     refused_by_the_card(machine("eval", trained))
-    refused_by_the_card(machine("eval", trained, "--device", "cuda"))
     assert machine.memory_asked_for("eval")
 
 
@@ -86,12 +83,11 @@ def test_the_doctor(machine: Machine) -> None:
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("device", ["cuda", "auto"])
-def test_a_grid(machine: Machine, tmp_path: Path, device: str) -> None:
+def test_a_grid(machine: Machine, tmp_path: Path) -> None:
     """The driver tries a few updates of each kind of pack, to tell how long they take."""
     text = "include 'gin/quickstart.gin'\nGrid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}\n"
     (tmp_path / "made.gin").write_text(text)
-    refused_by_the_card(machine("ablate", "--grid", "made.gin", "--device", device, "--set", *TINY))
+    refused_by_the_card(machine("ablate", "--grid", "made.gin", "--device", "cuda", "--set", *TINY))
     assert machine.memory_asked_for("ablate")
 
 

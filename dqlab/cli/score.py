@@ -54,12 +54,12 @@ class _WithoutArguments(argparse.Action):
 
 def _score(args: argparse.Namespace) -> int:
     from dqlab.config.plugins import load_plugins
-    from dqlab.envs import scores
+    from dqlab.tools import score
 
     load_plugins(args.plugin)
     if args.list:
-        print(json.dumps(scores.all_references(), indent=1)) if args.json else scores.print_references()
+        print(json.dumps(score.all_references(), indent=1)) if args.json else score.print_references()
         return 0
-    scored = scores.score_returns(args.task, args.returns, args.column)
-    print(json.dumps(scored.as_dict(), indent=1)) if args.json else scores.print_scored(scored)
+    scored = score.score_returns(args.task, args.returns, args.column)
+    print(json.dumps(scored, indent=1)) if args.json else score.print_scored(scored)
     return 0

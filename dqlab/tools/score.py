@@ -7,8 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,57 +200,44 @@ def source_of(task: Task) -> str:
     return str(D4RL["source"]) if task.name in D4RL["tasks"] else tasks.entry(task.name).source
 
 
-@dataclass(frozen=True)
-class ScoredReturns:
-    """Returns with their scores.
+def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str, Any]:
+    """Score returns; `name` as in `reference_of`, `given` and `column` as in `read_returns`.
 
-    Attributes:
-        name: what they are scored as.
-        task: with the reference returns.
-        returns (n,), scores (n,).
+    Returns:
+        What `--json` prints; the deviation is that of the n episodes (ddof 0), as in evaluations.
     """
-
-    name: str
-    task: Task
-    returns: Array
-    scores: Array
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON; the deviation is that of the n episodes (ddof 0), as in evaluations."""
-        return {
-            "task": self.name,
-            "min_return": self.task.min_score,
-            "max_return": self.task.max_score,
-            "source": source_of(self.task),
-            "returns": self.returns.tolist(),
-            "scores": self.scores.tolist(),
-            "n": len(self.scores),
-            "mean": float(self.scores.mean()),
-            "std": float(self.scores.std()),
-        }
-
-
-def score_returns(name: str, given: Sequence[str], column: str = "") -> ScoredReturns:
-    """Score returns; `name` as in `reference_of`, `given` and `column` as in `read_returns`."""
     shown, task = reference_of(name)
     returns = read_returns(given, column)
-    return ScoredReturns(shown, task, returns, task.score(returns))
+    scores = task.score(returns)
+    return {
+        "task": shown,
+        "min_return": task.min_score,
+        "max_return": task.max_score,
+        "source": source_of(task),
+        "returns": returns.tolist(),
+        "scores": scores.tolist(),
+        "n": len(scores),
+        "mean": float(scores.mean()),
+        "std": float(scores.std()),
+    }
 
 
-def print_scored(scored: ScoredReturns) -> None:
+def print_scored(scored: Mapping[str, Any]) -> None:
     """Every return's score, their mean and deviation, and whose reference returns they stand on."""
-    table = Table(title=f"D4RL-normalised scores: {scored.name}")
+    table = Table(title=f"D4RL-normalised scores: {scored['task']}")
     for name in ("episode", "return", "score"):
         table.add_column(name, justify="right")
-    for index, (value, result) in enumerate(zip(scored.returns, scored.scores, strict=True), 1):
+    returns = scored["returns"]
+    for index, (value, result) in enumerate(zip(returns, scored["scores"], strict=True), 1):
         table.add_row(str(index), f"{value:.3f}", f"{result:.3f}")
     table.add_section()
-    table.add_row("mean", f"{scored.returns.mean():.3f}", f"{scored.scores.mean():.3f}")
-    table.add_row("std", f"{scored.returns.std():.3f}", f"{scored.scores.std():.3f}")
-    task, console = scored.task, Console()
+    table.add_row("mean", f"{np.mean(returns):.3f}", f"{scored['mean']:.3f}")
+    table.add_row("std", f"{np.std(returns):.3f}", f"{scored['std']:.3f}")
+    console = Console()
     console.print(table)
-    console.print(f"n = {len(scored.scores)}; a return of {task.min_score} scores 0, {task.max_score} scores 100.")
-    console.print(f"Source: {source_of(task)}.")
+    low, high = scored["min_return"], scored["max_return"]
+    console.print(f"n = {scored['n']}; a return of {low} scores 0, {high} scores 100.")
+    console.print(f"Source: {scored['source']}.")
     console.print(MEAN_NOTE)
 
 

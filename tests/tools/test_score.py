@@ -12,8 +12,8 @@ import pytest
 
 from dqlab.cli import main
 from dqlab.envs import tasks
-from dqlab.envs.scores import all_references, read_returns, reference_of, score_returns, source_of
 from dqlab.errors import ConfigError, DataError
+from dqlab.tools.score import all_references, read_returns, reference_of, score_returns
 
 VALUES = [-20.272305, 3234.3, 1607.0138475]
 
@@ -42,8 +42,8 @@ def test_every_task_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["task"] for row in listed] == tasks.names()
     for row in all_references():
         scored = score_returns(row["task"], [str(row["min_return"]), str(row["max_return"])])
-        assert scored.scores.tolist() == pytest.approx([0.0, 100.0], abs=1e-12)
-        assert row["source"] == source_of(scored.task)
+        assert scored["scores"] == pytest.approx([0.0, 100.0], abs=1e-12)
+        assert row["source"] == scored["source"]
 
 
 def lines(path: Path) -> None:
