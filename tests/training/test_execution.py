@@ -80,8 +80,16 @@ def largest_difference(one: Step, other: Step, row: int = 0, other_row: int = 0)
     return max(float((left[net][key] - right[net][key]).abs().max()) for net in left for key in left[net])
 
 
-CASES = [(name, torch.float64, 1e-9) for name in algorithms.names()]
-CASES += [("bc", torch.float32, 1e-4)]
+CASES = [(name, torch.float64, 1e-9) for name in algorithms.names() if name != "bc"] + [("bc", torch.float32, 1e-4)]
+"""bc in float64: as a replica in a pack, below."""
+SHALLOW = ["LNResnet.n_blocks = 1"] + [
+    f"{component}.depth = 1"
+    for component in (
+        *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
+        *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
+    )
+]
+"""One hidden layer instead of two or three, which are compiled alike; Diffusion-QL has all of them."""
 
 
 @pytest.mark.parametrize(("name", "dtype", "tolerance"), CASES, ids=str)
@@ -90,6 +98,8 @@ def test_every_mode_agrees_with_eager(
     device: torch.device, mode: str, name: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     """Weights, averages and targets after 50 updates, and the losses reported on the way."""
+    if name != "diffusion_ql":
+        gin.parse_config(SHALLOW)
     ours, eager = trained(name, mode, device, dtype), trained(name, "eager", device, dtype)
     assert largest_difference(ours, eager) <= tolerance
     untrained = trained(name, "eager", device, dtype, steps=0)

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import gin
 import pytest
 import torch
+from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,7 +47,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rows=st.lists(st.integers(1, 5), min_size=1, max_size=5), batch=st.integers(0, 2), seed=st.integers(0, 9))
 def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batch: int, seed: int) -> None:
     """Of its weight one product, of its bias one sum over rows, whatever the numbers of rows are; packed or not."""
@@ -222,6 +224,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.parametrize("name", algorithms.names())
 def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
     """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
+    gin.parse_config(SMALL)
     program = step_of(name, replicas)._program(slice(0, replicas))
     graph, tensors = for_a_gpu(program), program.tensors
     as_on_a_gpu.undo()
@@ -239,6 +242,7 @@ def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_g
 @pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("name", algorithms.names())
 def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
+    gin.parse_config(SMALL)
     core = SamplerCore(step_of(name, replicas).pack, 2, Eager())
     core._state.copy_(numbers(*core._state.shape))
     program = core._program(slice(0, replicas), 0)

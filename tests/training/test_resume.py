@@ -18,7 +18,7 @@ from conftest import ROOT, bindings, isolated
 
 from dqlab.training import checkpoint
 
-STEPS = 300
+STEPS = 180
 
 
 def command(out: Path, *more: str) -> list[str]:
