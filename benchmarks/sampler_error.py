@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dqlab.diffusion import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, DPMSolverPP, Heun, Sampler
+from dqlab.diffusion.sampling import DDIM, DDPM, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides
 from dqlab.tools.conformance.policies import convergence_orders, error_of, even_process

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from dqlab.algorithms import algorithms
 from dqlab.data import Transitions
 from dqlab.data.transitions import Provenance
-from dqlab.diffusion.samplers import ChainNoise
+from dqlab.diffusion.sampling import ChainNoise
 from dqlab.networks import Layout
-from dqlab.networks.critics import TwinCritic
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.networks.ensembles import TwinCritic
 from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims

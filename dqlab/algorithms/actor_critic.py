@@ -15,7 +15,7 @@ from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, Trained
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.networks import critics
-from dqlab.networks.critics import CriticEnsemble, ensemble_of
+from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy, policies, selections

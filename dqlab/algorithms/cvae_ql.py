@@ -13,7 +13,7 @@ from dqlab.algorithms.actor_critic import ActorCritic, best_value
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
-from dqlab.networks.critics import CriticEnsemble
+from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy

@@ -11,7 +11,7 @@ from dqlab.algorithms.actor_critic import ActorCritic, best_of
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
-from dqlab.networks.critics import ensemble_of
+from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection

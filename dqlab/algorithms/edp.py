@@ -12,7 +12,7 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.critics import ensemble_of
+from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix

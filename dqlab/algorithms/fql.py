@@ -12,7 +12,7 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.critics import CriticEnsemble
+from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix

@@ -11,7 +11,7 @@ from dqlab.algorithms.actor_critic import ActorCritic
 from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
-from dqlab.networks.critics import ensemble_of
+from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims

@@ -14,7 +14,7 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.config.fields import check_field
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
-from dqlab.networks.critics import CriticEnsemble
+from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import NoiseSpec, clipped, integers
 from dqlab.policies import Policy, policies

@@ -7,7 +7,7 @@ from torch.nn.functional import layer_norm
 
 from dqlab.config.fields import check_counts
 from dqlab.networks.activations import Activation, activations
-from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
+from dqlab.networks.denoiser import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import check_counts
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation, activations
-from dqlab.networks.denoisers import ConcatDenoiser, denoisers
+from dqlab.networks.denoiser import ConcatDenoiser, denoisers
 from dqlab.networks.mlp import mlp
 from dqlab.noise import NoiseSpec, uniform
 

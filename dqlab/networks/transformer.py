@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from dqlab.config.fields import check_counts
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation
-from dqlab.networks.denoisers import SinusoidalEmbedding, denoisers
+from dqlab.networks.denoiser import SinusoidalEmbedding, denoisers
 from dqlab.networks.mlp import mlp
 
 

@@ -14,7 +14,7 @@ from dqlab.config.fields import check_field
 from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.predictions import Prediction, predictions
 from dqlab.diffusion.process import device_constants
-from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler
+from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.diffusion.weightings import LossWeighting, loss_weightings
 from dqlab.errors import ConfigError

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.networks.critics import TwinCritic
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.official.checkpoints import actor_weights, critic_weights

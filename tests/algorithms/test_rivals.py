@@ -26,9 +26,9 @@ from dqlab.algorithms.mmd_ql import gaussian_kernel, laplacian, mmd
 from dqlab.config import gin_files
 from dqlab.data import Batch
 from dqlab.diffusion import Process
-from dqlab.diffusion.samplers import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, Sampler
+from dqlab.diffusion.sampling import DDIM, DDPM, ChainNoise, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
-from dqlab.networks.critics import TQC
+from dqlab.networks.ensembles import TQC
 from dqlab.policies.base import Dims
 from dqlab.runs import Experiment
 from dqlab.testing import check

@@ -15,11 +15,11 @@ from dqlab.config import gin_files
 from dqlab.data import Batch
 from dqlab.diffusion import samplers
 from dqlab.diffusion.predictions import predictions
-from dqlab.diffusion.samplers import DDIM, DPMSolverPP, Heun
+from dqlab.diffusion.sampling import DDIM, DPMSolverPP, Heun
 from dqlab.diffusion.weightings import loss_weightings
 from dqlab.errors import ConfigError
 from dqlab.networks import Layout
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dqlab.diffusion import Process, samplers
-from dqlab.diffusion.samplers import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPrediction, DPMSolverPP, Heun, Sampler
+from dqlab.diffusion.sampling import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPrediction, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 from dqlab.testing import check

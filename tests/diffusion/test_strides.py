@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqlab.diffusion import Process, noise_schedules
-from dqlab.diffusion.samplers import DDIM
+from dqlab.diffusion.sampling import DDIM
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides, visited_timesteps
 from dqlab.errors import ConfigError

@@ -15,7 +15,7 @@ from conftest import bindings
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs import tasks
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ

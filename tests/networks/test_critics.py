@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
-from dqlab.networks.critics import CriticEnsemble, quantile_huber
+from dqlab.networks.ensembles import CriticEnsemble, quantile_huber
 from dqlab.noise import draw_noise, generator_for
 from dqlab.testing import one_noise
 

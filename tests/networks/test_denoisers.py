@@ -12,7 +12,7 @@ from torch.nn import functional
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
 from dqlab.networks import Layout, denoisers
-from dqlab.networks.denoisers import MLPDenoiser, SinusoidalEmbedding
+from dqlab.networks.denoiser import MLPDenoiser, SinusoidalEmbedding
 from dqlab.networks.film import FiLMBlock, FiLMDenoiser, modulate
 from dqlab.networks.mlp import mlp
 from dqlab.networks.resnet import FourierFeatures, LNResnet, ResidualBlock, dropout_mask

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.networks import Layout, critics
-from dqlab.networks.critics import CriticEnsemble, QNetwork
+from dqlab.networks.ensembles import CriticEnsemble, QNetwork
 from dqlab.tools.conformance.networks import check_members
 
 STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.config.registry import RegistryEntry
-from dqlab.networks.critics import TwinCritic
+from dqlab.networks.ensembles import TwinCritic
 from dqlab.noise import NoiseSpec, uniform
 from dqlab.tools.conformance.networks import check_activation, check_critic, check_denoiser, check_value_loss
 

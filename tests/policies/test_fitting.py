@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from made_policies import Fit
 
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies import Policy, policies
 from dqlab.policies.cvae import CVAEPolicy
 from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy

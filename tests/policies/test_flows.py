@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
 from dqlab.networks import Layout
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy

@@ -14,7 +14,7 @@ from dqlab.algorithms import algorithms
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies import selections
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Argmax

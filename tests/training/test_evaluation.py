@@ -16,7 +16,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import EnvError, RunError
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.noise import NoiseStream
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy

@@ -6,7 +6,7 @@ import torch
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Pack

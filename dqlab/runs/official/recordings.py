@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data import Batch
-from dqlab.networks.critics import TwinCritic
-from dqlab.networks.denoisers import MLPDenoiser
+from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.official.checkpoints import Weights, actor_weights, critic_weights

@@ -13,7 +13,7 @@ from torch import Tensor
 from dqlab.config.registry import RegistryEntry
 from dqlab.diffusion import Process
 from dqlab.diffusion.predictions import Prediction, predictions
-from dqlab.diffusion.samplers import ChainNoise, Sampler
+from dqlab.diffusion.sampling import ChainNoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.diffusion.strides import Stride, visited_timesteps
 from dqlab.diffusion.weightings import LossWeighting

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.networks import Layout
-from dqlab.networks.critics import CriticEnsemble, ensemble_of
+from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import Network
 from dqlab.networks.values import ValueLoss
 from dqlab.tools.conformance.made import (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.diffusion import Process
-from dqlab.diffusion.samplers import ChainNoise, Denoise, Sampler
+from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies import Policy

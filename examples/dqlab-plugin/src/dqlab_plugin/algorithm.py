@@ -9,7 +9,7 @@ from dqlab.algorithms import ActorCritic, algorithms
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
-from dqlab.networks.critics import ensemble_of
+from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 

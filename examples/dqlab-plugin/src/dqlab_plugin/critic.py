@@ -4,7 +4,7 @@ from torch import Tensor
 
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
-from dqlab.networks.critics import CriticEnsemble, QNetwork
+from dqlab.networks.ensembles import CriticEnsemble, QNetwork
 
 
 @critics.register("dqlab_plugin_soft_min", source="Fujimoto et al. 2019 (BCQ), eq. 13")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.networks import denoisers
-from dqlab.networks.denoisers import SinusoidalEmbedding
+from dqlab.networks.denoiser import SinusoidalEmbedding
 
 
 @denoisers.register("dqlab_plugin_film", source="Perez et al. 2018 (FiLM), eq. 2")
