@@ -109,7 +109,7 @@ def _principal(tensor: Array) -> tuple[Array, Array]:
 def _note_depths(model: Any) -> None:
     """Where a model has room for it, note how deep MuJoCo 2.1.0 lets a round geom's contact with a box be: its radius.
 
-    Who steps such a model corrects contacts by that (`antmaze/contacts.py`).
+    Who steps such a model corrects contacts by that (`antmaze/env.py`).
     """
     if model.nuser_geom:
         round_geoms = np.isin(_type_names(model), list(SOLIDS))
