@@ -23,7 +23,7 @@ from dqlab.machine import cores
 
 
 def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
-    """The task's Gymnasium environment, with an episode limit and the chosen physics, guarded (`envs/guard.py`).
+    """The task's Gymnasium environment, with an episode limit and the chosen physics, checked (`envs/checked_env.py`).
 
     Args:
         task: which task.
@@ -40,7 +40,7 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         import gymnasium
     except ImportError as error:
         raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
-    from dqlab.envs.guard import CheckedEnv, describe_error
+    from dqlab.envs.checked_env import CheckedEnv, describe_error
 
     given, name = {**task.arguments(), **arguments}, task.environment
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
 from dqlab.envs.actions import fit_action, from_unit
-from dqlab.envs.guard import check_step_tuple, describe_error
+from dqlab.envs.checked_env import check_step_tuple, describe_error
 from dqlab.errors import ConfigError
 
 NO_LIMIT = -1

@@ -109,7 +109,7 @@ def test_one_replica_whose_last_evaluation_failed_is_mended_by_a_resume(odd: Run
 
 
 def test_an_environment_that_raises_ends_the_run_which_can_go_on(odd: Run, tmp_path: Path) -> None:
-    """`SystemExit` included; other errors are told alike (test_guard.py)."""
+    """`SystemExit` included; other errors are told alike (test_checked_env.py)."""
     said, run = told(odd("train", ODD="exit")), tmp_path / "run"
     raised = "'odd:Odd-v0' raised SystemExit: no licence"
     for part in ("after 20 updates", raised, "odd.py:", "at step 3 of an episode with seed"):

@@ -38,7 +38,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 
     @property
     def spec(self) -> Any:
-        """The environment's own: the guard is no part of what makes it again."""
+        """The environment's own: the check is no part of what makes it again."""
         return self.env.spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:

@@ -87,7 +87,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 STEPS = [
-    (raising(ZeroDivisionError("by zero")), r"raised ZeroDivisionError: by zero \(.*test_guard.py:\d+\)"),
+    (raising(ZeroDivisionError("by zero")), r"raised ZeroDivisionError: by zero \(.*test_checked_env.py:\d+\)"),
     (raising(SystemExit("no licence")), "raised SystemExit: no licence"),
     (raising(RuntimeError("first\nsecond")), "raised RuntimeError: first "),
     (FINE[:4], r"gives 4 values instead of \(observation, reward, terminated, truncated, info\)"),
