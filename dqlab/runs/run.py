@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -27,7 +27,7 @@ from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.settings import Tracking
 from dqlab.training import Evaluator, Loop, Pack
 from dqlab.training.execution.modes import ExecutionMode, name_of
-from dqlab.training.loop import RunCallbacks, no_context
+from dqlab.training.loop import RunCallbacks
 from dqlab.training.model_selection import Evaluated
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -147,7 +147,7 @@ def _train(run: Run, inputs: TrainingInputs, before: Mapping[str, Any], profile:
         loop = _build_loop(run, inputs, callbacks, before)
         mirror = Mirror(run.folder.path, facts["mlflow_experiment"]) if run.tracking.mlflow else None
         recorder = ProfileRecorder(inputs.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
-        loop.run(recorder.record_update if recorder else no_context)
+        loop.run(recorder.record_update if recorder else nullcontext)
     return TrainingOutcome(loop, mirror, recorder)
 
 

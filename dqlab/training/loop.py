@@ -54,13 +54,6 @@ UpdateContext = Callable[[int], AbstractContextManager[object]]
 """Step -> a context in which that update is done, as a profiler needs."""
 
 
-def no_context(step: int) -> AbstractContextManager[object]:
-    """The context of an update that nobody records."""
-    return _NO_CONTEXT
-
-
-_NO_CONTEXT = nullcontext()
-
 Evaluate = Callable[[Pack, int, ExecutionMode, Collection[int]], list[EvaluationEpisodes]]
 
 
@@ -131,7 +124,7 @@ class Loop:
         """Whether the budget is spent, or no replica is in training any more."""
         return self.step >= self.plan.steps or not self.states.running()
 
-    def run(self, update_context: UpdateContext = no_context) -> None:
+    def run(self, update_context: UpdateContext = nullcontext) -> None:
         """Train to the end of the budget, or until no replica is in training any more.
 
         Args:
