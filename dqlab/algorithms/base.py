@@ -112,9 +112,9 @@ class Algorithm(ABC):
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """What is trained, in the order in which one update trains it."""
 
-    @abstractmethod
     def targets(self) -> dict[str, Target]:
-        """Targets by name, moved at the end of an update."""
+        """Targets by name, moved at the end of an update: none."""
+        return {}
 
     @abstractmethod
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork, algorithms
+from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, TrainedNetwork, algorithms
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy, policies
@@ -41,9 +41,6 @@ class BehaviourCloning(Algorithm):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         return {"actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate")}
-
-    def targets(self) -> dict[str, Target]:
-        return {}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         return self._policy.loss_noise(dims, batch)

@@ -40,17 +40,17 @@ class Policy(ABC):
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Behaviour-cloning losses (B,) of actions (B, A) taken in states (B, S), one a row."""
 
-    @abstractmethod
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """The randomness that `losses` needs."""
+        """The randomness that `losses` needs: none."""
+        return {}
 
     @abstractmethod
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (B, A) for states (B, S), differentiable with respect to the network's parameters."""
 
-    @abstractmethod
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """The randomness that `sample` needs."""
+        """The randomness that `sample` needs: none."""
+        return {}
 
     def act(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (B, A) as in evaluation where no candidates are ranked: a sample, or what is surer than one.

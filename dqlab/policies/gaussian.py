@@ -76,15 +76,9 @@ class DeterministicPolicy(PerceptronPolicy):
     def build(self, dims: Dims) -> nn.Module:
         return self.perceptron(dims.state, dims.action)
 
-    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return {}
-
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Squared errors (B,), means over action dimensions."""
         return (self.sample(network, dims, state, noise) - action).square().mean(dim=-1)
-
-    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return {}
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         return squash(network(state), dims.max_action)
@@ -154,9 +148,6 @@ class TanhGaussianPolicy(PerceptronPolicy):
         density = log_normal(u, mean, std)
         return (density - log_slope(u, dims.max_action) if self.squashed else density).sum(dim=-1)
 
-    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return {}
-
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """-log pi(a|s) (B,), summed over action dimensions."""
         return -self.log_prob(network, dims, state, action)
@@ -224,9 +215,6 @@ class GaussianMixturePolicy(PerceptronPolicy):
         """log pi(a|s) (B,) of actions (B, A): the log-sum-exp over components."""
         log_weight, mean, std = self.mixture(network, dims, state)
         return (log_weight + log_normal(action.unsqueeze(1), mean, std).sum(dim=-1)).logsumexp(dim=-1)
-
-    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return {}
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """-log pi(a|s) (B,), for all action dimensions together."""

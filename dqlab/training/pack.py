@@ -26,7 +26,6 @@ from dqlab.data import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
-from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
@@ -331,24 +330,19 @@ class Pack:
 
     def sample_action(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
-
-        def sample_action(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-            return self.algorithm.sample_action(self.dims, nets, state, noise)
-
-        with torch.no_grad():
-            actions: Tensor = self.map(
-                sample_action, {**self.state.parameters, **self.state.targets}, state, dict(noise)
-            )
-        return actions
+        return self._choose(self.algorithm.sample_action, self.tensors(slice(None)), state, dict(noise))
 
     def choose_actions(self, tensors: TensorTree, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
+        return self._choose(self.algorithm.act, tensors, state, noise)
 
-        def act(nets: dict[str, Network], state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-            return self.algorithm.act(self.dims, nets, state, noise)
-
+    def _choose(
+        self, how: Callable[..., Tensor], tensors: TensorTree, state: Tensor, noise: dict[str, Tensor]
+    ) -> Tensor:
         with torch.no_grad():
-            actions: Tensor = self.map(act, {**tensors["parameters"], **tensors["targets"]}, state, noise)
+            actions: Tensor = self.map(
+                partial(how, self.dims), {**tensors["parameters"], **tensors["targets"]}, state, noise
+            )
         return actions
 
 
