@@ -1,4 +1,4 @@
-"""Documents of benchmark sessions, as pytest-benchmark and dqlab's plugin write them, with made-up figures."""
+"""Documents of benchmark sessions, as pytest-benchmark and benchmarks/conftest.py write them, with made-up figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dqlab.tools.benchmarking.record import machine_kind
+from dqlab.tools.benchmarks import machine_kind
 
 PEAK = 1e11
 

@@ -49,27 +49,27 @@ def add_bench(commands: Any) -> None:
 
 
 def _bench_compare(args: argparse.Namespace) -> int:
-    from dqlab.tools.benchmarking.history import compare_histories, read_histories
+    from dqlab.tools.benchmarks import compare_benchmarks, read_benchmarks
 
-    worse = compare_histories(read_histories(args.files, args.uri, args.machine))
+    worse = compare_benchmarks(read_benchmarks(args.files, args.uri, args.machine))
     return 1 if worse and args.fail else 0
 
 
 def _bench_report(args: argparse.Namespace) -> int:
-    from dqlab.tools.benchmarking.history import read_histories
-    from dqlab.tools.benchmarking.report import write_reports
+    from dqlab.tools.benchmark_report import write_benchmark_reports
+    from dqlab.tools.benchmarks import read_benchmarks
 
-    print(*write_reports(read_histories(args.files, args.uri, args.machine), args.out), sep="\n")
+    print(*write_benchmark_reports(read_benchmarks(args.files, args.uri, args.machine), args.out), sep="\n")
     return 0
 
 
 def _bench_send(args: argparse.Namespace) -> int:
     from dqlab.errors import masked
-    from dqlab.tools.benchmarking.history import send_benchmarks, tracking_uri_or_default
+    from dqlab.tools.benchmarks import send_benchmarks, uri_or_default
 
     for path in args.files:
-        send_benchmarks(path, tracking_uri_or_default(args.uri))
-        print(f"{path}: MLflow ({masked(tracking_uri_or_default(args.uri))}) has all of it.")
+        send_benchmarks(path, uri_or_default(args.uri))
+        print(f"{path}: MLflow ({masked(uri_or_default(args.uri))}) has all of it.")
     return 0
 
 

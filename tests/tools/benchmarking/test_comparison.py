@@ -8,7 +8,7 @@ import pytest
 from made_benchmarks import benchmark, session
 
 from dqlab.cli import main
-from dqlab.tools.benchmarking.record import machine_kind
+from dqlab.tools.benchmarks import machine_kind
 
 OTHER = "another CPU, 64 cores"
 

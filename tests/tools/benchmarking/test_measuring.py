@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from conftest import ROOT
 
 from dqlab.errors import BenchmarkError
 from dqlab.runs.profile.peak import MOST_CALLS, ROUND_SECONDS, Stopwatch, full_precision, measure_peak
-from dqlab.tools.benchmarking.measuring import Measure, figures_of
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """benchmarks/measuring.py."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import measuring
+
+    return measuring
 
 
 class Clock:
@@ -26,9 +37,9 @@ class Clock:
         self.now += seconds
 
 
-def test_figures_by_hand() -> None:
+def test_figures_by_hand(measuring: Any) -> None:
     # a round in which the machine was busy (3.0 against 9.0) changes no ratio
-    figures = figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0)
+    figures = measuring.figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0)
     assert figures == {
         "work": 4,
         "per_second": 2.0,
@@ -39,10 +50,7 @@ def test_figures_by_hand() -> None:
         "peak": 50.0,
         "peak_share": 0.1,
     }
-
-
-def test_figures_without_baseline_and_flops() -> None:
-    assert figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
+    assert measuring.figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
 
 
 def test_seconds_of_one_call_with_synchronised_readings() -> None:
@@ -66,9 +74,9 @@ def test_slow_calls_are_made_once_and_quick_ones_not_for_ever(seconds: float, ex
     assert Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) == expected
 
 
-def test_a_parameter_is_not_called_like_a_figure() -> None:
+def test_a_parameter_is_not_called_like_a_figure(measuring: Any) -> None:
     with pytest.raises(BenchmarkError, match="cannot be called ratio"):
-        Measure(None, lambda *_: None)(lambda: None, parameters={"ratio": 2})
+        measuring.Measure(None, lambda *_: None)(lambda: None, parameters={"ratio": 2})
 
 
 def test_the_peak_is_measured_once_and_leaves_the_chosen_precision() -> None:

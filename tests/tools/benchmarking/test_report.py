@@ -9,7 +9,7 @@ from made_benchmarks import benchmark, session
 
 from dqlab.cli import main
 from dqlab.runs.profile import page
-from dqlab.tools.benchmarking.record import machine_kind
+from dqlab.tools.benchmarks import machine_kind
 
 SAMPLER = {"part": "sampler", "batch": 256, "sampler": "ddpm", "device": "cpu"}
 UPDATE = {"part": "update", "batch": 256, "mode": "eager", "device": "cpu", "precision": "float32"}

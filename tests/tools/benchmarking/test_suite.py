@@ -36,7 +36,7 @@ def call(folder: Path, *args: str, env: dict[str, str]) -> subprocess.CompletedP
 
 
 def test_benchmarks(tmp_path: Path) -> None:
-    options = ("-p", "dqlab.tools.benchmarking.plugin", "-p", "no:cacheprovider", "--quick", "--benchmark-disable")
+    options = ("-p", "no:cacheprovider", "--quick", "--benchmark-disable")
     said = run(tmp_path, sys.executable, "-m", "pytest", "benchmarks/", *options, "-k", FEW)
     assert f"{5 + len(samplers.names())} passed" in said
 

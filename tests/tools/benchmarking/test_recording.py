@@ -1,4 +1,4 @@
-"""The plugin in real pytest sessions: what `measure` does, and what reaches MLflow."""
+"""benchmarks/conftest.py in real pytest sessions: what `measure` does, and what reaches MLflow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from mlflow_server import Server
 
 from dqlab.cli import main
 from dqlab.errors import BenchmarkError
-from dqlab.tools.benchmarking.history import load_benchmarks, send_benchmarks
-from dqlab.tools.benchmarking.record import machine_kind
+from dqlab.tools.benchmarks import machine_kind, read_benchmarks, send_benchmarks
 from dqlab.tracking.mlflow.client import mirror_environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-PLUGIN = ("-p", "dqlab.tools.benchmarking.plugin")
 
 TINY = """
 import pytest
@@ -50,7 +48,7 @@ def test_plain(benchmark):
 
 ORDER = """
 import pytest
-from dqlab.tools.benchmarking.measuring import Measure
+from measuring import Measure
 
 def test_order(benchmark):
     now, order, noted = [0.0], [], []
@@ -87,8 +85,8 @@ def run_pytest(
     """A real session in a folder, with this copy of dqlab, not inside pytest-xdist."""
     (folder / "test_tiny.py").write_text(content)
     kept = {name: value for name, value in isolated(folder).items() if not name.startswith("PYTEST_")}
-    path = os.pathsep.join(filter(None, [str(ROOT), (env or {}).get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args, "test_tiny.py"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", *args, "test_tiny.py"]
     return subprocess.run(
         command,
         cwd=folder,
@@ -145,19 +143,19 @@ def check_complete(at: Any, file: Path) -> None:
 
 
 def test_candidate_and_baseline_alternate(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, ORDER, *PLUGIN)
+    done = run_pytest(tmp_path, ORDER)
     assert done.returncode == 0, done.stdout
 
 
 def test_local_store(dqlab: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_pytest(tmp_path, TINY, *PLUGIN, "--mlflow", "--benchmark-json=also.json")
+    done = run_pytest(tmp_path, TINY, "--mlflow", "--benchmark-json=also.json")
     assert done.returncode == 0, done.stdout
     table = done.stdout.partition("dqlab benchmarks ==")[2]
     assert all(
         word in table for word in ("test_update[1]", "median", "per second", "ratio", "of peak", "has all of it")
     )
-    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*.json")
-    assert json.loads(kept.read_text())["benchmarks"] == json.loads((tmp_path / "also.json").read_text())["benchmarks"]
+    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
+    assert json.loads(kept.read_text())["dqlab"] == json.loads((tmp_path / "also.json").read_text())["dqlab"]
     at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     check_complete(at, kept)
     assert (tmp_path / "runs" / "mlartifacts").is_dir()
@@ -182,9 +180,9 @@ def test_a_dead_server_costs_a_line_and_gets_the_figures_later(
     server: Server, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = {"MLFLOW_TRACKING_URI": server.uri}
-    done = run_pytest(tmp_path, TINY, *PLUGIN, "--mlflow", env=env)
+    done = run_pytest(tmp_path, TINY, "--mlflow", env=env)
     assert done.returncode == 0, done.stdout
-    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*.json")
+    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
     told = [line for line in done.stdout.splitlines() if f"dqlab bench send {kept}" in line]
     assert len(told) == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -196,23 +194,16 @@ def test_a_dead_server_costs_a_line_and_gets_the_figures_later(
         monkeypatch.setenv(name, value)
     send_benchmarks(kept, server.uri)  # sends nothing twice
     check_complete(client(server.uri), kept)
-    assert len(load_benchmarks(server.uri)) == 4
+    assert len(read_benchmarks([], server.uri, "this")) == 4
     server.kill()
     with pytest.raises(BenchmarkError, match="cannot be read"):
-        load_benchmarks(server.uri)
+        read_benchmarks([], server.uri, "this")
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "def test_it(): pass", *PLUGIN, "--mlflow")
+    done = run_pytest(tmp_path, "def test_it(): pass", "--mlflow")
     assert done.returncode == 0
     assert "Nothing was measured" in done.stdout
-    assert not (tmp_path / "runs").exists()
-
-
-def test_without_pytest_benchmark(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "def test_it(measure): pass", *PLUGIN, "-p", "no:benchmark")
-    assert done.returncode == 1
-    assert "needs pytest-benchmark" in done.stdout
 
 
 def test_disabled_benchmarks_run_once(tmp_path: Path) -> None:
@@ -222,32 +213,5 @@ def test_it(measure):
     assert measure(lambda: calls.append("c"), lambda: calls.append("b")) == {}
     assert calls == ["b", "c"]
 """
-    done = run_pytest(tmp_path, content, *PLUGIN, "--benchmark-disable")
+    done = run_pytest(tmp_path, content, "--benchmark-disable")
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("args", [(), PLUGIN], ids=["entry point", "entry point and -p"])
-def test_installed_or_named_or_both(args: tuple[str, ...], tmp_path: Path) -> None:
-    """As an installed dqlab announces it."""
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-    site = tmp_path / "site"
-    installed = site / "made-1.0.dist-info"
-    installed.mkdir(parents=True)
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: made\nVersion: 1.0\n")
-    lines = [f"{name} = {value}" for name, value in points.items()]
-    (installed / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]) + "\n")
-    content = "def test_it(measure): measure(lambda: None)"
-    done = run_pytest(tmp_path, content, *args, env={"PYTHONPATH": str(site)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("dqlab benchmarks ==") == 1
-
-
-def test_loading_it_imports_nothing_heavy() -> None:
-    code = """
-import sys, dqlab.tools.benchmarking.plugin
-heavy = {"torch", "numpy", "mlflow", "matplotlib", "gin", "rich", "pytest_benchmark", "dqlab.tracking"}
-print(sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr

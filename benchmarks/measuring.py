@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from dqlab.errors import BenchmarkError
-from dqlab.runs.profile.peak import Call, Stopwatch, wait_for_nothing
+from dqlab.runs.profile.peak import Call, Stopwatch, measure_peak, wait_for_nothing
+from dqlab.tools.benchmarks import FIGURES
 
 ROUNDS = 5
-FIGURES = (
-    "ratio",
-    "baseline_seconds",
-    "work",
-    "per_second",
-    "flops",
-    "flops_per_second",
-    "peak",
-    "peak_share",
-    "threads",
-    "memory_ratio",
-)
-"""What `measure` adds to a benchmark besides its parameters, which may not have these names."""
 
 
 def figures_of(
@@ -98,7 +87,7 @@ class Measure:
             warmup: calls of each before anything is timed.
 
         Returns:
-            What `figures_of` says, and `threads` where torch is in use; empty where pytest-benchmark is disabled.
+            What `figures_of` says, and `threads`; empty where pytest-benchmark is disabled.
 
         Raises:
             BenchmarkError: a parameter has the name of a figure.
@@ -113,7 +102,7 @@ class Measure:
         for call in [each for each in (baseline, candidate) if each is not None] * warmup:
             call()
         ours, theirs = self._alternate(watch, candidate, baseline)
-        figures = figures_of(ours, theirs, work, flops, _peak(flops, parameters)) | _threads()
+        figures = figures_of(ours, theirs, work, flops, _peak(flops, parameters)) | {"threads": torch.get_num_threads()}
         self._benchmark.extra_info.update(figures)
         self._note(self._benchmark.fullname, statistics.median(ours), figures)
         return figures
@@ -145,14 +134,4 @@ class Measure:
 
 def _peak(flops: float | None, parameters: Mapping[str, Any]) -> float | None:
     """The device's measured peak, if there are operations to be held against it."""
-    if flops is None:
-        return None
-    from dqlab.runs.profile.peak import measure_peak
-
-    return measure_peak(str(parameters.get("device", "cpu")))
-
-
-def _threads() -> dict[str, float]:
-    """Threads of an operation of torch, if anything has imported it."""
-    torch = sys.modules.get("torch")
-    return {"threads": torch.get_num_threads()} if torch is not None else {}
+    return None if flops is None else measure_peak(str(parameters.get("device", "cpu")))

@@ -1,1 +1,0 @@
-"""Benchmarks: measured side by side, recorded in MLflow, compared with their history."""
