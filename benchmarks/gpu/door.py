@@ -39,7 +39,8 @@ def _through(settings: Settings, notes: Notes, place: Path, log: Path) -> None:
     steps, folder = settings.sizes.door, place / "run"
     train = ["train", "--gin", "gin/quickstart.gin", "--device", settings.device, "--steps", f"{steps}"]
     train += ["--set", f"Training.execution={settings.surest_mode}", "Tracking.mlflow=False"]
-    train += [f"Training.eval_every={steps // 2}", f"Training.log_every={steps // 10}", "--out"]
+    train += [f"Training.eval_every={steps // 2}", f"Training.log_every={steps // 10}"]
+    train += [f"Training.eval_episodes={settings.sizes.episodes}", "--out"]
     for name, command in {
         "train, killed at its first checkpoint": partial(killed, [*train, str(folder)], folder / CHECKPOINT, log),
         "train --resume": partial(finished, [*train, str(folder), "--resume"], folder, log),

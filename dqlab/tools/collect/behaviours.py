@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dqlab.config import gin_files
+from dqlab.config.fields import check_counts
+from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.registry import Registry
+from dqlab.config.replica import Replica
+from dqlab.envs.actions import to_unit
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError
-from dqlab.tools.collect.episodes import Amount, EpisodeRows
+from dqlab.files import expanded, sha256_of
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, roll_out
+from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.checkpoints import CheckpointRanking
@@ -73,7 +81,7 @@ class Behaviour(ABC):
         """What it is, in a line, for the set's metadata."""
 
     @abstractmethod
-    def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:
+    def gather(self, amount: Amount, key: str) -> EpisodeRows:
         """Rows of so many episodes, under the name that they have in the mixture."""
 
 
@@ -98,9 +106,7 @@ class PolicyBehaviour(Behaviour):
         Observations of episodes that have ended are repeated; their actions mean nothing.
         """
 
-    def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:
-        from dqlab.tools.collect.recording import roll_out
-
+    def gather(self, amount: Amount, key: str) -> EpisodeRows:
         return roll_out(self, self.context, amount, key)
 
     @cached_property
@@ -191,3 +197,209 @@ class PythonFunction(PolicyBehaviour):
             return np.stack(actions)
 
         return act
+
+
+@behaviours.register("run", source="dqlab, `dqlab train`")
+class DqlabRun(PolicyBehaviour):
+    """A run of dqlab's, `run:PATH`, acting as in its evaluations, with noise of its own.
+
+    Args:
+        argument: the run's folder.
+        context: where it acts.
+        checkpoint: `last`, `best`, `offline`, or a .safetensors file.
+        seed: which replica; the first one by default (-1).
+        rows: observations that are computed together.
+    """
+
+    def __init__(
+        self, argument: str, context: CollectionContext, checkpoint: str = "last", seed: int = -1, rows: int = 10
+    ) -> None:
+        super().__init__(argument, context)
+        check_counts("DqlabRun", rows=rows)
+        check_counts("DqlabRun", -1, seed=seed)
+        self._folder, self._which, self._seed, self.rows = (
+            RunFolder(expanded(argument)),
+            checkpoint,
+            seed,
+            rows,
+        )
+
+    def prepare(self) -> None:
+        """Load its configuration, which is its own, and its weights."""
+        from dqlab.runs import Experiment
+        from dqlab.runs.build import build_pack
+        from dqlab.runs.evaluate import checkpoint_files
+        from dqlab.training import checkpoint
+        from dqlab.training.execution.modes import Eager
+        from dqlab.training.sampler import SamplerCore
+
+        facts = self._folder.facts()
+        self._file = checkpoint_files(self._folder, None if self._seed < 0 else self._seed, self._which)[0]
+        weights, record = checkpoint.load_weights(self._file)
+        with self._own:
+            gin_files.load_stored(self._folder.config)
+            experiment = Experiment()
+            self._check(experiment)
+            known = {replica.name: replica for replica in self._folder.replicas()}
+            pack = build_pack(experiment, [known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
+            pack.load(0, weights)
+            self._core = SamplerCore(pack, self.rows, Eager())
+        self._task, self._step = facts["task"], record["step"]
+        data = facts["data"]
+        self._mean, self._std = np.array(data.get("state_mean", ())), np.array(data.get("state_std", ()))
+
+    @cached_property
+    def _own(self) -> Any:
+        return OtherConfiguration()
+
+    def _check(self, experiment: Any) -> None:
+        ours, task = experiment.dims, self.context.task
+        if (ours.state, ours.action) != (task.state_dim, task.action_dim):
+            raise ConfigError(
+                f"The run in {self._folder.path} is of {experiment.task} (state {ours.state}, action {ours.action}); "
+                f"{task.robot} has state {task.state_dim}, action {task.action_dim}."
+            )
+
+    def about(self) -> str:
+        return f"dqlab run {self._folder.path.name} on {self._task}, {self._file.stem}, acting as in evaluation"
+
+    def identity(self) -> str:
+        config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
+        return f"run {sha256_of(self._file)} {config} {self.rows}"
+
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
+        """Rows in blocks of a fixed size, each with a stream of noise of its own."""
+        starts = range(0, len(seeds), self.rows)
+        streams = [self._core.noise_stream(f"collection {seeds[start]}") for start in starts]
+        time = iter(range(10**12))
+
+        def act(observations: NDArray[Any]) -> NDArray[Any]:
+            now = next(time)
+            seen = (observations - self._mean) / self._std if len(self._mean) else observations
+            blocks = [
+                self._block(seen[start : start + self.rows], stream.at(now))
+                for start, stream in zip(starts, streams, strict=True)
+            ]
+            return np.concatenate(blocks)
+
+        return act
+
+    def _block(self, states: NDArray[Any], noise: Any) -> NDArray[Any]:
+        import torch
+
+        padded = np.resize(states, (self.rows, states.shape[1]))
+        with self._own:
+            actions = self._core.sample_actions(torch.from_numpy(padded)[None], noise)
+        return np.array(actions[0, : len(states)].double().cpu().numpy())
+
+
+STATISTICS = "vecnormalize.pkl"
+
+
+@behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
+class SB3Policy(PolicyBehaviour):
+    """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
+
+    Actions are mapped from the model's own bounds to [-1, 1]. Such files run code when they are read: open only what
+    you trust.
+
+    Args:
+        argument: the file.
+        context: where it acts.
+        deterministic: whether it acts by its mean.
+        statistics: VecNormalize's file, by which observations are normalised; `vecnormalize.pkl` beside the policy,
+            where there is one, by default.
+    """
+
+    def __init__(
+        self, argument: str, context: CollectionContext, deterministic: bool = False, statistics: str = ""
+    ) -> None:
+        super().__init__(argument, context)
+        self._deterministic, self._path = deterministic, expanded(argument)
+        self._statistics = expanded(statistics) if statistics else self._path.with_name(STATISTICS)
+        self._must = bool(statistics)
+
+    def prepare(self) -> None:
+        """Read the policy, and the statistics beside it; see that it fits the task."""
+        if not self._path.is_file():
+            raise ConfigError(f"There is no file '{self._path}' (sb3:PATH.zip in Collection.mixture).")
+        self._policy = _read_policy(self._path)
+        self._normalise = _normaliser(self._statistics) if self._must or self._statistics.exists() else np.asarray
+        task = self.context.task
+        spaces = self._policy.observation_space, self._policy.action_space
+        if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
+            raise ConfigError(
+                f"{self._path} is a policy for observations {spaces[0]} and actions {spaces[1]}; {task.robot} has "
+                f"{task.state_dim} and {task.action_dim}."
+            )
+
+    def about(self) -> str:
+        how = "deterministic" if self._deterministic else "stochastic"
+        return f"stable-baselines3's {type(self._policy).__name__} in {self._path.name}, {how}"
+
+    def identity(self) -> str:
+        files = [self._path, *([self._statistics] if self._statistics.exists() else [])]
+        return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
+
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
+        """One observation at a time: torch's generator is seeded anew for each."""
+        import torch
+
+        generators = [np.random.default_rng(seed) for seed in seeds]
+
+        def one(observation: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+            torch.manual_seed(int(generator.integers(2**62)))
+            return np.asarray(self._policy.predict(self._normalise(observation), deterministic=self._deterministic)[0])
+
+        def act(observations: NDArray[Any]) -> NDArray[Any]:
+            with torch.random.fork_rng(devices=[]):
+                actions = np.stack([one(*pair) for pair in zip(observations, generators, strict=True)])
+            low, high = self._policy.action_space.low, self._policy.action_space.high
+            return to_unit(actions, low, high)
+
+        return act
+
+
+def _read_policy(path: Path) -> Any:
+    """The policy alone, whatever the algorithm: its class, its arguments and its weights are all in the file."""
+    import_sb3()
+    from stable_baselines3.common.save_util import load_from_zip_file
+
+    try:
+        data, weights, _ = load_from_zip_file(path, device="cpu")
+        assert data is not None
+        arguments = dict(data["policy_kwargs"])
+        arguments |= {"use_sde": True} if data.get("use_sde") else {}
+        policy = data["policy_class"](data["observation_space"], data["action_space"], lambda _: 0.0, **arguments)
+        policy.load_state_dict(weights["policy"])
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
+        ) from error
+    except Exception as error:  # unpickling may fail in any way
+        raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged: {error!r:.200}") from error
+    policy.set_training_mode(False)
+    return policy
+
+
+def _normaliser(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            known = pickle.load(file)
+        mean, std, clip = known.obs_rms.mean, np.sqrt(known.obs_rms.var + known.epsilon), known.clip_obs
+    except Exception as error:  # unpickling may fail in any way
+        raise ConfigError(f"{path} holds no statistics of VecNormalize: {error!r:.200}") from error
+    return lambda observation: np.clip((observation - mean) / std, -clip, clip).astype(np.float32)
+
+
+def import_sb3() -> Any:
+    """stable-baselines3.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import stable_baselines3
+    except ImportError as error:
+        raise ConfigError("Collecting needs stable-baselines3: pip install 'dqlab[collect]'") from error
+    return stable_baselines3

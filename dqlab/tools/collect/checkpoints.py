@@ -24,8 +24,9 @@ from dqlab.tools.collect.behaviours import (
     UniformRandom,
     behaviours,
 )
-from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, save_text, select_rows
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, load_episodes, mean_return, save_text
 from dqlab.tools.collect.ppo import BehaviourTraining, GaussianMLP, experience_of
+from dqlab.tracking.records import read_record
 
 Range = tuple[float, float]
 RANKING = "ranking"
@@ -33,7 +34,7 @@ POLICIES, RANKING_FILE = "behaviour", "ranking.json"
 RANDOM_ENTRY = "uniformly random"
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckpointRanking:
     """PPO's checkpoints and what they are worth; nothing is trained before it is asked for.
 
@@ -45,8 +46,8 @@ class CheckpointRanking:
         levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
         episodes: by which a checkpoint is ranked.
         folder: of the collection; seed: of the ranking's episodes.
-        record: whether the experience of training is kept.
         log: is told of what is trained and measured.
+        record: whether the experience of training is kept; set before anything is trained.
     """
 
     training: BehaviourTraining
@@ -56,8 +57,8 @@ class CheckpointRanking:
     episodes: int
     folder: Path
     seed: int
-    record: bool
     log: Callable[[str], None]
+    record: bool = False
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -120,14 +121,10 @@ class CheckpointRanking:
 
     def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
         """The mean return of a policy: measured once, and kept."""
-        from dqlab.tools.collect.recording import run_group
-        from dqlab.tracking.records import read_record
-
         cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
         if not _is_measured(known.get(name), facts):
-            episodes = run_group(policy, self._context, RANKING, self.episodes)
-            value = float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
+            value = mean_return(policy, self._context, RANKING, self.episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""
@@ -247,18 +244,16 @@ class Replay(Behaviour):
     def about(self) -> str:
         return f"all that PPO experienced until its checkpoint {self._last.stem}"
 
-    def gather(self, amount: Amount, key: str) -> tuple[EpisodeRows, ...]:
+    def gather(self, amount: Amount, key: str) -> EpisodeRows:
         """Episodes spread evenly over training, in its order."""
         paths = [experience_of(path) for path in self.context.checkpoints.paths]
         paths = paths[: paths.index(experience_of(self._last)) + 1]
         lengths = [lengths_of(path) for path in paths]
-        every = [int(length) for each in lengths for length in each]
-        chosen = np.array(amount.spread_evenly(every, f"'{key}'"))
-        limit = amount.transitions or sum(every)
-        pieces, first = [], 0
+        chosen = np.array(amount.spread_evenly([length for each in lengths for length in each], f"'{key}'"))
+        episodes, first = [], 0
         for path, each in zip(paths, lengths, strict=True):
             own = chosen[(chosen >= first) & (chosen < first + len(each))] - first
-            piece = select_rows(path, own.tolist(), limit)
-            limit, first = limit - len(piece.rows), first + len(each)
-            pieces += [piece] if len(piece.rows) else []
-        return tuple(pieces)
+            there = load_episodes(path) if len(own) else []
+            episodes += [{name: rows.copy() for name, rows in there[number].items()} for number in own]
+            first += len(each)
+        return EpisodeRows.take(episodes, Amount(transitions=amount.transitions))

@@ -25,8 +25,8 @@ from dqlab.config.replica import is_seed
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.tools.collect.behaviours import environment_key
-from dqlab.tools.collect.episodes import Rows, load_arrays, save_arrays, save_episodes, save_text
+from dqlab.tools.collect.behaviours import environment_key, import_sb3
+from dqlab.tools.collect.episodes import EpisodeRecorder, Rows, load_arrays, save_arrays, save_episodes, save_text
 
 SETTINGS = "settings.json"
 
@@ -114,8 +114,6 @@ class BehaviourTraining:
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
-        from dqlab.tools.collect.recording import EpisodeRecorder
-
         episodes: list[Rows] = []
         keep = episodes.append if record else _ignore
         recorders = [EpisodeRecorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]
@@ -164,19 +162,6 @@ class BehaviourTraining:
 def experience_of(path: Path) -> Path:
     """The file of what was experienced in the stage that ended with a policy."""
     return path.parent / "experience" / path.name
-
-
-def import_sb3() -> Any:
-    """stable-baselines3.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import stable_baselines3
-    except ImportError as error:
-        raise ConfigError("Collecting needs stable-baselines3: pip install 'dqlab[collect]'") from error
-    return stable_baselines3
 
 
 def _ignore(rows: object) -> None:

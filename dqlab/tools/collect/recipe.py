@@ -1,35 +1,52 @@
-"""The recipe of a set: an environment, a mixture of behaviours, how much, and in which formats."""
+"""A recipe (an environment, a mixture of behaviours, how much, which formats), and the set that is made by it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 import gin
+import numpy as np
+from numpy.typing import NDArray
 
 from dqlab.config.fields import check_field, check_fields
 from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
-from dqlab.envs import tasks
-from dqlab.envs.custom import describe_environment
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
+from dqlab.data.sources import COLLECTED, PROVENANCE
+from dqlab.envs import make_env, tasks
+from dqlab.envs.custom import BOXED, action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
 from dqlab.files import remove_leftovers
+from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, behaviour_of
 from dqlab.tools.collect.checkpoints import POLICIES, RANKING_FILE, CheckpointRanking, Range
-from dqlab.tools.collect.episodes import EPISODES, Amount, behaviour_slug, check_shares
+from dqlab.tools.collect.episodes import (
+    EPISODES,
+    Amount,
+    EpisodeRows,
+    behaviour_slug,
+    check_shares,
+    join_rows,
+    save_text,
+)
 from dqlab.tools.collect.ppo import BehaviourTraining
+from dqlab.tools.new_task import module_statements
 from dqlab.tracking.run_folder import claim_folder
 
 Log = Callable[[str], None]
 ENVIRONMENT_FIELDS = ("env_kwargs", "episode_limit", "reference_scores")
-EXPERT_SCORE, MEDIUM_SCORE = 100.0, 100.0 / 3
-"""Scores that D4RL gives an expert and a medium policy: a third of the expert's."""
+MEDIUM_SCORE = 100.0 / 3
+"""D4RL's medium policies have a third of the expert's score."""
+VERSIONED = ("dqlab", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3")
 
 
 @configurable("collection")
@@ -152,8 +169,6 @@ class Collection:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
-        from dqlab.tools.collect.writing import CollectedSet, write_set
-
         task, known = self.resolved_task()
         for name, path in self.targets(task, folder).items():
             data_formats.get(name)().place(path)  # what cannot be written there shows before anything is trained
@@ -163,9 +178,7 @@ class Collection:
             context = self._context(task, known, training, folder, log)
             chosen = {key: behaviour_of(key, context) for key in self.mixture}
             self._check_amount(chosen)
-            if any(behaviour.records for behaviour in chosen.values()):
-                context = replace(context, checkpoints=replace(context.checkpoints, record=True))
-                chosen = {key: behaviour_of(key, context) for key in self.mixture}
+            context.checkpoints.record = any(behaviour.records for behaviour in chosen.values())
             config = str(gin.operative_config_str())
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
@@ -193,7 +206,156 @@ class Collection:
             "medium": (self.medium_scores, max(min(MEDIUM_SCORE, self.medium_scores[1]), self.medium_scores[0])),
             "expert": (self.expert_scores, self.expert_scores[1]),
         }
-        checkpoints = CheckpointRanking(
-            training, task, known, levels, self.ranking_episodes, folder, self.seed, False, log
-        )
+        checkpoints = CheckpointRanking(training, task, known, levels, self.ranking_episodes, folder, self.seed, log)
         return CollectionContext(task, training.physics, folder, self.seed, self.n_envs, checkpoints, log)
+
+
+@dataclass(frozen=True)
+class CollectedSet:
+    """What has been collected: rows by behaviour, in the order of the mixture; and the configuration."""
+
+    recipe: Collection
+    context: CollectionContext
+    behaviours: Mapping[str, Behaviour]
+    rows: Mapping[str, EpisodeRows]
+    config: str
+
+    @cached_property
+    def columns(self) -> Columns:
+        """All rows, with what the set says of itself."""
+        rows = join_rows([each.rows for each in self.rows.values()])
+        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES}
+        columns = Columns(**arrays, extras=rows, where="the collection")
+        metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns, COLUMN_NAMES)}
+        return replace(columns, metadata=metadata)
+
+    @cached_property
+    def returns(self) -> dict[str, NDArray[np.float64]]:
+        """Undiscounted returns of each behaviour's episodes."""
+        return {key: each.returns for key, each in self.rows.items()}
+
+    @cached_property
+    def reference(self) -> tuple[Task, str]:
+        """The task with its reference scores, and where these are from."""
+        checkpoints, task = self.context.checkpoints, self.context.task
+        if checkpoints.known:
+            return task, "the task's" if self.recipe.task else "as configured"
+        if self._trains:
+            origin = f"measured in {checkpoints.episodes} episodes: random actions, and PPO's best checkpoint"
+            return checkpoints.scored_task, origin
+        low, best = checkpoints.random_return, max(float(returns.mean()) for returns in self.returns.values())
+        if best > low:
+            return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
+        highest = max(float(returns.max()) for returns in self.returns.values())
+        high = highest if highest > low else low + 1.0
+        return replace(task, min_score=low, max_score=high), "measured: random actions, and the best episode here"
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the set says of itself."""
+        recipe, context = self.recipe, self.context
+        task, origin = self.reference
+        low, high = action_bounds(task)
+        policies = [self._policy(key, task) for key in self.behaviours]
+        facts = {
+            "name": recipe.task_name(task),
+            PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
+            "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
+            "environment": _environment(task, context.physics),
+            "env_spec": environment_spec(task, context.physics),
+            "task": json.dumps(task_facts(recipe.task, task)),
+            "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
+            "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
+            "behaviour": str(context.checkpoints.training) if self._trains else "none",
+            "policies": json.dumps(policies),
+            "algorithm_name": ", ".join(behaviour.about() for behaviour in self.behaviours.values()),
+            "seed": str(recipe.seed),
+            "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
+            "config": self.config,
+            "licence": recipe.licence,
+            **({"author": recipe.author} if recipe.author else {}),
+        }
+        return facts | {f"{behaviour_slug(known['name'])}_policy": known["text"] for known in policies}
+
+    @property
+    def _trains(self) -> bool:
+        """Whether PPO was trained for it."""
+        return any(behaviour.trains for behaviour in self.behaviours.values())
+
+    def _policy(self, key: str, task: Task) -> dict[str, Any]:
+        """What a behaviour gave to the set."""
+        returns, rows = self.returns[key], len(self.rows[key].rows["rewards"])
+        scores, about = task.score(returns), self.behaviours[key].about()
+        text = (
+            f"{about}, {len(returns)} episodes, {rows} transitions, "
+            f"return {returns.mean():.0f} +- {returns.std():.0f}, score {scores.mean():.1f}"
+        )
+        return {
+            "name": key,
+            "about": about,
+            "share": self.recipe.mixture[key],
+            "episodes": len(returns),
+            "transitions": rows,
+            **{f"return_{name}": float(getattr(returns, name)()) for name in ("mean", "std", "min", "max")},
+            "score": float(scores.mean()),
+            "text": text,
+        }
+
+
+def environment_spec(task: Task, physics: str) -> str:
+    """The environment as Gymnasium's JSON: it can be made again, with actions in [-1, 1], but without the physics."""
+    env = make_env(task, physics)
+    env.close()
+    return str(env.spec.to_json())
+
+
+def _environment(task: Task, physics: str) -> str:
+    plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
+    known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
+    given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
+    return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
+
+
+def task_facts(name: str, task: Task) -> dict[str, Any]:
+    """What makes the task again: its name among dqlab's, or the parameters of `gymnasium_task`."""
+    if name:
+        return {"task": name}
+    scores = {"min_score": task.min_score, "max_score": task.max_score}
+    sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
+    return {**task.env_kwargs, **scores, **sizes}
+
+
+def write_set(collected: CollectedSet, folder: Path) -> list[str]:
+    """Write the set in every format that is asked for, and `NAME.gin`, which trains on it.
+
+    Returns:
+        Where each is, as the source `file:` takes it.
+
+    Raises:
+        DataError: a set cannot be written.
+    """
+    recipe = collected.recipe
+    name = recipe.task_name(collected.reference[0])
+    named = []
+    for each, place in recipe.targets(collected.reference[0], folder).items():
+        data_formats.get(each)().write(place, collected.columns)
+        named.append(str(place.resolve()) if data_formats.get(each).suffixes else f"{each}:{place}")
+    file = folder / f"{name}.gin"
+    save_text(file, training_gin(collected, named[0], file))
+    return named
+
+
+def training_gin(collected: CollectedSet, place: str, file: Path) -> str:
+    """The text of a gin file that trains Diffusion-QL on the set."""
+    recipe, (task, origin) = collected.recipe, collected.reference
+    lines = [
+        f"# Diffusion-QL on {recipe.task_name(task)}, collected by dqlab.",
+        f"#     dqlab train --gin {recipe.task_name(task)}.gin",
+        "include 'gin/base/diffusion_ql.gin'",
+        "",
+    ]
+    if recipe.task:
+        lines += [f"Experiment.task = {recipe.task!r}"]
+    else:
+        lines += [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
+    return "\n".join([*lines, f"load_dataset.sources = ({f'file:{place}'!r},)"]) + "\n"

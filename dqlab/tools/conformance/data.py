@@ -245,7 +245,7 @@ def made_context(folder: Path) -> CollectionContext:
 
     task = tasks.get("hopper-medium-v2")
     levels = dict.fromkeys(("medium", "expert"), ((0.0, 100.0), 50.0))
-    checkpoints = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, False, say)
+    checkpoints = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, say)
     return CollectionContext(task, "mujoco210", folder, 0, 4, checkpoints, say)
 
 
