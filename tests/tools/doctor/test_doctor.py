@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,13 +16,12 @@ import pytest
 
 from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
-from dqlab.tools.doctor import examination
-from dqlab.tools.doctor.checks import environments, optional, records, training
-from dqlab.tools.doctor.checks.environments import largest_error
-from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State
+from dqlab.tools.doctor import examination, optional, training
+from dqlab.tools.doctor.environments import EXACT, largest_error
+from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State, unmet_requirements
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-WELL = {"Python", "PyTorch", "MuJoCo", "D4RL physics", "runs", "D4RL cache"}
+WELL = {"packages", "PyTorch", "MuJoCo", "D4RL physics", "runs", "D4RL cache"}
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def dead_port() -> int:
 
 
 def only(check: Check) -> DoctorFinding:
-    found = list(check.look())
+    found = check.findings()
     assert len(found) == 1
     return found[0]
 
@@ -95,7 +94,7 @@ def test_faults_are_told_with_their_fixes(dqlab: Run, tmp_path: Path, dead_port:
 def test_physics_other_than_2_1_0_show() -> None:
     steps, error = largest_error()
     assert steps == 5
-    assert error < environments.EXACT
+    assert error < EXACT
     assert largest_error(modern_inertia)[1] > 1e-3
 
 
@@ -110,15 +109,15 @@ def test_a_child_may_crash_hang_or_fail() -> None:
 
 
 def test_a_check_may_hang_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang() -> Iterable[DoctorFinding]:
+    def hang() -> list[DoctorFinding]:
         time.sleep(5)
         return []
 
-    def fail() -> Iterable[DoctorFinding]:
+    def fail() -> list[DoctorFinding]:
         raise ValueError("odd machine")
 
-    def fine() -> Iterable[DoctorFinding]:
-        return [DoctorFinding("fine", State.OK, "yes")]
+    def fine() -> list[DoctorFinding]:
+        return [DoctorFinding(State.OK, "yes")]
 
     made = [Check("a", "hangs", hang), Check("a", "fails", fail, needed=True), Check("b", "fine", fine)]
     monkeypatch.setattr(examination, "CHECKS", made)
@@ -154,27 +153,27 @@ def test_devices_are_told() -> None:
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
-    assert "1 of" in (found := only(records.d4rl_cache)).text
+    assert "1 of" in (found := only(training.d4rl_cache)).text
     assert "hopper-medium-v2" in found.text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
-    assert only(records.d4rl_cache).hinders  # a file, not a folder
+    assert only(training.d4rl_cache).hinders  # a file, not a folder
 
 
 def test_a_locked_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert only(records.mlflow).text.endswith("will be made")
+    assert only(optional.mlflow).text.endswith("will be made")
     store = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     store.execute("BEGIN EXCLUSIVE")
-    assert "locked" in only(records.mlflow).text
+    assert "locked" in only(optional.mlflow).text
     store.rollback()
-    assert only(records.mlflow).text.endswith("can be written")
+    assert only(optional.mlflow).text.endswith("can be written")
     store.close()
 
 
 def test_passwords_are_hidden(monkeypatch: pytest.MonkeyPatch, dead_port: int) -> None:
     for uri in (f"postgresql://ann:s3cret@127.0.0.1:{dead_port}/x", "mysql://h:bad/x?password=s3cret"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        found = only(records.mlflow)
+        found = only(optional.mlflow)
         assert found.state is State.BROKEN
         assert "s3cret" not in found.text
         assert "***" in found.text
@@ -192,8 +191,6 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_versions_are_held_against_what_is_asked_for() -> None:
     from packaging.requirements import Requirement
-
-    from dqlab.tools.doctor.packages import unmet_requirements
 
     installed = version("numpy")
     wanted = (Requirement("numpy<1"), Requirement("no-such-package"), Requirement("gin-config"))
