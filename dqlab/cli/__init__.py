@@ -1,4 +1,4 @@
-"""The command line: one file a command."""
+"""The command line: a file a command, and one for those that extend dqlab."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from typing import Any
 from dqlab import __version__
 from dqlab.cli.ablate import add_ablate
 from dqlab.cli.bench import add_bench
-from dqlab.cli.check import add_check
 from dqlab.cli.collect import add_collect
 from dqlab.cli.compare import add_compare
 from dqlab.cli.data import add_data
-from dqlab.cli.describe import add_describe
 from dqlab.cli.doctor import add_doctor
 from dqlab.cli.eval import add_eval
+from dqlab.cli.extending import add_check, add_describe, add_list, add_new_plugin
 from dqlab.cli.fidelity import add_fidelity
 from dqlab.cli.figure import add_figure
-from dqlab.cli.list_components import add_list
-from dqlab.cli.new_plugin import add_new_plugin
 from dqlab.cli.new_task import add_new_task
 from dqlab.cli.parser import Parser
 from dqlab.cli.score import add_score

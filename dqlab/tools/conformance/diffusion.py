@@ -18,7 +18,7 @@ from dqlab.diffusion.schedules import NoiseSchedule, build_betas
 from dqlab.diffusion.strides import Stride, visited_timesteps
 from dqlab.diffusion.weightings import LossWeighting
 from dqlab.errors import ConfigError
-from dqlab.tools.conformance.made import BATCH, check_device, check_pure, check_traceable, make_batch
+from dqlab.tools.conformance.made import BATCH, check_function, check_pure, make_batch
 from dqlab.tools.conformance.policies import FAR, error_of, even_process
 
 LENGTHS = (*range(1, 21), 50, 200, 1000)
@@ -78,8 +78,7 @@ def check_prediction(entry: RegistryEntry[Callable[[], Prediction]]) -> None:
         ratio = 0.01 / float(off[row].square().mean())
         said = prediction.error_ratio(process.snr(row))
         assert math.isclose(ratio, said, rel_tol=1e-6), f"error_ratio is {said} where it is {ratio}"
-    check_device(back, x, t, target)
-    check_traceable(back, x, t, target)
+    check_function(back, x, t, target)
 
 
 def check_loss_weighting(entry: RegistryEntry[Callable[[], LossWeighting]]) -> None:
@@ -114,12 +113,10 @@ def check_sampler_chain(sampler: Sampler) -> None:
 
     known = sampler(lambda x, t, s: wanted, process, state, ChainNoise(*noise), 1.0)
     assert torch.allclose(known, wanted, atol=1e-6), "a perfect denoiser does not lead to its action"
-    action = check_pure(chain, *noise, state)
+    action = check_function(chain, *noise, state)
     assert bool((action.abs() <= 1).all()), "an action is out of range"
     part = chain(noise[0][:2], noise[1][:, :2], state[:2])
     assert torch.allclose(part, action[:2]), "a row depends on other rows"
-    check_device(chain, *noise, state)
-    check_traceable(chain, *noise, state)
     check_gradients(sampler, process, ChainNoise(*noise), state)
 
 

@@ -87,6 +87,25 @@ def check_traceable(function: Callable[..., Any], *values: Any) -> None:
         assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
 
 
+def check_function(function: Callable[..., Any], *values: Any) -> Any:
+    """All that is asked of every function of tensors: pure, on whatever device, traceable; returns its numbers."""
+    numbers = check_pure(function, *values)
+    check_device(function, *values)
+    check_traceable(function, *values)
+    return numbers
+
+
+def check_vmapped(function: Callable[..., Any], *replicas: Any) -> None:
+    """Under `vmap` every replica gives what it gives alone; a replica is a tuple of the function's nested arguments."""
+    columns = zip(*(nested_tensors(values) for values in replicas), strict=True)
+    stacked = iter([torch.stack(column) for column in columns])
+    values = tree_map(lambda _: next(stacked), replicas[0])
+    together = torch.vmap(lambda *given: tuple(nested_tensors(function(*given))), randomness="error")(*values)
+    for index, alone in enumerate(replicas):
+        for one, other in zip(together, nested_tensors(function(*alone)), strict=True):
+            assert torch.allclose(one[index], other), "stacked differs from alone"
+
+
 def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
     """The module in float64, every parameter moved by normal noise of that size, always the same."""
     module = module.double()
@@ -158,9 +177,4 @@ def check_stacked(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> N
     """Two networks under `vmap` give what each gives alone, used in the same way; arguments as in `check_module`."""
     layout = Layout.of(module)
     row = layout.flatten(dict(module.named_parameters())).detach()
-    rows = torch.stack([row, 0.9 * row])
-    together = torch.vmap(lambda row: tuple(nested_tensors(use(layout.bind(row), *inputs))))(rows)
-    for index in range(2):
-        alone = nested_tensors(use(layout.bind(rows[index]), *inputs))
-        for one, other in zip(together, alone, strict=True):
-            assert torch.allclose(one[index], other), "stacked differs from alone"
+    check_vmapped(lambda row: use(layout.bind(row), *inputs), (row,), (0.9 * row,))

@@ -22,8 +22,10 @@ from dqlab.tools.conformance.made import (
     BATCH,
     DIMS,
     check_device,
+    check_function,
     check_pure,
     check_traceable,
+    check_vmapped,
     make_batch,
     make_noise,
     one_noise,
@@ -42,7 +44,9 @@ def check_policy(entry: RegistryEntry[Callable[[], Policy]]) -> None:
     for function, values in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
         check_pure(function, case.row, *values)
         check_traceable(function, case.row, *values)
-        _check_stacked(function, case.row, *values)
+        check_vmapped(
+            lambda row, function=function, values=values: function(row, *values), (case.row,), (0.9 * case.row,)
+        )
     _check_rows(case)
     _check_meta(case)
     for dims in (DIMS, WIDE):
@@ -146,14 +150,6 @@ def _check_rows(case: _Case) -> None:
     before, after = case.sample(case.row, state, noise), case.sample(case.row, state + change, noise)
     assert torch.allclose(before[1:], after[1:]), "an action depends on another row"
     assert not torch.allclose(before[0], after[0]), "actions ignore the state"
-
-
-def _check_stacked(function: Callable[..., Tensor], row: Tensor, *values: object) -> None:
-    """Two sets of parameters under `vmap` give what each gives alone."""
-    rows = torch.stack([row, row * 0.9])
-    together = torch.vmap(lambda row: function(row, *values))(rows)
-    for index, alone in enumerate(rows):
-        assert torch.allclose(together[index], function(alone, *values)), "stacked differs from alone"
 
 
 FAR = 1e6
@@ -271,14 +267,10 @@ def check_selection(entry: RegistryEntry[Callable[[], Selection]]) -> None:
     selection = entry.make()()
     assert selection.n_candidates >= 1, "n_candidates must be at least 1"
     candidates, q, noise, value = _candidates(selection)
-    index = check_pure(selection, candidates, q, noise)
-    _check_index(index, selection.n_candidates)
     for given in ((candidates, q, noise), (candidates, q, noise, value)):
-        _check_index(selection(*given), selection.n_candidates)
-        check_device(selection, *given)
-        check_traceable(selection, *given)
+        _check_index(check_function(selection, *given), selection.n_candidates)
     _check_index(selection(*tree_map(lambda x: x.float() if x.is_floating_point() else x, (candidates, q, noise))), 0)
-    _check_replicas(selection)
+    check_vmapped(selection, *(_candidates(selection, seed) for seed in (0, 1)))
     _check_states(selection, candidates, q, noise)
     _check_order(selection, candidates, q, noise)
 
@@ -297,21 +289,6 @@ def _check_index(index: Tensor, count: int) -> None:
     assert index.ndim in (1, 2), f"index has shape {tuple(index.shape)} instead of ({BATCH},) or (k, {BATCH})"
     assert index.shape[-1] == BATCH, f"index has shape {tuple(index.shape)} instead of ({BATCH},) or (k, {BATCH})"
     assert not count or bool(((index >= 0) & (index < count)).all()), "an index is out of range"
-
-
-def _check_replicas(selection: Selection) -> None:
-    """Two replicas under `vmap` choose what each chooses alone."""
-    two = [_candidates(selection, seed) for seed in (0, 1)]
-    stacked = _stack(*two)
-    together = torch.vmap(selection, randomness="error")(*stacked)
-    for row, alone in enumerate(two):
-        assert torch.equal(together[row], selection(*alone)), "stacked differs from alone"
-
-
-def _stack(first: Made, second: Made) -> Made:
-    other = iter(nested_tensors(second))
-    stacked: Made = tree_map(lambda tensor: torch.stack([tensor, next(other)]), first)
-    return stacked
 
 
 def _check_states(selection: Selection, candidates: Tensor, q: Tensor, noise: Noise) -> None:
