@@ -41,6 +41,8 @@ SHARED = (
     "numpy",
     "pydantic",
     "rich.progress",
+    "rliable.library",
+    "rliable.metrics",
     "safetensors.torch",
 )
 """Not MuJoCo: it chooses how it draws while it is imported, as the command wants it."""
