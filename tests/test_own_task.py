@@ -21,7 +21,15 @@ Dqlab = Callable[..., "subprocess.CompletedProcess[str]"]
 SAFE = {"PYTHONSAFEPATH": "1"}
 """As the installed command: Python itself does not look for modules in the current folder."""
 SHORT = [*TINY[1:], "Training.steps=4", "Training.eval_every=2"]
-AXES = "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.seeds = (0,)\nLocalEngine.workers = 1\nReport.reps = 100\n"
+AXES = "\n".join(
+    [
+        "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}",
+        "Grid.seeds = (0,)",
+        "LocalEngine.workers = 1",
+        "Report.reps = 100",
+        "",
+    ]
+)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from dqlab.envs.actions import to_unit
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, sha256_of
-from dqlab.tools.collect.episodes import Amount, EpisodeRows, roll_out
+from dqlab.tools.collect.episodes import Amount, EpisodeRows
 from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class PolicyBehaviour(Behaviour):
         """
 
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
+        from dqlab.tools.collect.recording import roll_out
+
         return roll_out(self, self.context, amount, key)
 
     @cached_property

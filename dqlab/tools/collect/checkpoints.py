@@ -24,9 +24,8 @@ from dqlab.tools.collect.behaviours import (
     UniformRandom,
     behaviours,
 )
-from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, load_episodes, mean_return, save_text
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, load_episodes, save_text
 from dqlab.tools.collect.ppo import BehaviourTraining, GaussianMLP, experience_of
-from dqlab.tracking.records import read_record
 
 Range = tuple[float, float]
 RANKING = "ranking"
@@ -121,6 +120,9 @@ class CheckpointRanking:
 
     def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
         """The mean return of a policy: measured once, and kept."""
+        from dqlab.tools.collect.recording import mean_return
+        from dqlab.tracking.records import read_record
+
         cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
         if not _is_measured(known.get(name), facts):

@@ -26,7 +26,7 @@ from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.tools.collect.behaviours import environment_key, import_sb3
-from dqlab.tools.collect.episodes import EpisodeRecorder, Rows, load_arrays, save_arrays, save_episodes, save_text
+from dqlab.tools.collect.episodes import Rows, load_arrays, save_arrays, save_episodes, save_text
 
 SETTINGS = "settings.json"
 
@@ -114,6 +114,8 @@ class BehaviourTraining:
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
+        from dqlab.tools.collect.recording import EpisodeRecorder
+
         episodes: list[Rows] = []
         keep = episodes.append if record else _ignore
         recorders = [EpisodeRecorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]

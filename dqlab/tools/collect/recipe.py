@@ -39,7 +39,6 @@ from dqlab.tools.collect.episodes import (
     save_text,
 )
 from dqlab.tools.collect.ppo import BehaviourTraining
-from dqlab.tools.new_task import module_statements
 from dqlab.tracking.run_folder import claim_folder
 
 Log = Callable[[str], None]
@@ -347,6 +346,8 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
 
 def training_gin(collected: CollectedSet, place: str, file: Path) -> str:
     """The text of a gin file that trains Diffusion-QL on the set."""
+    from dqlab.tools.new_task import module_statements
+
     recipe, (task, origin) = collected.recipe, collected.reference
     lines = [
         f"# Diffusion-QL on {recipe.task_name(task)}, collected by dqlab.",

@@ -1,0 +1,189 @@
+"""What happens in an environment, as rows of a dataset; a behaviour's episodes, rolled out."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.envs import make_env
+from dqlab.errors import RunError
+from dqlab.tools.collect.episodes import (
+    EPISODES,
+    Amount,
+    EpisodeRows,
+    Rows,
+    behaviour_slug,
+    load_episodes,
+    save_episodes,
+)
+
+if TYPE_CHECKING:
+    from dqlab.tools.collect.behaviours import CollectionContext, PolicyBehaviour
+
+SHARD_ROWS = 10_000
+"""A file of episodes is closed when it has so many rows: what a kill can cost."""
+DTYPES = {
+    "observations": np.float32,
+    "actions": np.float32,
+    "rewards": np.float32,
+    "next_observations": np.float32,
+    "terminals": np.bool_,
+    "timeouts": np.bool_,
+    "infos/qpos": np.float64,
+    "infos/qvel": np.float64,
+}
+
+
+class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
+    """Keeps the rows of an environment with actions in [-1, 1], and hands over every episode when it ends.
+
+    Actions reach the environment as they are stored, in float32, so that rows can be replayed.
+
+    Args:
+        env: the environment.
+        finished: called with the rows of each episode.
+    """
+
+    def __init__(self, env: Any, finished: Callable[[Rows], None]) -> None:
+        super().__init__(env)
+        self._finished, self._rows = finished, list[dict[str, Any]]()
+
+    def reset(self, **arguments: Any) -> Any:
+        """Begin an episode; one that is under way ends here, as cut."""
+        self.cut()
+        observation, info = self.env.reset(**arguments)
+        self._observation = _kept(observation)
+        return observation, info
+
+    def step(self, action: NDArray[np.floating]) -> Any:
+        action = _kept(action)
+        row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
+        given = self.env.step(action)
+        observation, reward, terminated, truncated = given[:4]
+        self._observation = _kept(observation)
+        ended = {"terminals": terminated, "timeouts": truncated and not terminated}
+        self._rows.append({**row, "rewards": reward, "next_observations": self._observation, **ended})
+        if terminated or truncated:
+            self._hand_over()
+        return given
+
+    def cut(self) -> None:
+        """End the episode that is under way, if any."""
+        if self._rows:
+            self._rows[-1]["timeouts"] = True
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        rows, self._rows = self._rows, []
+        self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES[name]) for name in rows[0]})
+
+
+def _kept(values: Any) -> NDArray[np.float32]:
+    """A copy: environments may use their arrays again."""
+    return np.array(values, dtype=np.float32)
+
+
+def physics_state(env: Any) -> Rows:
+    """Positions and velocities of a MuJoCo environment, from which a step can be replayed; none of others."""
+    data: Any = getattr(env.unwrapped, "data", None)
+    if not (hasattr(data, "qpos") and hasattr(data, "qvel")):
+        return {}
+    return {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
+
+
+def roll_out(behaviour: PolicyBehaviour, context: CollectionContext, amount: Amount, key: str) -> EpisodeRows:
+    """So many episodes of a behaviour: those that are there already, and as many more as are missing.
+
+    Raises:
+        DataError: a file of episodes is damaged, or cannot be written.
+        RunError: the behaviour's actions are not finite.
+    """
+    folder = context.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
+    episodes: list[Rows] = []
+    while (path := folder / f"from-{len(episodes):08d}.npz").exists():
+        episodes += load_episodes(path)
+    with open_environments(behaviour, context, context.n_envs) as envs:
+        while amount.exceeds(_lengths(episodes)):
+            shard = _shard(behaviour, context, envs, key, episodes, amount)
+            save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
+            episodes += shard
+            wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
+            context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions of {wanted}")
+    return EpisodeRows.take(episodes, amount)
+
+
+def mean_return(behaviour: PolicyBehaviour, context: CollectionContext, key: str, count: int) -> float:
+    """Mean return of the first episodes, stepped together."""
+    with open_environments(behaviour, context, count) as envs:
+        episodes = run_episodes(behaviour, context, envs, key, 0)[:count]
+    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
+
+
+@contextmanager
+def open_environments(behaviour: PolicyBehaviour, context: CollectionContext, count: int) -> Iterator[list[Any]]:
+    """So many environments, or a few more, so that the behaviour's groups are whole."""
+    envs = [make_env(context.task, context.physics) for _ in range(_whole_groups(count, behaviour))]
+    try:
+        yield envs
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _whole_groups(count: int, behaviour: PolicyBehaviour) -> int:
+    return math.ceil(count / behaviour.rows) * behaviour.rows
+
+
+def _lengths(episodes: Sequence[Rows]) -> list[int]:
+    return [len(episode["rewards"]) for episode in episodes]
+
+
+def _shard(
+    behaviour: PolicyBehaviour,
+    context: CollectionContext,
+    envs: list[Any],
+    key: str,
+    known: Sequence[Rows],
+    amount: Amount,
+) -> list[Rows]:
+    """Whole groups of episodes, as many as fill a file or are missing."""
+    new: list[Rows] = []
+    while sum(_lengths(new)) < SHARD_ROWS and amount.exceeds(_lengths([*known, *new])):
+        first = len(known) + len(new)
+        wanted = _whole_groups(amount.episodes - first, behaviour) if amount.episodes else len(envs)
+        new += run_episodes(behaviour, context, envs[:wanted], key, first)
+    return new
+
+
+def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
+    """Seeds of one episode: the environment's, and that of the behaviour's noise."""
+    state = np.random.SeedSequence([seed, zlib.crc32(key.encode()), number]).generate_state(2)
+    return int(state[0]), int(state[1])
+
+
+def run_episodes(
+    behaviour: PolicyBehaviour, context: CollectionContext, envs: list[Any], key: str, first: int
+) -> list[Rows]:
+    """Episodes first, first + 1, ..., one in each environment, stepped together."""
+    recorded: dict[int, Rows] = {}
+    recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
+    seeds = [episode_seeds(context.seed, key, first + number) for number in range(len(envs))]
+    act = behaviour.begin([noise for _, noise in seeds])
+    pairs = zip(recorders, seeds, strict=True)
+    observations = np.stack([recorder.reset(seed=start)[0] for recorder, (start, _) in pairs])
+    while len(recorded) < len(envs):
+        actions = act(observations)
+        if not np.isfinite(actions).all():
+            raise RunError(f"The behaviour '{key}' gives actions that are not finite.")
+        for number, recorder in enumerate(recorders):
+            if number not in recorded:
+                observations[number] = recorder.step(np.clip(actions[number], -1.0, 1.0))[0]
+    return [recorded[number] for number in range(len(envs))]
