@@ -19,8 +19,9 @@ from dqlab.envs.custom import describe_environment, gymnasium_task
 from dqlab.errors import ConfigError, DqlabError
 from dqlab.runs import Experiment
 from dqlab.runs.build import load_data
-from dqlab.tools.collect.episodes import EpisodeRecorder, Rows
+from dqlab.tools.collect.episodes import Rows
 from dqlab.tools.collect.recipe import Collection
+from dqlab.tools.collect.recording import EpisodeRecorder
 
 FLAT = Box(-1.0, 1.0, (3,))
 
