@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.analysis.statistics.bootstrap import Bootstrap, interquartile_mean, mean_score
+from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 
 Array = NDArray[np.float64]
 SEEDS, TASKS = (2, 3, 5, 10, 20), (1, 3, 9)
@@ -51,7 +51,7 @@ def coverage(name: str, seeds: int, tasks: int, grids: int, reps: int) -> Array:
     truth = both(scores(name, (RUNS_FOR_TRUTH // tasks, tasks, 1), rng))[:, 0]
     drawn = scores(name, (seeds, tasks, grids), rng)
     intervals = Bootstrap(reps, 0.95).of_each({grid: drawn[..., grid] for grid in range(grids)}, both)
-    held = [(interval.low <= truth) & (truth <= interval.high) for interval in intervals.values()]
+    held = [(low <= truth) & (truth <= high) for _, low, high in intervals.values()]
     return np.mean(held, axis=0)
 
 

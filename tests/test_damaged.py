@@ -25,8 +25,8 @@ from mlflow_stores import fresh_store
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.progress import read_last_score
 from dqlab.ablation.report import _facts_of
-from dqlab.analysis.compare.compare import comparison_rows, comparison_warnings, group_runs
-from dqlab.analysis.compare.runs import read_folder
+from dqlab.analysis.compare import comparison_rows, comparison_warnings, group_runs
+from dqlab.analysis.finished_runs import read_folder
 from dqlab.analysis.results import FAILED, CellStatus
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.session import GridRequest
-from dqlab.analysis.report.write import report_and_print
 from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
@@ -40,6 +39,8 @@ def report_grid(request: GridRequest, console: Console) -> None:
     Raises:
         DqlabError: there is nothing to report, or the report cannot be written.
     """
+    from dqlab.analysis.report.write import report_and_print  # pandas, matplotlib and rliable take two seconds
+
     gin_files.load_gin(request.files, request.bindings, request.imports)
     settings, folder = Report(), GridFolder(request.out)
     folder.check(request.name)

@@ -24,12 +24,14 @@ def add_compare(commands: Any) -> None:
     parser.add_argument("--experiment", metavar="NAME", help="all runs of an MLflow experiment")
     parser.add_argument("--filter", default="", help="MLflow's, e.g. \"params.N = '5'\"; with --experiment")
     parser.add_argument("--rule", nargs="+", help="selection rules: last, offline, best-online (these by default), ...")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    form = parser.add_mutually_exclusive_group()
+    for name, text in (("json", "JSON"), ("csv", "CSV, a row a figure"), ("latex", "LaTeX tables (booktabs)")):
+        form.add_argument(f"--{name}", action="store_const", const=name, dest="form", help=f"as {text}")
     add_uri(parser)
 
 
 def _compare(args: argparse.Namespace) -> int:
     from dqlab.analysis import run_compare
 
-    run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.json)
+    run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.form)
     return 0

@@ -17,10 +17,10 @@ from dqlab.ablation.config_resolver import ConfigResolver, Data
 from dqlab.ablation.driver import stop_on_signal
 from dqlab.ablation.grid import Grid
 from dqlab.ablation.planning import make_plan
+from dqlab.analysis.cautions import beside_nothing
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
-from dqlab.analysis.statistics.cautions import beside_nothing
 from dqlab.cli import main
 from dqlab.config import gin_files
 from dqlab.data.sources import find_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,15 +17,15 @@ from mlflow_stores import fresh_store
 from rliable import library, metrics
 
 from dqlab import cli
-from dqlab.analysis.compare import runs
-from dqlab.analysis.compare.compare import (
+from dqlab.analysis import finished_runs
+from dqlab.analysis.compare import (
     Compared,
     _letter,
     compare_groups,
     differing_parameters,
-    find_runs,
     group_runs,
 )
+from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
@@ -39,6 +40,11 @@ def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Compared:
     return compare_groups(find_runs([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
 
 
+def rows_of(result: Compared, *columns: str) -> list[tuple[Any, ...]]:
+    """What each row is about, however many figures it has."""
+    return list(dict.fromkeys(result.scores[list(columns)].itertuples(index=False, name=None)))
+
+
 def scores_of(grid: GridResults, label: str, task: str, rule: str) -> list[float]:
     return [r.score(rule) for r in grid.results if (r.cell.label, r.cell.task) == (label, task)]
 
@@ -48,24 +54,24 @@ def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
     assert [(group.letter, group.name) for group in result.groups] == [("A", "N=2"), ("B", "N=5")]
     assert result.different == ("DiffusionPolicy.n_timesteps",)
     assert result.warnings == ()
-    assert [(row.group.name, row.task, row.seeds) for row, _ in result.scores] == [
+    assert rows_of(result, "name", "task", "seeds") == [
         (label, task, tuple(range(6))) for label in GRID.labels for task in TASKS
     ]
-    for row, scores in result.scores:
-        by_rule = {score.rule: score for score in scores}
-        assert set(by_rule) == {"last", "offline", "best_online", "best_online minus last"}
-        expected = scores_of(GRID, row.group.name, row.task, "last")
-        assert by_rule["last"].mean.point == pytest.approx(np.mean(expected))
-        assert by_rule["last"].iqm.point == pytest.approx(np.mean(sorted(expected)[1:-1]))
-        gap = by_rule["best_online minus last"].mean
-        assert (gap.point, gap.low, gap.high) == pytest.approx((3.0, 3.0, 3.0)), "best-online is 3 points above"
-    row, scores = result.scores[0]
+    for (name, task), scores in result.scores.groupby(["name", "task"]):
+        figures = scores.set_index(["rule", "metric"])
+        assert set(scores.rule) == {"last", "offline", "best_online", "best_online minus last"}
+        expected = scores_of(GRID, name, task, "last")
+        assert figures.point["last", "mean"] == pytest.approx(np.mean(expected))
+        assert figures.point["last", "iqm"] == pytest.approx(np.mean(sorted(expected)[1:-1]))
+        gap = figures.loc[("best_online minus last", "mean"), ["point", "low", "high"]]
+        assert list(gap) == pytest.approx([3.0] * 3), "best-online is 3 points above"
+    first = result.scores.iloc[0]
     np.random.seed(0)
     matrix = np.array(scores_of(GRID, "N=2", TASKS[0], "last"))[:, None]
     _, bounds = library.get_interval_estimates(
         {"x": matrix}, lambda x: np.array([metrics.aggregate_mean(x)]), reps=2000
     )
-    assert (scores[0].mean.low, scores[0].mean.high) == pytest.approx(tuple(bounds["x"][:, 0]))
+    assert (first.low, first.high) == pytest.approx(tuple(bounds["x"][:, 0]))
 
 
 def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,13 +111,13 @@ def test_different_data_physics_and_versions_are_never_pooled_silently(tmp_path:
     one, other = (write_grid(tmp_path / name, grid) for name in ("one", "other"))
     same = compared(one, other)
     assert len(same.groups) == 1
-    assert same.scores[0][0].seeds == tuple(range(6)), "the same seeds again are no new information"
+    assert rows_of(same, "seeds") == [(tuple(range(6)),)], "the same seeds again are no new information"
     assert any("2 runs with seed 0: only the first one counts" in text for text in same.warnings)
     pack = other / "packs" / "00000000"
     data = json.loads((pack / "run.json").read_text())["data"]
     change(pack / "run.json", data={**data, "digest": "another"}, versions={"torch": "2.6.0", "dqlab": "0.1.0"})
     result = compared(one, other)
-    assert [row.digest for row, _ in result.scores] == [f"digest of {TASKS[0]}", "another"]
+    assert rows_of(result, "data_digest") == [(f"digest of {TASKS[0]}",), ("another",)]
     assert any("the data differ" in text for text in result.warnings)
     assert "Made with different torch: 2.13.0: A; 2.6.0: A." in result.warnings
     for summary in pack.glob("*/summary.json"):
@@ -137,8 +143,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         f"{TASKS[0]}: fewer than 5 seeds: A (1), B (3). Such intervals are too narrow.",
         f"{TASKS[0]}: not every configuration has the same seeds.",
     ]
-    one_seed = next(scores for row, scores in compared(folder).scores if row.seeds == (2,))
-    assert one_seed[0].mean.low is None
+    scores = compared(folder).scores
+    assert scores.low[scores.seeds == (2,)].isna().all()
 
 
 def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
@@ -165,7 +171,24 @@ def test_the_tables_name_rule_caveat_and_groups(
         assert text in said
     assert "offline" not in said, "rules that were not asked for"
     assert cli.main(["compare", folder, "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["tasks"]) == set(TASKS)
+    known = json.loads(capsys.readouterr().out)["tasks"]
+    assert set(known) == set(TASKS)
+    assert cli.main(["compare", folder, "--csv"]) == 0
+    said = capsys.readouterr()
+    row = next(csv.DictReader(said.out.splitlines()))
+    assert (row["name"], row["task"], row["seeds"], row["rule"], row["metric"]) == (
+        "N=2",
+        TASKS[0],
+        "0 1 2",
+        "last",
+        "mean",
+    )
+    assert float(row["low"]) == known[TASKS[0]][0]["scores"]["last"]["mean"]["low"]
+    assert "fewer than 5 seeds" in said.err
+    assert cli.main(["compare", folder, "--latex"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(r"\begin{tabular}") == len(TASKS)
+    assert r"A: N=2 & 3 & best-online & " in said
 
 
 @pytest.mark.parametrize(
@@ -226,7 +249,7 @@ def test_plain_runs_of_several_seeds_and_cells(tmp_path: Path) -> None:
     del facts["replicas"]
     (pack / "run.json").write_text(json.dumps({**facts, "seeds": [0, 1]}))
     result = compared(pack)
-    assert [(row.task, row.seeds) for row, _ in result.scores] == [(TASKS[0], (0, 1))]
+    assert rows_of(result, "task", "seeds") == [(TASKS[0], (0, 1))]
 
 
 def test_letters_and_differences() -> None:
@@ -237,7 +260,7 @@ def test_letters_and_differences() -> None:
 
 def test_every_rule_can_be_asked_for(tmp_path: Path) -> None:
     result = compared(write_grid(tmp_path / "steps", GRID), rules=SELECTION_RULES)
-    assert {score.rule for score in result.scores[0][1]} == {*SELECTION_RULES, "best_online minus last"}
+    assert set(result.scores.rule) == {*SELECTION_RULES, "best_online minus last"}
 
 
 def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +270,7 @@ def test_nothing_is_fetched_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     client, fetched = mlflow_client(uri), []
     download = client.download_artifacts
     client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]
-    monkeypatch.setattr(runs, "mlflow_client", lambda uri: client)
+    monkeypatch.setattr(finished_runs, "mlflow_client", lambda uri: client)
     find_runs([], "steps", "", uri)
     assert len(fetched) == 4
 
@@ -277,7 +300,7 @@ def test_a_damaged_summary_is_left_out_and_named(text: str, tmp_path: Path, caps
     summaries = sorted(folder.glob("packs/*/*/summary.json"))
     summaries[0].write_text(text)
     result = compared(folder)
-    assert [row.seeds for row, _ in result.scores] == [(1, 2)]
+    assert rows_of(result, "seeds") == [((1, 2),)]
     assert [f"Left out: {summaries[0]} is damaged" in told for told in result.warnings].count(True) == 1
     assert not any("not finished" in told for told in result.warnings)
     for summary in summaries:
@@ -303,7 +326,7 @@ def test_damaged_facts_are_told_in_one_line(
     assert f"{path} is damaged" in said
     assert said.count("\n") == 1
     if name == "run.json":
-        assert [row.group.name for row, _ in compared(folder).scores] == ["N=5"]
+        assert rows_of(compared(folder), "name") == [("N=5",)]
         assert any(f"Left out: {path} is damaged" in told for told in compared(folder).warnings)
 
 

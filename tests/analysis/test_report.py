@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -24,14 +25,16 @@ from made_grids import TASKS, made_grid
 
 from dqlab import files as files_module
 from dqlab.ablation.report import components_used
-from dqlab.analysis.report import bibtex, figures, latex, write
+from dqlab.analysis.report import bibtex, figures
+from dqlab.analysis.report.exports import analysis_json, escape_latex, scores_csv
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
+from dqlab.analysis.report.page import summary_paragraph
 from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
-from dqlab.analysis.report.words import enumerate_names, format_duration, format_points, summary_paragraph
 from dqlab.analysis.report.write import write_report
 from dqlab.analysis.results import FAILED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
+from dqlab.analysis.wording import enumerate_names, format_duration, format_points
 from dqlab.config.registry import Registry, registry_of
 from dqlab.errors import ConfigError, RunError
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
@@ -180,7 +183,7 @@ def test_the_sheet_of_cells_has_them_all(report: Path) -> None:
 def test_an_axis_may_be_called_as_a_column_is() -> None:
     grid = made_grid(seeds=1)
     cells = [replace(r, cell=replace(r.cell, points={"task": r.cell.points["N"]})) for r in grid.results]
-    text = write.FILES["scores.csv"](replace(grid, axes={"task": grid.axes["N"]}, results=tuple(cells)), *[None] * 3)  # type: ignore[arg-type]
+    text = scores_csv(replace(grid, axes={"task": grid.axes["N"]}, results=tuple(cells)))
     row = next(csv.DictReader(text.splitlines()))
     assert (row["task_axis"], row["task"]) == ("2", TASKS[0])
 
@@ -188,27 +191,26 @@ def test_an_axis_may_be_called_as_a_column_is() -> None:
 def test_the_data_are_the_analysis(report: Path) -> None:
     analysis = analyse(GRID, SETTINGS)
     known = json.loads((report / "results.json").read_text())
-    assert known["analysis"] == analysis.as_dict()
+    assert known["analysis"] == json.loads(json.dumps(analysis_json(analysis), default=str).replace("NaN", "null"))
     assert known["grid"]["labels"] == list(GRID.labels)
     assert known["facts"] == json.loads(json.dumps(GRID.facts))
     assert Counter(cell["state"] for cell in known["cells"]) == {"finished": 16, "diverged": 1, "pending": 1}
     rows = {(row["rule"], row["label"]): row for row in csv.DictReader((report / "aggregates.csv").open(newline=""))}
     assert len(rows) == len(SELECTION_RULES) * 3
     for (rule, label), row in rows.items():
-        iqm = analysis.rules[rule].aggregates[label].iqm
-        wanted = ["" if each is None else str(each) for each in (iqm.point, iqm.low, iqm.high)]
+        iqm, tests = analysis.figure(rule, "iqm").loc[label], analysis.compared(rule)
+        wanted = ["" if math.isnan(each) else str(each) for each in (iqm.point, iqm.low, iqm.high)]
         assert [row["iqm"], row["iqm_low"], row["iqm_high"]] == wanted
-        compared = analysis.rules[rule].comparisons.rows.get(label)
-        assert row["corrected"] == ("" if compared is None else str(compared.corrected))
+        assert row["corrected"] == (str(tests.corrected[label]) if label in tests.index else "")
 
 
 def test_latex_prints_every_text_as_it_is() -> None:
-    assert latex.escape_latex("50% of a_1 & #2 {x} $y$ ~^\\") == (
+    assert escape_latex("50% of a_1 & #2 {x} $y$ ~^\\") == (
         r"50\% of a\_1 \& \#2 \{x\} \$y\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"
     )
-    assert latex.escape_latex('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
-    assert latex.escape_latex("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
-    assert latex.escape_latex("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
+    assert escape_latex('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
+    assert escape_latex("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
+    assert escape_latex("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
 
 
 def test_the_tables_are_booktabs(report: Path) -> None:
@@ -223,7 +225,7 @@ def test_the_tables_are_booktabs(report: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {columns - 1}
         assert "not D4RL" in table
         assert not re.search(r"(?<!\\)[#_^]|[<>\"|]", table)
-    assert latex.escape_latex(GRID.base) in text
+    assert escape_latex(GRID.base) in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
@@ -271,7 +273,7 @@ def test_a_grid_as_far_as_it_has_come_has_a_report(grid: Callable[[], GridResult
 
 def test_the_answer_says_what_is_decided() -> None:
     clear = made_grid(seeds=12, score=lambda value, task, seed: 10.0 * float(value) + 0.2 * seed)  # type: ignore[arg-type]
-    text = summary_paragraph(clear, analyse(clear, QUICK), QUICK.rules)
+    text = summary_paragraph(analyse(clear, QUICK))
     assert text.startswith(
         "This grid compares 3 settings (N=2, N=5 and N=10) on 2 tasks "
         "(walker2d-medium-expert-v2 and hopper-medium-expert-v2) with 12 seeds each. All 72 runs have finished. "
@@ -280,20 +282,19 @@ def test_the_answer_says_what_is_decided() -> None:
     assert re.search(r"Against the base, N=5: N=10 \(\+50\.0 .*?\) is better; N=2 \(\u221230\.0 .*?\) is worse\.", text)
     assert text.endswith("is worth 3.0 points over the last one. All scores: not D4RL.")
     few = with_gaps(made_grid(seeds=2))
-    text = summary_paragraph(few, analyse(few, QUICK), QUICK.rules)
+    text = summary_paragraph(analyse(few, QUICK))
     assert "Of 12 runs, 10 finished, 1 failed and 1 is still to come." in text
     assert re.search(r"undecided \(no test decides below \d+ seeds, however large the difference\)", text)
 
 
 def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
     grid = made_grid(tuple(range(1, 21)), TASKS[:1], 1, lambda value, task, seed: float(value))  # type: ignore[arg-type]
-    analysis = analyse(grid, QUICK)
-    ranks = analysis.rules["last"].aggregates
-    choice = choose_labels(grid.labels, "N=1", ranks, "last", 12, 7)
-    assert choice.labels == ("N=1", *(f"N={value}" for value in range(15, 21)))
-    assert choice.note.startswith("Of 20 settings, the base and the 6 with the highest IQM (last) are drawn")
-    assert choose_labels(grid.labels[:12], "N=1", ranks, "last", 12, 7).note == ""
-    drawn = figures.draw_figures(grid, analysis, ("last",))
+    analysis = analyse(replace(grid, base="N=1"), replace(QUICK, rules=("last",)))
+    labels, note = choose_labels(analysis, grid.labels, 12, 7)
+    assert labels == ["N=1", *(f"N={value}" for value in range(15, 21))]
+    assert note.startswith("Of 20 settings, the base and the 6 with the highest IQM (last) are drawn")
+    assert choose_labels(analysis, grid.labels[:12], 12, 7)[1] == ""
+    drawn = figures.draw_figures(analysis)
     assert "Of 20 settings" in drawn["learning_curves"].caption
     assert len(drawn["learning_curves"].figure.axes[0].lines) == 7
 
@@ -301,12 +302,13 @@ def test_where_settings_are_many_the_figure_says_which_it_shows() -> None:
 def test_the_curves_are_those_of_the_analysis() -> None:
     grid = made_grid(seeds=3)
     analysis = analyse(grid, QUICK)
-    panels = figures.draw_figures(grid, analysis, ("last",))["learning_curves"].figure.axes
+    panels = figures.draw_figures(analysis)["learning_curves"].figure.axes
     assert [axes.get_title() for axes in panels] == list(TASKS)
     for axes, task in zip(panels, TASKS, strict=True):
-        curves = [curve for curve in analysis.curves if curve.task == task]
-        assert [list(line.get_ydata()) for line in axes.lines] == [list(curve.mean.point) for curve in curves]
-        assert [list(line.get_xdata()) for line in axes.lines] == [list(curve.steps) for curve in curves]
+        means = analysis.curves[(analysis.curves.task == task) & (analysis.curves.metric == "mean")]
+        curves = [curve for _, curve in means.groupby("setting", sort=False)]
+        assert [list(line.get_ydata()) for line in axes.lines] == [list(curve.point) for curve in curves]
+        assert [list(line.get_xdata()) for line in axes.lines] == [list(curve.step) for curve in curves]
         assert len({line.get_color() for line in axes.lines}) == 3
 
 
@@ -455,15 +457,14 @@ def test_words() -> None:
     assert [format_duration(seconds) for seconds in (3.0, 600.0, 9000.0)] == ["3.0 s", "10.0 min", "2.5 h"]
 
 
-def test_tables_turn_and_join() -> None:
-    one = ReportTable(
-        "t",
-        "c",
-        (TableColumn("Setting"), TableColumn("x", "last"), TableColumn("y", "last")),
-        ((TableValue("a"), TableValue("1"), TableValue("2")),),
+def test_tables_turn_and_leave_columns_out() -> None:
+    columns = (
+        TableColumn("Setting", "", [TableValue("a")]),
+        TableColumn("x", "last", [TableValue("1")]),
+        TableColumn("y", "last", [TableValue("2")]),
     )
-    assert one.turned("Task").columns == (TableColumn("Task"), TableColumn("a", "last"))
-    assert [[value.text for value in row] for row in one.turned("Task").rows] == [["x", "1"], ["y", "2"]]
-    assert [column.head for column in one.beside(one).columns] == ["Setting", "x", "y", "x", "y"]
-    assert [value.text for value in one.beside(one).rows[0]] == ["a", "1", "2", "1", "2"]
+    one = ReportTable("t", "c", columns)
+    turned = one.turned("Task")
+    assert [(column.head, column.under) for column in turned.columns] == [("Task", ""), ("a", "last")]
+    assert [[value.text for value in row] for row in turned.rows] == [["x", "1"], ["y", "2"]]
     assert [column.head for column in one.without(["x"]).columns] == ["Setting", "y"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from made_grids import TASKS, made_grid, made_result
 
+from dqlab.analysis.report.exports import analysis_json, results_json
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
-from dqlab.analysis.statistics import analyse
-from dqlab.analysis.statistics.analysis import Analysis, Comparison
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, METRICS, Analysis, analyse
 from dqlab.errors import ConfigError
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -28,9 +28,19 @@ def noisy(gain: Callable[[int], float]) -> Callable[[object, str, int], float]:
     return lambda value, task, seed: 50 + seed + 20 * TASKS.index(task) + (0 if value == "5" else gain(seed))
 
 
-def comparison(seeds: int, gain: Callable[[int], float]) -> Comparison:
-    grid = made_grid((2, 5, 10), (WALKER,), seeds, noisy(gain))
-    return analyse(grid, SETTINGS).rules["last"].comparisons.rows["N=2"]
+def compared(seeds: int, gain: Callable[[int], float]) -> tuple[Analysis, Any]:
+    """An analysis, and how N=2 compares with the base."""
+    analysis = analyse(made_grid((2, 5, 10), (WALKER,), seeds, noisy(gain)), SETTINGS)
+    return analysis, analysis.compared("last").loc["N=2"]
+
+
+def complete_seeds(analysis: Analysis, rule: str, label: str) -> list[int]:
+    return [seed for (of, name, seed), *_ in analysis.scores.dropna().itertuples() if (of, name) == (rule, label)]
+
+
+def one_curve(analysis: Analysis, label: str, task: str, metric: str = "mean") -> Any:
+    known = analysis.curves
+    return known[(known.setting == label) & (known.task == task) & (known.metric == metric)]
 
 
 def said(analysis: Analysis, words: str) -> bool:
@@ -51,22 +61,24 @@ def whole() -> Analysis:
 
 
 def test_every_rule_has_all_figures(whole: Analysis) -> None:
-    assert set(whole.rules) == set(SELECTION_RULES)
-    for name, offset in zip(SELECTION_RULES, (0, -1, 3, -2), strict=True):
-        rule, last = whole.rules[name], whole.rules["last"]
-        assert list(rule.aggregates) == list(rule.matrices) == list(rule.profiles.shares) == list(whole.labels)
-        assert list(rule.comparisons.rows) == ["N=2", "N=10"]
-        for label in whole.labels:
-            assert rule.aggregates[label].mean.point == pytest.approx(last.aggregates[label].mean.point + offset)
+    labels = list(whole.results.labels)
+    for rule, offset in zip(SELECTION_RULES, (0, -1, 3, -2), strict=True):
+        assert all(list(whole.figure(rule, metric).index) == labels for metric in METRICS)
+        assert list(whole.profiles.setting[whole.profiles.rule == rule].unique()) == labels
+        assert list(whole.compared(rule).index) == ["N=2", "N=10"]
+        assert list(whole.figure(rule, "mean").point) == pytest.approx(
+            list(whole.figure("last", "mean").point + offset)
+        )
 
 
 def test_per_task_by_hand() -> None:
     scores = (10.0, 20.0, 60.0)
-    row = analyse(made_grid((5,), (WALKER,), 3, lambda *cell: scores[int(cell[2])]), SETTINGS).rules["last"].per_task[0]
-    assert row.mean is not None
-    assert (row.mean.point, row.lowest, row.highest, row.scores) == (30.0, 10.0, 60.0, scores)
-    assert row.std == pytest.approx(math.sqrt((400 + 100 + 900) / 2))
-    assert row.standard_error == pytest.approx(row.std / math.sqrt(3))
+    analysis = analyse(made_grid((5,), (WALKER,), 3, lambda *cell: scores[int(cell[2])]), SETTINGS)
+    row = analysis.task_scores.loc[("last", "N=5", WALKER)]
+    assert analysis.figure("last", "mean", WALKER).point["N=5"] == 30.0
+    assert (row.lowest, row.highest, row.scores) == (10.0, 60.0, list(scores))
+    assert row["std"] == pytest.approx(math.sqrt((400 + 100 + 900) / 2))
+    assert row.standard_error == pytest.approx(row["std"] / math.sqrt(3))
 
 
 def test_missing_cells_leave_seeds_out_and_are_said() -> None:
@@ -80,13 +92,14 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
         failures=(CellStatus(failed.cell, FAILED, "diverged", "loss is not finite"),),
     )
     analysis = analyse(grid, SETTINGS)
-    matrix = analysis.rules["last"].matrices["N=2"]
-    assert (matrix.seeds, matrix.left_out, len(matrix.scores)) == ((0, 1, 2, 4), (3,), 4)
-    rows = {(row.label, row.task): row for row in analysis.rules["last"].per_task}
-    assert (len(rows["N=2", HOPPER].seeds), rows["N=2", HOPPER].pending) == (4, 1)
-    assert (len(rows["N=2", WALKER].seeds), rows["N=2", WALKER].pending) == (5, 0)
-    assert rows[failed.cell.label, failed.cell.task].failed == 1
-    assert analysis.rules["last"].comparisons.rows["N=2"].seeds == 4
+    last = analysis_json(analysis)["rules"]["last"]
+    assert complete_seeds(analysis, "last", "N=2") == last["matrices"]["N=2"]["seeds"] == [0, 1, 2, 4]
+    assert last["matrices"]["N=2"]["left_out"] == [3]
+    rows = {(row["label"], row["task"]): row for row in last["per_task"]}
+    assert (len(rows["N=2", HOPPER]["seeds"]), rows["N=2", HOPPER]["pending"]) == (4, 1)
+    assert (len(rows["N=2", WALKER]["seeds"]), rows["N=2", WALKER]["pending"]) == (5, 0)
+    assert rows[failed.cell.label, failed.cell.task]["failed"] == 1
+    assert analysis.compared("last").seeds["N=2"] == 4
     assert said(analysis, "1 of 30 cells have no result yet")
     assert said(analysis, "1 of 30 cells failed (1 diverged), of N=10")
     assert said(analysis, "Aggregates of N=2; N=10 leave out the seeds that lack a task")
@@ -95,15 +108,15 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
 def test_a_setting_without_a_complete_seed_has_rows_only() -> None:
     grid = without(made_grid(), lambda result: result.cell.label == "N=2" and result.cell.task == HOPPER)
     analysis = analyse(grid, SETTINGS)
-    rule = analysis.rules["offline"]
-    assert (rule.matrices["N=2"].seeds, rule.matrices["N=2"].left_out) == ((), (0, 1, 2, 3, 4))
-    assert "N=2" not in {**rule.aggregates, **rule.comparisons.rows, **rule.profiles.shares}
-    rows = {(row.label, row.task): row for row in rule.per_task}
-    assert rows["N=2", WALKER].mean is not None
-    assert (rows["N=2", HOPPER].mean, rows["N=2", HOPPER].lowest, rows["N=2", HOPPER].pending) == (None, None, 5)
-    assert rule.comparisons.comparisons == 1
-    assert [gap.label for gap in analysis.gaps] == ["N=5", "N=10"]
-    assert {curve.task for curve in analysis.curves if curve.label == "N=2"} == {WALKER}
+    rule = analysis_json(analysis)["rules"]["offline"]
+    assert rule["matrices"]["N=2"] == {"seeds": [], "scores": [], "left_out": [0, 1, 2, 3, 4]}
+    assert "N=2" not in {**rule["aggregates"], **rule["comparisons"]["rows"], **rule["profiles"]["shares"]}
+    rows = {(row["label"], row["task"]): row for row in rule["per_task"]}
+    assert rows["N=2", WALKER]["mean"] is not None
+    assert [rows["N=2", HOPPER][name] for name in ("mean", "lowest", "pending")] == [None, None, 5]
+    assert rule["comparisons"]["comparisons"] == 1
+    assert list(analysis.figure("best_online", "over_last").index) == ["N=5", "N=10"]
+    assert set(analysis.curves.task[analysis.curves.setting == "N=2"]) == {WALKER}
     assert said(analysis, "No seed of N=2 has all tasks")
 
 
@@ -113,26 +126,26 @@ def test_nothing_to_compare_with(missing: str) -> None:
     analysis = analyse(
         without(grid, lambda result: missing == "everything" or result.cell.label == grid.base), SETTINGS
     )
-    assert analysis.rules["last"].comparisons.rows == {}
-    assert len(analysis.rules["last"].aggregates) == (0 if missing == "everything" else 2)
-    json.dumps(analysis.as_dict(), allow_nan=False)
+    assert analysis.comparisons.empty
+    assert len(analysis.figure("last", "iqm")) == (0 if missing == "everything" else 2)
+    results_json(analysis)
 
 
 def test_a_score_that_is_no_number_is_left_out_and_said() -> None:
     grid = made_grid(score=lambda value, task, seed: math.nan if (value, seed) == ("2", 1) else 50.0 + seed)
     analysis = analyse(grid, SETTINGS)
-    assert analysis.rules["last"].matrices["N=2"].seeds == (0, 2, 3, 4)
+    assert complete_seeds(analysis, "last", "N=2") == [0, 2, 3, 4]
     assert said(analysis, "2 finished cells have a score that is no number, of N=2")
-    json.dumps(analysis.as_dict(), allow_nan=False)
+    results_json(analysis)
 
 
 def test_one_seed_has_no_interval() -> None:
     analysis = analyse(made_grid(seeds=1), SETTINGS)
-    figures = analysis.rules["last"].aggregates["N=2"]
-    assert (figures.iqm.low, figures.mean.high) == (None, None)
-    row = analysis.rules["last"].comparisons.rows["N=2"]
-    assert (row.probability.low, row.mean_difference.low, row.verdict) == (None, None, "undecided")
-    assert (analysis.curves[0].mean.low, analysis.rules["last"].per_task[0].std) == ((), None)
+    for frame in (analysis.estimates, analysis.curves, analysis.profiles):
+        assert frame.point.notna().all()
+        assert frame[["low", "high"]].isna().all(axis=None)
+    assert set(analysis.comparisons.verdict) == {"undecided"}
+    assert analysis.task_scores["std"].isna().all()
     assert said(analysis, "One seed allows no interval.")
 
 
@@ -143,15 +156,16 @@ def test_results_are_repeatable_and_numpys_generator_is_left_alone(whole: Analys
     np.random.seed(123)
     again = analyse(replace(grid, results=grid.results[::-1]), SETTINGS)
     assert np.random.random(3) == pytest.approx(expected, abs=0)
-    assert again == whole
+    assert results_json(again).partition('"analysis"')[2] == results_json(whole).partition('"analysis"')[2]
 
 
 def test_equal_results_decide_nothing() -> None:
     analysis = analyse(made_grid(seeds=10, score=noisy(lambda seed: 0.0)), SETTINGS)
-    for row in analysis.rules["last"].comparisons.rows.values():
+    for row in analysis.compared("last").itertuples():
         assert (row.p, row.corrected, row.verdict) == (1.0, 1.0, "undecided")
-        assert row.probability.point == pytest.approx(0.5)
-        assert (row.iqm_difference.low, row.mean_difference.high) == (0.0, 0.0)
+        assert analysis.figure("last", "probability").point[row.Index] == pytest.approx(0.5)
+        assert analysis.figure("last", "iqm_difference").low[row.Index] == 0.0
+        assert analysis.figure("last", "mean_difference").high[row.Index] == 0.0
     assert said(analysis, "Every run of N=2; N=5; N=10 gave the same scores")
 
 
@@ -165,8 +179,8 @@ def test_settings_that_ran_the_same_cells() -> None:
     grid = replace(grid, labels=(*grid.labels, "N=2b"), results=(*grid.results, *twins))
     analysis = analyse(grid, SETTINGS)
     assert said(analysis, "Every run of N=2; N=2b gave the same scores")
-    figures = analysis.rules["last"].aggregates
-    assert figures["N=2"] == figures["N=2b"]
+    iqm = analysis.figure("last", "iqm")
+    assert list(iqm.loc["N=2"]) == list(iqm.loc["N=2b"])
 
 
 @pytest.mark.parametrize(
@@ -179,17 +193,15 @@ def test_settings_that_ran_the_same_cells() -> None:
     ],
 )
 def test_verdicts(seeds: int, gain: Callable[[int], float], verdict: str) -> None:
-    row = comparison(seeds, gain)
+    _, row = compared(seeds, gain)
     assert row.verdict == verdict
     assert row.corrected == min(1.0, 2 * row.p)  # two settings, equal p
 
 
 def test_pairs_cancel_what_a_seed_does_to_both() -> None:
-    row = comparison(10, lambda seed: 2.0)
-    assert row.mean_difference.low == pytest.approx(2.0)
-    assert row.mean_difference.high == pytest.approx(2.0)
-    assert row.probability.low is not None
-    assert row.probability.low < 0.6  # which compares all runs with all others
+    analysis, _ = compared(10, lambda seed: 2.0)
+    assert list(analysis.figure("last", "mean_difference").loc["N=2"]) == pytest.approx([2.0] * 3)
+    assert analysis.figure("last", "probability").low["N=2"] < 0.6  # which compares all runs with all others
 
 
 def test_too_few_pairs_for_any_verdict_are_said() -> None:
@@ -217,15 +229,14 @@ def test_cautions(whole: Analysis) -> None:
 
 
 def test_curves_have_the_steps_that_all_runs_have(whole: Analysis) -> None:
-    assert len(whole.curves) == 6
-    assert len(whole.total_curves) == 3
-    curve = whole.curves[0]
-    assert (curve.label, curve.task, curve.steps, curve.seeds) == ("N=2", WALKER, (1000, 2000, 3000, 4000, 5000), 5)
-    assert curve.mean.point[-1] == pytest.approx(whole.rules["last"].per_task[0].mean.point)  # type: ignore[union-attr]
-    total = whole.total_curves[0]
-    assert total.iqm.point[-1] == pytest.approx(whole.rules["last"].aggregates["N=2"].iqm.point)
-    assert total.iqm.low[-1] == pytest.approx(whole.rules["last"].aggregates["N=2"].iqm.low)
-    assert total.mean.point[0] == pytest.approx(total.mean.point[-1] / 5)
+    assert len(whole.curves.groupby(["setting", "task"])) == 6 + 3  # every task, and all
+    curve = one_curve(whole, "N=2", WALKER)
+    assert (list(curve.step), set(curve.seeds)) == ([1000, 2000, 3000, 4000, 5000], {5})
+    assert curve.point.iloc[-1] == pytest.approx(whole.figure("last", "mean", WALKER).point["N=2"])
+    total = one_curve(whole, "N=2", ALL_TASKS, "iqm").iloc[-1]
+    assert list(total[BOUNDS]) == pytest.approx(list(whole.figure("last", "iqm").loc["N=2"]))
+    mean = one_curve(whole, "N=2", ALL_TASKS).point
+    assert mean.iloc[0] == pytest.approx(mean.iloc[-1] / 5)
 
 
 def test_curves_of_runs_that_stopped_early_and_of_untrained_policies() -> None:
@@ -235,30 +246,30 @@ def test_curves_of_runs_that_stopped_early_and_of_untrained_policies() -> None:
     results = tuple(
         replace(result, summary={**result.summary, "untrained": untrained}) for result in (short, *grid.results[1:])
     )
-    (curve,), (total,) = (lambda a: (a.curves, a.total_curves))(analyse(replace(grid, results=results), SETTINGS))
-    assert (curve.steps, curve.mean.point[0]) == ((0, 1000, 2000), 1.5)
-    assert total == replace(curve, task="")
+    analysis = analyse(replace(grid, results=results), SETTINGS)
+    curve, total = one_curve(analysis, "N=5", WALKER), one_curve(analysis, "N=5", ALL_TASKS)
+    assert (list(curve.step), curve.point.iloc[0]) == ([0, 1000, 2000], 1.5)
+    assert total[BOUNDS].to_numpy().tolist() == curve[BOUNDS].to_numpy().tolist()
 
 
 def test_checkpoint_gaps_by_hand(whole: Analysis) -> None:
-    for gap in whole.gaps:
-        assert gap.cells == 10
-        for figure, expected in ((gap.over_last, 3.0), (gap.over_offline, 4.0)):
-            assert (figure.point, figure.low, figure.high) == pytest.approx((expected,) * 3)
+    assert [gap["cells"] for gap in analysis_json(whole)["gaps"]] == [10, 10, 10]
+    for metric, expected in (("over_last", 3.0), ("over_offline", 4.0)):
+        assert whole.figure("best_online", metric).to_numpy() == pytest.approx(np.full((3, 3), expected))
 
 
 def test_references() -> None:
     published = {"N=2": {WALKER: (51.0, 0.5), HOPPER: (90.0,)}, "TD3+BC": {WALKER: (110.1,)}}
     settings = replace(SETTINGS, reference=published, reference_rule="last", reference_source="Table 1")
     analysis = analyse(made_grid(score=lambda value, task, seed: 49.0 + seed), settings)
-    assert analysis.references is not None
-    near, far, other = analysis.references.rows
-    assert (near.published, near.error, near.difference, near.inside) == (51.0, 0.5, 0.0, True)
-    assert (far.error, far.difference, far.inside) == (None, -39.0, False)
-    assert (other.ours, other.difference, other.inside) == (None, None, None)
-    both, none = analysis.references.averages
-    assert (both.tasks, both.ours, both.published, both.difference) == (TASKS, 51.0, 70.5, -19.5)
-    assert (none.tasks, none.ours, none.difference) == ((), None, None)
+    known = json.loads(results_json(analysis))["analysis"]["references"]
+    near, far, other = known["rows"]
+    assert [near[name] for name in ("published", "error", "difference", "inside")] == [51.0, 0.5, 0.0, True]
+    assert [far[name] for name in ("error", "difference", "inside")] == [None, -39.0, False]
+    assert [other[name] for name in ("ours", "difference", "inside")] == [None, None, None]
+    both, none = known["averages"]
+    assert both == {"label": "N=2", "tasks": list(TASKS), "ours": 51.0, "published": 70.5, "difference": -19.5}
+    assert none == {"label": "TD3+BC", "tasks": [], "ours": None, "published": None, "difference": None}
 
 
 @pytest.mark.parametrize(
@@ -274,27 +285,17 @@ def test_mistakes_in_references(changes: dict[str, object], words: str) -> None:
     assert words in str(error.value)
 
 
-def test_as_dict_is_plain_json(whole: Analysis) -> None:
-    text = json.dumps(whole.as_dict(), allow_nan=False)
-    read = json.loads(text)
-    iqm = whole.rules["offline"].aggregates["N=5"].iqm
-    assert read["rules"]["offline"]["aggregates"]["N=5"]["iqm"] == {
-        "point": iqm.point,
-        "low": iqm.low,
-        "high": iqm.high,
-    }
-    broken = replace(whole, confidence=math.nan)
-    with pytest.raises(ValueError, match="not finite"):
-        broken.as_dict()
+def test_the_json_has_the_figures(whole: Analysis) -> None:
+    read = json.loads(results_json(whole))["analysis"]
+    iqm = whole.figure("offline", "iqm").loc["N=5"]
+    assert read["rules"]["offline"]["aggregates"]["N=5"]["iqm"] == dict(iqm)
 
 
 @pytest.mark.parametrize(("more", "compared"), [({}, True), ({"hopper-medium-v2": (50.0,)}, False)])
 def test_a_published_average_stands_beside_ours_over_the_same_tasks(more: dict[str, Any], compared: bool) -> None:
     grid = made_grid((5,), score=lambda value, task, seed: 50.0 if task == TASKS[0] else 70.0)
     published = {"N=5": {TASKS[0]: (52.0,), "average": (61.0,), **more}}
-    found = analyse(grid, Report(reps=100, reference=published, reference_rule="last")).references
-    assert found is not None
-    row = next(row for row in found.rows if row.task == "average")
-    assert (row.ours is not None) == compared
-    assert row.difference == (pytest.approx(-1.0) if compared else None)
-    assert found.averages[0].tasks == (TASKS[0],)  # the average row is no task of its own
+    found = analyse(grid, Report(reps=100, reference=published, reference_rule="last"))
+    row = found.references.set_index("task").loc["average"]
+    assert row.difference == (pytest.approx(-1.0) if compared else pytest.approx(math.nan, nan_ok=True))
+    assert list(found.reference_means.tasks) == [(TASKS[0],)]  # the average row is no task of its own

@@ -28,7 +28,7 @@ from made_grids import made_grid
 from mlflow_server import Server
 from mlflow_stores import fresh_store
 
-from dqlab.analysis.compare.compare import find_runs
+from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
 from dqlab.tracking.folders import LeftOutError

@@ -8,13 +8,18 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from dqlab.analysis.report.words import counted
+import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics.analysis import Aggregates, Analysis, Estimate, Profiles, ScoreCurve
+from dqlab.analysis.statistics import ALL_TASKS, Analysis
+from dqlab.analysis.wording import counted
 from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
@@ -35,31 +40,19 @@ class Drawn:
     figure: Any
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The settings that are drawn, and a sentence about those that are not."""
-
-    labels: tuple[str, ...]
-    note: str = ""
-
-
-def choose_labels(
-    labels: Sequence[str], base: str, ranks: Mapping[str, Aggregates], rule: str, most: int, few: int
-) -> Choice:
-    """All labels, or the base and the best ones by IQM where more than `most` would be drawn."""
+def choose_labels(analysis: Analysis, labels: Sequence[str], most: int, few: int) -> tuple[list[str], str]:
+    """All labels, or the base and the best ones by IQM where more than `most` would be drawn; a sentence about that."""
+    base, rule = analysis.results.base, analysis.settings.rules[0]
     if len(labels) <= most:
-        return Choice(tuple(labels))
-    best = sorted(ranks, key=lambda label: -ranks[label].iqm.point)
+        return list(labels), ""
+    best = analysis.figure(rule, "iqm").point.sort_values(ascending=False, kind="stable").index
     kept = {base, *[label for label in best if label != base][: few - 1]}
     note = f"Of {counted(len(labels), 'setting')}, the base and the {few - 1} with the highest IQM ({rule_name(rule)}) "
-    return Choice(tuple(label for label in labels if label in kept), note + "are drawn; the tables have all.")
+    return [label for label in labels if label in kept], note + "are drawn; the tables have all."
 
 
 def new_figure(width: float, height: float) -> Any:
     """A figure of its own canvas: pyplot and its state are not used."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -118,56 +111,49 @@ def points_label(caveat: str) -> str:
 COLUMNS = 3
 
 
-def learning_curves(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | None:
+def learning_curves(analysis: Analysis) -> Drawn | None:
     """Mean over seeds with its interval, over gradient steps; None where no run has finished."""
-    if not any(curve.steps for curve in analysis.curves):
+    curves = analysis.curves[(analysis.curves.metric == "mean") & (analysis.curves.task != ALL_TASKS)]
+    if curves.empty:
         return None
-    ranks = analysis.rules[rules[0]].aggregates
-    choice = choose_labels(analysis.labels, analysis.base, ranks, rules[0], MOST_LINES, FEWER_LINES)
-    figure = _curve_panels(analysis, choice.labels, caveat)
-    band = f"shaded: {analysis.confidence:.0%} bootstrap interval" if _has_bands(analysis) else "one seed: no interval"
+    labels, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
+    figure = _curve_panels(analysis, curves, labels)
+    confidence = analysis.settings.confidence
+    band = f"shaded: {confidence:.0%} bootstrap interval" if curves.low.notna().any() else "one seed: no interval"
     caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. "
-    return Drawn("learning_curves", (caption + choice.note).strip(), figure)
+    return Drawn("learning_curves", (caption + note).strip(), figure)
 
 
-def _has_bands(analysis: Analysis) -> bool:
-    return any(curve.mean.low for curve in analysis.curves)
-
-
-def _curve_panels(analysis: Analysis, labels: Sequence[str], caveat: str) -> Any:
-    columns = min(len(analysis.tasks), COLUMNS)
-    rows = -(-len(analysis.tasks) // columns)
+def _curve_panels(analysis: Analysis, curves: pd.DataFrame, labels: Sequence[str]) -> Any:
+    tasks, base, caveat = analysis.results.tasks, analysis.results.base, analysis.results.caveat
+    columns = min(len(tasks), COLUMNS)
+    rows = -(-len(tasks) // columns)
     width = TEXT_WIDTH if columns > 1 else 4.5
     below = 0.2 * -(-len(labels) // 4)
     figure = new_figure(width, 2.1 * rows + (0.7 if columns > 1 else 1.2) + below)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for place, (axes, task) in enumerate(zip(grid, analysis.tasks, strict=False)):
-        curves = {curve.label: curve for curve in analysis.curves if curve.task == task}
+    for place, (axes, task) in enumerate(zip(grid, tasks, strict=False)):
         for label in labels:
-            _line(axes, curves.get(label), setting_style(label, labels, analysis.base), label)
-        lowest = place + columns >= len(analysis.tasks)
+            own = curves[(curves.task == task) & (curves.setting == label)]
+            name = plain_label(shorten_label(label)) + (" (no run)" if own.empty else "")  # it keeps its legend
+            _line(axes, own, "step", name, setting_style(label, labels, base), dots=len(own) < 12)
+        lowest = place + columns >= len(tasks)
         style_axes(axes, task, "gradient steps" if lowest else "", points_label(caveat) if place % columns == 0 else "")
         axes.xaxis.set_major_formatter(lambda value, _: steps_text(value))
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlim(left=0)
-    for axes in grid[len(analysis.tasks) :]:
+    for axes in grid[len(tasks) :]:
         axes.set_visible(False)
     legend_below(figure, grid[0], labels)
     return figure
 
 
-def _line(axes: Any, curve: ScoreCurve | None, style: dict[str, Any], label: str) -> None:
-    """A setting without runs has its place in the legend all the same."""
-    name = plain_label(shorten_label(label))
-    if curve is None or not curve.steps:
-        axes.plot([], [], label=f"{name} (no run)", **style)
-        return
-    marker = {"marker": "o", "markersize": 2.5} if len(curve.steps) < 12 else {}
-    axes.plot(curve.steps, curve.mean.point, label=name, **style, **marker)
-    if curve.mean.low:
-        axes.fill_between(
-            curve.steps, curve.mean.low, curve.mean.high, color=style["color"], alpha=0.15, linewidth=0, zorder=1
-        )
+def _line(axes: Any, found: pd.DataFrame, x: str, name: str, style: dict[str, Any], dots: bool = False) -> None:
+    """Points along an axis, with the band of their intervals."""
+    marker = {"marker": "o", "markersize": 2.5} if dots and not found.empty else {}
+    axes.plot(found[x], found.point, label=name, **style, **marker)
+    if found.low.notna().any():
+        axes.fill_between(found[x], found.low, found.high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
 
 
 def steps_text(steps: float) -> str:
@@ -178,141 +164,135 @@ def steps_text(steps: float) -> str:
     return f"{steps:g}"
 
 
-def profile_figure(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | None:
+def profile_figure(analysis: Analysis) -> Drawn | None:
     """Share of runs with a score above each threshold; None where no run has finished."""
-    if not any(analysis.rules[rule].profiles.shares for rule in rules):
+    rules, found = analysis.settings.rules, analysis.profiles[analysis.profiles.rule.isin(analysis.settings.rules)]
+    if found.empty:
         return None
-    ranks = analysis.rules[rules[0]].aggregates
-    choice = choose_labels(analysis.labels, analysis.base, ranks, rules[0], MOST_LINES, FEWER_LINES)
-    labels = [label for label in choice.labels if any(label in analysis.rules[rule].profiles.shares for rule in rules)]
+    chosen, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
+    labels = [label for label in chosen if label in set(found.setting)]
     figure = new_figure(TEXT_WIDTH, 2.5 + 0.2 * -(-len(labels) // 4))
     grid = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
     for place, (axes, rule) in enumerate(zip(grid, rules, strict=True)):
-        _lines(axes, analysis.rules[rule].profiles, labels, analysis.base)
-        style_axes(axes, rule_name(rule), points_label(caveat), "share of runs above" if place == 0 else "")
+        for label in labels:
+            own = found[(found.rule == rule) & (found.setting == label)]
+            if not own.empty:
+                style = setting_style(label, labels, analysis.results.base)
+                _line(axes, own, "threshold", plain_label(shorten_label(label)), style)
+        scores = points_label(analysis.results.caveat)
+        style_axes(axes, rule_name(rule), scores, "share of runs above" if place == 0 else "")
         axes.set_ylim(-0.02, 1.02)
     legend_below(figure, max(grid, key=lambda axes: len(axes.lines)), labels)
-    caption = f"Performance profiles: share of runs whose score is above each value, with {analysis.confidence:.0%} "
-    caption += f"bootstrap bands, by selection rule. Higher is better. {choice.note}"
+    caption = "Performance profiles: share of runs whose score is above each value, with "
+    caption += f"{analysis.settings.confidence:.0%} bootstrap bands, by selection rule. Higher is better. {note}"
     return Drawn("profiles", caption.strip(), figure)
 
 
-def _lines(axes: Any, found: Profiles, labels: Sequence[str], base: str) -> None:
-    for label in labels:
-        if (band := found.shares.get(label)) is None:
-            continue
-        style = setting_style(label, labels, base)
-        axes.plot(found.thresholds, band.point, label=plain_label(shorten_label(label)), **style)
-        if band.low:
-            axes.fill_between(
-                found.thresholds, band.low, band.high, color=style["color"], alpha=0.12, linewidth=0, zorder=1
-            )
-
-
-Find = Callable[[str, str], Estimate | None]
+Colour = Callable[[str, str], str]
 UNDECIDED = "#7b8794"
 VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1]}
 
 
-def interval_figure(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | None:
+def interval_figure(analysis: Analysis) -> Drawn | None:
     """IQM of every setting with its interval; None where no run has finished."""
-
-    def iqm(rule: str, label: str) -> Estimate | None:
-        found = analysis.rules[rule].aggregates.get(label)
-        return found.iqm if found else None
-
-    choice = _rows(analysis, rules, analysis.labels)
-    drawn = [label for label in choice.labels if any(iqm(rule, label) for rule in rules)]
-    if not drawn:
+    base = analysis.results.base
+    labels, note = choose_labels(analysis, analysis.results.labels, MOST_ROWS, MOST_ROWS)
+    found = _row_panels(analysis, labels, "iqm", lambda _, label: INK if label == base else COLOURS[0])
+    if found is None:
         return None
-    figure = _row_panels(rules, drawn, iqm, lambda _, label: INK if label == analysis.base else COLOURS[0])
-    low, high = _span([found for rule in rules for label in drawn if (found := iqm(rule, label))])
+    figure, estimates = found
+    low, high = _span(estimates)
     for axes in figure.axes:
         axes.set_xlim(low, high)
-        axes.set_xlabel(f"IQM, {points_label(caveat)}", fontsize=8)
-    caption = f"Interquartile mean over tasks and seeds with its {analysis.confidence:.0%} bootstrap interval, by "
-    caption += f"selection rule; the base, {analysis.base}, in the text's colour. {choice.note}"
+        axes.set_xlabel(f"IQM, {points_label(analysis.results.caveat)}", fontsize=8)
+    caption = (
+        f"Interquartile mean over tasks and seeds with its {analysis.settings.confidence:.0%} bootstrap interval, "
+    )
+    caption += f"by selection rule; the base, {base}, in the text's colour. {note}"
     return Drawn("iqm", caption.strip(), figure)
 
 
-def improvement_figure(analysis: Analysis, rules: Sequence[str], caveat: str) -> Drawn | None:
+def improvement_figure(analysis: Analysis) -> Drawn | None:
     """Probability that a setting beats the base; None where nothing can be compared."""
-
-    def probability(rule: str, label: str) -> Estimate | None:
-        found = analysis.rules[rule].comparisons.rows.get(label)
-        return found.probability if found else None
-
-    def colour(rule: str, label: str) -> str:
-        return VERDICTS.get(analysis.rules[rule].comparisons.rows[label].verdict, UNDECIDED)
-
-    choice = _rows(analysis, rules, [label for label in analysis.labels if label != analysis.base])
-    drawn = [label for label in choice.labels if any(probability(rule, label) for rule in rules)]
-    if not drawn:
+    base, caveat = analysis.results.base, analysis.results.caveat
+    verdicts = analysis.comparisons.set_index(["rule", "setting"]).verdict.map(VERDICTS).fillna(UNDECIDED)
+    others = [label for label in analysis.results.labels if label != base]
+    labels, note = choose_labels(analysis, others, MOST_ROWS, MOST_ROWS)
+    found = _row_panels(analysis, labels, "probability", lambda rule, label: verdicts[rule, label])
+    if found is None:
         return None
-    figure = _row_panels(rules, drawn, probability, colour)
+    figure, _ = found
     for axes in figure.axes:
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel(f"P(better than {plain_label(shorten_label(analysis.base, 20))})", fontsize=8)
-    caption = f"Probability that a run of the setting beats one of the base, {analysis.base}, on a task drawn at "
-    caption += f"random, with its {analysis.confidence:.0%} bootstrap interval, by selection rule. Green: better, "
-    caption += f"orange: worse after {analysis.rules[rules[0]].comparisons.correction}'s correction; grey: undecided. "
-    caption += f"{f'Scores: {caveat}. ' if caveat else ''}{choice.note}"
+        axes.set_xlabel(f"P(better than {plain_label(shorten_label(base, 20))})", fontsize=8)
+    caption = (
+        f"Probability that a run of the setting beats one of the base, {base}, on a task drawn at random, with its "
+    )
+    caption += (
+        f"{analysis.settings.confidence:.0%} bootstrap interval, by selection rule. Green: better, orange: worse "
+    )
+    caption += f"after {CORRECTION}'s correction; grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
     return Drawn("improvement", caption.strip(), figure)
 
 
-def _span(estimates: Sequence[Estimate]) -> tuple[float, float]:
+def _span(estimates: pd.DataFrame) -> tuple[float, float]:
     """From the lowest to the highest end, with some room: the same for all panels, so that rules can be compared."""
-    ends = [end for each in estimates for end in (each.point, each.low, each.high) if end is not None]
-    room = 0.06 * (max(ends) - min(ends)) or 1.0
-    return min(ends) - room, max(ends) + room
+    low, high = estimates.min(axis=None), estimates.max(axis=None)
+    room = 0.06 * (high - low) or 1.0
+    return low - room, high + room
 
 
-def _rows(analysis: Analysis, rules: Sequence[str], labels: Sequence[str]) -> Any:
-    ranks = analysis.rules[rules[0]].aggregates
-    return choose_labels(labels, analysis.base, ranks, rules[0], MOST_ROWS, MOST_ROWS)
-
-
-def _row_panels(rules: Sequence[str], labels: Sequence[str], find: Find, colour: Callable[[str, str], str]) -> Any:
-    """A point and a bar for what is found; rows from top to bottom in the grid's order."""
+def _row_panels(analysis: Analysis, labels: Sequence[str], metric: str, colour: Colour) -> tuple[Any, Any] | None:
+    """A point and a bar for what is found; rows from top to bottom in the grid's order; None where nothing is found."""
+    rules = analysis.settings.rules
+    known = {rule: analysis.figure(rule, metric) for rule in rules}
+    labels = [label for label in labels if any(label in known[rule].index for rule in rules)]
+    if not labels:
+        return None
     figure = new_figure(TEXT_WIDTH, 0.9 + 0.24 * max(len(labels), 2))
     grid = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
     for axes, rule in zip(grid, rules, strict=True):
-        for place, label in enumerate(labels):
-            if (estimate := find(rule, label)) is not None:
-                _bar(axes, place, estimate, colour(rule, label))
+        for place, row in enumerate(known[rule].reindex(labels).itertuples()):
+            if not math.isnan(row.point):
+                _bar(axes, place, row, colour(rule, row.Index))
         style_axes(axes, rule_name(rule))
         axes.set_yticks(range(len(labels)), [plain_label(shorten_label(label)) for label in labels], fontsize=8)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
-    return figure
+    return figure, pd.concat([known[rule].reindex(labels) for rule in rules])
 
 
-def _bar(axes: Any, place: int, estimate: Estimate, colour: str) -> None:
-    if estimate.low is not None and estimate.high is not None:
-        axes.barh(place, estimate.high - estimate.low, 0.55, estimate.low, color=colour, alpha=0.35, linewidth=0)
-    axes.plot([estimate.point], [place], marker="|", markersize=9, markeredgewidth=2, color=colour, linestyle="")
+def _bar(axes: Any, place: int, row: Any, colour: str) -> None:
+    if not math.isnan(row.low):
+        axes.barh(place, row.high - row.low, 0.55, row.low, color=colour, alpha=0.35, linewidth=0)
+    axes.plot([row.point], [place], marker="|", markersize=9, markeredgewidth=2, color=colour, linestyle="")
 
 
 Lines = Mapping[str, Sequence[tuple[float, str]]]
 """Name of a line -> value on the axis and label of the setting, in order."""
 
 
-def score_by_value(analysis: Analysis, results: GridResults, rules: Sequence[str], caveat: str) -> Drawn | None:
+def score_by_value(analysis: Analysis) -> Drawn | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
+    results, rules = analysis.results, analysis.settings.rules
     axis = numeric_axis(results)
-    if axis is None or not any(analysis.rules[rule].aggregates for rule in rules):
+    known = [analysis.figure(rule, "iqm") for rule in rules]
+    if axis is None or all(each.empty for each in known):
         return None
     lines = lines_of(results, axis)
     figure = new_figure(TEXT_WIDTH if len(rules) > 1 else 4.0, 2.5 + (0.3 if len(lines) > 1 else 0.0))
     grid = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
-    for place, (axes, rule) in enumerate(zip(grid, rules, strict=True)):
-        _panel(axes, lines, {label: found.iqm for label, found in analysis.rules[rule].aggregates.items()})
-        style_axes(axes, rule_name(rule), plain_label(axis), f"IQM, {points_label(caveat)}" if place == 0 else "")
+    for place, (axes, rule, iqm) in enumerate(zip(grid, rules, known, strict=True)):
+        _panel(axes, lines, iqm)
+        scores = f"IQM, {points_label(results.caveat)}" if place == 0 else ""
+        style_axes(axes, rule_name(rule), plain_label(axis), scores)
         _scale(axes, sorted({value for line in lines.values() for value, _ in line}))
     if len(lines) > 1:
         legend_below(figure, grid[0], list(lines))
-    caption = f"IQM over tasks and seeds against {axis}, with {analysis.confidence:.0%} bootstrap intervals, by "
+    caption = (
+        f"IQM over tasks and seeds against {axis}, with {analysis.settings.confidence:.0%} bootstrap intervals, by "
+    )
     return Drawn("score_by_value", f"{caption}selection rule.", figure)
 
 
@@ -342,21 +322,15 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _panel(axes: Any, lines: Lines, iqm: Mapping[str, Estimate]) -> None:
+def _panel(axes: Any, lines: Lines, iqm: pd.DataFrame) -> None:
     for place, (name, line) in enumerate(lines.items()):
-        found = [(value, iqm[label]) for value, label in line if label in iqm]
+        known = [(value, label) for value, label in line if label in iqm.index]
+        found = iqm.loc[[label for _, label in known]]
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
         marker = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "capsize": 3, "linewidth": 1.3}
-        heights = [estimate.point for _, estimate in found]
+        bars = [(found.point - found.low).clip(lower=0).fillna(0), (found.high - found.point).clip(lower=0).fillna(0)]
         label = plain_label(shorten_label(name)) or None
-        axes.errorbar([value for value, _ in found], heights, _bars(found), label=label, **style, **marker)
-
-
-def _bars(found: Sequence[tuple[float, Estimate]]) -> Any:
-    """Lengths of the bars below and above each point."""
-    low = [e.point - (e.point if e.low is None else e.low) for _, e in found]
-    high = [(e.point if e.high is None else e.high) - e.point for _, e in found]
-    return [[max(0.0, length) for length in side] for side in (low, high)]
+        axes.errorbar([value for value, _ in known], found.point, bars, label=label, **style, **marker)
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
@@ -377,20 +351,13 @@ def _unevenness(values: Sequence[float]) -> float:
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
-def draw_figures(results: GridResults, analysis: Analysis, rules: Sequence[str]) -> dict[str, Drawn]:
+def draw_figures(analysis: Analysis) -> dict[str, Drawn]:
     """Name -> figure, of those that there are data for."""
-    painters = (
-        interval_figure,
-        partial(score_by_value, results=results),
-        learning_curves,
-        profile_figure,
-        improvement_figure,
-    )
-    drawn = [paint(analysis, rules=rules, caveat=results.caveat) for paint in painters]
+    painters = (interval_figure, score_by_value, learning_curves, profile_figure, improvement_figure)
+    drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
     for each in drawn:
-        if each is not None:
-            _settle(each)
-    return {figure.name: figure for figure in drawn if figure is not None}
+        _settle(each)
+    return {figure.name: figure for figure in drawn}
 
 
 def _settle(drawn: Drawn) -> None:
@@ -402,8 +369,6 @@ def _settle(drawn: Drawn) -> None:
 
 def figure_bytes(drawn: Drawn, kind: str) -> bytes:
     """The figure as `png`, `pdf` or `svg`; the same bytes for the same figure."""
-    import matplotlib
-
     buffer = io.BytesIO()
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
     with matplotlib.rc_context(settings), _quietly():

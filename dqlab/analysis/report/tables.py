@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from dqlab.analysis.report.words import (
+import pandas as pd
+
+from dqlab.analysis.cautions import CORRECTION
+from dqlab.analysis.results import GridResults
+from dqlab.analysis.statistics import METRICS, TEST, Analysis
+from dqlab.analysis.wording import (
     MINUS,
     counted,
     enumerate_names,
     format_interval,
     format_points,
-    format_probability,
     p_value,
     typographic_minus,
 )
-from dqlab.analysis.statistics.analysis import Aggregates, Analysis, CheckpointGap, Comparison, Estimate, TaskScores
 from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
@@ -34,10 +38,22 @@ NOTHING = TableValue("\u2013")
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column: its head, and a second line of it (the selection rule of the scores below)."""
+    """A column: its head, a second line of it (the selection rule of the scores below), and its values."""
 
     head: str
-    under: str = ""
+    under: str
+    values: Sequence[TableValue]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds words, not numbers."""
+        return any(value.number is None and value != NOTHING for value in self.values)
+
+    @property
+    def width(self) -> int:
+        """Characters, about: details are small, heads may break into two lines."""
+        cells = [len(value.text) + len(value.detail) * 2 // 3 for value in self.values]
+        return max(len(self.head) // 2, len(self.under) // 2, *cells) + 2
 
 
 @dataclass(frozen=True)
@@ -45,253 +61,217 @@ class ReportTable:
     """A table whose first column names the rows.
 
     Attributes:
-        name: for references, such as `aggregate`.
+        name: for references, such as `iqm-mean`.
         caption: what it shows, with selection rule and caveat.
-        columns, rows: as many values a row as columns.
-        strong: texts of the first column whose rows stand out (the base).
+        columns: with as many values each.
+        strong: text of the first column whose row stands out (the base).
     """
 
     name: str
     caption: str
     columns: tuple[TableColumn, ...]
-    rows: tuple[tuple[TableValue, ...], ...]
-    strong: frozenset[str] = frozenset()
-
-    def words(self) -> set[int]:
-        """Places of the columns that hold words, not numbers."""
-        columns = enumerate(zip(*self.rows, strict=True))
-        return {place for place, column in columns if not all(_is_number(value) for value in column)}
+    strong: str | None = None
 
     @property
-    def width(self) -> int:
-        """Characters of its widest row, about: details are small, heads may break into two lines."""
-        heads = [max(len(column.head) // 2, len(column.under) // 2) for column in self.columns]
-        cells = [[len(value.text) + len(value.detail) * 2 // 3 for value in row] for row in self.rows]
-        return sum(max(sizes) + 2 for sizes in zip(heads, *cells, strict=True))
-
-    def beside(self, *others: ReportTable) -> ReportTable:
-        """This table with the columns of others of the same rows to its right."""
-        columns = self.columns + tuple(column for other in others for column in other.columns[1:])
-        extra = zip(*(other.rows for other in others), strict=True)
-        rows = zip(self.rows, extra if others else [()] * len(self.rows), strict=True)
-        joined = tuple(row + tuple(value for more in rest for value in more[1:]) for row, rest in rows)
-        return ReportTable(self.name, self.caption, columns, joined, self.strong)
+    def rows(self) -> list[tuple[TableValue, ...]]:
+        """Its values, row by row."""
+        return list(zip(*(column.values for column in self.columns), strict=True))
 
     def without(self, heads: Container[str]) -> ReportTable:
         """This table but for the columns of these heads."""
-        kept = [place for place, column in enumerate(self.columns) if column.head not in heads]
-        columns = tuple(self.columns[place] for place in kept)
-        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
-        return ReportTable(self.name, self.caption, columns, rows, self.strong)
+        return replace(self, columns=tuple(column for column in self.columns if column.head not in heads))
+
+    def narrowed(self, most: int = 0) -> ReportTable:
+        """This table, or, where it is wider than so many characters and that helps, with its rows as columns."""
+        turned = self.turned("Task")
+        widths = [sum(column.width for column in table.columns) for table in (self, turned)]
+        return turned if widths[0] > max(most, widths[1]) else self
 
     def turned(self, head: str) -> ReportTable:
         """Rows as columns, the first one headed `head`; under each stands what stood under all of them."""
-        heads = tuple(row[0].text for row in self.rows)
-        under = {column.under for column in self.columns[1:]}
-        line = under.pop() if len(under) == 1 else ""
-        columns = (TableColumn(head), *(TableColumn(head, line) for head in heads))
-        rows = tuple(
-            (TableValue(column.head), *(row[place] for row in self.rows))
-            for place, column in enumerate(self.columns)
-            if place
-        )
-        return ReportTable(self.name, self.caption, columns, rows)
+        names, *columns = self.columns
+        under = columns[0].under if len({column.under for column in columns}) == 1 else ""
+        first = TableColumn(head, "", [TableValue(column.head) for column in columns])
+        rows = zip(names.values, self.rows, strict=True)
+        return replace(self, columns=(first, *(TableColumn(n.text, under, r[1:]) for n, r in rows)), strong=None)
 
 
-def _is_number(value: TableValue) -> bool:
-    return value.number is not None or value == NOTHING
+def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
+    """A row a setting: aggregates over tasks and seeds, by each rule."""
+    columns = [
+        _estimates(analysis, rule, metric, NAMES[metric], rule_name(rule)) for rule in rules for metric in metrics
+    ]
+    named = enumerate_names([NAMES[metric] for metric in metrics])
+    tasks = counted(len(analysis.results.tasks), "task")
+    caption = f"{named[0].upper()}{named[1:]} over {tasks}, by selection rule. {_intervals(analysis)}"
+    return _by_setting(analysis, "-".join(metrics), caption, columns)
 
 
-METRICS = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
+NAMES = {**{metric: metric for metric in METRICS}, "iqm": "IQM", "optimality_gap": "optimality gap"}
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The tables of an analysis; `caveat` is written into every caption."""
-
-    analysis: Analysis
-    caveat: str
-
-    @property
-    def unit(self) -> str:
-        """What every caption ends with: the unit, and the caveat."""
-        name = "Returns" if score_or_return(self.caveat) == "return" else "Normalised scores"
-        return f"{name}{f' ({self.caveat})' if self.caveat else ''}."
-
-    @property
-    def says(self) -> str:
-        """What a caption ends with where there are intervals."""
-        return f"In brackets: {self.analysis.confidence:.0%} bootstrap intervals. {self.unit}"
-
-    def aggregates(self, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
-        """A row a setting: aggregates over tasks and seeds, by each rule."""
-        first, *others = (self._of_rule(rule, metrics) for rule in rules)
-        named = enumerate_names([METRICS[metric] for metric in metrics])
-        tasks = counted(len(self.analysis.tasks), "task")
-        caption = f"{named[0].upper()}{named[1:]} over {tasks}, by selection rule. {self.says}"
-        return replace(first.beside(*others), caption=caption)
-
-    def gaps(self) -> ReportTable:
-        """A row a setting: what choosing the best checkpoint online is worth."""
-        gaps = {gap.label: gap for gap in self.analysis.gaps}
-        columns = (
-            TableColumn("Setting"),
-            TableColumn(f"best-online {MINUS} last", "gap"),
-            TableColumn(f"best-online {MINUS} offline", "gap"),
-        )
-        rows = tuple(self._gap_row(label, gaps.get(label)) for label in self.analysis.labels)
-        caption = f"What choosing the checkpoint by its score is worth, in points: mean over runs. {self.says}"
-        return ReportTable("gaps", caption, columns, rows, frozenset({self.analysis.base}))
-
-    def tasks(self, rule: str) -> ReportTable:
-        """A row a setting, a column a task: mean ± standard error over seeds, by one rule."""
-        analysis, chosen = self.analysis, self.analysis.rules[rule]
-        found = {(scores.label, scores.task): scores for scores in chosen.per_task}
-        under = rule_name(rule)
-        total = (TableColumn("all tasks", under),) if len(analysis.tasks) > 1 else ()
-        columns = (TableColumn("Setting"), *(TableColumn(task, under) for task in analysis.tasks), *total)
-        rows = tuple(
-            (
-                TableValue(label),
-                *(self._scores(found.get((label, task))) for task in analysis.tasks),
-                *(self._average(chosen.aggregates.get(label)) for _ in total),
-            )
-            for label in analysis.labels
-        )
-        seeds = counted(len(analysis.seeds), "seed")
-        caption = (
-            f"Selection rule: {under}. Mean ± standard error over {seeds} (their number in brackets where fewer "
-            f"have finished). {self.unit}"
-        )
-        return ReportTable(f"tasks-{rule}", caption, columns, rows, frozenset({analysis.base}))
-
-    def comparisons(self, rule: str) -> ReportTable:
-        """A row a setting other than the base: whether it is better, and how sure that is."""
-        found = self.analysis.rules[rule].comparisons
-        under = rule_name(rule)
-        scored = (TableColumn("P(better than base)", under), TableColumn("IQM difference", under))
-        plain = (TableColumn("mean difference", under), TableColumn("p", "raw"), TableColumn("p", found.correction))
-        columns = (
-            TableColumn("Setting"),
-            *scored,
-            *plain,
-            TableColumn("least p", "possible"),
-            TableColumn("verdict", under),
-        )
-        rows = tuple(self._comparison(label, found.rows.get(label)) for label in self._others())
-        caption = (
-            f"Against {found.base}, selection rule {under}: {found.test}; p corrected after {found.correction} for "
-        )
-        caption += f"{counted(found.comparisons, 'comparison')}. {self.says}"
-        return ReportTable(f"comparisons-{rule}", caption, columns, rows)
-
-    def references(self) -> ReportTable | None:
-        """A row a published score: ours beside it, by the reference's rule."""
-        found = self.analysis.references
-        if found is None:
-            return None
-        under = rule_name(found.rule)
-        columns = (
-            TableColumn("Setting"),
-            TableColumn("task"),
-            *(TableColumn(head, under) for head in ("ours", "published", "difference")),
-            TableColumn("published in our interval"),
-        )
-        rows = tuple(
-            (
-                TableValue(row.label),
-                TableValue(row.task),
-                _estimate(row.ours),
-                TableValue(
-                    format_points(row.published),
-                    f"± {format_points(row.error)}" if row.error is not None else "",
-                    row.published,
-                ),
-                _difference(row.difference),
-                TableValue({True: "yes", False: "no", None: NOTHING.text}[row.inside]),
-            )
-            for row in found.rows
-        )
-        means = tuple(
-            (
-                TableValue(mean.label),
-                TableValue(f"average over {counted(len(mean.tasks), 'task')}"),
-                *(
-                    NOTHING if each is None else TableValue(format_points(each), "", each)
-                    for each in (mean.ours, mean.published)
-                ),
-                _difference(mean.difference),
-                NOTHING,
-            )
-            for mean in found.averages
-        )
-        source = f"Published: {found.source}. " if found.source else ""
-        caption = f"Beside published scores, selection rule {under}. {source}{self.says}"
-        return ReportTable("references", caption, columns, rows + means)
-
-    def _others(self) -> list[str]:
-        return [label for label in self.analysis.labels if label != self.analysis.base]
-
-    def _of_rule(self, rule: str, metrics: Sequence[str]) -> ReportTable:
-        chosen, under = self.analysis.rules[rule], rule_name(rule)
-        columns = (TableColumn("Setting"), *(TableColumn(METRICS[metric], under) for metric in metrics))
-        rows = tuple(
-            (TableValue(label), *(_aggregate(chosen.aggregates.get(label), metric) for metric in metrics))
-            for label in self.analysis.labels
-        )
-        return ReportTable("-".join(metrics), "", columns, rows, frozenset({self.analysis.base}))
-
-    def _gap_row(self, label: str, gap: CheckpointGap | None) -> tuple[TableValue, ...]:
-        if gap is None:
-            return TableValue(label), NOTHING, NOTHING
-        return TableValue(label), _estimate(gap.over_last, signed=True), _estimate(gap.over_offline, signed=True)
-
-    def _scores(self, scores: TaskScores | None) -> TableValue:
-        if scores is None or scores.mean is None:
-            return NOTHING
-        error = f"± {format_points(scores.standard_error)}" if scores.standard_error is not None else ""
-        some = f"({len(scores.seeds)})" if len(scores.seeds) < len(self.analysis.seeds) else ""
-        return TableValue(format_points(scores.mean.point), " ".join(filter(None, (error, some))), scores.mean.point)
-
-    def _average(self, aggregates: Aggregates | None) -> TableValue:
-        return (
-            NOTHING
-            if aggregates is None
-            else TableValue(format_points(aggregates.mean.point), "", aggregates.mean.point)
-        )
-
-    def _comparison(self, label: str, row: Comparison | None) -> tuple[TableValue, ...]:
-        if row is None:
-            return (TableValue(label), *(NOTHING,) * 6, TableValue("no runs to compare"))
-        probability, around = format_probability(row.probability)
-        return (
-            TableValue(label),
-            TableValue(probability, around, row.probability.point),
-            _estimate(row.iqm_difference, signed=True),
-            _estimate(row.mean_difference, signed=True),
-            *(TableValue(p_value(p), "", p) for p in (row.p, row.corrected, row.smallest_p)),
-            TableValue(row.verdict),
-        )
+def gap_table(analysis: Analysis) -> ReportTable:
+    """A row a setting: what choosing the best checkpoint online is worth."""
+    columns = [
+        _estimates(analysis, "best_online", f"over_{rule}", f"best-online {MINUS} {rule}", "gap")
+        for rule in ("last", "offline")
+    ]
+    caption = "What choosing the checkpoint by its score is worth, in points: mean over runs. "
+    return _by_setting(analysis, "gaps", caption + _intervals(analysis), columns)
 
 
-def _aggregate(aggregates: Aggregates | None, metric: str) -> TableValue:
-    if aggregates is None:
+def task_table(analysis: Analysis, rule: str) -> ReportTable:
+    """A row a setting, a column a task: mean ± standard error over seeds, by one rule."""
+    under, results = rule_name(rule), analysis.results
+    columns = [TableColumn(task, under, _task_values(analysis, rule, task)) for task in results.tasks]
+    if len(results.tasks) > 1:
+        means = analysis.figure(rule, "mean").point.reindex(results.labels)
+        columns.append(TableColumn("all tasks", under, [_points(mean) for mean in means]))
+    caption = (
+        f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number in "
+        f"brackets where fewer have finished). {_unit(results.caveat)}"
+    )
+    return _by_setting(analysis, f"tasks-{rule}", caption, columns)
+
+
+def comparison_table(analysis: Analysis, rule: str) -> ReportTable:
+    """A row a setting other than the base: whether it is better, and how sure that is."""
+    under, results = rule_name(rule), analysis.results
+    labels = [label for label in results.labels if label != results.base]
+    found = analysis.compared(rule)
+    tests = found.reindex(labels)
+    scored = {"probability": "P(better than base)", "iqm_difference": "IQM difference"}
+    columns = [
+        *(_estimates(analysis, rule, metric, head, under, labels) for metric, head in scored.items()),
+        _estimates(analysis, rule, "mean_difference", "mean difference", under, labels),
+        TableColumn("p", "raw", [_p(p) for p in tests.p]),
+        TableColumn("p", CORRECTION, [_p(p) for p in tests.corrected]),
+        TableColumn("least p", "possible", [_p(p) for p in tests.smallest_p]),
+        TableColumn("verdict", under, [TableValue(text) for text in tests.verdict.fillna("no runs to compare")]),
+    ]
+    caption = (
+        f"Against {results.base}, selection rule {under}: {TEST}; p corrected after {CORRECTION} for "
+        f"{counted(len(found), 'comparison')}. {_intervals(analysis)}"
+    )
+    return ReportTable(f"comparisons-{rule}", caption, (_names(labels), *columns))
+
+
+def reference_table(analysis: Analysis) -> ReportTable:
+    """A row a published score, ours beside it by the reference's rule; then averages over the tasks that both have."""
+    settings, rows = analysis.settings, list(analysis.references.itertuples())
+    means = list(analysis.reference_means.itertuples())
+    under = rule_name(settings.reference_rule)
+    published = [replace(_points(row.published), detail=_error(row.error)) for row in rows]
+    inside = [TableValue({True: "yes", False: "no"}.get(row.inside, NOTHING.text)) for row in rows]
+    tasks = [*(row.task for row in rows), *(f"average over {counted(len(row.tasks), 'task')}" for row in means)]
+    columns = (
+        _names([*(row.setting for row in rows), *(row.Index for row in means)]),
+        TableColumn("task", "", [TableValue(task) for task in tasks]),
+        TableColumn("ours", under, [*estimate_values(analysis.references), *(_points(row.point) for row in means)]),
+        TableColumn("published", under, [*published, *(_points(row.published) for row in means)]),
+        TableColumn("difference", under, [_points(row.difference, signed=True) for row in (*rows, *means)]),
+        TableColumn("published in our interval", "", [*inside, *(NOTHING for _ in means)]),
+    )
+    source = f"Published: {settings.reference_source}. " if settings.reference_source else ""
+    caption = f"Beside published scores, selection rule {under}. {source}{_intervals(analysis)}"
+    return ReportTable("references", caption, columns)
+
+
+def failure_table(results: GridResults) -> ReportTable:
+    """A row a failed run: when it stopped, and why."""
+    cells = [failure.cell for failure in results.failures]
+    columns = (
+        _names([cell.label for cell in cells]),
+        TableColumn("task", "", [TableValue(cell.task) for cell in cells]),
+        TableColumn("seed", "", [TableValue(str(cell.seed), "", cell.seed) for cell in cells]),
+        TableColumn("what happened", "", [TableValue(each.failure) for each in results.failures]),
+        TableColumn("reason", "", [TableValue(each.reason) for each in results.failures]),
+    )
+    return ReportTable("failures", f"Failed: {counted(len(cells), 'run')}. They have no score.", columns)
+
+
+def pending_table(results: GridResults) -> ReportTable:
+    """A row a setting and task: its seeds."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for cell in (status.cell for status in results.pending):
+        seeds.setdefault((cell.label, cell.task), []).append(cell.seed)
+    columns = (
+        _names([label for label, _ in seeds]),
+        TableColumn("task", "", [TableValue(task) for _, task in seeds]),
+        TableColumn("seeds", "", [TableValue(", ".join(map(str, sorted(each)))) for each in seeds.values()]),
+    )
+    return ReportTable("pending", f"Pending: {counted(len(results.pending), 'run')}.", columns)
+
+
+def _unit(caveat: str) -> str:
+    """What every caption ends with: the unit, and the caveat."""
+    name = "Returns" if score_or_return(caveat) == "return" else "Normalised scores"
+    return f"{name}{f' ({caveat})' if caveat else ''}."
+
+
+def _intervals(analysis: Analysis) -> str:
+    """What a caption ends with where there are intervals."""
+    return f"In brackets: {analysis.settings.confidence:.0%} bootstrap intervals. {_unit(analysis.results.caveat)}"
+
+
+def _names(labels: Sequence[str]) -> TableColumn:
+    return TableColumn("Setting", "", [TableValue(label) for label in labels])
+
+
+def _by_setting(analysis: Analysis, name: str, caption: str, columns: Sequence[TableColumn]) -> ReportTable:
+    return ReportTable(name, caption, (_names(analysis.results.labels), *columns), analysis.results.base)
+
+
+def _estimates(
+    analysis: Analysis, rule: str, metric: str, head: str, under: str, labels: Sequence[str] = ()
+) -> TableColumn:
+    found = analysis.figure(rule, metric).reindex(labels or analysis.results.labels)
+    if metric in ("probability", "optimality_gap"):  # shares, not points
+        return TableColumn(head, under, [_share(row.point, row.low, row.high) for row in found.itertuples()])
+    return TableColumn(head, under, estimate_values(found, signed=metric not in METRICS))
+
+
+def estimate_values(found: pd.DataFrame, signed: bool = False) -> list[TableValue]:
+    """Points with their intervals."""
+    return [
+        replace(_points(row.point, signed), detail=format_interval(row.low, row.high, signed))
+        for row in found.itertuples()
+    ]
+
+
+def _points(value: float, signed: bool = False) -> TableValue:
+    return NOTHING if math.isnan(value) else TableValue(format_points(value, signed), "", float(value))
+
+
+def _share(point: float, low: float, high: float) -> TableValue:
+    """Two decimals; an optimality gap may be negative."""
+    if math.isnan(point):
         return NOTHING
-    estimate: Estimate = getattr(aggregates, metric)
-    return _gap_of_one(estimate) if metric == "optimality_gap" else _estimate(estimate)
+    around = "" if math.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+    return TableValue(typographic_minus(f"{point:.2f}"), typographic_minus(around), float(point))
 
 
-def _gap_of_one(estimate: Estimate) -> TableValue:
-    """An optimality gap, which is a share of 100 points."""
-    text, around = format_probability(estimate)
-    return TableValue(typographic_minus(text), typographic_minus(around), estimate.point)
+def _p(p: float) -> TableValue:
+    return NOTHING if math.isnan(p) else TableValue(p_value(p), "", float(p))
 
 
-def _estimate(estimate: Estimate | None, signed: bool = False) -> TableValue:
-    if estimate is None:
-        return NOTHING
-    return TableValue(format_points(estimate.point, signed), format_interval(estimate, signed), estimate.point)
+def _task_values(analysis: Analysis, rule: str, task: str) -> list[TableValue]:
+    """Mean ± standard error, and the number of seeds where some have not finished."""
+    known, whole = analysis.task_scores, len(analysis.results.seeds)
+    own = known[(known.index.get_level_values("rule") == rule) & (known.index.get_level_values("task") == task)]
+    rows = own.droplevel(["rule", "task"]).reindex(analysis.results.labels)
+    means = analysis.figure(rule, "mean", task).point.reindex(analysis.results.labels)
+    return [
+        NOTHING
+        if math.isnan(mean)
+        else replace(_points(mean), detail=" ".join(filter(None, (_error(error), _fewer(seeds, whole)))))
+        for mean, error, seeds in zip(means, rows.standard_error, rows.seeds, strict=True)
+    ]
 
 
-def _difference(value: float | None) -> TableValue:
-    return NOTHING if value is None else TableValue(format_points(value, signed=True), "", value)
+def _error(error: float) -> str:
+    return "" if math.isnan(error) else f"± {format_points(error)}"
+
+
+def _fewer(seeds: Sequence[int], whole: int) -> str:
+    return f"({len(seeds)})" if len(seeds) < whole else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,28 +11,24 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.report.bibtex import bibtex_file
-from dqlab.analysis.report.figures import Drawn, draw_figures, figure_bytes
-from dqlab.analysis.report.latex import latex_tables
+from dqlab.analysis.report.exports import aggregates_csv, latex_tables, results_json, scores_csv
+from dqlab.analysis.report.figures import draw_figures, figure_bytes
 from dqlab.analysis.report.page import report_page
-from dqlab.analysis.report.sheets import aggregates_sheet, results_as_json, scores_sheet
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
-from dqlab.analysis.statistics import analyse
-from dqlab.analysis.statistics.analysis import Analysis, Estimate
+from dqlab.analysis.statistics import Analysis, analyse
 from dqlab.envs.caveats import score_or_return
 from dqlab.files import new_folder
 from dqlab.printing import Console
 
 MARK = "results.json"
 """The file by which a report's folder is known."""
-Writer = Callable[[GridResults, Analysis, Report, Mapping[str, Drawn]], str]
-FILES: Mapping[str, Writer] = {
-    "index.html": report_page,
-    "scores.csv": lambda results, analysis, settings, drawn: scores_sheet(results),
-    "aggregates.csv": lambda results, analysis, settings, drawn: aggregates_sheet(results, analysis),
-    MARK: lambda results, analysis, settings, drawn: results_as_json(results, analysis, settings),
-    "tables.tex": lambda results, analysis, settings, drawn: latex_tables(results, analysis, settings),
-    "references.bib": lambda results, analysis, settings, drawn: bibtex_file(results),
+FILES: Mapping[str, Callable[[Analysis], str]] = {
+    "scores.csv": lambda analysis: scores_csv(analysis.results),
+    "aggregates.csv": aggregates_csv,
+    MARK: results_json,
+    "tables.tex": latex_tables,
+    "references.bib": lambda analysis: bibtex_file(analysis.results),
 }
 
 
@@ -52,8 +49,9 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
         RunError: the folder holds something else than a report.
     """
     analysis = analysis or analyse(results, settings)
-    drawn = draw_figures(results, analysis, settings.rules)
-    files = {name: writer(results, analysis, settings, drawn).encode() for name, writer in FILES.items()}
+    drawn = draw_figures(analysis)
+    files = {"index.html": report_page(analysis, drawn).encode()}
+    files |= {name: write(analysis).encode() for name, write in FILES.items()}
     for name, figure in drawn.items():
         files |= {f"figures/{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "pdf")}
     with new_folder(folder, is_report) as new:
@@ -68,7 +66,6 @@ def is_report(folder: Path) -> bool:
     return (folder / MARK).is_file()
 
 
-__all__ = ["write_report"]
 SHOWN = 40
 
 
@@ -77,42 +74,38 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
     with console.status("computing intervals") if console.is_terminal else nullcontext():
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
-    console.print(score_table(analysis, settings, results.caveat))
+    console.print(score_table(analysis))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)
     console.print(f"Report: {folder / 'index.html'}", soft_wrap=True)
 
 
-def score_table(analysis: Analysis, settings: Report, caveat: str) -> Table:
+def score_table(analysis: Analysis) -> Table:
     """Interquartile means by selection rule, with intervals, of every setting."""
-    note = f" ({caveat})" if caveat else ""
-    share = f"{100 * analysis.confidence:g}%"
-    title = (
-        f"{analysis.name}: interquartile mean {score_or_return(caveat)}{note} with {share} interval, by selection rule"
-    )
-    table = Table(title=title, title_justify="left")
+    results, settings = analysis.results, analysis.settings
+    note = f" ({results.caveat})" if results.caveat else ""
+    said = f"interquartile mean {score_or_return(results.caveat)}{note} with {100 * settings.confidence:g}% interval"
+    table = Table(title=f"{results.name}: {said}, by selection rule", title_justify="left")
     table.add_column("cell")
-    table.add_column("runs", justify="right")
-    for rule in settings.rules:
-        table.add_column(rule.replace("_", "-"), justify="right")
-    table.add_column("best-online minus last (mean)", justify="right")
-    gaps = {gap.label: gap.over_last for gap in analysis.gaps}
-    for label in analysis.labels[:SHOWN]:
-        table.add_row(*_row(analysis, settings, label, gaps.get(label)))
-    if len(analysis.labels) > SHOWN:
-        table.add_row(f"... and {len(analysis.labels) - SHOWN} more in the report")
+    figures = [(rule.replace("_", "-"), rule, "iqm") for rule in settings.rules]
+    figures.append(("best-online minus last (mean)", "best_online", "over_last"))
+    for head in ("runs", *(head for head, _, _ in figures)):
+        table.add_column(head, justify="right")
+    shown = list(results.labels[:SHOWN])
+    complete = analysis.scores.dropna().groupby(level=["rule", "setting"]).size()
+    columns = [
+        [_text(*numbers) for numbers in analysis.figure(rule, metric).reindex(shown).itertuples(index=False)]
+        for _, rule, metric in figures
+    ]
+    for label, *values in zip(shown, *columns, strict=True):
+        runs = int(complete.get((settings.rules[0], label), 0)) * len(results.tasks)
+        table.add_row(label + (" (base)" if label == results.base else ""), str(runs), *values)
+    if len(results.labels) > SHOWN:
+        table.add_row(f"... and {len(results.labels) - SHOWN} more in the report")
     return table
 
 
-def _row(analysis: Analysis, settings: Report, label: str, gap: Estimate | None) -> list[str]:
-    matrix = analysis.rules[settings.rules[0]].matrices[label]
-    name = label + (" (base)" if label == analysis.base else "")
-    found = [analysis.rules[rule].aggregates.get(label) for rule in settings.rules]
-    scores = [_text(each.iqm) if each is not None else "-" for each in found]
-    return [name, str(sum(map(len, matrix.scores))), *scores, _text(gap) if gap is not None else "-"]
-
-
-def _text(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.point:.1f}"
-    return f"{estimate.point:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+def _text(point: float, low: float, high: float) -> str:
+    if math.isnan(point):
+        return "-"
+    return f"{point:.1f}" if math.isnan(low) else f"{point:.1f} [{low:.1f}, {high:.1f}]"

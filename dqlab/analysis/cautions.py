@@ -7,15 +7,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
+import pandas as pd
+
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
-from dqlab.analysis.statistics.analysis import Matrix, RuleAnalysis
-from dqlab.analysis.statistics.comparisons import ENOUGH
-from dqlab.analysis.statistics.tables import AVERAGE
+from dqlab.analysis.wording import counted
 from dqlab.envs.caveats import UNSCORED, score_or_return
 from dqlab.errors import MANY
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
+ENOUGH = 10
+"""Seeds below which nothing is called better or worse: docs/statistics.md has the simulation."""
+CORRECTION = "Holm"
+AVERAGE = "average"
+"""In place of a task in Report.reference: the published average over all tasks of the grid."""
 COVERED = 92  # per cent: an interval of 95% that does so is taken as one
 COVERAGE: dict[tuple[int, int], tuple[int, int]] = {
     (1, 2): (47, 51),
@@ -68,17 +73,26 @@ ALIKE = 0.7
 """Likeness from which on a published label may be meant for one of the grid's; rivals' short names are less alike."""
 
 
-def cautions_of(results: GridResults, settings: Report, rules: Mapping[str, RuleAnalysis]) -> tuple[str, ...]:
-    """Every sentence that applies, what concerns all scores first."""
-    matrices = rules["last"].matrices
+def cautions_of(
+    results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame
+) -> tuple[str, ...]:
+    """Every sentence that applies, what concerns all scores first.
+
+    Args:
+        results, settings: the grid, and what is shown of it.
+        scores, comparisons: as Analysis has them.
+    """
+    last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
+    complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
+    left_out = (~last).groupby(level="setting").any().reindex(results.labels, fill_value=False)
     return (
         *_caveats(results),
         *_missing(results),
         *_not_finite(results),
-        *_incomplete(matrices),
-        *_few_seeds(results, settings, matrices),
+        *_incomplete(complete, left_out),
+        *_few_seeds(results, settings, complete),
         *_few_tasks(results),
-        *_many_comparisons(rules, settings),
+        *_many_comparisons(results, settings, comparisons[comparisons.rule == "last"]),
         *_mixed(results),
         *_different_budgets(results),
         *_same(results),
@@ -122,17 +136,17 @@ def _not_finite(results: GridResults) -> Iterator[str]:
         yield f"{len(lost)} finished cells have a score that is no number, of {_named(dict.fromkeys(lost))}: left out."
 
 
-def _incomplete(matrices: Mapping[str, Matrix]) -> Iterator[str]:
-    partial = {label: None for label, matrix in matrices.items() if matrix.left_out and matrix.seeds}
+def _incomplete(complete: pd.Series, left_out: pd.Series) -> Iterator[str]:
+    partial = list(complete.index[left_out & (complete > 0)])
     if partial:
-        yield (f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them.")
-    without = {label: None for label, matrix in matrices.items() if not matrix.seeds}
+        yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
+    without = list(complete.index[complete == 0])
     if without:
         yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
 
 
-def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Matrix]) -> Iterator[str]:
-    counts = [len(matrix.seeds) for matrix in matrices.values() if matrix.seeds]
+def _few_seeds(results: GridResults, settings: Report, complete: pd.Series) -> Iterator[str]:
+    counts = [count for count in complete.tolist() if count]
     if not counts:
         return
     seeds = min(counts)
@@ -145,8 +159,8 @@ def _few_seeds(results: GridResults, settings: Report, matrices: Mapping[str, Ma
     if near and COVERAGE[near][0] < COVERED and settings.confidence == 0.95:
         low, high = COVERAGE[near]
         yield (
-            f"The intervals are narrower than they should be: with {_count(near[1], 'seed')} on "
-            f"{_count(near[0], 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
+            f"The intervals are narrower than they should be: with {counted(near[1], 'seed')} on "
+            f"{counted(near[0], 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
             "(docs/statistics.md)."
         )
 
@@ -156,16 +170,15 @@ def _few_tasks(results: GridResults) -> Iterator[str]:
         yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
 
 
-def _many_comparisons(rules: Mapping[str, RuleAnalysis], settings: Report) -> Iterator[str]:
-    compared = rules["last"].comparisons
-    if not compared.comparisons:
+def _many_comparisons(results: GridResults, settings: Report, compared: pd.DataFrame) -> Iterator[str]:
+    if compared.empty:
         return
     yield (
-        f"{_count(compared.comparisons, 'comparison')} with {compared.base} by each selection rule; p-values are "
-        f"corrected for their number by {compared.correction}'s method, intervals are not. A rule is to be chosen "
-        "before its figures are seen."
+        f"{counted(len(compared), 'comparison')} with {results.base} by each selection rule; p-values are corrected "
+        f"for their number by {CORRECTION}'s method, intervals are not. A rule is to be chosen before its figures are "
+        "seen."
     )
-    least = compared.comparisons * min(row.smallest_p for row in compared.rows.values())
+    least = len(compared) * compared.smallest_p.min()
     if least > 1.0 - settings.confidence:
         yield (
             f"So few pairs of runs cannot decide so many comparisons: even if all differences had one sign, "
@@ -215,10 +228,6 @@ def beside_nothing(results: GridResults, settings: Report) -> Iterator[str]:
 def _nearly(name: str, known: Sequence[str]) -> bool:
     """Whether a name is like one of those known, and yet none of them."""
     return name not in known and bool(get_close_matches(name.lower(), [other.lower() for other in known], 1, ALIKE))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _named(labels: Mapping[str, None] | Sequence[str]) -> str:

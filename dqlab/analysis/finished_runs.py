@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 
 from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
-from dqlab.errors import RunError, masked, nearest, one_line
+from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
 from dqlab.tracking.folders import (
     GRID,
@@ -91,6 +92,45 @@ class FoundRuns:
         damaged = dict.fromkeys(text for part in parts for text in part.damaged)
         gone = dict.fromkeys(path for part in parts for path in part.gone)
         return FoundRuns(tuple(runs.values()), failed, unfinished, tuple(damaged), tuple(gone))
+
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
+    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment.
+
+    Raises:
+        ConfigError: nothing is named, or a filter without an experiment.
+        RunError: something that is named is not there, or nothing has finished.
+    """
+    if not runs and not experiment:
+        raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
+    if wanted and not experiment:
+        raise ConfigError("--filter belongs to --experiment.")
+    parts = [_find(name, uri) for name in runs]
+    found = FoundRuns.all_of([*parts, *([read_experiment(uri, experiment, wanted)] if experiment else [])])
+    if not found.runs:
+        where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
+        filtered = f' with the filter "{wanted}"' if wanted else ""
+        raise RunError(
+            f"Nothing to compare: no run of {where}{filtered} has finished "
+            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in _lost(found))
+        )
+    return found
+
+
+def _lost(found: FoundRuns) -> list[str]:
+    """Why the first of those is left out that are damaged or gone."""
+    return [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
+
+
+def _find(name: str, uri: str) -> FoundRuns:
+    if Path(name).exists():
+        return read_folder(Path(name))
+    if RUN_ID.fullmatch(name):
+        return read_run(uri, name)
+    raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
 
 
 def _bindings(config: Path) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""Intervals by rliable's stratified bootstrap, and sign-flip tests, for many settings at once.
+
+rliable resamples one matrix of scores at a time. Here it resamples the places of a matrix instead, and what lies at
+these places is looked up in all matrices of that shape together. Every matrix gets the interval that rliable gives
+to it alone, from the same draws; the loop over repetitions runs once.
+
+scipy's permutation_test gives the same p where it counts all flips, and others where it draws them. Of 400 settings
+with 60 pairs each it takes 17 seconds, the product below 1.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rliable.library import get_interval_estimates
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+Key = TypeVar("Key")
+SEED = 0
+LARGEST = 2**23  # numbers kept at a time: 64 MiB
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Percentile bootstrap over runs, stratified by task.
+
+    Attributes:
+        reps: repetitions.
+        confidence: of the intervals.
+    """
+
+    reps: int
+    confidence: float
+
+    def of_each(self, scores: Mapping[Key, Array], statistic: Statistic) -> dict[Key, Array]:
+        """A statistic of each item's scores with its interval: (3, ...), its value and both bounds.
+
+        Bounds are NaN where one run alone allows no interval.
+
+        Args:
+            scores: key -> (runs, tasks, ...); runs are resampled for every task by itself, what lies behind
+                these two axes goes with its run.
+            statistic: (runs, tasks, ..., columns) -> (..., columns), column by column.
+        """
+        return self._grouped(scores, statistic, self._resampled)
+
+    def of_pairs(self, wins: Mapping[Key, Array]) -> dict[Key, Array]:
+        """The mean of (runs of one, runs of the other, tasks) and its bounds, both sides resampled independently.
+
+        Source: rliable's bootstrap of the probability of improvement (StratifiedIndependentBootstrap).
+        """
+        return self._grouped(wins, lambda stack: stack.mean(axis=(0, 1, 2)), self._resampled_pairs)
+
+    def _grouped(
+        self, items: Mapping[Key, Array], statistic: Statistic, resampled: Callable[[Array, Statistic], Array]
+    ) -> dict[Key, Array]:
+        found: dict[Key, Array] = {}
+        for shape in dict.fromkeys(item.shape for item in items.values()):
+            keys = [key for key, item in items.items() if item.shape == shape]
+            size = max(1, LARGEST // (self.reps * statistic(np.zeros((*shape, 1))).size))
+            for start in range(0, len(keys), size):
+                some = keys[start : start + size]
+                columns = resampled(np.stack([items[key] for key in some], axis=-1), statistic)
+                found |= {key: columns[..., place] for place, key in enumerate(some)}
+        return {key: found[key] for key in items}
+
+    def _resampled(self, stack: Array, statistic: Statistic) -> Array:
+        runs, tasks = stack.shape[:2]
+        if runs < 2:
+            return _without_bounds(statistic(stack))
+        rows = stack.reshape(runs * tasks, *stack.shape[2:])
+        return self._interval([_places(runs, tasks)], lambda places: statistic(rows[places]))
+
+    def _resampled_pairs(self, stack: Array, statistic: Statistic) -> Array:
+        ours, others, tasks, _ = stack.shape
+        if min(ours, others) < 2:
+            return _without_bounds(statistic(stack))
+        rows = stack.reshape(ours * others * tasks, -1)
+
+        def mean(first: NDArray[Any], second: NDArray[Any]) -> Array:
+            places = (first // tasks)[:, None] * others * tasks + second[None]
+            weights = np.bincount(places.ravel(), minlength=len(rows)) / places.size
+            result: Array = weights @ rows
+            return result
+
+        return self._interval([_places(ours, tasks), _places(others, tasks)], mean)
+
+    def _interval(self, places: list[NDArray[Any]], function: Callable[..., Array]) -> Array:
+        shape = function(*places).shape
+        with numpys_generator(SEED):
+            points, bounds = get_interval_estimates(
+                {"all": places if len(places) > 1 else places[0]},
+                lambda *drawn: function(*drawn).ravel(),
+                reps=self.reps,
+                confidence_interval_size=self.confidence,
+            )
+        return np.stack([points["all"], *bounds["all"]]).reshape(3, *shape)
+
+
+@contextmanager
+def numpys_generator(seed: int) -> Iterator[None]:
+    """numpy's global generator, which rliable draws from, seeded; afterwards it is as it was."""
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def _places(runs: int, tasks: int) -> NDArray[Any]:
+    return np.arange(runs * tasks).reshape(runs, tasks)
+
+
+def _without_bounds(point: Array) -> Array:
+    return np.stack([point, *np.full((2, *point.shape), np.nan)])
+
+
+TRIMMED = 0.25
+FULL_SCORE = 100.0
+
+
+def mean_score(scores: Array) -> Array:
+    """The mean over runs and tasks."""
+    result: Array = scores.mean(axis=(0, 1))
+    return result
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """The interquartile mean: of the middle half of all runs on all tasks together."""
+    runs = np.sort(scores.reshape(-1, *scores.shape[2:]), axis=0)
+    cut = int(TRIMMED * len(runs))
+    result: Array = runs[cut : len(runs) - cut].mean(axis=0)
+    return result
+
+
+def median_score(scores: Array) -> Array:
+    """The median over tasks of the mean over runs."""
+    result: Array = np.median(scores.mean(axis=0), axis=0)
+    return result
+
+
+def optimality_gap(scores: Array) -> Array:
+    """By how much scores/100 stay below 1 on average; what is above 1 counts as 1."""
+    return 1.0 - mean_score(np.minimum(scores / FULL_SCORE, 1.0))
+
+
+MOST_COUNTED = 16  # pairs; with more, flips are sampled
+SAMPLED = 99_999
+AT_ONCE = 2**22  # sums at a time
+ROUNDING = 1e-9  # of the mean absolute difference: sums that equal but for rounding are ties
+
+
+class SignFlipTest(NamedTuple):
+    """A test's outcome: p, the least p that so many pairs allow, and whether all flips were counted."""
+
+    p: float
+    smallest_p: float
+    exact: bool
+
+
+def sign_flip_tests(differences: Mapping[Key, Array]) -> dict[Key, SignFlipTest]:
+    """Two-sided sign-flip tests of the mean of each item's paired differences.
+
+    If it does not matter which of a pair is the setting and which the base, every difference is as likely with the
+    other sign. p is the share of all sign patterns whose mean is as far from 0 as the observed one, or farther: exact
+    up to 16 pairs; beyond that of 99,999 random patterns and the observed one.
+
+    Args:
+        differences: key -> (seeds, tasks).
+    """
+    found: dict[Key, SignFlipTest] = {}
+    for pairs in {item.size for item in differences.values()}:
+        keys = [key for key, item in differences.items() if item.size == pairs]
+        tests = _tests(np.stack([differences[key].ravel() for key in keys], axis=-1))
+        found |= dict(zip(keys, tests, strict=True))
+    return found
+
+
+def _tests(differences: Array) -> list[SignFlipTest]:
+    """Of differences (pairs, columns)."""
+    pairs, columns = differences.shape
+    exact = pairs <= MOST_COUNTED
+    observed = np.abs(differences.sum(axis=0)) - ROUNDING * np.abs(differences).sum(axis=0)
+    as_far, patterns = np.zeros(columns), 0
+    for signs in _sign_patterns(pairs, exact, max(1, AT_ONCE // columns)):
+        as_far += (np.abs(signs @ differences) >= observed).sum(axis=0)
+        patterns += len(signs)
+    given = 0 if exact else 1  # the observed pattern
+    smallest = 2.0 / 2.0**pairs if exact else max(2.0 / 2.0**pairs, 1.0 / (patterns + 1))
+    return [SignFlipTest(float(count + given) / (patterns + given), smallest, exact) for count in as_far]
+
+
+def _sign_patterns(pairs: int, exact: bool, most: int) -> Iterator[Array]:
+    """(patterns, pairs) of -1 and 1, at most so many at once; of all, one of two that differ by an overall sign."""
+    generator, count = np.random.default_rng(SEED), 2 ** (pairs - 1) if exact else SAMPLED
+    for start in range(0, count, most):
+        numbers = np.arange(start, min(start + most, count))
+        bits = numbers[:, None] >> np.arange(pairs) & 1 if exact else generator.integers(0, 2, (len(numbers), pairs))
+        yield (1 - 2 * bits).astype(np.float64)

@@ -1,0 +1,336 @@
+"""The statistics of a grid as far as it has come, in tidy frames. Scores are D4RL-normalised points.
+
+Settings and base share their seeds, and a run of either with the same task and seed starts from the same data order,
+episodes and noise. So differences are taken pair by pair, and their bootstrap draws pairs, for every task by itself:
+what a seed does to both sides cancels. rliable's probability of improvement compares every run with every other one
+and resamples both sides independently; it is what others report, and the verdict does not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from dqlab.analysis.cautions import AVERAGE, CORRECTION, ENOUGH, cautions_of
+from dqlab.analysis.resampling import (
+    Array,
+    Bootstrap,
+    interquartile_mean,
+    mean_score,
+    median_score,
+    optimality_gap,
+    sign_flip_tests,
+)
+from dqlab.analysis.results import CellStatus, GridResults
+from dqlab.analysis.settings import Report
+from dqlab.tracking.selection_rules import SELECTION_RULES
+
+METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
+"""Aggregates over runs and tasks; the optimality gap is of scores/100, 0 where all reach 100."""
+COMPARED = ("probability", "iqm_difference", "mean_difference")
+"""Of a setting against the base: that a run beats one of the base on a task drawn at random (0 to 1), and points."""
+GAPS = {"over_last": "last", "over_offline": "offline"}
+"""What choosing the best checkpoint by its score is worth, over which rule: mean over runs, in points."""
+BOUNDS = ["point", "low", "high"]
+FLOATS = dict.fromkeys(BOUNDS, float)
+ALL_TASKS = ""
+"""In place of a task: a figure over all of them."""
+TEST = "two-sided sign-flip test of the mean difference over pairs of the same task and seed"
+Key = tuple[str, str]
+"""Rule, setting."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The statistics of a grid as far as it has come; bounds are NaN where one run alone allows no interval.
+
+    Attributes:
+        results, settings: the grid, and what its report shows.
+        scores: a row a rule, setting and seed, a column a task; NaN where no run has a finite score.
+        estimates: rule, setting, task, metric, point, low, high. METRICS of settings with a complete seed over
+            ALL_TASKS; the mean of every task with a run; COMPARED of settings that share complete seeds with the
+            base; GAPS by the rule best_online.
+        comparisons: rule, setting, seeds (complete in both), p, corrected, smallest_p (the least that so many pairs
+            allow), exact (all sign flips were counted, not a sample of them), verdict (better, worse, undecided).
+        curves: setting, task, step, seeds, metric (mean, iqm), point, low, high, at the steps that all runs have; 0
+            is before training.
+        profiles: rule, setting, threshold, point, low, high: the share of runs whose score is above the threshold.
+        references: setting, task, point, low, high (ours), published, error, difference, inside (our interval).
+        cautions: plain sentences that must stand beside the figures.
+    """
+
+    results: GridResults
+    settings: Report
+    scores: pd.DataFrame
+    estimates: pd.DataFrame
+    comparisons: pd.DataFrame
+    curves: pd.DataFrame
+    profiles: pd.DataFrame
+    references: pd.DataFrame
+    cautions: tuple[str, ...]
+
+    def figure(self, rule: str, metric: str, task: str = ALL_TASKS) -> pd.DataFrame:
+        """Point, low and high by setting, of the settings that have this figure, in the grid's order."""
+        known = self.estimates
+        return known[(known.rule == rule) & (known.metric == metric) & (known.task == task)].set_index("setting")[
+            BOUNDS
+        ]
+
+    def compared(self, rule: str) -> pd.DataFrame:
+        """The comparisons with the base by a rule, by setting."""
+        return self.comparisons[self.comparisons.rule == rule].set_index("setting")
+
+    @cached_property
+    def task_scores(self) -> pd.DataFrame:
+        """By rule, setting and task with a run: seeds, scores, std and standard error (n - 1), lowest, highest."""
+        runs = self.scores.stack().rename("score").reset_index()
+        groups = runs.groupby(["rule", "setting", "task"], sort=False)
+        known = groups.score.agg(scores=list, std="std", standard_error="sem", lowest="min", highest="max")
+        return known.assign(seeds=groups.seed.agg(list))
+
+    @cached_property
+    def reference_means(self) -> pd.DataFrame:
+        """By published setting: the tasks that both have, and the plain averages over them."""
+        both = self.references[self.references.point.notna() & (self.references.task != AVERAGE)]
+        groups = both.groupby("setting")
+        means = groups[["point", "published", "difference"]].mean().assign(tasks=groups.task.agg(tuple))
+        means = means.reindex(pd.Index(self.references.setting.unique(), name="setting"))
+        return means.assign(tasks=[tasks if isinstance(tasks, tuple) else () for tasks in means.tasks])
+
+
+def analyse(results: GridResults, settings: Report) -> Analysis:
+    """The statistics of a grid as far as it has come, by every selection rule.
+
+    Intervals are percentile intervals of rliable's stratified bootstrap with `settings.reps` repetitions, from the same
+    draws every time: equal results have equal intervals. numpy's global generator is left as it was.
+    """
+    bootstrap = Bootstrap(settings.reps, settings.confidence)
+    scores = score_table(results)
+    complete = _by_setting(scores.dropna(), results.labels)
+    pairs = _pairs_with_base(scores.dropna(), results)
+    rows = [
+        *_tidy({(*key, ALL_TASKS): item for key, item in aggregates_of(complete, bootstrap).items()}, METRICS),
+        *_task_means(scores, results, bootstrap),
+        *_compared(pairs, bootstrap),
+        *_checkpoint_gaps(scores.dropna(), results, bootstrap),
+    ]
+    estimates = pd.DataFrame(rows, columns=["rule", "setting", "task", "metric", *BOUNDS]).astype(FLOATS)
+    comparisons = _comparisons(pairs, 1.0 - settings.confidence)
+    return Analysis(
+        results,
+        settings,
+        scores,
+        estimates,
+        comparisons,
+        score_curves(results, bootstrap),
+        _profiles(complete, bootstrap),
+        _references(estimates, results, settings),
+        cautions_of(results, settings, scores, comparisons),
+    )
+
+
+def score_table(results: GridResults) -> pd.DataFrame:
+    """The finite scores: a row a rule, setting and seed, a column a task."""
+    runs = [
+        (rule, each.cell.label, each.cell.seed, each.cell.task, each.score(rule))
+        for rule in SELECTION_RULES
+        for each in results.results
+    ]
+    scores = pd.DataFrame(runs, columns=["rule", "setting", "seed", "task", "score"]).astype({"score": float})
+    table = scores[np.isfinite(scores.score)].pivot(index=["rule", "setting", "seed"], columns="task", values="score")
+    return table.reindex(columns=pd.Index(results.tasks, name="task"))
+
+
+def _by_setting(table: pd.DataFrame, labels: Sequence[str]) -> dict[Key, Array]:
+    """(rule, setting) -> its rows, of those that have any, in the grid's order."""
+    if table.empty:
+        return {}
+    places = table.groupby(level=["rule", "setting"]).indices
+    keys = ((rule, label) for rule in SELECTION_RULES for label in labels)
+    return {key: table.to_numpy()[places[key]] for key in keys if key in places}
+
+
+def aggregates_of(scores: Mapping[Any, Array], bootstrap: Bootstrap) -> dict[Any, Array]:
+    """(3, METRICS): point and bounds of each, of scores (seeds, tasks)."""
+    return bootstrap.of_each(scores, lambda drawn: np.stack([metric(drawn) for metric in METRICS.values()]))
+
+
+def _tidy(found: Mapping[tuple[str, str, str], Array], metrics: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of estimates, of (3, metrics) by rule, setting and task."""
+    for key, item in found.items():
+        for metric, numbers in zip(metrics, item.T.tolist(), strict=True):
+            yield (*key, metric, *numbers)
+
+
+def _task_means(scores: pd.DataFrame, results: GridResults, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
+    columns = {
+        (*key, task): runs[np.isfinite(runs)][:, None]
+        for key, rows in _by_setting(scores, results.labels).items()
+        for task, runs in zip(results.tasks, rows.T, strict=True)
+        if np.isfinite(runs).any()
+    }
+    return _tidy({key: item[:, None] for key, item in bootstrap.of_each(columns, mean_score).items()}, ["mean"])
+
+
+def _side_by_side(one: pd.DataFrame, other: pd.DataFrame, on: list[str], labels: Sequence[str]) -> dict[Key, Array]:
+    """(rule, setting) -> (seeds, tasks, 2): rows of one beside those of the other."""
+    both = one.join(other, on=on, how="inner", lsuffix=" ", rsuffix="  ")
+    return {key: np.stack(np.split(rows, 2, axis=1), axis=-1) for key, rows in _by_setting(both, labels).items()}
+
+
+def _pairs_with_base(complete: pd.DataFrame, results: GridResults) -> dict[Key, Array]:
+    """(seeds, tasks, 2) of every setting beside the base, over the seeds that are complete in both."""
+    is_base = complete.index.get_level_values("setting") == results.base
+    base = complete[is_base].droplevel("setting")
+    return _side_by_side(complete[~is_base], base, ["rule", "seed"], results.labels)
+
+
+def _compared(pairs: Mapping[Key, Array], bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
+    wins = {key: win_matrix(both[..., 0], both[..., 1]) for key, both in pairs.items()}
+    probabilities, differences = bootstrap.of_pairs(wins), bootstrap.of_each(pairs, _differences)
+    found = {(*key, ALL_TASKS): np.column_stack([probabilities[key], differences[key]]) for key in pairs}
+    return _tidy(found, COMPARED)
+
+
+def win_matrix(ours: Array, others: Array) -> Array:
+    """1 where our run (first axis) has the higher score than theirs (second axis) on a task (third), 1/2 for a tie."""
+    return 0.5 + 0.5 * np.sign(ours[:, None] - others[None])
+
+
+def _differences(both: Array) -> Array:
+    """Of (seeds, tasks, 2, columns): IQM and mean of the first minus those of the second."""
+    values = np.stack([interquartile_mean(both), mean_score(both)])
+    difference: Array = values[:, 0] - values[:, 1]
+    return difference
+
+
+def _comparisons(pairs: Mapping[Key, Array], level: float) -> pd.DataFrame:
+    """Tests of every setting against the base, p-values corrected for their number by each rule."""
+    tests = sign_flip_tests({key: both[..., 0] - both[..., 1] for key, both in pairs.items()})
+    rows = []
+    for rule in SELECTION_RULES:
+        keys = [key for key in pairs if key[0] == rule]
+        corrected = multipletests([tests[key].p for key in keys], method=CORRECTION.lower())[1].tolist() if keys else []
+        for key, p in zip(keys, corrected, strict=True):
+            ours, base = mean_score(pairs[key])
+            verdict = "undecided" if p > level or len(pairs[key]) < ENOUGH else "better" if ours > base else "worse"
+            test = tests[key]
+            rows.append((*key, len(pairs[key]), test.p, p, test.smallest_p, test.exact, verdict))
+    columns = ["rule", "setting", "seeds", "p", "corrected", "smallest_p", "exact", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bootstrap) -> Iterator[tuple[Any, ...]]:
+    """Best-online minus last, and minus offline, of the same runs: of every setting that has both."""
+    best = complete[complete.index.get_level_values("rule") == "best_online"]
+    found = []
+    for rule in GAPS.values():
+        other = complete[complete.index.get_level_values("rule") == rule].droplevel("rule")
+        pairs = _side_by_side(best, other, ["setting", "seed"], results.labels)
+        found.append(bootstrap.of_each({key: both[..., 0] - both[..., 1] for key, both in pairs.items()}, mean_score))
+    both = [key for key in found[0] if key in found[1]]
+    return _tidy({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
+
+
+Run = Mapping[int, float]
+"""Step -> score."""
+
+
+def score_curves(results: GridResults, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Mean and IQM at the steps that all runs have: of every setting on every task, and over ALL_TASKS.
+
+    The one over all tasks is of the seeds that every task has.
+    """
+    runs = _score_histories(results)
+    groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
+    if len(results.tasks) > 1:
+        groups |= {(label, ALL_TASKS): _complete_runs(tasks) for label, tasks in runs.items()}
+    steps = {key: _common_steps([run for row in rows for run in row]) for key, rows in groups.items()}
+    scores = {
+        key: np.array([[[run[step] for step in steps[key]] for run in row] for row in rows])
+        for key, rows in groups.items()
+        if steps[key]
+    }
+    found = bootstrap.of_each(scores, lambda drawn: np.stack([mean_score(drawn), interquartile_mean(drawn)]))
+    rows = [
+        (*key, metric, step, len(scores[key]), *numbers)
+        for key, item in found.items()
+        for metric, of_metric in zip(("mean", "iqm"), item.swapaxes(0, 1), strict=True)
+        for step, numbers in zip(steps[key], of_metric.T.tolist(), strict=True)
+    ]
+    if len(results.tasks) == 1:
+        rows += [(label, ALL_TASKS, *others) for label, _, *others in rows]
+    return pd.DataFrame(rows, columns=["setting", "task", "metric", "step", "seeds", *BOUNDS]).astype(FLOATS)
+
+
+def _score_histories(results: GridResults) -> dict[str, dict[str, dict[int, Run]]]:
+    """Setting -> task -> seed -> finite scores, the untrained policy's among them."""
+    found: dict[str, dict[str, dict[int, Run]]] = {
+        label: {task: {} for task in results.tasks} for label in results.labels
+    }
+    for each in sorted(results.results, key=lambda status: status.cell.seed):
+        found[each.cell.label][each.cell.task][each.cell.seed] = _score_history(each)
+    return found
+
+
+def _score_history(status: CellStatus) -> Run:
+    untrained = status.summary.get("untrained")
+    rows = [*([untrained] if untrained else []), *status.summary["evaluations"]]
+    return {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
+
+
+def _complete_runs(tasks: Mapping[str, Mapping[int, Run]]) -> list[list[Run]]:
+    seeds = sorted(set.intersection(*(set(runs) for runs in tasks.values())))
+    return [[runs[seed] for runs in tasks.values()] for seed in seeds]
+
+
+def _common_steps(runs: Sequence[Run]) -> list[int]:
+    return sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+
+
+THRESHOLDS = 51
+
+
+def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:
+    """The profiles of all settings at the same thresholds a rule, as rliable computes them."""
+    thresholds = {
+        rule: _thresholds(np.concatenate([item.ravel() for key, item in scores.items() if key[0] == rule]))
+        for rule in {key[0] for key in scores}
+    }
+    above = {
+        (*key, limit): (item > limit).astype(float) for key, item in scores.items() for limit in thresholds[key[0]]
+    }
+    # neighbouring thresholds mostly share which runs are above, and with it the interval
+    patterns = {(runs.shape, runs.tobytes()): runs for runs in above.values()}
+    shares = {pattern: item.tolist() for pattern, item in bootstrap.of_each(patterns, mean_score).items()}
+    rows = [(*key, *shares[runs.shape, runs.tobytes()]) for key, runs in above.items()]
+    return pd.DataFrame(rows, columns=["rule", "setting", "threshold", *BOUNDS])
+
+
+def _thresholds(scores: Array) -> list[float]:
+    """Evenly from a point below the lowest score, where all runs are above, to the highest, where none is."""
+    evenly: list[float] = np.linspace(np.ceil(scores.min()) - 1.0, np.ceil(scores.max()), THRESHOLDS).tolist()
+    return evenly
+
+
+def _references(estimates: pd.DataFrame, results: GridResults, settings: Report) -> pd.DataFrame:
+    """Published scores beside ours by the reference's selection rule."""
+    rows = [
+        (label, task, float(published[0]), float(published[1]) if len(published) > 1 else math.nan)
+        for label, tasks in settings.reference.items()
+        for task, published in tasks.items()
+    ]
+    found = pd.DataFrame(rows, columns=["setting", "task", "published", "error"])
+    ours = estimates[(estimates.rule == settings.reference_rule) & (estimates.metric == "mean")]
+    if set(found.task) - {AVERAGE} <= set(results.tasks):  # the average of fewer tasks is another figure
+        ours = ours.assign(task=ours.task.replace(ALL_TASKS, AVERAGE))
+    found = found.merge(ours[["setting", "task", *BOUNDS]], on=["setting", "task"], how="left")
+    inside = (found.low <= found.published) & (found.published <= found.high)
+    return found.assign(difference=found.point - found.published, inside=inside.astype(object).where(found.low.notna()))
