@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -146,26 +147,24 @@ def _comparisons(analysis: Analysis, rule: str) -> dict[str, Any]:
 
 
 def _profiles(found: pd.DataFrame) -> dict[str, Any]:
-    bands = {label: _band(rows) for label, rows in found.groupby("setting", sort=False)}
-    return {"thresholds": found.threshold.unique().tolist(), "shares": bands}
-
-
-def _band(rows: pd.DataFrame) -> dict[str, list[float]]:
-    """Estimates along an axis; no bounds where one seed alone allows none."""
-    return {name: rows[name].dropna().tolist() for name in BOUNDS}
+    shares = {label: band for (label,), _, band in _bands(found, ["setting"], "threshold")}
+    return {"thresholds": found.threshold.unique().tolist(), "shares": shares}
 
 
 def _curves(found: pd.DataFrame) -> list[dict[str, Any]]:
-    return [
-        {
-            "label": label,
-            "task": task,
-            "steps": rows.step[rows.metric == "mean"].tolist(),
-            "seeds": int(rows.seeds.iloc[0]),
-            **{metric: _band(rows[rows.metric == metric]) for metric in ("mean", "iqm")},
-        }
-        for (label, task), rows in found.groupby(["setting", "task"], sort=False)
-    ]
+    curves: dict[tuple[str, str], dict[str, Any]] = {}
+    for (label, task, seeds, metric), steps, band in _bands(found, ["setting", "task", "seeds", "metric"], "step"):
+        curves.setdefault((label, task), {"label": label, "task": task, "steps": steps, "seeds": seeds})[metric] = band
+    return list(curves.values())
+
+
+def _bands(found: pd.DataFrame, by: list[str], along: str) -> Iterator[tuple[Any, list[Any], dict[str, list[float]]]]:
+    """Of each group its key, the axis, and the estimates along it; no bounds where one seed alone allows none."""
+    rows = found[[*by, along, *BOUNDS]].itertuples(index=False, name=None)
+    for key, group in groupby(rows, key=lambda row: row[: len(by)]):
+        axis, *estimates = list(zip(*group, strict=True))[len(by) :]
+        band = {name: [] if math.isnan(row[0]) else list(row) for name, row in zip(BOUNDS, estimates, strict=True)}
+        yield key, list(axis), band
 
 
 def _gaps(analysis: Analysis) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
     """The page as HTML text."""
     results, rules = analysis.results, analysis.settings.rules
     lacking = [f"{line} (no BibTeX entry is known)" for line in uncited_sources(results)]
-    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     return templates.get_template("page.html").render(
         results=results,
         summary=summary_paragraph(analysis),

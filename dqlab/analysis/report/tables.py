@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ class TableColumn:
     under: str
     values: Sequence[TableValue]
 
-    @property
+    @cached_property
     def is_text(self) -> bool:
         """Whether it holds words, not numbers."""
         return any(value.number is None and value != NOTHING for value in self.values)
