@@ -12,7 +12,6 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from statsmodels.stats.multitest import multipletests
 
 from dqlab.analysis import resampling
 from dqlab.analysis.cautions import COVERAGE, ENOUGH, simulated_coverage
@@ -119,7 +118,7 @@ def test_one_of_twenty_families_without_a_difference_has_a_false_finding() -> No
     """Three settings that are no better than the base; Holm keeps the chance of any finding below 5%."""
     runs = np.random.default_rng(0).normal(size=(1000, 4, ENOUGH, 1))
     tests = sign_flip_tests({(grid, k): runs[grid, k] - runs[grid, 0] for grid in range(1000) for k in (1, 2, 3)})
-    least = [min(multipletests([tests[grid, k].p for k in (1, 2, 3)], method="holm")[1]) for grid in range(1000)]
+    least = [3 * min(tests[grid, k].p for k in (1, 2, 3)) for grid in range(1000)]  # Holm's least
     assert 0.015 < np.mean(np.array(least) <= 0.05) < 0.065
 
 
