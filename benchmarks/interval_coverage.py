@@ -1,5 +1,5 @@
 """How often a 95% interval over few seeds holds the true value: `python benchmarks/interval_coverage.py` prints the
-table of docs/statistics.md, and the ranges that dqlab/analysis/statistics/cautions.py quotes.
+table of docs/statistics.md, and the ranges that dqlab/analysis/cautions.py quotes.
 
 Grids are drawn from known distributions of scores; every one gets its intervals as a report does.
 """
