@@ -1,0 +1,89 @@
+"""What mkdocs needs beside the pages: two that are written from the code, and lists as GitHub reads them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from dqlab.ablation import Grid
+from dqlab.analysis.settings import Report
+from dqlab.cli import GROUPS
+from dqlab.cli.parser import Parser
+from dqlab.data import load_dataset
+from dqlab.runs import Experiment
+from dqlab.tracking.settings import Tracking
+from dqlab.training import Training
+
+os.environ["COLUMNS"] = "100"  # what argparse wraps its help to
+SETTINGS = (Experiment, Training, load_dataset, Tracking, Grid, Report)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages of commands and of settings."""
+    for path, text in (("reference/commands.md", commands_page()), ("reference/settings.md", settings_page())):
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """A list may follow its sentence without an empty line between them, as on GitHub."""
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
+    for index in range(0, len(parts), 2):
+        parts[index] = re.sub(
+            r"^(?![-*|#>\s]|\d+\. )(.+)\n(?=(?:- |\d+\. ))", r"\1\n\n", parts[index], flags=re.MULTILINE
+        )
+    return "".join(parts)
+
+
+def commands_page() -> str:
+    """Every command's help, by the groups of `dqlab --help`."""
+    lines = ["# Commands", "", "What `dqlab COMMAND --help` says. Exit codes: 0 done, 1 some of it failed, 2 a mistake"]
+    lines += ["that one line names, 128 + n ended by signal n (130: Ctrl-C).", ""]
+    for title, group in GROUPS.items():
+        lines += [f"## {title.capitalize()}", ""]
+        parser = Parser(prog="dqlab")
+        added = parser.add_subparsers()
+        for add in group:
+            add(added)
+        for command in parser.commands.values():
+            lines += [line for each in walk(command) for line in entry_of(each)]
+    return "\n".join(lines)
+
+
+def walk(parser: Any) -> Iterator[Any]:
+    """A command, then those below it."""
+    yield parser
+    for below in parser.commands.values():
+        yield from walk(below)
+
+
+def entry_of(parser: Any) -> list[str]:
+    """One command of the page."""
+    return [f"### {parser.prog}", "", "```text", parser.format_help().rstrip(), "```", ""]
+
+
+def settings_page() -> str:
+    """The parameters of what is no component, with their defaults."""
+    lines = ["# Settings of gin files", "", "What a run, a grid and a report are told, with defaults; components have"]
+    lines += ["their own ([all of them](../components.md), and `dqlab describe KIND NAME`)."]
+    lines += ["In a gin file, or as `--set NAME=VALUE`.", ""]
+    for item in SETTINGS:
+        lines += [f"## {item.__name__}", "", "```python", *defaults_of(item), "```", ""]
+        lines += ["```text", textwrap.dedent(inspect.getdoc(item) or "").strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def defaults_of(item: Any) -> Iterator[str]:
+    """`Training.steps = 2000000`, line by line."""
+    for parameter in inspect.signature(item).parameters.values():
+        default = parameter.default
+        if repr(default) == "<factory>":
+            default = {}
+        if default is not parameter.empty and not callable(default):
+            yield f"{item.__name__}.{parameter.name} = {default!r}"

@@ -1,0 +1,147 @@
+"""The documentation: it builds without a dead link, its commands are commands, its tables say what gin files say."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+
+import gin
+import pytest
+from conftest import ROOT, TINY, isolated
+
+from dqlab.cli import build_parser
+from dqlab.cli.options import load_configuration
+from dqlab.config.gin_files import load_gin
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*DOCS.rglob("*.md"), *ROOT.glob("README*.md")))
+HOWTO = [page for page in PAGES if page.startswith(("docs/howto/", "docs/tutorial", "README"))]
+TABLES = [page for page in HOWTO if "/from-" in page]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^ *(?:\.venv/bin/)?dqlab ((?!COMMAND)[\w-].*)$", re.MULTILINE)
+PARAMETER = re.compile(r"`((?:[A-Z]|load_|expectile_)\w*)\.([a-z]\w*)(?: = [^`]+)?`")
+NO_SETTINGS = {"Pack"}
+FOLLOWED = ("docs/tutorial.md", "docs/howto/own-data.md", "docs/howto/own-component.md")
+SMALL = [binding for binding in TINY if not binding.startswith("load_dataset")]
+
+
+def commands_of(page: str) -> list[str]:
+    blocks = [text for _, language, text in BLOCK.findall((ROOT / page).read_text()) if language in ("", "bash")]
+    lines = [line for text in blocks for line in COMMAND.findall(re.sub(r"\\\n\s*", "", text))]
+    return list(dict.fromkeys(re.split(r"\s+#\s|\s*>\s|\s+\|\s|;", line)[0] for line in lines))
+
+
+def parsed(command: str) -> argparse.Namespace:
+    try:
+        return build_parser().parse_args(shlex.split(command))
+    except SystemExit:
+        pytest.fail(f"no command: dqlab {command}")
+
+
+def value_of(parameter: str) -> object:
+    """What is bound to a gin parameter; its default where nothing is."""
+    name, field = parameter.split(".")
+    default = inspect.signature(gin.get_configurable(name)).parameters[field].default
+    try:
+        return gin.query_parameter(parameter)
+    except ValueError:
+        return default
+
+
+def rows_with_values(page: str) -> Iterator[tuple[str, str]]:
+    """(our parameter, its value) of rows `theirs | their default | ours | value`, under the gin file that is named."""
+    for line in (ROOT / page).read_text().splitlines():
+        if named := re.search(r"Values are those of `(gin/[\w/.-]+)`", line):
+            gin.clear_config()
+            load_gin([named[1]], [])
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == 4 and cells[3].startswith("`"):
+            yield from ((parameter, cells[3].strip("`")) for parameter in re.findall(r"`(\w+\.\w+)`", cells[2]))
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    commands, settings = ((tmp_path / "site" / "reference" / f"{page}.html") for page in ("commands", "settings"))
+    assert {"dqlab-train", "dqlab-ablate", "dqlab-data-verify"} <= set(
+        re.findall(r'id="([\w-]+)"', commands.read_text())
+    )
+    assert "Training.batch_size = 256" in re.sub("<.*?>", "", settings.read_text())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page) and page not in FOLLOWED])
+def test_every_command_of_a_page_is_one(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options are there, gin files that ship are found, and names that are set are known."""
+    monkeypatch.chdir(ROOT)
+    for command in commands_of(page):
+        args = parsed(command)
+        files = [*(getattr(args, "gin", None) or []), *filter(None, [getattr(args, "grid", None)])]
+        if files and all(Path(file).exists() for file in files) and not args.plugin:
+            gin.clear_config()
+            args.gin = files
+            load_configuration(args)
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_a_table_of_names_says_what_the_gin_file_says(page: str) -> None:
+    rows = [(name, ast.literal_eval(value), value_of(name)) for name, value in rows_with_values(page)]
+    assert len(rows) > 10
+    assert not [row for row in rows if row[1] != row[2]]
+
+
+@pytest.mark.parametrize("page", HOWTO)
+def test_parameters_that_a_page_names_are_there(page: str) -> None:
+    load_gin(["gin/quickstart.gin"], [])
+    for name, field in sorted(set(PARAMETER.findall((ROOT / page).read_text()))):
+        if name not in NO_SETTINGS:
+            assert field in inspect.signature(gin.get_configurable(name)).parameters, f"{name}.{field}"
+
+
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_a_page_works_as_written(page: str, tmp_path: Path) -> None:
+    """Python blocks are files, bash blocks run with small networks and budgets, text blocks are in what they say."""
+    said = ""
+    for _, language, text in BLOCK.findall((ROOT / page).read_text()):
+        if language == "python":
+            name, code = text.removeprefix("# ").split("\n", 1)
+            (tmp_path / name).write_text(code)
+        elif language == "bash":
+            said = "".join(run(line, tmp_path) for line in text.splitlines())
+        elif language == "text":
+            for line in text.splitlines():
+                pattern = re.escape(line.strip()).replace(r"\.\.\.", ".*")
+                assert re.search(pattern, said), f"{line!r} is not in:\n{said}"
+
+
+def run(line: str, folder: Path) -> str:
+    """What one line of a page prints; it may end with a mistake that dqlab names."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        return "".join(run(recipe, folder) for recipe in recipes(words[1]))
+    if words[0] == "export":
+        return ""
+    words = [found for word in words for found in sorted(glob(word, root_dir=folder)) or [word]]
+    if words[:2] in (["dqlab", "train"], ["dqlab", "ablate"]) and "--dry-run" not in words:
+        words += ["--steps", "40", "--set", *SMALL, *(["Grid.pack=6"] if words[1] == "ablate" else [])]
+    start = {"dqlab": [sys.executable, "-m", "dqlab.cli"], "python": [sys.executable]}.get(words[0], [words[0]])
+    env = isolated(folder) | {"PYTHONPATH": f"{folder}:{ROOT}"}
+    done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+def recipes(target: str) -> list[str]:
+    """The commands of dqlab that `make TARGET` runs."""
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found is not None
+    return [line.strip() for line in found[1].replace("$(BIN)/", "").splitlines()]
