@@ -17,6 +17,7 @@ import gin
 import pytest
 from conftest import ROOT, TINY, isolated
 
+from dqlab.ablation import Grid
 from dqlab.cli import build_parser
 from dqlab.cli.options import load_configuration
 from dqlab.config.gin_files import load_gin
@@ -106,6 +107,28 @@ def test_parameters_that_a_page_names_are_there(page: str) -> None:
             assert field in inspect.signature(gin.get_configurable(name)).parameters, f"{name}.{field}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "\n```gin\n" in (ROOT / page).read_text()])
+def test_grids_of_a_page_are_grids(page: str, tmp_path: Path) -> None:
+    for _, language, text in BLOCK.findall((ROOT / page).read_text()):
+        if language == "gin":
+            gin.clear_config()
+            (tmp_path / "grid.gin").write_text(text)
+            load_gin([tmp_path / "grid.gin"], [])
+            assert len(Grid().settings) > 1
+
+
+def test_the_equations_stand_beside_the_code_that_runs() -> None:
+    """Every block of Python is in the algorithm's one file, but for its indentation."""
+    source = unindented((ROOT / "examples" / "diffusion_ql.py").read_text())
+    blocks = [
+        text
+        for _, language, text in BLOCK.findall((DOCS / "explanation" / "diffusion-ql.md").read_text())
+        if language == "python"
+    ]
+    assert len(blocks) > 5
+    assert not [text for text in blocks if unindented(text) not in source]
+
+
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_a_page_works_as_written(page: str, tmp_path: Path) -> None:
     """Python blocks are files, bash blocks run with small networks and budgets, text blocks are in what they say."""
@@ -120,6 +143,10 @@ def test_a_page_works_as_written(page: str, tmp_path: Path) -> None:
             for line in text.splitlines():
                 pattern = re.escape(line.strip()).replace(r"\.\.\.", ".*")
                 assert re.search(pattern, said), f"{line!r} is not in:\n{said}"
+
+
+def unindented(code: str) -> str:
+    return re.sub(r"^ +", "", code, flags=re.MULTILINE)
 
 
 def run(line: str, folder: Path) -> str:
