@@ -1,20 +1,24 @@
-"""The example package, and every command of docs/plugins.md, in an environment of its own: pip, lists, runs, tests."""
+"""In environments of their own: dqlab's wheel; the example package; every command of docs/plugins.md."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, isolated
+from conftest import ROOT, TINY, isolated
+
+from dqlab import __version__
 
 GUIDE = ROOT / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```(bash|python|text)\n(.*?)^```$", re.M | re.S)
@@ -29,16 +33,26 @@ Shell = Callable[[str], str]
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """Runs bash in an empty folder, with a virtual environment that sees this one's packages and this checkout."""
+    run = make_environment(tmp_path, ROOT)
+    script = tmp_path / "environment" / "bin" / "dqlab"
+    script.write_text(f'#!/bin/sh\nexec "{script.with_name("python")}" -m dqlab.cli "$@"\n')
+    script.chmod(0o755)
+    return run
+
+
+def make_environment(tmp_path: Path, *seen: Path) -> Shell:
+    """A virtual environment that sees this one's packages, and of this checkout nothing but what is named."""
     folder = tmp_path / "environment"
     done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no virtual environment: {done.stderr}")
     python = folder / "bin" / "python"
     own = sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)})
-    (Path(own) / "parent.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
-    for name, module in (("pip", "pip"), ("pytest", "pytest"), ("dqlab", "dqlab.cli")):
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    (Path(own) / "parent.pth").write_text("\n".join(map(str, [*seen, *packages])) + "\n")
+    for name in ("pip", "pytest"):
         script = folder / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec "{python}" -m {module} "$@"\n')
+        script.write_text(f'#!/bin/sh\nexec "{python}" -m {name} "$@"\n')
         script.chmod(0o755)
     offline = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_QUIET": "1"}
     env = isolated(tmp_path) | offline | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
@@ -97,6 +111,23 @@ def test_the_guide_works_as_written(shell: Shell, tmp_path: Path) -> None:
     compiled = finished(tmp_path / "work" / "runs" / "compiled")
     assert compiled["execution"] == "compile"
     assert "mylab_geometric.last = 0.6" in (tmp_path / "work" / "runs" / "geometric" / "config.gin").read_text()
+
+
+@needs_pip
+def test_a_wheel_from_the_source_archive_is_all_that_a_user_needs(tmp_path: Path) -> None:
+    """Built, installed without the checkout in sight, and used in an empty folder."""
+    shell = make_environment(tmp_path)
+    shell(f"python -m build --no-isolation --outdir {tmp_path}/dist {ROOT}")
+    (wheel,), (archive,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert {"mkdocs.yml", "CITATION.cff", "docs/index.md", "tests/conftest.py", "examples/diffusion_ql.py"} <= names
+    shell(f"pip install --ignore-installed {wheel}")
+    place = shell("python -c 'import dqlab; print(dqlab.__file__)'")
+    assert place.startswith(str(tmp_path / "environment"))
+    assert shell("dqlab --version").strip() == f"dqlab {__version__}"
+    shell(f"dqlab train --gin gin/quickstart.gin --steps 10 -q --out run --set {shlex.join(TINY)}")
+    assert json.loads((tmp_path / "work" / "run" / "run.json").read_text())["state"] == "finished"
 
 
 def test_the_example_shows_no_more_than_it_should() -> None:

@@ -260,7 +260,7 @@ COMPONENTS = re.compile(rb"\n(@\w+\.register|\w+\.add)\(")
 def fill_registries() -> None:
     """Import dqlab's own components, which needs torch, numpy and gin only; plugins are loaded by the command line."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        if COMPONENTS.search(path.read_bytes()):
+        if "scaffold_templates" not in path.parts and COMPONENTS.search(path.read_bytes()):
             importlib.import_module(".".join(("dqlab", *path.relative_to(PACKAGE).with_suffix("").parts)))
 
 
