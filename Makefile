@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart ablation-demo test legacy test-legacy fidelity benchmarks components format clean
+.PHONY: quickstart ablation-demo test legacy test-legacy fidelity benchmarks components site format clean
 
 quickstart: $(VENV)/.base
 	$(BIN)/dqlab train --gin gin/quickstart.gin
@@ -36,6 +36,9 @@ benchmarks: $(VENV)/.dev
 components: $(VENV)/.base
 	$(BIN)/dqlab list --markdown > docs/.components.md
 	mv docs/.components.md docs/components.md
+
+site: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
