@@ -79,6 +79,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "Training.batch_size = 256" in re.sub("<.*?>", "", settings.read_text())
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_of_pages_beside_the_site_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page) and page not in FOLLOWED])
 def test_every_command_of_a_page_is_one(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Options are there, gin files that ship are found, and names that are set are known."""
