@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,8 @@ from dqlab.runs import Experiment
 from dqlab.tracking.settings import Tracking
 from dqlab.training import Training
 
+LIST = re.compile(r"^(?![-|#>\s]|\* |\d+\. )(.+)\n(?=- |\d+\. )", re.MULTILINE)
+"""A line of text right above a list."""
 os.environ["COLUMNS"] = "100"  # what argparse wraps its help to
 SETTINGS = (Experiment, Training, load_dataset, Tracking, Grid, Report)
 
@@ -35,9 +36,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """A list may follow its sentence without an empty line between them, as on GitHub."""
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     for index in range(0, len(parts), 2):
-        parts[index] = re.sub(
-            r"^(?![-*|#>\s]|\d+\. )(.+)\n(?=(?:- |\d+\. ))", r"\1\n\n", parts[index], flags=re.MULTILINE
-        )
+        parts[index] = LIST.sub(r"\1\n\n", parts[index])
     return "".join(parts)
 
 
@@ -75,8 +74,18 @@ def settings_page() -> str:
     lines += ["In a gin file, or as `--set NAME=VALUE`.", ""]
     for item in SETTINGS:
         lines += [f"## {item.__name__}", "", "```python", *defaults_of(item), "```", ""]
-        lines += ["```text", textwrap.dedent(inspect.getdoc(item) or "").strip(), "```", ""]
+        lines += [*explained(inspect.getdoc(item) or ""), ""]
     return "\n".join(lines)
+
+
+def explained(docstring: str) -> Iterator[str]:
+    """A docstring's first paragraph, and its parameters as a list."""
+    summary, _, rest = docstring.partition("\n\n")
+    yield summary
+    yield ""
+    listed = re.split(r"^(?:Args|Attributes):\n", rest, flags=re.MULTILINE)[-1].partition("\n\n")[0]
+    for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8}.*)*)", listed, re.MULTILINE):
+        yield f"- **{names}**: {' '.join(text.split())}"
 
 
 def defaults_of(item: Any) -> Iterator[str]:
