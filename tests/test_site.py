@@ -12,8 +12,11 @@ import sys
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gin
+import numpy as np
 import pytest
 from conftest import ROOT, TINY, isolated
 
@@ -21,6 +24,8 @@ from dqlab.ablation import Grid
 from dqlab.cli import build_parser
 from dqlab.cli.options import load_configuration
 from dqlab.config.gin_files import load_gin
+from dqlab.data import load_dataset
+from dqlab.envs import tasks
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*DOCS.rglob("*.md"), *ROOT.glob("README*.md")))
@@ -133,6 +138,29 @@ def test_the_equations_stand_beside_the_code_that_runs() -> None:
     ]
     assert len(blocks) > 5
     assert not [text for text in blocks if unindented(text) not in source]
+
+
+def test_a_buffer_of_d3rlpy_becomes_a_dataset(tmp_path: Path) -> None:
+    """One episode that ends, one that is cut, as d3rlpy 2 holds them; the last row of the latter is dropped."""
+    code = next(
+        text for _, language, text in BLOCK.findall((DOCS / "howto" / "from-d3rlpy.md").read_text()) if language
+    )
+    made: dict[str, Any] = {}
+    exec(code, made)
+    rng = np.random.default_rng(0)
+    episodes = [
+        SimpleNamespace(
+            observations=rng.normal(size=(5, 17)),
+            actions=rng.uniform(-1, 1, size=(5, 6)),
+            rewards=np.ones((5, 1)),
+            terminated=terminated,
+        )
+        for terminated in (True, False)
+    ]
+    made["to_npz"](SimpleNamespace(episodes=episodes), tmp_path / "mine.npz")
+    fields = load_dataset(tasks.get("walker2d-medium-v2"), sources=(f"file:{tmp_path / 'mine.npz'}",)).fields
+    assert fields.state.shape == (9, 17)
+    assert fields.terminal.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("page", FOLLOWED)
