@@ -21,6 +21,7 @@ from dqlab.training import Training
 
 LIST = re.compile(r"^(?![-|#>\s]|\* |\d+\. )(.+)\n(?=- |\d+\. )", re.MULTILINE)
 """A line of text right above a list."""
+OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./(?:examples|benchmarks|deploy)/[^)]*\)")
 os.environ["COLUMNS"] = "100"  # what argparse wraps its help to
 SETTINGS = (Experiment, Training, load_dataset, Tracking, Grid, Report)
 
@@ -33,7 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """A list may follow its sentence without an empty line between them, as on GitHub."""
+    """As on GitHub a list may follow its sentence without an empty line; what lies beside docs/ is named, not linked."""
+    markdown = OUTSIDE.sub(r"`\1`", markdown)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     for index in range(0, len(parts), 2):
         parts[index] = LIST.sub(r"\1\n\n", parts[index])
