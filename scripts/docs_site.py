@@ -34,7 +34,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """As on GitHub a list may follow its sentence without an empty line; what lies beside docs/ is named, not linked."""
+    """A list may follow its sentence at once, as on GitHub; what lies beside docs/ is named, not linked."""
     markdown = OUTSIDE.sub(r"`\1`", markdown)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     for index in range(0, len(parts), 2):
