@@ -74,7 +74,7 @@ def rows_with_values(page: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     commands, settings = ((tmp_path / "site" / "reference" / f"{page}.html") for page in ("commands", "settings"))
