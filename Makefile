@@ -38,7 +38,7 @@ components: $(VENV)/.base
 	mv docs/.components.md docs/components.md
 
 site: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
