@@ -18,8 +18,10 @@ from typing import Any
 import gin
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, TINY, isolated
 
+from dqlab import __version__
 from dqlab.ablation import Grid
 from dqlab.cli import build_parser
 from dqlab.cli.options import load_configuration
@@ -163,6 +165,16 @@ def test_a_buffer_of_d3rlpy_becomes_a_dataset(tmp_path: Path) -> None:
     assert fields.terminal.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0]
 
 
+def test_forms_hooks_and_citation_are_whole() -> None:
+    forms = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml")]
+    assert {form["name"] for form in forms} == {"Something does not work", "A number is wrong", "An idea"}
+    assert all(field["attributes"]["label"] for form in forms for field in form["body"])
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    checks = [line.replace("$(BIN)", ".venv/bin") for line in recipes("test", "") if "pytest" not in line]
+    assert [hook["entry"] for hook in hooks] == checks
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_a_page_works_as_written(page: str, tmp_path: Path) -> None:
     """Python blocks are files, bash blocks run with small networks and budgets, text blocks are in what they say."""
@@ -207,8 +219,8 @@ def run(line: str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def recipes(target: str) -> list[str]:
-    """The commands of dqlab that `make TARGET` runs."""
+def recipes(target: str, commands: str = "$(BIN)/") -> list[str]:
+    """The commands that `make TARGET` runs, without what they begin with."""
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None
-    return [line.strip() for line in found[1].replace("$(BIN)/", "").splitlines()]
+    return [line.strip().removeprefix(commands) for line in found[1].splitlines()]
