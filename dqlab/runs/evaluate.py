@@ -1,9 +1,11 @@
-"""Evaluating what was trained: a run's checkpoints, or the official code's, on their task; and printing the table."""
+"""Loading what was trained, a run's checkpoints or the official code's; evaluating it; printing the table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.table import Table
 
@@ -19,11 +21,47 @@ from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.video import VideoRequest, VideoSession
 from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
-from dqlab.training import Evaluator, checkpoint
+from dqlab.training import Evaluator, Pack, checkpoint
 from dqlab.training.execution.modes import ComputeBudget
 from dqlab.training.model_selection import EvaluationEpisodes
 
+if TYPE_CHECKING:
+    from dqlab.tracking.records import RunRecord
+
 SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
+
+
+class CheckpointEvaluation(NamedTuple):
+    """The episodes of one replica's checkpoint, and the updates after which it was written."""
+
+    replica: Replica
+    step: int
+    episodes: EvaluationEpisodes
+
+
+@dataclass
+class RunEvaluation:
+    """The evaluation of a run's checkpoints: those that gave episodes, and why others did not.
+
+    Attributes:
+        experiment: the run's configuration.
+        caveat: what must stand beside its scores.
+        rows, failed: one a checkpoint, in either.
+    """
+
+    experiment: Experiment
+    caveat: str
+    rows: list[CheckpointEvaluation] = field(default_factory=list)
+    failed: list[RunError] = field(default_factory=list)
+
+    def check_complete(self) -> None:
+        """See that no evaluation has failed.
+
+        Raises:
+            RunError: one has: the first one's reason.
+        """
+        if self.failed:
+            raise self.failed[0]
 
 
 def evaluate_run(
@@ -34,48 +72,91 @@ def evaluate_run(
     bindings: Sequence[str] = (),
     film: VideoRequest | None = None,
 ) -> None:
-    """Evaluate a checkpoint of each replica (or one), with the run's own configuration.
+    """Evaluate as `evaluate_checkpoints` does, and print the table; a video goes to the replica's folder and to MLflow.
+
+    Raises:
+        RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
+        ConfigError: a video is wanted and cannot be made here.
+    """
+    evaluated = evaluate_checkpoints(path, which, seed, episodes, bindings, film)
+    experiment = evaluated.experiment
+    title = f"{experiment.task}, checkpoint {which}, physics {experiment.stepped_by}"
+    table = _evaluation_table(title, evaluated.caveat)
+    for row in evaluated.rows:
+        _add_row(table, experiment, row.replica.title, row.step, row.episodes)
+    if table.row_count:
+        Console().print(table)
+    evaluated.check_complete()
+
+
+def evaluate_checkpoints(
+    path: Path,
+    which: str,
+    seed: int | None = None,
+    episodes: int | None = None,
+    bindings: Sequence[str] = (),
+    film: VideoRequest | None = None,
+) -> RunEvaluation:
+    """Evaluate a checkpoint of each replica (or one), with the run's own configuration, which becomes the current one.
 
     With the run's number of episodes the evaluation repeats the recorded one: same initial states, same noise.
-    A video goes into the replica's folder and to MLflow too, if the run is recorded there.
 
     Raises:
         RunError: no such run, replica or checkpoint.
         ConfigError: a video is wanted and cannot be made here.
     """
     folder = RunFolder(path)
+    experiment, facts = load_experiment(folder, bindings)
+    evaluated = RunEvaluation(experiment, facts["caveat"])
+    evaluator = build_ready_evaluator(experiment, episodes, bindings)
+    mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
+    evaluator.standardised_by = standardisation(facts)
+    files = checkpoint_files(folder, seed, which)
+    filming = VideoSession(evaluator, film, len(files)) if film else None
+    for file in files:
+        pack, replica, step = load_replica(experiment, folder, file)
+        try:
+            evaluated.rows.append(CheckpointEvaluation(replica, step, evaluator.run(pack, step, mode)[0]))
+        except RunError as error:
+            evaluated.failed.append(error)
+            continue
+        if filming:
+            filming.note(replica.name, step)
+    if filming:
+        filming.finish(folder)
+    return evaluated
+
+
+def load_experiment(folder: RunFolder, bindings: Sequence[str] = ()) -> tuple[Experiment, RunRecord]:
+    """The experiment that a run's folder describes, checked, and run.json; its configuration becomes the current one.
+
+    Raises:
+        RunError: it is not a run's folder. ConfigError: a binding is wrong, or something cannot be used here.
+    """
     facts = folder.facts()
     gin_files.load_stored(folder.config, bindings)
     experiment = Experiment()
     check_experiment(experiment)
-    title = f"{facts['task']}, checkpoint {which}, physics {experiment.stepped_by}"
-    table = _evaluation_table(title, facts["caveat"])
-    evaluator = _evaluator(experiment, episodes, bindings)
-    mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
-    evaluator.standardised_by = (facts["data"].get("state_mean", ()), facts["data"].get("state_std", ()))
+    return experiment, facts
+
+
+def load_replica(experiment: Experiment, folder: RunFolder, file: Path) -> tuple[Pack, Replica, int]:
+    """A checkpoint's weights as a pack of one replica, whose they are, and the updates that made them.
+
+    Raises:
+        RunError: the file is missing, damaged, or does not fit the experiment.
+    """
+    weights, record = checkpoint.load_weights(file)
     replicas = {replica.name: replica for replica in folder.replicas()}
-    files = checkpoint_files(folder, seed, which)
-    filming = VideoSession(evaluator, film, len(files)) if film else None
-    failed: list[RunError] = []
-    for file in files:
-        weights, record = checkpoint.load_weights(file)
-        replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
-        pack = build_pack(experiment, [replica])
-        pack.load(0, weights)
-        try:
-            result = evaluator.run(pack, record["step"], mode)[0]
-        except RunError as error:
-            failed.append(error)
-            continue
-        _add_row(table, experiment, replica.title, record["step"], result)
-        if filming:
-            filming.note(replica.name, record["step"])
-    if table.row_count:
-        Console().print(table)
-    if filming:
-        filming.finish(folder)
-    if failed:
-        raise failed[0]
+    replica = replicas.get(record.get("replica", ""), Replica.plain(record["seed"]))
+    pack = build_pack(experiment, [replica])
+    pack.load(0, weights)
+    return pack, replica, record["step"]
+
+
+def standardisation(facts: RunRecord) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation (S,) by which a run's states were standardised; empty where they were not."""
+    return facts["data"].get("state_mean", ()), facts["data"].get("state_std", ())
 
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str) -> list[Path]:
@@ -110,24 +191,15 @@ def evaluate_official(
     bindings: Sequence[str] = (),
     film: VideoRequest | None = None,
 ) -> None:
-    """Evaluate the official code's checkpoint as the official code acts: 50 candidates, softmax over the critics.
-
-    The official code does not save its target critics; the critics stand in for them, as after loading there.
+    """Evaluate the official code's checkpoint as the official code acts, and print the table.
 
     Raises:
         ConfigError: no task is named. RunError: no readable checkpoint, or one of another task's sizes.
     """
     if task_name is None:
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
-    trained = load_checkpoint(path, epoch)
-    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
-    gin_files.load_gin([], [*told, f"Experiment.task={task_name!r}", *bindings])
-    experiment = Experiment()
-    _check_official(trained, experiment)
-    check_experiment(experiment)
-    pack = build_pack(experiment, [Replica.plain(0)])
-    pack.load(0, trained.weights)
-    evaluator = _evaluator(experiment, episodes, bindings)
+    experiment, pack, trained = load_official(path, task_name, epoch, bindings)
+    evaluator = build_ready_evaluator(experiment, episodes, bindings)
     filming = VideoSession(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
     about = f"official checkpoint {trained.stem} ({trained.schedule})"
@@ -139,7 +211,29 @@ def evaluate_official(
         filming.finish(None)
 
 
-def _evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[str]) -> Evaluator:
+def load_official(
+    path: Path, task_name: str, epoch: str | None = None, bindings: Sequence[str] = ()
+) -> tuple[Experiment, Pack, OfficialCheckpoint]:
+    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics.
+
+    The official code does not save its target critics; the critics stand in for them, as after loading there. The
+    configuration that fits it becomes the current one.
+
+    Raises:
+        RunError: no readable checkpoint, or one of another task's sizes. ConfigError: a binding contradicts it.
+    """
+    trained = load_checkpoint(path, epoch)
+    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
+    gin_files.load_gin([], [*told, f"Experiment.task={task_name!r}", *bindings])
+    experiment = Experiment()
+    _check_official(trained, experiment)
+    check_experiment(experiment)
+    pack = build_pack(experiment, [Replica.plain(0)])
+    pack.load(0, trained.weights)
+    return experiment, pack, trained
+
+
+def build_ready_evaluator(experiment: Experiment, episodes: int | None, bindings: Sequence[str] = ()) -> Evaluator:
     """Its evaluator, ready; by then everything has been read, the command line's bindings among it.
 
     Raises:

@@ -67,7 +67,7 @@ def train(
         DqlabError: anything the user can mend; nothing in the folder is lost.
         StoppedError: it was asked to stop.
     """
-    run = Run(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
+    run = RunUnderWay(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
     inputs = _prepare(run, resume)
     if typed is not None:
         _check_read(loaded, typed)
@@ -77,7 +77,7 @@ def train(
 
 
 @dataclass
-class Run:
+class RunUnderWay:
     """A run under way.
 
     Attributes:
@@ -117,7 +117,7 @@ class TrainingOutcome(NamedTuple):
     recorder: ProfileRecorder | None
 
 
-def _prepare(run: Run, resume: bool) -> TrainingInputs:
+def _prepare(run: RunUnderWay, resume: bool) -> TrainingInputs:
     """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
     experiment = run.experiment
     check_experiment(experiment)
@@ -130,7 +130,7 @@ def _prepare(run: Run, resume: bool) -> TrainingInputs:
     return TrainingInputs(build_pack(experiment), data, evaluator)
 
 
-def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
+def _claim(run: RunUnderWay, data: Transitions, resume: bool) -> Mapping[str, Any]:
     """Lock the folder, and write there what is run; run.json as it was, of a run that is continued, or empty."""
     run.folder.lock()
     before: Mapping[str, Any] = run.folder.facts() if resume and run.folder.config.exists() else {}
@@ -138,7 +138,7 @@ def _claim(run: Run, data: Transitions, resume: bool) -> Mapping[str, Any]:
     return before
 
 
-def _train(run: Run, inputs: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
+def _train(run: RunUnderWay, inputs: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
     """All updates and evaluations; training that ends early says in run.json how."""
     plan, facts = run.experiment.plan, run.facts
     display_of = Display(plan.steps, facts["caveat"], run.quiet, run.console, facts["scored"])
@@ -151,7 +151,7 @@ def _train(run: Run, inputs: TrainingInputs, before: Mapping[str, Any], profile:
     return TrainingOutcome(loop, mirror, recorder)
 
 
-def _finish(run: Run, trained: TrainingOutcome) -> TrainingResult:
+def _finish(run: RunUnderWay, trained: TrainingOutcome) -> TrainingResult:
     """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
 
     Raises:
@@ -241,7 +241,9 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _build_loop(run: Run, inputs: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]) -> Loop:
+def _build_loop(
+    run: RunUnderWay, inputs: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]
+) -> Loop:
     """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on."""
     experiment, folder, started = run.experiment, run.folder, time.monotonic()
     loop = Loop(
