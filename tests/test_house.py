@@ -78,9 +78,12 @@ def packages(module: str) -> frozenset[str]:
 
 
 def handed_out(module: str) -> set[str]:
-    """Files whose names a room's face hands out when they are asked for: it imports them for types only."""
+    """Files whose names a room's face hands out when they are asked for: it imports them for types only.
+
+    Not the library's own face, on top of all rooms: they take other things from there.
+    """
     path = MODULES[module]
-    if path.name != "__init__.py":
+    if path.name != "__init__.py" or module == "dqlab":
         return set()
     blocks = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.If)]
     return {str(node.module) for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -55,6 +53,7 @@ def add_train(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> int:
     from dqlab.runs import train
     from dqlab.runs.records import print_finished
+    from dqlab.runs.run import new_run_folder
     from dqlab.tracking.mlflow.sync import warn_unsent
 
     chosen = {
@@ -65,7 +64,7 @@ def _train(args: argparse.Namespace) -> int:
     stem = expanded(args.gin[-1]).stem if args.gin else "*"
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
-    folder = args.out or _default_folder(stem, args.resume)
+    folder = args.out or (_unfinished(stem) if args.resume else new_run_folder(stem))
     stored = not args.gin
     args.gin = args.gin or [_own_config(folder, args.resume)]
     typed = args.set
@@ -116,10 +115,8 @@ def _cell(args: argparse.Namespace) -> list[str]:
     return cell.as_text()
 
 
-def _default_folder(stem: str, resume: bool) -> Path:
-    if not resume:
-        second = time.strftime("%Y%m%d-%H%M%S")
-        return Path("runs") / f"{stem}-{second}-{os.getpid()}"  # two runs may start in the same second
+def _unfinished(stem: str) -> Path:
+    """The newest run of that name that can go on."""
     earlier = Path("runs").glob(f"{stem}-2*/run.json")
     unfinished = sorted(path.parent for path in earlier if re.search(UNFINISHED, path.read_text(errors="replace")))
     if not unfinished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,12 +69,21 @@ def train(
         StoppedError: it was asked to stop.
     """
     run = RunUnderWay(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
-    inputs = _prepare(run, resume)
-    if typed is not None:
-        _check_read(loaded, typed)
-    before = _claim(run, inputs.data, resume)
-    trained = _train(run, inputs, before, profile)
-    return _finish(run, trained)
+    try:
+        inputs = _prepare(run, resume)
+        if typed is not None:
+            _check_read(loaded, typed)
+        before = _claim(run, inputs.data, resume)
+        trained = _train(run, inputs, before, profile)
+        return _finish(run, trained)
+    finally:
+        run.folder.release()
+
+
+def new_run_folder(stem: str) -> Path:
+    """A folder that no other run has: runs/STEM-TIME-PROCESS here."""
+    path = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    return path if not path.exists() else new_run_folder(f"{stem}-again")
 
 
 @dataclass

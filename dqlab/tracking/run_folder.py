@@ -196,6 +196,12 @@ class RunFolder:
             for leftover in self.path.rglob(pattern):
                 leftover.unlink(missing_ok=True)
 
+    def release(self) -> None:
+        """Give up this process's claim, so that it may continue the run itself."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def in_use(self) -> bool:
         """Whether some process trains in the folder now."""
         if not (self.path / LOCK).exists():

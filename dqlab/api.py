@@ -1,0 +1,507 @@
+"""The library: what the commands do, as functions. `import dqlab` has all of it; docs/python.md shows it at work.
+
+No call changes anything for the next one, or for whoever calls: `isolated`.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dqlab.ablation import GridRequest
+from dqlab.ablation import ablate as run_grid
+from dqlab.ablation.driver import EXIT_CODES
+from dqlab.ablation.folder import GridFolder
+from dqlab.analysis.compare.compare import compare_groups, find_runs
+from dqlab.analysis.settings import Report
+from dqlab.config import gin_files
+from dqlab.config.gin_state import OtherConfiguration
+from dqlab.config.plugins import load_plugins
+from dqlab.config.replica import Replica
+from dqlab.envs.caveats import score_or_return
+from dqlab.errors import ConfigError, RunError, StoppedError, nearest
+from dqlab.files import expanded, read_bytes
+from dqlab.printing import Console
+from dqlab.runs.evaluate import evaluate_checkpoints
+from dqlab.runs.experiment import Experiment
+from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
+from dqlab.runs.run import new_run_folder
+from dqlab.runs.run import train as run_training
+from dqlab.tracking import RunFolder
+from dqlab.tracking.folders import SkippedRecords
+from dqlab.tracking.mlflow.client import tracking_uri
+from dqlab.tracking.records import parse_journal
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
+from dqlab.training.model_selection import EvaluationEpisodes
+
+__all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
+
+
+class Plot(Figure):
+    """A figure that notebooks show."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=110)
+        return content.getvalue()
+
+
+class Run:
+    """A run, by its folder: of `train`, or of the command line.
+
+    Attributes:
+        path: its folder.
+
+    Raises:
+        RunError: it is not a run's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = expanded(path)
+        self._folder = RunFolder(self.path)
+        self._folder.facts()
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        return f"<dqlab run {self.path}: {facts.get('algorithm')} on {facts['task']}, {self.state}>"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What run.json says: task, data, versions, state, ..."""
+        return self._folder.facts()
+
+    @property
+    def state(self) -> str:
+        """`running`, `interrupted`, `finished` or `failed` (docs/runs.md)."""
+        return str(self.facts["state"])
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """The scores: a row a replica and selection rule; `.attrs['caveat']` says what must stand beside them.
+
+        Raises:
+            RunError: no replica has finished.
+        """
+        rows, reasons = [], []
+        for replica in self._folder.replicas():
+            try:
+                found = self._folder.summary(replica)["selection"]
+            except RunError as error:
+                reasons.append(error)
+                continue
+            about = {"replica": replica.name, "cell": replica.cell, "seed": replica.seed}
+            rows += [{**about, "rule": rule, **found[rule]} for rule in SELECTION_RULES if rule in found]
+        if not rows:
+            raise reasons[0]
+        return self._with_caveat(pd.DataFrame(rows))
+
+    def metrics(self) -> pd.DataFrame:
+        """All that was logged so far, a row a number: replica, seed, step, metric, value."""
+        rows = []
+        for replica in self._folder.replicas():
+            journal = self._folder.replica(replica.name) / "metrics.jsonl"
+            for record in parse_journal(read_bytes(journal).splitlines()) if journal.exists() else ():
+                about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
+                rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
+        return self._with_caveat(pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"]))
+
+    def plot(self, metric: str | None = None) -> Figure:
+        """A metric over updates, a line a replica: the score by default, or the return where there are no scores.
+
+        Raises:
+            RunError: nothing of that name was logged.
+        """
+        known = self.metrics()
+        metric = metric or ("score/mean" if self.facts.get("scored", True) else "eval/return_mean")
+        shown = known[known["metric"] == metric]
+        if shown.empty:
+            names = ", ".join(sorted(set(known["metric"]))) or "nothing yet"
+            raise RunError(f"{self.path} has no metric '{metric}'. It has {names}.")
+        figure = Plot(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for name, line in shown.groupby("replica", sort=False):
+            axes.plot(line["step"], line["value"], marker="o", markersize=3, label=name)
+        title = " | ".join(filter(None, (self.facts["task"], self.facts.get("algorithm"), self.facts["caveat"])))
+        axes.set(title=title, xlabel="updates", ylabel=metric)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        return figure
+
+    def policy(self, checkpoint: str = "best", seed: int | None = None, device: str | None = None) -> LoadedPolicy:
+        """One of its policies, as `load_policy` loads it."""
+        return load_policy(self.path, checkpoint, seed=seed, device=device)
+
+    def resume(self, quiet: bool = False) -> Run:
+        """Go on from its last checkpoint to its end, bit for bit as if it had not been interrupted.
+
+        Raises:
+            RunError: it has finished, has failed, or is under way elsewhere.
+        """
+        self._folder.check(resume=True)
+        return _train([self._folder.config], [], (), self.path, quiet, resume=True)
+
+    def _with_caveat(self, table: pd.DataFrame) -> pd.DataFrame:
+        table.attrs["caveat"] = self.facts["caveat"]
+        return table
+
+
+Gin = str | Path | Sequence[str | Path]
+"""A gin file that ships with dqlab by its name, a path, or several, of which later ones override earlier ones."""
+
+
+def train(
+    gin: Gin,
+    *,
+    set: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    out: str | Path | None = None,
+    plugins: Sequence[str] = (),
+    quiet: bool = False,
+) -> Run:
+    """Train what gin files describe, one or many seeds together: `dqlab train`.
+
+    Ctrl-C, or a notebook's stop button, has it save its state and end in a KeyboardInterrupt; `Run.resume` goes on.
+
+    Args:
+        gin: `'quickstart'`, `'diffql_walker2d'`, ..., a path, or several.
+        set: gin names and values over those of the files, such as `{'DiffusionQL.eta': 0.5}`.
+        seeds: one replica each.
+        steps: updates in all.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        out: the run's folder; runs/NAME-TIME by default.
+        plugins: modules that are imported first.
+        quiet: show no progress.
+
+    Raises:
+        ConfigError: a gin file, a name or a value is wrong. DataError: the dataset cannot be had.
+        RunError: the folder is in use or has a run already; or replicas have failed.
+    """
+    files = _gin_files(gin)
+    folder = expanded(out) if out is not None else new_run_folder(Path(files[-1]).stem)
+    chosen = _chosen({"Experiment.seeds": seeds, "Experiment.device": device, "Training.steps": steps})
+    return _train(files, [*as_bindings(set or {}), *chosen], plugins, folder, quiet)
+
+
+def _train(
+    files: Sequence[str | Path],
+    bindings: Sequence[str],
+    plugins: Sequence[str],
+    folder: Path,
+    quiet: bool,
+    resume: bool = False,
+) -> Run:
+    with isolated(OtherConfiguration()), _saving_on_interrupt() as stop:
+        load_plugins()
+        loaded = gin_files.load_gin(files, bindings, plugins, stored=resume)
+        try:
+            finished = run_training(loaded, folder, resume=resume, quiet=quiet, stop=stop, typed=bindings)
+        except StoppedError as error:
+            raise KeyboardInterrupt(f"{error}; dqlab.Run({str(folder)!r}).resume() continues") from error
+    finished.check_complete()
+    return Run(folder)
+
+
+@contextmanager
+def _saving_on_interrupt() -> Iterator[threading.Event]:
+    """Within this, Ctrl-C sets an event; a second one interrupts at once. Only the main thread gets signals."""
+    stop = threading.Event()
+
+    def heed(number: int, frame: Any) -> None:
+        signal.signal(number, signal.default_int_handler)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, heed)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _gin_files(gin: Gin) -> list[str | Path]:
+    """Names with `.gin` where that is left off."""
+    named = [gin] if isinstance(gin, (str, Path)) else list(gin)
+    if not named:
+        raise ConfigError("Name a gin file, such as 'quickstart'.")
+    return [path if Path(path).suffix == ".gin" or expanded(path).exists() else f"{path}.gin" for path in named]
+
+
+def _chosen(values: Mapping[str, Any]) -> list[str]:
+    """Bindings of the arguments that were given."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return as_bindings(
+        {name: value if isinstance(value, (str, int)) else tuple(value) for name, value in given.items()}
+    )
+
+
+def evaluate(
+    run: Run | LoadedPolicy | str | Path,
+    episodes: int | None = None,
+    env: Any = None,
+    *,
+    checkpoint: str = "last",
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Evaluate a policy, or those of a run: a row an episode. `dqlab eval`.
+
+    Args:
+        run: a run, its folder, or a policy of `load_policy`.
+        episodes: as many as in training by default: then they are the recorded ones, initial states and noise included.
+        env: a Gymnasium environment, or its id, in place of the task's; there are returns and no scores.
+        checkpoint: of a run: `last`, `best` or `offline`.
+        seed: of a run: one of its replicas; all by default.
+
+    Raises:
+        RunError: no such run, replica or checkpoint; or an evaluation gave no score.
+        EnvError: the environment raises an error.
+    """
+    if isinstance(run, LoadedPolicy):
+        found = [_episodes(run.experiment, run.replica, run.source.step, run.evaluate(episodes, env), env is None)]
+        caveat = run.source.facts.get("caveat", "")
+    elif env is not None:
+        folder = RunFolder(_path(run))
+        names = [replica.name for replica in folder.replicas() if seed in (None, replica.seed)]
+        found = [evaluate(load_policy(folder.replica(name), checkpoint), episodes, env) for name in names]
+        caveat = ""
+    else:
+        with isolated(OtherConfiguration()):
+            evaluated = evaluate_checkpoints(_path(run), checkpoint, seed, episodes)
+        evaluated.check_complete()
+        found, caveat = [_episodes(evaluated.experiment, *row) for row in evaluated.rows], evaluated.caveat
+    table = pd.concat(found, ignore_index=True)
+    table.attrs["caveat"] = caveat
+    return table
+
+
+def _path(run: Run | str | Path) -> Path:
+    return run.path if isinstance(run, Run) else expanded(run)
+
+
+def _episodes(
+    experiment: Experiment, replica: Replica, step: int, episodes: EvaluationEpisodes, scored: bool = True
+) -> pd.DataFrame:
+    """A row an episode, with scores where the task has them."""
+    task, returns = experiment.resolved_task, episodes.returns
+    about = {"task": task.name, "algorithm": experiment.algorithm, "replica": replica.name, "seed": replica.seed}
+    columns = {"step": step, "episode": range(len(returns)), "return": returns, "length": episodes.lengths}
+    scores = {"score": task.score(returns)} if task.scored and scored else {}
+    return pd.DataFrame({**columns, **scores}).assign(**about)[[*about, *columns, *scores]]
+
+
+class Ablation:
+    """A grid of experiments, by its folder: of `ablate`, or of the command line.
+
+    Attributes:
+        path: its folder.
+
+    Raises:
+        RunError: it is not a grid's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = expanded(path)
+        self.facts: Mapping[str, Any] = GridFolder(self.path).facts()
+
+    def __repr__(self) -> str:
+        return f"<dqlab grid {self.path}: {self.facts['name']}, {self.facts.get('state', 'begun')}>"
+
+    @property
+    def report(self) -> Path:
+        """The report's page.
+
+        Raises:
+            RunError: there is none yet.
+        """
+        page = GridFolder(self.path).report / "index.html"
+        if not page.exists():
+            raise RunError(f"{self.path} has no report yet: dqlab.ablate with the same arguments continues the grid.")
+        return page
+
+    def table(self) -> pd.DataFrame:
+        """Settings compared: a row a selection rule and setting, aggregates over seeds with intervals, and verdicts."""
+        return pd.read_csv(self.report.parent / "aggregates.csv")
+
+    def scores(self) -> pd.DataFrame:
+        """A row a cell: its place on each axis, task, seed, the score by each rule, state."""
+        return pd.read_csv(self.report.parent / "scores.csv")
+
+    def plot(self, rule: str = "last") -> Figure:
+        """Interquartile means by a selection rule with their intervals, a line a setting."""
+        table = self.table()
+        shown = table[table["rule"] == _rules([rule])[0]][::-1]
+        figure = Plot(figsize=(7, 1.2 + 0.4 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        axes.hlines(shown["label"], shown["iqm_low"], shown["iqm_high"], linewidth=3, alpha=0.4)
+        axes.plot(shown["iqm"], shown["label"], "o")
+        caveat = "; ".join(sorted(set(shown["caveat"].dropna())))
+        axes.set(title=" | ".join(filter(None, (self.facts["name"], rule_name(_rules([rule])[0]), caveat))))
+        axes.set_xlabel(f"interquartile mean {score_or_return(caveat)}, {100 * shown['confidence'].max():g}% interval")
+        axes.grid(axis="x", alpha=0.3)
+        return figure
+
+
+def ablate(
+    grid: str | Path,
+    gin: Gin = (),
+    *,
+    set: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    tasks: Sequence[str] | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+    engine: str | None = None,
+    out: str | Path | None = None,
+    plugins: Sequence[str] = (),
+    quiet: bool = False,
+    **options: Any,
+) -> Ablation:
+    """Run a grid and report what it says: `dqlab ablate`. Called again with the same arguments it continues.
+
+    Args:
+        grid: `'steps'`, `'eta'`, ... of those that ship with dqlab, or a path.
+        gin: more gin files, which override the grid's.
+        set: gin names and values over those of the files.
+        seeds, tasks, steps, device: of every cell.
+        engine: `local`, `ray` or `slurm`.
+        out: the grid's folder; runs/NAME by default.
+        plugins: modules that are imported first.
+        quiet: show no progress.
+        options: `reuse`, `force`, `retry`, as `GridRequest` has them.
+
+    Raises:
+        ConfigError: a gin file, a name or a value is wrong. DataError: a dataset cannot be had.
+        RunError: the folder is in use, or no cell has a result.
+    """
+    files = [*_gin_files(grid), *(_gin_files(gin) if gin else ())]
+    folder = expanded(out) if out is not None else Path("runs") / Path(files[0]).stem
+    chosen: dict[str, Any] = {"Grid.engine": engine, "Grid.seeds": seeds, "Grid.tasks": tasks}
+    chosen |= {"Training.steps": steps, "Experiment.device": device}
+    bindings = [*as_bindings(set or {}), *_chosen(chosen)]
+    request = GridRequest(files, bindings, plugins, folder, command="dqlab.ablate", **options)
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigError("dqlab.ablate works in the main thread only: it is there that Ctrl-C arrives.")
+    with isolated(OtherConfiguration()), _as_a_command():
+        load_plugins()
+        status = run_grid(request, Console(quiet=quiet))
+    if status == EXIT_CODES["interrupted"]:
+        raise KeyboardInterrupt(f"the grid in {folder} was interrupted; the same call continues")
+    if status:
+        warnings.warn(f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which.", stacklevel=2)
+    return Ablation(folder)
+
+
+@contextmanager
+def _as_a_command() -> Iterator[None]:
+    """Within this, a process that Python's multiprocessing starts does not run the caller's script from its beginning.
+
+    Its signals are put back at the end.
+    """
+    main, handler = sys.modules["__main__"], signal.getsignal(signal.SIGTERM)
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.signal(signal.SIGTERM, handler)
+
+
+def compare(
+    runs: Sequence[Run | Ablation | str | Path], rules: Sequence[str] | None = None, experiment: str | None = None
+) -> pd.DataFrame:
+    """Score groups of runs of one configuration: `dqlab compare`. A row a group, task and selection rule.
+
+    What must be known of the comparison is warned of, and stands in `.attrs['warnings']`; `.attrs['different']` has the
+    parameters in which the groups differ.
+
+    Args:
+        runs: runs, grids, their folders, or MLflow run ids.
+        rules: selection rules; last, offline and best-online by default.
+        experiment: of MLflow: all of its runs, too.
+
+    Raises:
+        ConfigError: nothing is named. RunError: something that is named is not there, or nothing has finished.
+    """
+    named = [str(run.path) if isinstance(run, (Run, Ablation)) else str(expanded(run)) for run in runs]
+    with isolated(OtherConfiguration()):
+        found = find_runs(named, experiment, "", tracking_uri(Path("runs") / "any"))
+        compared = compare_groups(found, rules or Report().rules).as_dict()
+    names = {group["group"]: group["name"] for group in compared["groups"]}
+    rows = [
+        {
+            "task": task,
+            "group": row["group"],
+            "name": names[row["group"]],
+            "rule": rule,
+            "seeds": row["seeds"],
+            **{f"{what}{end}": value for what, each in score.items() for end, value in _ends(each).items()},
+            "caveat": row["caveat"],
+            "data_digest": row["data_digest"],
+        }
+        for task, of_task in compared["tasks"].items()
+        for row in of_task
+        for rule, score in row["scores"].items()
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs["different"] = {group["group"]: group["config"] for group in compared["groups"]}
+    table.attrs["warnings"] = compared["warnings"]
+    for text in compared["warnings"]:
+        warnings.warn(text, stacklevel=2)
+    return table
+
+
+def _ends(estimate: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {"": estimate["point"], "_low": estimate["low"], "_high": estimate["high"]}
+
+
+def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
+    """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
+
+    The name `dqlab.runs` is that of a package. Runs whose records are damaged are left out, with a warning.
+    """
+    rows, leaving = [], SkippedRecords()
+    for path in sorted(expanded(folder).rglob("run.json")):
+        with leaving.damaged():
+            run = RunFolder(path.parent)
+            facts: Mapping[str, Any] = run.facts()
+            about = {name: facts.get(name, "") for name in ("state", "task", "algorithm", "caveat")}
+            for replica in run.replicas():
+                own = {"path": str(run.replica(replica.name)), "cell": replica.cell, "seed": replica.seed}
+                rows.append({**about, **own, **_standing(run, replica)})
+    for text in leaving.out:
+        warnings.warn(f"Left out: {text}", stacklevel=2)
+    columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
+    """A replica's scores, or that it has failed; nothing while it trains."""
+    if run.failure(replica):
+        return {"state": "failed"}
+    if not (run.replica(replica.name) / "summary.json").exists():
+        return {}
+    selection = run.summary(replica)["selection"]
+    return {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
+
+
+def _rules(names: Sequence[str]) -> list[str]:
+    """Selection rules as records call them, however they are written."""
+    rules = [{"best": "best_online"}.get(name, name.replace("-", "_")) for name in names]
+    for rule in rules:
+        if rule not in SELECTION_RULES:
+            raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, SELECTION_RULES)}")
+    return rules
