@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from dqlab import errors
 from dqlab.algorithms import ActorCritic
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
@@ -75,7 +76,7 @@ def _plain(error: DqlabError) -> DqlabError:
     message = masked(message_of(error))
     if message == str(error):
         return error
-    kinds: list[type[DqlabError]] = [kind for kind in type(error).__mro__ if "<locals>" not in kind.__qualname__]
+    kinds: list[type[DqlabError]] = [kind for kind in type(error).__mro__ if kind is getattr(errors, kind.__name__, 0)]
     return kinds[0](message).with_traceback(error.__traceback__)
 
 

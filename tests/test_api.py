@@ -1,0 +1,250 @@
+"""The library: what functions return, that they leave the process as it was, and a policy in use."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusion_ql as plain
+import gin
+import numpy as np
+import pytest
+import torch
+from conftest import bindings
+from made_environments import write_odd
+from made_runs import SECONDS
+
+import dqlab
+from dqlab.envs import make_env, tasks
+from dqlab.envs.backend import GymnasiumEnvironments, env_backends
+from dqlab.errors import ConfigError, RunError
+from dqlab.training.evaluation import initial_seeds
+from dqlab.training.execution.modes import Eager
+from dqlab.training.sampler import SamplerCore
+
+TASK = "walker2d-medium-expert-v2"
+RNG = np.random.default_rng(0)
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def train(out: Path, gin: str = "quickstart", **options: object) -> dqlab.Run:
+    own = {**SECONDS, **options.pop("set", {})}  # type: ignore[dict-item]
+    return dqlab.train(gin, set=own, out=out, quiet=True, **{"steps": 40, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dqlab.Run:
+    return train(tmp_path_factory.mktemp("run") / "mine", seeds=[0, 1], set={"load_dataset.standardise_states": True})
+
+
+def test_importing_it_is_light() -> None:
+    code = "import sys, dqlab; assert 'train' in dir(dqlab); print({'torch', 'numpy', 'gin'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def weights(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.glob("seed-*/checkpoints/*.safetensors"))}
+
+
+def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Command) -> None:
+    """Nor what their caller has set; the runs are bit for bit those of commands in processes of their own."""
+    gin.parse_config("Training.steps = 7")
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    try:
+        first = train(tmp_path / "first", set={"Experiment.precision": "full"})
+        policy = first.policy("last")
+        before = policy.seed(3)(np.ones(17))
+        dqlab.evaluate(first)
+        second = train(tmp_path / "second", set={"Experiment.algorithm": "edp"}, seeds=[5])
+        assert np.array_equal(policy.seed(3)(np.ones(17)), before)
+        assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
+        assert gin.query_parameter("Training.steps") == 7
+    finally:
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("highest")
+    for made, more in ((first, ()), (second, ("Experiment.algorithm='edp'",))):
+        alone = tmp_path / "alone" / made.path.name
+        own = ["--gin", "quickstart.gin", "--steps", "40", "--seeds", "5" if more else "0"]
+        done = dqlab_command("train", *own, "-q", "--out", str(alone), *bindings(*more))
+        assert done.returncode == 0, done.stderr
+        assert weights(made.path) == weights(alone)
+
+
+def test_what_a_run_says_of_itself(run: dqlab.Run) -> None:
+    summary, metrics = run.summary, run.metrics()
+    assert run.state == "finished"
+    assert set(summary["rule"]) == {"last", "offline", "best_online", "mean_last_10"}
+    assert (set(summary["seed"]), summary.attrs["caveat"]) == ({0, 1}, "not D4RL")
+    last = metrics[(metrics["metric"] == "score/mean") & (metrics["step"] == 40)]
+    assert last["value"].tolist() == summary[summary["rule"] == "last"]["score_mean"].tolist()
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="has no metric 'loss'. It has eval/"):
+        run.plot("loss")
+
+
+def test_an_evaluation_repeats_the_recorded_one(run: dqlab.Run) -> None:
+    for checkpoint, rule in (("last", "last"), ("best", "best_online")):
+        table = dqlab.evaluate(run, checkpoint=checkpoint)
+        expected = run.summary[run.summary["rule"] == rule].set_index("seed")["return_mean"]
+        assert table.groupby("seed")["return"].mean().to_dict() == pytest.approx(expected.to_dict(), abs=1e-12)
+        assert len(table) == 4
+        of_policy = dqlab.evaluate(run.policy(checkpoint, seed=1))
+        assert of_policy["return"].tolist() == table[table["seed"] == 1]["return"].tolist()
+    assert len(dqlab.evaluate(run.path, episodes=3, seed=0)) == 3
+
+
+def test_a_policy_acts_as_the_evaluator_does(run: dqlab.Run) -> None:
+    """The same noise: the same actions of seven states, and the same returns in environments that it drives."""
+    policy = run.policy("last", seed=1)
+    core = SamplerCore(policy.pack, 7, Eager())
+    noise, size = core.noise_stream("any").at(0), core.lanes.size
+    states = RNG.normal(size=(core.lanes.count * size, 17))
+    expected = core.sample_actions(policy.standardise(torch.from_numpy(states[:7])).unsqueeze(0), noise)[0]
+    lanes = [policy(states[lane * size :][:size], {k: v[0, lane] for k, v in noise.items()}) for lane in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate(lanes)[:7], expected.numpy())
+
+    stream = SamplerCore(policy.pack, 2, Eager()).noise_stream("evaluation 40")
+    envs = [make_env(tasks.get(TASK)) for _ in range(2)]
+    states = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, initial_seeds(1, 40, 2), strict=True)])
+    returns, live, time = [0.0, 0.0], [0, 1], 0
+    while live:
+        actions = policy(states, {name: value[0, 0] for name, value in stream.at(time).items()})
+        for episode in list(live):
+            states[episode], reward, terminated, truncated, _ = envs[episode].step(actions[episode].astype(float))
+            returns[episode] += reward
+            if terminated or truncated:
+                live.remove(episode)
+        time += 1
+    assert returns == dqlab.evaluate(policy)["return"].tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> None:
+    policy = run.policy(seed=0)
+    states = RNG.normal(size=(count, 17)).astype(np.float32)
+    actions = policy.seed(0)(states)
+    assert (actions.shape, type(actions)) == ((count, 6), np.ndarray)
+    assert np.abs(actions).max() <= 1
+    again = policy.seed(0)(torch.from_numpy(states))
+    assert torch.equal(again, torch.from_numpy(actions))
+    assert not torch.equal(policy(torch.from_numpy(states)), again)
+    values = policy.q(states, actions)
+    assert values.shape == (count,)
+    assert policy.q(states[0], actions[0]) == pytest.approx(values[0], abs=1e-5)
+    assert policy(states[0]).shape == (6,)
+    with pytest.raises(ConfigError, match=r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"):
+        policy(states[0][:, None])
+
+
+def test_actions_and_values_are_in_the_environments_units(tmp_path: Path) -> None:
+    """Bounds (-2, 2), and 0.5 alone; the task that a gin file makes is gone at the end."""
+    write_odd(tmp_path)
+    made = dqlab.train(tmp_path / "odd.gin", out=tmp_path / "run", quiet=True)
+    assert made.facts["task"] not in tasks
+    policy = made.policy("last")
+    states = RNG.normal(size=(50, 3))
+    actions = policy(states)
+    assert 1 < np.abs(actions[:, 0]).max() <= 2
+    assert set(actions[:, 1]) == {0.5}
+    unit = np.stack([actions[:, 0] / 2, np.zeros(50)], axis=1)
+    critic = policy.pack.layouts["critic"].bind(policy.pack.state.targets["critic_target"][0])
+    expected = critic(torch.from_numpy(states).float(), torch.from_numpy(unit).float()).amin(dim=0)
+    np.testing.assert_allclose(policy.q(states, actions), expected.numpy(), atol=1e-5)
+    table = dqlab.evaluate(policy, env="Odd-v0", episodes=2)
+    assert table["length"].tolist() == [5, 5]
+    assert "score" not in table
+
+
+def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tmp_path: Path) -> None:
+    state = np.ones(17)
+    expected = run.policy("last", seed=1).seed(0)(state)
+    file = run.path / "seed-1" / "checkpoints" / "step-000000040.safetensors"
+    for source in (file, run.path / "seed-1"):
+        assert np.array_equal(dqlab.load_policy(source, "last").seed(0)(state), expected)
+    with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
+        run.policy()
+    actor, critic = plain.Actor(17, 6, plain.Settings(hidden=16)), plain.Critic(17, 6, 16)
+    torch.save(actor.state_dict(), tmp_path / "actor_5.pth")
+    torch.save(critic.state_dict(), tmp_path / "critic_5.pth")
+    told = {"DiffusionPolicy.n_timesteps": 5, "DiffusionPolicy.schedule": "vp"}
+    policy = dqlab.load_policy(tmp_path, task=TASK, set=told)
+    action = policy(state)
+    assert policy.q(state, action) == pytest.approx(
+        torch.minimum(*critic(torch.ones(1, 17), torch.from_numpy(action)[None])).item(), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: dqlab.train("quickstrat"), "There is no gin file 'quickstrat.gin'. Did you mean"),
+        (lambda: dqlab.train("quickstart", set={"DiffusionQL.etta": 1.0}), "has no parameter 'etta'"),
+        (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": -1.0}), "DiffusionQL.eta must be"),
+        (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": print}), "DiffusionQL.eta is <built-in"),
+        (lambda: dqlab.load_policy("nowhere"), "is not the folder of a dqlab run"),
+        (lambda: dqlab.compare(["nowhere"]), "There is no folder 'nowhere'"),
+        (lambda: dqlab.Ablation("nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_exceptions_of_one_line(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(dqlab.errors.DqlabError) as caught:
+        call()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """A notebook's stop button, in the evaluation after 20 updates."""
+    pressed = []
+
+    class PressingStop(GymnasiumEnvironments):
+        def reset(self, *args: object) -> np.ndarray:
+            if not pressed:
+                pressed.append(signal.raise_signal(signal.SIGINT))
+            return super().reset(*args)  # type: ignore[arg-type]
+
+    env_backends.add("pressing_stop", PressingStop, source="here", summary="A stop.")
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"resume\(\) continues"):
+            train(tmp_path / "stopped", set={"Experiment.env_backend": "pressing_stop"})
+        stopped = dqlab.Run(tmp_path / "stopped")
+        assert stopped.state == "interrupted"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        whole = train(tmp_path / "whole", set={"Experiment.env_backend": "pressing_stop"})
+        assert weights(stopped.resume(quiet=True).path) == weights(whole.path)
+    finally:
+        env_backends.remove("pressing_stop")
+    with pytest.raises(RunError, match="there is nothing to resume"):
+        stopped.resume()
+
+
+def test_a_grid_its_table_and_what_is_compared_and_listed(tmp_path: Path, run: dqlab.Run) -> None:
+    (tmp_path / "two.gin").write_text("Grid.axes = {'eta': {'DiffusionQL.eta': (0.5, 1.0)}}\nGrid.base = 'eta=1.0'\n")
+    own = {**SECONDS, "Report.reps": 100}
+    grid = dqlab.ablate(
+        tmp_path / "two.gin", "quickstart", set=own, seeds=[0], steps=20, out=tmp_path / "g", quiet=True
+    )
+    assert grid.report.read_text().startswith("<!DOCTYPE html>")
+    assert set(grid.table()["label"]) == {"eta=0.5", "eta=1.0"}
+    assert set(grid.scores()["state"]) == {"finished"}
+    assert grid.plot("best").axes[0].get_xlabel().startswith("interquartile mean score")
+    with pytest.warns(UserWarning, match="fewer than 5 seeds"):
+        compared = dqlab.compare([run, grid], rules=["last"])
+    row = compared[(compared["group"] == "A") & (compared["rule"] == "last")].iloc[0]
+    assert row["mean"] == pytest.approx(run.summary[run.summary["rule"] == "last"]["score_mean"].mean())
+    assert set(compared.attrs["different"]) == {"A", "B", "C"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        listed = dqlab.list_runs(tmp_path)
+    assert sorted(listed["cell"]) == ["eta=0.5", "eta=1.0"]
+    assert set(listed["state"]) == {"finished"}
+
+
+@pytest.fixture
+def dqlab_command(dqlab: Command) -> Command:
+    return dqlab
