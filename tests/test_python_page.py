@@ -1,0 +1,29 @@
+"""docs/python.md: its code runs as it stands, one block after the other, and prints what the page says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, isolated
+
+BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_works_as_written(tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
+    code = "".join(text for language, text in blocks if language == "python")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        env=isolated(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    for shown in (text for language, text in blocks if language == "text"):
+        pattern = re.escape(shown.strip()).replace(re.escape("..."), ".*")
+        assert re.search(pattern, said), f"{shown} is not in:\n{said}"
