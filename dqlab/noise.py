@@ -20,25 +20,31 @@ Draw = Callable[[tuple[int, ...], torch.Generator, torch.dtype], Tensor]
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """One random tensor: its law and its shape."""
+    """One random tensor: its law and its shape.
+
+    Attributes:
+        draw, shape: what gives it.
+        law: its name and its parameter, for exported programs, which draw by themselves; empty where it has no name.
+    """
 
     draw: Draw
     shape: tuple[int, ...]
+    law: tuple[str, float] = ("", 0.0)
 
 
 def normal(*shape: int) -> NoiseSpec:
     """Standard normal."""
-    return NoiseSpec(_normal, shape)
+    return NoiseSpec(_normal, shape, ("normal", 0.0))
 
 
 def uniform(*shape: int) -> NoiseSpec:
     """Uniform in [0, 1): times of a flow, ranks that choose a random subset."""
-    return NoiseSpec(_uniform, shape)
+    return NoiseSpec(_uniform, shape, ("uniform", 0.0))
 
 
 def gumbel(*shape: int) -> NoiseSpec:
     """Standard Gumbel: argmax(logits + gumbel) is a draw from softmax(logits)."""
-    return NoiseSpec(_gumbel, shape)
+    return NoiseSpec(_gumbel, shape, ("gumbel", 0.0))
 
 
 def clipped(spec: NoiseSpec, bound: float) -> NoiseSpec:
@@ -49,7 +55,7 @@ def clipped(spec: NoiseSpec, bound: float) -> NoiseSpec:
     def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         return _normal(size, generator, dtype).clamp_(-bound, bound)
 
-    return NoiseSpec(draw, spec.shape)
+    return NoiseSpec(draw, spec.shape, ("clipped", bound))
 
 
 def integers(high: int, *shape: int) -> NoiseSpec:
@@ -58,7 +64,7 @@ def integers(high: int, *shape: int) -> NoiseSpec:
     def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         return torch.randint(0, high, size, generator=generator, device=generator.device)
 
-    return NoiseSpec(draw, shape)
+    return NoiseSpec(draw, shape, ("integers", high))
 
 
 def _normal(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -188,8 +188,8 @@ class ActorCritic(Algorithm):
             return self.act_alone(dims, nets, state, chain)
         repeated = state.unsqueeze(0).expand(count, -1, -1).flatten(0, 1)
         actions = self.sample_action(dims, nets, repeated, chain)
-        q = self.ranking(nets, repeated, actions).view(1, count, len(state))
-        candidates = actions.view(count, len(state), -1)
+        q = self.ranking(nets, repeated, actions).view(1, count, state.shape[0])
+        candidates = actions.view(count, state.shape[0], -1)
         index = self.resolved_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
         return take_candidates(candidates, index)
 

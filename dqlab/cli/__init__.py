@@ -19,6 +19,7 @@ from dqlab.cli.compare import add_compare
 from dqlab.cli.data import add_data
 from dqlab.cli.doctor import add_doctor
 from dqlab.cli.eval import add_eval
+from dqlab.cli.export import add_export
 from dqlab.cli.extending import add_check, add_describe, add_list, add_new_plugin
 from dqlab.cli.fidelity import add_fidelity
 from dqlab.cli.figure import add_figure
@@ -32,7 +33,7 @@ from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_o
 from dqlab.machine import quiet_threads
 
 GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
-    "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure),
+    "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure, add_export),
     "data": (add_data, add_collect, add_new_task, add_score),
     "records": (add_sync, add_ui, add_bench),
     "extending": (add_list, add_describe, add_check, add_new_plugin),

@@ -115,7 +115,7 @@ class TransformerDenoiser(nn.Module):
     def chunks(self, action: Tensor) -> Tensor:
         """Actions (B, A) -> (B, ceil(A / chunk), chunk), zeros behind the last dimension."""
         missing = -self.action_dim % self.chunk
-        return pad(action, (0, missing)).reshape(len(action), -1, self.chunk)
+        return pad(action, (0, missing)).reshape(action.shape[0], -1, self.chunk)
 
     def _time(self, t: Tensor, state: Tensor) -> Tensor:
         token: Tensor = self.time_token(self.time_embedding(t.to(state.dtype)))

@@ -72,7 +72,7 @@ class RectifiedFlowPolicy(Policy):
         steps = torch.arange(self.n_steps, device=state.device, dtype=state.dtype)
         times = steps * (self.time_scale / self.n_steps)
         if not hasattr(network.module, "prepare"):
-            return lambda x, step: network(x, times[step].expand(len(x)), state)
+            return lambda x, step: network(x, times[step].expand(x.shape[0]), state)
         prepared = network.call("prepare", state, times)
         return lambda x, step: network.call("denoise", x, step, prepared)  # type: ignore[no-any-return]
 

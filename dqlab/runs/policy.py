@@ -10,12 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from dqlab import errors
 from dqlab.algorithms import ActorCritic
@@ -24,7 +26,7 @@ from dqlab.config.replica import Replica
 from dqlab.envs.actions import from_unit, to_unit
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, printable_name
+from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, one_line, printable_name
 from dqlab.files import expanded
 from dqlab.noise import draw_noise, generator_for
 from dqlab.runs.build import execution_mode
@@ -38,6 +40,7 @@ from dqlab.runs.evaluate import (
 )
 from dqlab.runs.experiment import Experiment
 from dqlab.tracking import RunFolder
+from dqlab.tracking.records import read_record
 from dqlab.training import Pack
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import ComputeBudget
@@ -104,6 +107,21 @@ class PolicySource(NamedTuple):
     file: Path
 
 
+EXPORTED = "policy.json"
+
+
+class ExportRecord(TypedDict):
+    """policy.json, which makes a folder an exported policy: of its weights the file, and what its models take.
+
+    Attributes:
+        noise: name -> shape, with B for the number of states.
+    """
+
+    weights: Annotated[str, Field(pattern=r"^\w[\w.=+-]*/checkpoints/step-\d+\.safetensors$")]
+    task: str
+    noise: dict[str, list[int | str]]
+
+
 States = TypeVar("States", NDArray[Any], Tensor)
 
 
@@ -165,7 +183,7 @@ class LoadedPolicy:
         """
         given = _as_tensor(states)
         self._check(given, self.task.state_dim, "states")
-        with self._ready():
+        with self.ready():
             actions = self.act(given.reshape(-1, self.task.state_dim), noise)
         return _like(states, actions.reshape(*given.shape[:-1], -1))
 
@@ -204,7 +222,7 @@ class LoadedPolicy:
         if not isinstance(algorithm, ActorCritic):
             raise ConfigError(f"The algorithm '{self.experiment.algorithm}' has no critics: there is no Q to ask for.")
         unit = to_unit(taken.double().cpu().numpy(), self.action_low, self.action_high)
-        with self._ready(), torch.no_grad():
+        with self.ready(), torch.no_grad():
             seen = self.standardise(given.reshape(-1, self.task.state_dim))
             action = torch.from_numpy(unit).reshape(len(seen), -1).to(seen)
             state = self.pack.state
@@ -223,7 +241,7 @@ class LoadedPolicy:
         Raises:
             RunError: they gave no score. EnvError: the task's environment raises an error.
         """
-        with self._ready():
+        with self.ready():
             evaluator = build_ready_evaluator(self.experiment, episodes)
             if env is not None:
                 return self._episodes_in(env, evaluator.episodes)
@@ -253,7 +271,7 @@ class LoadedPolicy:
         return EvaluationEpisodes(returns, lengths)
 
     @contextmanager
-    def _ready(self) -> Iterator[None]:
+    def ready(self) -> Iterator[None]:
         """Within this, the process computes as in training."""
         with isolated(self._configuration):
             torch.set_num_threads(self.experiment.resolved_threads)
@@ -308,8 +326,9 @@ def load_policy(
     """Load a trained policy.
 
     Args:
-        source: a run's folder, one replica's folder in it, a file of its checkpoints, or a folder of the official
-            code's `actor_*.pth` and `critic_*.pth`.
+        source: a run's folder, one replica's folder in it, a file of its checkpoints, what `dqlab export` has written,
+            here or on the Hugging Face Hub (`hf:USER/REPO`), or a folder of the official code's `actor_*.pth` and
+            `critic_*.pth`.
         checkpoint: `best` (as scored in the environment: best-online), `last` or `offline`; of the official code's, the
             epoch, the latest one for `best` and `last`.
         seed: which replica, where the run has several.
@@ -320,7 +339,7 @@ def load_policy(
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
-    path, configuration = expanded(source), OtherConfiguration()
+    path, configuration = _downloaded(str(source)) or expanded(source), OtherConfiguration()
     bindings = as_bindings({**({"Experiment.device": device} if device else {}), **(set or {})})
     with isolated(configuration):
         if path.is_dir() and not (path / "run.json").exists() and any(path.glob("actor*.pth")):
@@ -334,8 +353,30 @@ def load_policy(
         return LoadedPolicy(configuration, experiment, pack, source_of, replica, standardisation(facts))
 
 
+HUB = "hf:"
+"""What the names of repositories on the Hugging Face Hub begin with."""
+
+
+def _downloaded(source: str) -> Path | None:
+    """The folder of a repository, if the source is one on the Hub; fetched once, and again where it has changed.
+
+    Raises:
+        RunError: it is not to be had.
+    """
+    if not source.startswith(HUB):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source.removeprefix(HUB), ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
+    except (OSError, ValueError) as error:  # the Hub's errors are of these kinds
+        raise RunError(f"{source} cannot be had: {one_line(error)}") from error
+
+
 def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, Path]:
-    """The run's folder, and the file of its weights."""
+    """The run's folder, and the file of its weights; what `dqlab export` has written has one file."""
+    if (path / EXPORTED).exists():
+        path = path / read_record(path / EXPORTED, ExportRecord)["weights"]
     if path.is_file():  # RUN/replica/checkpoints/step-N.safetensors
         return RunFolder(path.absolute().parents[2]), path
     if not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists():

@@ -1,0 +1,374 @@
+"""A trained policy as one model that needs no dqlab: chain, candidates, critics and selection, ONNX or PyTorch's own.
+
+An exported folder is a run's folder with one replica and one checkpoint, so `load_policy` takes it; beside the models
+it has a card and an example.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dqlab.errors import ConfigError, RunError, first_line
+from dqlab.files import new_folder, write_text
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
+from dqlab.tracking import RunFolder
+from dqlab.tracking.records import read_record
+from dqlab.tracking.selection_rules import SELECTION_RULES
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+TOLERANCE = 1e-5
+"""Of an exported model's actions, in the range [-1, 1] times the environment's."""
+
+
+class PolicyModule(nn.Module):
+    """Actions (B, A) in the environment's units for raw states (B, S) and noise, by a policy of `load_policy`.
+
+    Where the policy draws noise for B states times m candidates in one dimension, the module takes (..., m, B, ...).
+
+    Args:
+        policy: on the CPU.
+    """
+
+    state_mean: Tensor
+    state_std: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, policy: LoadedPolicy) -> None:
+        super().__init__()
+        pack = policy.pack
+        self._algorithm, self._dims, self._dtype = pack.algorithm, pack.dims, pack.dtype
+        self._sources = {name: target.source for name, target in pack.algorithm.targets().items()}
+        self._layouts = pack.layouts
+        self._places: dict[str, dict[str, str]] = {}
+        for network, named in pack.weights(0).items():
+            self._places[network] = {name: f"{network}__{name.replace('.', '__')}" for name in named}
+            for name, value in named.items():
+                self.register_buffer(self._places[network][name], value)
+        self.register_buffer("state_mean", policy.state_mean)
+        self.register_buffer("state_std", policy.state_std)
+        low, high = torch.from_numpy(policy.action_low), torch.from_numpy(policy.action_high)
+        self.register_buffer("low", low.double())
+        self.register_buffer("high", high.double())
+        self.specs = pack.algorithm.act_noise(pack.dims, 1)
+        twice = pack.algorithm.act_noise(pack.dims, 2)
+        self.batch_dims = {name: _grown(spec.shape, twice[name].shape) for name, spec in self.specs.items()}
+
+    def shapes(self, count: int | str = "B") -> dict[str, list[int | str]]:
+        """What noise it takes for so many states."""
+        return {name: self._shape(name, count) for name in self.specs}
+
+    def _shape(self, name: str, count: Any) -> list[Any]:
+        shape, place = list(self.specs[name].shape), self.batch_dims[name]
+        return shape if place is None else [*shape[: place + 1], count, *shape[place + 1 :]]
+
+    def forward(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        seen = state.double()
+        if len(self.state_mean):
+            seen = (seen - self.state_mean) / self.state_std
+        flat = {
+            name: value if (place := self.batch_dims[name]) is None else value.flatten(place, place + 1)
+            for name, value in noise.items()
+        }
+        nets = {
+            name: Network(
+                self._layouts[self._sources.get(name, name)].module,
+                {own: getattr(self, place) for own, place in places.items()},
+            )
+            for name, places in self._places.items()
+        }
+        unit = self._algorithm.act(self._dims, nets, seen.to(self._dtype), flat).double()
+        action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
+        return torch.maximum(torch.minimum(action, self.high), self.low).to(self._dtype)
+
+
+def _grown(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
+    """The dimension that counts states; None where the noise does not depend on how many there are."""
+    return next((place for place, (first, second) in enumerate(zip(one, two, strict=True)) if first != second), None)
+
+
+class DrawingModule(nn.Module):
+    """The same from states alone: it draws its noise.
+
+    Raises:
+        ConfigError: a law has no counterpart in exported programs.
+    """
+
+    def __init__(self, inner: PolicyModule) -> None:
+        super().__init__()
+        self.inner = inner
+        for name, spec in inner.specs.items():
+            if spec.law[0] not in LAWS:
+                raise ConfigError(
+                    f"The policy's noise '{name}' has a law of its own: only a model that is given it works."
+                )
+
+    def forward(self, state: Tensor) -> Tensor:
+        shapes = self.inner.shapes(state.shape[0])  # type: ignore[arg-type]
+        dtype = self.inner._dtype
+        out: Tensor = self.inner(
+            state, {name: _drawn(spec, shapes[name], dtype) for name, spec in self.inner.specs.items()}
+        )
+        return out
+
+
+SMALLEST = 1e-20
+"""In place of a uniform number that is 0."""
+
+
+def _drawn(spec: NoiseSpec, shape: list[Any], dtype: torch.dtype) -> Tensor:
+    law, parameter = spec.law
+    values: Tensor = LAWS[law](shape, dtype, parameter)
+    return values
+
+
+LAWS: Mapping[str, Any] = {
+    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
+    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
+    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
+    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=SMALLEST).log()).log(),
+    "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
+}
+"""Of `NoiseSpec.law`, as operations that programs can hold."""
+
+
+def export_policy(
+    run: str | Path,
+    out: Path,
+    form: str = "onnx",
+    checkpoint: str = "best",
+    seed: int | None = None,
+    push: str = "",
+) -> list[Path]:
+    """Write a policy's models, its card, an example, and what `load_policy` needs; returns the files.
+
+    Args:
+        run, checkpoint, seed: as `load_policy` takes them.
+        out: the folder, which may be that of an older export.
+        form: `onnx` or `torch`.
+        push: `hf:USER/REPO` uploads the folder, too.
+
+    Raises:
+        RunError: there is no such policy, or the folder is something else. ConfigError: it cannot be exported: why.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"There is no format '{form}'. Known: {', '.join(FORMATS)}.")
+    if push and not push.startswith(HUB):
+        raise ConfigError(f"--push wants {HUB}USER/REPO, not '{push}'.")
+    policy = load_policy(run, checkpoint, seed=seed, device="cpu", set={"Experiment.precision": "full"})
+    if not policy.source.facts:
+        raise ConfigError(
+            "The official code's checkpoints have no run that a card could tell of. Use dqlab.load_policy."
+        )
+    with policy.ready(), torch.no_grad():
+        module = PolicyModule(policy)
+        models = {"policy_given_noise": module, "policy": DrawingModule(module)}
+        written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
+        _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
+    with new_folder(out, is_exported, "an exported policy") as new:
+        for name, program in written.items():
+            program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
+        _write_run(policy, module, new)
+        write_text(new / "README.md", _card(policy, form))
+        write_text(new / "example.py", EXAMPLES[form].format(width=policy.task.state_dim))
+    if push:
+        _upload(out, push.removeprefix(HUB))
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPolicy) -> Any:
+    """A model as a program of any number of states.
+
+    Raises:
+        ConfigError: it cannot be traced or converted, or a package is missing.
+    """
+    count = 3
+    states = torch.zeros(count, policy.task.state_dim, dtype=module._dtype)
+    batch = torch.export.Dim("B", min=1)
+    sizes: dict[str, Any] = {"state": {0: batch}}
+    inputs: tuple[Any, ...] = (states,)
+    if model is module:
+        inputs = (states, _noise(module, count))
+        places = module.batch_dims
+        sizes["noise"] = {name: {} if (p := places[name]) is None else {p + 1: batch} for name in places}
+    try:
+        with warnings.catch_warnings(), _without_logs():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
+            if form == "torch":
+                return program
+            names = ["state", *(f"noise_{name}" for each in inputs[1:] for name in each)]
+            return torch.onnx.export(program, input_names=names, output_names=["action"], dynamo=True, verbose=False)
+    except ImportError as error:
+        raise ConfigError(f"ONNX wants packages that are not here ({error}): pip install 'dqlab[export]'.") from error
+    except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
+        name = policy.experiment.algorithm
+        raise ConfigError(f"'{name}' with these components cannot be exported: {first_line(error)}") from error
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Within this, the exporter does not say what it is doing."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether `export_policy` has written a folder."""
+    return (folder / EXPORTED).is_file()
+
+
+def _noise(module: PolicyModule, count: int) -> dict[str, Tensor]:
+    """Noise for so many states, as the module takes it."""
+    specs = {n: NoiseSpec(spec.draw, tuple(module.shapes(count)[n])) for n, spec in module.specs.items()}  # type: ignore[arg-type]
+    return draw_noise(specs, generator_for(0, "export", 0), module._dtype)
+
+
+def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) -> None:
+    """See that the model acts as the policy does.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    for count in (1, 5):
+        states = torch.randn(count, policy.task.state_dim, generator=generator_for(0, "states", count)).to(
+            module._dtype
+        )
+        noise = _noise(module, count)
+        flat = {n: v if (p := module.batch_dims[n]) is None else v.flatten(p, p + 1) for n, v in noise.items()}
+        expected = policy.act(states, flat)
+        actions = (
+            run_onnx(program.model_proto.SerializeToString(), states, noise)
+            if form == "onnx"
+            else program.module()(states, noise)
+        )
+        worst = float(
+            (torch.as_tensor(actions) - expected).abs().max() / max(1.0, float(np.abs(policy.action_high).max()))
+        )
+        if not worst <= TOLERANCE:
+            raise ConfigError(
+                f"The exported model's actions differ from the policy's by {worst:.1e}: it is not written."
+            )
+
+
+def run_onnx(model: str | bytes, states: Tensor, noise: Mapping[str, Tensor]) -> Any:
+    """The actions of a model that is given its noise, by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    known = {item.name for item in session.get_inputs()}
+    given = {"state": states, **{f"noise_{name}": value for name, value in noise.items()}}
+    return session.run(None, {name: value.numpy() for name, value in given.items() if name in known})[0]
+
+
+def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
+    """What makes the folder a run's with one replica, and policy.json."""
+    folder, name = RunFolder(policy.source.file.absolute().parents[2]), policy.replica.name
+    weights = Path(name) / "checkpoints" / policy.source.file.name
+    (out / weights).parent.mkdir(parents=True)
+    shutil.copyfile(policy.source.file, out / weights)
+    own = folder.replica(name) / "config.gin"
+    shutil.copyfile(own if own.exists() else folder.config, out / "config.gin")
+    summary = folder.replica(name) / "summary.json"
+    if summary.exists():
+        shutil.copyfile(summary, out / name / "summary.json")
+    facts = {**policy.source.facts, "replicas": {name: policy.replica.as_dict()}, "seeds": [policy.replica.seed]}
+    write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
+    record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
+    write_text(out / EXPORTED, json.dumps(record, indent=1))
+
+
+def _card(policy: LoadedPolicy, form: str) -> str:
+    """The model card, as the Hugging Face Hub reads it."""
+    facts, data = policy.source.facts, policy.source.facts["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    summary = RunFolder(policy.source.file.absolute().parents[2]).replica(policy.replica.name) / "summary.json"
+    rows = []
+    if summary.exists():
+        selection = read_record(summary, dict[str, Any])["selection"]
+        for rule, meaning in SELECTION_RULES.items():
+            row = selection[rule]
+            step = "" if row["step"] is None else f"{row['step']:,}"
+            rows.append(f"| {rule.replace('_', '-')} | {row['score_mean']:.1f} | {step} | {meaning} |")
+    what = "score" if facts.get("scored", True) else "return"
+    scores = [f"| rule | {what} | step | |", "|---|---|---|---|", *rows] if rows else ["The run has not finished."]
+    suffix = FORMATS[form]
+    return "\n".join(
+        [
+            "---\nlibrary_name: dqlab\npipeline_tag: reinforcement-learning",
+            f"tags: [offline-rl, {policy.experiment.algorithm}, {policy.task.name}]\n---",
+            f"# {policy.experiment.algorithm} on {policy.task.name}",
+            "",
+            f"`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives",
+            f"actions (B, {policy.task.action_dim}) in its units; `policy_given_noise{suffix}` takes the noise, too",
+            "(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.",
+            "",
+            *([f"**{facts['caveat']}**", ""] if facts["caveat"] else []),
+            f"- checkpoint: {policy.replica.title}, after {policy.source.step:,} updates",
+            f"- data: {data['source']}, SHA-256 `{data['digest']}`",
+            f"- physics: {facts.get('physics', '')}",
+            f"- versions: {versions}",
+            "",
+            *scores,
+            "",
+        ]
+    )
+
+
+EXAMPLES = {
+    "onnx": '''"""Actions of the exported policy: pip install onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(str(Path(__file__).parent / "policy.onnx"))
+states = np.zeros((2, {width}), dtype=np.float32)
+print(session.run(None, {{"state": states}})[0])
+''',
+    "torch": '''"""Actions of the exported policy: PyTorch alone."""
+
+from pathlib import Path
+
+import torch
+
+policy = torch.export.load(Path(__file__).parent / "policy.pt2").module()
+states = torch.zeros(2, {width})
+print(policy(states))
+''',
+}
+
+
+def _upload(folder: Path, repository: str) -> None:
+    """Make a repository on the Hugging Face Hub of a folder.
+
+    Raises:
+        RunError: it does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
+    except (OSError, ValueError) as error:  # the Hub's errors are of these kinds
+        raise RunError(
+            f"{HUB}{repository} does not take {folder}: {first_line(error)}. It is written there."
+        ) from error
