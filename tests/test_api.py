@@ -137,6 +137,7 @@ def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> 
     assert values.shape == (count,)
     assert policy.q(states[0], actions[0]) == pytest.approx(values[0], abs=1e-5)
     assert policy(states[0]).shape == (6,)
+    assert np.array_equal(policy(states, policy.seed(0).draw(count)), actions)
     with pytest.raises(ConfigError, match=r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"):
         policy(states[0][:, None])
 

@@ -147,7 +147,7 @@ class LoadedPolicy:
         replica: Replica,
         standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ()),
     ) -> None:
-        self._configuration, self._standardised_by = configuration, standardised_by
+        self._configuration, self._standardised_by, self._within = configuration, standardised_by, False
         self.experiment, self.pack, self.source, self.replica = experiment, pack, source, replica
         self.state_mean, self.state_std = (torch.tensor(list(each), dtype=torch.float64) for each in standardised_by)
         self.action_low, self.action_high = (np.asarray(each) for each in action_bounds(self.task))
@@ -183,15 +183,15 @@ class LoadedPolicy:
         """
         given = _as_tensor(states)
         self._check(given, self.task.state_dim, "states")
-        with self.ready():
-            actions = self.act(given.reshape(-1, self.task.state_dim), noise)
+        actions = self.act(given.reshape(-1, self.task.state_dim), noise)
         return _like(states, actions.reshape(*given.shape[:-1], -1))
 
     def act(self, states: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         """Actions (B, A) in the environment's units for states (B, S), on the CPU."""
         drawn = self.draw(len(states)) if noise is None else noise
         own = {name: value.to(self.device).unsqueeze(0) for name, value in drawn.items()}
-        unit = self.pack.act(self.standardise(states).unsqueeze(0), own)[0]
+        with self.ready():
+            unit = self.pack.act(self.standardise(states).unsqueeze(0), own)[0]
         actions = from_unit(unit.cpu().double().numpy(), self.action_low, self.action_high)
         return torch.from_numpy(np.clip(actions, self.action_low, self.action_high)).to(unit.dtype)
 
@@ -204,7 +204,8 @@ class LoadedPolicy:
 
     def draw(self, count: int) -> dict[str, Tensor]:
         """The noise of acting in that many states, the next of the policy's sequence, on the CPU."""
-        specs = self.pack.algorithm.act_noise(self.pack.dims, count)
+        with self.ready():
+            specs = self.pack.algorithm.act_noise(self.pack.dims, count)
         return draw_noise(specs, self._generator, self.pack.dtype)
 
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
@@ -272,7 +273,20 @@ class LoadedPolicy:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Within this, the process computes as in training."""
+        """Within this, the process computes as in training: components that are asked for have their parameters."""
+        with _ONE_AT_A_TIME:
+            if self._within:
+                yield
+                return
+            self._within = True
+            try:
+                with self._configured():
+                    yield
+            finally:
+                self._within = False
+
+    @contextmanager
+    def _configured(self) -> Iterator[None]:
         with isolated(self._configuration):
             torch.set_num_threads(self.experiment.resolved_threads)
             torch.set_float32_matmul_precision(self.experiment.resolved_precision.float32_products)

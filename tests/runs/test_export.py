@@ -1,0 +1,116 @@
+"""Exported policies: the actions of `load_policy` at 1e-5, from every algorithm; a folder that others can use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, TINY
+from made_environments import write_odd
+
+import dqlab as library
+from dqlab.algorithms import algorithms
+from dqlab.errors import ConfigError, RunError
+from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx
+from dqlab.runs.policy import LoadedPolicy
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+FEW = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
+
+
+def train(folder: Path, algorithm: str, *more: str) -> library.Run:
+    """Four updates with small networks."""
+    lines = ["include 'gin/quickstart.gin'", *FEW, *SMALL, f"Experiment.algorithm = '{algorithm}'", *more]
+    (folder / "small.gin").write_text("\n".join([*lines, "Training.eval_every = 4", "Training.eval_episodes = 1"]))
+    return library.train(folder / "small.gin", steps=4, out=folder / "run", quiet=True)
+
+
+def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Noise as an exported model takes it, and the policy's own actions for it."""
+    with policy.ready():
+        module = PolicyModule(policy)
+    flat = policy.seed(1).draw(len(states))
+    shapes = module.shapes(len(states))
+    noise = {name: value.reshape(shapes[name]) for name, value in flat.items()}  # type: ignore[arg-type]
+    return noise, policy(states.numpy(), flat)
+
+
+@pytest.mark.parametrize("algorithm", sorted(algorithms.names()))
+def test_every_algorithm_as_a_program_of_pytorch(tmp_path: Path, algorithm: str) -> None:
+    run = train(tmp_path, algorithm)
+    export_policy(run.path, tmp_path / "out", "torch", "last")
+    policy = library.load_policy(tmp_path / "out")
+    states = torch.randn(7, 17)
+    noise, expected = given_noise(policy, states)
+    actions = torch.export.load(tmp_path / "out" / "policy_given_noise.pt2").module()(states, noise)
+    np.testing.assert_allclose(actions.numpy(), expected, atol=1e-5)
+    drawn = torch.export.load(tmp_path / "out" / "policy.pt2").module()(states)
+    assert drawn.shape == (7, 6)
+    assert drawn.abs().max() <= 1
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> library.Run:
+    """Standardised states, actions between -2 and 2."""
+    folder = tmp_path_factory.mktemp("odd")
+    own = {"load_dataset.standardise_states": True}
+    return library.train(write_odd(folder), seeds=[0, 1], set=own, out=folder / "run", quiet=True)
+
+
+def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "out"
+    files = export_policy(odd.path, out, checkpoint="last", seed=1)
+    policy = library.load_policy(out)
+    states = torch.randn(7, 3)
+    noise, expected = given_noise(policy, states)
+    actions = run_onnx(str(out / "policy_given_noise.onnx"), states, noise)
+    np.testing.assert_allclose(actions, expected, atol=1e-5)
+    assert np.abs(actions[:, 0]).max() > 1
+    example = subprocess.run([sys.executable, str(out / "example.py")], capture_output=True, text=True, check=True)
+    assert example.stdout.startswith("[[")
+    card = (out / "README.md").read_text()
+    assert all(rule in card for rule in ("last", "offline", "best-online", "mean-last-10", odd.facts["data"]["digest"]))
+    assert json.loads((out / "policy.json").read_text())["noise"]["chain_start"] == [3, "B", 2]
+    assert out / "policy.onnx" in files
+    ones = np.ones(3)
+    assert np.array_equal(policy.seed(0)(ones), odd.policy("last", seed=1).seed(0)(ones))
+    assert library.evaluate(policy)["return"].tolist() == library.evaluate(odd, seed=1)["return"].tolist()
+
+
+def test_the_command_and_what_it_refuses(odd: library.Run, tmp_path: Path, dqlab: Command) -> None:
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "mine.txt").touch()
+    run, more = str(odd.path / "seed-0"), ("--format", "torch", "--plugin", "odd")
+    env = {"PYTHONPATH": str(odd.path.parent)}
+    done = dqlab("export", run, "--out", "walker", *more, env=env)
+    assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
+    for args, says in (
+        ((run, "--out", "else", *more), "holds something else than an exported policy"),
+        ((str(odd.path), "--out", "new", *more), "has 2 replicas"),
+        ((run, "--out", "new", "--push", "me/walker", *more), "--push wants hf:USER/REPO"),
+    ):
+        refused = dqlab("export", *args, env=env)
+        assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("law", "mean", "std"), [("normal", 0, 1), ("uniform", 0.5, 0.289), ("gumbel", 0.577, 1.283)])
+def test_laws_that_programs_draw_from(law: str, mean: float, std: float) -> None:
+    drawn = LAWS[law]([100_000], torch.float32, 0.0)
+    assert (float(drawn.mean()), float(drawn.std())) == pytest.approx((mean, std), abs=0.02)
+    assert set(LAWS["integers"]([1000], torch.float32, 3).tolist()) == {0, 1, 2}
+
+
+def test_what_cannot_be_exported_says_so(odd: library.Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no format 'tflite'"):
+        export_policy(odd.path, tmp_path / "new", "tflite")
+    with pytest.raises(RunError, match="is not the folder of a dqlab run"):
+        export_policy(tmp_path, tmp_path / "new")
