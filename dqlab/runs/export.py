@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dqlab.errors import ConfigError, RunError, first_line
+from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, write_text
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
@@ -368,7 +368,5 @@ def _upload(folder: Path, repository: str) -> None:
     try:
         HfApi().create_repo(repository, exist_ok=True)
         HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
-    except (OSError, ValueError) as error:  # the Hub's errors are of these kinds
-        raise RunError(
-            f"{HUB}{repository} does not take {folder}: {first_line(error)}. It is written there."
-        ) from error
+    except Exception as error:  # the Hub's client raises those of several libraries
+        raise RunError(f"{HUB}{repository} was not uploaded: {one_line(error)}. The files are in {folder}.") from error

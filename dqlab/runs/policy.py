@@ -363,7 +363,8 @@ def load_policy(
         folder, file = _find(path, checkpoint, seed)
         experiment, facts = load_experiment(folder, bindings)
         pack, replica, step = load_replica(experiment, folder, file)
-        source_of = PolicySource(f"{folder.path.name}, {replica.title}, step {step:,}", step, facts, file)
+        name = source if str(source).startswith(HUB) else folder.path.name
+        source_of = PolicySource(f"{name}, {replica.title}, step {step:,}", step, facts, file)
         return LoadedPolicy(configuration, experiment, pack, source_of, replica, standardisation(facts))
 
 
@@ -383,7 +384,7 @@ def _downloaded(source: str) -> Path | None:
 
     try:
         return Path(snapshot_download(source.removeprefix(HUB), ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
-    except (OSError, ValueError) as error:  # the Hub's errors are of these kinds
+    except Exception as error:  # the Hub's client raises those of several libraries
         raise RunError(f"{source} cannot be had: {one_line(error)}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import SMALL, TINY
 from made_environments import write_odd
+from made_hub import model_hub
 
 import dqlab as library
 from dqlab.algorithms import algorithms
@@ -100,6 +102,25 @@ def test_the_command_and_what_it_refuses(odd: library.Run, tmp_path: Path, dqlab
         refused = dqlab("export", *args, env=env)
         assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_the_hub_takes_it_and_gives_it_back(odd: library.Run, tmp_path: Path, dqlab: Command) -> None:
+    files: dict[str, bytes] = {}
+    push = ["export", str(odd.path / "seed-0"), "--format", "torch", "--plugin", "odd", "--push", "hf:me/odd", "--out"]
+    known = {"PYTHONPATH": str(odd.path.parent), "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hub")}
+    with model_hub(files) as address:
+        env = known | {"HF_ENDPOINT": address}
+        done = dqlab(*push, "odd", env=env)
+        assert done.returncode == 0, done.stderr
+        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
+        code = "import dqlab, odd; print(dqlab.load_policy('hf:me/odd').seed(0)([1.0, 1.0, 1.0]).tolist())"
+        command = [sys.executable, "-c", code]
+        told = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    expected = library.load_policy(odd.path / "seed-0").seed(0)([1.0, 1.0, 1.0])  # type: ignore[arg-type]
+    assert json.loads(told.stdout) == pytest.approx(expected.tolist(), abs=1e-6), told.stderr
+    gone = dqlab(*push, "again", env=known | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert (gone.returncode, "hf:me/odd was not uploaded" in gone.stderr) == (2, True), gone.stderr
+    assert (tmp_path / "again" / "policy.pt2").exists()
 
 
 @pytest.mark.parametrize(("law", "mean", "std"), [("normal", 0, 1), ("uniform", 0.5, 0.289), ("gumbel", 0.577, 1.283)])
