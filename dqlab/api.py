@@ -23,7 +23,8 @@ from dqlab.ablation import GridRequest
 from dqlab.ablation import ablate as run_grid
 from dqlab.ablation.driver import EXIT_CODES
 from dqlab.ablation.folder import GridFolder
-from dqlab.analysis.compare.compare import compare_groups, find_runs
+from dqlab.analysis.compare import compare_groups
+from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
