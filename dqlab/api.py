@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import io
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -396,7 +394,7 @@ def ablate(
     request = GridRequest(files, bindings, plugins, folder, command="dqlab.ablate", **options)
     if threading.current_thread() is not threading.main_thread():
         raise ConfigError("dqlab.ablate works in the main thread only: it is there that Ctrl-C arrives.")
-    with isolated(OtherConfiguration()), _as_a_command():
+    with isolated(OtherConfiguration()):
         load_plugins()
         status = run_grid(request, Console(quiet=quiet))
     if status == EXIT_CODES["interrupted"]:
@@ -404,21 +402,6 @@ def ablate(
     if status:
         warnings.warn(f"Some cells have failed: dqlab.Ablation({str(folder)!r}).scores() says which.", stacklevel=2)
     return Ablation(folder)
-
-
-@contextmanager
-def _as_a_command() -> Iterator[None]:
-    """Within this, a process that Python's multiprocessing starts does not run the caller's script from its beginning.
-
-    Its signals are put back at the end.
-    """
-    main, handler = sys.modules["__main__"], signal.getsignal(signal.SIGTERM)
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        signal.signal(signal.SIGTERM, handler)
 
 
 def compare(

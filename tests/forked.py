@@ -21,7 +21,6 @@ import fcntl
 import gc
 import importlib
 import json
-import multiprocessing.util
 import os
 import runpy
 import signal
@@ -82,8 +81,7 @@ class Template:
         """Whether a command can be forked; `others`: arguments of `Popen` that a fork knows nothing of."""
         given = [*map(str, command[:3])] if isinstance(command, list) else []
         ours = given[:2] == [sys.executable, "-m"] and given[2].startswith(MODULES)
-        spawned = given[:2] == [sys.executable, "-c"] and given[2].startswith("from multiprocessing.spawn import")
-        if self.off or not (ours or spawned) or any(others):
+        if self.off or not ours or any(others):
             return False
         paths = {*env.get("PYTHONPATH", "").split(os.pathsep)} - {*self.born.get("PYTHONPATH", "").split(os.pathsep)}
         if any(os.path.exists(os.path.join(path, "sitecustomize.py")) for path in paths):
@@ -114,7 +112,6 @@ class Template:
 
 
 _Popen = subprocess.Popen
-_spawnv_passfds = multiprocessing.util.spawnv_passfds
 template: Template
 
 
@@ -139,21 +136,11 @@ class Popen(_Popen):  # type: ignore[type-arg]
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
 
 
-def _spawn(path: Any, command: Any, descriptors: Any) -> int:
-    """As `multiprocessing` starts a process by the method `spawn`."""
-    environment = dict(os.environ)
-    given = [word for word in map(os.fsdecode, command) if word != "-B"]  # the template writes no bytecode either
-    if not template.serves(given, environment, ()):
-        return _spawnv_passfds(path, command, descriptors)
-    return template.fork(given, {own: own for own in (0, 1, 2, *descriptors)}, env=environment, session=False)
-
-
 def install(own: Template) -> None:
-    """Let `subprocess` and `multiprocessing` fork commands of dqlab's from now on, where that is the same."""
+    """Let `subprocess` fork commands of dqlab's from now on, where that is the same."""
     global template
     template = own
     subprocess.Popen = Popen  # type: ignore[misc]
-    multiprocessing.util.spawnv_passfds = _spawn
 
 
 def serve(channel: socket.socket) -> dict[str, Any]:
@@ -225,10 +212,7 @@ def run() -> None:
     try:
         _, how, what, *rest = sys.orig_argv
         sys.argv[:] = [how, *rest]
-        if how == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
-            exec(what, {"__name__": "__main__"})
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
         code: object = 0
     except SystemExit as ended:
         if not isinstance(ended.code, (int, type(None))):

@@ -1,4 +1,4 @@
-"""docs/python.md: its code runs as it stands, one block after the other, and prints what the page says."""
+"""docs/python.md: its code runs as a script, one block after the other and each once, and prints what the page says."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_the_page_works_as_written(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
     code = "".join(text for language, text in blocks if language == "python")
+    (tmp_path / "page.py").write_text(f"print('begins')\n{code}")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
+        [sys.executable, "-W", "ignore", "page.py"],
         cwd=tmp_path,
         env=isolated(tmp_path),
         capture_output=True,
@@ -24,6 +25,7 @@ def test_the_page_works_as_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    assert said.count("begins") == 1, "no process of the library runs its caller's script again"
     for shown in (text for language, text in blocks if language == "text"):
         pattern = re.escape(shown.strip()).replace(re.escape("..."), ".*")
         assert re.search(pattern, said), f"{shown} is not in:\n{said}"

@@ -37,7 +37,14 @@ def ablate(request: GridRequest, console: Console) -> int:
     Raises:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
+    try:
+        return _ablate(request, console)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ablate(request: GridRequest, console: Console) -> int:
     started = time.monotonic()
     session = open_session(request)
     announce_grid(session, console)

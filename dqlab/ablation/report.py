@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -20,10 +20,9 @@ from dqlab.config import gin_files
 from dqlab.config.catalogue import gin_parameters
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import format_bindings, parse_bindings
-from dqlab.config.plugins import load_plugins
 from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.envs.tasks import tasks
-from dqlab.errors import DqlabError, RunError, masked, message_of, printable
+from dqlab.errors import RunError
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment
 from dqlab.tracking.records import DataRecord, GridRecord, RunRecord, SummaryRecord, read_record
@@ -62,32 +61,25 @@ def _changed_since(gin: str) -> list[str]:
 
 
 def report_apart(request: GridRequest, console: Console) -> None:
-    """Report what there is of a grid, in a process of its own.
+    """Report what there is of a grid, by `dqlab ablate --report-only` in a process of its own.
 
     Raises:
         RunError: it failed; it has said why.
     """
-    size = (console.width, console.quiet, console.is_terminal)
-    process = multiprocessing.get_context("spawn").Process(target=_child, args=(request, size))
-    process.start()
+    command = [sys.executable, "-m", "dqlab.cli", "ablate", "--report-only", f"--grid={request.files[0]}"]
+    command += [f"--gin={path}" for path in request.files[1:]]
+    command += [f"--set={binding}" for binding in request.bindings]
+    command += [f"--plugin={module}" for module in request.imports]
+    command += [f"--out={request.out}", *(["--quiet"] if console.quiet else [])]
+    size = {"COLUMNS": str(console.width)}
+    process = subprocess.Popen(command, env={**os.environ, **size}, start_new_session=True)  # Ctrl-C is for its parent
     try:
-        process.join()
+        code = process.wait()
     except KeyboardInterrupt:
         process.terminate()
         raise
-    if process.exitcode:
+    if code:
         raise RunError(f"There is no report in {request.out}. Make it with the same command and --report-only.")
-
-
-def _child(request: GridRequest, size: tuple[int, bool, bool]) -> None:
-    width, quiet, terminal = size
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; who waits for this ends it
-    load_plugins()
-    try:
-        report_grid(request, Console(width=width, quiet=quiet, force_terminal=terminal))
-    except (DqlabError, OSError) as error:
-        print(f"dqlab: error: {printable(masked(message_of(error)))}", file=sys.stderr)
-        sys.exit(2)
 
 
 def collect_results(folder: GridFolder) -> GridResults:
