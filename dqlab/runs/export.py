@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.errors import ConfigError, RunError, first_line, one_line
-from dqlab.files import new_folder, write_text
+from dqlab.files import new_folder, read_text, write_text
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
@@ -208,6 +211,7 @@ def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPo
         with warnings.catch_warnings(), _without_logs():
             warnings.simplefilter("ignore")
             program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
+            _forget_places(program)
             if form == "torch":
                 return program
             names = ["state", *(f"noise_{name}" for each in inputs[1:] for name in each)]
@@ -217,6 +221,13 @@ def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPo
     except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
         name = policy.experiment.algorithm
         raise ConfigError(f"'{name}' with these components cannot be exported: {first_line(error)}") from error
+
+
+def _forget_places(program: Any) -> None:
+    """Where in the sources a program's operations are from: files of this machine."""
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 @contextmanager
@@ -285,19 +296,53 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)
     own = folder.replica(name) / "config.gin"
-    shutil.copyfile(own if own.exists() else folder.config, out / "config.gin")
+    write_text(out / "config.gin", _portable_config(read_text(own if own.exists() else folder.config)))
     summary = folder.replica(name) / "summary.json"
     if summary.exists():
         shutil.copyfile(summary, out / name / "summary.json")
-    facts = {**policy.source.facts, "replicas": {name: policy.replica.as_dict()}, "seeds": [policy.replica.seed]}
+    facts = {**_portable_facts(policy.source.facts), "seeds": [policy.replica.seed]}
+    facts["replicas"] = {name: policy.replica.as_dict()}
     write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
 
 
+OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
+"""Of run.json: what is of no use elsewhere, and may name folders in its text."""
+
+
+def _portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says, for other machines: of files the names, and the dataset's digest."""
+    kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
+    return {**kept, "data": {**kept["data"], "skipped": []}}
+
+
+def _portable_config(text: str) -> str:
+    """A configuration for other machines; those who load it say where their modules are, if Python does not know."""
+    bound = parse_bindings(text)
+    changed = {name: short for name, value in bound.items() if (short := without_folders(value)) != value}
+    return rebind_text(text, {**changed, **({IMPORT_PATH: ()} if IMPORT_PATH in changed else {})})
+
+
+def without_folders(value: Any) -> Any:
+    """A value, or all in it, with the names of files in place of local paths: `file:/home/me/a.npz` -> `file:a.npz`."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(without_folders, value))
+    found = LOCAL_PATH.fullmatch(value) if isinstance(value, str) else None
+    return f"{found['kind']}{Path(found['path']).name}" if found else value
+
+
+LOCAL_PATH = re.compile(r"(?P<kind>(?:[\w.+-]+:)*)(?P<path>(?:(?<=file:)//|/(?!/)|~).*)", re.DOTALL)
+"""Absolute, or of somebody's home; after the name of a data source, perhaps. Not the address of a server."""
+IMPORT_PATH = "import_path.folders"
+
+
 def _card(policy: LoadedPolicy, form: str) -> str:
     """The model card, as the Hugging Face Hub reads it."""
-    facts, data = policy.source.facts, policy.source.facts["data"]
+    facts = _portable_facts(policy.source.facts)
+    data = facts["data"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     summary = RunFolder(policy.source.file.absolute().parents[2]).replica(policy.replica.name) / "summary.json"
     rows = []

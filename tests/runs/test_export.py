@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, TINY
+from conftest import ROOT, SMALL, TINY
 from made_environments import write_odd
 from made_hub import model_hub
 
 import dqlab as library
 from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError, RunError
-from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx
+from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx, without_folders
 from dqlab.runs.policy import LoadedPolicy
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -57,11 +57,18 @@ def test_every_algorithm_as_a_program_of_pytorch(tmp_path: Path, algorithm: str)
     assert drawn.abs().max() <= 1
 
 
+def paths_in(folder: Path, *paths: Path) -> list[str]:
+    """Files that name one of the paths."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) >= 8
+    return [str(path) for path in files if any(str(each).encode() in path.read_bytes() for each in paths)]
+
+
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> library.Run:
     """Standardised states, actions between -2 and 2."""
     folder = tmp_path_factory.mktemp("odd")
-    own = {"load_dataset.standardise_states": True}
+    own = {"load_dataset.standardise_states": True, "load_dataset.map_dir": folder / "a map"}
     return library.train(write_odd(folder), seeds=[0, 1], set=own, out=folder / "run", quiet=True)
 
 
@@ -82,6 +89,8 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
     assert all(rule in card for rule in ("last", "offline", "best-online", "mean-last-10", odd.facts["data"]["digest"]))
     assert json.loads((out / "policy.json").read_text())["noise"]["chain_start"] == [3, "B", 2]
     assert out / "policy.onnx" in files
+    assert paths_in(out, odd.path.parent, ROOT) == []
+    assert library.Run(out).facts["data"]["path"] == "odd.npz"
     ones = np.ones(3)
     assert np.array_equal(policy.seed(0)(ones), odd.policy("last", seed=1).seed(0)(ones))
     assert library.evaluate(policy)["return"].tolist() == library.evaluate(odd, seed=1)["return"].tolist()
@@ -94,6 +103,8 @@ def test_the_command_and_what_it_refuses(odd: library.Run, tmp_path: Path, dqlab
     env = {"PYTHONPATH": str(odd.path.parent)}
     done = dqlab("export", run, "--out", "walker", *more, env=env)
     assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
+    assert paths_in(tmp_path / "walker", odd.path.parent, ROOT) == []
+    assert paths_in(odd.path, odd.path.parent), "what is exported does name them"
     for args, says in (
         ((run, "--out", "else", *more), "holds something else than an exported policy"),
         ((str(odd.path), "--out", "new", *more), "has 2 replicas"),
@@ -121,6 +132,17 @@ def test_the_hub_takes_it_and_gives_it_back(odd: library.Run, tmp_path: Path, dq
     gone = dqlab(*push, "again", env=known | {"HF_ENDPOINT": "http://127.0.0.1:9"})
     assert (gone.returncode, "hf:me/odd was not uploaded" in gone.stderr) == (2, True), gone.stderr
     assert (tmp_path / "again" / "policy.pt2").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (("/home/me/a b.npz", "~/b", "file:npz:/c/d.npz", "file:///e"), ("a b.npz", "b", "file:npz:d.npz", "file:e")),
+        ({"x": ["gin/quickstart.gin", "https://host/a", "a/b", "odd:Odd-v0"]},) * 2,
+    ],
+)
+def test_what_counts_as_a_path_of_this_machine(value: object, expected: object) -> None:
+    assert without_folders(value) == expected
 
 
 @pytest.mark.parametrize(("law", "mean", "std"), [("normal", 0, 1), ("uniform", 0.5, 0.289), ("gumbel", 0.577, 1.283)])
