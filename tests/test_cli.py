@@ -159,7 +159,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "official without a task": (["eval", "--official", "."], "--official wants --task"),
     "no official files": (["eval", "--official", ".", "--task", "hopper-medium-v2"], "No official checkpoint"),
     "unknown command": (["trian"], "dqlab has no command 'trian'. Did you mean `dqlab train`?"),
-    "what others call it": (["runs"], "Did you mean `dqlab ui`?"),
+    "what others call it": (["mlflow"], "Did you mean `dqlab ui`?"),
     "longer": (["evaluate"], "Did you mean `dqlab eval`?"),
     "a command of a command": (["download", "hopper-medium-v2"], "Did you mean `dqlab data download`?"),
     "unknown command of a command": (

@@ -25,6 +25,7 @@ from dqlab.cli.fidelity import add_fidelity
 from dqlab.cli.figure import add_figure
 from dqlab.cli.new_task import add_new_task
 from dqlab.cli.parser import Parser
+from dqlab.cli.runs import add_runs
 from dqlab.cli.score import add_score
 from dqlab.cli.sync import add_sync
 from dqlab.cli.train import add_train
@@ -35,7 +36,7 @@ from dqlab.machine import quiet_threads
 GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure, add_export),
     "data": (add_data, add_collect, add_new_task, add_score),
-    "records": (add_sync, add_ui, add_bench),
+    "records": (add_runs, add_sync, add_ui, add_bench),
     "extending": (add_list, add_describe, add_check, add_new_plugin),
     "checking": (add_doctor, add_fidelity),
 }

@@ -58,7 +58,6 @@ class Parser(argparse.ArgumentParser):
 MEANT = {
     "run": "train",
     "resume": "train",
-    "runs": "ui",
     "mlflow": "ui",
     "test": "eval",
     "play": "eval",

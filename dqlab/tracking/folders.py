@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dqlab.errors import DqlabError, RunError
-from dqlab.tracking.records import BegunGridRecord, CellRecord, GridRecord, PlanRecord, RunRecord, read_record
+from dqlab.files import path_within
+from dqlab.tracking.records import (
+    BegunGridRecord,
+    CellRecord,
+    GridRecord,
+    NotesRecord,
+    PlanRecord,
+    RunRecord,
+    read_record,
+)
 
 SHOWN = 3
 
@@ -46,7 +55,7 @@ class SkippedRecords:
             raise LeftOutError(" ".join(self.out[:SHOWN]) + (f" And {more} more." if more > 0 else ""))
 
 
-RUN, GRID, PLAN = "run.json", "grid.json", "plan.json"
+RUN, GRID, PLAN, NOTES = "run.json", "grid.json", "plan.json", "notes.json"
 
 
 def is_grid(folder: Path) -> bool:
@@ -92,6 +101,17 @@ def run_facts(folder: Path) -> RunRecord:
     if not os.path.exists(folder / RUN):
         raise RunError(f"{folder} is not the folder of a dqlab run or grid (no readable {RUN} or {GRID}).")
     return read_record(folder / RUN, RunRecord)
+
+
+def read_notes(folder: Path) -> NotesRecord:
+    """Tags and the note that a run or a grid has been given.
+
+    Raises:
+        RunError: the file is damaged, or a link.
+    """
+    if not os.path.lexists(folder / NOTES):
+        return {"tags": {}, "note": ""}
+    return read_record(path_within(folder / NOTES, folder), NotesRecord)
 
 
 def reused_cells(facts: GridRecord) -> dict[str, Path]:

@@ -178,6 +178,13 @@ class PlanRecord(TypedDict):
     packs: dict[Name, list[Name]]
 
 
+class NotesRecord(TypedDict):
+    """notes.json, beside run.json or grid.json: what its owner says of a run or a grid."""
+
+    tags: dict[Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=200)], str]
+    note: Annotated[str, Field(max_length=5000)]
+
+
 class SentRecord(TypedDict):
     """What MLflow has of one run.
 
@@ -258,6 +265,7 @@ REMEDIES: dict[object, str] = {
     BegunGridRecord: "Delete it, and run the grid's command again.",
     GridRecord: "Delete it, and run the grid's command again.",
     PlanRecord: "Delete it: what has finished is kept, and packs that were under way begin anew.",
+    NotesRecord: "Mend or delete it: it has no more than tags and a note.",
     MemoryRecord: "Delete it to have everything recorded anew.",
 }
 """What to do with a file that does not fit its schema."""

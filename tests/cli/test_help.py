@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -28,7 +29,7 @@ def test_every_command_has_examples_that_it_can_read(parser: Parser) -> None:
     assert lines
     for line in lines:
         assert line.startswith(parser.prog)
-        build_parser().parse_args(line.split()[1:])
+        build_parser().parse_args(shlex.split(line)[1:])
 
 
 def test_the_help_lists_every_command_in_its_group() -> None:

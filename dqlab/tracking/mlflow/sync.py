@@ -41,7 +41,7 @@ from dqlab.tracking.mlflow.client import (
     store_path,
     tracking_uri,
 )
-from dqlab.tracking.mlflow.tree import VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
+from dqlab.tracking.mlflow.tree import TAG, VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
 from dqlab.tracking.run_folder import RunFolder
 
@@ -275,6 +275,9 @@ class MlflowWriter:
         metrics, tags = node.results()
         if _digest(node.tags) != sent["tags"]:
             tags = {**node.tags, **tags}
+            for name in () if first else self._client.get_run(sent["run"]).data.tags:
+                if name.startswith(TAG) and name not in tags:
+                    self._client.delete_tag(sent["run"], name)
         log_all(self._client, sent["run"], metrics, node.parameters if first else {}, tags)
 
     def _send_files(self, run: str, node: TrackedRun, changed: list[str]) -> None:

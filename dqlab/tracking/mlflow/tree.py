@@ -15,7 +15,7 @@ from typing import Any
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import DqlabError, RunError, printable_name
 from dqlab.files import path_within, read_text
-from dqlab.tracking.folders import SkippedRecords, grid_of, planned_cells, reused_cells, run_facts
+from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells, run_facts
 from dqlab.tracking.records import (
     ChosenRecord,
     FailureRecord,
@@ -90,7 +90,7 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
         RunError: it is no run's folder, or its run.json is damaged.
     """
     facts, name = run_facts(path), path.resolve().name
-    tags, shared = run_tags(facts), facts.get("parameters", {})
+    tags, shared = {**run_tags(facts), **note_tags(path)}, facts.get("parameters", {})
     ended = {"finished": "FINISHED", "failed": "FAILED"}.get(facts["state"], "")
     replicas = replicas_of(facts)
 
@@ -208,6 +208,7 @@ def grid_tree(
             "cells": str(facts["cells"]),
             "caveat": facts.get("caveat", ""),
             **_versions(grid, facts),
+            **note_tags(grid),
         },
         status=status or _unended(over),
         files={path: str(path.parent.relative_to(grid)) for path in report},
@@ -263,6 +264,18 @@ def run_tags(facts: RunRecord) -> dict[str, str]:
         **{f"version.{name}": value for name, value in facts["versions"].items()},
         **{f"variant.{name}": value for name, value in facts.get("variants", {}).items()},
     }
+
+
+TAG = "tag."
+"""What the names of tags begin with that a run's owner has given it: none is one of dqlab's own."""
+
+
+def note_tags(folder: Path) -> dict[str, str]:
+    """The tags and the note that a run or a grid has been given, as MLflow shows them."""
+    if not os.path.lexists(folder / NOTES):
+        return {}
+    notes = read_notes(folder)
+    return {**{f"{TAG}{name}": text for name, text in notes["tags"].items()}, "mlflow.note.content": notes["note"]}
 
 
 def axis_parameter(axis: str) -> str:

@@ -1,0 +1,333 @@
+"""`dqlab runs`: what there is, how it goes, tags and notes, and what to delete; a grid is one thing, with its cells."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dqlab.cli.options import add_group, add_subcommand
+from dqlab.errors import ConfigError, RunError
+from dqlab.files import expanded, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dqlab.api import Run
+EXAMPLES = """
+dqlab runs list
+dqlab runs show runs/mine
+dqlab runs tail runs/mine
+dqlab runs tag runs/mine baseline paper=table1
+dqlab runs note runs/mine "the one with the old critic"
+dqlab runs rm runs/mine
+"""
+
+
+def add_runs(commands: Any) -> None:
+    """`dqlab runs` and its commands."""
+    group = add_group(commands, "runs", "List runs and grids, follow, tag, annotate and delete them.", EXAMPLES)
+    parser = add_subcommand(group, "list", _list, "Show the runs and grids in a folder.", "dqlab runs list runs")
+    parser.add_argument("folder", nargs="?", type=expanded, default=Path("runs"), help="runs by default")
+    parser = add_subcommand(group, "show", _show, "Show a run's facts and scores.", "dqlab runs show runs/mine")
+    _add_run(parser)
+    parser = add_subcommand(group, "tail", _tail, "Show a run's curves until it ends.", "dqlab runs tail runs/mine")
+    _add_run(parser, "folder of a run, or of a grid's pack")
+    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; 2 by default")
+    examples = "dqlab runs tag runs/mine baseline paper=table1\ndqlab runs tag runs/mine baseline --remove"
+    parser = add_subcommand(group, "tag", _tag, "Give a run tags, or take them away.", examples)
+    _add_run(parser)
+    parser.add_argument("tags", nargs="+", metavar="NAME[=VALUE]", help="letters, digits, dots and dashes in names")
+    parser.add_argument("--remove", action="store_true", help="take these away")
+    parser = add_subcommand(group, "note", _note, "Write a note about a run.", 'dqlab runs note runs/mine "as it was"')
+    _add_run(parser)
+    parser.add_argument("text", help="in place of the note that there is; '' removes it")
+    parser = add_subcommand(group, "rm", _rm, "Delete runs, or grids as a whole.", "dqlab runs rm runs/a runs/b --yes")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="folder of a run, or of a grid")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_run(parser: argparse.ArgumentParser, text: str = "folder of a run, or of a grid") -> None:
+    parser.add_argument("run", type=expanded, metavar="RUN", help=text)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from dqlab.api import list_runs
+    from dqlab.printing import Console
+    from dqlab.tracking.folders import grid_of
+
+    if not args.folder.is_dir():
+        raise RunError(f"There is no folder '{args.folder}'.")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = list_runs(args.folder)
+    for each in told:
+        print(f"dqlab: warning: {each.message}", file=sys.stderr)
+    runs = [Path(path).parent for path in found["path"]]
+    owners = [run.parents[1] if grid_of(run) else run for run in runs]
+    caveats = sorted(set(found["caveat"]) - {""})
+    table = Table(box=None, caption_justify="left", caption=f"* {'; '.join(caveats)}" if caveats else None)
+    for column in ("run", "state", "last", "tags"):
+        justify: Any = "right" if column == "last" else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "tags")
+    for path, rows in found.groupby(owners, sort=True):
+        what = ", ".join(_one_of(rows[name], f"{name}s") for name in ("task", "algorithm"))
+        table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
+    if found.empty:
+        print(f"There are no runs in {args.folder}.")
+    else:
+        Console().print(table)
+    return 0
+
+
+def _one_of(names: Iterable[str], kind: str) -> str:
+    """The only one of them, or how many there are."""
+    known = set(names)
+    return next(iter(known)) if len(known) == 1 else f"{len(known)} {kind}"
+
+
+def _row(path: Path, rows: Any) -> Sequence[str]:
+    """State, score and tags: of a run its mean score by the rule `last`, of a grid how many cells have one."""
+    from dqlab.tracking.folders import is_grid, read_notes
+
+    scores = rows["last"].dropna().astype(float)
+    shown = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
+    if is_grid(path):
+        shown = f"{len(scores)} cells"
+    return _state(path), shown, _in_words(read_notes(path)["tags"])
+
+
+def _in_words(tags: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" if value else name for name, value in tags.items())
+
+
+def _state(path: Path) -> str:
+    """As the folder has it; one that says `running` though no process has it was killed."""
+    from dqlab.tracking.folders import read_facts
+
+    state = str(read_facts(path).get("state", "running"))
+    return "killed" if state == "running" and not _in_use(path) else state
+
+
+def _in_use(path: Path) -> bool:
+    """Whether a process has a run, a grid, or one of a grid's packs."""
+    from dqlab.tracking.run_folder import RunFolder
+
+    return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
+
+
+def _show(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from dqlab.printing import Console
+    from dqlab.tracking.folders import is_grid, read_facts, read_notes
+
+    facts: Mapping[str, Any] = read_facts(args.run)
+    notes, console = read_notes(args.run), Console()
+    about = {"state": _state(args.run), **(_of_grid(args.run, facts) if is_grid(args.run) else _of_run(facts))}
+    about |= {"tags": _in_words(notes["tags"]), "note": notes["note"]}
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in about.items():
+        if text:
+            table.add_row(name, str(text))
+    console.print(f"{args.run}", soft_wrap=True)
+    console.print(table)
+    if not is_grid(args.run):
+        console.print(_scores(args.run, facts))
+    return 0
+
+
+def _of_run(facts: Mapping[str, Any]) -> Mapping[str, str]:
+    data = facts["data"]
+    versions = (f"{name} {version}" for name, version in facts["versions"].items())
+    return {
+        **{name: str(facts.get(name, "")) for name in ("reason", "task", "algorithm", "cell", "physics")},
+        "seeds": " ".join(map(str, facts["seeds"])),
+        "data": f"{data['source']}, SHA-256 {data['digest'][:12]}",
+        "caveat": facts["caveat"],
+        "device": f"{facts['device']} ({facts['device_name']})",
+        "versions": ", ".join(versions),
+        "commit": facts["git_commit"],
+    }
+
+
+def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
+    axes = (f"{axis}: {', '.join(points)}" for axis, points in facts.get("axes", {}).items())
+    return {
+        "grid": facts["name"],
+        "axes": "; ".join(axes),
+        "tasks": ", ".join(facts.get("tasks", ())),
+        "seeds": " ".join(map(str, facts.get("seeds", ()))),
+        "cells": str(facts.get("cells", "")),
+        "caveat": facts.get("caveat", ""),
+        "report": str(page) if (page := path / "report" / "index.html").exists() else "",
+    }
+
+
+def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
+    """The table that the run ended with, of the replicas that have finished."""
+    from dqlab.tracking.display import summary_table
+    from dqlab.tracking.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    replicas = folder.replicas()
+    failed = {replica.title: known.get("step") or 0 for replica in replicas if (known := folder.failure(replica))}
+    ended = [each for each in replicas if (folder.replica(each.name) / "summary.json").exists()]
+    summaries: dict[str, Any] = {each.title: folder.summary(each) for each in ended if each.title not in failed}
+    if not (summaries or failed):
+        return f"No scores yet: dqlab runs tail {path}"
+    data = {"score_mean": math.nan, "return_mean": math.nan, **facts["data"]}  # not in records of earlier versions
+    return summary_table(summaries, data, facts["caveat"], failed, facts.get("scored", True))
+
+
+def _tail(args: argparse.Namespace) -> int:
+    from rich.live import Live
+
+    from dqlab.api import Run
+    from dqlab.printing import Console
+
+    if not 0.1 <= args.every <= 3600:
+        raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
+    run, over = Run(args.run), False
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while not over:
+            over = _state(args.run) != "running"
+            live.update(_curves(run), refresh=True)
+            if not over:
+                time.sleep(args.every)
+    if not console.is_terminal:
+        console.line()
+    return 0
+
+
+def _curves(run: Run) -> Table:
+    """Scores and losses so far, a line a replica and metric."""
+    from rich.table import Table
+
+    facts, known = run.facts, run.metrics()
+    steps = facts.get("parameters", {}).get("Training.steps")
+    done = f"{int(known['step'].max()) if len(known) else 0:,}{f' of {steps:,}' if steps else ''}"
+    table = Table(box=None, title=f"{run.path}: {_state(run.path)}, step {done}", title_justify="left")
+    table.caption, table.caption_justify = facts["caveat"], "left"
+    for column in ("replica", "metric", "so far", "now"):
+        table.add_column(column, justify="right" if column == "now" else "left", overflow="fold")
+    score = "score/mean" if facts.get("scored", True) else "eval/return_mean"
+    chosen = known[(known["metric"] == score) | known["metric"].str.match(r"train/.*loss$")]
+    for (replica, metric), line in chosen.groupby(["replica", "metric"], sort=True):
+        values = line["value"].to_list()
+        table.add_row(replica, metric.removeprefix("train/"), sparkline(values), f"{values[-1]:.4g}")
+    return table
+
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 32
+
+
+def sparkline(values: Iterable[float]) -> str:
+    """A curve in a line of text: at most 32 of the values, evenly chosen, the last one among them."""
+    finite = [value for value in values if math.isfinite(value)]
+    count = min(WIDTH, len(finite))
+    shown = [finite[-1 - (len(finite) - 1) * back // max(1, count - 1)] for back in reversed(range(count))]
+    low, high = (min(shown), max(shown)) if shown else (0.0, 0.0)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def _tag(args: argparse.Namespace) -> int:
+    from dqlab.tracking.folders import read_notes
+
+    given = dict(tag.partition("=")[::2] for tag in args.tags)
+    _check_own(args.run)
+    tags = read_notes(args.run)["tags"]
+    if args.remove:
+        if unknown := [name for name in given if name not in tags]:
+            raise RunError(f"{args.run} has no tag '{unknown[0]}'. It has {_in_words(tags) or 'none'}.")
+        tags = {name: value for name, value in tags.items() if name not in given}
+    else:
+        tags = {**tags, **given}
+    _write_notes(args.run, tags=tags)
+    return 0
+
+
+def _note(args: argparse.Namespace) -> int:
+    _check_own(args.run)
+    _write_notes(args.run, note=args.text)
+    return 0
+
+
+def _check_own(path: Path) -> None:
+    """See that it is a run or a grid, and not a part of one."""
+    from dqlab.tracking.folders import grid_of, read_facts
+
+    read_facts(path)
+    if grid := grid_of(path):
+        raise RunError(f"{path} is a part of a grid. Name the grid: {grid}.")
+
+
+def _write_notes(path: Path, **changed: Any) -> None:
+    from dqlab.tracking.folders import NOTES, read_notes
+    from dqlab.tracking.mlflow.sync import is_tracked
+    from dqlab.tracking.records import NotesRecord, in_short, parse_record
+
+    text = json.dumps({**read_notes(path), **changed}, indent=1)
+    try:
+        notes = parse_record(text, NotesRecord)
+    except ValueError as error:
+        allowed = "a tag's name has letters, digits, dots and dashes only, a note at most 5,000 characters"
+        raise ConfigError(f"That cannot be kept: {allowed} ({in_short(error)}).") from error
+    write_text(path / NOTES, text)
+    print(f"{path}: {_in_words(notes['tags']) or 'no tags'}{'; ' if notes['note'] else ''}{notes['note']}")
+    if is_tracked(path):
+        print(f"For MLflow to have it: dqlab sync {path}")
+
+
+def _rm(args: argparse.Namespace) -> int:
+    for path in args.runs:
+        _check_own(path)
+        _check_unused(path)
+    for path in args.runs:
+        if args.yes or _agreed(path):
+            _delete(path)
+        else:
+            print(f"{path} is kept.")
+    return 0
+
+
+def _check_unused(path: Path) -> None:
+    if _in_use(path):
+        raise RunError(f"{path} is in use: a process trains in it. Stop that one first.")
+
+
+def _agreed(path: Path) -> bool:
+    from dqlab.machine import in_words
+
+    files = [file for file in path.rglob("*") if file.is_file()]
+    size = in_words(sum(file.lstat().st_size for file in files))
+    try:
+        answer = input(f"Delete {path} ({_state(path)}; {len(files)} files, {size})? [y/N] ")
+    except EOFError as error:
+        raise RunError(f"Nobody has answered: {path} is kept. --yes deletes without asking.") from error
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _delete(path: Path) -> None:
+    from dqlab.tracking.mlflow.sync import is_tracked
+    from dqlab.tracking.run_folder import claim_folder
+
+    _check_unused(path)  # the question may have stood for hours
+    tracked = is_tracked(path)
+    with claim_folder(path):
+        shutil.rmtree(path)
+    print(f"{path} is deleted.{' What MLflow has of it stays there.' if tracked else ''}")

@@ -1,0 +1,171 @@
+"""`dqlab runs`: a list in 80 columns, curves of a run under way, tags and notes to MLflow, what is not deleted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import isolated
+from made_folders import write_grid, write_run
+from made_grids import made_grid
+from mlflow_stores import fresh_store
+
+from dqlab.cli.runs import BARS, WIDTH, sparkline
+from dqlab.tracking.run_folder import claim_folder
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+GRID = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
+NARROW = {"COLUMNS": "80"}
+LONG = "quickstart-20261128-060115-6803"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A run with a long name, one that was killed, and a grid of four cells."""
+    write_run(tmp_path / "runs" / LONG, seeds=(0, 1))
+    write_run(tmp_path / "runs" / "killed", state="running")
+    write_grid(tmp_path / "runs" / "steps", GRID)
+    return tmp_path / "runs"
+
+
+def test_the_list_has_runs_and_grids_and_fits(runs: Path, dqlab: Command) -> None:
+    assert dqlab("runs", "tag", "runs/steps", "paper=table1").returncode == 0
+    done = dqlab("runs", "list", env=NARROW)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert [*rows] == ["run", "killed", "walker2d-medium-expert-v2,", LONG, "steps", "*"]
+    assert rows["killed"] == ["killed", "50.0*"]
+    assert rows[LONG] == ["finished", "50.5*"]
+    assert rows["steps"] == ["finished", "4", "cells", "paper=table1"]
+    assert "* not D4RL" in done.stdout
+
+
+def test_a_folder_without_runs(tmp_path: Path, in_process: Command) -> None:
+    assert in_process("runs", "list", ".").stdout == "There are no runs in ..\n"
+    assert "There is no folder 'runs'." in in_process("runs", "list").stderr
+
+
+def test_what_a_run_and_a_grid_are(runs: Path, in_process: Command) -> None:
+    name = f"runs/{LONG}"
+    in_process("runs", "note", name, "as it was")
+    shown = in_process("runs", "show", name).stdout
+    for text in ("finished", "diffusion_ql", "digest of wa", "torch 2.13.0", "as it was", "best-online", "not D4RL"):
+        assert text in shown
+    assert "No scores yet" not in shown
+    assert "N: 2, 5" in in_process("runs", "show", "runs/steps").stdout
+    assert "its runs lie in packs/" in in_process("runs", "tail", "runs/steps").stderr
+
+
+def add_score(run: Path, step: int, score: float) -> None:
+    with (run / "seed-0" / "metrics.jsonl").open("a") as journal:
+        journal.write(json.dumps({"step": step, "time": 1e9, "metrics": {"score/mean": score}}) + "\n")
+
+
+def test_curves_of_a_run_under_way(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine", state="running")
+    add_score(run, 6000, 12.25)
+    with claim_folder(run), (tmp_path / "said").open("w") as said:
+        command = [sys.executable, "-m", "dqlab.cli", "runs", "tail", "mine", "--every", "0.1"]
+        env = isolated(tmp_path) | {"FORCE_COLOR": "1", "TERM": "xterm"}
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said)
+        wait_for(tmp_path / "said", "mine: running, step 6,000", "12.25")
+        add_score(run, 7000, 23.5)
+        wait_for(tmp_path / "said", "step 7,000", "▁█", "23.5")
+        assert process.poll() is None
+        write_run(run)
+    assert process.wait(60) == 0
+    assert "mine: finished" in (tmp_path / "said").read_text()
+
+
+def wait_for(path: Path, *texts: str) -> None:
+    deadline = time.monotonic() + 120
+    while not all(text in path.read_text() for text in texts):
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.1)
+
+
+def test_curves_of_a_line() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([3.0, float("nan")]) == BARS[0]
+    rising = sparkline(range(1000))
+    assert (len(rising), rising[0], rising[-1]) == (WIDTH, BARS[0], BARS[-1])
+    assert list(rising) == sorted(rising)
+
+
+def test_tags_and_the_note_go_to_mlflow_and_away(runs: Path, dqlab: Command, in_process: Command) -> None:
+    from mlflow.tracking import MlflowClient
+
+    fresh_store(runs)
+    name = f"runs/{LONG}"
+    assert dqlab("sync", name).returncode == 0
+    tagged = in_process("runs", "tag", name, "baseline", "paper=table1")
+    assert tagged.stdout == f"{name}: baseline, paper=table1\nFor MLflow to have it: dqlab sync {name}\n"
+    in_process("runs", "note", name, "as it was")
+
+    def stored() -> list[dict[str, str]]:
+        assert dqlab("sync", name).returncode == 0
+        client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+        found = client.search_runs([each.experiment_id for each in client.search_experiments()])
+        own = ("tag.", "mlflow.note")
+        return [{key: text for key, text in run.data.tags.items() if key.startswith(own)} for run in found]
+
+    assert stored() == [{"tag.baseline": "", "tag.paper": "table1", "mlflow.note.content": "as it was"}] * 3
+    in_process("runs", "tag", name, "paper", "--remove")
+    in_process("runs", "note", name, "")
+    assert stored() == [{"tag.baseline": "", "mlflow.note.content": ""}] * 3
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["tag", "runs/steps", "a/b"], "a tag's name has letters, digits"),
+        (["tag", "runs/steps", "gone", "--remove"], "has no tag 'gone'. It has none."),
+        (["tag", "runs/steps/packs/00000000", "x"], "is a part of a grid. Name the grid:"),
+        (["note", "runs", "x"], "runs is not the folder of a dqlab run or grid"),
+        (["rm", "runs/killed", "runs/steps/packs/00000000", "--yes"], "is a part of a grid"),
+        (["rm", "runs/killed", "runs/nowhere", "--yes"], "runs/nowhere is not the folder of a dqlab run or grid"),
+        (["tail", "runs/killed", "--every", "0"], "--every is 0: between 0.1 and 3600 seconds."),
+    ],
+)
+def test_what_is_refused(runs: Path, in_process: Command, args: list[str], says: str) -> None:
+    done = in_process("runs", *args)
+    assert (done.returncode, done.stderr.count("\n"), says in done.stderr) == (2, 1, True), done.stderr
+    assert (runs / "killed").exists()
+    assert not (runs / "steps" / "notes.json").exists()
+
+
+def test_what_is_deleted(runs: Path, in_process: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claim_folder(runs / "steps" / "packs" / "00000000"):
+        assert "runs/steps is in use" in in_process("runs", "rm", "runs/killed", "runs/steps", "--yes").stderr
+    asked: list[str] = []
+
+    def answer(text: str) -> None:
+        monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or text)  # type: ignore[func-returns-value]
+
+    answer("")
+    assert in_process("runs", "rm", "runs/steps").stdout == "runs/steps is kept.\n"
+    answer("y")
+    assert in_process("runs", "rm", "runs/steps").stdout == "runs/steps is deleted.\n"
+    assert "Delete runs/steps (finished; " in asked[-1]
+    assert sorted(path.name for path in runs.iterdir()) == ["killed", LONG]
+
+
+def test_nobody_answers(runs: Path, dqlab: Command) -> None:
+    done = dqlab("runs", "rm", "runs/killed", "--yes")
+    assert (done.returncode, done.stdout) == (0, "runs/killed is deleted.\n")
+    kept = subprocess.run(
+        [sys.executable, "-m", "dqlab.cli", "runs", "rm", "runs/steps"],
+        cwd=runs.parent,
+        env=isolated(runs.parent),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert (kept.returncode, "--yes deletes without asking" in kept.stderr) == (2, True)
+    assert (runs / "steps").exists()
