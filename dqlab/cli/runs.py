@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,17 +64,16 @@ def _list(args: argparse.Namespace) -> int:
 
     from dqlab.api import list_runs
     from dqlab.printing import Console
-    from dqlab.tracking.folders import grid_of
+    from dqlab.tracking.folders import SkippedRecords, grid_of
 
     if not args.folder.is_dir():
         raise RunError(f"There is no folder '{args.folder}'.")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = list_runs(args.folder)
-    for each in told:
-        print(f"dqlab: warning: {each.message}", file=sys.stderr)
     runs = [Path(path).parent for path in found["path"]]
     owners = [run.parents[1] if grid_of(run) else run for run in runs]
+    leaving = SkippedRecords()
     caveats = sorted(set(found["caveat"]) - {""})
     table = Table(box=None, caption_justify="left", caption=f"* {'; '.join(caveats)}" if caveats else None)
     for column in ("run", "state", "last", "tags"):
@@ -81,7 +81,10 @@ def _list(args: argparse.Namespace) -> int:
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "tags")
     for path, rows in found.groupby(owners, sort=True):
         what = ", ".join(_one_of(rows[name], f"{name}s") for name in ("task", "algorithm"))
-        table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
+        with leaving.damaged():
+            table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
+    for text in (*(str(each.message) for each in told), *leaving.out):
+        print(f"dqlab: warning: {text}", file=sys.stderr)
     if found.empty:
         print(f"There are no runs in {args.folder}.")
     else:
@@ -115,7 +118,9 @@ def _state(path: Path) -> str:
     from dqlab.tracking.folders import read_facts
 
     state = str(read_facts(path).get("state", "running"))
-    return "killed" if state == "running" and not _in_use(path) else state
+    with suppress(OSError):  # somebody else's, whose lock cannot be opened
+        return "killed" if state == "running" and not _in_use(path) else state
+    return state
 
 
 def _in_use(path: Path) -> bool:

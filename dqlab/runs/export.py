@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,15 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, read_text, write_text
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
 from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
 from dqlab.tracking import RunFolder
-from dqlab.tracking.records import read_record
-from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-5
@@ -185,7 +182,7 @@ def export_policy(
         for name, program in written.items():
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
         _write_run(policy, module, new)
-        write_text(new / "README.md", _card(policy, form))
+        write_text(new / "README.md", model_card(policy, FORMATS[form]))
         write_text(new / "example.py", EXAMPLES[form].format(width=policy.task.state_dim))
     if push:
         _upload(out, push.removeprefix(HUB))
@@ -296,110 +293,15 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)
     own = folder.replica(name) / "config.gin"
-    write_text(out / "config.gin", _portable_config(read_text(own if own.exists() else folder.config)))
+    write_text(out / "config.gin", portable_config(read_text(own if own.exists() else folder.config)))
     summary = folder.replica(name) / "summary.json"
     if summary.exists():
         shutil.copyfile(summary, out / name / "summary.json")
-    facts = {**_portable_facts(policy.source.facts), "seeds": [policy.replica.seed]}
+    facts = {**portable_facts(policy.source.facts), "seeds": [policy.replica.seed]}
     facts["replicas"] = {name: policy.replica.as_dict()}
     write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
-
-
-OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
-"""Of run.json: what is of no use elsewhere, and may name folders in its text."""
-
-
-def _portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What run.json says, for other machines: of files the names, and the dataset's digest."""
-    kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
-    return {**kept, "data": {**kept["data"], "skipped": []}}
-
-
-def _portable_config(text: str) -> str:
-    """A configuration for other machines; those who load it say where their modules are, if Python does not know."""
-    bound = parse_bindings(text)
-    changed = {name: short for name, value in bound.items() if (short := without_folders(value)) != value}
-    return rebind_text(text, {**changed, **({IMPORT_PATH: ()} if IMPORT_PATH in changed else {})})
-
-
-def without_folders(value: Any) -> Any:
-    """A value, or all in it, with the names of files in place of local paths: `file:/home/me/a.npz` -> `file:a.npz`."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(without_folders, value))
-    found = LOCAL_PATH.fullmatch(value) if isinstance(value, str) else None
-    return f"{found['kind']}{Path(found['path']).name}" if found else value
-
-
-LOCAL_PATH = re.compile(r"(?P<kind>(?:[\w.+-]+:)*)(?P<path>(?:(?<=file:)//|/(?!/)|~).*)", re.DOTALL)
-"""Absolute, or of somebody's home; after the name of a data source, perhaps. Not the address of a server."""
-IMPORT_PATH = "import_path.folders"
-
-
-def _card(policy: LoadedPolicy, form: str) -> str:
-    """The model card, as the Hugging Face Hub reads it."""
-    facts = _portable_facts(policy.source.facts)
-    data = facts["data"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    summary = RunFolder(policy.source.file.absolute().parents[2]).replica(policy.replica.name) / "summary.json"
-    rows = []
-    if summary.exists():
-        selection = read_record(summary, dict[str, Any])["selection"]
-        for rule, meaning in SELECTION_RULES.items():
-            row = selection[rule]
-            step = "" if row["step"] is None else f"{row['step']:,}"
-            rows.append(f"| {rule.replace('_', '-')} | {row['score_mean']:.1f} | {step} | {meaning} |")
-    what = "score" if facts.get("scored", True) else "return"
-    scores = [f"| rule | {what} | step | |", "|---|---|---|---|", *rows] if rows else ["The run has not finished."]
-    suffix = FORMATS[form]
-    return "\n".join(
-        [
-            "---\nlibrary_name: dqlab\npipeline_tag: reinforcement-learning",
-            f"tags: [offline-rl, {policy.experiment.algorithm}, {policy.task.name}]\n---",
-            f"# {policy.experiment.algorithm} on {policy.task.name}",
-            "",
-            f"`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives",
-            f"actions (B, {policy.task.action_dim}) in its units; `policy_given_noise{suffix}` takes the noise, too",
-            "(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.",
-            "",
-            *([f"**{facts['caveat']}**", ""] if facts["caveat"] else []),
-            f"- checkpoint: {policy.replica.title}, after {policy.source.step:,} updates",
-            f"- data: {data['source']}, SHA-256 `{data['digest']}`",
-            f"- physics: {facts.get('physics', '')}",
-            f"- versions: {versions}",
-            "",
-            *scores,
-            "",
-        ]
-    )
-
-
-EXAMPLES = {
-    "onnx": '''"""Actions of the exported policy: pip install onnxruntime."""
-
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession(str(Path(__file__).parent / "policy.onnx"))
-states = np.zeros((2, {width}), dtype=np.float32)
-print(session.run(None, {{"state": states}})[0])
-''',
-    "torch": '''"""Actions of the exported policy: PyTorch alone."""
-
-from pathlib import Path
-
-import torch
-
-policy = torch.export.load(Path(__file__).parent / "policy.pt2").module()
-states = torch.zeros(2, {width})
-print(policy(states))
-''',
-}
 
 
 def _upload(folder: Path, repository: str) -> None:

@@ -35,9 +35,12 @@ def runs(tmp_path: Path) -> Path:
 
 def test_the_list_has_runs_and_grids_and_fits(runs: Path, dqlab: Command) -> None:
     assert dqlab("runs", "tag", "runs/steps", "paper=table1").returncode == 0
+    for name, file in (("mangled", "run.json"), ("noted", "notes.json")):
+        (write_run(runs / name) / file).write_text("{")
     done = dqlab("runs", "list", env=NARROW)
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
+    assert [line.count("is damaged") for line in done.stderr.splitlines()] == [1, 1]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert [*rows] == ["run", "killed", "walker2d-medium-expert-v2,", LONG, "steps", "*"]
     assert rows["killed"] == ["killed", "50.0*"]

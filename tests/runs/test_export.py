@@ -19,7 +19,8 @@ from made_hub import model_hub
 import dqlab as library
 from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError, RunError
-from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx, without_folders
+from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx
+from dqlab.runs.model_card import without_folders
 from dqlab.runs.policy import LoadedPolicy
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
