@@ -25,6 +25,33 @@ CELLS = {"cell-a": cell(0.5, 0), "cell-b": cell(2.0, 0), "cell-c": cell(2.0, 3)}
 BROKEN = {"cell-a": CELLS["cell-a"], "cell-x": cell(9.0, 0, set=BREAKING), "cell-c": CELLS["cell-c"]}
 
 
+HOLD = """
+import os, time
+from dqlab.tracking.run_folder import Journal
+step, _, until = os.environ.get("DQLAB_TESTS_HOLD", "").partition(":")
+append = Journal.append
+
+def append_and_hold(journal, record):
+    append(journal, record)
+    while step and record["step"] >= int(step) and not os.path.exists(until):
+        time.sleep(0.02)
+
+Journal.append = append_and_hold
+"""
+"""A plugin that holds a run after a record: what is done to it meanwhile never comes too late, however fast it is."""
+
+
+def write_hold(folder: Path) -> list[str]:
+    """Writes the plugin; returns arguments of commands that use it."""
+    (folder / "hold.py").write_text(HOLD)
+    return ["--plugin", "hold"]
+
+
+def held(step: int, until: Path) -> dict[str, str]:
+    """Variables that hold a run from that step on until a file is there."""
+    return {"DQLAB_TESTS_HOLD": f"{step}:{until}"}
+
+
 def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
     """A gin text; later bindings override."""
     lines = [f"include '{ROOT / 'gin' / 'quickstart.gin'}'", *TINY, f"Training.steps={steps}", *bindings]

@@ -10,7 +10,7 @@ from dqlab.machine import IsolatedOutcome, run_isolated
 
 VARIABLE = "MUJOCO_GL"
 """The environment variable that MuJoCo reads when it is first imported."""
-SECONDS = 8.0
+SECONDS = 40.0
 """For one picture."""
 DRAW = """
 import mujoco

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY, isolated
-from made_packs import BROKEN, run_pack
+from made_packs import BROKEN, held, run_pack, write_hold
 from mlflow_server import Server
 
 from dqlab.errors import RunError
@@ -92,10 +92,13 @@ def test_local_store_beside_the_runs(dqlab: Run, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "one"
-    args = [*TRAIN, "--steps", "600", "--out", "runs/one", "--set", *SETS, "Training.eval_every=200"]
+    args = [*TRAIN, *write_hold(tmp_path), "--steps", "60", "--out", "runs/one", "--set", *SETS]
     args += ["Training.checkpoint_seconds=0.0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "dqlab.cli", *args],
+        cwd=tmp_path,
+        env=isolated(tmp_path) | held(30, tmp_path / "never"),
+        stdout=subprocess.DEVNULL,
     )
     wait_for(lambda: (run / "seed-1" / "metrics.jsonl").exists() and (run / "checkpoint.safetensors").exists())
     process.kill()
@@ -161,19 +164,20 @@ def test_a_server_that_dies_never_stops_training(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    env = {"MLFLOW_TRACKING_URI": server.uri}
-    sets = [*SETS, "Tracking.patience=3.0", "Training.eval_every=200", "Training.log_every=50"]
-    command = [sys.executable, "-m", "dqlab.cli", *TRAIN, "--steps", "1000", "--out", "run", "--set", *sets]
+    env = {"MLFLOW_TRACKING_URI": server.uri, **held(50, tmp_path / "dead")}
+    command = [sys.executable, "-m", "dqlab.cli", *TRAIN, *write_hold(tmp_path), "--steps", "100", "--out", "run"]
+    command += ["--set", *SETS, "Tracking.patience=3.0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=isolated(tmp_path) | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None:  # until something has arrived
+
+    def something_has_arrived() -> bool:
         known = json.loads((run / "mlflow.json").read_text()) if (run / "mlflow.json").exists() else {}
-        if any(run["records"] for run in known.get("runs", {}).values()):
-            break
-        time.sleep(0.1)
+        return any(run["records"] for run in known.get("runs", {}).values())
+
+    wait_for(something_has_arrived)
     server.kill()
-    assert process.poll() is None, "the run ended before the server died: this tests nothing"
+    (tmp_path / "dead").touch()
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "Later: dqlab sync run" in errors

@@ -16,6 +16,7 @@ from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError
 from dqlab.machine import attempt_command, run_isolated
 from dqlab.tools.doctor.examination import (
+    PROGRAM_SECONDS,
     DoctorFinding,
     State,
     find_extra,
@@ -26,7 +27,6 @@ from dqlab.tools.doctor.examination import (
 )
 
 ENVIRONMENTS, PICTURES = "Environments", "Pictures"
-SECONDS = 8.0
 EXACT = 1e-9
 MUJOCO = "mujoco>=3.1.6,<3.3"
 REPLAY = """
@@ -54,7 +54,7 @@ def mujoco() -> DoctorFinding:
 @register_check(ENVIRONMENTS, "D4RL physics", needed=True)
 def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
-    tried = run_isolated(REPLAY, timeout=SECONDS)
+    tried = run_isolated(REPLAY, timeout=PROGRAM_SECONDS)
     if not tried.fine:
         fix = or_unset_gl(f"pip install --force-reinstall '{MUJOCO}'")
         return DoctorFinding(State.BROKEN, f"no environment can be made: {tried.trouble}", fix)
@@ -102,7 +102,7 @@ env.step(env.action_space.sample())
 def robotics() -> DoctorFinding:
     """A step of pen."""
     found = find_extra("robotics", "pen can be stepped")
-    if found.state is State.OK and not (tried := run_isolated(PEN, timeout=SECONDS)).fine:
+    if found.state is State.OK and not (tried := run_isolated(PEN, timeout=PROGRAM_SECONDS)).fine:
         return DoctorFinding(
             State.BROKEN, tried.trouble, or_unset_gl("pip install --force-reinstall gymnasium-robotics")
         )
@@ -118,7 +118,7 @@ def original_stack() -> DoctorFinding:
         text, _, fix = str(error).partition(": ")
         return DoctorFinding(State.MISSING, f"{text} (--env-backend d4rl)", fix.partition(";")[0])
     command = [str(python), "-c", "import mujoco_py, gym; print(gym.__version__)"]
-    tried = attempt_command(command, timeout=SECONDS, env=worker_environment(python))
+    tried = attempt_command(command, timeout=PROGRAM_SECONDS, env=worker_environment(python))
     if not tried.fine:
         return DoctorFinding(State.BROKEN, f"{python}: {tried.trouble}", "rm -r .venv-legacy; make legacy")
     return DoctorFinding(State.OK, f"gym {tried.output.split()[-1]} and mujoco-py in {python.parent.parent}")

@@ -100,8 +100,9 @@ def register_check(group: str, name: str, needed: bool = False) -> Callable[[Loo
 
 MODULES = ("training", "environments", "optional")
 """Files of checks, in the order in which they are shown."""
-SECONDS = 15.0
-"""After which a check that has not answered is given up; what runs programs gives those less."""
+SECONDS, PROGRAM_SECONDS = 60.0, 50.0
+"""After which a check that has not answered is given up, and a program that a check runs: it may import PyTorch, which
+takes a second, or half a minute on a busy machine or a slow file server."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,10 @@ from dqlab.data.formats.minari_store import local_store
 from dqlab.errors import masked
 from dqlab.machine import run_isolated
 from dqlab.tools.doctor.environments import PICTURES
-from dqlab.tools.doctor.examination import DoctorFinding, State, find_extra, register_check
+from dqlab.tools.doctor.examination import PROGRAM_SECONDS, DoctorFinding, State, find_extra, register_check
 from dqlab.tools.doctor.training import RECORDS, find_space
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 
-SECONDS = 8.0
 REACHED_WITHIN = 3.0
 
 
@@ -71,7 +70,7 @@ def _server_trouble(uri: str) -> str:
             socket.create_connection((parts.hostname or "", port), REACHED_WITHIN).close()
         except OSError as error:
             return error.strerror or str(error)
-    said = run_isolated(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble
+    said = run_isolated(SEARCH, uri, timeout=PROGRAM_SECONDS, env=IMPATIENT).trouble
     reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", said)
     return reason[1] if reason else masked(said.replace(password or "\0", "***"))
 
@@ -98,7 +97,7 @@ ENCODER = "import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_version())"
 def encoder() -> DoctorFinding:
     """Encodes .mp4 files."""
     found = find_extra("video", ".mp4 videos; without it they are GIFs")
-    if found.state is State.OK and not (tried := run_isolated(ENCODER, timeout=SECONDS)).fine:
+    if found.state is State.OK and not (tried := run_isolated(ENCODER, timeout=PROGRAM_SECONDS)).fine:
         return DoctorFinding(State.BROKEN, tried.trouble, "pip install --force-reinstall imageio-ffmpeg")
     return found
 
@@ -135,7 +134,6 @@ def collect() -> DoctorFinding:
     return find_extra("collect", "dqlab collect")
 
 
-PLUGINS_SECONDS = 12.0
 LOAD = """
 import contextlib, io
 from dqlab.config.plugins import load_plugins
@@ -152,7 +150,7 @@ def plugins() -> DoctorFinding:
     names = ", ".join(sorted(point.name for point in entry_points(group="dqlab.plugins")))
     if not names:
         return DoctorFinding(State.OK, "none installed")
-    tried = run_isolated(LOAD, timeout=PLUGINS_SECONDS)
+    tried = run_isolated(LOAD, timeout=PROGRAM_SECONDS)
     warnings = [line.partition("warning: ")[2] for line in tried.output.splitlines() if "dqlab: warning: " in line]
     if tried.fine and not warnings:
         return DoctorFinding(State.OK, names)

@@ -18,6 +18,7 @@ from dqlab.envs.tasks import D4RL
 from dqlab.errors import PACKAGE
 from dqlab.machine import attempt_command, cores, run_isolated
 from dqlab.tools.doctor.examination import (
+    PROGRAM_SECONDS,
     DoctorFinding,
     State,
     register_check,
@@ -27,7 +28,6 @@ from dqlab.tools.doctor.examination import (
 from dqlab.training.execution.compiled import cpp_compiler, missing_for_triton
 
 GROUP, RECORDS = "Training", "Data and records"
-TORCH_SECONDS, SECONDS = 12.0, 8.0
 INSTALL_CUDA = "install a CUDA build of PyTorch (pytorch.org/get-started)"
 TORCH = """
 import json, torch
@@ -60,7 +60,7 @@ def packages() -> DoctorFinding:
 @register_check(GROUP, "PyTorch", needed=True)
 def pytorch() -> list[DoctorFinding]:
     """Imported, and used on every device."""
-    tried = run_isolated(TORCH, timeout=TORCH_SECONDS)
+    tried = run_isolated(TORCH, timeout=PROGRAM_SECONDS)
     if not tried.fine:
         return [DoctorFinding(State.BROKEN, tried.trouble, "pip install --force-reinstall torch")]
     facts = json.loads(tried.output.splitlines()[-1])
@@ -103,7 +103,7 @@ def toolchain() -> DoctorFinding:
         (Path(folder) / "tried.cpp").write_text(SOURCE)
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
         command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
-        tried = attempt_command(command, timeout=SECONDS)
+        tried = attempt_command(command, timeout=PROGRAM_SECONDS)
     if tried.fine:
         return DoctorFinding(State.OK, f"{found} compiles with OpenMP and Python.h")
     return DoctorFinding(State.BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
