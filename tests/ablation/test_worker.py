@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import isolated
-from made_packs import BROKEN, CELLS, check_same, pack_text
+from made_packs import BROKEN, CELLS, check_same, held, pack_text, write_hold
 
 from dqlab.tracking.run_folder import claim_folder
 
@@ -24,17 +24,18 @@ STEPS = 300
 
 def make_pack(folder: Path, replicas: dict[str, Any], *bindings: str, steps: int = STEPS) -> Path:
     folder.mkdir()
-    (folder / "pack.gin").write_text(pack_text(replicas, *OFTEN, *bindings, steps=steps))
+    write_hold(folder.parent)
+    (folder / "pack.gin").write_text("import hold\n" + pack_text(replicas, *OFTEN, *bindings, steps=steps))
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dqlab.ablation.worker", str(folder)]
     with (folder / "worker.log").open("a") as log:
         return subprocess.Popen(
             command,
             cwd=folder.parent,
-            env=isolated(folder.parent),
+            env=isolated(folder.parent) | env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -87,13 +88,13 @@ def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_pa
     assert first.stdin is not None
     first.stdin.close()  # as when whoever started it dies
     assert first.wait(120) == 130, (folder / "worker.log").read_text()
-    second = start(folder)
+    second = start(folder, **held(STEPS, tmp_path / "never"))
     begun = wait_for(second, "started")
     assert 0 < begun["step"] < STEPS
-    time.sleep(random.uniform(0.0, 1.0))
-    os.kill(second.pid, signal.SIGKILL)
+    time.sleep(random.uniform(0.0, 0.5))
+    second.kill()
     code, events = run(folder)  # at once, while the dying one may still hold the folder
-    assert second.wait(120) == -signal.SIGKILL, "it ended before it was killed: this tests nothing"
+    assert second.wait(120) == -signal.SIGKILL
     assert code == 0, (folder / "worker.log").read_text()
     assert next(event for event in events if event["event"] == "started")["step"] >= begun["step"]
     for name in CELLS:
