@@ -19,7 +19,8 @@ from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, METRICS, Analysis, anal
 from dqlab.errors import ConfigError
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-SETTINGS = Report(reps=200)
+SETTINGS = Report(reps=100)
+LAST = replace(SETTINGS, rules=("last",))
 WALKER, HOPPER = TASKS
 
 
@@ -30,7 +31,7 @@ def noisy(gain: Callable[[int], float]) -> Callable[[object, str, int], float]:
 
 def compared(seeds: int, gain: Callable[[int], float]) -> tuple[Analysis, Any]:
     """An analysis, and how N=2 compares with the base."""
-    analysis = analyse(made_grid((2, 5, 10), (WALKER,), seeds, noisy(gain)), SETTINGS)
+    analysis = analyse(made_grid((2, 5, 10), (WALKER,), seeds, noisy(gain)), LAST)
     return analysis, analysis.compared("last").loc["N=2"]
 
 
@@ -73,7 +74,7 @@ def test_every_rule_has_all_figures(whole: Analysis) -> None:
 
 def test_per_task_by_hand() -> None:
     scores = (10.0, 20.0, 60.0)
-    analysis = analyse(made_grid((5,), (WALKER,), 3, lambda *cell: scores[int(cell[2])]), SETTINGS)
+    analysis = analyse(made_grid((5,), (WALKER,), 3, lambda *cell: scores[int(cell[2])]), LAST)
     row = analysis.task_scores.loc[("last", "N=5", WALKER)]
     assert analysis.figure("last", "mean", WALKER).point["N=5"] == 30.0
     assert (row.lowest, row.highest, row.scores) == (10.0, 60.0, list(scores))
@@ -160,7 +161,7 @@ def test_results_are_repeatable_and_numpys_generator_is_left_alone(whole: Analys
 
 
 def test_equal_results_decide_nothing() -> None:
-    analysis = analyse(made_grid(seeds=10, score=noisy(lambda seed: 0.0)), SETTINGS)
+    analysis = analyse(made_grid(seeds=10, score=noisy(lambda seed: 0.0)), LAST)
     for row in analysis.compared("last").itertuples():
         assert (row.p, row.corrected, row.verdict) == (1.0, 1.0, "undecided")
         assert analysis.figure("last", "probability").point[row.Index] == pytest.approx(0.5)
@@ -177,7 +178,7 @@ def test_settings_that_ran_the_same_cells() -> None:
         if result.cell.label == "N=2"
     ]
     grid = replace(grid, labels=(*grid.labels, "N=2b"), results=(*grid.results, *twins))
-    analysis = analyse(grid, SETTINGS)
+    analysis = analyse(grid, LAST)
     assert said(analysis, "Every run of N=2; N=2b gave the same scores")
     iqm = analysis.figure("last", "iqm")
     assert list(iqm.loc["N=2"]) == list(iqm.loc["N=2b"])
@@ -205,11 +206,11 @@ def test_pairs_cancel_what_a_seed_does_to_both() -> None:
 
 
 def test_too_few_pairs_for_any_verdict_are_said() -> None:
-    analysis = analyse(made_grid(range(5), (WALKER,), 5), SETTINGS)
+    analysis = analyse(made_grid(range(5), (WALKER,), 5), LAST)
     assert said(analysis, "4 comparisons with N=3")
     assert said(analysis, "So few pairs of runs cannot decide so many comparisons")
     assert said(analysis, "the corrected p would be 0.25")  # 4 x 2/32
-    assert not said(analyse(made_grid(range(5), seeds=5), SETTINGS), "So few pairs")
+    assert not said(analyse(made_grid(range(5), seeds=5), LAST), "So few pairs")
 
 
 def test_cautions(whole: Analysis) -> None:
@@ -220,7 +221,7 @@ def test_cautions(whole: Analysis) -> None:
     assert not said(whole, "One task only")
     facts = {"versions": {"torch": ("2.12", "2.13"), "dqlab": "0.1"}, "device_names": ["H200", "a processor"]}
     grid = replace(made_grid(tasks=(WALKER,), seeds=20), facts=facts)
-    analysis = analyse(grid, replace(SETTINGS, rules=("last",)))
+    analysis = analyse(grid, LAST)
     assert said(analysis, f"One task only ({WALKER})")
     assert said(analysis, "different devices: H200; a processor.")
     assert said(analysis, "different torch: 2.12; 2.13.")
@@ -260,7 +261,7 @@ def test_checkpoint_gaps_by_hand(whole: Analysis) -> None:
 
 def test_references() -> None:
     published = {"N=2": {WALKER: (51.0, 0.5), HOPPER: (90.0,)}, "TD3+BC": {WALKER: (110.1,)}}
-    settings = replace(SETTINGS, reference=published, reference_rule="last", reference_source="Table 1")
+    settings = replace(LAST, reference=published, reference_rule="last", reference_source="Table 1")
     analysis = analyse(made_grid(score=lambda value, task, seed: 49.0 + seed), settings)
     known = json.loads(results_json(analysis))["analysis"]["references"]
     near, far, other = known["rows"]
@@ -295,7 +296,7 @@ def test_the_json_has_the_figures(whole: Analysis) -> None:
 def test_a_published_average_stands_beside_ours_over_the_same_tasks(more: dict[str, Any], compared: bool) -> None:
     grid = made_grid((5,), score=lambda value, task, seed: 50.0 if task == TASKS[0] else 70.0)
     published = {"N=5": {TASKS[0]: (52.0,), "average": (61.0,), **more}}
-    found = analyse(grid, Report(reps=100, reference=published, reference_rule="last"))
+    found = analyse(grid, replace(LAST, reference=published, reference_rule="last"))
     row = found.references.set_index("task").loc["average"]
     assert row.difference == (pytest.approx(-1.0) if compared else pytest.approx(math.nan, nan_ok=True))
     assert list(found.reference_means.tasks) == [(TASKS[0],)]  # the average row is no task of its own
