@@ -92,7 +92,12 @@ def no_legacy() -> str:
 
 @pytest.fixture(autouse=True)
 def no_configuration() -> None:
-    """gin's configuration is global, as are tasks that a configuration made: no test inherits another's."""
+    """No test inherits another's configuration."""
+    forget_configuration()
+
+
+def forget_configuration() -> None:
+    """gin's configuration is global, as are tasks that a configuration made."""
     gin.clear_config()
     for entry in [entry for entry in tasks if entry.source == SOURCE]:
         tasks.remove(entry.name)
@@ -152,13 +157,17 @@ def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def in_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same in this process: for commands that are refused."""
+    """The same in this process, seconds faster: for what does not depend on when a process begins or how it ends."""
 
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
+    def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        forget_configuration()
         monkeypatch.chdir(tmp_path)
         for name, value in isolated(tmp_path).items():
             monkeypatch.setenv(name, value)
-        code = main(args)
+        with monkeypatch.context() as patch:
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            code = main([*map(str, args)])
         said = capsys.readouterr()
         return subprocess.CompletedProcess(args, code, said.out, said.err)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from conftest import ROOT, TINY
+from ray_cluster import until
 
 from dqlab.config import gin_files
 from dqlab.runs import train
@@ -27,18 +28,19 @@ BROKEN = {"cell-a": CELLS["cell-a"], "cell-x": cell(9.0, 0, set=BREAKING), "cell
 
 HOLD = """
 import os, time
-from dqlab.tracking.run_folder import Journal
+from dqlab.training.step import Step
 step, _, until = os.environ.get("DQLAB_TESTS_HOLD", "").partition(":")
-append = Journal.append
+update = Step.__call__
 
-def append_and_hold(journal, record):
-    append(journal, record)
-    while step and record["step"] >= int(step) and not os.path.exists(until):
+def hold_and_update(self):
+    while step and self.pack.state.step >= int(step) and not os.path.exists(until):
+        open(until + ".waits", "w").close()
         time.sleep(0.02)
+    update(self)
 
-Journal.append = append_and_hold
+Step.__call__ = hold_and_update
 """
-"""A plugin that holds a run after a record: what is done to it meanwhile never comes too late, however fast it is."""
+"""A plugin that holds a run before an update: what is done to it meanwhile never comes too late, however fast it is."""
 
 
 def write_hold(folder: Path) -> list[str]:
@@ -47,9 +49,13 @@ def write_hold(folder: Path) -> list[str]:
     return ["--plugin", "hold"]
 
 
-def held(step: int, until: Path) -> dict[str, str]:
-    """Variables that hold a run from that step on until a file is there."""
-    return {"DQLAB_TESTS_HOLD": f"{step}:{until}"}
+def held(step: int, release: Path) -> dict[str, str]:
+    """Variables that hold a run that has done so many updates until a file is there."""
+    return {"DQLAB_TESTS_HOLD": f"{step}:{release}"}
+
+
+def wait_until_held(release: Path) -> None:
+    until(Path(f"{release}.waits").exists, 240)
 
 
 def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:

@@ -76,9 +76,9 @@ def test_a_run_leaves_what_the_readme_says(finished: tuple[Path, str]) -> None:
         assert kept == {row["step"] for row in summary["selection"].values() if row["step"] is not None}
 
 
-def test_the_stored_config_reproduces_the_run(finished: tuple[Path, str], dqlab: Run, tmp_path: Path) -> None:
+def test_the_stored_config_reproduces_the_run(finished: tuple[Path, str], in_process: Run, tmp_path: Path) -> None:
     run, _ = finished
-    assert dqlab("train", "--gin", str(run / "config.gin"), "--out", "again", "-q").returncode == 0
+    assert in_process("train", "--gin", str(run / "config.gin"), "--out", "again", "-q").returncode == 0
     for seed in (0, 3):
         summaries = [
             json.loads((out / f"seed-{seed}" / "summary.json").read_text()) for out in (run, tmp_path / "again")
@@ -86,10 +86,10 @@ def test_the_stored_config_reproduces_the_run(finished: tuple[Path, str], dqlab:
         assert summaries[0] == summaries[1]
 
 
-def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], dqlab: Run) -> None:
+def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], in_process: Run) -> None:
     run, _ = finished
     for which, rule in (("last", "last"), ("best", "best_online"), ("offline", "offline")):
-        done = dqlab("eval", str(run), "--checkpoint", which)
+        done = in_process("eval", str(run), "--checkpoint", which)
         assert done.returncode == 0, done.stderr
         for seed in (0, 3):
             row = json.loads((run / f"seed-{seed}" / "summary.json").read_text())["selection"][rule]
@@ -101,8 +101,8 @@ def test_eval_repeats_the_recorded_score(finished: tuple[Path, str], dqlab: Run)
         assert "mujoco210" in done.stdout
 
 
-def test_eval_cuts_no_figure_in_a_narrow_terminal(finished: tuple[Path, str], dqlab: Run) -> None:
-    done = dqlab("eval", str(finished[0]), env={"COLUMNS": "60"})
+def test_eval_cuts_no_figure_in_a_narrow_terminal(finished: tuple[Path, str], in_process: Run) -> None:
+    done = in_process("eval", str(finished[0]), env={"COLUMNS": "60"})
     assert done.returncode == 0, done.stderr
     assert "\u2026" not in done.stdout
 
@@ -113,11 +113,11 @@ def test_eval_of_a_grid_says_where_its_runs_are(in_process: Run, tmp_path: Path)
     check_mistake(in_process("eval", "grid"), "(no readable run.json). It is a grid's: its runs lie in packs/.")
 
 
-def test_a_file_is_evaluated_as_what_it_is(finished: tuple[Path, str], dqlab: Run) -> None:
+def test_a_file_is_evaluated_as_what_it_is(finished: tuple[Path, str], in_process: Run) -> None:
     """Weights of seed 3 are one row, called seed 3, whatever else is asked."""
     run, _ = finished
     path = next((run / "seed-3" / "checkpoints").iterdir())
-    text = dqlab("eval", str(run), "--checkpoint", str(path), "--episodes", "4").stdout
+    text = in_process("eval", str(run), "--checkpoint", str(path), "--episodes", "4").stdout
     assert text.count("│ seed") == 1
     assert "seed 3" in text
     assert "│        4 │" in text
@@ -342,46 +342,46 @@ def test_what_nothing_reads_is_refused_by_every_door(
     assert {path.name for path in tmp_path.glob("made/*")} <= {"run.lock"}, "nothing has begun"
 
 
-def test_what_is_read_late_or_by_some_is_no_mistake(dqlab: Run, tmp_path: Path) -> None:
+def test_what_is_read_late_or_by_some_is_no_mistake(in_process: Run, tmp_path: Path) -> None:
     """A stopping rule's own parameter is read, and stored; in a grid it is enough that one cell reads it."""
     rule = ("Training.early_stop='patience'", "patience.tolerance=3", "load_dataset.standardise_states=True")
-    done = dqlab(*QUICK, "--steps", "10", "-q", "--out", "run", *bindings(*rule))
+    done = in_process(*QUICK, "--steps", "10", "-q", "--out", "run", *bindings(*rule))
     assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
     assert "patience.tolerance = 3" in (tmp_path / "run" / "config.gin").read_text()
     axes = "{'algorithm': {'DQL': {}, 'BC': {'Experiment.algorithm': 'bc'}}}"
     (tmp_path / "grid.gin").write_text(f"include '{ROOT / 'gin' / 'quickstart.gin'}'\nGrid.axes = {axes}\n")
     some = bindings("BehaviourCloning.learning_rate=1e-5", "load_dataset.standardise_states=True")
-    grid = dqlab("ablate", "--grid", "grid.gin", "--dry-run", *some)
+    grid = in_process("ablate", "--grid", "grid.gin", "--dry-run", *some)
     assert grid.returncode == 0, grid.stderr
 
 
-def test_what_nothing_reads_in_a_file_is_said(dqlab: Run, tmp_path: Path) -> None:
+def test_what_nothing_reads_in_a_file_is_said(in_process: Run, tmp_path: Path) -> None:
     """By file and line; dqlab's own files serve several algorithms, and are not complained of."""
     include = f"include '{ROOT / 'gin' / 'quickstart.gin'}'\n"
     (tmp_path / "mine.gin").write_text(f"{include}eta = 0.5\nBehaviourCloning.learning_rate = 1e-5\n")
-    done = dqlab("train", "--gin", "mine.gin", "--steps", "10", "-q", *bindings())
+    done = in_process("train", "--gin", "mine.gin", "--steps", "10", "-q", *bindings())
     assert done.returncode == 0, done.stderr
     first, second = (line for line in done.stderr.splitlines() if "no effect" in line)
     assert first.startswith("dqlab: warning: mine.gin:2: eta has no effect")
     assert second.startswith("dqlab: warning: mine.gin:3: BehaviourCloning.learning_rate has no effect")
 
 
-def test_dqlabs_own_files_are_not_complained_of_in_a_checkout(dqlab: Run, tmp_path: Path) -> None:
+def test_dqlabs_own_files_are_not_complained_of_in_a_checkout(in_process: Run, tmp_path: Path) -> None:
     """There they are found beside the current folder, by relative paths."""
     (tmp_path / "gin").symlink_to(ROOT / "gin")
-    done = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
+    done = in_process("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
     assert (done.returncode, "no effect" in done.stderr) == (0, False), done.stderr
 
 
-def test_gin_files_ship_with_dqlab(dqlab: Run) -> None:
+def test_gin_files_ship_with_dqlab(in_process: Run) -> None:
     """From a folder that is no checkout, by the names that the README uses."""
-    done = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
+    done = in_process("train", "--gin", "gin/quickstart.gin", "--steps", "10", "-q", *bindings())
     assert done.returncode == 0, done.stderr
-    check_mistake(dqlab("train", "--gin", "gin/quickstrat.gin"), "quickstart.gin'")
+    check_mistake(in_process("train", "--gin", "gin/quickstrat.gin"), "quickstart.gin'")
 
 
-def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(dqlab: Run, tmp_path: Path) -> None:
-    done = dqlab(*QUICK, "--out", "run", *bindings("DiffusionQL.learning_rate=1e30", "DiffusionQL.grad_norm=0"))
+def test_a_loss_that_becomes_nan_stops_the_run_and_keeps_the_last_state(in_process: Run, tmp_path: Path) -> None:
+    done = in_process(*QUICK, "--out", "run", *bindings("DiffusionQL.learning_rate=1e30", "DiffusionQL.grad_norm=0"))
     check_mistake(done, "became NaN or infinite")
 
 
@@ -413,10 +413,10 @@ def test_a_ten_line_plugin(dqlab: Run, tmp_path: Path) -> None:
     check_mistake(dqlab("train", "--gin", "mine.gin", env=env), "mine.gin:3: 'flat' has no parameter 'betta'")
 
 
-def test_bc_trains_only_the_actor(dqlab: Run, tmp_path: Path) -> None:
+def test_bc_trains_only_the_actor(in_process: Run, tmp_path: Path) -> None:
     args = ["train", "--gin", str(ROOT / "gin" / "bc_walker2d.gin"), "--steps", "20", "--out", "run"]
     kept = [line for line in TINY if not line.startswith(("TwinCritic", "SoftmaxQ"))]
-    assert dqlab(*args, "--set", *kept).returncode == 0
+    assert in_process(*args, "--set", *kept).returncode == 0
     record = json.loads((tmp_path / "run" / "seed-0" / "metrics.jsonl").read_text().splitlines()[0])
     assert set(record["metrics"]) == {"train/actor/bc_loss", "train/updates_per_second"}
     assert "DiffusionQL" not in (tmp_path / "run" / "config.gin").read_text()

@@ -45,32 +45,34 @@ def fine(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, dqlab: Dqlab) -> None:
+def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, dqlab: Dqlab, in_process: Dqlab) -> None:
     """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
     (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
     grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
-    assert "Pendulum-v1" in fine(dqlab(*grid, "--dry-run"))
+    assert "Pendulum-v1" in fine(in_process(*grid, "--dry-run"))
     assert not (tmp_path / "grid").exists()
     fine(dqlab(*grid, "--tasks", "Pendulum-v1"))
     assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["Pendulum-v1"]
     ids = sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*"))
-    assert "Nothing is left to train" in fine(dqlab(*grid, "--dry-run"))  # the same cells, with and without --tasks
-    fine(dqlab(*grid, "--report-only"))
+    assert "Nothing is left to train" in fine(
+        in_process(*grid, "--dry-run")
+    )  # the same cells, with and without --tasks
+    fine(in_process(*grid, "--report-only"))
     assert sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*")) == ids
-    said = fine(dqlab("compare", "grid"))
+    said = fine(in_process("compare", "grid"))
     assert "damaged" not in said
     assert "Pendulum-v1: scores" in said
     pack = next((tmp_path / "grid" / "packs").iterdir())
-    fine(dqlab("eval", str(pack.relative_to(tmp_path))))
-    wrong = dqlab(*grid, "--tasks", "Pendulm-v1", "--dry-run")
+    fine(in_process("eval", str(pack.relative_to(tmp_path))))
+    wrong = in_process(*grid, "--tasks", "Pendulm-v1", "--dry-run")
     assert (wrong.returncode, "Pendulum-v1" in wrong.stderr) == (2, True)
 
 
-def test_runs_compare_though_nothing_is_registered(collected: Path, tmp_path: Path, dqlab: Dqlab) -> None:
+def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: Dqlab) -> None:
     short = ["--set", *SHORT, "--gin", str(collected)]
-    fine(dqlab("train", "--out", "one", *short))
-    fine(dqlab("train", "--out", "two", "--seeds", "1", *short))
-    compared = json.loads(fine(dqlab("compare", "one", "two", "--json")))
+    fine(in_process("train", "--out", "one", *short))
+    fine(in_process("train", "--out", "two", "--seeds", "1", *short))
+    compared = json.loads(fine(in_process("compare", "one", "two", "--json")))
     assert [row["seeds"] for row in compared["tasks"]["Pendulum-v1"]] == [[0, 1]]
     assert compared["groups"][0]["config"] == {}
 
@@ -126,9 +128,9 @@ def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
     assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}
 
 
-def test_wrong_folders_are_said(tmp_path: Path, dqlab: Dqlab) -> None:
+def test_wrong_folders_are_said(tmp_path: Path, in_process: Dqlab) -> None:
     (tmp_path / "wrong.gin").write_text("import_path.folders = 'mine'\n")
-    done = dqlab("train", "--gin", "wrong.gin")
+    done = in_process("train", "--gin", "wrong.gin")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "wrong.gin:1: import_path.folders must be a tuple of folders" in done.stderr
 

@@ -34,7 +34,7 @@ def harmless(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("door", ["info", "verify", "convert"])
-def test_names_in_data_files(door: str, dqlab: Run, tmp_path: Path) -> None:
+def test_names_in_data_files(door: str, in_process: Run, tmp_path: Path) -> None:
     arrays = {"observations": np.zeros((40, 17)), "actions": np.zeros((40, 6)), "terminals": np.arange(40) % 20 == 19}
     with h5py.File(tmp_path / "lacking.hdf5", "w") as file:
         for name, array in arrays.items():
@@ -47,7 +47,7 @@ def test_names_in_data_files(door: str, dqlab: Run, tmp_path: Path) -> None:
         file[f"metadata/{NASTY.replace('/', '')}"] = NASTY
         file["metadata/" + LONG[:60_000]] = LONG[:100_000]
     for name in ("lacking.hdf5", "lacking.pkl", "whole.hdf5"):
-        done = dqlab("data", door, name, *(["out.npz"] if door == "convert" else []))
+        done = in_process("data", door, name, *(["out.npz"] if door == "convert" else []))
         said = harmless(done)
         if name.startswith("lacking"):
             assert done.returncode != 0
@@ -55,7 +55,7 @@ def test_names_in_data_files(door: str, dqlab: Run, tmp_path: Path) -> None:
             assert "has no 'rewards'" in said
 
 
-def test_what_a_run_folder_says_of_itself(dqlab: Run, tmp_path: Path) -> None:
+def test_what_a_run_folder_says_of_itself(in_process: Run, tmp_path: Path) -> None:
     for run, label in (("one", NASTY), ("two", "[/]"), ("three", "plain")):
         facts = json.loads((write_run(tmp_path / run) / "run.json").read_text())
         facts["replicas"] = {"seed-0": {"seed": 0, "cell": label, "points": {}, "set": {}}}
@@ -63,11 +63,11 @@ def test_what_a_run_folder_says_of_itself(dqlab: Run, tmp_path: Path) -> None:
         (tmp_path / run / "config.gin").write_text(f"A.x = {label!r}\n")
         summary = tmp_path / run / "seed-0" / "summary.json"
         summary.write_text(json.dumps({**json.loads(summary.read_text()), "task": NASTY, "caveat": NASTY}))
-    done = dqlab("compare", "one", "two", "three")
+    done = in_process("compare", "one", "two", "three")
     assert done.returncode == 0, done.stderr
     assert "[bold red]" in harmless(done)
     (tmp_path / "one" / "run.json").write_text(json.dumps({**facts, "task": LONG}))
-    harmless(dqlab("compare", "one"))
+    harmless(in_process("compare", "one"))
 
 
 def test_a_console_shows_markup_and_control_characters_as_they_are() -> None:

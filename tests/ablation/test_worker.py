@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from conftest import isolated
-from made_packs import BROKEN, CELLS, check_same, held, pack_text, write_hold
+from made_packs import BROKEN, CELLS, check_same, held, pack_text, wait_until_held, write_hold
 
 from dqlab.tracking.run_folder import claim_folder
 
-OFTEN = ("Training.checkpoint_seconds=0.0", "Training.eval_every=100", "Training.log_every=5")
-STEPS = 300
+OFTEN = ("Training.checkpoint_seconds=0.0", "Training.eval_every=40", "Training.log_every=5")
+STEPS = 120
 
 
 def make_pack(folder: Path, replicas: dict[str, Any], *bindings: str, steps: int = STEPS) -> Path:
@@ -83,12 +83,13 @@ def test_it_waits_for_an_earlier_process_of_the_same_pack(whole: Path) -> None:
 
 def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:
     folder = make_pack(tmp_path / "pack", CELLS)
-    first = start(folder)
-    wait_for(first, "progress")
+    first = start(folder, **held(20, tmp_path / "go"))
+    wait_until_held(tmp_path / "go")
     assert first.stdin is not None
     first.stdin.close()  # as when whoever started it dies
+    (tmp_path / "go").touch()
     assert first.wait(120) == 130, (folder / "worker.log").read_text()
-    second = start(folder, **held(STEPS, tmp_path / "never"))
+    second = start(folder, **held(STEPS - 1, tmp_path / "never"))
     begun = wait_for(second, "started")
     assert 0 < begun["step"] < STEPS
     time.sleep(random.uniform(0.0, 0.5))
@@ -112,9 +113,10 @@ def test_killed_while_it_begins(whole: Path, tmp_path: Path) -> None:
     assert (folder / "run.json").exists()
     assert not (folder / "checkpoint.safetensors").exists()
     (folder / ".run.json.1.tmp").write_text("{")
-    again = start(folder)
+    again = start(folder, **held(20, tmp_path / "go"))
     assert wait_for(again, "started")["step"] == 0
     again.terminate()
+    (tmp_path / "go").touch()
     assert again.wait(120) == 130
     assert (folder / "checkpoint.safetensors").exists()
 
@@ -161,13 +163,14 @@ def test_mistakes_and_accidents_are_told(tmp_path: Path) -> None:
 def test_nobody_listens_any_more(tmp_path: Path) -> None:
     """Its checkpoint is written all the same."""
     folder = make_pack(tmp_path / "pack", CELLS)
-    process = start(folder)
+    process = start(folder, **held(20, tmp_path / "go"))
     wait_for(process, "started")
     assert process.stdout is not None
     assert process.stdin is not None
     process.stdout.close()
+    wait_until_held(tmp_path / "go")
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    time.sleep(0.5)
     process.stdin.close()
+    (tmp_path / "go").touch()
     assert process.wait(120) == 130, (folder / "worker.log").read_text()
     assert (folder / "checkpoint.safetensors").exists()

@@ -211,16 +211,16 @@ def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, 
     assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
 
 
-def test_the_data_commands_say_the_same(tmp_path: Path, dqlab: Dqlab, d4rl_file: Callable[..., Path]) -> None:
+def test_the_data_commands_say_the_same(tmp_path: Path, in_process: Dqlab, d4rl_file: Callable[..., Path]) -> None:
     path = d4rl_file(actions=np.full((60, 6), 2.0, dtype=np.float32) * (np.arange(60) % 2 * 2 - 1)[:, None])
-    verified = dqlab("data", "verify", path.name, "--task", WALKER.name)
+    verified = in_process("data", "verify", path.name, "--task", WALKER.name)
     assert verified.returncode == 0, verified.stdout
     assert "damage" not in verified.stdout
-    brought = dqlab("data", "import", path.name, WALKER.name)
+    brought = in_process("data", "import", path.name, WALKER.name)
     assert brought.returncode == 2
     assert "file:made.hdf5" in brought.stderr
-    said = [verified.stdout, brought.stderr, dqlab("data", "info", path.name).stdout]
-    said.append(dqlab("data", "convert", path.name, "other.npz").stdout)
+    said = [verified.stdout, brought.stderr, in_process("data", "info", path.name).stdout]
+    said.append(in_process("data", "convert", path.name, "other.npz").stdout)
     for text in said:
         assert "ctions of 60 row(s) lie outside of [-1, 1]: they reach from -2 to 2" in text.replace("56", "60")
         assert all(way in text for way in BOTH)

@@ -60,32 +60,32 @@ def check_words(done: subprocess.CompletedProcess[str], words: str) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_a_file_that_somebody_writes_is_in_use(dqlab: Run, tmp_path: Path) -> None:
+def test_a_file_that_somebody_writes_is_in_use(in_process: Run, tmp_path: Path) -> None:
     with writer("open", tmp_path / "mine.hdf5"):
-        check_words(dqlab("data", "info", "mine.hdf5"), "mine.hdf5 is in use: another process has it open")
+        check_words(in_process("data", "info", "mine.hdf5"), "mine.hdf5 is in use: another process has it open")
 
 
-def test_rows_that_are_on_the_disk_already_are_in_use_too(dqlab: Run, tmp_path: Path) -> None:
+def test_rows_that_are_on_the_disk_already_are_in_use_too(in_process: Run, tmp_path: Path) -> None:
     """There may be more to come."""
     path, source = tmp_path / "mine.hdf5", "load_dataset.sources=('file:mine.hdf5',)"
     with writer("flushed", path) as process:
-        check_words(dqlab("data", "verify", "mine.hdf5"), "mine.hdf5 is in use")
-        run = dqlab(
+        check_words(in_process("data", "verify", "mine.hdf5"), "mine.hdf5 is in use")
+        run = in_process(
             "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "-q", "--out", "run", "--set", *TINY, source
         )
         check_words(run, "mine.hdf5 is in use")
         process.communicate()
-    assert "60 rows" in dqlab("data", "verify", "mine.hdf5").stdout
+    assert "60 rows" in in_process("data", "verify", "mine.hdf5").stdout
 
 
-def test_a_file_that_its_writer_has_not_closed(dqlab: Run, tmp_path: Path) -> None:
+def test_a_file_that_its_writer_has_not_closed(in_process: Run, tmp_path: Path) -> None:
     """In HDF5's latest format that is marked in the file, also after the writer has been killed."""
     path = tmp_path / "mine.hdf5"
     with writer("swmr", path) as process:
-        check_words(dqlab("data", "info", "mine.hdf5"), "marked as being written: it is in use")
+        check_words(in_process("data", "info", "mine.hdf5"), "marked as being written: it is in use")
         process.kill()
         process.wait()
-        check_words(dqlab("data", "info", "mine.hdf5"), "`h5clear -s mine.hdf5` takes the mark off")
+        check_words(in_process("data", "info", "mine.hdf5"), "`h5clear -s mine.hdf5` takes the mark off")
 
 
 @pytest.fixture
@@ -106,34 +106,36 @@ def say(data: Path, **changes: object) -> None:
     path.write_text(json.dumps({name: value for name, value in known.items() if value is not None}))
 
 
-def test_a_dataset_of_another_minari(dqlab: Run, dataset: Path) -> None:
+def test_a_dataset_of_another_minari(in_process: Run, dataset: Path) -> None:
     say(dataset, minari_version="9.8.7", total_episodes=None)  # which calls them otherwise
     before = {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
     words = "was written by Minari 9.8.7; the installed"
-    check_words(dqlab("data", "info", "minari:made/pendulum-v0"), words)
+    check_words(in_process("data", "info", "minari:made/pendulum-v0"), words)
     source = ["--set", *TINY, "load_dataset.sources=('minari:made/pendulum-v0',)"]
-    check_words(dqlab("train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "-q", "--out", "run", *source), words)
+    check_words(
+        in_process("train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "-q", "--out", "run", *source), words
+    )
     assert before == {path: path.read_bytes() for path in dataset.rglob("*") if path.is_file()}
 
 
-def test_a_dataset_whose_environment_is_not_imported(dqlab: Run, dataset: Path) -> None:
+def test_a_dataset_whose_environment_is_not_imported(in_process: Run, dataset: Path) -> None:
     spec = json.loads(json.loads((dataset / "metadata.json").read_text())["env_spec"])
     say(dataset, env_spec=json.dumps({**spec, "entry_point": "lab_of_mine:Env"}), observation_space=None)
-    done = dqlab("data", "info", "minari:made/pendulum-v0")
+    done = in_process("data", "info", "minari:made/pendulum-v0")
     check_words(done, "needs a module that cannot be imported here: No module named 'lab_of_mine'")
     say(dataset, env_spec=json.dumps({**spec, "id": "Mine-v0", "entry_point": None}))
-    check_words(dqlab("data", "info", "minari:made/pendulum-v0"), "registers it: --plugin MODULE")
+    check_words(in_process("data", "info", "minari:made/pendulum-v0"), "registers it: --plugin MODULE")
 
 
-def test_a_dataset_that_minari_still_writes(dqlab: Run, dataset: Path) -> None:
+def test_a_dataset_that_minari_still_writes(in_process: Run, dataset: Path) -> None:
     code = "import sys, h5py; file = h5py.File(sys.argv[1], 'a'); print('open', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(dataset / "main_data.hdf5")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
-        check_words(dqlab("data", "info", "minari:made/pendulum-v0"), "is in use: another process has it open")
+        check_words(in_process("data", "info", "minari:made/pendulum-v0"), "is in use: another process has it open")
         process.communicate()
-    assert dqlab("data", "info", "minari:made/pendulum-v0").returncode == 0
+    assert in_process("data", "info", "minari:made/pendulum-v0").returncode == 0
 
 
 def no_memory(*about: object) -> None:

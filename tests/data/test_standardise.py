@@ -40,17 +40,17 @@ def test_it_is_off_unless_asked_for() -> None:
     assert torch.equal(standard.action, plain.action)
 
 
-def test_an_evaluation_sees_states_as_training_did(dqlab: Run, tmp_path: Path) -> None:
+def test_an_evaluation_sees_states_as_training_did(in_process: Run, tmp_path: Path) -> None:
     """`dqlab eval` repeats the recorded return; without the recorded numbers it would not."""
     given = bindings("load_dataset.standardise_states=True", "Experiment.algorithm='td3_bc'", diffusion=False)
-    trained = dqlab(
+    trained = in_process(
         "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--steps", "20", "--out", "run", "-q", *given
     )
     assert trained.returncode == 0, trained.stderr
     recorded = json.loads((tmp_path / "run" / "seed-0" / "summary.json").read_text())
     wanted = f"{recorded['selection']['last']['return_mean']:.1f}"
-    assert wanted in dqlab("eval", "run").stdout
+    assert wanted in in_process("eval", "run").stdout
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     facts["data"] |= {"state_mean": [], "state_std": []}
     (tmp_path / "run" / "run.json").write_text(json.dumps(facts))
-    assert wanted not in dqlab("eval", "run").stdout
+    assert wanted not in in_process("eval", "run").stdout

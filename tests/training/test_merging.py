@@ -196,6 +196,9 @@ def test_a_thousand_summands() -> None:
     torch.testing.assert_close(graph(*values), function(*values))
 
 
+PACKS = [("diffusion_ql", 1), *((name, 3) for name in algorithms.names())]
+
+
 def step_of(name: str, replicas: int) -> Step:
     dims, rows = Dims(17, 6), 40
     action, terminal = numbers(rows, 6, seed=1).clamp(-1, 1), (numbers(rows, seed=2) > 1).double()
@@ -220,8 +223,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
 def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
     """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
     gin.parse_config(SMALL)
@@ -239,8 +241,7 @@ def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_g
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
 def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
     gin.parse_config(SMALL)
     core = SamplerCore(step_of(name, replicas).pack, 2, Eager())

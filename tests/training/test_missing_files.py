@@ -42,19 +42,19 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("door", ["with a gin file", "with its own"])
 @pytest.mark.parametrize("missing", ["checkpoint.safetensors", "config.gin"])
-def test_a_resume_that_misses_a_file(dqlab: Run, trained: Path, tmp_path: Path, missing: str, door: str) -> None:
+def test_a_resume_that_misses_a_file(in_process: Run, trained: Path, tmp_path: Path, missing: str, door: str) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / missing).unlink()
     before = content(run)
     more = [*GIN, *bindings()] if door == "with a gin file" else []
-    done = dqlab(*TRAIN, "--resume", *more)
+    done = in_process(*TRAIN, "--resume", *more)
     assert done.returncode == 2
     assert f"dqlab: error: The run in run has begun, and its {missing} is missing: it cannot go on" in done.stderr
     assert content(run) == before
 
 
-def test_a_damaged_checkpoint_is_no_checkpoint_at_any_door(dqlab: Run, trained: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_no_checkpoint_at_any_door(in_process: Run, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (snapshot,) = (run / "seed-0" / "checkpoints").glob("step-000000020.safetensors")
@@ -63,7 +63,7 @@ def test_a_damaged_checkpoint_is_no_checkpoint_at_any_door(dqlab: Run, trained: 
     before = {**content(run), "run.json": b""}
     doors = [((*TRAIN, "--resume"), "checkpoint.safetensors"), (("eval", "run"), snapshot.name)]
     for command, name in doors:
-        done = dqlab(*command)
+        done = in_process(*command)
         assert done.returncode == 2
         assert f"{name} is damaged: its content is not what was written" in done.stderr
         assert "Traceback" not in done.stderr

@@ -31,10 +31,10 @@ def command(out: Path, *more: str) -> list[str]:
 
 
 def run_killed(out: Path, whole: Path, kills: int, *more: str) -> None:
-    """Train in `out`, killing the process at random records of the run `whole`, at the last of which it would wait."""
-    lines, dice = len(journal(whole, 0)), random.Random(0)
-    env = isolated(out.parent) | held(journal(whole, 0)[-1][0], out.parent / "never")
-    for line in sorted(dice.sample(range(1, lines), kills)):
+    """Train in `out`, killing the process at random records of the run `whole`; it would not do the last update."""
+    steps, dice = [step for step, _ in journal(whole, 0)], random.Random(0)
+    env = isolated(out.parent) | held(steps[-1] - 1, out.parent / "never")
+    for line in sorted(dice.sample(range(1, steps.index(steps[-1]) + 1), kills)):
         resume = ["--resume"] if (out / "run.json").exists() else []
         process = subprocess.Popen(command(out, *resume, *more), cwd=out.parent, env=env)
         until(lambda line=line: written(out) >= line, 240)  # type: ignore[misc]

@@ -11,17 +11,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, bindings, isolated
-from made_packs import records
+from made_packs import held, records, wait_until_held, write_hold
 
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
 
-STEPS = 600
+STEPS = 120
 SOON = 40.0
 """Seconds; three on an idle machine."""
 FAR = (f"Training.log_every={STEPS}", f"Training.eval_every={STEPS}", "Training.evaluate_untrained=False")
@@ -31,29 +31,24 @@ QUICK = ("Training.execution=eager", "DiffusionPolicy.n_timesteps=2", "Training.
 def command(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
     gin = str(ROOT / "gin" / "quickstart.gin")
     start = [sys.executable, "-m", "dqlab.cli", "train", "--gin", gin, "--out", str(out), "--steps", str(STEPS)]
-    return [*start, *more, *bindings(*FAR, *QUICK, *sets)]
+    return [*start, *write_hold(out.parent), *more, *bindings(*FAR, *QUICK, *sets)]
 
 
-def begun(lines: IO[str]) -> None:
-    """Wait until it updates."""
-    assert any(line.startswith("ready after") for line in lines)
-    time.sleep(0.1)
-
-
-def signalled(out: Path, number: int, *more: str) -> tuple[int, str]:
-    """Exit code and last line of a run that gets a signal between two logs; it ends soon."""
+def signalled(out: Path, number: int, step: int, *more: str) -> tuple[int, str]:
+    """Exit code and last line of a run that gets a signal between two logs, after so many updates; it ends soon."""
+    release = out.parent / f"signal-{number}"
     process = subprocess.Popen(
         command(out, *more),
         cwd=out.parent,
-        env={**isolated(out.parent), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
+        env=isolated(out.parent) | held(step, release),
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    begun(process.stdout)
+    wait_until_held(release)
     sent = time.monotonic()
     process.send_signal(number)
+    release.touch()
     said = process.communicate(timeout=120)[1]
     assert time.monotonic() - sent < SOON
     return process.returncode, said.splitlines()[-1]
@@ -63,19 +58,19 @@ def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path) -> None
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     subprocess.run(command(whole, "-q"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
     steps = [0]
-    for number, code, resume in (
-        (signal.SIGTERM, 143, ()),
-        (signal.SIGHUP, 129, ("--resume",)),
-        (2, 130, ("--resume",)),
+    for number, code, step, resume in (
+        (signal.SIGTERM, 143, 30, ()),
+        (signal.SIGHUP, 129, 60, ("--resume",)),
+        (2, 130, 90, ("--resume",)),
     ):
-        ended, said = signalled(stopped, number, *resume)
+        ended, said = signalled(stopped, number, step, *resume)
         assert ended == code, said
         assert f"--resume --out {stopped} continues" in said
         facts = RunFolder(stopped).facts()
         assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
         steps.append(checkpoint.read_checkpoint(stopped / "checkpoint.safetensors")[1]["step"])
-    assert steps == sorted(steps)
-    assert 0 < steps[1] < STEPS
+    assert steps == sorted({*steps}), "each went on"
+    assert steps[-1] < STEPS
     subprocess.run(command(stopped, "-q", "--resume"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
     (tensors, record), (expected, expected_record) = (
         checkpoint.read_checkpoint(out / "checkpoint.safetensors") for out in (stopped, whole)
@@ -92,7 +87,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", LEADER, *command(out)],
         cwd=tmp_path,
-        env=isolated(tmp_path),
+        env=isolated(tmp_path) | held(30, tmp_path / "closed"),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -101,7 +96,8 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     os.close(theirs)
     with os.fdopen(ours, errors="replace") as lines:
         assert any("ready after" in line for line in lines)
-        time.sleep(0.1)
+        wait_until_held(tmp_path / "closed")
+    (tmp_path / "closed").touch()
     assert process.wait(timeout=120) == 129
     assert RunFolder(out).facts()["state"] == "interrupted"
     assert checkpoint.read_checkpoint(out / "checkpoint.safetensors")[1]["step"] > 0
@@ -118,13 +114,14 @@ os.execv(sys.argv[1], sys.argv[1:])
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """nohup dqlab train ..."""
     out = tmp_path / "run"
-    process = subprocess.Popen(["nohup", *command(out, "-q")], cwd=tmp_path, env=isolated(tmp_path))
-    while not (out / "checkpoint.safetensors").exists():
-        time.sleep(0.02)
+    env = isolated(tmp_path) | held(30, tmp_path / "go")
+    process = subprocess.Popen(["nohup", *command(out, "-q")], cwd=tmp_path, env=env)
+    wait_until_held(tmp_path / "go")
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
     process.terminate()
+    (tmp_path / "go").touch()
     assert process.wait(timeout=120) == 143
 
 
