@@ -106,7 +106,7 @@ def listens(port: int) -> bool:
     return False
 
 
-def until(condition: Callable[[], object], seconds: float) -> None:
+def until(condition: Callable[[], object], seconds: float = 180) -> None:
     """Wait for a condition; fails when it takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -27,6 +27,7 @@ from made_folders import (
 from made_grids import made_grid
 from mlflow_server import Server
 from mlflow_stores import fresh_store
+from ray_cluster import until
 
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
@@ -244,32 +245,27 @@ class _Dying:
         return call
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_a_mirror_is_killed_and_the_server_dies(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real mirror of a grid: kill -9 in the middle, then another one; the server goes and comes back."""
     grid = made_grid(values=(2, 5, 10), seeds=5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    half = replace(grid, results=grid.results[: len(grid.results) // 2])
-    folder = write_grid(tmp_path / "runs" / "steps", half, state="running")
+    half = len(grid.results) // 2
+    folder = write_grid(tmp_path / "runs" / "steps", replace(grid, results=grid.results[:half]), state="running")
     mirror = Mirror(folder, "steps")
-    wait_for(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 2)
+    until(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 2)
     os.kill(mirror._process.pid, signal.SIGKILL)
     mirror._process.wait()
-    write_grid(folder, grid)
+    write_grid(folder, replace(grid, results=grid.results[half:]))
+    packs = sorted(pack.name for pack in (folder / "packs").iterdir())
+    write_state(folder, packs=packs, cells=len(grid.results), finished=len(grid.results))
     second = Mirror(folder, "steps")
-    wait_for(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 4)
+    until(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 4)
     server.kill()
     assert not second.close(patience=3.0)
     server.start()
-    assert Mirror(folder, "steps").close(patience=60.0), (folder / "mlflow.log").read_text()
+    assert Mirror(folder, "steps").close(patience=300.0), (folder / "mlflow.log").read_text()
     check_complete(server.uri, folder, grid)
 
 
@@ -446,7 +442,7 @@ def test_a_mirror_says_once_what_it_leaves_out(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     broken = folder / "packs" / "00000000" / "run.json"
     broken.write_text("{}")
-    assert not Mirror(folder, "steps").close(patience=60.0), "not all of it was sent"
+    assert not Mirror(folder, "steps").close(patience=300.0), "not all of it was sent"
     assert (folder / "mlflow.log").read_text().count(f"left out: {broken} is damaged") == 1
     assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 6}
 

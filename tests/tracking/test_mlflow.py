@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from conftest import ROOT, TINY, isolated
 from made_packs import BROKEN, held, run_pack, write_hold
 from mlflow_server import Server
+from ray_cluster import until
 
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.sync import send_folder, sync_to_mlflow
@@ -100,10 +100,10 @@ def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, tmp_pat
         env=isolated(tmp_path) | held(30, tmp_path / "never"),
         stdout=subprocess.DEVNULL,
     )
-    wait_for(lambda: (run / "seed-1" / "metrics.jsonl").exists() and (run / "checkpoint.safetensors").exists())
+    until(lambda: (run / "seed-1" / "metrics.jsonl").exists() and (run / "checkpoint.safetensors").exists())
     process.kill()
     process.wait()
-    wait_for(lambda: (run / "mlflow.json").exists() and '"KILLED"' in (run / "mlflow.json").read_text())
+    until(lambda: (run / "mlflow.json").exists() and '"KILLED"' in (run / "mlflow.json").read_text())
     at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     sent = json.loads((run / "mlflow.json").read_text())
     assert at.get_run(sent["runs"]["seed-1"]["run"]).info.status == "KILLED"
@@ -144,13 +144,6 @@ def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
     assert parent.data.metrics["score/last"] == pytest.approx(sum(score["score_mean"] for score in scores) / 2)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
@@ -175,7 +168,7 @@ def test_a_server_that_dies_never_stops_training(
         known = json.loads((run / "mlflow.json").read_text()) if (run / "mlflow.json").exists() else {}
         return any(run["records"] for run in known.get("runs", {}).values())
 
-    wait_for(something_has_arrived)
+    until(something_has_arrived)
     server.kill()
     (tmp_path / "dead").touch()
     _, errors = process.communicate(timeout=300)
