@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich import console as rich
@@ -29,3 +29,10 @@ class Console(rich.Console):
                 yield segment
             else:
                 yield segment._replace(text=printable(segment.text, len(segment.text)))
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
+    """A Markdown table; `numbers` are the columns that are set to the right."""
+    rule = ["--:" if index in numbers else "---" for index in range(len(heads))]
+    lines = [heads, rule, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

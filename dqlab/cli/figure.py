@@ -33,9 +33,9 @@ def add_figure(commands: Any) -> None:
 
 def _figure_bandit(args: argparse.Namespace) -> int:
     from dqlab.config.plugins import load_plugins
-    from dqlab.tools.bandit import figure
+    from dqlab.tools.bandit import draw_bandit
 
     load_plugins(args.plugin)
     steps = [f"Training.steps={args.steps}"] if args.steps is not None else []
-    figure.draw_bandit(args.out, [*args.set, *steps], args.samples, args.fresh)
+    draw_bandit(args.out, [*args.set, *steps], args.samples, args.fresh)
     return 0

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from dqlab import cli
 from dqlab.errors import ConfigError, DqlabError, RunError
-from dqlab.tools.bandit import figure
-from dqlab.tools.bandit.figure import ROWS, FigureRow, policy_samples
+from dqlab.tools.bandit import ROWS, FigureRow, draw_bandit, policy_samples
 
 TINY = (
     "Training.steps=4",
@@ -77,7 +76,7 @@ def test_an_unfinished_run_is_continued(tmp_path: Path) -> None:
 
 
 def make(out: Path, *more: str, fresh: bool = False, rows: tuple[FigureRow, ...] = (DIFFUSION,)) -> None:
-    figure.draw_bandit(out, [*TINY, *more], 10, fresh, rows, quiet())
+    draw_bandit(out, [*TINY, *more], 10, fresh, rows, quiet())
 
 
 def test_a_run_of_another_configuration_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_samples_are_the_policys_own_and_repeat(tmp_path: Path) -> None:
 
 def test_no_samples_make_no_figure(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--samples must be at least 1"):
-        figure.draw_bandit(tmp_path, TINY, 0, console=quiet())
+        draw_bandit(tmp_path, TINY, 0, console=quiet())
 
 
 def test_diffusion_covers_all_four_modes(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_diffusion_covers_all_four_modes(tmp_path: Path) -> None:
     A Gaussian fitted to the data has a tenth of its samples there (tests/tools/bandit/test_coverage.py).
     """
     bindings = ["Training.steps=4_000", "Training.eval_every=4_000", "Tracking.mlflow=False"]
-    figure.draw_bandit(tmp_path, bindings, 1000, rows=(DIFFUSION,), console=quiet())
+    draw_bandit(tmp_path, bindings, 1000, rows=(DIFFUSION,), console=quiet())
     truth, diffusion = json.loads((tmp_path / "numbers.json").read_text())[0]["panels"]
     assert truth["on_modes"] > 0.999
     assert diffusion["on_modes"] >= 0.95
@@ -134,7 +133,7 @@ def test_a_trained_gaussian_does_not(tmp_path: Path) -> None:
     """Maximum likelihood spreads one Gaussian over all modes and what is between them."""
     bindings = ["Training.steps=2_000", "Training.eval_every=2_000", "Tracking.mlflow=False"]
     gaussian = replace(CLONING, panels=CLONING.panels[:1])
-    figure.draw_bandit(tmp_path, bindings, 1000, rows=(gaussian,), console=quiet())
+    draw_bandit(tmp_path, bindings, 1000, rows=(gaussian,), console=quiet())
     (_, found) = json.loads((tmp_path / "numbers.json").read_text())[0]["panels"]
     assert found["on_modes"] < 0.5
 
@@ -142,7 +141,7 @@ def test_a_trained_gaussian_does_not(tmp_path: Path) -> None:
 def test_diffusion_ql_moves_to_the_best_mode(tmp_path: Path) -> None:
     """The shipped run as it is, a minute on one core: most of its samples are on the lower right mode."""
     improved = replace(IMPROVEMENT, panels=IMPROVEMENT.panels[-1:])
-    figure.draw_bandit(tmp_path, ["Tracking.mlflow=False"], 1000, rows=(improved,), console=quiet())
+    draw_bandit(tmp_path, ["Tracking.mlflow=False"], 1000, rows=(improved,), console=quiet())
     (_, found) = json.loads((tmp_path / "numbers.json").read_text())[0]["panels"]
     assert found["on_best"] > 0.5
     assert found["on_modes"] > 0.8

@@ -9,7 +9,7 @@ import pytest
 
 from dqlab.data.bandit import make_rows
 from dqlab.errors import RunError
-from dqlab.tools.bandit.drawing import Coverage
+from dqlab.tools.bandit import Coverage
 
 LEFT_UP, LEFT_DOWN, RIGHT_UP, BEST = (-0.8, 0.8), (-0.8, -0.8), (0.8, 0.8), (0.8, -0.8)
 

@@ -1,0 +1,382 @@
+"""`dqlab figure bandit`: eight policies, by behaviour cloning and by Q-learning, beside the data (Diffusion-QL)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+
+from dqlab.config import gin_files
+from dqlab.config.gin_state import parameters_read
+from dqlab.config.gin_syntax import parse_bindings
+from dqlab.config.identity import changed_results
+from dqlab.data import load_dataset
+from dqlab.envs.bandit import BANDIT, BEST, MODES, RADIUS, modes_of
+from dqlab.errors import ConfigError, RunError
+from dqlab.files import atomic_path, read_text, write_text
+from dqlab.noise import draw_noise, generator_for
+from dqlab.printing import Console, markdown_table
+from dqlab.runs import Experiment, train
+from dqlab.runs.build import build_pack, check_experiment, load_data
+from dqlab.tracking import RunFolder
+from dqlab.tracking.settings import Tracking
+from dqlab.training import checkpoint
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One policy of the figure: its label, and the gin file that trains it."""
+
+    label: str
+    gin: str
+
+    def folder(self, out: Path) -> Path:
+        """Its run's folder."""
+        return out / Path(self.gin).stem
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One row of the figure: the data, then policies.
+
+    Attributes:
+        title: what its policies are trained by.
+        truth: label of the data's panel.
+        rewards: whether that panel shows rewards as colour.
+        panels: the policies.
+    """
+
+    title: str
+    truth: str
+    rewards: bool
+    panels: tuple[Panel, ...]
+
+
+ROWS = (
+    FigureRow(
+        "Behaviour cloning",
+        "Ground truth",
+        False,
+        (
+            Panel("Gaussian", "gin/bandit/bc_gaussian.gin"),
+            Panel("CVAE", "gin/bandit/bc_cvae.gin"),
+            Panel("MMD", "gin/bandit/bc_mmd.gin"),
+            Panel("Diffusion", "gin/bandit/bc_diffusion.gin"),
+        ),
+    ),
+    FigureRow(
+        "Policy improvement by Q-learning",
+        "Ground truth, rewards",
+        True,
+        (
+            Panel("Gaussian-QL", "gin/bandit/ql_gaussian.gin"),
+            Panel("CVAE-QL", "gin/bandit/ql_cvae.gin"),
+            Panel("MMD-QL", "gin/bandit/ql_mmd.gin"),
+            Panel("Diffusion-QL", "gin/bandit/ql_diffusion.gin"),
+        ),
+    ),
+)
+"""The paper's figure. Another policy is another line here."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What n samples cover of the four modes.
+
+    Attributes:
+        samples: n.
+        on_modes: share of them within 0.25 of a mode.
+        entropy: of the distribution over modes of those near one, nats; log 4 = 1.386 where all four are equal.
+        entropy_share: the same as a share of log 4.
+        on_best: share of all samples that are within 0.25 of the best mode (lower right).
+        counts: samples near each mode, in the order of `MODES`.
+    """
+
+    samples: int
+    on_modes: float
+    entropy: float
+    entropy_share: float
+    on_best: float
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, actions: Array) -> Coverage:
+        """The numbers of action samples (n, 2).
+
+        Raises:
+            RunError: there are none, or some are not finite.
+        """
+        if len(actions) == 0 or not np.isfinite(actions).all():
+            raise RunError("Numbers of a policy want at least one sample, and finite ones.")
+        modes = modes_of(actions)
+        counts = np.bincount(modes[modes >= 0], minlength=len(MODES))
+        shares = counts[counts > 0] / max(int(counts.sum()), 1)
+        entropy = float(-(shares * np.log(shares)).sum()) + 0.0
+        return cls(
+            samples=len(actions),
+            on_modes=float((modes >= 0).mean()),
+            entropy=entropy,
+            entropy_share=entropy / float(np.log(len(MODES))),
+            on_best=float((modes == BEST).mean()),
+            counts=tuple(counts.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What a panel shows.
+
+    Attributes:
+        title: what the actions are.
+        actions: (n, 2).
+        rewards: (n,), shown as colour, or None.
+        note: a line more under the panel.
+    """
+
+    title: str
+    actions: Array
+    rewards: Array | None = None
+    note: str = ""
+
+    @property
+    def coverage(self) -> Coverage:
+        return Coverage.of(self.actions)
+
+
+CloudRows = Mapping[str, Sequence[Cloud]]
+"""The panels of each row, by its title."""
+
+
+def draw_bandit(
+    out: Path,
+    bindings: Sequence[str] = (),
+    samples: int = 1000,
+    fresh: bool = False,
+    rows: Sequence[FigureRow] = ROWS,
+    console: Console | None = None,
+) -> Path:
+    """Train what is missing, draw the figure and write its numbers; returns the PNG.
+
+    Args:
+        out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
+        bindings: `Configurable.parameter=value` strings for every run.
+        samples: actions drawn from each policy.
+        fresh: train all of them again.
+        rows: which policies.
+        console: where progress and the table go.
+
+    Raises:
+        DqlabError: a run cannot be trained, or is there with another configuration.
+    """
+    if samples < 1:
+        raise ConfigError(f"--samples must be at least 1, not {samples}.")
+    console = console or Console()
+    _train(rows, out, bindings, fresh, console)
+    drawn = {row.title: _clouds(row, out, bindings, samples) for row in rows}
+    with atomic_path(out / "bandit.png") as temporary:
+        draw_clouds(drawn).savefig(temporary, format="png", dpi=150)
+    write_text(out / "numbers.json", json.dumps([_record(row, drawn[row.title]) for row in rows], indent=1))
+    table = bandit_markdown(drawn) + "\n"
+    write_text(out / "numbers.md", table)
+    console.print(table, highlight=False, soft_wrap=True)
+    console.print(f"Figure:  {out / 'bandit.png'}", soft_wrap=True)
+    console.print(f"Numbers: {out / 'numbers.json'}, {out / 'numbers.md'}", soft_wrap=True)
+    return out / "bandit.png"
+
+
+def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], fresh: bool, console: Console) -> None:
+    """Every panel's run, one after the other, with a line each."""
+    panels = [(row.title, panel) for row in rows for panel in row.panels]
+    read: set[str] = set()
+    for _, panel in panels:  # a mistake in any of them shows before the first is trained
+        gin_files.load_gin([panel.gin], bindings)
+        _read_configuration()
+        read |= parameters_read()
+    gin_files.check_parameters_read(bindings, read)
+    for number, (title, panel) in enumerate(panels, 1):
+        name = f"[{number}/{len(panels)}] {title}, {panel.label}"
+        if fresh:
+            _delete_run(panel.folder(out))
+        with console.status(f"{name}: training"):
+            done = _train_unless_finished(panel.gin, panel.folder(out), bindings)
+        console.print(f"{name}: {done}", highlight=False, soft_wrap=True)
+
+
+def _read_configuration() -> None:
+    """Ask for all that a run is made of, so that its parameters count as read."""
+    experiment, _ = Experiment(), Tracking()
+    check_experiment(experiment)
+    load_data(experiment)
+
+
+def _delete_run(path: Path) -> None:
+    """Delete a run; a folder that holds something else is left alone."""
+    folder = RunFolder(path)
+    if not (path / "run.json").exists():
+        return
+    if folder.in_use():
+        raise RunError(f"{path} is in use by another run. Wait for it, or choose another --out.")
+    shutil.rmtree(path)
+
+
+def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str:
+    """Train what a gin file describes, unless the folder already holds that run; returns a line on what was done.
+
+    Raises:
+        RunError: the folder holds a run of another configuration.
+    """
+    loaded = gin_files.load_gin([gin], bindings)
+    folder = RunFolder(path)
+    if folder.finished:
+        _check_same(folder, loaded)
+        return f"finished before, {_steps(folder):,} updates"
+    started = time.monotonic()
+    train(loaded, path, resume=True, quiet=True)
+    return f"{_steps(folder):,} updates, {time.monotonic() - started:.0f} s"
+
+
+def _check_same(folder: RunFolder, loaded: gin_files.LoadedConfig) -> None:
+    """A finished run stands for a gin file only if it was trained as that file says now."""
+    _read_configuration()
+    now = gin_files.operative_text(loaded)
+    if found := changed_results(parse_bindings(read_text(folder.config)), parse_bindings(now)):
+        raise RunError(
+            f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. "
+            "Use --fresh to train it again, or choose another --out."
+        )
+
+
+def _steps(folder: RunFolder) -> int:
+    """Updates of a finished run."""
+    return folder.chosen_step(folder.replicas()[0], "last")
+
+
+def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) -> list[Cloud]:
+    """The row's panels: as many of the data that its policies were trained with, then each policy."""
+    gin_files.load_gin([row.panels[0].gin], bindings)
+    data = load_dataset(BANDIT)
+    action, reward = (values[:samples].double().numpy() for values in (data.action, data.reward))
+    clouds = [Cloud(row.truth, action, reward if row.rewards else None)]
+    for panel in row.panels:
+        folder = panel.folder(out)
+        facts = RunFolder(folder).facts()
+        note = f"{facts['parameters']['Training.steps']:,} updates, seed {facts['seeds'][0]}"
+        clouds.append(Cloud(panel.label, policy_samples(folder, samples), note=note))
+    return clouds
+
+
+def policy_samples(path: Path, count: int) -> Array:
+    """Actions (count, A) of a finished run's last policy, of its first replica, in the state of zeros.
+
+    The noise is a function of its seed, so the same run gives the same samples.
+
+    Raises:
+        RunError: the run has not finished.
+    """
+    folder = RunFolder(path)
+    replica = folder.replicas()[0]
+    gin_files.load_stored(folder.config)
+    pack = build_pack(Experiment(), [replica])
+    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
+    pack.load(0, weights)
+    generator = generator_for(replica.seed, "figure", 0, pack.device)
+    noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
+    state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
+    return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
+
+
+def _record(row: FigureRow, clouds: Sequence[Cloud]) -> dict[str, Any]:
+    """The numbers of a row's panels, with the gin file of those that were trained."""
+    panels = [
+        {"label": cloud.title, "gin": gin, "trained": cloud.note, **asdict(cloud.coverage)}
+        for gin, cloud in zip([None, *(panel.gin for panel in row.panels)], clouds, strict=True)
+    ]
+    return {"row": row.title, "panels": panels}
+
+
+HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
+
+
+def bandit_markdown(rows: CloudRows) -> str:
+    """The numbers as a Markdown table."""
+    lines = []
+    for title, clouds in rows.items():
+        for cloud in clouds:
+            c = cloud.coverage
+            spread = (f"{c.entropy:.3f}", f"{c.entropy_share:.1%}") if c.on_modes else ("-", "-")
+            lines.append([title, cloud.title, f"{c.on_modes:.1%}", *spread, f"{c.on_best:.1%}", cloud.note])
+    return markdown_table(HEADS, lines, numbers=range(2, 6))
+
+
+ON, OFF, RING, TEXT = "#1f6fb4", "#e4572e", "#9aa3ad", "#30363d"
+LIMITS = (-1.2, 1.2)
+TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+LEGEND = f"Rings: within {RADIUS} of a mode; the thick one is the best. Blue: samples on a mode; red: all others."
+
+
+def draw_clouds(rows: CloudRows) -> Figure:
+    """The figure of all rows; samples within 0.25 of a mode are blue, those in between are red."""
+    columns = max(map(len, rows.values()))
+    figure = Figure(figsize=(2.8 * columns + 0.4, 4.0 * len(rows) + 0.3))
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.06)
+    *parts, foot = figure.subfigures(len(rows) + 1, 1, squeeze=False, height_ratios=[4.0] * len(rows) + [0.3])[:, 0]
+    foot.text(0.5, 0.5, LEGEND, ha="center", va="center", fontsize=9, color=TEXT)
+    for part, (title, clouds) in zip(parts, rows.items(), strict=True):
+        part.suptitle(title, fontsize=13, fontweight="bold", color=TEXT)
+        grid = part.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
+        for axes, cloud in zip(grid, clouds, strict=False):
+            _draw_cloud(axes, cloud)
+        for axes in grid[len(clouds) :]:
+            axes.set_visible(False)
+    return figure
+
+
+def _draw_cloud(axes: Any, cloud: Cloud) -> None:
+    """One panel: frame, modes, samples, numbers."""
+    axes.set(aspect="equal", xlim=LIMITS, ylim=LIMITS, xticks=TICKS, yticks=TICKS)
+    axes.grid(color="#e6e9ec", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, length=0, colors="#6b7480")
+    for spine in axes.spines.values():
+        spine.set_color("#c9ced4")
+    for index, mode in enumerate(MODES):
+        width = 1.8 if index == BEST else 0.9
+        axes.add_patch(Circle(mode.centre, RADIUS, fill=False, edgecolor=RING, linewidth=width, zorder=2))
+    if cloud.rewards is None:
+        colours = [ON if mode >= 0 else OFF for mode in modes_of(cloud.actions).tolist()]
+        axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
+    else:
+        _draw_rewards(axes, cloud.actions, cloud.rewards)
+    axes.set_title(cloud.title, fontsize=11, color=TEXT)
+    said = "\n".join(filter(None, (numbers_of(cloud.coverage), cloud.note)))
+    axes.set_xlabel(said, fontsize=9, color=TEXT, labelpad=6)
+
+
+def _draw_rewards(axes: Any, actions: Array, rewards: Array) -> None:
+    """Samples in the colour of their rewards; the scale lies in the middle, where there are no data."""
+    drawn = axes.scatter(*actions.T, s=7, c=rewards, cmap="viridis", alpha=0.7, linewidths=0, zorder=3)
+    scale = axes.inset_axes((0.27, 0.475, 0.46, 0.035))
+    bar = axes.figure.colorbar(drawn, cax=scale, orientation="horizontal")
+    bar.solids.set_alpha(1.0)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7, length=2, pad=1, colors=TEXT)
+    bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
+
+
+def numbers_of(coverage: Coverage) -> str:
+    """The numbers of a panel, in three lines."""
+    known = f"entropy {coverage.entropy:.2f} nats ({coverage.entropy_share:.0%} of log 4)"
+    spread = known if coverage.on_modes else "entropy: no sample is on a mode"
+    return f"on a mode {coverage.on_modes:.1%}\n{spread}\non the best mode {coverage.on_best:.1%}"

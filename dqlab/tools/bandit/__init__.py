@@ -1,1 +1,0 @@
-"""The paper's figure of the 2D bandit: `dqlab figure bandit`."""
