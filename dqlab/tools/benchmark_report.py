@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dqlab.files import atomic_path, write_text
+from dqlab.printing import markdown_table
 from dqlab.runs.profile import page
 from dqlab.tools.benchmarks import figure_cells
 
@@ -36,7 +37,7 @@ def write_benchmark_report(rows: pd.DataFrame, folder: Path) -> list[str]:
     """
     lines = ["# Benchmarks", "", *_header(rows), ""]
     for part, members in rows.groupby("part"):
-        lines += [f"## {str(part).capitalize()}", "", *_table(members), ""]
+        lines += [f"## {str(part).capitalize()}", "", _table(members), ""]
     drawn, missing = [], []
     for name, figure in draw_benchmarks(rows):
         if figure is None:
@@ -65,7 +66,7 @@ def _header(rows: pd.DataFrame) -> Iterator[str]:
         yield f"- {name}: {values.iloc[0] if len(counts) == 1 else '; '.join(several)}"
 
 
-def _table(rows: pd.DataFrame) -> list[str]:
+def _table(rows: pd.DataFrame) -> str:
     """A Markdown table: every parameter of this part a column, then the figures; numbers sorted as numbers."""
     conditions = conditions_of(rows)
     ordered = conditions.sort_values(list(conditions), key=_sortable) if len(conditions.columns) else conditions
@@ -74,8 +75,7 @@ def _table(rows: pd.DataFrame) -> list[str]:
         for index in ordered.index
     ]
     heads = ["benchmark", *conditions, *page.HEADINGS]
-    lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *cells]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return markdown_table(heads, cells, numbers=range(1, len(heads)))
 
 
 def conditions_of(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,8 +11,7 @@ import pytest
 from conftest import bindings
 from mocked_machine import Machine
 
-from dqlab.tools.fidelity.measures import FidelityRow, linear_policy
-from dqlab.tools.fidelity.page import fidelity_page
+from dqlab.tools.fidelity.page import FidelityRow, fidelity_page, linear_policy
 from dqlab.tools.fidelity.stacks import NEAR, states_near_goals
 
 

@@ -124,8 +124,7 @@ class D4RLStack(EnvironmentStack):
 
     def __init__(self, task: Task, copies: int, noise: bool = True) -> None:
         self._worker, self._all = Worker(legacy_python()), list(range(copies))
-        self.versions = self._worker.versions
-        self.facts = self._worker.ask("make", task=task.name, count=copies, noise=noise)
+        self._worker.ask("make", task=task.name, count=copies, noise=noise)
 
     def reset(self, seeds: Sequence[int]) -> Array:
         return np.array(self._worker.ask("reset", seeds=list(seeds), groups=list(seeds))["observations"])
