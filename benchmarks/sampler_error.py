@@ -3,7 +3,7 @@
     python benchmarks/sampler_error.py
 
 The target is Gaussian, so its denoiser and where a chain must end are known in closed form
-(`dqlab.tools.conformance.policies`).
+(`dqlab.tools.conformance.diffusion`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dqlab.diffusion import Process
 from dqlab.diffusion.sampling import DDIM, DDPM, DPMSolverPP, Heun, Sampler
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides
-from dqlab.tools.conformance.policies import convergence_orders, error_of, even_process
+from dqlab.tools.conformance.diffusion import convergence_orders, error_of, even_process
 
 STEPS = (5, 8, 16, 32, 64, 128)
 SAMPLERS: dict[str, Sampler] = {

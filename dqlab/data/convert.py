@@ -10,10 +10,11 @@ from pathlib import Path
 from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.download import CACHE_ADVICE, Progress, forget_digest, no_progress
 from dqlab.data.formats.base import Columns
+from dqlab.data.formats.hdf5 import COLLECTED, CONVERTED, PROVENANCE, SHARE
 from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
 from dqlab.data.rows import cuts_of
-from dqlab.data.sources import COLLECTED, CONVERTED, PROVENANCE, SHARE, LocatedDataset, cache_folder, find_dataset
+from dqlab.data.sources import LocatedDataset, cache_folder, find_dataset
 from dqlab.data.survey import ReportRows, Survey, survey_dataset
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks

@@ -10,6 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
 from dqlab.data.arrays import TransitionOptions, check_memory_map, load_or_map, map_folder_name
@@ -24,12 +27,13 @@ from dqlab.data.download import (
     refuse_if_planning,
 )
 from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
-from dqlab.data.formats.hdf5 import D4RL, HDF5_MAGIC
+from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
 from dqlab.data.formats.reading import DamagedError
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, caveat_of, transitions_of
+from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
-from dqlab.errors import DataError, message_of
+from dqlab.errors import ConfigError, DataError, message_of
 from dqlab.files import expanded, sha256_of
 
 
@@ -125,27 +129,6 @@ class LocatedDataset:
         return (self.format, self.path) if self.format is not None else format_of(str(self.path))
 
 
-PROVENANCE, CONVERTED = "provenance", "converted_from"
-COLLECTED = "Collected by dqlab"
-SHARE = 0.5
-"""A file with a smaller share of the rows that D4RL's file has is an excerpt."""
-
-
-def is_original_d4rl_file(path: Path, task: Task) -> bool:
-    """Whether nothing speaks against an HDF5 file being D4RL's.
-
-    What speaks against it: it has far fewer rows, or its metadata say that dqlab collected it or wrote it from another
-    format.
-    """
-    try:
-        with D4RL().open(path) as columns:
-            notes, rows = dict(columns.metadata), len(columns)
-    except DataError:  # damaged: whoever reads the rows says so
-        return True
-    ours = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
-    return not ours and rows >= SHARE * task.rows
-
-
 DataSource = Callable[[Task, str, Progress], LocatedDataset]
 data_sources: Registry[DataSource] = Registry(
     "data_source",
@@ -227,21 +210,6 @@ def d4rl_download(
         addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
     )
     return LocatedDataset(path, is_d4rl=True, address=came_from, failed=failed)
-
-
-def check_row_count(address: str, path: Path, task: Task) -> None:
-    """See that a file from elsewhere has as many rows as D4RL's.
-
-    Raises:
-        BrokenError: it has not, or is no file of D4RL's layout.
-    """
-    try:
-        with D4RL().open(path) as columns:
-            rows = len(columns)
-    except DataError as error:
-        raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
-    if task.rows and rows != task.rows:
-        raise BrokenError(f"{address} sends {rows:,} rows for {task.name}, which has {task.rows:,}.")
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
@@ -360,4 +328,47 @@ def _first_available(
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
         "--set \"load_dataset.sources=('file:PATH',)\"."
+    )
+
+
+ACTION_STD = 0.05
+
+
+@data_sources.register("bandit", source="Wang, Hunt, Zhou 2022 (2D bandit)", cites=("wang2023diffusion",))
+def bandit(
+    task: Task, argument: str = "", progress: Progress = no_progress, seed: int = 0, transitions: int = 10_000
+) -> LocatedDataset:
+    """The 2D bandit's actions and rewards, drawn from a seed: four Gaussian modes of equal size.
+
+    Args:
+        task: `bandit-2d`.
+        argument, progress: not used.
+        seed: of actions and rewards.
+        transitions: in all, a multiple of 4.
+    """
+    if task != BANDIT:
+        raise UnavailableError(f"it makes data for {BANDIT.name} only")
+    check_counts("bandit", 0, seed=seed)
+    if type(transitions) is not int or transitions < len(MODES) or transitions % len(MODES):
+        raise ConfigError(f"bandit.transitions must be a positive multiple of {len(MODES)}, not {transitions!r}.")
+    return LocatedDataset(None, is_d4rl=False, rows=make_rows(seed, transitions))
+
+
+def make_rows(seed: int, transitions: int) -> Columns:
+    """Rows of one-step episodes, the modes taking turns, in the layout of a D4RL file.
+
+    Actions are N(centre, 0.05^2) clipped to [-1, 1], rewards N(mean of the mode, 0.5^2). One row more than transitions:
+    the Q-learning view of a file takes nothing but an observation from its last row.
+    """
+    rng = np.random.default_rng(seed)
+    mode = np.arange(transitions) % len(MODES)
+    actions = np.clip(rng.normal(CENTRES[mode], ACTION_STD), -1.0, 1.0)
+    rewards = rng.normal(REWARDS[mode], REWARD_STD)
+    ends = np.ones(transitions, dtype=bool)
+    return Columns(
+        np.zeros((transitions + 1, BANDIT.state_dim), dtype=np.float32),
+        np.append(actions, np.zeros((1, BANDIT.action_dim)), axis=0).astype(np.float32),
+        np.append(rewards, 0.0).astype(np.float32),
+        terminals=np.append(ends, False),
+        timeouts=np.zeros(transitions + 1, dtype=bool),
     )

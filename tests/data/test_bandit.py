@@ -11,9 +11,8 @@ from gymnasium.utils.env_checker import check_env
 
 from dqlab.config import gin_files
 from dqlab.data import Transitions, load_dataset
-from dqlab.data.bandit import make_rows
 from dqlab.data.formats.base import digest_of_columns
-from dqlab.data.sources import MADE_COLUMNS
+from dqlab.data.sources import MADE_COLUMNS, make_rows
 from dqlab.envs import make_env, tasks
 from dqlab.envs.bandit import BANDIT, BEST, MODES, GaussianMode, modes_of
 from dqlab.errors import ConfigError, DataError

@@ -219,7 +219,7 @@ def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., S
 def test_only_d4rls_own_file_counts_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = write(folder / "cache" / FILE)
     assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"  # an excerpt: D4RL's has a million rows
-    monkeypatch.setattr("dqlab.data.sources.SHARE", 1e-4)
+    monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 1e-4)
     assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
     with h5py.File(target, "a") as file:
         file["metadata/provenance"] = "Collected by dqlab; not D4RL."

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_cache_that_d4rl_users_have_comes_first(
     cache: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dqlab.data.sources.SHARE", 0)  # 60 rows of two million
+    monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 0)  # 60 rows of two million
     cache.mkdir()
     shutil.copy(d4rl_file(), cache / "walker2d_medium_expert-v2.hdf5")
     data = load_dataset(WALKER, ("d4rl_cache", "d4rl_download", "embedded"))

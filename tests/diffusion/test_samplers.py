@@ -14,7 +14,7 @@ from dqlab.diffusion.sampling import DDIM, DDPM, IDQLDDPM, ChainNoise, DataPredi
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 from dqlab.testing import check
-from dqlab.tools.conformance.policies import FAR, Gaussian, convergence_orders, error_of, even_process, moments_of
+from dqlab.tools.conformance.diffusion import FAR, Gaussian, convergence_orders, error_of, even_process, moments_of
 
 STATE = torch.zeros(1, 1)
 HALVES = Process.from_betas(torch.tensor([0.5, 0.5], dtype=torch.float64))  # abar = 0.5, 0.25

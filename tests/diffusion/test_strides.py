@@ -14,7 +14,7 @@ from dqlab.diffusion.sampling import DDIM
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import strides, visited_timesteps
 from dqlab.errors import ConfigError
-from dqlab.tools.conformance.policies import even_process
+from dqlab.tools.conformance.diffusion import even_process
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]
 CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 60))

@@ -11,7 +11,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.config.registry import RegistryEntry
 from dqlab.networks import critics, denoisers
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.tools.conformance.algorithms import check_algorithm
+from dqlab.tools.conformance.policies import check_algorithm
 
 
 def conforms(critic: str = "twin", denoiser: str = "mlp", **options: Any) -> None:

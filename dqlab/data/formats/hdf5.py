@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dqlab.data.download import (
+    BrokenError,
+)
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
     MOST_METADATA,
@@ -31,6 +34,7 @@ from dqlab.data.formats.reading import (
     child_process,
     write_errors,
 )
+from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
 
@@ -165,3 +169,43 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
             f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({first_line(error)}). "
             "Rename them, or leave them out."
         ) from error
+
+
+PROVENANCE, CONVERTED = "provenance", "converted_from"
+
+
+COLLECTED = "Collected by dqlab"
+
+
+SHARE = 0.5
+"""A file with a smaller share of the rows that D4RL's file has is an excerpt."""
+
+
+def is_original_d4rl_file(path: Path, task: Task) -> bool:
+    """Whether nothing speaks against an HDF5 file being D4RL's.
+
+    What speaks against it: it has far fewer rows, or its metadata say that dqlab collected it or wrote it from another
+    format.
+    """
+    try:
+        with D4RL().open(path) as columns:
+            notes, rows = dict(columns.metadata), len(columns)
+    except DataError:  # damaged: whoever reads the rows says so
+        return True
+    ours = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
+    return not ours and rows >= SHARE * task.rows
+
+
+def check_row_count(address: str, path: Path, task: Task) -> None:
+    """See that a file from elsewhere has as many rows as D4RL's.
+
+    Raises:
+        BrokenError: it has not, or is no file of D4RL's layout.
+    """
+    try:
+        with D4RL().open(path) as columns:
+            rows = len(columns)
+    except DataError as error:
+        raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
+    if task.rows and rows != task.rows:
+        raise BrokenError(f"{address} sends {rows:,} rows for {task.name}, which has {task.rows:,}.")

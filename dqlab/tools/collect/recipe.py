@@ -20,7 +20,7 @@ from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
 from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
-from dqlab.data.sources import COLLECTED, PROVENANCE
+from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
 from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import BOXED, action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task

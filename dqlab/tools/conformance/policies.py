@@ -1,18 +1,17 @@
-"""What policies must do."""
+"""What policies, selections, algorithms and kernels must do."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from dqlab.algorithms import Algorithm
+from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
-from dqlab.diffusion import Process
-from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
+from dqlab.data import Batch
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies import Policy
@@ -30,7 +29,9 @@ from dqlab.tools.conformance.made import (
     make_noise,
     one_noise,
 )
+from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import nested_tensors, tree_map
+from dqlab.training.pack import PackState
 
 Noise = dict[str, Tensor]
 WIDE = Dims(DIMS.state, DIMS.action, 2.0)
@@ -152,113 +153,6 @@ def _check_rows(case: _Case) -> None:
     assert not torch.allclose(before[0], after[0]), "actions ignore the state"
 
 
-FAR = 1e6
-"""A bound of the action range that nothing reaches."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation (A,) of actions."""
-
-    mean: Tensor
-    std: Tensor
-
-    def error(self, other: Moments) -> float:
-        """The largest difference of either, in any dimension."""
-        return float(torch.maximum((self.mean - other.mean).abs(), (self.std - other.std).abs()).max())
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """Actions N(mean, std^2), independent in each of A dimensions; float64."""
-
-    mean: tuple[float, ...] = (0.5, -0.3, 0.1)
-    std: tuple[float, ...] = (0.2, 0.5, 0.8)
-
-    @property
-    def moments(self) -> Moments:
-        """Its own mean and standard deviation."""
-        return Moments(torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64))
-
-    def std_at(self, process: Process, t: int) -> Tensor:
-        """Standard deviation (A,) of x_t, sqrt(V_t)."""
-        return (process.alphas_cumprod[t] * self.moments.std.square() + process.sigma(t) ** 2).sqrt()
-
-    def denoiser(self, process: Process) -> Denoise:
-        """The exact data prediction E[x_0 | x_t] = mean + alpha_t std^2 / V_t (x_t - alpha_t mean)."""
-        own = self.moments
-
-        def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-            gain = process.alpha(t) * own.std.square() / self.std_at(process, t).square()
-            return own.mean + gain * (x - process.alpha(t) * own.mean)
-
-        return denoise
-
-    def flow(self, process: Process) -> Moments:
-        """What deterministic samplers approach: x_N ~ N(0, 1), the probability-flow ODE to t = 0, then E[x_0 | x_t].
-
-        The ODE keeps (x_t - alpha_t mean) / sqrt(V_t) as it is (Song et al. 2021, score SDE, section 4.3).
-        """
-        last = process.n_timesteps - 1
-        own, scale = self.moments, self.std_at(process, 0) / self.std_at(process, last)
-        return self._denoised(process, -scale * process.alpha(last) * own.mean, scale)
-
-    def ancestry(self, process: Process) -> Moments:
-        """What stochastic samplers approach: x_N ~ N(0, 1), a draw of x_t given it at t = 0, then E[x_0 | x_t].
-
-        Cov(x_t, x_N) = alpha_N / alpha_t V_t: the reverse SDE's own transition, in one step.
-        """
-        last = process.n_timesteps - 1
-        own, first, final = self.moments, self.std_at(process, 0), self.std_at(process, last)
-        share = process.alpha(last) / process.alpha(0) * first.square() / final.square()
-        variance = first.square() - (share * final).square() + share.square()
-        return self._denoised(process, -share * process.alpha(last) * own.mean, variance.sqrt())
-
-    def _denoised(self, process: Process, offset: Tensor, std: Tensor) -> Moments:
-        """Moments of E[x_0 | x_t] at t = 0, where x_t has mean alpha_t mean + offset and a standard deviation."""
-        gain = process.alpha(0) * self.moments.std.square() / self.std_at(process, 0).square()
-        return Moments(self.moments.mean + gain * offset, gain * std)
-
-
-def moments_of(sampler: Sampler, process: Process, denoise: Denoise, width: int) -> Moments:
-    """Exact mean and standard deviation (A,) of a sampler's actions, where the denoiser is affine in x.
-
-    Args:
-        sampler: any; the range does not clip.
-        process: the process of training.
-        denoise: the data prediction.
-        width: A.
-    """
-    draws = sampler.draws(process)
-    impulses = torch.eye(draws + 2, dtype=torch.float64)[1:].unsqueeze(-1).expand(-1, -1, width)
-    noise = ChainNoise(impulses[0], impulses[1:])
-    answers = sampler(denoise, process, torch.zeros(draws + 2, 1, dtype=torch.float64), noise, FAR)
-    return Moments(answers[0], (answers[1:] - answers[0]).square().sum(dim=0).sqrt())
-
-
-def even_process(n_timesteps: int, low: float = -5.0, high: float = 1.0) -> Process:
-    """A process whose lambda = log(alpha / sigma) falls evenly from `high` to `low`.
-
-    The default ends are chosen so that orders of convergence show: where the denoiser has hardly anything to do at
-    either end, the leading errors of the third order cancel.
-    """
-    levels = [high + (low - high) * t / max(n_timesteps - 1, 1) for t in range(n_timesteps)]
-    return Process.from_alphas_cumprod([1 / (1 + math.exp(-2 * level)) for level in levels])
-
-
-def error_of(sampler: Sampler, process: Process) -> float:
-    """How far a sampler with the exact denoiser ends from `Gaussian.flow`, or from `Gaussian.ancestry` if it draws."""
-    target = Gaussian()
-    reached = moments_of(sampler, process, target.denoiser(process), len(target.mean))
-    return reached.error(target.ancestry(process) if sampler.draws(process) else target.flow(process))
-
-
-def convergence_orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:
-    """The order of convergence between neighbours: K timesteps have K - 1 intervals."""
-    pairs = pairwise(zip(steps, errors, strict=True))
-    return [math.log(coarse / fine) / math.log((more - 1) / (few - 1)) for (few, coarse), (more, fine) in pairs]
-
-
 Made = tuple[Tensor, Tensor, Noise, Tensor]
 
 
@@ -312,3 +206,122 @@ def _check_order(selection: Selection, candidates: Tensor, q: Tensor, noise: Noi
         take_candidates(candidates, selection(candidates, q, noise)), take_candidates(candidates[order], moved)
     )
     assert same, "the choice depends on the order of the candidates"
+
+
+def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
+    """Updates train every network, are finite, pure, resumable, compilable, and the same packed as alone."""
+    make = entry.make()
+    trained = _train([make()], [3])
+    _check_trained(trained, make())
+    _check_packed(make())
+    _check_losses(make())
+    _check_resumes(make())
+    _check_acts(trained)
+    _check_stays_on_device(make())
+
+
+def check_kernel(entry: RegistryEntry[Kernel]) -> None:
+    """1 for equal actions, less for others, never negative, and the same both ways; without numbers of its own."""
+    difference = make_batch().action[0]
+    alike = check_function(entry.make(), difference)
+    assert alike.shape == (BATCH,), f"a kernel of differences ({BATCH}, A) gives {tuple(alike.shape)}"
+    assert torch.equal(alike, entry.make()(-difference)), "it is not symmetric"
+    assert bool(((alike >= 0) & (alike < 1)).all()), "different actions must have a kernel in [0, 1)"
+    assert float(entry.make()(torch.zeros(1, 3))) == 1.0, "equal actions must have a kernel of 1"
+
+
+def _check_trained(trained: Pack, algorithm: Algorithm) -> None:
+    untrained = Pack([algorithm], DIMS, [3], dtype=torch.float64)
+    for group, matrix in trained.state.parameters.items():
+        assert bool((matrix != untrained.state.parameters[group]).any()), f"{group} is not trained"
+    for name, target in trained.algorithm.targets().items():
+        assert target.source in trained.state.parameters, f"the target {name} follows {target.source}, which is unknown"
+
+
+def _check_packed(algorithm: Algorithm) -> None:
+    """Two replicas of different seeds and different scalars train and act as each does alone."""
+    other = replace(algorithm, **{name: 0.9 * value for name, value in algorithm.hyper().items()})  # type: ignore[type-var]
+    packed = _train([algorithm, other], [3, 4])
+    for row, (each, seed) in enumerate(((algorithm, 3), (other, 4))):
+        alone = _train([each], [seed])
+        for group, values in alone.weights(0).items():
+            for key, value in values.items():
+                difference = float((value - packed.weights(row)[group][key]).abs().max())
+                assert difference <= 1e-9, f"{group}.{key} differs by {difference:.1e} when packed"
+        _check_acts_packed(packed, row, alone)
+    shared = sorted(Probe(algorithm, DIMS).shared_hyperparameters)
+    assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
+
+
+def _check_acts_packed(packed: Pack, row: int, alone: Pack) -> None:
+    """A replica of a pack acts, and samples actions, as it does alone."""
+    specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.sample_action_noise(DIMS, BATCH)
+    state = make_batch().state
+    for doing, spec in zip(("act", "sample_action"), specs, strict=True):
+        noise = make_noise(spec)
+        wanted = getattr(alone, doing)(state, noise)[0]
+        both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
+        difference = float((getattr(packed, doing)(state.expand(2, -1, -1), both)[row] - wanted).abs().max())
+        assert difference <= 1e-9, f"{doing} differs by {difference:.1e} when packed"
+
+
+def _check_losses(algorithm: Algorithm) -> None:
+    """Pure functions of tensors, reported under their network's name, that can be compiled."""
+    pack = Pack([algorithm], DIMS, [0], dtype=torch.float64)
+    noise = make_noise(algorithm.update_noise(DIMS, BATCH))
+
+    def losses(batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        return pack.losses(slice(0, 1), batch, noise)
+
+    info = check_pure(losses, make_batch(), noise)
+    for name in info:
+        assert name.split("/")[0] in pack.trained, f"'{name}' must begin with a network's name and a slash"
+    wanted = algorithm.selection_loss
+    assert wanted in info, f"selection_loss is '{wanted}', but the losses report {', '.join(info)}"
+    check_traceable(losses, make_batch(), noise)
+
+
+def _check_resumes(algorithm: Algorithm) -> None:
+    """Three updates, the state alone carried over to new objects, and three more are six updates."""
+    half = _train([algorithm], [3], range(3))
+    carried = tree_map(torch.clone, vars(half.state) | {"step": torch.tensor(half.state.step)})
+    fresh = Pack([algorithm], DIMS, [3], dtype=torch.float64)
+    fresh.state = PackState(carried["parameters"], carried["moments"], carried["targets"], int(carried["step"]))
+    resumed, whole = _train([algorithm], [3], range(3, 6), fresh), _train([algorithm], [3], range(6))
+    for name, matrix in whole.state.parameters.items():
+        assert torch.equal(matrix, resumed.state.parameters[name]), f"{name} depends on more than the state"
+
+
+def _check_acts(pack: Pack) -> None:
+    noise = make_noise(pack.algorithm.act_noise(DIMS, BATCH))
+    action = check_pure(pack.act, make_batch().state, noise)
+    assert action.shape == (1, BATCH, DIMS.action), f"act gives {tuple(action.shape)}"
+    assert bool((action.abs() <= DIMS.max_action).all()), "an action is out of range"
+    loaded = Pack([pack.algorithm], DIMS, [9], dtype=torch.float64)
+    loaded.load(0, pack.weights(0))
+    assert torch.equal(loaded.act(make_batch().state, noise), action), "saved and loaded, it acts in another way"
+
+
+def _check_stays_on_device(algorithm: Algorithm) -> None:
+    """An update and an action on a device whose tensors have shapes only: none is made on the host, none read back."""
+    pack = Pack([algorithm], DIMS, [0], dtype=torch.float64, device="meta")
+    check_device(pack.update, make_batch(), make_noise(algorithm.update_noise(DIMS, BATCH)))
+    check_device(pack.act, make_batch().state, make_noise(algorithm.act_noise(DIMS, BATCH)))
+
+
+def _train(
+    algorithms: Sequence[Algorithm], seeds: Sequence[int], steps: range = range(4), pack: Pack | None = None
+) -> Pack:
+    pack = pack or Pack(algorithms, DIMS, seeds, dtype=torch.float64, width=len(seeds))
+    before = torch.get_rng_state()
+    for step in steps:
+        batches = [make_batch(seed=100 * seed + step)._asdict() for seed in seeds]
+        specs = pack.algorithm.update_noise(DIMS, BATCH)
+        noises = [make_noise(specs, seed=100 * seed + step) for seed in seeds]
+        batch = Batch(**{key: torch.cat([each[key] for each in batches]) for key in batches[0]})
+        info = pack.update(batch, {key: torch.cat([each[key] for each in noises]) for key in noises[0]})
+        for key, value in info.items():
+            assert value.shape == (len(seeds),), f"{key} has shape {tuple(value.shape)}"
+            assert bool(torch.isfinite(value).all()), f"{key} is not finite"
+    assert torch.equal(torch.get_rng_state(), before), "a loss draws random numbers of its own"
+    return pack

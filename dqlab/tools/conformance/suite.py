@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import RegistryEntry, registry_of
 from dqlab.errors import DqlabError, error_place, message_of
-from dqlab.tools.conformance.algorithms import check_algorithm, check_kernel
 from dqlab.tools.conformance.data import (
     check_behaviour,
     check_data_format,
@@ -33,7 +32,7 @@ from dqlab.tools.conformance.environments import (
     check_task,
 )
 from dqlab.tools.conformance.networks import check_activation, check_critic, check_denoiser, check_value_loss
-from dqlab.tools.conformance.policies import check_policy, check_selection
+from dqlab.tools.conformance.policies import check_algorithm, check_kernel, check_policy, check_selection
 from dqlab.tools.conformance.training import (
     check_early_stop,
     check_engine,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dqlab.data.bandit import make_rows
+from dqlab.data.sources import make_rows
 from dqlab.errors import RunError
 from dqlab.tools.bandit import Coverage
 
