@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
-from dqlab.data.formats.reading import Answer, DamagedError, UnreadError, child_process, limit_memory
 from dqlab.errors import ConfigError, DataError, printable_names
 from dqlab.files import expanded, sha256_of
-from dqlab.machine import available_memory, in_words
 
 
 class Column(Protocol):
@@ -104,90 +101,6 @@ class Format(ABC):
             ConfigError: this format is only read.
         """
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
-
-
-class IsolatedFormat(Format):
-    """A format that a child process reads: libraries crash on damaged files, and small ones may unpack to more than
-    there is room for.
-
-    Attributes:
-        damaged: what is said of a dataset that cannot be read.
-    """
-
-    damaged = "is damaged"
-
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Columns]:
-        self.prepare(path)
-        where = self.title(path)
-        with child_process(where, partial(_open_columns, self.load, path), self.damaged) as ((found, metadata), ask):
-            columns: dict[str, Any] = {name: ChildColumn(ask, name, *facts) for name, facts in found.items()}
-            yield Columns(**columns, metadata=metadata, where=where)
-
-    def title(self, path: Path) -> str:
-        """What messages call a dataset."""
-        return str(path)
-
-    def prepare(self, path: Path) -> None:
-        """Before there is a child: see that the dataset may be read, and import what reads it, once for all children.
-
-        Raises:
-            DataError: it is not there, or in use.
-        """
-        if not path.is_file():
-            raise DataError(f"There is no dataset at {path}. Check the path.")
-
-    @abstractmethod
-    def load(self, path: Path) -> Columns:
-        """In the child: the columns, in memory or read as they are asked for; what is raised is the file's damage."""
-
-
-@dataclass(frozen=True)
-class ChildColumn:
-    """A column of which a child process reads the rows."""
-
-    ask: Answer
-    name: str
-    shape: tuple[int, ...]
-    dtype: Any
-    chunks: tuple[int, ...] | None
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, step = rows.indices(self.shape[0])
-        values: NDArray[Any] = self.ask(self.name, start, stop)
-        return values[::step]
-
-
-COPIES = 4
-"""As many copies of what is read are in memory for a moment."""
-
-
-def _open_columns(load: Callable[[Path], Columns], path: Path) -> tuple[Any, Answer]:
-    """In the child: shape, dtype and chunks of each column, and the metadata; and what reads rows."""
-    limit_memory(0)
-    columns = load(path)
-    known = {name: column for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
-
-    def read_rows(name: str, start: int, stop: int) -> NDArray[Any]:
-        column = known[name]
-        row = prod(column.shape[1:]) * column.dtype.itemsize
-        chunk = prod(getattr(column, "chunks", None) or (0,)) * column.dtype.itemsize
-        limit_memory(COPIES * ((stop - start) * row + chunk))
-        return np.asarray(column[start:stop])
-
-    facts = {name: (tuple(each.shape), each.dtype, getattr(each, "chunks", None)) for name, each in known.items()}
-    return (facts, dict(columns.metadata)), read_rows
-
-
-def allow_memory(where: object, needed: int) -> None:
-    """In the child, before that many bytes are read at once.
-
-    Raises:
-        UnreadError: there is no room for them.
-    """
-    if needed > available_memory():
-        raise UnreadError(f"{where} takes {in_words(needed)} of memory, {in_words(available_memory())} are free.")
-    limit_memory(COPIES * needed)
 
 
 def whole_columns(columns: Columns) -> dict[str, Any]:
@@ -326,29 +239,6 @@ class FlatColumn:
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         return self.column[rows].reshape(-1)
-
-
-MOST_COMPRESSED = 1100
-"""Deflate, the best of the usual compressions, makes at most 1032 bytes out of one."""
-ALWAYS_CLAIMED = 1 << 20
-"""Bytes that any file may claim to hold."""
-MOST_METADATA = 1 << 20
-"""Bytes of a dataset's metadata above which they are not read."""
-
-
-def check_claim(where: str, claimed: int, stored: int) -> None:
-    """Refuse a file that claims to hold more than bytes can be compressed to.
-
-    Args:
-        where: what messages call the dataset.
-        claimed: bytes of all its columns, by their shapes.
-        stored: bytes of the file.
-
-    Raises:
-        DamagedError: it is damaged, or made to fill the memory.
-    """
-    if claimed > MOST_COMPRESSED * stored + ALWAYS_CLAIMED:
-        raise DamagedError(f"{where} claims to hold {claimed:,} bytes in a file of {stored:,}: it is damaged.")
 
 
 BLOCK = 4 << 20

@@ -14,12 +14,9 @@ from dqlab.data.download import (
 )
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
-    MOST_METADATA,
     REQUIRED_COLUMNS,
     Column,
     Columns,
-    IsolatedFormat,
-    check_claim,
     check_names,
     checked_columns,
     data_formats,
@@ -27,9 +24,12 @@ from dqlab.data.formats.base import (
 )
 from dqlab.data.formats.reading import (
     DISK_ADVICE,
+    MOST_METADATA,
     Answer,
     CrashedError,
+    IsolatedFormat,
     UnreadError,
+    check_claim,
     check_unlocked,
     child_process,
     write_errors,

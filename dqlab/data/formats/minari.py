@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
 from dqlab.data.download import Progress, UnavailableError, no_progress, refuse_if_planning
-from dqlab.data.formats.base import (
-    Column,
-    Columns,
-    IsolatedFormat,
-    allow_memory,
-    checked_columns,
-    data_formats,
-    whole_columns,
-)
+from dqlab.data.formats.base import Column, Columns, checked_columns, data_formats, whole_columns
 from dqlab.data.formats.minari_store import (
     check_local,
     check_version,
@@ -41,7 +33,7 @@ from dqlab.data.formats.minari_store import (
     open_local,
     stored_facts,
 )
-from dqlab.data.formats.reading import Answer, CrashedError, child_process
+from dqlab.data.formats.reading import Answer, CrashedError, IsolatedFormat, allow_memory, child_process
 from dqlab.data.rows import cuts_of, transition_episodes
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task

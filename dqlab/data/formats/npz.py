@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
-    MOST_METADATA,
     Columns,
-    IsolatedFormat,
-    allow_memory,
-    check_claim,
     check_names,
     checked_columns,
     data_formats,
     whole_columns,
 )
-from dqlab.data.formats.reading import DamagedError, write_errors
+from dqlab.data.formats.reading import (
+    MOST_METADATA,
+    DamagedError,
+    IsolatedFormat,
+    allow_memory,
+    check_claim,
+    write_errors,
+)
 from dqlab.files import atomic_path
 
 NOTES = "metadata"

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
     Columns,
-    IsolatedFormat,
-    allow_memory,
     check_names,
     checked_columns,
     data_formats,
     whole_columns,
 )
-from dqlab.data.formats.reading import write_errors
+from dqlab.data.formats.reading import IsolatedFormat, allow_memory, write_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
 
