@@ -118,6 +118,18 @@ class PolicyBehaviour(Behaviour):
         return hashlib.sha256(facts.encode()).hexdigest()[:10]
 
 
+class SingleObservationPolicy(PolicyBehaviour):
+    """A policy that is asked for one observation at a time, with the generator of its episode."""
+
+    @abstractmethod
+    def action(self, observation: Array, generator: np.random.Generator) -> Array:
+        """The action (A,) for an observation (S,)."""
+
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
+        generators = [np.random.default_rng(seed) for seed in seeds]
+        return lambda observations: np.stack([*map(self.action, observations, generators)])
+
+
 def environment_key(task: Task, physics: str) -> str:
     """What an environment's steps depend on, as a text."""
     return f"{task.env_id} {sorted(task.env_kwargs.items())} {task.episode_limit} {physics if task.body else ''}"
@@ -143,7 +155,7 @@ def behaviour_of(key: str, context: CollectionContext) -> Behaviour:
 
 
 @behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets", cites=("fu2020d4rl",))
-class UniformRandom(PolicyBehaviour):
+class UniformRandom(SingleObservationPolicy):
     """Actions drawn uniformly from [-1, 1]."""
 
     def about(self) -> str:
@@ -152,13 +164,12 @@ class UniformRandom(PolicyBehaviour):
     def identity(self) -> str:
         return "uniform"
 
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        generators, width = [np.random.default_rng(seed) for seed in seeds], self.context.task.action_dim
-        return lambda observations: np.stack([generator.uniform(-1.0, 1.0, width) for generator in generators])
+    def action(self, observation: Array, generator: np.random.Generator) -> Array:
+        return generator.uniform(-1.0, 1.0, self.context.task.action_dim)
 
 
 @behaviours.register("python", source="a function of yours")
-class PythonFunction(PolicyBehaviour):
+class PythonFunction(SingleObservationPolicy):
     """A function of yours, `python:MODULE:FUNCTION`: `(observation (S,), generator) -> action (A,)` in [-1, 1].
 
     The generator is a `numpy.random.Generator`, the only place from which it may draw.
@@ -188,17 +199,11 @@ class PythonFunction(PolicyBehaviour):
             text = ""
         return f"python {self.argument} {hashlib.sha256(text.encode()).hexdigest()}"
 
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        generators, width = [np.random.default_rng(seed) for seed in seeds], self.context.task.action_dim
-
-        def act(observations: NDArray[Any]) -> NDArray[Any]:
-            pairs = zip(observations, generators, strict=True)
-            actions = [np.asarray(self._function(*pair), dtype=np.float64) for pair in pairs]
-            if any(action.shape != (width,) for action in actions):
-                raise RunError(f"'python:{self.argument}' gives an action of shape {actions[0].shape}, not ({width},).")
-            return np.stack(actions)
-
-        return act
+    def action(self, observation: Array, generator: np.random.Generator) -> Array:
+        action, width = np.asarray(self._function(observation, generator), np.float64), self.context.task.action_dim
+        if action.shape != (width,):
+            raise RunError(f"'python:{self.argument}' gives an action of shape {action.shape}, not ({width},).")
+        return action
 
 
 @behaviours.register("run", source="dqlab, `dqlab train`")
@@ -219,12 +224,8 @@ class DqlabRun(PolicyBehaviour):
         super().__init__(argument, context)
         check_counts("DqlabRun", rows=rows)
         check_counts("DqlabRun", -1, seed=seed)
-        self._folder, self._which, self._seed, self.rows = (
-            RunFolder(expanded(argument)),
-            checkpoint,
-            seed,
-            rows,
-        )
+        self._folder, self._which = RunFolder(expanded(argument)), checkpoint
+        self._seed, self.rows = seed, rows
 
     def prepare(self) -> None:
         """Load its configuration, which is its own, and its weights."""
@@ -299,7 +300,7 @@ STATISTICS = "vecnormalize.pkl"
 
 
 @behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
-class SB3Policy(PolicyBehaviour):
+class SB3Policy(SingleObservationPolicy):
     """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
 
     Actions are mapped from the model's own bounds to [-1, 1]. Such files run code when they are read: open only what
@@ -343,23 +344,14 @@ class SB3Policy(PolicyBehaviour):
         files = [self._path, *([self._statistics] if self._statistics.exists() else [])]
         return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
 
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """One observation at a time: torch's generator is seeded anew for each."""
+    def action(self, observation: Array, generator: np.random.Generator) -> Array:
+        """torch's generator is seeded anew for each observation."""
         import torch
 
-        generators = [np.random.default_rng(seed) for seed in seeds]
-
-        def one(observation: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
-            return np.asarray(self._policy.predict(self._normalise(observation), deterministic=self._deterministic)[0])
-
-        def act(observations: NDArray[Any]) -> NDArray[Any]:
-            with torch.random.fork_rng(devices=[]):
-                actions = np.stack([one(*pair) for pair in zip(observations, generators, strict=True)])
-            low, high = self._policy.action_space.low, self._policy.action_space.high
-            return to_unit(actions, low, high)
-
-        return act
+            action, _ = self._policy.predict(self._normalise(observation), deterministic=self._deterministic)
+        return to_unit(np.asarray(action), self._policy.action_space.low, self._policy.action_space.high)
 
 
 def _read_policy(path: Path) -> Any:

@@ -26,6 +26,7 @@ from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, PolicyBehaviour
 from dqlab.tools.collect.checkpoints import CheckpointRanking
 from dqlab.tools.collect.ppo import BehaviourTraining
+from dqlab.tools.conformance.made import UncheckedError
 
 Array = NDArray[Any]
 ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
@@ -85,27 +86,22 @@ def made_columns(followed: bool) -> Columns:
     return checked_columns("a made set", arrays, {"about": "made up"})
 
 
-def check_data_format(entry: RegistryEntry[type[Format]]) -> str:
-    """Transitions that are written are read back, to the last bit, with one digest; what is damaged is refused.
-
-    Returns:
-        Why it was not written: its package is missing, or it is only read; empty where it was checked.
-    """
+def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
+    """Transitions that are written are read back, to the last bit, with one digest; what is damaged is refused."""
     chosen = entry.make()()
     assert isinstance(chosen, Format), "a format must be derived from Format"
     with _temporary_stores() as folder:
         try:
             if folder not in (place := chosen.place(_paths(chosen, folder, 0)[0])).parents:
-                return f"it keeps datasets in a store of its own, such as {place}"
+                raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
             written = [_written(chosen, folder, number, bool(number)) for number in (0, 1)]
         except ConfigError as error:
             if "pip install" in str(error) or "only read" in str(error):
-                return message_of(error)
+                raise UncheckedError(message_of(error)) from error
             raise
         assert any(written), "it can say neither of two sets of float32, with next observations and without"
         for path in filter(None, written):
             _check_damage(chosen, path)
-    return ""
 
 
 @contextmanager
@@ -173,13 +169,10 @@ def _check_damage(chosen: Format, path: Path) -> None:
         raise AssertionError(f"a dataset that is {what} is read")
 
 
-def check_data_source(entry: RegistryEntry[DataSource]) -> str:
+def check_data_source(entry: RegistryEntry[DataSource]) -> None:
     """Columns as wide as the task's, with a digest that stays; or UnavailableError, or what else it wants to be told.
 
     Nothing is fetched: a source asks `refuse_if_planning` before it does.
-
-    Returns:
-        Why it has nothing for any of the tasks that it was asked for; empty where it was checked.
     """
     source, reasons = entry.make(), []
     for task in (tasks.get(name) for name in ROBOTS):
@@ -189,10 +182,11 @@ def check_data_source(entry: RegistryEntry[DataSource]) -> str:
         except UnavailableError as error:
             reasons.append(message_of(error))
         except (ConfigError, DataError) as error:  # it wants an argument
-            return f"it wants an argument: {message_of(error)}"
+            raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
         else:
             _check_located(found, task)
-    return reasons[0] if len(reasons) == len(ROBOTS) else ""
+    if len(reasons) == len(ROBOTS):
+        raise UncheckedError(reasons[0])
 
 
 def _check_located(found: LocatedDataset, task: Task) -> None:
@@ -209,24 +203,19 @@ def _check_located(found: LocatedDataset, task: Task) -> None:
             assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
 
 
-def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> str:
-    """Actions (G, A) in [-1, 1]; an episode's are a function of the policy, its number and its own observations.
-
-    Returns:
-        Why it did not act: it needs PPO's checkpoints, or an argument; empty where it was checked.
-    """
+def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> None:
+    """Actions (G, A) in [-1, 1]; an episode's are a function of the policy, its number and its own observations."""
     with tempfile.TemporaryDirectory() as place:
         context = made_context(Path(place))
         try:
             behaviour = _made_behaviour(entry.make(), context)
             assert isinstance(behaviour, Behaviour), "a behaviour must be derived from Behaviour"
             if behaviour.trains or behaviour.records:
-                return "it needs PPO's checkpoints, which take a training"
+                raise UncheckedError("it needs PPO's checkpoints, which take a training")
             behaviour.prepare()
         except DqlabError as error:
-            return f"it wants an argument: {message_of(error)}"
+            raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
         check_prepared_behaviour(behaviour)
-    return ""
 
 
 def _made_behaviour(make: Callable[[str, CollectionContext], Behaviour], context: CollectionContext) -> Behaviour:

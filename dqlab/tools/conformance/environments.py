@@ -17,6 +17,7 @@ from dqlab.envs.custom import describe_environment
 from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
+from dqlab.tools.conformance.made import UncheckedError
 
 Array = NDArray[Any]
 LONGEST = 1000
@@ -84,12 +85,8 @@ SHORT = 12
 """Steps of a task's episodes that are looked at."""
 
 
-def check_task(entry: RegistryEntry[Task]) -> str:
-    """Scores of 0 and 100 at its references; its environment has its sizes and limit, is finite, and repeatable.
-
-    Returns:
-        What its environment lacks here; empty where nothing is, and it was checked.
-    """
+def check_task(entry: RegistryEntry[Task]) -> None:
+    """Scores of 0 and 100 at its references; its environment has its sizes and limit, is finite, and repeatable."""
     task = entry.item
     assert isinstance(task, Task), "a task must be a Task"
     assert task.episode_limit >= 1, f"an episode has {task.episode_limit} steps"
@@ -99,7 +96,7 @@ def check_task(entry: RegistryEntry[Task]) -> str:
         copies = [make_env(replace(task, episode_limit=limit)) for _ in range(2)]
     except ConfigError as error:
         if "pip install" in str(error) and isinstance(error.__cause__, ImportError):
-            return message_of(error)
+            raise UncheckedError(message_of(error)) from error
         raise AssertionError(str(error)) from error
     try:
         space = copies[0].action_space
@@ -111,21 +108,18 @@ def check_task(entry: RegistryEntry[Task]) -> str:
     finally:
         for copy in copies:
             copy.close()
-    return ""
 
 
-def check_env_backend(entry: RegistryEntry[EnvBackend]) -> str:
-    """States (n, S), rewards and ends (m,); an episode is a function of seed, group and actions, whatever runs beside.
-
-    Returns:
-        What it lacks here; empty where nothing is, and it was checked.
+def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
+    """States (n, S), rewards and ends (m,);
+    an episode is a function of seed, group and actions, whatever runs beside.
     """
     task = tasks.get("hopper-medium-v2")
     try:
         environments = entry.make()(task, "mujoco210")
         environments.prepare(2)
     except ConfigError as error:
-        return message_of(error)
+        raise UncheckedError(message_of(error)) from error
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
     try:
         first = _episode_pair(environments, task, (3, 4))
@@ -137,7 +131,6 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> str:
         assert np.array_equal(step.state[0], first[1][1]), "a step depends on the other environments"
     finally:
         environments.close()
-    return ""
 
 
 def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
@@ -184,16 +177,12 @@ KEPT = (
 OPTIONS = ("timestep", "gravity", "integrator", "cone", "solver", "iterations", "tolerance", "density", "viscosity")
 
 
-def check_physics(entry: RegistryEntry[Any]) -> str:
-    """Masses and inertias alone change, are positive and possible, and the same each time; a fixed total mass stays.
-
-    Returns:
-        That MuJoCo is missing; empty where it was checked.
-    """
+def check_physics(entry: RegistryEntry[Any]) -> None:
+    """Masses and inertias alone change, are positive and possible, and the same each time; a fixed total mass stays."""
     try:
         import mujoco
-    except ImportError:
-        return "it needs MuJoCo: pip install dqlab"
+    except ImportError as error:
+        raise UncheckedError("it needs MuJoCo: pip install dqlab") from error
     for total, body in (("", Body()), (' settotalmass="14"', Body(total_mass=14.0))):
         before, model, again = (mujoco.MjModel.from_xml_string(ROBOT.format(total=total)) for _ in range(3))
         for changed in (model, again):
@@ -208,7 +197,6 @@ def check_physics(entry: RegistryEntry[Any]) -> str:
         data = mujoco.MjData(model)
         mujoco.mj_step(model, data, 100)
         assert np.isfinite(data.qpos).all(), "the robot flies apart"
-    return ""
 
 
 def _check_masses(model: Any, body: Body) -> None:

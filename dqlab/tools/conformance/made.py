@@ -18,6 +18,11 @@ from dqlab.policies.base import Dims
 from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.program import nested_tensors, tree_map
 
+
+class UncheckedError(Exception):
+    """Why a component's behaviour was not looked at, such as an extra that is not installed."""
+
+
 DIMS = Dims(state=5, action=3)
 BATCH = 7
 

@@ -17,6 +17,7 @@ from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError, message_of
 from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
+from dqlab.tools.conformance.made import UncheckedError
 from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
@@ -30,15 +31,11 @@ def check_lr_schedule(entry: RegistryEntry[LearningRateSchedule]) -> None:
     assert all(0 <= schedule(step, 1000, 100) <= 1 for step in range(0, 1001, 50)), "a factor is outside [0, 1]"
 
 
-def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> str:
-    """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks.
-
-    Returns:
-        What this machine's CPU lacks for it; empty where nothing is, and it was checked.
-    """
+def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
+    """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks."""
     mode = entry.make()()
     if missing := mode.unavailable_reason(torch.device("cpu")):
-        return f"it needs {missing}"
+        raise UncheckedError(f"it needs {missing}")
     tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
 
     def add(tensors: TensorTree) -> Tensor:
@@ -51,7 +48,6 @@ def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> str:
         wanted = times * torch.tensor([3.0, 5.0, 7.0])
         assert torch.allclose(run(), 2 * wanted), "it gives something else"
         assert torch.allclose(tensors["sum"], wanted), "it does not change its tensors as the function does"
-    return ""
 
 
 CURVES = 200
@@ -105,16 +101,12 @@ ROUNDING = {"highest": torch.finfo(torch.float32).eps, "high": 2.0**-10, "medium
 """Relative rounding of an operand, by what `torch.set_float32_matmul_precision` is told."""
 
 
-def check_precision(entry: RegistryEntry[Callable[[], Precision]]) -> str:
-    """Values and gradients of a network as its type rounds them; parameters stay float32, and nothing outlives it.
-
-    Returns:
-        What this machine's CPU lacks for it; empty where nothing is, and it was checked.
-    """
+def check_precision(entry: RegistryEntry[Callable[[], Precision]]) -> None:
+    """Values and gradients of a network as its type rounds them; parameters stay float32, and nothing outlives it."""
     precision, device = entry.make()(), torch.device("cpu")
     assert precision.float32_products in ROUNDING, f"float32_products must be one of {', '.join(ROUNDING)}"
     if missing := precision.unavailable_reason(device):
-        return f"it needs {missing}"
+        raise UncheckedError(f"it needs {missing}")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, generator=generator)
     network = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8))
@@ -129,7 +121,6 @@ def check_precision(entry: RegistryEntry[Callable[[], Precision]]) -> str:
         assert error <= tolerance, f"{what} are off by {error:.1e}; {value.dtype} explains {tolerance:.1e}"
     assert gradient.dtype == torch.float32, f"gradients of float32 parameters are {gradient.dtype}"
     assert network(x).dtype == torch.float32, "it outlives its context"
-    return ""
 
 
 def _value_and_gradient(network: nn.Module, x: Tensor, region: AbstractContextManager[object]) -> tuple[Tensor, Tensor]:
@@ -147,12 +138,8 @@ def made_job(folder: Path, **plan: Any) -> Job:
     return Job(folder.name, folder, worker=counting_job.__name__)
 
 
-def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> str:
-    """Two jobs, of which one fails: both end, with reasons, events and files; or the engine says what it lacks.
-
-    Returns:
-        What it lacks; empty where nothing is, and it was checked.
-    """
+def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> None:
+    """Two jobs, of which one fails: both end, with reasons, events and files; or the engine says what it lacks."""
     told: dict[str, list[str]] = {"sound": [], "failing": []}
     with tempfile.TemporaryDirectory() as place:
         jobs = [made_job(Path(place) / "sound", steps=2), made_job(Path(place) / "failing", fail_at=2)]
@@ -162,7 +149,7 @@ def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> str:
         except ConfigError as error:
             if "pip install" not in str(error):
                 raise
-            return message_of(error)
+            raise UncheckedError(message_of(error)) from error
         assert set(ends) == set(told), f"of two jobs, {len(ends)} have ended"
         assert ends["sound"].code == FINISHED, f"a job should have finished: {ends['sound'].reason}"
         assert ends["failing"].code == FAILED, "a failing job has not failed"
@@ -170,4 +157,3 @@ def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> str:
         assert told["sound"] == ["started", "saved", "saved", "finished"], f"events are {told['sound']}"
         assert told["failing"] == ["started", "saved", "failed"], f"events are {told['failing']}"
         assert (jobs[0].folder / "summary.json").exists(), "a job's files are not in its folder when it has ended"
-    return ""
