@@ -40,15 +40,13 @@ def add_new_task(commands: Any) -> None:
 def _new_task(args: argparse.Namespace) -> int:
     from dqlab.config.plugins import load_plugins
     from dqlab.data.describe import reading_progress
-    from dqlab.tools.new_task import NewTaskRequest, new_task
+    from dqlab.tools.new_task import new_task
 
     load_plugins(args.plugin)
-    counts = {"episode_limit": args.episode_limit, "episodes": args.episodes}
-    asked = NewTaskRequest(
-        args.data, args.env_id, _dict(args.env_kwargs), args.out, args.action_bounds, force=args.force, **counts
-    )
+    given = {name: getattr(args, name) for name in ("out", "episode_limit", "episodes", "force")}
+    given |= {"rule": args.action_bounds, "env_kwargs": _dict(args.env_kwargs)}
     with reading_progress(args.data) as tell:
-        lines = new_task(asked, tell)
+        lines = new_task(args.data, args.env_id, **given, tell=tell)
     for line in lines:
         print(line)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,60 +26,54 @@ from dqlab.files import write_text
 BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
 
 
-@dataclass(frozen=True)
-class NewTaskRequest:
-    """What is asked for.
+def new_task(
+    data: str,
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    out: Path | None = None,
+    rule: str = "",
+    episode_limit: int = 0,
+    episodes: int = 20,
+    force: bool = False,
+    tell: ReportRows = lambda rows: None,
+) -> list[str]:
+    """Write the gin file; returns what has been found out, in lines.
 
-    Attributes:
+    Args:
         data: a path, or FORMAT:NAME.
         env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
         env_kwargs: arguments of the environment.
         out: the gin file; None for the data's name in the current folder.
-        action_bounds: as `load_dataset` takes it; empty where it is to be found out.
+        rule: `load_dataset.action_bounds`; empty where it is to be found out.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
         episodes: of random actions, by which they are scored.
         force: replace the file.
-    """
-
-    data: str
-    env_id: str
-    env_kwargs: Mapping[str, Any]
-    out: Path | None = None
-    action_bounds: str = ""
-    episode_limit: int = 0
-    episodes: int = 20
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or self.episode_limit < 0:
-            raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
-
-
-def new_task(asked: NewTaskRequest, tell: ReportRows = lambda rows: None) -> list[str]:
-    """Write the gin file; returns what has been found out, in lines.
+        tell: called with the rows that are done.
 
     Raises:
         DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
         ConfigError: the environment cannot be used; it cannot be told how actions are meant; the file exists.
     """
+    if episodes < 1 or episode_limit < 0:
+        raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
     sys.path.append(str(Path.cwd()))
-    dataset = locate_dataset(asked.data)
-    out = asked.out or Path(f"{Path(dataset.path.name).stem}.gin")
-    if out.exists() and not asked.force:
+    dataset = locate_dataset(data)
+    out = out or Path(f"{Path(dataset.path.name).stem}.gin")
+    if out.exists() and not force:
         raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
-    task = describe_environment(asked.env_id, asked.env_kwargs, asked.episode_limit)
+    task = describe_environment(env_id, env_kwargs, episode_limit)
     with dataset.open() as columns:
         check_widths(columns, task.state_dim, task.action_dim)
         found = survey_dataset(columns, task, tell)
-        notes = _notes(asked.data, found, task)
-        rule = _rule(columns, task, asked.action_bounds)
-    scored, origin = _references(task, found.returns, random_returns(task, asked.episodes))
+        notes = _notes(data, found, task)
+        rule = _rule(columns, task, rule)
+    scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
-    write_text(out, _text(asked, out, scored, origin, place, rule))
+    write_text(out, _text(data, env_id, out, scored, origin, place, rule))
     low, high = action_bounds(task)
     return [
-        f"{asked.data}: {found.rows:,} rows, {len(found.lengths):,} episodes",
-        f"{asked.env_id}: {task.state_dim} observations, {task.action_dim} action(s) in {bounds_text(low, high)}, "
+        f"{data}: {found.rows:,} rows, {len(found.lengths):,} episodes",
+        f"{env_id}: {task.state_dim} observations, {task.action_dim} action(s) in {bounds_text(low, high)}, "
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
         f"reference scores: {origin}",
@@ -173,13 +167,13 @@ def _references(task: Task, returns: NDArray[np.float64], random: NDArray[np.flo
     return replace(task, min_score=low, max_score=best), f"0 and 100 are random actions and the data's best; {said}"
 
 
-def _text(asked: NewTaskRequest, out: Path, task: Task, origin: str, place: str, rule: str) -> str:
+def _text(data: str, env_id: str, out: Path, task: Task, origin: str, place: str, rule: str) -> str:
     lines = [
-        f"# Diffusion-QL on {asked.data}, in {asked.env_id}. Written by `dqlab new-task`.",
+        f"# Diffusion-QL on {data}, in {env_id}. Written by `dqlab new-task`.",
         f"#     dqlab train --gin {out.name}",
         "include 'gin/base/diffusion_ql.gin'",
         "",
-        *module_statements(asked.env_id, out),
+        *module_statements(env_id, out),
         *task_statements(task, origin),
         f"load_dataset.sources = ({place!r},)",
         f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}",
