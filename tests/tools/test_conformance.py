@@ -1,18 +1,36 @@
-"""Every registered component passes its kind's conformance suite, and the suite catches what it should."""
+"""Every registered component passes its kind's conformance suite; of broken ones the suite says what is wrong."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from numpy.random import default_rng
 
 from dqlab.config.registry import Registry
+from dqlab.data.formats.base import whole_columns
+from dqlab.data.formats.npz import Npz
+from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.diffusion import noise_schedules
+from dqlab.envs.backend import GymnasiumEnvironments
+from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError
-from dqlab.policies import selections
-from dqlab.testing import CHECKS, check
+from dqlab.networks.precision import Precision
+from dqlab.testing import CHECKS, check, examine
+from dqlab.tools.collect.behaviours import PythonFunction, UniformRandom
+from dqlab.tools.conformance.data import check_prepared_behaviour, made_context
 
-noise_schedules.names()  # fills the registries
+tasks.names()  # fills the registries
 COMPONENTS = [(kind, name) for kind, registry in sorted(Registry.kinds.items()) for name in registry.names()]
+HOPPER = tasks.get("hopper-medium-v2")
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=["-".join(each) for each in COMPONENTS])
@@ -21,41 +39,167 @@ def test_every_component_conforms(kind: str, name: str) -> None:
         pytest.skip(reason)
 
 
-def test_every_kind_has_a_suite() -> None:
-    assert set(Registry.kinds) == set(CHECKS)
+def test_every_kind_is_checked_by_what_it_does() -> None:
+    """No kind is left to its names."""
+    assert set(CHECKS) == set(Registry.kinds)
+    assert all(check.__module__.startswith("dqlab.tools.conformance.") for check in CHECKS.values())
 
 
-def test_the_suite_catches_a_bad_schedule() -> None:
-    @noise_schedules.register("too_noisy")
-    def too_noisy(n_timesteps: int) -> torch.Tensor:
-        """Betas of 2."""
-        return torch.full((n_timesteps,), 2.0, dtype=torch.float64)
+class RollingSelection:
+    """Rolls its own dice."""
 
+    n_candidates = 50
+
+    def noise(self, batch: int) -> dict[str, object]:
+        return {}
+
+    def __call__(self, candidates: torch.Tensor, q: torch.Tensor, noise: object) -> torch.Tensor:
+        return torch.randint(0, 50, (candidates.shape[1],))
+
+
+class SharedDice(UniformRandom):
+    """All episodes draw from one generator."""
+
+    def begin(self, seeds: Sequence[int]) -> Any:
+        draw, width = default_rng(seeds[0]), self.context.task.action_dim
+        return lambda observations: draw.uniform(-1, 1, (len(observations), width))
+
+
+class OwnDice(UniformRandom):
+    """The episodes' numbers are ignored."""
+
+    def begin(self, seeds: Sequence[int]) -> Any:
+        return lambda observations: np.random.uniform(-1, 1, (len(observations), self.context.task.action_dim))
+
+
+class Wild(UniformRandom):
+    """Actions beyond the environment's."""
+
+    def begin(self, seeds: Sequence[int]) -> Any:
+        act = super().begin(seeds)
+        return lambda observations: 3 * act(observations)
+
+
+class Unseeded(GymnasiumEnvironments):
+    """Episodes begin anyhow."""
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Any:
+        return super().reset([int(seed) + os.getpid() + next(COUNT) for seed in seeds], groups)
+
+
+COUNT = iter(range(10**9))
+
+
+class Together(GymnasiumEnvironments):
+    """Rewards are shared by those that are stepped together."""
+
+    def step(self, which: Sequence[int], actions: Any) -> Any:
+        stepped = super().step(which, actions)
+        return replace(stepped, state=stepped.state + len(which))
+
+
+class Rounding(Npz):
+    """Numbers lose digits on their way."""
+
+    def write(self, path: Path, columns: Any) -> None:
+        super().write(path, replace(columns, rewards=columns.rewards[:].round(1)))
+
+
+class Credulous(Npz):
+    """What is damaged is taken for an older dataset."""
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Any]:
+        try:
+            with super().open(path) as columns:
+                self.last = replace(columns, **whole_columns(columns))
+                yield columns
+        except Exception:
+            yield self.last
+
+
+class Lasting(Precision):
+    """Never ends."""
+
+    def region(self, device: torch.device) -> Any:
+        torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+        return nullcontext()
+
+
+class Loose(Precision):
+    """Says float32, and rounds to three bits."""
+
+    @contextmanager
+    def region(self, device: torch.device) -> Iterator[None]:
+        rounded = torch.nn.Linear.forward
+        torch.nn.Linear.forward = lambda layer, x: (rounded(layer, x) * 8).round() / 8  # type: ignore[method-assign]
+        yield
+        torch.nn.Linear.forward = rounded  # type: ignore[method-assign]
+
+
+def weightless(model: Any, body: Any) -> None:
+    model.body_mass[1] = 0.0
+
+
+def icy(model: Any, body: Any) -> None:
+    model.geom_friction *= 0.1
+
+
+def heavier(model: Any, body: Any) -> None:
+    model.body_mass *= 2.0
+    model.body_inertia *= 2.0
+
+
+def narrow(task: Task, argument: str, progress: Any) -> LocatedDataset:
+    found = data_sources.get("bandit")(tasks.get("bandit-2d"), "", progress)
+    assert found.rows is not None
+    return replace(found, rows=replace(found.rows, actions=found.rows.actions[:][:, :1]))
+
+
+CASES = [
+    ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), "outside"),
+    ("selection", RollingSelection, "random numbers of its own"),
+    ("behaviour", SharedDice, "an episode depends on those that are begun with it"),
+    ("behaviour", OwnDice, "begun again, act otherwise"),
+    ("behaviour", Wild, r"out of \[-1, 1\]"),
+    ("task", replace(HOPPER, state_dim=12), "the task hopper-medium-v2 says 12"),
+    ("task", replace(HOPPER, min_score=9000.0), "max_score must be larger"),
+    ("task", replace(HOPPER, env_id="Nowhere-v0"), "Cannot build Nowhere-v0"),
+    ("physics", weightless, "a mass is not positive"),
+    ("physics", icy, "it changes geom_friction"),
+    ("physics", heavier, "a mass of 14.0 kg becomes 28.00"),
+    ("goal_law", lambda episode, group, has_goal: default_rng(), "the same seeds and groups give other goals"),
+    ("goal_law", lambda episode, group, has_goal: None, "first episode has no goal"),
+    ("env_backend", Unseeded, "begun again, goes otherwise"),
+    ("env_backend", Together, "a step depends on the other environments"),
+    ("data_source", lambda *_: "walker2d.hdf5", "gives a str instead of a LocatedDataset"),
+    ("data_source", narrow, "have shape"),
+    ("data_format", Rounding, "reward is read back with other values"),
+    ("data_format", Credulous, "a dataset that is damaged is read"),
+    ("reward_transform", lambda reward, returns: reward * 2.0**0.5 + np.zeros(1), "it gives float64 for float32"),
+    ("reward_transform", lambda reward, returns: reward[:-1], "it gives"),
+    ("reward_transform", lambda reward, returns: reward / np.ptp(reward), "not finite"),
+    ("offline_rule", lambda losses, top_k: top_k, "of 1 losses with top_k = 1"),
+    ("offline_rule", lambda losses, top_k: np.argmin(losses), "an index must be an int"),
+    ("early_stop", lambda losses: losses[-1] < 0.3, "whose last loss is higher"),
+    ("early_stop", lambda losses: len(losses) > 6, "each has the lowest loss so far"),
+    ("precision", Lasting, "it outlives its context"),
+    ("precision", Loose, "values are off by"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "component", "message"), CASES, ids=[f"{kind}-{message}" for kind, _, message in CASES]
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_suite_says_what_is_broken(kind: str, component: Any, message: str) -> None:
+    Registry.kinds[kind].add("broken", component, summary="Broken.", source="no paper")
     try:
-        with pytest.raises(ConfigError, match="outside"):
-            check("noise_schedule", "too_noisy")
+        with pytest.raises((AssertionError, ConfigError), match=message):
+            check(kind, "broken")
     finally:
-        noise_schedules.remove("too_noisy")
-
-
-def test_the_suite_catches_a_selection_that_draws_its_own_numbers() -> None:
-    @selections.register("own_dice")
-    class OwnDice:
-        """Rolls its own dice."""
-
-        n_candidates = 50
-
-        def noise(self, batch: int) -> dict[str, object]:
-            return {}
-
-        def __call__(self, candidates: torch.Tensor, q: torch.Tensor, noise: object) -> torch.Tensor:
-            return torch.randint(0, 50, (candidates.shape[1],))
-
-    try:
-        with pytest.raises(AssertionError, match="random numbers of its own"):
-            check("selection", "own_dice")
-    finally:
-        selections.remove("own_dice")
+        Registry.kinds[kind].remove("broken")
+        torch.set_autocast_enabled("cpu", False)
 
 
 def test_an_undocumented_component_is_caught() -> None:
@@ -65,3 +209,74 @@ def test_an_undocumented_component_is_caught() -> None:
             check("noise_schedule", "silent")
     finally:
         noise_schedules.remove("silent")
+
+
+POLICY = """
+def steady(observation, generator):
+    return 0.1 * observation[:3].clip(-1, 1)
+
+
+def forgetful(observation, generator, seen=[]):
+    seen.append(observation)
+    return 0.1 * seen[0][:3].clip(-1, 1) * len(seen) % 1
+"""
+
+
+def test_a_behaviour_with_an_argument_is_checked_once_it_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two_policies.py").write_text(POLICY)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        for name, message in (("steady", ""), ("forgetful", "act otherwise")):
+            behaviour = PythonFunction(f"two_policies:{name}", made_context(tmp_path))
+            behaviour.prepare()
+            with pytest.raises(AssertionError, match=message) if message else nullcontext():
+                check_prepared_behaviour(behaviour)
+    finally:
+        sys.modules.pop("two_policies", None)
+
+
+PLUGIN = '''
+from dqlab.diffusion import noise_schedules
+from dqlab.envs.backend import GymnasiumEnvironments, env_backends
+from dqlab.errors import ConfigError
+from dqlab.training.model_selection import offline_rules
+
+
+@offline_rules.register("middle_rule", source="no paper")
+def middle_rule(losses, top_k):
+    """The evaluation in the middle."""
+    return len(losses) // 2
+
+
+@offline_rules.register("late_rule", source="no paper")
+def late_rule(losses, top_k):
+    """The evaluation after the last."""
+    return len(losses)
+
+
+@env_backends.register("remote_backend", source="no paper")
+class RemoteBackend(GymnasiumEnvironments):
+    """On a machine that is not there."""
+
+    def prepare(self, count):
+        raise ConfigError("There is no such machine.")
+'''
+
+
+def test_a_plugins_components_are_examined_in_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "selecting_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        found = {each.name: (each.trouble, each.skipped) for each in examine("selecting_plugin")}
+    finally:
+        sys.modules.pop("selecting_plugin", None)
+        for kind, name in (("offline_rule", "middle_rule"), ("offline_rule", "late_rule")):
+            Registry.kinds[kind].remove(name)
+        Registry.kinds["env_backend"].remove("remote_backend")
+    assert found == {
+        "middle_rule": ("", ""),
+        "late_rule": ("it takes evaluation 1 of 1 losses with top_k = 0", ""),
+        "remote_backend": ("", "There is no such machine."),
+    }
