@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sysconfig
 import tempfile
 from importlib.metadata import PackageNotFoundError
@@ -16,7 +15,7 @@ from dqlab import __version__
 from dqlab.data.sources import cache_folder
 from dqlab.envs.tasks import D4RL
 from dqlab.errors import PACKAGE
-from dqlab.machine import attempt_command, cores, run_isolated
+from dqlab.machine import attempt_command, available_disk, available_memory, cores, run_isolated
 from dqlab.tools.doctor.examination import (
     PROGRAM_SECONDS,
     DoctorFinding,
@@ -28,6 +27,7 @@ from dqlab.tools.doctor.examination import (
 from dqlab.training.execution.compiled import cpp_compiler, missing_for_triton
 
 GROUP, RECORDS = "Training", "Data and records"
+GIB = 2**30
 INSTALL_CUDA = "install a CUDA build of PyTorch (pytorch.org/get-started)"
 TORCH = """
 import json, torch
@@ -75,7 +75,7 @@ def pytorch() -> list[DoctorFinding]:
 
 def _device(facts: dict[str, Any]) -> DoctorFinding:
     names = [
-        f"{device['name']} ({device['free'] / 2**30:.0f} of {device['total'] / 2**30:.0f} GiB free, "
+        f"{device['name']} ({device['free'] / GIB:.0f} of {device['total'] / GIB:.0f} GiB free, "
         f"compute capability {device['capability']})"
         for device in facts["devices"]
     ]
@@ -117,18 +117,12 @@ def processor() -> DoctorFinding:
     troubles = ["others are computing: updates will be slow"] if load > 1.5 * usable else []
     if threads.isdigit() and int(threads) > usable:
         troubles.append(f"OMP_NUM_THREADS is above the {usable} cores: unset it")
-    if (path := Path("/proc/meminfo")).exists():
-        lines = [line.split() for line in path.read_text().splitlines() if line.endswith("kB")]
-        free, total = (next(int(words[1]) / 2**20 for words in lines if words[0] == name) for name in MEMORY)
-        words.append(f"{free:.1f} of {total:.1f} GiB memory free")
-        troubles += ["less than 1 GiB of memory is free"] if free < 1 else []
+    free, total = available_memory() / GIB, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    words.append(f"{free:.1f} of {total:.1f} GiB memory free")
+    troubles += ["less than 1 GiB of memory is free"] if free < 1 else []
     return DoctorFinding(State.WARNING if troubles else State.OK, ", ".join(words), "; ".join(troubles))
 
 
-MEMORY = ("MemAvailable:", "MemTotal:")
-
-
-GIB = 2**30
 LITTLE, TOO_LITTLE = 2.0, 0.2
 """GiB: a run's checkpoints, and a dataset, take some hundred MiB."""
 
@@ -146,7 +140,7 @@ def find_space(folder: Path, otherwise: str) -> DoctorFinding:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         return DoctorFinding(State.BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
-    free = shutil.disk_usage(there).free / GIB
+    free = available_disk(folder) / GIB
     state = State.OK if free > LITTLE else State.WARNING if free > TOO_LITTLE else State.BROKEN
     fix = "" if state is State.OK else f"free some space; {otherwise}"
     return DoctorFinding(state, f"{folder.absolute()} can be written; {free:.1f} GiB free", fix)

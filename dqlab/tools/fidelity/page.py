@@ -314,25 +314,20 @@ def fidelity_page(rows: Sequence[FidelityRow], runs: Sequence[str], copies: int,
         versions: of what was stepped, in words.
         command: that made this page.
     """
-    folder = files("dqlab.tools.fidelity")
+    template = (files("dqlab.tools.fidelity") / "page.md").read_text()
     missing = [f"Not measured: {row.environment}, {row.stepped_by}: {row.missing}" for row in rows if row.missing]
-    return (
-        (folder / "page.md")
-        .read_text()
-        .format(
-            command=command,
-            date=date.today().isoformat(),
-            versions=versions,
-            copies=copies,
-            one=ONE,
-            states=copies * ONE,
-            many=MANY,
-            nudge=f"{NUDGE:g}",
-            errors=markdown_table(STATES, [_error_cells(row) for row in rows if not row.missing]),
-            returns=markdown_table(RETURNS, [_return_cells(row, *row.returns) for row in rows if row.returns]),
-            more="".join(f"{paragraph}\n\n" for paragraph in [*missing, *runs]),
-            families=(folder / "families.md").read_text().rstrip(),
-        )
+    return template.format(
+        command=command,
+        date=date.today().isoformat(),
+        versions=versions,
+        copies=copies,
+        one=ONE,
+        states=copies * ONE,
+        many=MANY,
+        nudge=f"{NUDGE:g}",
+        errors=markdown_table(STATES, [_error_cells(row) for row in rows if not row.missing]),
+        returns=markdown_table(RETURNS, [_return_cells(row, *row.returns) for row in rows if row.returns]),
+        more="".join(f"{paragraph}\n\n" for paragraph in [*missing, *runs]),
     )
 
 
