@@ -12,65 +12,37 @@ from typing import Any, NamedTuple
 from dqlab.config.plugins import components_of, load_one
 from dqlab.config.registry import RegistryEntry, registry_of
 from dqlab.errors import DqlabError, error_place, message_of
-from dqlab.tools.conformance.data import (
-    check_behaviour,
-    check_data_format,
-    check_data_source,
-    check_reward_transform,
-)
-from dqlab.tools.conformance.diffusion import (
-    check_loss_weighting,
-    check_noise_schedule,
-    check_prediction,
-    check_sampler,
-    check_stride,
-)
-from dqlab.tools.conformance.environments import (
-    check_env_backend,
-    check_goal_law,
-    check_physics,
-    check_task,
-)
+from dqlab.tools.conformance import data, diffusion, environments, networks, policies, training
 from dqlab.tools.conformance.made import UncheckedError
-from dqlab.tools.conformance.networks import check_activation, check_critic, check_denoiser, check_value_loss
-from dqlab.tools.conformance.policies import check_algorithm, check_kernel, check_policy, check_selection
-from dqlab.tools.conformance.training import (
-    check_early_stop,
-    check_engine,
-    check_execution,
-    check_lr_schedule,
-    check_offline_rule,
-    check_precision,
-)
 
 CHECKS: dict[str, Callable[[RegistryEntry[Any]], None]] = {
-    "activation": check_activation,
-    "noise_schedule": check_noise_schedule,
-    "denoiser": check_denoiser,
-    "critic": check_critic,
-    "value_loss": check_value_loss,
-    "sampler": check_sampler,
-    "stride": check_stride,
-    "prediction": check_prediction,
-    "loss_weighting": check_loss_weighting,
-    "selection": check_selection,
-    "policy": check_policy,
-    "algorithm": check_algorithm,
-    "kernel": check_kernel,
-    "lr_schedule": check_lr_schedule,
-    "execution": check_execution,
-    "engine": check_engine,
-    "offline_rule": check_offline_rule,
-    "early_stop": check_early_stop,
-    "precision": check_precision,
-    "task": check_task,
-    "env_backend": check_env_backend,
-    "physics": check_physics,
-    "goal_law": check_goal_law,
-    "data_source": check_data_source,
-    "data_format": check_data_format,
-    "reward_transform": check_reward_transform,
-    "behaviour": check_behaviour,
+    "activation": networks.check_activation,
+    "noise_schedule": diffusion.check_noise_schedule,
+    "denoiser": networks.check_denoiser,
+    "critic": networks.check_critic,
+    "value_loss": networks.check_value_loss,
+    "sampler": diffusion.check_sampler,
+    "stride": diffusion.check_stride,
+    "prediction": diffusion.check_prediction,
+    "loss_weighting": diffusion.check_loss_weighting,
+    "selection": policies.check_selection,
+    "policy": policies.check_policy,
+    "algorithm": policies.check_algorithm,
+    "kernel": policies.check_kernel,
+    "lr_schedule": training.check_lr_schedule,
+    "execution": training.check_execution,
+    "engine": training.check_engine,
+    "offline_rule": training.check_offline_rule,
+    "early_stop": training.check_early_stop,
+    "precision": training.check_precision,
+    "task": environments.check_task,
+    "env_backend": environments.check_env_backend,
+    "physics": environments.check_physics,
+    "goal_law": environments.check_goal_law,
+    "data_source": data.check_data_source,
+    "data_format": data.check_data_format,
+    "reward_transform": data.check_reward_transform,
+    "behaviour": data.check_behaviour,
 }
 """The suite of every kind, of a registered component; it raises an UncheckedError where it could not look at it."""
 
