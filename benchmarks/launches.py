@@ -253,7 +253,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="TensorFloat32")
     from subjects import as_transitions, made_fields, new_mode, new_pack
 
-    from dqlab.training.step import Step
+    from dqlab.training.programs import Step
 
     with pretended() as sources:
         for replicas in args.replicas:

@@ -15,7 +15,7 @@ import pytest
 from baseline import Agent, HostData
 from subjects import DIMS, as_transitions, devices, made_fields, modes, new_mode, new_pack, synchronizer, update_flops
 
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 
 Fields = dict[str, np.ndarray]
 

@@ -16,7 +16,7 @@ from dqlab.cli import GROUPS
 from dqlab.cli.parser import Parser
 from dqlab.data import load_dataset
 from dqlab.runs import Experiment
-from dqlab.tracking.settings import Tracking
+from dqlab.runs.experiment import Tracking
 from dqlab.training import Training
 
 LIST = re.compile(r"^(?![-|#>\s]|\* |\d+\. )(.+)\n(?=- |\d+\. )", re.MULTILINE)

@@ -21,7 +21,7 @@ from hypothesis import settings
 from dqlab.cli import main
 from dqlab.envs import tasks
 from dqlab.envs.custom import SOURCE
-from dqlab.envs.legacy.process import legacy_python
+from dqlab.envs.legacy.backend import legacy_python
 from dqlab.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

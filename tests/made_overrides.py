@@ -25,8 +25,8 @@ from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
+from dqlab.runs.experiment import Tracking
 from dqlab.tools.collect.recipe import Collection
-from dqlab.tracking.settings import Tracking
 
 ROOT = Path(__file__).parent.parent
 FILES = [

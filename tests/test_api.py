@@ -24,7 +24,7 @@ from dqlab.envs.backend import GymnasiumEnvironments, env_backends
 from dqlab.errors import ConfigError, RunError
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
-from dqlab.training.sampler import SamplerCore
+from dqlab.training.programs import SamplerCore
 
 TASK = "walker2d-medium-expert-v2"
 RNG = np.random.default_rng(0)

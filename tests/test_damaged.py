@@ -39,7 +39,7 @@ from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.run_folder import Journal, RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import checkpoint
-from dqlab.training.replica_states import ReplicaStates
+from dqlab.training.model_selection import ReplicaStates
 
 CASES, SEED = int(os.environ.get("DQLAB_FUZZ", "150")), int(os.environ.get("DQLAB_FUZZ_SEED", "0"))
 SMALL = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)

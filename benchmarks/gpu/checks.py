@@ -14,8 +14,7 @@ from dqlab.algorithms import algorithms
 from dqlab.noise import draw_noise, generator_for, integers
 from dqlab.training import Pack
 from dqlab.training.execution.program import nested_tensors
-from dqlab.training.sampler import SamplerCore
-from dqlab.training.step import Step
+from dqlab.training.programs import SamplerCore, Step
 from gpu.data import load
 from gpu.notes import Notes
 from gpu.settings import Settings

@@ -15,7 +15,7 @@ from subjects import DIMS, new_mode, synchronizer
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.training import Evaluator, Pack
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 from gpu.data import TASK, load
 from gpu.notes import Notes
 from gpu.settings import Settings

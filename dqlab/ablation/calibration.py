@@ -23,8 +23,7 @@ from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
 from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
 from dqlab.training.probe import flops_of_update
-from dqlab.training.sampler import SamplerCore
-from dqlab.training.step import Step
+from dqlab.training.programs import SamplerCore, Step
 
 LONG, SHORT = 0.3, 0.05
 """Seconds for which each part is timed: to be shown, and only to put packs into an order."""

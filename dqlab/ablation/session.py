@@ -19,8 +19,8 @@ from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
 from dqlab.errors import masked
 from dqlab.files import write_text
+from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.settings import Tracking
 
 EVERY = 5.0
 """Seconds between two records of how far a grid is."""

@@ -36,7 +36,6 @@ CONFIGURABLE = (
     "dqlab.envs.custom",
     "dqlab.runs.experiment",
     "dqlab.ablation.grid",
-    "dqlab.tracking.settings",
     "dqlab.tools.collect.recipe",
 )
 """Importing these registers what gin files can set beside components."""

@@ -196,3 +196,24 @@ def with_scalars(name: str, algorithm: Algorithm, replica: Replica) -> Algorithm
         return replace(algorithm, **fields)  # type: ignore[type-var]
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
+
+
+@configurable("tracking")
+@dataclass(frozen=True)
+class Tracking:
+    """Where a run is recorded besides its folder.
+
+    Attributes:
+        mlflow: whether to record in MLflow ($MLFLOW_TRACKING_URI, or mlflow.db beside the runs).
+        experiment: MLflow's experiment; the task's name if empty.
+        patience: seconds to wait at the end for the last records to be sent.
+        keep_checkpoints: keep the weights of every evaluation, not only of the selected ones.
+    """
+
+    mlflow: bool = True
+    experiment: str = ""
+    patience: float = 60.0
+    keep_checkpoints: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -24,13 +24,17 @@ from dqlab.errors import PACKAGE, RunError, masked
 from dqlab.files import read_text, write_text
 from dqlab.machine import IsolatedOutcome, attempt_command, package_version
 from dqlab.printing import Console
-from dqlab.runs.experiment import Experiment
+from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.tracking.settings import Tracking
-from dqlab.training.model_selection import Evaluated, FailedEvaluation, official_result, select_checkpoints
-from dqlab.training.replica_states import ReplicaFailure
+from dqlab.training.model_selection import (
+    Evaluated,
+    FailedEvaluation,
+    ReplicaFailure,
+    official_result,
+    select_checkpoints,
+)
 
 
 def write_record(

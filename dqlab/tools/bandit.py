@@ -29,7 +29,7 @@ from dqlab.printing import Console, markdown_table
 from dqlab.runs import Experiment, train
 from dqlab.runs.build import build_pack, check_experiment, load_data
 from dqlab.tracking import RunFolder
-from dqlab.tracking.settings import Tracking
+from dqlab.runs.experiment import Tracking
 from dqlab.training import checkpoint
 
 Array = NDArray[Any]

@@ -18,7 +18,7 @@ from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.training.execution.modes import Eager, ExecutionMode
 from dqlab.training.model_selection import EvaluationEpisodes, Fault
 from dqlab.training.pack import Pack
-from dqlab.training.sampler import SamplerCore
+from dqlab.training.programs import SamplerCore
 
 
 class Evaluator:

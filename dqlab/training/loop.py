@@ -18,11 +18,17 @@ from dqlab.errors import EnvError, RunError, StoppedError
 from dqlab.tracking.run_folder import EVALUATION, Journal, RunFolder
 from dqlab.training import checkpoint
 from dqlab.training.execution.modes import ExecutionMode
-from dqlab.training.model_selection import Evaluated, EvaluationEpisodes, FailedEvaluation, early_stops
+from dqlab.training.model_selection import (
+    Evaluated,
+    EvaluationEpisodes,
+    FailedEvaluation,
+    ReplicaFailure,
+    ReplicaStates,
+    early_stops,
+)
 from dqlab.training.pack import Pack, PackState
 from dqlab.training.plan import Training
-from dqlab.training.replica_states import ReplicaFailure, ReplicaStates
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import StateRecord

@@ -145,9 +145,8 @@ def test_mistakes_and_accidents_are_told(tmp_path: Path) -> None:
     code, events = run(folder)
     assert (code, events[-1]["event"]) == (2, "failed")
     assert "has no parameter 'etta'" in events[-1]["reason"]
-    plugin = (
-        "import os\nprint('chatter')\nos.write(1, b'more')\nfrom dqlab.training.step import Step\nStep.take_sums = None"
-    )
+    chatter = "import os\nprint('chatter')\nos.write(1, b'more')\n"
+    plugin = f"{chatter}from dqlab.training.programs import Step\nStep.take_sums = None"
     (tmp_path / "breaks_steps.py").write_text(plugin)
     broken = make_pack(tmp_path / "broken", CELLS)
     (broken / "pack.gin").write_text(f"import breaks_steps\n{(broken / 'pack.gin').read_text()}")

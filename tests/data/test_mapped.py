@@ -25,7 +25,7 @@ from dqlab.errors import ConfigError, DataError
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, load_data
 from dqlab.training.execution.modes import execution_modes
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 
 WALKER = tasks.get("walker2d-medium-expert-v2")
 SOURCE = ("embedded",)

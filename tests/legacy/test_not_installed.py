@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dqlab.envs import env_backends, tasks
-from dqlab.envs.legacy.process import Worker, legacy_python
+from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.errors import ConfigError, StackError
 
 HOPPER = tasks.get("hopper-medium-v2")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqlab.envs.legacy.process import Worker, legacy_python, worker_environment
+from dqlab.envs.legacy.backend import Worker, legacy_python, worker_environment
 from dqlab.errors import StackError
 
 pytestmark = pytest.mark.legacy
@@ -153,8 +153,8 @@ def test_a_worker_that_hangs_is_ended() -> None:
 
 ORPHAN = """
 import time
-from dqlab.envs.legacy.process import legacy_python
-from dqlab.envs.legacy.process import Worker
+from dqlab.envs.legacy.backend import legacy_python
+from dqlab.envs.legacy.backend import Worker
 worker = Worker(legacy_python())
 print(worker.pid, flush=True)
 time.sleep(60)

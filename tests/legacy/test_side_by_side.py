@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from dqlab.envs import make_env, tasks
-from dqlab.envs.legacy.process import Worker, legacy_python
+from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.tools.fidelity.page import linear_policy, many_steps, one_step, returns_in_both, shared_environments
 from dqlab.tools.fidelity.stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, state_of
 

@@ -26,8 +26,8 @@ from dqlab.policies.base import Dims
 from dqlab.training.execution.modes import Eager
 from dqlab.training import Pack
 from dqlab.training.execution.program import tree_map
-from dqlab.training.sampler import SamplerCore
-from dqlab.training.step import Step
+from dqlab.training.programs import SamplerCore
+from dqlab.training.programs import Step
 
 mistake = sys.argv[1]
 dims, n = Dims(17, 6), 50

@@ -25,8 +25,7 @@ from dqlab.training.execution import compiled
 from dqlab.training.execution.compiled import compile_program
 from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program
-from dqlab.training.sampler import Lanes, SamplerCore
-from dqlab.training.step import Step
+from dqlab.training.programs import Lanes, SamplerCore, Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 DIMS = Dims(17, 6)

@@ -14,7 +14,7 @@ from dqlab.policies.base import Dims
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.probe import USABLE, WORKSPACES
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 
 pytestmark = pytest.mark.gpu
 

@@ -15,7 +15,7 @@ from dqlab.training import Pack
 from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.modes import Eager
 from dqlab.training.execution.program import nested_tensors, tree_map
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 
 N = 5
 LAYERS = 4  # of the denoiser and of each critic; the time embedding has two of its own

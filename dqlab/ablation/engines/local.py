@@ -10,8 +10,17 @@ from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from dqlab.ablation.engines.attempts import AttemptOutcome, StopCounter, job_environment, run_attempt
-from dqlab.ablation.engines.base import STOPPED, Ended, Job, OnEvent, engines
+from dqlab.ablation.engines.base import (
+    STOPPED,
+    AttemptOutcome,
+    Ended,
+    Job,
+    OnEvent,
+    StopCounter,
+    engines,
+    job_environment,
+    run_attempt,
+)
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
 from dqlab.machine import cores

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from dqlab.ablation.engines.attempts import AttemptOutcome, Event, StopCounter
-from dqlab.ablation.engines.base import Ended, Job, OnEvent
+from dqlab.ablation.engines.base import AttemptOutcome, Ended, Event, Job, OnEvent, StopCounter
 from dqlab.files import write_text
 
 POLL = 0.5

@@ -16,8 +16,7 @@ from threading import current_thread, main_thread
 from typing import Any
 
 import dqlab
-from dqlab.ablation.engines.attempts import StopCounter
-from dqlab.ablation.engines.base import Ended, Job, OnEvent, engines
+from dqlab.ablation.engines.base import Ended, Job, OnEvent, StopCounter, engines
 from dqlab.ablation.engines.mailbox import follow
 from dqlab.config.fields import check_field, check_fields
 from dqlab.data.formats.minari_store import VARIABLE, local_store

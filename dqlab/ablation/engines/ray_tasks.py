@@ -15,8 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dqlab.ablation.engines.attempts import AttemptOutcome, job_environment, run_attempt
-from dqlab.ablation.engines.base import DIED, STOPPED, Job
+from dqlab.ablation.engines.base import DIED, STOPPED, AttemptOutcome, Job, job_environment, run_attempt
 from dqlab.ablation.engines.mailbox import Mailbox
 from dqlab.errors import ConfigError
 from dqlab.files import sha256_of, size_of

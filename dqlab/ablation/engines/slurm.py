@@ -8,8 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dqlab.ablation.engines.attempts import AttemptOutcome, StopCounter, job_environment, run_attempt
-from dqlab.ablation.engines.base import DIED, Ended, Job, OnEvent, engines
+from dqlab.ablation.engines.base import (
+    DIED,
+    AttemptOutcome,
+    Ended,
+    Job,
+    OnEvent,
+    StopCounter,
+    engines,
+    job_environment,
+    run_attempt,
+)
 from dqlab.ablation.engines.mailbox import POLL, Mailbox, follow
 from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError

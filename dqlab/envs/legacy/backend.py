@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from pathlib import Path
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from dqlab.envs.backend import Array, Environments, StepResult, env_backends
-from dqlab.envs.legacy.process import Worker, legacy_python
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, StackError
+from dqlab.files import expanded
 
 AT_ONCE = 10
 """Environments that one request makes."""
@@ -71,3 +79,169 @@ class OriginalStack(Environments):
             self.worker.close()
             del self.__dict__["worker"]
         self._count = 0
+
+
+VARIABLE = "DQLAB_LEGACY"
+FOLDER = ".venv-legacy"
+STAMP = ".ready"
+"""Written when the environment is complete; `scripts/legacy.sh` knows the same name."""
+BUILD_ADVICE = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)"
+
+
+def legacy_python() -> Path:
+    """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL.
+
+    Raises:
+        ConfigError: there is none, or it is not complete; the message says what to do.
+    """
+    named = os.environ.get(VARIABLE)
+    folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
+    python = folder / "bin" / "python"
+    if named and not python.exists():
+        raise ConfigError(f"${VARIABLE} names {folder}, where there is no bin/python: {BUILD_ADVICE}.")
+    if not python.exists():
+        raise ConfigError(
+            f"D4RL's original stack is not installed: {BUILD_ADVICE}; ${VARIABLE} names one that was built elsewhere."
+        )
+    if not named and not (folder / STAMP).exists():
+        raise ConfigError(f"D4RL's original stack in {folder} is not complete: `make legacy` goes on with it.")
+    return python
+
+
+def mujoco_tree(python: Path) -> Path:
+    """MuJoCo 2.1.0's folder: $MUJOCO_PY_MUJOCO_PATH, or `mujoco210` in the environment of that Python."""
+    return Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
+
+
+PROTOCOL = 1
+WORKER = "d4rl_worker"
+
+
+class Worker:
+    """A running worker.
+
+    Args:
+        python: of the environment that holds the original stack.
+        start_seconds: how long it may take to import D4RL.
+        answer_seconds: how long an answer may take.
+
+    Attributes:
+        versions: of the packages in it, by name.
+
+    Raises:
+        StackError: it does not start.
+    """
+
+    def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
+        self._answer_seconds, self._asked, self._rest = answer_seconds, 0, b""
+        self._last = "none"
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._process = subprocess.Popen(
+            [str(python), "-m", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=worker_environment(python),
+            cwd=Path(__file__).parent,  # not the user's folder, where a `d4rl` may lie
+            start_new_session=True,  # Ctrl-C is dqlab's to answer; the worker ends when its input closes
+        )
+        self._end = weakref.finalize(self, end_worker, self._process, self._said)
+        greeting = self._answer(start_seconds, "start")
+        if greeting.get("protocol") != PROTOCOL:
+            raise self._failed(f"speaks protocol {greeting.get('protocol')}, not {PROTOCOL}")
+        self.versions: dict[str, str] = greeting["versions"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            StackError: the worker reports an error, has died, or does not answer in time.
+        """
+        self._asked += 1
+        request = json.dumps({"id": self._asked, "do": do, **fields}) + "\n"
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._failed(f"has ended before '{do}'") from error
+        return self._answer(self._answer_seconds, do)
+
+    def close(self) -> None:
+        self._end()
+
+    def _answer(self, seconds: float, do: str) -> dict[str, Any]:
+        line = self._line(time.monotonic() + seconds, seconds, do)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise self._failed(f"answers '{do}' with what is no JSON: {line[:80]!r}") from error
+        if not answer.get("ok"):
+            raise StackError(f"D4RL's original stack, at '{do}': {answer.get('kind')}: {answer.get('error')}")
+        return answer
+
+    def _line(self, deadline: float, seconds: float, do: str) -> bytes:
+        """The next line of its output."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                if not ready.select(max(0.0, deadline - time.monotonic())):
+                    raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
+                read = os.read(self._process.stdout.fileno(), 1 << 20)
+                if not read:
+                    raise self._failed(f"has ended at '{do}'")
+                self._rest += read
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _failed(self, what: str) -> StackError:
+        """The error of a worker that can no longer be used, with the last line that it wrote."""
+        if not self._said.closed:
+            self._last = last_line(self._said)
+        self.close()
+        code = self._process.returncode
+        return StackError(
+            f"The process of D4RL's original stack {what} (exit code {code}). Its last words: {self._last}"
+        )
+
+
+def worker_environment(python: Path) -> dict[str, str]:
+    """The worker's environment: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's but its own."""
+    tree = mujoco_tree(python)
+    libraries = [str(tree / "bin"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")}
+    return {
+        **kept,
+        "MUJOCO_PY_MUJOCO_PATH": str(tree),
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "MUJOCO_PY_FORCE_CPU": "1",
+        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def last_line(said: IO[bytes]) -> str:
+    """The last line that a process wrote to its standard error; `none` where it wrote nothing."""
+    said.seek(0, os.SEEK_END)
+    said.seek(max(0, said.tell() - 4096))
+    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "none"
+
+
+def end_worker(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """Close its input, by which it ends; kill it if it does not."""
+    try:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait(timeout=2)
+    except (subprocess.TimeoutExpired, BrokenPipeError):
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+    said.close()

@@ -234,7 +234,7 @@ class DqlabRun(PolicyBehaviour):
         from dqlab.runs.evaluate import checkpoint_files
         from dqlab.training import checkpoint
         from dqlab.training.execution.modes import Eager
-        from dqlab.training.sampler import SamplerCore
+        from dqlab.training.programs import SamplerCore
 
         facts = self._folder.facts()
         self._file = checkpoint_files(self._folder, None if self._seed < 0 else self._seed, self._which)[0]

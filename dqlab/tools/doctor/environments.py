@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dqlab.envs.legacy.process import legacy_python, worker_environment
+from dqlab.envs.legacy.backend import legacy_python, worker_environment
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
 from dqlab.envs.tasks import tasks

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.envs import tasks
-from dqlab.envs.legacy.process import Worker, legacy_python
+from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.envs.physics import physics_laws
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, nearest_of_few

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.envs import make_env
 from dqlab.envs.backend import step_environment
-from dqlab.envs.legacy.process import Worker, legacy_python
+from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.envs.tasks import Task
 
 State = dict[str, Any]
