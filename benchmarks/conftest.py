@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE))  # baseline.py, measuring.py and subjects.py
 
 from measuring import Measure  # noqa: E402
 
-from dqlab.runs.profile.page import HEADINGS, align_columns, benchmark_cells  # noqa: E402
+from dqlab.runs.measuring import HEADINGS, align_columns, benchmark_cells  # noqa: E402
 from dqlab.tools.benchmarks import FOLDER, machine_facts  # noqa: E402
 from dqlab.tracking.mlflow.client import mirror_environment  # noqa: E402
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dqlab.errors import BenchmarkError
-from dqlab.runs.profile.peak import Call, Stopwatch, measure_peak, wait_for_nothing
+from dqlab.runs.measuring import Call, Stopwatch, measure_peak, wait_for_nothing
 from dqlab.tools.benchmarks import FIGURES
 
 ROUNDS = 5

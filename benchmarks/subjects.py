@@ -22,7 +22,7 @@ from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.profile.peak import Call, wait_for_nothing
+from dqlab.runs.measuring import Call, wait_for_nothing
 from dqlab.training import Pack
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
 from dqlab.training.execution.program import Program, TensorTree

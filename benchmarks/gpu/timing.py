@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from subjects import synchronizer
 
-from dqlab.runs.profile.peak import Call, Stopwatch
+from dqlab.runs.measuring import Call, Stopwatch
 
 ROUNDS = 5
 

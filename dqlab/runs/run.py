@@ -20,7 +20,7 @@ from dqlab.files import read_text
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment, Tracking
-from dqlab.runs.profile.recorder import ProfileRecorder
+from dqlab.runs.profile import ProfileRecorder
 from dqlab.runs.records import TrainingResult, prune, write_own_config, write_record, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mlflow.mirror import Mirror

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from dqlab.files import atomic_path, write_text
 from dqlab.printing import markdown_table
-from dqlab.runs.profile import page
+from dqlab.runs import measuring
 from dqlab.tools.benchmarks import figure_cells
 
 
@@ -74,7 +74,7 @@ def _table(rows: pd.DataFrame) -> str:
         [str(rows.at[index, "name"]).rpartition("::")[2], *map(str, ordered.loc[index]), *figure_cells(rows.loc[index])]
         for index in ordered.index
     ]
-    heads = ["benchmark", *conditions, *page.HEADINGS]
+    heads = ["benchmark", *conditions, *measuring.HEADINGS]
     return markdown_table(heads, cells, numbers=range(1, len(heads)))
 
 
@@ -116,7 +116,7 @@ CURVES = (
         ("Latency of the sampler", "diffusion steps N", "median time of a call"),
         lambda rows: rows["median"],
         lambda rows: rows["baseline_seconds"],
-        page.format_seconds,
+        measuring.format_seconds,
     ),
     BenchmarkPlot(
         "update",
@@ -124,7 +124,7 @@ CURVES = (
         ("Throughput of the update", "replicas K", "replica updates a second"),
         lambda rows: rows["per_second"].fillna(1 / rows["median"]),
         lambda rows: rows["work"] / rows["baseline_seconds"],
-        page.format_count,
+        measuring.format_count,
     ),
 )
 
@@ -181,11 +181,11 @@ def _roofline(rows: pd.DataFrame) -> Figure:
     parts = list(dict.fromkeys(rows["part"]))
     colors = [f"C{parts.index(part)}" for part in rows["part"]]
     bars = axes.barh(range(len(rows)), 100 * rows["peak_share"], color=colors)
-    axes.bar_label(bars, [page.format_share(share) for share in rows["peak_share"]], padding=3, fontsize=8)
+    axes.bar_label(bars, [measuring.format_share(share) for share in rows["peak_share"]], padding=3, fontsize=8)
     axes.set_yticks(range(len(rows)), labels[rows.index].str.rstrip(": "), fontsize=8)
     devices = rows["parameters"].map(lambda parameters: str(parameters.get("device", "cpu")))
     peaks = rows["peak"].groupby(devices).median()
-    said = ", ".join(f"{device}: {page.format_count(rate)}FLOP/s" for device, rate in peaks.items())
+    said = ", ".join(f"{device}: {measuring.format_count(rate)}FLOP/s" for device, rate in peaks.items())
     axes.margins(x=0.12, y=0.5 / len(rows))
     axes.set_axisbelow(True)
     axes.set(title="Share of the measured peak", xlabel=f"% of a large float32 product ({said})")

@@ -16,7 +16,7 @@ import torch
 
 from dqlab import __version__
 from dqlab.errors import BenchmarkError, masked, one_line
-from dqlab.runs.profile import page
+from dqlab.runs import measuring
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
     PARENT,
@@ -186,8 +186,8 @@ def compare_benchmarks(found: pd.DataFrame) -> int:
             best, latest = history["ratio"].iloc[:-1].max(), history.iloc[-1]
             loss = 1 - latest["ratio"] / best
             total, worse = total + 1, worse + (loss > TOLERANCE)
-            verdict = f"  WORSE: {loss:.0%} below the best, {page.format_times(best)}" if loss > TOLERANCE else ""
-            print("\n" + f"{latest['name']}  {page.format_parameters(latest['parameters'])}".rstrip())
+            verdict = f"  WORSE: {loss:.0%} below the best, {measuring.format_times(best)}" if loss > TOLERANCE else ""
+            print("\n" + f"{latest['name']}  {measuring.format_parameters(latest['parameters'])}".rstrip())
             print("\n".join(_history_lines(history)) + verdict)
     print(f"\n{worse} of {total} benchmarks got worse by more than {TOLERANCE:.0%}.")
     return worse
@@ -199,12 +199,12 @@ def _history_lines(history: pd.DataFrame) -> list[str]:
         for _, row in history.tail(SHOWN).iterrows()
     ]
     hidden = [f"  ({len(history) - SHOWN} earlier)"] if len(history) > SHOWN else []
-    return [*hidden, *(f"  {line}" for line in page.align_columns(rows))]
+    return [*hidden, *(f"  {line}" for line in measuring.align_columns(rows))]
 
 
 def figure_cells(row: pd.Series[Any]) -> list[str]:
-    """The figures of a measurement as text, in the order of `page.HEADINGS`."""
-    return page.benchmark_cells(row["median"], row.dropna().to_dict())
+    """The figures of a measurement as text, in the order of `measuring.HEADINGS`."""
+    return measuring.benchmark_cells(row["median"], row.dropna().to_dict())
 
 
 def uri_or_default(uri: str | None) -> str:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from dqlab.runs.profile.page import shorten_name
-from dqlab.runs.profile.recorder import UPDATE, covered_time, device_figures, host_figures, is_operator
+from dqlab.runs.profile import UPDATE, covered_time, device_figures, host_figures, is_operator, shorten_name
 
 
 def test_figures_of_a_cpu() -> None:

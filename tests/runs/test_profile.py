@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from conftest import ROOT, bindings
 
-from dqlab.runs.profile.recorder import UPDATE
+from dqlab.runs.profile import UPDATE
 from dqlab.training import checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqlab.runs.profile.recorder import recorded_window, timed_window
+from dqlab.runs.profile import recorded_window, timed_window
 from dqlab.training import Training
 
 FAST = 1e-4

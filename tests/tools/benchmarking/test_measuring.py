@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from dqlab.errors import BenchmarkError
-from dqlab.runs.profile.peak import MOST_CALLS, ROUND_SECONDS, Stopwatch, full_precision, measure_peak
+from dqlab.runs.measuring import MOST_CALLS, ROUND_SECONDS, Stopwatch, full_precision, measure_peak
 
 
 @pytest.fixture

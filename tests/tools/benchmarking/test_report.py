@@ -8,7 +8,7 @@ import pytest
 from made_benchmarks import benchmark, session
 
 from dqlab.cli import main
-from dqlab.runs.profile import page
+from dqlab.runs import measuring
 from dqlab.tools.benchmarks import machine_kind
 
 SAMPLER = {"part": "sampler", "batch": 256, "sampler": "ddpm", "device": "cpu"}
@@ -79,23 +79,23 @@ def test_a_folder_for_each_of_several_machines(tmp_path: Path) -> None:
     ],
 )
 def test_durations(value: float, expected: str) -> None:
-    assert page.format_seconds(value) == expected
+    assert measuring.format_seconds(value) == expected
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(0.238, "0.238"), (17.0, "17.0"), (999.7, "1.00 k"), (12658.0, "12.7 k"), (3.2e11, "320 G")]
 )
 def test_rates(value: float, expected: str) -> None:
-    assert page.format_count(value) == expected
+    assert measuring.format_count(value) == expected
 
 
 def test_other_figures() -> None:
-    assert page.format_times(1.5234) == "1.52x"
-    assert page.format_share(0.1234) == "12.3%"
+    assert measuring.format_times(1.5234) == "1.52x"
+    assert measuring.format_share(0.1234) == "12.3%"
     assert (
-        page.format_seconds(None)
-        == page.format_count(None)
-        == page.format_times(None)
-        == page.format_share(None)
+        measuring.format_seconds(None)
+        == measuring.format_count(None)
+        == measuring.format_times(None)
+        == measuring.format_share(None)
         == "-"
     )

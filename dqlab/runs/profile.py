@@ -1,14 +1,16 @@
-"""Records some updates of a run with torch's profiler; the run does not notice."""
+"""Where the time of an update goes: torch's profiler records some updates of a run, which does not notice."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,20 +19,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from dqlab.files import atomic_path, write_text
-from dqlab.runs.profile.page import (
-    SUMMARY,
-    TRACE,
-    CostRow,
-    Profile,
-    ProfileFigures,
-    format_share,
-    main_figures,
-    profile_page,
-)
-from dqlab.runs.profile.peak import measure_peak
+from dqlab.noise import CHUNK
+from dqlab.runs.measuring import format_count, format_seconds, format_share, measure_peak
 from dqlab.training import Pack, Training
 from dqlab.training.probe import flops_of_update
 
+TRACE, SUMMARY = "trace.json.gz", "summary.md"
 SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
 """Of the profiler's library: no chatter on stderr; no teardown, after which replays of CUDA graphs may crash."""
 
@@ -48,7 +42,7 @@ class ProfileRecorder:
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
         self._pack, self._plan, self._execution = pack, plan, execution
         self.folder, self._first = folder, pack.state.step
-        self.profile: Profile | None = None
+        self._main_figures = ""
         self._timed = timed_window(self._first, plan.steps, plan.next_stop)
         self._recorded = range(0)
         self._clock_read = self._seconds = 0.0
@@ -67,16 +61,16 @@ class ProfileRecorder:
 
     def lines(self) -> list[str]:
         """What there is to say when the run has ended: where the files are, and the main figures; or nothing."""
-        if self.profile is None:
+        if not self._main_figures:
             return []
         return [
             f"Profile:        {self.folder / SUMMARY}, {self.folder / TRACE}",
-            f"                {main_figures(self.profile)}",
+            f"                {self._main_figures}",
         ]
 
     def complaint(self) -> str:
         """Why nothing was recorded; empty if something was."""
-        if self.profile is not None:
+        if self._main_figures:
             return ""
         done = self._pack.state.step - self._first
         if not self._timed:
@@ -116,29 +110,99 @@ class ProfileRecorder:
         self._pack.synchronize()
         self._profiler.stop()
         text, on_gpu = _exported(self._profiler), self._pack.device.type == "cuda"
-        self.profile = self._profile(device_figures(json.loads(text)) if on_gpu else host_figures(self._profiler))
+        figures = device_figures(json.loads(text)) if on_gpu else host_figures(self._profiler)
         self._profiler = None
         with atomic_path(self.folder / TRACE) as path:
             path.write_bytes(gzip.compress(text, 6))
-        write_text(self.folder / SUMMARY, profile_page(self.profile))
+        flops, peak = flops_of_update(self._pack, self._plan.batch_size), measure_peak(str(self._pack.device))
+        seconds, share = format_seconds(self._seconds), format_share(flops / self._seconds / peak)
+        rates = {
+            "operations of the matrix products": f"{format_count(flops)}FLOP",
+            "share of peak": f"{share} of {format_count(peak)}FLOP/s, measured on a large float32 product; by the time "
+            "without the profiler",
+        }
+        self._main_figures = f"{seconds} an update ({self._execution}), {figures.summary}, {share} of peak"
+        write_text(self.folder / SUMMARY, _page({**self._facts(figures), **rates, **figures.facts}, figures))
 
-    def _profile(self, figures: ProfileFigures) -> Profile:
-        pack, on_gpu = self._pack, self._pack.device.type == "cuda"
-        name = torch.cuda.get_device_name(pack.device) if on_gpu else ""
-        return Profile(
-            execution=self._execution,
-            device=f"{pack.device} ({name})" if name else str(pack.device),
-            threads=torch.get_num_threads(),
-            replicas=pack.replicas,
-            width=min(pack.width, pack.replicas),
-            batch=self._plan.batch_size,
-            timed=self._timed,
-            recorded=self._recorded,
-            seconds=self._seconds,
-            flops=flops_of_update(pack, self._plan.batch_size),
-            peak=measure_peak(str(pack.device)),
-            figures=figures,
-        )
+    def _facts(self, figures: ProfileFigures) -> dict[str, str]:
+        """What was profiled, and how long an update took."""
+        pack, width = self._pack, min(self._pack.width, self._pack.replicas)
+        name = f" ({torch.cuda.get_device_name(pack.device)})" if pack.device.type == "cuda" else ""
+        together = f" ({width} computed together)" if pack.replicas > 1 else ""
+        draws = any(step % CHUNK == 0 for step in self._recorded)
+        drawing = f"; the noise of {CHUNK} steps is drawn in one of them" if draws else ""
+        return {
+            "execution": self._execution,
+            "device": f"{pack.device}{name}",
+            "threads": str(torch.get_num_threads()),
+            "replicas": f"{pack.replicas}{together}",
+            "batch": f"{self._plan.batch_size:,}",
+            "updates recorded": f"{len(self._recorded)} (from step {self._recorded.start:,}{drawing})",
+            "time, without the profiler": f"{format_seconds(self._seconds)} (mean of {len(self._timed)} updates from "
+            f"step {self._timed.start:,})",
+            "time, under the profiler": format_seconds(figures.seconds),
+        }
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One line of the table of costs, per update."""
+
+    name: str
+    calls: float
+    microseconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ProfileFigures:
+    """What the host or the device did in the recorded updates, all of it per update.
+
+    Attributes:
+        seconds: of one update, under the profiler.
+        summary: the main figures, in a line.
+        facts: name -> text, for the page.
+        unit: what the rows are, operators or kernels.
+        note: how the rows are to be read.
+        rows: the most expensive first.
+    """
+
+    seconds: float
+    summary: str
+    facts: Mapping[str, str]
+    unit: str
+    note: str
+    rows: Sequence[CostRow]
+
+
+SHOWN, WIDEST = 10, 72
+"""Rows of the table of costs, and characters of a name."""
+
+
+def _page(facts: Mapping[str, str], figures: ProfileFigures) -> str:
+    """The one-page summary, in Markdown."""
+    costs = [
+        f"| `{shorten_name(row.name)}` | {row.calls:,.1f} | {row.microseconds:,.0f} | {format_share(row.share)} |"
+        for row in figures.rows[:SHOWN]
+    ]
+    lines = [
+        f"# Profile: {facts['execution']} on {facts['device']}",
+        f"All figures are of one update of all replicas. `{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]),
+        f"## The most expensive {figures.unit}",
+        figures.note,
+        "\n".join(["| | calls | microseconds | share of the time |", "|---|---:|---:|---:|", *costs]),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def shorten_name(name: str) -> str:
+    """A name of an operator or kernel without what fills the line: return type, common namespaces, arguments."""
+    if found := re.match(r"## Call (\w+) \w+ ##", name):
+        return f"{found[1]}: its fused kernels and calls"
+    plain = name.removeprefix("void ").replace("(anonymous namespace)::", "").replace("at::native::", "")
+    plain = plain.split("(")[0].strip().replace("autograd::engine::evaluate_function", "autograd")
+    return plain if len(plain) <= WIDEST else plain[: WIDEST - 3] + "..."
 
 
 def _exported(profiler: profile) -> bytes:
