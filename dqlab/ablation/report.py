@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -17,14 +16,12 @@ from dqlab.ablation.session import GridRequest
 from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
-from dqlab.config.catalogue import gin_parameters
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import format_bindings, parse_bindings
-from dqlab.config.registry import Registry, RegistryEntry
+from dqlab.config.registry import Registry
 from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
 from dqlab.printing import Console
-from dqlab.runs.experiment import Experiment
 from dqlab.tracking.records import DataRecord, GridRecord, RunRecord, SummaryRecord, read_record
 
 
@@ -100,9 +97,9 @@ def collect_results(folder: GridFolder) -> GridResults:
         if status.folder is not None:
             status.summary = read_record(status.folder / "summary.json", SummaryRecord)
             packs.add(status.folder.parent)
+    runs = [read_record(path / "run.json", RunRecord) for path in sorted(packs)]
     cells = [replace(found[cell.id], cell=cell) for cell in planned]
     finished, failed = (tuple(each for each in cells if each.state == state) for state in (FINISHED, FAILED))
-    algorithms = {str(each.summary["algorithm"]) for each in finished if "algorithm" in each.summary}
     of_sessions = {name: value for name, value in facts.items() if name in ("command", "seconds")}
     return GridResults(
         name=facts["name"],
@@ -115,15 +112,14 @@ def collect_results(folder: GridFolder) -> GridResults:
         failures=failed,
         pending=tuple(each for each in cells if each.state not in (FINISHED, FAILED)),
         gin=facts["gin"],
-        facts={**_facts_of(sorted(packs)), **of_sessions},
-        components=components_used(facts["gin"], algorithms),
+        facts={**_facts_of(runs), **of_sessions},
+        components=components_used([parse_bindings(facts["gin"]), *map(_parameters_of, runs)]),
         known_tasks=tuple(tasks.names()),
     )
 
 
-def _facts_of(packs: Sequence[Path]) -> dict[str, Any]:
+def _facts_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
-    runs = [read_record(path / "run.json", RunRecord) for path in packs]
     versions: dict[str, list[str]] = {}
     for run in runs:
         for package, version in run["versions"].items():
@@ -144,57 +140,24 @@ def _about(data: DataRecord) -> str:
     return f"from {data['source']}{rows} (SHA-256 {data['digest'][:12]})"
 
 
-Bound = Mapping[str, set[Any]]
-"""`Configurable.parameter` -> every value that the file or one of the axes' points gives it."""
+def _parameters_of(run: RunRecord) -> dict[str, Any]:
+    """What a run has read; of an early version's only the algorithm is known."""
+    return {"Experiment.algorithm": run.get("algorithm"), **run.get("parameters", {})}
 
 
-def components_used(gin: str, algorithms: Set[str]) -> tuple[UsedComponent, ...]:
-    """The components that at least one cell uses, algorithms first, for the works that the report cites.
+def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[UsedComponent, ...]:
+    """The components that at least one run uses, for the works that the report cites.
 
     Args:
-        gin: the grid's configuration, flattened; from one that cannot be read only the defaults and algorithms follow.
-        algorithms: names that finished cells have been trained with.
+        runs: `Configurable.parameter` -> value, of all that each of them has read.
     """
-    bound = _bound(gin)
-    bound["Experiment.algorithm"] = bound.get("Experiment.algorithm", set()) | algorithms or {Experiment.algorithm}
-    used: dict[tuple[str, str], RegistryEntry[Any]] = {}
-    _follow("Experiment", {"algorithm": Experiment.algorithm, "physics": Experiment.physics}, bound, used)
-    _follow("Grid", {"engine": ""}, bound, used)
-    return tuple(UsedComponent(entry.name, entry.source, entry.cites) for entry in used.values())
-
-
-def _follow(
-    owner: str, parameters: Mapping[str, Any], bound: Bound, used: dict[tuple[str, str], RegistryEntry[Any]]
-) -> None:
-    """Add the components that the parameters of a configurable choose, and theirs in turn."""
-    for parameter, default in parameters.items():
-        values = bound.get(f"{owner}.{parameter}", {default} if isinstance(default, str) else set())
-        choosing = [each for each in list(Registry.kinds.values()) if each.chosen_by.rpartition(".")[2] == parameter]
-        for registry in choosing:
-            for entry in (registry.entry(str(value)) for value in values if value in registry):
-                if (registry.kind, entry.name) not in used:
-                    used[registry.kind, entry.name] = entry
-                    _follow(entry.gin_name, gin_parameters(registry, entry), bound, used)
-
-
-def _bound(text: str) -> dict[str, set[Any]]:
-    """Values of the file; a parameter that an axis sets has those of the axis, too."""
-    try:
-        flat = parse_bindings(text)
-    except (SyntaxError, ValueError):
-        return {}
-    bound: dict[str, set[Any]] = {}
-    for name, value in [*flat.items(), *_of_axes(flat.get("Grid.axes", {}))]:
-        owner, _, parameter = name.rpartition("/")[2].rpartition(".")
-        if isinstance(value, str):
-            bound.setdefault(f"{owner.rpartition('.')[2]}.{parameter}", set()).add(value)
-    return bound
-
-
-def _of_axes(axes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Every binding of every point."""
-    for axis in axes.values():
-        for name, value in axis.items():
-            listed = {name: value} if not isinstance(value, Mapping) else value
-            for parameter, values in listed.items():
-                yield from ((parameter, each) for each in (values if isinstance(values, (tuple, list)) else [values]))
+    chosen = {
+        (name.rpartition(".")[2], value): None for run in runs for name, value in run.items() if isinstance(value, str)
+    }
+    entries = [
+        registry.entry(value)
+        for parameter, value in chosen
+        for registry in Registry.kinds.values()
+        if registry.chosen_by.rpartition(".")[2] == parameter and value in registry
+    ]
+    return tuple(dict.fromkeys(UsedComponent(entry.name, entry.source, entry.cites) for entry in entries))

@@ -162,9 +162,11 @@ def summary_table(
         table.add_column(column, justify="left" if column in ("replica", "rule") else "right")
     none = ["-"] * (3 if scored else 2)
     for title, summary in summaries.items():
+        several = sum(evaluation["step"] > 0 for evaluation in summary["evaluations"]) > 1
         for row in summary["selection"].values():
             step = "-" if row["step"] is None else f"{row['step']:,}"
-            table.add_row(title, row["rule"].replace("_", "-"), step, *_numbers(row, scored))
+            numbers = _numbers(row, scored, spread=several or row["step"] is not None)
+            table.add_row(title, row["rule"].replace("_", "-"), step, *numbers)
         if row := summary.get("untrained"):
             table.add_row(title, "untrained policy", "0", *_numbers(row, scored))
         for row in summary.get("failed_evaluations", ()):
@@ -178,10 +180,10 @@ def summary_table(
     return table
 
 
-def _numbers(row: Mapping[str, Any], scored: bool) -> list[str]:
-    """Score, its deviation, return; a return alone has its deviation as its score's."""
+def _numbers(row: Mapping[str, Any], scored: bool, spread: bool = True) -> list[str]:
+    """Score, its deviation if it is one of several, return; a return alone has its deviation as its score's."""
     own = [f"{row['return_mean']:.0f}"] if scored else []
-    return [f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}", *own]
+    return [f"{row['score_mean']:.1f}", f"{row['score_std']:.1f}" if spread else "-", *own]
 
 
 def draw_score_curve(

@@ -24,6 +24,7 @@ from conftest import ROOT
 from made_grids import TASKS, made_grid
 
 from dqlab import files as files_module
+from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.report import components_used
 from dqlab.analysis.report import bibtex, figures
 from dqlab.analysis.report.exports import analysis_json, escape_latex, scores_csv
@@ -35,6 +36,7 @@ from dqlab.analysis.results import FAILED, CellStatus, GridResults, UsedComponen
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.wording import enumerate_names, format_duration, format_points
+from dqlab.config.identity import short_name
 from dqlab.config.registry import Registry, registry_of
 from dqlab.errors import ConfigError, RunError
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
@@ -340,9 +342,10 @@ def test_values_are_an_axis_where_they_are_numbers() -> None:
     ],
 )
 def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str]) -> None:
-    text = (ROOT / "ablations" / f"{name}.gin").read_text()
-    gin = "\n".join(line for line in text.splitlines() if not line.startswith("include"))
-    grid = replace(made_grid(seeds=1), components=components_used(gin, {"diffusion_ql"}))
+    resolver = ConfigResolver([ROOT / "ablations" / f"{name}.gin"])
+    base, settings = resolver.bases()[0], resolver.grid.settings
+    runs = [{short_name(key): value for key, value in resolver.values(base, each)[0].items()} for each in settings]
+    grid = replace(made_grid(seeds=1), components=components_used(runs))
     keys = {work.key for work in bibtex.cited_works(grid)}
     assert keys >= {*bibtex.ALWAYS, *cites}
     assert not keys & cites_not

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from dqlab.tracking.display import Display, draw_score_curve
+from dqlab.tracking.display import Display, draw_score_curve, summary_table
 from dqlab.training.model_selection import Evaluated, select_checkpoints
 
 
@@ -43,6 +44,17 @@ def test_live_progress_on_a_terminal() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_quiet(terminal: bool) -> None:
     assert show(terminal, quiet=True).strip() == ""
+
+
+@pytest.mark.parametrize(("count", "spread"), [(1, "-"), (2, "2.5")])
+def test_a_mean_of_one_evaluation_has_no_spread(count: int, spread: str) -> None:
+    done = evaluations()[: 1 + count]
+    selection = {rule: asdict(row) for rule, row in select_checkpoints(done, "kth_lowest", 0).items()}
+    summary = {"selection": selection, "evaluations": [each.as_dict() for each in done]}
+    table = summary_table({"seed 7": summary}, {"score_mean": 1.0, "return_mean": 2.0}, "")
+    rules, spreads = (list(column.cells) for column in table.columns[1:5:3])
+    assert dict(zip(rules, spreads, strict=True))["mean-last-10"] == spread
+    assert spreads[0] == "1.0"
 
 
 def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
