@@ -152,13 +152,6 @@ def available_memory() -> int:
     return max(0, min([_of_the_system(), *_of_the_container()]))
 
 
-def resident_memory() -> int:
-    """Bytes of memory that this process occupies; 0 where the system does not say."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
-
-
 def available_disk(folder: Path) -> int:
     """Free bytes where a folder is, or would be made."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

@@ -16,7 +16,6 @@ from dqlab.data import Batch, Transitions
 from dqlab.data.transitions import Provenance
 from dqlab.envs import make_env
 from dqlab.files import size_of
-from dqlab.machine import resident_memory
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
 from dqlab.runs.experiment import DTYPES
@@ -55,6 +54,8 @@ class Cost(NamedTuple):
 
 PROCESS = 600 * 2**20
 """Bytes of a process with PyTorch and MuJoCo, and nothing to train."""
+ENVIRONMENT = 2 * 2**20
+"""Bytes of one more copy of an environment, at most: D4RL's take about one million."""
 
 
 def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:
@@ -96,10 +97,11 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     evaluating = evaluations * experiment.resolved_task.episode_limit * acting
     needed = experiment.probe.memory
     training = len(pack.cells) * needed.kept + replicas.width * needed.working
-    environments = len(pack.cells) * plan.eval_episodes * _env_bytes(experiment)
+    environments = len(pack.cells) * plan.eval_episodes * ENVIRONMENT
+    file = 2 * size_of(pack.kind.data.path) if pack.kind.data.path is not None else 0
     return Cost(
         START + times * (updating + evaluating),
-        PROCESS + environments + (0 if on_gpu else training) + _file_bytes(pack),
+        PROCESS + environments + (0 if on_gpu else training) + file,
         training if on_gpu else 0,
         experiment.resolved_threads,
     )
@@ -113,25 +115,10 @@ def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> 
     return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
 
 
-def _file_bytes(pack: PlannedPack) -> int:
-    path = pack.kind.data.path
-    return 2 * size_of(path) if path is not None else 0
-
-
 def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:
-    dims = experiment.dims
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(*shape: int) -> torch.Tensor:
-        return 2 * torch.rand(*shape, generator=generator) - 1
-
-    batch = Batch(
-        uniform(rows, dims.state),
-        uniform(rows, dims.action),
-        uniform(rows),
-        uniform(rows, dims.state),
-        torch.zeros(rows),
-    )
+    """A dataset of zeros."""
+    state, action = torch.zeros(rows, experiment.dims.state), torch.zeros(rows, experiment.dims.action)
+    batch = Batch(state, action, torch.zeros(rows), state, torch.zeros(rows))
     made = Provenance("made up", "", "", False, rows, 1, rows, 0.0, 0.0, 0.0, 0.0, synthetic=True)
     return Transitions(*batch, made).to(experiment.resolved_device, DTYPES[experiment.dtype])
 
@@ -145,16 +132,6 @@ def _seconds(function: Callable[[], object], least: float) -> float:
         function()
         calls += 1
     return (time.perf_counter() - started) / calls
-
-
-def _env_bytes(experiment: Experiment, copies: int = 4) -> int:
-    """Memory of one more copy of the task's environment, when there is one already."""
-    made = [make_env(experiment.resolved_task, experiment.physics)]
-    before = resident_memory()
-    for _ in range(copies):
-        made.append(make_env(experiment.resolved_task, experiment.physics))
-        made[-1].reset(seed=0)
-    return max(0, resident_memory() - before) // copies
 
 
 def _env_seconds(experiment: Experiment, least: float) -> float:

@@ -60,14 +60,6 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Base:
-    """The experiment without its axes, on one task: everything that is bound, by complete name."""
-
-    task: str
-    values: Values
-
-
-@dataclass(frozen=True)
 class ResolvedParameters:
     """What experiments of the same choices have in common: parameters that they read, with defaults, and the scalars.
 
@@ -120,23 +112,16 @@ class ConfigResolver:
             self._names[name] = complete_name(name)
         return self._names[name]
 
-    def bases(self) -> list[Base]:
-        """The base experiment on every task of the grid."""
-        tasks = self.grid.tasks or (self._own_task(),)
-        return [self._base(task) for task in tasks]
-
-    def _own_task(self) -> str:
-        task = bound_value(TASK)
-        if not task:
-            raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
-        return str(task)
-
-    def _base(self, task: str) -> Base:
-        self.load(task, ())
-        values = {
-            name: value for name, value in bound_parameters().items() if not name.startswith(OF_GRIDS) or "/" in name
-        }
-        return Base(task, values)
+    def bases(self) -> dict[str, Values]:
+        """The experiment without its axes, on every task of the grid: all that is bound, by complete name."""
+        found = {}
+        for task in self.grid.tasks or (bound_value(TASK),):
+            if not task:
+                raise ConfigError("The grid has no task: set Experiment.task, or Grid.tasks.")
+            self.load(str(task), ())
+            bound = bound_parameters().items()
+            found[str(task)] = {name: value for name, value in bound if not name.startswith(OF_GRIDS) or "/" in name}
+        return found
 
     def load(self, task: str, more: Sequence[str]) -> None:
         """Make an experiment of the grid the current configuration: a task's, with more bindings.
@@ -157,29 +142,29 @@ class ConfigResolver:
         except ConfigError as error:
             raise ConfigError(f"Grid.task_gin, for the task '{task}': {error}") from error
 
-    def values(self, base: Base, setting: Setting) -> tuple[Values, ResolvedParameters]:
-        """What a setting really runs on a task, name -> value; and what it shares with others of the same choices.
+    def values(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
+        """What a setting really runs on a task, name -> value; and which of it may differ within a pack.
 
         Raises:
             ConfigError: its parts do not build, or fail; the message names the setting.
         """
         own = {self.name(name): value for name, value in setting.bindings.items()}
-        merged = {**base.values, **own}
+        merged = {**base, **own}
         key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
         if key not in self._choices:
-            self._choices[key] = self._build(base, setting)
+            self._choices[key] = self._build(task, base, setting)
         choices = self._choices[key]
         read = {name: merged.get(name, default) for name, default in choices.defaults.items()}
-        return {**read, **own}, choices
+        return {**read, **own}, choices.scalars
 
-    def _build(self, base: Base, setting: Setting) -> ResolvedParameters:
+    def _build(self, task: str, base: Values, setting: Setting) -> ResolvedParameters:
         try:
-            device = str(base.values.get("experiment.Experiment.device", ""))
-            self.load(base.task, [*setting.as_text(), *for_this_machine(device)])
+            device = str(base.get("experiment.Experiment.device", ""))
+            self.load(task, [*setting.as_text(), *for_this_machine(device)])
             experiment = Experiment()
             check_experiment(experiment)
         except DqlabError as error:
-            raise ConfigError(f"Cell '{setting.label}' on {base.task}: {message_of(error)}") from error
+            raise ConfigError(f"Cell '{setting.label}' on {task}: {message_of(error)}") from error
         algorithm = algorithms.selector(algorithms.entry(experiment.algorithm))
         shared = experiment.probe.shared_hyperparameters
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)

@@ -12,8 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.config_resolver import Base, ConfigResolver, Data, Values, canonical_values, for_this_machine
-from dqlab.ablation.grid import Setting
+from dqlab.ablation.config_resolver import ConfigResolver, Data, canonical_values, for_this_machine
 from dqlab.analysis.results import Cell
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
@@ -74,43 +73,36 @@ class Plan:
         return list(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
 
 
-def make_plan(reader: ConfigResolver) -> Plan:
+def make_plan(resolver: ConfigResolver) -> Plan:
     """Every cell of a grid: its settings on its tasks with its seeds.
 
     Raises:
         ConfigError: a setting does not build.
         DataError: a dataset is not to be had.
     """
-    cells, kinds = [], {}
-    for base in reader.bases():
-        for setting in reader.grid.settings:
-            identity, kind, scalars, make_kind = _read(reader, base, setting)
+    cells: list[Cell] = []
+    kinds: dict[str, PackKind] = {}
+    for task, base in resolver.bases().items():
+        for setting in resolver.grid.settings:
+            values, scalars = resolver.values(task, base, setting)
+            data = resolver.data(task, values)
+            # what is read counts, not where from
+            read = {name: value for name, value in canonical_values(values).items() if name != SOURCES}
+            runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {
+                "data": data.digest
+            }
+            kind = _digest({name: value for name, value in runs.items() if name not in scalars})
+            bindings = {resolver.name(name): value for name, value in setting.bindings.items()}
             if kind not in kinds:
-                kinds[kind] = make_kind()
+                common = {name: value for name, value in bindings.items() if name not in scalars}
+                bound = {**base, **common, SOURCES: (data.source,), **OF_PACKS}
+                kinds[kind] = PackKind(task, resolver.loaded.header() + format_bindings(bound), data)
+            apart = {name: value for name, value in bindings.items() if name in scalars}
             cells += [
-                Cell(_digest([identity, seed]), setting.label, setting.points, base.task, seed, scalars, kind)
-                for seed in reader.grid.seeds
+                Cell(_digest([runs, seed]), setting.label, setting.points, task, seed, apart, kind)
+                for seed in resolver.grid.seeds
             ]
     return Plan(tuple(cells), kinds)
-
-
-def _read(reader: ConfigResolver, base: Base, setting: Setting) -> tuple[str, str, Values, Callable[[], PackKind]]:
-    """Digest of what a setting runs, digest of its kind, its own scalars, and how to make the kind."""
-    values, choices = reader.values(base, setting)
-    data = reader.data(base.task, values)
-    # what is read counts, not where from
-    read = {name: value for name, value in canonical_values(values).items() if name != SOURCES}
-    runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {"data": data.digest}
-    kind = {name: value for name, value in runs.items() if name not in choices.scalars}
-    own = {reader.name(name): value for name, value in setting.bindings.items()}
-    scalars = {name: value for name, value in own.items() if name in choices.scalars}
-    common = {name: value for name, value in own.items() if name not in choices.scalars}
-
-    def make_kind() -> PackKind:
-        bound = {**base.values, **common, SOURCES: (data.source,), **OF_PACKS}
-        return PackKind(base.task, reader.loaded.header() + format_bindings(bound), data)
-
-    return _digest(runs), _digest(kind), scalars, make_kind
 
 
 def _digest(value: Any) -> str:

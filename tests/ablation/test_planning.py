@@ -42,10 +42,10 @@ def grid_file(folder: Path, text: str, base: str = "gin/diffql_walker2d.gin") ->
 def test_what_a_cell_runs_is_what_building_it_reads(path: Path) -> None:
     """Every setting of every shipped grid, built for real, reads exactly the values that the plan goes by."""
     reader = ConfigResolver([path], [EMBEDDED])
-    base = reader.bases()[0]
+    (task, base), *_ = reader.bases().items()
     for setting in reader.grid.settings:
-        planned, _ = reader.values(base, setting)
-        reader.load(base.task, setting.as_text())
+        planned, _ = reader.values(task, base, setting)
+        reader.load(task, setting.as_text())
         check_experiment(Experiment())
         built = {name: value for name, value in operative_parameters().items() if name in planned}
         assert {name: planned[name] for name in built} == built
@@ -59,7 +59,7 @@ def test_ids_are_equal_exactly_where_the_same_is_run(path: Path) -> None:
     plan = make_plan(reader)
     texts = {}
     for setting in reader.grid.settings:
-        reader.load(reader.bases()[0].task, setting.as_text())
+        reader.load(next(iter(reader.bases())), setting.as_text())
         check_experiment(Experiment())
         texts[setting.label] = gin_files.operative_text(reader.loaded).replace(repr(setting.label), "")
     same_text = len(set(texts.values())) == len(texts)
@@ -207,11 +207,11 @@ def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
 def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
     """Diffusion-QL's table 1: TD3+BC and IQL have the updates, batch and evaluations of their own papers."""
     reader = ConfigResolver([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Grid.seeds=(0,)"])
-    base = reader.bases()[-1]
+    *_, (task, base) = reader.bases().items()
     names = [f"training.Training.{name}" for name in ("steps", "batch_size", "eval_every", "eval_episodes", "top_k")]
 
     def budget(label: str) -> list[int]:
-        values, _ = reader.values(base, reader.grid.setting(label))
+        values, _ = reader.values(task, base, reader.grid.setting(label))
         return [values[name] for name in names]
 
     assert base.task == "walker2d-medium-expert-v2"

@@ -343,8 +343,9 @@ def test_values_are_an_axis_where_they_are_numbers() -> None:
 )
 def test_what_was_used_is_cited(name: str, cites: set[str], cites_not: set[str]) -> None:
     resolver = ConfigResolver([ROOT / "ablations" / f"{name}.gin"])
-    base, settings = resolver.bases()[0], resolver.grid.settings
-    runs = [{short_name(key): value for key, value in resolver.values(base, each)[0].items()} for each in settings]
+    (task, base), *_ = resolver.bases().items()
+    read = [resolver.values(task, base, setting)[0] for setting in resolver.grid.settings]
+    runs = [{short_name(name): value for name, value in values.items()} for values in read]
     grid = replace(made_grid(seeds=1), components=components_used(runs))
     keys = {work.key for work in bibtex.cited_works(grid)}
     assert keys >= {*bibtex.ALWAYS, *cites}
