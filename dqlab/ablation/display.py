@@ -152,11 +152,12 @@ class GridDisplay:
         progress: how far every cell is.
         console: where to; one that is not a terminal gets a line for every cell that ends.
         title: of the table.
-        note: what must stand beside every score ("not D4RL"); may be set later.
+        note: what must stand beside every score ("not D4RL").
     """
 
     def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
-        self.progress, self.console, self.title, self.note = progress, console, title, note
+        self.progress, self.console, self.title = progress, console, title
+        self._note = f" ({note})" if note else ""
         self.message = ""
         self._started = time.monotonic()
         self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=False)
@@ -185,19 +186,12 @@ class GridDisplay:
             cell = status.cell
             if status.state == WAITING:
                 continue
-            score = (
-                ""
-                if status.last_score is None or status.state == FAILED
-                else f"  score {status.last_score:.1f}{self._note}"
-            )
+            scored = status.last_score is not None and status.state != FAILED
+            score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
             why = f"  {status.reason}" if status.reason else ""
             counts = self.progress.counts()
             text = f"[{counts[FINISHED]}/{len(self.progress.cells)}] {cell.label}  {cell.task}  seed {cell.seed}"
             self.console.print(Text(f"{text}  {status.state}{score}{why}"), soft_wrap=True)
-
-    @property
-    def _note(self) -> str:
-        return f" ({self.note})" if self.note else ""
 
     def render(self) -> RenderableType:
         """The table, what is left, failures."""
@@ -210,18 +204,18 @@ class GridDisplay:
         for column in ("cell", "task", "seeds", "done", f"score so far{self._note}"):
             table.add_column(column, justify="right" if column == "done" else "left", no_wrap=column != "task")
         for row in shown:
-            table.add_row(row[0].cell.label, row[0].cell.task, _marks(row), _share(row), _scores(row))
+            marks = Text.assemble(*(MARKS[status.state] for status in row))
+            share = f"{100 * float(np.mean([status.share for status in row])):.0f}%"
+            table.add_row(row[0].cell.label, row[0].cell.task, marks, share, _scores(row))
         parts: list[RenderableType] = [table]
         if len(rows) > len(shown):
             parts.append(Text(f"... and {len(rows) - len(shown):,} more rows", style="dim"))
         parts.append(Text(self._line()))
-        parts += [Text(f"✗ {s.cell.label}, seed {s.cell.seed}: {s.reason}", style="red") for s in self._failures()]
+        failures = [status for status in self.progress.cells.values() if status.state == FAILED][-3:]
+        parts += [Text(f"✗ {s.cell.label}, seed {s.cell.seed}: {s.reason}", style="red") for s in failures]
         if self.message:
             parts.append(Text(self.message, style="bold"))
         return Group(*parts)
-
-    def _failures(self) -> list[CellStatus]:
-        return [status for status in self.progress.cells.values() if status.state == FAILED][-3:]
 
     def _line(self) -> str:
         counts, left = self.progress.counts(), self.progress.seconds_left()
@@ -237,14 +231,6 @@ def _rows(statuses: Iterable[CellStatus]) -> list[list[CellStatus]]:
     for status in statuses:
         rows.setdefault((status.cell.label, status.cell.task), []).append(status)
     return list(rows.values())
-
-
-def _marks(row: list[CellStatus]) -> Text:
-    return Text.assemble(*(MARKS[status.state] for status in row))
-
-
-def _share(row: list[CellStatus]) -> str:
-    return f"{100 * float(np.mean([status.share for status in row])):.0f}%"
 
 
 def _scores(row: list[CellStatus]) -> str:

@@ -354,16 +354,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class NotedEvaluation:
-    """A replica's episodes, of which a video is made: its name, the updates that its policy has seen, and the file."""
-
-    name: str
-    step: int
-    path: Path
-    episodes: list[RecordedEpisode]
-
-
 class VideoSession:
     """Notes the episodes of each replica's evaluation, and makes the videos when all have been evaluated.
 
@@ -379,7 +369,7 @@ class VideoSession:
     def __init__(self, evaluator: Evaluator, request: VideoRequest, replicas: int) -> None:
         self._renderer, self._request, self._alone = VideoRenderer(evaluator, request), request, replicas == 1
         self._console, self._task = Console(), evaluator.task
-        self._noted: list[NotedEvaluation] = []
+        self._noted: list[tuple[str, int, list[RecordedEpisode]]] = []
         frames, each = request.episodes * (self._task.episode_limit + 1), self._renderer.seconds
         files = f"{replicas} videos" if replicas > 1 else str(request.path)
         self._console.print(
@@ -389,10 +379,12 @@ class VideoSession:
         )
 
     def note(self, name: str, step: int) -> None:
-        """A replica has been evaluated."""
+        """A replica has been evaluated, after so many updates."""
+        self._noted.append((name, step, self._renderer.recording.episodes))
+
+    def _file_of(self, name: str) -> Path:
         path = self._request.path
-        path = path if self._alone else path.with_stem(f"{path.stem}-{name}")
-        self._noted.append(NotedEvaluation(name, step, path, self._renderer.recording.episodes))
+        return path if self._alone else path.with_stem(f"{path.stem}-{name}")
 
     def finish(self, folder: RunFolder | None) -> None:
         """Make the videos and say what they show; send them where the run is recorded.
@@ -404,13 +396,14 @@ class VideoSession:
             RunError: a video could not be written.
         """
         waiting = Console(stderr=True)
-        for noted in self._noted:
+        for name, _, episodes in self._noted:
+            path = self._file_of(name)
             with Progress(*COLUMNS, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-                steps = sum(len(episode.actions) for episode in noted.episodes)
-                task = progress.add_task(f"filming {escape(str(noted.path))}", total=steps)
-                about = self._renderer.render_video(noted.episodes, noted.path, partial(progress.advance, task))
-            self._console.print(f"Video: {noted.path} ({about})", soft_wrap=True)
-            for number, episode in enumerate(noted.episodes, 1):
+                steps = sum(len(episode.actions) for episode in episodes)
+                task = progress.add_task(f"filming {escape(str(path))}", total=steps)
+                about = self._renderer.render_video(episodes, path, partial(progress.advance, task))
+            self._console.print(f"Video: {path} ({about})", soft_wrap=True)
+            for number, episode in enumerate(episodes, 1):
                 score = f", score {float(self._task.score(episode.total)):.1f}" if self._task.scored else ""
                 lines = f"{len(episode.actions)} steps, return {episode.total:.1f}{score}"
                 self._console.print(f"  episode {number}: {lines}", soft_wrap=True)
@@ -420,9 +413,9 @@ class VideoSession:
     def _send(self, folder: RunFolder) -> None:
         """Videos into the run's folder, and to MLflow; a dead server costs a warning."""
         known = {replica.name for replica in folder.replicas()}
-        for noted in self._noted:
-            if noted.name in known:
-                keep_video(noted.path, folder.replica(noted.name), noted.step)
+        for name, step, _ in self._noted:
+            if name in known:
+                keep_video(self._file_of(name), folder.replica(name), step)
         try:
             sync_to_mlflow(folder.path)
         except RunError as error:
