@@ -166,8 +166,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
 
     from dqlab.diffusion import process
     from dqlab.training.execution import products
-    from dqlab.training.execution.compiled import options_for, trace_program
-    from dqlab.training.execution.program import nested_tensors, tree_map
+    from dqlab.training.execution.program import nested_tensors, options_for, trace_program, tree_map
 
     def card(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda:0")

@@ -20,7 +20,7 @@ from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Probe
-from dqlab.training.execution import compiled as programs
+from dqlab.training.execution import program as programs
 from gpu.checks import ENOUGH, new_step
 from gpu.data import fields
 from gpu.notes import Notes

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dqlab.training.execution.compiled import missing_for_triton
+from dqlab.training.execution.program import missing_for_triton
 from gpu.notes import Notes
 from gpu.settings import Settings
 from gpu.timing import median_seconds

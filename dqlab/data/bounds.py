@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Columns, float_blocks
-from dqlab.envs.actions import to_unit
 from dqlab.envs.custom import action_bounds
-from dqlab.envs.tasks import Task
+from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, DataError, nearest_of_few
 
 Array = NDArray[np.float64]

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
-from dqlab.envs.actions import fit_action, from_unit
 from dqlab.envs.checked_env import check_step_tuple, describe_error
+from dqlab.envs.tasks import fit_action, from_unit
 from dqlab.errors import ConfigError
 
 NO_LIMIT = -1

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs.actions import fit_action
+from dqlab.envs.tasks import fit_action
 from dqlab.errors import DqlabError, EnvError, NotFiniteError, error_place
 
 Array = NDArray[Any]

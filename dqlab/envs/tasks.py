@@ -1,4 +1,7 @@
-"""The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json)."""
+"""The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json).
+
+Actions lie in [-1, 1]: what they stand for between the bounds of an environment is said here, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
 from dqlab.envs.antmaze.maze import AntMaze
@@ -135,3 +141,28 @@ for _name, (_robot, _file, _rows) in D4RL["tasks"].items():
         tasks.add(
             _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_robot}; {_made.env_id}"
         )
+
+
+Array = NDArray[Any]
+
+
+def from_unit(actions: Array, low: Array, high: Array) -> Array:
+    """Actions (..., A) in [-1, 1] as what they stand for in [low, high], in float64."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    return np.asarray(actions * (0.5 * (high - low)) + 0.5 * (high + low))
+
+
+def to_unit(actions: Array, low: Array, high: Array) -> Array:
+    """Actions (..., A) in [low, high] as numbers in [-1, 1], in float64; 0 where both bounds are the same."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    span = high - low
+    return np.asarray(np.where(span > 0, 2.0 * (actions - low) / np.where(span > 0, span, 1.0) - 1.0, 0.0))
+
+
+def fit_action(low: Array, high: Array, dtype: Any = None) -> Callable[[Any], Array]:
+    """What makes an action (A,) one of a Box: clipped into its bounds and, if a dtype is given, of that dtype."""
+    if dtype is None:
+        return lambda action: np.minimum(np.maximum(action, low), high)
+    if np.issubdtype(dtype, np.integer):
+        return lambda action: np.rint(np.minimum(np.maximum(action, low), high)).astype(dtype)
+    return lambda action: np.minimum(np.maximum(action, low), high).astype(dtype)

@@ -23,9 +23,8 @@ from dqlab import errors
 from dqlab.algorithms import ActorCritic
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
-from dqlab.envs.actions import from_unit, to_unit
 from dqlab.envs.custom import SOURCE, action_bounds
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, one_line, printable_name
 from dqlab.files import expanded
 from dqlab.noise import draw_noise, generator_for

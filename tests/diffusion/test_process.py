@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dqlab.diffusion import Process, noise_schedules
 from dqlab.diffusion.schedules import build_betas
-from dqlab.training.execution.compiled import trace_program
+from dqlab.training.execution.program import trace_program
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]
 CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 30))

@@ -12,8 +12,8 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from dqlab.envs import make_env, tasks
-from dqlab.envs.actions import from_unit, to_unit
 from dqlab.envs.custom import describe_environment
+from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError
 
 FINE = (np.zeros(2, np.float32), 1.0, False, False, {})

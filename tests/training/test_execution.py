@@ -21,10 +21,9 @@ from dqlab.data import Transitions
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
-from dqlab.training.execution import compiled
-from dqlab.training.execution.compiled import compile_program
+from dqlab.training.execution import program
 from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
-from dqlab.training.execution.program import Program
+from dqlab.training.execution.program import Program, compile_program
 from dqlab.training.programs import Lanes, SamplerCore, Step
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -213,8 +212,8 @@ def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     header.touch()
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(compiled, "find_spec", lambda name: name)
-    monkeypatch.setattr(compiled.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(program, "find_spec", lambda name: name)
+    monkeypatch.setattr(program.sysconfig, "get_path", lambda name: str(tmp_path))
     return tmp_path
 
 
@@ -232,7 +231,7 @@ def test_a_gpu_without_what_triton_needs(
     """`auto` records what is not compiled, and says why; who insists on compiling is told what to install."""
     (gpu_toolchain / lacking).unlink(missing_ok=True)
     if lacking == "triton":
-        monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+        monkeypatch.setattr(program, "find_spec", lambda name: None)
     settled = Auto().resolve(ComputeBudget(CUDA, 1e15))
     assert name_of(settled) == "cuda_graph"
     assert said in settled.reason

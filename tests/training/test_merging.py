@@ -21,10 +21,9 @@ from dqlab.data import Transitions
 from dqlab.networks import stacking
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
-from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.merging import merge_sums
 from dqlab.training.execution.modes import Eager
-from dqlab.training.execution.program import Program, nested_tensors, tree_map
+from dqlab.training.execution.program import Program, nested_tensors, trace_program, tree_map
 from dqlab.training.programs import SamplerCore, Step
 
 N, LAYERS = 5, 4  # diffusion steps; layers of the denoiser and of each critic, as in test_waste.py

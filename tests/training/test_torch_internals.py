@@ -13,7 +13,7 @@ from torch import nn
 from dqlab.diffusion.process import device_constants
 from dqlab.networks import Layout
 from dqlab.training.execution import torch_internals
-from dqlab.training.execution.compiled import trace_program
+from dqlab.training.execution.program import trace_program
 
 BELOW = ("diffusion/process.py", "networks/stacking.py")
 """Files of rooms that cannot import from training's."""

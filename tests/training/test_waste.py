@@ -12,9 +12,8 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.data import Transitions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
-from dqlab.training.execution.compiled import trace_program
 from dqlab.training.execution.modes import Eager
-from dqlab.training.execution.program import nested_tensors, tree_map
+from dqlab.training.execution.program import nested_tensors, trace_program, tree_map
 from dqlab.training.programs import Step
 
 N = 5

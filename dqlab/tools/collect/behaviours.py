@@ -21,8 +21,7 @@ from dqlab.config.fields import check_counts
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.registry import Registry
 from dqlab.config.replica import Replica
-from dqlab.envs.actions import to_unit
-from dqlab.envs.tasks import Task
+from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, sha256_of
 from dqlab.tools.collect.episodes import Amount, EpisodeRows

@@ -15,8 +15,7 @@ from dqlab.errors import first_line
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
-from dqlab.training.execution.compiled import trace_program
-from dqlab.training.execution.program import nested_tensors, tree_map
+from dqlab.training.execution.program import nested_tensors, trace_program, tree_map
 
 
 class UncheckedError(Exception):

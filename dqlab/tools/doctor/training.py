@@ -24,7 +24,7 @@ from dqlab.tools.doctor.examination import (
     requirements_of,
     unmet_requirements,
 )
-from dqlab.training.execution.compiled import cpp_compiler, missing_for_triton
+from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 
 GROUP, RECORDS = "Training", "Data and records"
 GIB = 2**30

@@ -12,8 +12,16 @@ import torch
 
 from dqlab.config.registry import Registry
 from dqlab.errors import CaptureError, ConfigError, first_line
-from dqlab.training.execution.compiled import compile_program, cpp_compiler, missing_for_triton, program_signature
-from dqlab.training.execution.program import Program, RunProgram, TensorTree, nested_tensors
+from dqlab.training.execution.program import (
+    Program,
+    RunProgram,
+    TensorTree,
+    compile_program,
+    cpp_compiler,
+    missing_for_triton,
+    nested_tensors,
+    program_signature,
+)
 from dqlab.training.execution.torch_internals import clear_cublas_workspaces
 
 

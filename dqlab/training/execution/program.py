@@ -1,13 +1,27 @@
-"""A program: a function of tensors that stay where they are, so that it can be compiled, captured and replayed."""
+"""A program: a function of tensors that stay where they are, so that it can be compiled, captured and replayed.
+
+Inductor compiles it as one graph: traced once with the shapes of its tensors, so it is never compiled again.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dqlab.errors import ConfigError, first_line, lacks_memory
+from dqlab.networks import activations
+from dqlab.training.execution import products
+from dqlab.training.execution.merging import merge_sums
+from dqlab.training.execution.torch_internals import known_inductor_options, trace_elementary
 
 TensorTree = dict[str, Any]
 """Tensors by name, nested in dicts and (named) tuples."""
@@ -71,3 +85,106 @@ def concatenate_nested(parts: list[Any]) -> Any:
     if isinstance(first, Mapping):
         return {key: concatenate_nested([part[key] for part in parts]) for key in first}
     return torch.cat(parts)
+
+
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "inductor"))
+"""Where compiled code is kept between runs: set here, before PyTorch chooses a folder that is emptied at boot."""
+
+OPTIONS_ON_GPU: dict[str, Any] = {"deterministic": True}
+"""Settings of Inductor for GPUs, those that this PyTorch has. It would choose kernels by how long they take just then,
+so that the same program, compiled twice, rounds differently; deterministic, it goes by shapes (2.10 and later)."""
+WITHOUT_COMPILING = {"cuda": "cuda_graph"}
+"""The mode that compiles nothing, by type of device; `eager` elsewhere."""
+
+
+def compile_program(program: Program) -> Callable[[TensorTree], Any]:
+    """The program's function, compiled for tensors of these shapes; nothing is executed.
+
+    The function is traced down to PyTorch's elementary operations, the backward passes included, whatever the Python of
+    a loss or a plugin's network looks like; then Inductor fuses them. Compiled code is kept on disk between runs.
+
+    Raises:
+        ConfigError: the function looks at values of tensors, or the machine cannot compile.
+    """
+    shape: list[Any] = []
+    device = nested_tensors(program.tensors)[0].device
+
+    def flat(*values: Tensor) -> tuple[Tensor, ...]:
+        given = iter(values)
+        result = program.function(tree_map(lambda _: next(given), program.tensors))
+        shape.append(result)
+        return tuple(nested_tensors(result)) if result is not None else ()
+
+    try:
+        graph, options = trace_program(flat, nested_tensors(program.tensors)), options_for(device)
+        compiled = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
+        compiled(*nested_tensors(program.with_copies()))
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise ConfigError(
+            f"This program cannot be compiled here: {type(error).__name__}: {first_line(error)[:300]}. "
+            f"Use Training.execution='{WITHOUT_COMPILING.get(device.type, 'eager')}'."
+        ) from error
+
+    def run(tensors: TensorTree) -> Any:
+        values = iter(compiled(*nested_tensors(tensors)))
+        return tree_map(lambda _: next(values), shape[0]) if shape[0] is not None else None
+
+    return run
+
+
+def options_for(device: torch.device) -> dict[str, Any]:
+    """Inductor's settings for programs of that device, as far as this PyTorch has them."""
+    return known_inductor_options({} if device.type == "cpu" else OPTIONS_ON_GPU)
+
+
+def trace_program(
+    function: Callable[..., Any], values: list[Tensor], device: torch.device | None = None
+) -> torch.fx.GraphModule:
+    """The graph of elementary operations that a function of tensors consists of; nothing is computed.
+
+    Args:
+        function: of these tensors.
+        values: its arguments.
+        device: it is written for; by default theirs.
+    """
+    products.onednn_available()  # found out with real numbers, before the tracing
+    device = device or values[0].device
+    rules = {**activations.DECOMPOSITIONS, **products.product_decompositions(device)}
+    graph: torch.fx.GraphModule = trace_elementary(function, values, rules)
+    if device.type != "cpu":
+        merge_sums(graph.graph)
+        graph.recompile()
+    return graph
+
+
+def program_signature(tensors: TensorTree) -> tuple[Any, ...]:
+    """What compiled code depends on: shapes, strides and types of the tensors, and their device."""
+    return tuple((leaf.shape, leaf.stride(), leaf.dtype, leaf.device) for leaf in nested_tensors(tensors))
+
+
+def cpp_compiler() -> str:
+    """The C++ compiler that Inductor would use on a CPU, or nothing."""
+    return _found("CXX", "g++", "clang++")
+
+
+def missing_for_triton() -> str:
+    """What this machine lacks to compile for a GPU; empty where nothing is.
+
+    Triton writes the kernels; a C compiler builds what launches each of them, which includes Python's own header.
+    """
+    if find_spec("triton") is None:
+        return "Triton (pip install triton)"
+    if not _found("CC", "gcc", "clang"):
+        return "a C compiler (gcc or clang, or $CC)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python.h, for Triton's launchers (apt-get install python3-dev)"
+    return ""
+
+
+def _found(variable: str, *names: str) -> str:
+    """The first of these programs that there is, one that an environment variable names before all others."""
+    wanted = [os.environ.get(variable, ""), *names]
+    return next((found for name in wanted if name and (found := shutil.which(name))), "")
