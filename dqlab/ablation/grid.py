@@ -56,13 +56,13 @@ class Setting:
     Attributes:
         label: such as `N=5, eta=1.0`.
         bindings: what it sets.
-        aliases: other ways to say its label.
+        alias: its label with the names of the axes, as it may be said, too.
         points: its place on each axis, axis name -> text.
     """
 
     label: str
     bindings: Bindings
-    aliases: tuple[str, ...] = ()
+    alias: str = ""
     points: Mapping[str, str] = field(default_factory=dict)
 
     def as_text(self) -> list[str]:
@@ -107,7 +107,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        self._check_axes()
+        check_field(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
+        if not self.axes:
+            raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
         for name in ("pack", "hours"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
@@ -118,14 +120,6 @@ class Grid:
         labels = [setting.label for setting in self.settings]
         if self.base and self.base not in labels:
             raise ConfigError(f"Grid.base='{self.base}' is no cell. {nearest(self.base, labels)}")
-
-    def _check_axes(self) -> None:
-        check_field(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
-        if not self.axes:
-            raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
-        for name in self.axes:
-            if not _is_text(name):
-                raise ConfigError(f"Grid.axes: an axis' name must be a text, not {name!r}.")
 
     @cached_property
     def points(self) -> dict[str, list[Setting]]:
@@ -175,7 +169,7 @@ class Grid:
             ConfigError: there is none; the message names the settings.
         """
         named = [setting for setting in self.settings if setting.label == label]
-        found = named or [setting for setting in self.settings if label in setting.aliases]
+        found = named or [setting for setting in self.settings if setting.alias == label]
         if not found:
             labels = [setting.label for setting in self.settings]
             known = "; ".join(map(repr, labels[:MANY])) + ("; ..." if len(labels) > MANY else "")
@@ -197,13 +191,15 @@ def _twice(texts: Iterable[str]) -> list[str]:
 
 
 def _combined(points: tuple[Setting, ...]) -> Setting:
-    label, aliases = (", ".join(names) for names in zip(*((p.label, *p.aliases) for p in points), strict=True))
+    label, alias = ", ".join(point.label for point in points), ", ".join(point.alias for point in points)
     bindings = {name: value for point in points for name, value in point.bindings.items()}
-    return Setting(label, bindings, (aliases,), {axis: text for point in points for axis, text in point.points.items()})
+    return Setting(label, bindings, alias, {axis: text for point in points for axis, text in point.points.items()})
 
 
 def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:
     """An axis' points, as settings of their own."""
+    if not _is_text(name):
+        raise ConfigError(f"Grid.axes: an axis' name must be a text, not {name!r}.")
     if not isinstance(axis, Mapping) or not axis:
         raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
     labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
@@ -230,9 +226,7 @@ def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str], budget: tu
     for label in axis:
         if not _is_text(label):
             raise ConfigError(f"Grid.axes['{name}']: a label must be a text, not {label!r}.")
-    return [
-        Setting(label, _bundle(point, budget), (f"{name}={label}",), {name: label}) for label, point in axis.items()
-    ]
+    return [Setting(label, _bundle(point, budget), f"{name}={label}", {name: label}) for label, point in axis.items()]
 
 
 def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings:
@@ -247,9 +241,7 @@ def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:
     (parameter, values), *others = axis.items()
     if others or not isinstance(values, (tuple, list)) or not values:
         raise ConfigError(f"Grid.axes['{name}'] must give one parameter a tuple of values, not {dict(axis)!r}.")
-    return [
-        Setting(f"{name}={value}", {parameter: value}, (f"{name}={value}",), {name: str(value)}) for value in values
-    ]
+    return [Setting(f"{name}={value}", {parameter: value}, f"{name}={value}", {name: str(value)}) for value in values]
 
 
 def _exclusions(excluded: Any, points: Mapping[str, list[Setting]]) -> list[dict[str, str]]:

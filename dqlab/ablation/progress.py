@@ -40,10 +40,28 @@ class GridProgress:
     def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
         """Follow an event of a pack; returns the cells whose state changed."""
         with self._changes(job) as changed:
-            handler = getattr(self, f"_on_{event.get('event')}", None)
-            if handler is not None:
-                handler(job.id, event)
+            if event.get("event") in ("started", "progress"):
+                self._totals[job.id] = float(event.get("steps", self._totals.get(job.id, 0.0)))
+                self._done[job.id] = float(event["step"]) / self._totals[job.id] if self._totals[job.id] else 0.0
+            if event.get("event") == "started":
+                self._begun[job.id] = self._done[job.id]
+            for status in [self.cells[cell] for cell in self._packs[job.id] if self.cells[cell].state != FAILED]:
+                self._follow(status, event, self._done[job.id])
         return changed
+
+    def _follow(self, status: CellStatus, event: Mapping[str, Any], done: float) -> None:
+        """What an event means for one of the cells of its pack, of which that share is done."""
+        match event.get("event"):
+            case "starting":
+                status.state = STARTING
+            case "started":
+                status.state, status.share = RUNNING, done
+            case "progress":
+                status.share = done
+            case "evaluated":
+                status.last_score = event["scores"].get(status.cell.replica, status.last_score)
+            case "cell_failed" if status.cell.replica == event["replica"]:
+                status.state, status.reason = FAILED, str(event["reason"])
 
     def on_end(self, ended: Ended) -> list[CellStatus]:
         """Read what a pack that has ended left of its cells; returns those whose state changed.
@@ -65,38 +83,6 @@ class GridProgress:
             before = {cell: self.cells[cell].state for cell in self._packs[job.id]}
             yield changed
             changed += [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
-
-    def _on_starting(self, pack: str, event: Mapping[str, Any]) -> None:
-        for status in self._members(pack):
-            status.state = STARTING
-
-    def _on_started(self, pack: str, event: Mapping[str, Any]) -> None:
-        self._steps(pack, event)
-        self._begun[pack] = self._done[pack]
-        for status in self._members(pack):
-            status.state = RUNNING
-
-    def _on_progress(self, pack: str, event: Mapping[str, Any]) -> None:
-        self._steps(pack, event)
-
-    def _on_evaluated(self, pack: str, event: Mapping[str, Any]) -> None:
-        scores = event["scores"]
-        for status in self._members(pack):
-            status.last_score = scores.get(status.cell.replica, status.last_score)
-
-    def _on_cell_failed(self, pack: str, event: Mapping[str, Any]) -> None:
-        for status in self._members(pack):
-            if status.cell.replica == event["replica"]:
-                status.state, status.reason = FAILED, str(event["reason"])
-
-    def _steps(self, pack: str, event: Mapping[str, Any]) -> None:
-        self._totals[pack] = float(event.get("steps", self._totals.get(pack, 0.0)))
-        self._done[pack] = float(event["step"]) / self._totals[pack] if self._totals[pack] else 0.0
-        for status in self._members(pack):
-            status.share = self._done[pack]
-
-    def _members(self, pack: str) -> list[CellStatus]:
-        return [self.cells[cell] for cell in self._packs[pack] if self.cells[cell].state != FAILED]
 
     def counts(self) -> dict[str, int]:
         """How many cells are in each state."""
