@@ -28,7 +28,7 @@ BROKEN = {"cell-a": CELLS["cell-a"], "cell-x": cell(9.0, 0, set=BREAKING), "cell
 
 HOLD = """
 import os, time
-from dqlab.training.step import Step
+from dqlab.training.programs import Step
 step, _, until = os.environ.get("DQLAB_TESTS_HOLD", "").partition(":")
 update = Step.__call__
 

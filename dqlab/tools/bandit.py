@@ -28,8 +28,8 @@ from dqlab.noise import draw_noise, generator_for
 from dqlab.printing import Console, markdown_table
 from dqlab.runs import Experiment, train
 from dqlab.runs.build import build_pack, check_experiment, load_data
-from dqlab.tracking import RunFolder
 from dqlab.runs.experiment import Tracking
+from dqlab.tracking import RunFolder
 from dqlab.training import checkpoint
 
 Array = NDArray[Any]
