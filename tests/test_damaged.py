@@ -24,7 +24,7 @@ from mlflow_stores import fresh_store
 
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.progress import read_last_score
-from dqlab.ablation.report import _facts_of
+from dqlab.ablation.report import collect_results
 from dqlab.analysis.compare import comparison_rows, comparison_warnings, group_runs
 from dqlab.analysis.finished_runs import read_folder
 from dqlab.analysis.results import FAILED, CellStatus
@@ -175,7 +175,7 @@ def use_grid(grid: Path) -> None:
         lambda: [read_last_score(path.parent) for path in (*folder.finished().values(), *folder.elsewhere().values())]
     )
     _said(lambda: [(failure["kind"], failure["reason"]) for failure in folder.failed().values()])
-    _said(lambda: _facts_of(sorted(folder.packs.iterdir())))
+    _said(lambda: collect_results(folder))
 
 
 def _compare(folder: Path) -> None:
