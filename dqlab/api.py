@@ -110,7 +110,8 @@ class Run:
         rows = []
         for replica in self._folder.replicas():
             journal = self._folder.replica(replica.name) / "metrics.jsonl"
-            for record in parse_journal(read_bytes(journal).splitlines()) if journal.exists() else ():
+            written = read_bytes(journal).split(b"\n")[:-1] if journal.exists() else ()  # a line may be half written
+            for record in parse_journal(written):
                 about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
                 rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
         return self._with_caveat(pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"]))

@@ -214,7 +214,7 @@ def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
         values, _ = reader.values(task, base, reader.grid.setting(label))
         return [values[name] for name in names]
 
-    assert base.task == "walker2d-medium-expert-v2"
+    assert task == "walker2d-medium-expert-v2"
     assert budget("Diffusion-QL") == budget("BC") == [2_000_000, 256, 50_000, 10, 1]
     assert budget("TD3+BC") == budget("IQL") == [1_000_000, 256, 5_000, 10, 1]
 
