@@ -79,14 +79,14 @@ def _list(args: argparse.Namespace) -> int:
     for column in ("run", "state", "last", "tags"):
         justify: Any = "right" if column == "last" else "left"
         table.add_column(column, justify=justify, overflow="fold", no_wrap=column != "tags")
-    for path, rows in found.groupby(owners, sort=True):
+    for path, rows in found.assign(owner=owners).groupby("owner"):
         what = ", ".join(_one_of(rows[name], f"{name}s") for name in ("task", "algorithm"))
         with leaving.damaged():
             table.add_row(f"{path.relative_to(args.folder)}\n  {what}", *_row(path, rows))
     for text in (*(str(each.message) for each in told), *leaving.out):
         print(f"dqlab: warning: {text}", file=sys.stderr)
     if found.empty:
-        print(f"There are no runs in {args.folder}.")
+        print(f"There are no runs in '{args.folder}'.")
     else:
         Console().print(table)
     return 0

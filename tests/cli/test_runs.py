@@ -50,8 +50,13 @@ def test_the_list_has_runs_and_grids_and_fits(runs: Path, dqlab: Command) -> Non
 
 
 def test_a_folder_without_runs(tmp_path: Path, in_process: Command) -> None:
-    assert in_process("runs", "list", ".").stdout == "There are no runs in ..\n"
+    assert in_process("runs", "list", ".").stdout == "There are no runs in '.'.\n"
     assert "There is no folder 'runs'." in in_process("runs", "list").stderr
+
+
+def test_a_folder_with_one_run(tmp_path: Path, in_process: Command) -> None:
+    write_run(tmp_path / "only")
+    assert in_process("runs", "list", ".").stdout.splitlines()[1].split() == ["only", "finished", "50.0*"]
 
 
 def test_what_a_run_and_a_grid_are(runs: Path, in_process: Command) -> None:
