@@ -36,7 +36,7 @@ TABLES = [page for page in HOWTO if "/from-" in page]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^ *(?:\.venv/bin/)?dqlab ((?!COMMAND)[\w-].*)$", re.MULTILINE)
 PARAMETER = re.compile(r"`((?:[A-Z]|load_|expectile_)\w*)\.([a-z]\w*)(?: = [^`]+)?`")
-NO_SETTINGS = {"Pack"}
+NO_SETTINGS = {"Pack", "README"}
 FOLLOWED = ("docs/tutorial.md", "docs/howto/own-data.md", "docs/howto/own-component.md")
 SMALL = [binding for binding in TINY if not binding.startswith("load_dataset")]
 
