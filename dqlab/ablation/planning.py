@@ -98,8 +98,9 @@ def make_plan(resolver: ConfigResolver) -> Plan:
                 bound = {**base, **common, SOURCES: (data.source,), **OF_PACKS}
                 kinds[kind] = PackKind(task, resolver.loaded.header() + format_bindings(bound), data)
             apart = {name: value for name, value in bindings.items() if name in scalars}
+            identity = _digest(runs)
             cells += [
-                Cell(_digest([runs, seed]), setting.label, setting.points, task, seed, apart, kind)
+                Cell(_digest([identity, seed]), setting.label, setting.points, task, seed, apart, kind)
                 for seed in resolver.grid.seeds
             ]
     return Plan(tuple(cells), kinds)

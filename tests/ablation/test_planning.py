@@ -204,6 +204,19 @@ def test_a_file_stands_for_a_label(tmp_path: Path) -> None:
     assert "data.load_dataset.standardise_states = True\n" in text
 
 
+@pytest.mark.parametrize(
+    ("grid", "label", "known"),
+    [
+        ("steps", "N=2", ["cd8a92d9f4b5b769", "3ae847c03b9143cd"]),
+        ("samplers", "DDPM, 20 steps", ["b8e01f9db7a0aad2", "31a9b7bfc2047d8d"]),
+    ],
+)
+def test_cells_of_earlier_versions_are_known(grid: str, label: str, known: list[str]) -> None:
+    """By their ids, or everything that they have trained is trained again."""
+    plan = plan_of(grid, "Grid.seeds=(0, 1)", "Grid.tasks=('walker2d-medium-expert-v2',)")
+    assert [cell.id for cell in plan.cells if cell.label == label] == known
+
+
 def test_a_file_that_stands_for_a_label_may_bring_its_own_budget() -> None:
     """Diffusion-QL's table 1: TD3+BC and IQL have the updates, batch and evaluations of their own papers."""
     reader = ConfigResolver([ROOT / "ablations" / "paper_table1.gin"], [EMBEDDED, "Grid.seeds=(0,)"])
