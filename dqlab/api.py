@@ -32,7 +32,7 @@ from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError, StoppedError, nearest
 from dqlab.files import expanded, read_bytes
 from dqlab.printing import Console
-from dqlab.runs.evaluate import evaluate_checkpoints
+from dqlab.runs.evaluate import checkpoint_files, evaluate_checkpoints
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
 from dqlab.runs.run import new_run_folder
@@ -274,9 +274,8 @@ def evaluate(
         found = [_episodes(run.experiment, run.replica, run.source.step, run.evaluate(episodes, env), env is None)]
         caveat = run.source.facts.get("caveat", "")
     elif env is not None:
-        folder = RunFolder(_path(run))
-        names = [replica.name for replica in folder.replicas() if seed in (None, replica.seed)]
-        found = [evaluate(load_policy(folder.replica(name), checkpoint), episodes, env) for name in names]
+        files = checkpoint_files(RunFolder(_path(run)), seed, checkpoint)
+        found = [evaluate(load_policy(file), episodes, env) for file in files]
         caveat = ""
     else:
         with isolated(OtherConfiguration()):

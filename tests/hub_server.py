@@ -1,12 +1,13 @@
-"""A server with as much of the Hugging Face Hub's interface as Minari's download asks for."""
+"""Servers with as much of the Hugging Face Hub's interface as is asked for: here Minari's download."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 COMMIT = "0" * 40
@@ -33,10 +34,26 @@ class Hub:
         return [{"type": "file", "path": name, "size": path.stat().st_size, "oid": COMMIT} for path, name in named]
 
 
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    """Answers as the Hub does."""
+
+    def send(self, content: bytes, body: bool, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def running(hub: Hub) -> Iterator[str]:
-    """Its address, while it runs."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+def serving(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server's address, while it runs."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -45,8 +62,13 @@ def running(hub: Hub) -> Iterator[str]:
         server.server_close()
 
 
-def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
+def running(hub: Hub) -> contextlib.AbstractContextManager[str]:
+    """Its address, while it runs."""
+    return serving(_handler(hub))
+
+
+def _handler(hub: Hub) -> type[HubHandler]:
+    class Handler(HubHandler):
         def do_HEAD(self) -> None:
             self._answer(body=False)
 
@@ -57,14 +79,14 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
             parts = self.path.split("?")[0].strip("/").split("/")
             if parts[:3] == ["api", "datasets", "farama-minari"]:
                 found = hub.tree(parts[3]) if "tree" in parts else hub.repository(parts[3])
-                self._send(json.dumps(found).encode(), body)
+                self.send(json.dumps(found).encode(), body)
             elif parts[:2] == ["api", "datasets"]:
                 groups = [path.name for path in hub.folder.iterdir()]
-                self._send(json.dumps([hub.repository(group) for group in groups]).encode(), body)
+                self.send(json.dumps([hub.repository(group) for group in groups]).encode(), body)
             elif parts[0] == "datasets" and "resolve" in parts:
                 self._file(hub.folder / parts[2] / "/".join(parts[parts.index("resolve") + 2 :]), body)
             else:
-                self._send(b"{}", body)
+                self.send(b"{}", body)
 
         def _file(self, path: Path, body: bool) -> None:
             if not path.is_file() or path.name in hub.withheld:
@@ -75,18 +97,6 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
                 return
             if body:
                 hub.served.append(path.name)
-            self._send(path.read_bytes(), body)
-
-        def _send(self, content: bytes, body: bool) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{hash(content):x}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
+            self.send(path.read_bytes(), body)
 
     return Handler

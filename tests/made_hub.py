@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Iterator
 
-COMMIT = "0" * 40
+from hub_server import COMMIT, HubHandler, serving
 
 
 @contextlib.contextmanager
 def model_hub(files: dict[str, bytes]) -> Iterator[str]:
     """The address of one that keeps `files` as its only repository's, while it runs."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(HubHandler, http.server.BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.answer(body=False)
 
@@ -61,22 +59,5 @@ def model_hub(files: dict[str, bytes]) -> Iterator[str]:
             self.send(json.dumps(reply).encode(), body, 200)
             return None
 
-        def send(self, content: bytes, body: bool, status: int) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address

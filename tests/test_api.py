@@ -159,6 +159,12 @@ def test_actions_and_values_are_in_the_environments_units(tmp_path: Path) -> Non
     table = dqlab.evaluate(policy, env="Odd-v0", episodes=2)
     assert table["length"].tolist() == [5, 5]
     assert "score" not in table
+    again = dqlab.evaluate(made, env="Odd-v0", episodes=2, checkpoint="last")
+    assert [again[name].tolist() for name in ("step", "length")] == [
+        table[name].tolist() for name in ("step", "length")
+    ]
+    with pytest.raises(RunError, match="has no seed 9"):
+        dqlab.evaluate(made, env="Odd-v0", seed=9)
 
 
 def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tmp_path: Path) -> None:

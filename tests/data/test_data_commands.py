@@ -6,12 +6,12 @@ import contextlib
 import functools
 import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
+import hub_server
 import numpy as np
 import pytest
 
@@ -254,19 +254,12 @@ def test_mistakes_are_one_line(mistake: str, data: Callable[..., Said], folder: 
     assert words in err
 
 
-@contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path) -> contextlib.AbstractContextManager[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return hub_server.serving(functools.partial(Quiet, directory=str(folder)))
 
 
 def test_download(data: Callable[..., Said], folder: Path) -> None:
