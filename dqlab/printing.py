@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich import console as rich
 from rich.segment import Segment
+from rich.status import Status
 from rich.text import Text
 
 from dqlab.errors import printable
 
 
 class Console(rich.Console):
-    """rich's, to which `[bold]` in a text is that text, as are control characters."""
+    """rich's, to which `[bold]` in a text is that text, as are control characters.
+
+    A notebook gets plain lines: its streams call themselves terminals, but do not go up a line, and rich's widgets
+    are shown there even where it is to be quiet.
+    """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, emoji=False, **options)
+        notebook = {"force_terminal": False} if "ipykernel" in sys.modules else {}
+        super().__init__(markup=False, emoji=False, force_jupyter=False, **notebook, **options)
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """A spinner; nothing at all, not rich's empty line either, where there is no terminal."""
+        return Status(status, console=self if self.is_terminal else rich.Console(quiet=True), **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """A text as rich styles it, which is measured as it will be shown."""

@@ -33,30 +33,30 @@ class BehaviourCloning(Algorithm):
     lr_schedule: str = "cosine"
 
     @cached_property
-    def _policy(self) -> Policy:
+    def resolved_policy(self) -> Policy:
         return policies.choose(self.policy)()
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {"actor": self._policy.build(dims)}
+        return {"actor": self.resolved_policy.build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         return {"actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate")}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return self._policy.loss_noise(dims, batch)
+        return self.resolved_policy.loss_noise(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self._policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
+        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return loss, {"actor/bc_loss": loss.detach()}
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A sample of the policy, where `act` may do what is surer."""
-        return self._policy.sample(nets["actor"], dims, state, noise)
+        return self.resolved_policy.sample(nets["actor"], dims, state, noise)
 
     def act_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return self._policy.sample_noise(dims, batch)
+        return self.resolved_policy.sample_noise(dims, batch)
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        return self._policy.act(nets["actor"], dims, state, noise)
+        return self.resolved_policy.act(nets["actor"], dims, state, noise)

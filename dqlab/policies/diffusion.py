@@ -122,12 +122,24 @@ class DiffusionPolicy(Policy):
         steps = {"noise": normal(draws, batch, dims.action)} if draws else {}
         return {"start": normal(batch, dims.action), **steps}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
+    def sample(
+        self,
+        network: Network,
+        dims: Dims,
+        state: Tensor,
+        noise: dict[str, Tensor],
+        visited: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain.
+
+        Every noisy action (B, A) that the denoiser is asked about is appended to `visited`.
+        """
         start = noise["start"]
         output = chain_denoiser(network, state, self.resolved_sampler.times(self.process))
 
         def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
+            if visited is not None:
+                visited.append(x)
             return self.resolved_prediction.start(self.process, x, t, output(x, t, state))
 
         chain = ChainNoise(start, noise.get("noise", start.new_empty(0, *start.shape)))

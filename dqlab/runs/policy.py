@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from dqlab import errors
 from dqlab.algorithms import ActorCritic
+from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
 from dqlab.envs.custom import SOURCE, action_bounds
@@ -28,6 +29,7 @@ from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, one_line, printable_name
 from dqlab.files import expanded
 from dqlab.noise import draw_noise, generator_for
+from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import execution_mode
 from dqlab.runs.evaluate import (
     build_ready_evaluator,
@@ -229,6 +231,34 @@ class LoadedPolicy:
             rows = {**state.parameters, **state.targets}
             values: Tensor = self.pack.map(algorithm.ranking, rows, seen.unsqueeze(0), action.unsqueeze(0))
         return _like(states, values.cpu().reshape(given.shape[:-1]))
+
+    def denoising_chain(self, states: States) -> States:
+        """How noise becomes an action, (M, B, A) in [-1, 1]: what the denoiser is asked about, and the action last.
+
+        One action for each state (B, S), unranked, from the next noise of the policy's sequence.
+
+        Raises:
+            ConfigError: it is no diffusion policy; or the states have another shape.
+        """
+        given = _as_tensor(states)
+        self._check(given, self.task.state_dim, "states")
+        policy = getattr(self.pack.algorithm, "resolved_policy", None)
+        if not isinstance(policy, DiffusionPolicy):
+            raise ConfigError(
+                f"The algorithm '{self.experiment.algorithm}' has no diffusion policy: there is no chain."
+            )
+
+        def chain(nets: Nets, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+            visited: list[Tensor] = []
+            action = policy.sample(nets["actor"], self.pack.dims, state, noise, visited)
+            return torch.stack([*visited, action])
+
+        with self.ready(), torch.no_grad():
+            seen = self.standardise(given.reshape(-1, self.task.state_dim))
+            noise = draw_noise(policy.sample_noise(self.pack.dims, len(seen)), self._generator, self.pack.dtype)
+            own = {name: value.to(self.device).unsqueeze(0) for name, value in noise.items()}
+            points: Tensor = self.pack.map(chain, self.pack.state.parameters, seen.unsqueeze(0), own)[0]
+        return _like(states, points.cpu())
 
     def evaluate(self, episodes: int | None = None, env: Any = None) -> EvaluationEpisodes:
         """Episodes, as many as in training by default.

@@ -1,0 +1,47 @@
+"""docs/notebooks: each runs from first to last cell, on a smaller budget, and shows what the stored one shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from conftest import ROOT, isolated
+from nbclient import NotebookClient
+
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+BUDGETS = {
+    "bandit": "STEPS = 20",
+    "own_data": "STEPS = 40",
+    "own_denoiser": "STEPS, SEEDS = 20, [0, 1]",
+    "grid_from_mlflow": "STEPS, SEEDS = 20, [0, 1]",
+}
+"""What takes the place of a notebook's cell of parameters."""
+
+
+def shown(cell: Any) -> list[str]:
+    """What kinds of things stand below a cell: tables, pictures, and text by its stream."""
+    outputs = cell.get("outputs", [])
+    kinds = [kind for output in outputs for kind in output.get("data", {}) if kind in ("image/png", "text/html")]
+    return [*kinds, *(output["name"] for output in outputs if output["output_type"] == "stream")]
+
+
+def test_all_of_them_are_tried() -> None:
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(BUDGETS)
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_notebook_runs_as_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    trial = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    (parameters,) = (cell for cell in trial.cells if "parameters" in cell.metadata.get("tags", ()))
+    parameters.source = BUDGETS[name]
+    for key, value in isolated(tmp_path).items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for `!dqlab`
+    NotebookClient(trial, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for then, now in zip(stored.cells, trial.cells, strict=True):
+        assert shown(now) == shown(then), f"{now.source}\n{now.get('outputs')}"
