@@ -22,8 +22,9 @@ class Console(rich.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        notebook = {"force_terminal": False} if "ipykernel" in sys.modules else {}
-        super().__init__(markup=False, emoji=False, force_jupyter=False, **notebook, **options)
+        if "ipykernel" in sys.modules:
+            options["force_terminal"] = False
+        super().__init__(markup=False, emoji=False, force_jupyter=False, **options)
 
     def status(self, status: Any, **options: Any) -> Status:
         """A spinner; nothing at all, not rich's empty line either, where there is no terminal."""
