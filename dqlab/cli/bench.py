@@ -35,7 +35,7 @@ def add_bench(commands: Any) -> None:
     _add_figures(compare)
     compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
     report = add_subcommand(
-        group, "report", _bench_report, "Write the latest figures as a Markdown table and plots.", REPORT_EXAMPLES
+        group, "report", _bench_report, "Write the latest figures as Markdown tables.", REPORT_EXAMPLES
     )
     _add_figures(report)
     report.add_argument(
@@ -56,10 +56,9 @@ def _bench_compare(args: argparse.Namespace) -> int:
 
 
 def _bench_report(args: argparse.Namespace) -> int:
-    from dqlab.tools.benchmark_report import write_benchmark_reports
-    from dqlab.tools.benchmarks import read_benchmarks
+    from dqlab.tools.benchmarks import read_benchmarks, write_benchmark_report
 
-    print(*write_benchmark_reports(read_benchmarks(args.files, args.uri, args.machine), args.out), sep="\n")
+    print(f"Wrote {write_benchmark_report(read_benchmarks(args.files, args.uri, args.machine), args.out)}")
     return 0
 
 

@@ -16,6 +16,8 @@ import torch
 
 from dqlab import __version__
 from dqlab.errors import BenchmarkError, masked, one_line
+from dqlab.files import write_text
+from dqlab.printing import markdown_table
 from dqlab.runs import measuring
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
@@ -205,6 +207,43 @@ def _history_lines(history: pd.DataFrame) -> list[str]:
 def figure_cells(row: pd.Series[Any]) -> list[str]:
     """The figures of a measurement as text, in the order of `measuring.HEADINGS`."""
     return measuring.benchmark_cells(row["median"], row.dropna().to_dict())
+
+
+def write_benchmark_report(found: pd.DataFrame, folder: Path) -> Path:
+    """Write the latest figures of each benchmark as `benchmarks.md`: kinds of machines, a table for each part."""
+    lines = ["# Benchmarks"]
+    for machine, rows in found.groupby(["machine", "identity"], sort=False).tail(1).groupby("machine", sort=False):
+        lines += ["", f"## {machine}", "", *_session_lines(rows)]
+        for part, members in rows.groupby("part"):
+            lines += ["", f"### {str(part).capitalize()}", "", _table(members)]
+    write_text(folder / "benchmarks.md", "\n".join(lines) + "\n")
+    return folder / "benchmarks.md"
+
+
+def _session_lines(rows: pd.DataFrame) -> list[str]:
+    """Threads, versions, commit and date; where they differ, all of them."""
+    threads = rows["threads"].map(lambda threads: "-" if pd.isna(threads) else f"{threads:.0f}")
+    dates = rows["when"].dt.strftime("%Y-%m-%d")
+    said = {"Threads": threads, "Versions": rows["versions"], "Commit": rows["commit"], "Date": dates}
+    return [f"- {name}: {'; '.join(dict.fromkeys(values))}" for name, values in said.items()]
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """A Markdown table: every parameter of this part a column, then the figures; numbers sorted as numbers."""
+    conditions = pd.DataFrame(rows["parameters"].tolist(), rows.index, dtype=object)
+    conditions = conditions.where(conditions.notna(), "").drop(columns="part", errors="ignore")
+    if len(conditions.columns):
+        conditions = conditions.sort_values(list(conditions), key=_sortable)
+    cells = [
+        [rows.at[index, "name"].rpartition("::")[2], *map(str, conditions.loc[index]), *figure_cells(rows.loc[index])]
+        for index in conditions.index
+    ]
+    heads = ["benchmark", *conditions, *measuring.HEADINGS]
+    return markdown_table(heads, cells, numbers=range(1, len(heads)))
+
+
+def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
+    return column.map(lambda value: (1, 0.0, value) if isinstance(value, str) else (0, float(value), ""))
 
 
 def uri_or_default(uri: str | None) -> str:
