@@ -1,4 +1,4 @@
-"""What is looked at: packages, PyTorch and its devices, disks and stores, physics, pictures, extras, plugins."""
+"""What is looked at: packages, PyTorch and its devices, disks and stores, physics, pictures, extras."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ import numpy as np
 
 from dqlab import __version__
 from dqlab.data.sources import cache_folder
-from dqlab.envs.legacy.backend import legacy_python, worker_environment
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
 from dqlab.envs.tasks import D4RL, tasks
-from dqlab.errors import PACKAGE, ConfigError, masked
+from dqlab.errors import PACKAGE, masked
 from dqlab.machine import attempt_command, available_disk, available_memory, cores, run_isolated
 from dqlab.tools.doctor.report import DoctorFinding, State, register_check
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
@@ -303,42 +302,6 @@ def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
     return len(recorded["actions"]), worst
 
 
-PEN = """
-import warnings
-warnings.simplefilter("ignore")
-import gymnasium, gymnasium_robotics
-gymnasium.register_envs(gymnasium_robotics)
-env = gymnasium.make("AdroitHandPen-v1", disable_env_checker=True)
-env.reset(seed=0)
-env.step(env.action_space.sample())
-"""
-
-
-@register_check(ENVIRONMENTS, "pen, kitchen")
-def robotics() -> DoctorFinding:
-    """A step of pen."""
-    found = find_extra("robotics", "pen can be stepped")
-    if found.state is State.OK and not (tried := run_isolated(PEN, timeout=SECONDS)).fine:
-        fix = or_unset_gl("pip install --force-reinstall gymnasium-robotics")
-        return DoctorFinding(State.BROKEN, tried.trouble, fix)
-    return found
-
-
-@register_check(ENVIRONMENTS, "original stack")
-def original_stack() -> DoctorFinding:
-    """D4RL's own environments, in their own Python."""
-    try:
-        python = legacy_python()
-    except ConfigError as error:
-        text, _, fix = str(error).partition(": ")
-        return DoctorFinding(State.MISSING, f"{text} (--env-backend d4rl)", fix.partition(";")[0])
-    command = [str(python), "-c", "import mujoco_py, gym; print(gym.__version__)"]
-    tried = attempt_command(command, timeout=SECONDS, env=worker_environment(python))
-    if not tried.fine:
-        return DoctorFinding(State.BROKEN, f"{python}: {tried.trouble}", "rm -r .venv-legacy; make legacy")
-    return DoctorFinding(State.OK, f"gym {tried.output.split()[-1]} and mujoco-py in {python.parent.parent}")
-
-
 def drawing(way: OpenGL) -> DoctorFinding:
     """One picture."""
     tried = way.draws()
@@ -369,6 +332,7 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
 
 EXTRAS = (
     (RECORDS, "Minari", "minari", "Minari's data sets"),
+    (ENVIRONMENTS, "pen, kitchen", "robotics", "their environments"),
     (PICTURES, "ffmpeg", "video", ".mp4 videos; without it they are GIFs"),
     (MORE, "Ray", "ray", "grids on a cluster"),
     (MORE, "SLURM", "slurm", "grids on SLURM"),
@@ -376,27 +340,3 @@ EXTRAS = (
 )
 for _group, _name, _extra, _purpose in EXTRAS:
     register_check(_group, _name)(partial(find_extra, _extra, _purpose))
-
-LOAD = """
-import contextlib, io
-from dqlab.config.plugins import load_plugins
-said = io.StringIO()
-with contextlib.redirect_stderr(said):
-    load_plugins()
-print(said.getvalue())
-"""
-
-
-@register_check(MORE, "plugins")
-def plugins() -> DoctorFinding:
-    """Installed ones, loaded."""
-    names = ", ".join(sorted(point.name for point in metadata.entry_points(group="dqlab.plugins")))
-    if not names:
-        return DoctorFinding(State.OK, "none installed")
-    tried = run_isolated(LOAD, timeout=SECONDS)
-    warnings = [line.partition("warning: ")[2] for line in tried.output.splitlines() if "dqlab: warning: " in line]
-    if tried.fine and not warnings:
-        return DoctorFinding(State.OK, names)
-    fix = "repair or pip uninstall it; DQLAB_DEBUG=1 dqlab list shows the traceback"
-    state = State.WARNING if tried.fine else State.BROKEN
-    return DoctorFinding(state, f"{names}: {'; '.join(warnings) or tried.trouble}", fix)
