@@ -51,14 +51,14 @@ def add_bench(commands: Any) -> None:
 def _bench_compare(args: argparse.Namespace) -> int:
     from dqlab.tools.benchmarks import compare_benchmarks, read_benchmarks
 
-    worse = compare_benchmarks(read_benchmarks(args.files, args.uri, args.machine))
+    worse = compare_benchmarks(read_benchmarks(args.files, args.machine))
     return 1 if worse and args.fail else 0
 
 
 def _bench_report(args: argparse.Namespace) -> int:
     from dqlab.tools.benchmarks import read_benchmarks, write_benchmark_report
 
-    print(f"Wrote {write_benchmark_report(read_benchmarks(args.files, args.uri, args.machine), args.out)}")
+    print(f"Wrote {write_benchmark_report(read_benchmarks(args.files, args.machine), args.out)}")
     return 0
 
 
@@ -74,7 +74,6 @@ def _bench_send(args: argparse.Namespace) -> int:
 
 def _add_figures(parser: argparse.ArgumentParser) -> None:
     """Options of what reads benchmark figures."""
-    text = "written by pytest --benchmark-json or --mlflow; MLflow's figures if none is named"
+    text = "written by pytest --benchmark-json or --mlflow; those in runs/benchmarks if none is named"
     parser.add_argument("files", nargs="*", type=expanded, metavar="FILE.json", help=text)
-    add_uri(parser)
     parser.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")

@@ -106,7 +106,7 @@ class PolicyBehaviour(Behaviour):
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         from dqlab.tools.collect.recording import roll_out
 
-        return roll_out(self, self.context, amount, key)
+        return roll_out(self, amount, key)
 
     @cached_property
     def folder(self) -> str:
