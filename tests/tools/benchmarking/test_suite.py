@@ -73,7 +73,7 @@ def test_what_was_measured_survives(tmp_path: Path) -> None:
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, start_new_session=True)
     results = tmp_path / "results.json"
-    until(lambda: results.exists() and "alone, eager" in results.read_text(), 240)
+    until(lambda: results.exists() and "alone, eager" in results.read_text(), 500)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     found = json.loads(results.read_text())
