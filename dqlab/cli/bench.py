@@ -35,7 +35,7 @@ def add_bench(commands: Any) -> None:
     _add_figures(compare)
     compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
     report = add_subcommand(
-        group, "report", _bench_report, "Write the latest figures as a Markdown table and plots.", REPORT_EXAMPLES
+        group, "report", _bench_report, "Write the latest figures as Markdown tables.", REPORT_EXAMPLES
     )
     _add_figures(report)
     report.add_argument(
@@ -51,15 +51,14 @@ def add_bench(commands: Any) -> None:
 def _bench_compare(args: argparse.Namespace) -> int:
     from dqlab.tools.benchmarks import compare_benchmarks, read_benchmarks
 
-    worse = compare_benchmarks(read_benchmarks(args.files, args.uri, args.machine))
+    worse = compare_benchmarks(read_benchmarks(args.files, args.machine))
     return 1 if worse and args.fail else 0
 
 
 def _bench_report(args: argparse.Namespace) -> int:
-    from dqlab.tools.benchmark_report import write_benchmark_reports
-    from dqlab.tools.benchmarks import read_benchmarks
+    from dqlab.tools.benchmarks import read_benchmarks, write_benchmark_report
 
-    print(*write_benchmark_reports(read_benchmarks(args.files, args.uri, args.machine), args.out), sep="\n")
+    print(f"Wrote {write_benchmark_report(read_benchmarks(args.files, args.machine), args.out)}")
     return 0
 
 
@@ -75,7 +74,6 @@ def _bench_send(args: argparse.Namespace) -> int:
 
 def _add_figures(parser: argparse.ArgumentParser) -> None:
     """Options of what reads benchmark figures."""
-    text = "written by pytest --benchmark-json or --mlflow; MLflow's figures if none is named"
+    text = "written by pytest --benchmark-json or --mlflow; those in runs/benchmarks if none is named"
     parser.add_argument("files", nargs="*", type=expanded, metavar="FILE.json", help=text)
-    add_uri(parser)
     parser.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")

@@ -21,11 +21,11 @@ def add_doctor(commands: Any) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from dqlab.tools.doctor.examination import examine_machine, print_report, report_as_json
+    from dqlab.tools.doctor.report import can_train, examine_machine, findings_as_json, print_findings
 
-    report = examine_machine()
+    findings = examine_machine()
     if args.json:
-        print(report_as_json(report))
+        print(findings_as_json(findings))
     else:
-        print_report(report)
-    return 0 if report.can_train else 1
+        print_findings(findings)
+    return 0 if can_train(findings) else 1

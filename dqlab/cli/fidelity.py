@@ -11,7 +11,7 @@ from dqlab.files import expanded
 
 EXAMPLES = """
 dqlab fidelity --robot hopper
-dqlab fidelity --run runs/mine
+dqlab fidelity --episodes 6 --out docs/fidelity.md
 """
 
 
@@ -21,9 +21,6 @@ def add_fidelity(commands: Any) -> None:
     parser = add_command(commands, "fidelity", _fidelity, text, EXAMPLES)
     parser.add_argument("--out", type=expanded, default=Path("fidelity.md"), help="the page; fidelity.md by default")
     parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
-    parser.add_argument(
-        "--run", type=expanded, action="append", default=[], help="evaluate this run's policy in both too"
-    )
     parser.add_argument("--episodes", type=int, default=10, help="roll-outs and episodes of each figure; 10 by default")
 
 
@@ -32,6 +29,6 @@ def _fidelity(args: argparse.Namespace) -> int:
     from dqlab.tools.fidelity.page import write_fidelity_page
 
     load_plugins(args.plugin)
-    write_fidelity_page(args.out, args.robot, args.run, args.episodes, print)
+    write_fidelity_page(args.out, args.robot, args.episodes, print)
     print(args.out)
     return 0

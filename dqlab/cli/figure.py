@@ -27,7 +27,6 @@ def add_figure(commands: Any) -> None:
     bandit.add_argument("--out", type=expanded, default=Path("runs/bandit"), help="folder; runs/bandit by default")
     bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
     bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")
-    bandit.add_argument("--fresh", action="store_true", help="train again what has been trained before")
     add_set(bandit)
 
 
@@ -37,5 +36,5 @@ def _figure_bandit(args: argparse.Namespace) -> int:
 
     load_plugins(args.plugin)
     steps = [f"Training.steps={args.steps}"] if args.steps is not None else []
-    draw_bandit(args.out, [*args.set, *steps], args.samples, args.fresh)
+    draw_bandit(args.out, [*args.set, *steps], args.samples)
     return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,33 +34,20 @@ from dqlab.training import checkpoint
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One policy of the figure: its label, and the gin file that trains it."""
-
-    label: str
-    gin: str
-
-    def folder(self, out: Path) -> Path:
-        """Its run's folder."""
-        return out / Path(self.gin).stem
-
-
-@dataclass(frozen=True)
-class FigureRow:
+class FigureRow(NamedTuple):
     """One row of the figure: the data, then policies.
 
     Attributes:
         title: what its policies are trained by.
         truth: label of the data's panel.
         rewards: whether that panel shows rewards as colour.
-        panels: the policies.
+        panels: label of each policy -> the gin file that trains it.
     """
 
     title: str
     truth: str
     rewards: bool
-    panels: tuple[Panel, ...]
+    panels: Mapping[str, str]
 
 
 ROWS = (
@@ -69,23 +55,23 @@ ROWS = (
         "Behaviour cloning",
         "Ground truth",
         False,
-        (
-            Panel("Gaussian", "gin/bandit/bc_gaussian.gin"),
-            Panel("CVAE", "gin/bandit/bc_cvae.gin"),
-            Panel("MMD", "gin/bandit/bc_mmd.gin"),
-            Panel("Diffusion", "gin/bandit/bc_diffusion.gin"),
-        ),
+        {
+            "Gaussian": "gin/bandit/bc_gaussian.gin",
+            "CVAE": "gin/bandit/bc_cvae.gin",
+            "MMD": "gin/bandit/bc_mmd.gin",
+            "Diffusion": "gin/bandit/bc_diffusion.gin",
+        },
     ),
     FigureRow(
         "Policy improvement by Q-learning",
         "Ground truth, rewards",
         True,
-        (
-            Panel("Gaussian-QL", "gin/bandit/ql_gaussian.gin"),
-            Panel("CVAE-QL", "gin/bandit/ql_cvae.gin"),
-            Panel("MMD-QL", "gin/bandit/ql_mmd.gin"),
-            Panel("Diffusion-QL", "gin/bandit/ql_diffusion.gin"),
-        ),
+        {
+            "Gaussian-QL": "gin/bandit/ql_gaussian.gin",
+            "CVAE-QL": "gin/bandit/ql_cvae.gin",
+            "MMD-QL": "gin/bandit/ql_mmd.gin",
+            "Diffusion-QL": "gin/bandit/ql_diffusion.gin",
+        },
     ),
 )
 """The paper's figure. Another policy is another line here."""
@@ -163,7 +149,6 @@ def draw_bandit(
     out: Path,
     bindings: Sequence[str] = (),
     samples: int = 1000,
-    fresh: bool = False,
     rows: Sequence[FigureRow] = ROWS,
     console: Console | None = None,
 ) -> Path:
@@ -173,7 +158,6 @@ def draw_bandit(
         out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
         bindings: `Configurable.parameter=value` strings for every run.
         samples: actions drawn from each policy.
-        fresh: train all of them again.
         rows: which policies.
         console: where progress and the table go.
 
@@ -183,11 +167,12 @@ def draw_bandit(
     if samples < 1:
         raise ConfigError(f"--samples must be at least 1, not {samples}.")
     console = console or Console()
-    _train(rows, out, bindings, fresh, console)
+    _train(rows, out, bindings, console)
     drawn = {row.title: _clouds(row, out, bindings, samples) for row in rows}
     with atomic_path(out / "bandit.png") as temporary:
         draw_clouds(drawn).savefig(temporary, format="png", dpi=150)
-    write_text(out / "numbers.json", json.dumps([_record(row, drawn[row.title]) for row in rows], indent=1))
+    numbers = [{"row": row.title, "panels": _records(row, drawn[row.title])} for row in rows]
+    write_text(out / "numbers.json", json.dumps(numbers, indent=1))
     table = bandit_markdown(drawn) + "\n"
     write_text(out / "numbers.md", table)
     console.print(table, highlight=False, soft_wrap=True)
@@ -196,21 +181,24 @@ def draw_bandit(
     return out / "bandit.png"
 
 
-def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], fresh: bool, console: Console) -> None:
+def run_folder(out: Path, gin: str) -> Path:
+    """The folder of the run that a gin file of the figure describes."""
+    return out / Path(gin).stem
+
+
+def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
     """Every panel's run, one after the other, with a line each."""
-    panels = [(row.title, panel) for row in rows for panel in row.panels]
+    panels = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
     read: set[str] = set()
-    for _, panel in panels:  # a mistake in any of them shows before the first is trained
-        gin_files.load_gin([panel.gin], bindings)
+    for _, gin in panels:  # a mistake in any of them shows before the first is trained
+        gin_files.load_gin([gin], bindings)
         _read_configuration()
         read |= parameters_read()
     gin_files.check_parameters_read(bindings, read)
-    for number, (title, panel) in enumerate(panels, 1):
-        name = f"[{number}/{len(panels)}] {title}, {panel.label}"
-        if fresh:
-            _delete_run(panel.folder(out))
+    for number, (label, gin) in enumerate(panels, 1):
+        name = f"[{number}/{len(panels)}] {label}"
         with console.status(f"{name}: training"):
-            done = _train_unless_finished(panel.gin, panel.folder(out), bindings)
+            done = _train_unless_finished(gin, run_folder(out, gin), bindings)
         console.print(f"{name}: {done}", highlight=False, soft_wrap=True)
 
 
@@ -221,16 +209,6 @@ def _read_configuration() -> None:
     load_data(experiment)
 
 
-def _delete_run(path: Path) -> None:
-    """Delete a run; a folder that holds something else is left alone."""
-    folder = RunFolder(path)
-    if not (path / "run.json").exists():
-        return
-    if folder.in_use():
-        raise RunError(f"{path} is in use by another run. Wait for it, or choose another --out.")
-    shutil.rmtree(path)
-
-
 def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str:
     """Train what a gin file describes, unless the folder already holds that run; returns a line on what was done.
 
@@ -239,23 +217,18 @@ def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str
     """
     loaded = gin_files.load_gin([gin], bindings)
     folder = RunFolder(path)
-    if folder.finished:
-        _check_same(folder, loaded)
-        return f"finished before, {_steps(folder):,} updates"
-    started = time.monotonic()
-    train(loaded, path, resume=True, quiet=True)
-    return f"{_steps(folder):,} updates, {time.monotonic() - started:.0f} s"
-
-
-def _check_same(folder: RunFolder, loaded: gin_files.LoadedConfig) -> None:
-    """A finished run stands for a gin file only if it was trained as that file says now."""
+    if not folder.finished:
+        started = time.monotonic()
+        train(loaded, path, resume=True, quiet=True)
+        return f"{_steps(folder):,} updates, {time.monotonic() - started:.0f} s"
     _read_configuration()
-    now = gin_files.operative_text(loaded)
-    if found := changed_results(parse_bindings(read_text(folder.config)), parse_bindings(now)):
+    before, now = read_text(folder.config), gin_files.operative_text(loaded)
+    if found := changed_results(parse_bindings(before), parse_bindings(now)):
         raise RunError(
-            f"{folder.path} holds a finished run of another configuration: {'; '.join(found)}. "
-            "Use --fresh to train it again, or choose another --out."
+            f"{path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train it again, "
+            "or choose another --out."
         )
+    return f"finished before, {_steps(folder):,} updates"
 
 
 def _steps(folder: RunFolder) -> int:
@@ -265,15 +238,15 @@ def _steps(folder: RunFolder) -> int:
 
 def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) -> list[Cloud]:
     """The row's panels: as many of the data that its policies were trained with, then each policy."""
-    gin_files.load_gin([row.panels[0].gin], bindings)
+    gin_files.load_gin([next(iter(row.panels.values()))], bindings)
     data = load_dataset(BANDIT)
     action, reward = (values[:samples].double().numpy() for values in (data.action, data.reward))
     clouds = [Cloud(row.truth, action, reward if row.rewards else None)]
-    for panel in row.panels:
-        folder = panel.folder(out)
+    for label, gin in row.panels.items():
+        folder = run_folder(out, gin)
         facts = RunFolder(folder).facts()
         note = f"{facts['parameters']['Training.steps']:,} updates, seed {facts['seeds'][0]}"
-        clouds.append(Cloud(panel.label, policy_samples(folder, samples), note=note))
+        clouds.append(Cloud(label, policy_samples(folder, samples), note=note))
     return clouds
 
 
@@ -297,13 +270,12 @@ def policy_samples(path: Path, count: int) -> Array:
     return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
 
 
-def _record(row: FigureRow, clouds: Sequence[Cloud]) -> dict[str, Any]:
+def _records(row: FigureRow, clouds: Sequence[Cloud]) -> list[dict[str, Any]]:
     """The numbers of a row's panels, with the gin file of those that were trained."""
-    panels = [
+    return [
         {"label": cloud.title, "gin": gin, "trained": cloud.note, **asdict(cloud.coverage)}
-        for gin, cloud in zip([None, *(panel.gin for panel in row.panels)], clouds, strict=True)
+        for gin, cloud in zip([None, *row.panels.values()], clouds, strict=True)
     ]
-    return {"row": row.title, "panels": panels}
 
 
 HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
@@ -360,8 +332,10 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
     else:
         _draw_rewards(axes, cloud.actions, cloud.rewards)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)
-    said = "\n".join(filter(None, (numbers_of(cloud.coverage), cloud.note)))
-    axes.set_xlabel(said, fontsize=9, color=TEXT, labelpad=6)
+    c = cloud.coverage
+    spread = f" {c.entropy:.2f} nats ({c.entropy_share:.0%} of log 4)" if c.on_modes else ": no sample is on a mode"
+    said = f"on a mode {c.on_modes:.1%}\nentropy{spread}\non the best mode {c.on_best:.1%}\n{cloud.note}"
+    axes.set_xlabel(said.rstrip(), fontsize=9, color=TEXT, labelpad=6)
 
 
 def _draw_rewards(axes: Any, actions: Array, rewards: Array) -> None:
@@ -373,10 +347,3 @@ def _draw_rewards(axes: Any, actions: Array, rewards: Array) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2, pad=1, colors=TEXT)
     bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
-
-
-def numbers_of(coverage: Coverage) -> str:
-    """The numbers of a panel, in three lines."""
-    known = f"entropy {coverage.entropy:.2f} nats ({coverage.entropy_share:.0%} of log 4)"
-    spread = known if coverage.on_modes else "entropy: no sample is on a mode"
-    return f"on a mode {coverage.on_modes:.1%}\n{spread}\non the best mode {coverage.on_best:.1%}"

@@ -1,11 +1,11 @@
-"""`dqlab bench`: benchmarks over time, in pytest-benchmark's files and in MLflow; which of them got worse."""
+"""`dqlab bench`: benchmarks over time, kept in pytest-benchmark's files and sent to MLflow; which of them got worse."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 
 from dqlab import __version__
 from dqlab.errors import BenchmarkError, masked, one_line
+from dqlab.files import write_text
+from dqlab.printing import markdown_table
 from dqlab.runs import measuring
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
@@ -26,12 +28,11 @@ from dqlab.tracking.mlflow.client import (
     log_all,
     mirror_environment,
     mlflow_client,
-    store_path,
     tracking_uri,
 )
 
 FOLDER = Path("runs") / "benchmarks"
-"""Where sessions are kept, below the folder in which pytest was started; MLflow's local store is beside it."""
+"""pytest-benchmark's storage, below the folder in which pytest was started; MLflow's local store is beside it."""
 EXPERIMENT = "benchmarks"
 TOLERANCE = 0.10
 """A ratio may fall by this much below the best before it is called worse: machines are noisy."""
@@ -83,12 +84,11 @@ def _gpu() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
-def read_benchmarks(files: Sequence[Path], uri: str | None, machine: str) -> pd.DataFrame:
-    """Benchmarks from pytest-benchmark's files, or from MLflow where none is named; the newest last.
+def read_benchmarks(files: Sequence[Path], machine: str) -> pd.DataFrame:
+    """Benchmarks from pytest-benchmark's files, those of its storage where none is named; the newest last.
 
     Args:
         files: written by `pytest benchmarks/` with `--benchmark-json` or `--mlflow`.
-        uri: MLflow's; None for the default.
         machine: `this` kind, `all`, or the name of one.
 
     Returns:
@@ -97,8 +97,11 @@ def read_benchmarks(files: Sequence[Path], uri: str | None, machine: str) -> pd.
     Raises:
         BenchmarkError: nothing to be read, or nothing of that machine.
     """
-    rows = [row for file in files for row in _rows(read_session(file))] if files else _recorded(uri_or_default(uri))
-    found = pd.DataFrame(rows).sort_values("when", kind="stable")
+    files = files or sorted(FOLDER.glob("*/*.json"))
+    if not files:
+        raise BenchmarkError(f"There are no benchmarks in {FOLDER} yet. Record some: pytest benchmarks/ --mlflow")
+    found = pd.DataFrame([row for file in files for row in _rows(read_session(file))])
+    found = found.sort_values("when", kind="stable")
     for figure in FIGURES:
         found[figure] = found[figure] if figure in found else float("nan")
     if machine == "all":
@@ -127,25 +130,27 @@ def read_session(path: Path) -> dict[str, Any]:
     return document
 
 
-def _rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     tags = _session_tags(document)
-    return [_row(item["fullname"], _parameters(item), _figures(item), tags) for item in document["benchmarks"]]
-
-
-def _row(name: str, parameters: Mapping[str, Any], figures: Mapping[str, float], tags: Mapping[str, str]) -> Any:
-    commit, _, changes = tags.get("git_commit", "").partition("+")
-    versions = {key: value for key, value in tags.items() if key.startswith("version.") and value != NONE}
-    return {
-        **figures,
-        "name": name,
-        "part": str(parameters.get("part", "other")),
-        "parameters": parameters,
-        "identity": f"{name} {sorted((key, str(value)) for key, value in parameters.items())} {figures.get('threads')}",
+    commit, _, changes = tags["git_commit"].partition("+")
+    versions = document["dqlab"]["machine"]["versions"]
+    session = {
         "machine": tags["machine"],
         "when": datetime.fromisoformat(tags["when"]).astimezone(timezone.utc),
         "commit": (commit[:9] + ("+" if changes else "")) or "-",
-        "versions": ", ".join(f"{key.partition('.')[2]} {value}" for key, value in versions.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version != NONE),
     }
+    for item in document["benchmarks"]:
+        name, parameters, figures = item["fullname"], _parameters(item), _figures(item)
+        told = sorted((key, str(value)) for key, value in parameters.items())
+        yield {
+            **figures,
+            **session,
+            "name": name,
+            "part": str(parameters.get("part", "other")),
+            "parameters": parameters,
+            "identity": f"{name} {told} {figures.get('threads')}",
+        }
 
 
 def _session_tags(document: Mapping[str, Any]) -> dict[str, str]:
@@ -207,6 +212,43 @@ def figure_cells(row: pd.Series[Any]) -> list[str]:
     return measuring.benchmark_cells(row["median"], row.dropna().to_dict())
 
 
+def write_benchmark_report(found: pd.DataFrame, folder: Path) -> Path:
+    """Write the latest figures of each benchmark as `benchmarks.md`: kinds of machines, a table for each part."""
+    lines = ["# Benchmarks"]
+    for machine, rows in found.groupby(["machine", "identity"], sort=False).tail(1).groupby("machine", sort=False):
+        lines += ["", f"## {machine}", "", *_session_lines(rows)]
+        for part, members in rows.groupby("part"):
+            lines += ["", f"### {str(part).capitalize()}", "", _table(members)]
+    write_text(folder / "benchmarks.md", "\n".join(lines) + "\n")
+    return folder / "benchmarks.md"
+
+
+def _session_lines(rows: pd.DataFrame) -> list[str]:
+    """Threads, versions, commit and date; where they differ, all of them."""
+    threads = rows["threads"].map(lambda threads: "-" if pd.isna(threads) else f"{threads:.0f}")
+    dates = rows["when"].dt.strftime("%Y-%m-%d")
+    said = {"Threads": threads, "Versions": rows["versions"], "Commit": rows["commit"], "Date": dates}
+    return [f"- {name}: {'; '.join(dict.fromkeys(values))}" for name, values in said.items()]
+
+
+def _table(rows: pd.DataFrame) -> str:
+    """A Markdown table: every parameter of this part a column, then the figures; numbers sorted as numbers."""
+    conditions = pd.DataFrame(rows["parameters"].tolist(), rows.index, dtype=object)
+    conditions = conditions.where(conditions.notna(), "").drop(columns="part", errors="ignore")
+    if len(conditions.columns):
+        conditions = conditions.sort_values(list(conditions), key=_sortable)
+    cells = [
+        [rows.at[index, "name"].rpartition("::")[2], *map(str, conditions.loc[index]), *figure_cells(rows.loc[index])]
+        for index in conditions.index
+    ]
+    heads = ["benchmark", *conditions, *measuring.HEADINGS]
+    return markdown_table(heads, cells, numbers=range(1, len(heads)))
+
+
+def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
+    return column.map(lambda value: (1, 0.0, value) if isinstance(value, str) else (0, float(value), ""))
+
+
 def uri_or_default(uri: str | None) -> str:
     """The URI that is named, or $MLFLOW_TRACKING_URI, or runs/mlflow.db in the current folder."""
     return uri or tracking_uri(FOLDER)
@@ -261,42 +303,3 @@ def _metrics(figures: Mapping[str, float], when: float) -> list[Any]:
 
 def _as_text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, default=str))[:LONGEST_VALUE]
-
-
-def _from_text(text: str) -> Any:
-    """What `_as_text` was given."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _recorded(uri: str) -> list[dict[str, Any]]:
-    """Every benchmark that MLflow has.
-
-    Raises:
-        BenchmarkError: it does not answer, or no benchmarks were ever recorded there.
-    """
-    nothing = BenchmarkError(f"MLflow ({masked(uri)}) has no benchmarks yet. Record some: pytest benchmarks/ --mlflow")
-    if (path := store_path(uri)) and not path.exists():
-        raise nothing  # the client would make the file
-    os.environ.update(mirror_environment())
-    try:
-        client = mlflow_client(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        runs = all_runs(client, [experiment.experiment_id]) if experiment else []
-    except Exception as error:
-        raise BenchmarkError(f"MLflow ({masked(uri)}) cannot be read: {one_line(error, 200)}.") from error
-    rows = [
-        _row(
-            run.data.tags["benchmark"],
-            {name: _from_text(text) for name, text in run.data.params.items()},
-            run.data.metrics,
-            run.data.tags,
-        )
-        for run in runs
-        if "benchmark" in run.data.tags and run.info.status == "FINISHED"
-    ]
-    if not rows:
-        raise nothing
-    return rows

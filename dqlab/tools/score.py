@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,31 +46,28 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
     return np.array(found, dtype=np.float64)
 
 
+KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}
+"""What a file holds, by its suffix; a number a line where it has another one."""
+
+
 def _returns_of(item: str, column: str) -> list[float]:
-    if item == "-":
-        return _lines("standard input", _standard_input())
     if _is_number(item):
         return [float(item)]
     path = expanded(item)
-    if not path.is_file():
+    if item != "-" and not path.is_file():
         raise DataError(f"'{item}' is neither a number nor a file.")
-    if path.suffix == ".csv":
-        return _csv(path, column)
-    return READERS.get(path.suffix, _text)(path)
-
-
-def _standard_input() -> str:
     try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise DataError("Standard input is no text: a number a line is wanted.") from error
-
-
-def _text(path: Path) -> list[float]:
-    try:
-        return _lines(str(path), read_user_text(path))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text. Known files: .npy, .json, .csv, or a number a line.") from error
+        if item == "-":
+            return _lines("standard input", sys.stdin.read())
+        if path.suffix == ".npy":
+            return _numbers(path, np.load(path, allow_pickle=False))
+        text = read_user_text(path)
+        if path.suffix == ".json":
+            return _numbers(path, json.loads(text))
+        return _csv(path, text, column) if path.suffix == ".csv" else _lines(str(path), text)
+    except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
+        where, kind = ("Standard input", "text") if item == "-" else (path, KINDS.get(path.suffix, "text"))
+        raise DataError(f"{where} cannot be read as {kind}: {error}.") from error
 
 
 def _lines(where: str, text: str) -> list[float]:
@@ -93,39 +90,24 @@ def _no_number(where: Path | str, number: int, text: str) -> DataError:
     return DataError(f"{where}, line {number}: '{text.strip()[:60]}' is no number. {odd_character(text)}".strip())
 
 
-def _npy(path: Path) -> list[float]:
-    try:
-        return _numbers(path, np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a NumPy array: {error}.") from error
-
-
-def _json(path: Path) -> list[float]:
-    try:
-        return _numbers(path, json.loads(read_user_text(path)))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from error
-
-
 def _numbers(path: Path, values: Any) -> list[float]:
     """A list of numbers, of whatever shape."""
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "iuf":
-            raise TypeError(array.dtype)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path} holds no plain list of numbers.") from error
+    except ValueError:  # lists of several lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{path} holds no plain list of numbers.")
     return [float(value) for value in array.ravel()]
 
-
-READERS: dict[str, Callable[[Path], list[float]]] = {".npy": _npy, ".json": _json}
 
 FIGURE = re.compile(r"[+-]?\.?\d")
 
 
-def _csv(path: Path, column: str) -> list[float]:
+def _csv(path: Path, text: str, column: str) -> list[float]:
     """One column; with a header if the first row is not all numbers."""
-    rows = _rows(path)
+    reader = csv.reader(io.StringIO(text))
+    rows = [(reader.line_num, row) for row in reader if row]
     if not rows:
         return []
     first = rows[0][1]
@@ -140,15 +122,6 @@ def _csv(path: Path, column: str) -> list[float]:
         if index >= len(row) or not _is_number(row[index]):
             raise DataError(f"{path}, line {number}: no number in column '{names[index]}'.")
     return [float(row[index]) for _, row in body]
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows that are not empty, with the number of the line that each ends in."""
-    try:
-        reader = csv.reader(io.StringIO(read_user_text(path)))
-        return [(reader.line_num, row) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}.") from error
 
 
 def _column(path: Path, names: Sequence[str], column: str) -> int:

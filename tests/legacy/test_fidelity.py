@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import bindings
-from mocked_machine import Machine
 
-from dqlab.tools.fidelity.page import FidelityRow, fidelity_page, linear_policy
+from dqlab.tools.fidelity.page import linear_policy
 from dqlab.tools.fidelity.stacks import NEAR, states_near_goals
 
 
@@ -32,11 +30,6 @@ def test_starts_near_goals() -> None:
     assert states_near_goals([runner], np.zeros((1, 1))) == [runner]
 
 
-def test_what_could_not_be_measured_is_said() -> None:
-    text = fidelity_page([FidelityRow("pen", "gymnasium", missing="needs an extra")], [], 3, "some", "dqlab fidelity")
-    assert "Not measured: pen, gymnasium: needs an extra" in text
-
-
 @pytest.mark.legacy
 def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     done = dqlab("fidelity", "--robot", "hopper", "--episodes", "2", "--out", "page.md")
@@ -53,14 +46,3 @@ def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedPr
     assert "mujoco 2.1.0" in text
     unknown = dqlab("fidelity", "--robot", "hoper", "--out", "other.md")
     assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)
-
-
-@pytest.mark.legacy
-def test_a_policy_on_a_card(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    """As far as the first tensor there, of which the card has no room for any."""
-    trained = dqlab("train", "--gin", "gin/quickstart.gin", "--steps", "20", "--out", "run", *bindings())
-    assert trained.returncode == 0, trained.stderr
-    machine = Machine(dqlab, tmp_path)
-    done = machine("fidelity", "--robot", "hopper", "--episodes", "1", "--run", "run", "--out", "page.md")
-    assert (done.returncode, "this card has none" in done.stderr) == (2, True), done.stderr
-    assert machine.memory_asked_for("fidelity")

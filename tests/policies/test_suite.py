@@ -90,9 +90,9 @@ class OneLoss(DeterministicPolicy):
     ("policy", "message"),
     [
         (TooFar, "out of range"),
-        (MixesRows, "depends on another row"),
+        (MixesRows, "depends on other rows"),
         (OwnDice, "random numbers of its own"),
-        (Untrained, "nothing trains the parameter spare"),
+        (Untrained, "no gradient reaches spare"),
         (Detached, "does not depend on the parameters"),
         (OnTheHost, "leaves the device"),
         (OneLoss, "losses have shape"),

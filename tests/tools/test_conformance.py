@@ -1,20 +1,27 @@
-"""Every registered component passes its kind's conformance suite; of broken ones the suite says what is wrong."""
+"""Every registered component passes its kind's conformance suite; of broken ones the suite says what is wrong.
 
-from __future__ import annotations
+Other mistakes that authors make are found before training begins, in words that help.
+"""
+
+# Annotations are not postponed here, as they need not be in a plugin.
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gin
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL
 from numpy.random import default_rng
 
+from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
 from dqlab.data.formats.base import whole_columns
 from dqlab.data.formats.npz import Npz
@@ -22,19 +29,25 @@ from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.diffusion import noise_schedules
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.tasks import Task, tasks
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, error_place
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.precision import Precision
+from dqlab.policies.base import Dims
+from dqlab.policies.selection import Argmax
 from dqlab.testing import CHECKS, check, examine
 from dqlab.tools.collect.behaviours import PythonFunction, UniformRandom
 from dqlab.tools.conformance.data import check_prepared_behaviour, made_context
+from dqlab.training import Probe
 
 tasks.names()  # fills the registries
 COMPONENTS = [(kind, name) for kind, registry in sorted(Registry.kinds.items()) for name in registry.names()]
 HOPPER = tasks.get("hopper-medium-v2")
+DIMS = Dims(5, 3)
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=["-".join(each) for each in COMPONENTS])
 def test_every_component_conforms(kind: str, name: str) -> None:
+    gin.parse_config(SMALL)
     if reason := check(kind, name):
         pytest.skip(reason)
 
@@ -156,6 +169,32 @@ def narrow(task: Task, argument: str, progress: Any) -> LocatedDataset:
     return replace(found, rows=replace(found.rows, actions=found.rows.actions[:][:, :1]))
 
 
+def with_loss(change: Any) -> Any:
+    class Changed(BehaviourCloning):
+        def actor_loss(self, *args: Any) -> Any:
+            return change(*super().actor_loss(*args))
+
+    return Changed
+
+
+class Undecorated(Argmax):
+    n_candidates: int = 7
+
+
+class Clamps(MLPDenoiser):
+    def forward(self, noisy_action: torch.Tensor, t: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return super().forward(noisy_action.clamp_(-0.1, 0.1), t, state)
+
+
+class Dice(MLPDenoiser):
+    def forward(self, noisy_action: torch.Tensor, t: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.nn.functional.dropout(noisy_action), t, state)
+
+
+def reads_the_loss(loss: torch.Tensor, info: Any) -> Any:
+    return loss * (1.0 if float(loss) > 0 else 2.0), info
+
+
 CASES = [
     ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), "outside"),
     ("selection", RollingSelection, "random numbers of its own"),
@@ -185,6 +224,10 @@ CASES = [
     ("early_stop", lambda losses: len(losses) > 6, "each has the lowest loss so far"),
     ("precision", Lasting, "it outlives its context"),
     ("precision", Loose, "values are off by"),
+    ("selection", Undecorated, "decorate the class with @dataclass"),
+    ("denoiser", Clamps, "it writes into its arguments"),
+    ("denoiser", Dice, "it draws random numbers of its own"),
+    ("algorithm", with_loss(reads_the_loss), "item"),
 ]
 
 
@@ -195,7 +238,7 @@ CASES = [
 def test_the_suite_says_what_is_broken(kind: str, component: Any, message: str) -> None:
     Registry.kinds[kind].add("broken", component, summary="Broken.", source="no paper")
     try:
-        with pytest.raises((AssertionError, ConfigError), match=message):
+        with pytest.raises((AssertionError, ConfigError, RuntimeError), match=message):
             check(kind, "broken")
     finally:
         Registry.kinds[kind].remove("broken")
@@ -240,7 +283,8 @@ def test_a_behaviour_with_an_argument_is_checked_once_it_is_prepared(
 PLUGIN = '''
 from dqlab.diffusion import noise_schedules
 from dqlab.envs.backend import GymnasiumEnvironments, env_backends
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, error_place
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.training.model_selection import offline_rules
 
 
@@ -280,3 +324,54 @@ def test_a_plugins_components_are_examined_in_the_same_way(tmp_path: Path, monke
         "late_rule": ("it takes evaluation 1 of 1 losses with top_k = 0", ""),
         "remote_backend": ("", "There is no such machine."),
     }
+
+
+@dataclass(frozen=True)
+class Scaled(BehaviourCloning):
+    """A float field of its own."""
+
+    scale: float = 2.0
+
+    def actor_loss(self, dims: Dims, nets: Any, batch: Any, noise: Any, hyper: Any) -> Any:
+        loss, info = super().actor_loss(dims, nets, batch, noise, hyper)
+        return hyper["scale"] * loss, info
+
+
+def test_fields_are_read_without_postponed_annotations() -> None:
+    assert Scaled(scale=3.0).hyper() == {"learning_rate": 3e-4, "scale": 3.0}
+    with pytest.raises(ConfigError, match="Scaled.scale must be of type float, not 'high'"):
+        Scaled(scale="high")  # type: ignore[arg-type]
+    Probe(Scaled(), DIMS).check_wiring()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda loss, info: (loss.expand(7), info),
+            r"the loss of 'actor' must be a scalar tensor, .* \(7,\)",
+        ),
+        (lambda loss, info: (loss, {**info, "actor/x": 1.0}), "actor/x must be a scalar tensor, not 1.0"),
+        (
+            lambda loss, info: (loss, {**info, "actor/x": loss.expand(2)}),
+            "actor/x must be a scalar tensor, not of",
+        ),
+        (lambda loss, info: (loss, {"actor/loss": loss.detach()}), "selection_loss is 'actor/bc_loss', but its losses"),
+    ],
+)
+def test_losses_are_scalars_and_hold_what_selection_goes_by(change: Any, message: str) -> None:
+    """Found before training begins."""
+    with pytest.raises(ConfigError, match=message):
+        Probe(with_loss(change)(), DIMS).check_wiring()
+
+
+def test_an_error_is_placed_in_the_authors_own_code() -> None:
+    def fails(loss: torch.Tensor, info: Any) -> Any:
+        return info["nothing"]
+
+    with pytest.raises(KeyError) as found:
+        Probe(with_loss(fails)(), DIMS).check_wiring()
+    assert error_place(found.value).startswith(f"{__file__}:")
+    with pytest.raises(ConfigError) as raised:
+        partial(BehaviourCloning, policy="nobody")().build(DIMS)
+    assert "registry.py" in error_place(raised.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from conftest import TINY
@@ -20,11 +22,15 @@ SAFE = {"PYTHONSAFEPATH": "1"}
 
 
 @pytest.fixture
-def new_task(tmp_path: Path, dqlab: Dqlab) -> Callable[..., subprocess.CompletedProcess[str]]:
+def new_task(tmp_path: Path, in_process: Dqlab) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """The command on what lies in an empty folder: the module, and whatever a test puts there as rail.npz."""
     write_module(tmp_path)
     write_data(tmp_path)
-    return lambda *more: dqlab("new-task", "rail.npz", "--env-id", ENV_ID, *more, env=SAFE)
+    before = list(sys.path)
+    yield lambda *more: in_process("new-task", "rail.npz", "--env-id", ENV_ID, *more)
+    sys.path[:] = before
+    sys.modules.pop("rail", None)
+    gymnasium.registry.pop("own/Rail-v0", None)
 
 
 def written(path: Path) -> dict[str, Any]:
@@ -36,9 +42,11 @@ def changed(folder: Path, **arrays: Any) -> None:
     np.savez(folder / "rail.npz", **{**np.load(folder / "rail.npz"), **arrays})
 
 
-def test_what_it_writes_trains(tmp_path: Path, dqlab: Dqlab, new_task: Any) -> None:
+def test_what_it_writes_trains(tmp_path: Path, dqlab: Dqlab) -> None:
+    write_module(tmp_path)
+    write_data(tmp_path)
     (tmp_path / "cfg").mkdir()
-    done = new_task("--out", "cfg/mine.gin")
+    done = dqlab("new-task", "rail.npz", "--env-id", ENV_ID, "--out", "cfg/mine.gin", env=SAFE)
     assert done.returncode == 0, done.stderr
     known = written(tmp_path / "cfg" / "mine.gin")
     assert known["load_dataset.action_bounds"] == "env"
@@ -56,7 +64,7 @@ def test_what_it_writes_trains(tmp_path: Path, dqlab: Dqlab, new_task: Any) -> N
     ran = dqlab("train", "--gin", "cfg/mine.gin", "--out", "run", *short, env=SAFE)
     assert ran.returncode == 0, ran.stderr
     (tmp_path / "cfg" / "grid.gin").write_text(
-        "include 'mine.gin'\nGrid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2, 3)}}\n"
+        "include 'mine.gin'\nGrid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}\n"
     )
     grid = dqlab("ablate", "--grid", "cfg/grid.gin", "--out", "grid", "--seeds", "0", *short, env=SAFE)
     assert grid.returncode == 0, grid.stderr

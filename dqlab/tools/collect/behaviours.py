@@ -10,17 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.config import gin_files
 from dqlab.config.fields import check_counts
-from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.registry import Registry
-from dqlab.config.replica import Replica
 from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, sha256_of
@@ -108,7 +106,7 @@ class PolicyBehaviour(Behaviour):
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         from dqlab.tools.collect.recording import roll_out
 
-        return roll_out(self, self.context, amount, key)
+        return roll_out(self, amount, key)
 
     @cached_property
     def folder(self) -> str:
@@ -227,72 +225,57 @@ class DqlabRun(PolicyBehaviour):
         self._seed, self.rows = seed, rows
 
     def prepare(self) -> None:
-        """Load its configuration, which is its own, and its weights."""
-        from dqlab.runs import Experiment
-        from dqlab.runs.build import build_pack
-        from dqlab.runs.evaluate import checkpoint_files
-        from dqlab.training import checkpoint
+        """Load it, with a configuration of its own."""
+        from dqlab.runs.policy import load_policy
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
-        facts = self._folder.facts()
-        self._file = checkpoint_files(self._folder, None if self._seed < 0 else self._seed, self._which)[0]
-        weights, record = checkpoint.load_weights(self._file)
-        with self._own:
-            gin_files.load_stored(self._folder.config)
-            experiment = Experiment()
-            self._check(experiment)
-            known = {replica.name: replica for replica in self._folder.replicas()}
-            pack = build_pack(experiment, [known.get(record.get("replica", ""), Replica.plain(record["seed"]))])
-            pack.load(0, weights)
-            self._core = SamplerCore(pack, self.rows, Eager())
-        self._task, self._step = facts["task"], record["step"]
-        data = facts["data"]
-        self._mean, self._std = np.array(data.get("state_mean", ())), np.array(data.get("state_std", ()))
-
-    @cached_property
-    def _own(self) -> Any:
-        return OtherConfiguration()
-
-    def _check(self, experiment: Any) -> None:
-        ours, task = experiment.dims, self.context.task
-        if (ours.state, ours.action) != (task.state_dim, task.action_dim):
+        folder, task = self._folder, self.context.task
+        first = folder.replica(folder.replicas()[0].name)
+        seeded = self._seed >= 0
+        policy = load_policy(folder.path if seeded else first, self._which, seed=self._seed if seeded else None)
+        ours = policy.task
+        if (ours.state_dim, ours.action_dim) != (task.state_dim, task.action_dim):
             raise ConfigError(
-                f"The run in {self._folder.path} is of {experiment.task} (state {ours.state}, action {ours.action}); "
+                f"The run in {folder.path} is of {ours.name} (state {ours.state_dim}, action {ours.action_dim}); "
                 f"{task.robot} has state {task.state_dim}, action {task.action_dim}."
             )
+        with policy.ready():
+            self._core = SamplerCore(policy.pack, self.rows, Eager())
+        self._policy = policy
 
     def about(self) -> str:
-        return f"dqlab run {self._folder.path.name} on {self._task}, {self._file.stem}, acting as in evaluation"
+        name, file = self._folder.path.name, self._policy.source.file
+        return f"dqlab run {name} on {self._policy.task.name}, {file.stem}, acting as in evaluation"
 
     def identity(self) -> str:
         config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
-        return f"run {sha256_of(self._file)} {config} {self.rows}"
+        return f"run {sha256_of(self._policy.source.file)} {config} {self.rows}"
 
     def begin(self, seeds: Sequence[int]) -> ActionFunction:
         """Rows in blocks of a fixed size, each with a stream of noise of its own."""
         starts = range(0, len(seeds), self.rows)
-        streams = [self._core.noise_stream(f"collection {seeds[start]}") for start in starts]
-        time = iter(range(10**12))
+        with self._policy.ready():
+            streams = [self._core.noise_stream(f"collection {seeds[start]}") for start in starts]
+        time = count()
 
         def act(observations: NDArray[Any]) -> NDArray[Any]:
             now = next(time)
-            seen = (observations - self._mean) / self._std if len(self._mean) else observations
             blocks = [
-                self._block(seen[start : start + self.rows], stream.at(now))
+                self._block(observations[start : start + self.rows], stream.at(now))
                 for start, stream in zip(starts, streams, strict=True)
             ]
             return np.concatenate(blocks)
 
         return act
 
-    def _block(self, states: NDArray[Any], noise: Any) -> NDArray[Any]:
+    def _block(self, observations: NDArray[Any], noise: Any) -> NDArray[Any]:
         import torch
 
-        padded = np.resize(states, (self.rows, states.shape[1]))
-        with self._own:
-            actions = self._core.sample_actions(torch.from_numpy(padded)[None], noise)
-        return np.array(actions[0, : len(states)].double().cpu().numpy())
+        padded = torch.from_numpy(np.resize(observations, (self.rows, observations.shape[1])))
+        with self._policy.ready():
+            actions = self._core.sample_actions(self._policy.standardise(padded)[None], noise)
+        return np.array(actions[0, : len(observations)].double().cpu().numpy())
 
 
 STATISTICS = "vecnormalize.pkl"

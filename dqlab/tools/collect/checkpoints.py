@@ -69,7 +69,7 @@ class CheckpointRanking:
 
     @cached_property
     def mean_returns(self) -> dict[Path, float]:
-        return {path: self._mean_return(path.stem, GivenCheckpoint(path, self._context)) for path in self.paths}
+        return {path: self._mean_return(path.stem, Checkpoint("", self._context).use(path)) for path in self.paths}
 
     @cached_property
     def random_return(self) -> float:
@@ -125,8 +125,10 @@ class CheckpointRanking:
 
         cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
-        if not _is_measured(known.get(name), facts):
-            value = mean_return(policy, self._context, RANKING, self.episodes)
+        entry = known.get(name)
+        measured = isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
+        if not measured:
+            value = mean_return(policy, RANKING, self.episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""
@@ -134,20 +136,18 @@ class CheckpointRanking:
         return float(known[name]["return"])
 
 
-def _is_measured(entry: Any, facts: str) -> bool:
-    """Whether an entry of the ranking's file holds the return of what the facts say."""
-    return isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
-
-
 class PPOPolicy(PolicyBehaviour):
     """A checkpoint, acting with its own noise."""
 
     trains = True
-    path: Path
 
     def prepare(self) -> None:
-        self.path = self.choose()
-        self._policy = GaussianMLP(self.path)
+        self.use(self.choose())
+
+    def use(self, path: Path) -> PPOPolicy:
+        """Act by this checkpoint; returns itself."""
+        self.path, self._policy = path, GaussianMLP(path)
+        return self
 
     @abstractmethod
     def choose(self) -> Path:
@@ -168,18 +168,6 @@ class PPOPolicy(PolicyBehaviour):
             return policy.mean(observations) + policy.std * noise
 
         return act
-
-
-class GivenCheckpoint(PPOPolicy):
-    """A checkpoint that is being ranked."""
-
-    def __init__(self, path: Path, context: CollectionContext) -> None:
-        super().__init__("", context)
-        self._chosen = path
-        self.prepare()
-
-    def choose(self) -> Path:
-        return self._chosen
 
 
 @behaviours.register(

@@ -26,7 +26,7 @@ from dqlab.tools.collect.episodes import (
 )
 
 if TYPE_CHECKING:
-    from dqlab.tools.collect.behaviours import CollectionContext, PolicyBehaviour
+    from dqlab.tools.collect.behaviours import PolicyBehaviour
 
 SHARD_ROWS = 10_000
 """A file of episodes is closed when it has so many rows: what a kill can cost."""
@@ -99,37 +99,39 @@ def physics_state(env: Any) -> Rows:
     return {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
 
 
-def roll_out(behaviour: PolicyBehaviour, context: CollectionContext, amount: Amount, key: str) -> EpisodeRows:
+def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRows:
     """So many episodes of a behaviour: those that are there already, and as many more as are missing.
 
     Raises:
         DataError: a file of episodes is damaged, or cannot be written.
         RunError: the behaviour's actions are not finite.
     """
+    context = behaviour.context
     folder = context.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
     episodes: list[Rows] = []
     while (path := folder / f"from-{len(episodes):08d}.npz").exists():
         episodes += load_episodes(path)
-    with open_environments(behaviour, context, context.n_envs) as envs:
+    wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
+    with open_environments(behaviour, context.n_envs) as envs:
         while amount.exceeds(_lengths(episodes)):
-            shard = _shard(behaviour, context, envs, key, episodes, amount)
+            shard = _shard(behaviour, envs, key, episodes, amount)
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
-            wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
             context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions of {wanted}")
     return EpisodeRows.take(episodes, amount)
 
 
-def mean_return(behaviour: PolicyBehaviour, context: CollectionContext, key: str, count: int) -> float:
+def mean_return(behaviour: PolicyBehaviour, key: str, count: int) -> float:
     """Mean return of the first episodes, stepped together."""
-    with open_environments(behaviour, context, count) as envs:
-        episodes = run_episodes(behaviour, context, envs, key, 0)[:count]
+    with open_environments(behaviour, count) as envs:
+        episodes = run_episodes(behaviour, envs, key, 0)[:count]
     return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
 
 
 @contextmanager
-def open_environments(behaviour: PolicyBehaviour, context: CollectionContext, count: int) -> Iterator[list[Any]]:
+def open_environments(behaviour: PolicyBehaviour, count: int) -> Iterator[list[Any]]:
     """So many environments, or a few more, so that the behaviour's groups are whole."""
+    context = behaviour.context
     envs = [make_env(context.task, context.physics) for _ in range(_whole_groups(count, behaviour))]
     try:
         yield envs
@@ -146,20 +148,13 @@ def _lengths(episodes: Sequence[Rows]) -> list[int]:
     return [len(episode["rewards"]) for episode in episodes]
 
 
-def _shard(
-    behaviour: PolicyBehaviour,
-    context: CollectionContext,
-    envs: list[Any],
-    key: str,
-    known: Sequence[Rows],
-    amount: Amount,
-) -> list[Rows]:
+def _shard(behaviour: PolicyBehaviour, envs: list[Any], key: str, known: Sequence[Rows], amount: Amount) -> list[Rows]:
     """Whole groups of episodes, as many as fill a file or are missing."""
     new: list[Rows] = []
     while sum(_lengths(new)) < SHARD_ROWS and amount.exceeds(_lengths([*known, *new])):
         first = len(known) + len(new)
         wanted = _whole_groups(amount.episodes - first, behaviour) if amount.episodes else len(envs)
-        new += run_episodes(behaviour, context, envs[:wanted], key, first)
+        new += run_episodes(behaviour, envs[:wanted], key, first)
     return new
 
 
@@ -169,13 +164,11 @@ def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
     return int(state[0]), int(state[1])
 
 
-def run_episodes(
-    behaviour: PolicyBehaviour, context: CollectionContext, envs: list[Any], key: str, first: int
-) -> list[Rows]:
+def run_episodes(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: int) -> list[Rows]:
     """Episodes first, first + 1, ..., one in each environment, stepped together."""
     recorded: dict[int, Rows] = {}
     recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
-    seeds = [episode_seeds(context.seed, key, first + number) for number in range(len(envs))]
+    seeds = [episode_seeds(behaviour.context.seed, key, first + number) for number in range(len(envs))]
     act = behaviour.begin([noise for _, noise in seeds])
     pairs = zip(recorders, seeds, strict=True)
     observations = np.stack([recorder.reset(seed=start)[0] for recorder, (start, _) in pairs])

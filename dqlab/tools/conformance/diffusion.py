@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -152,84 +152,63 @@ FAR = 1e6
 """A bound of the action range that nothing reaches."""
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation (A,) of actions."""
-
-    mean: Tensor
-    std: Tensor
-
-    def error(self, other: Moments) -> float:
-        """The largest difference of either, in any dimension."""
-        return float(torch.maximum((self.mean - other.mean).abs(), (self.std - other.std).abs()).max())
+MEAN = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)
+STD = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+"""The Gaussian target: actions N(MEAN, STD^2), independent in each of A = 3 dimensions."""
+TARGET = torch.stack([MEAN, STD])
+"""Moments (2, A), mean and standard deviation, as all that follow."""
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Actions N(mean, std^2), independent in each of A dimensions; float64."""
-
-    mean: tuple[float, ...] = (0.5, -0.3, 0.1)
-    std: tuple[float, ...] = (0.2, 0.5, 0.8)
-
-    @property
-    def moments(self) -> Moments:
-        """Its own mean and standard deviation."""
-        return Moments(torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64))
-
-    def std_at(self, process: Process, t: int) -> Tensor:
-        """Standard deviation (A,) of x_t, sqrt(V_t)."""
-        return (process.alphas_cumprod[t] * self.moments.std.square() + process.sigma(t) ** 2).sqrt()
-
-    def denoiser(self, process: Process) -> Denoise:
-        """The exact data prediction E[x_0 | x_t] = mean + alpha_t std^2 / V_t (x_t - alpha_t mean)."""
-        own = self.moments
-
-        def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
-            gain = process.alpha(t) * own.std.square() / self.std_at(process, t).square()
-            return own.mean + gain * (x - process.alpha(t) * own.mean)
-
-        return denoise
-
-    def flow(self, process: Process) -> Moments:
-        """What deterministic samplers approach: x_N ~ N(0, 1), the probability-flow ODE to t = 0, then E[x_0 | x_t].
-
-        The ODE keeps (x_t - alpha_t mean) / sqrt(V_t) as it is (Song et al. 2021, score SDE, section 4.3).
-        """
-        last = process.n_timesteps - 1
-        own, scale = self.moments, self.std_at(process, 0) / self.std_at(process, last)
-        return self._denoised(process, -scale * process.alpha(last) * own.mean, scale)
-
-    def ancestry(self, process: Process) -> Moments:
-        """What stochastic samplers approach: x_N ~ N(0, 1), a draw of x_t given it at t = 0, then E[x_0 | x_t].
-
-        Cov(x_t, x_N) = alpha_N / alpha_t V_t: the reverse SDE's own transition, in one step.
-        """
-        last = process.n_timesteps - 1
-        own, first, final = self.moments, self.std_at(process, 0), self.std_at(process, last)
-        share = process.alpha(last) / process.alpha(0) * first.square() / final.square()
-        variance = first.square() - (share * final).square() + share.square()
-        return self._denoised(process, -share * process.alpha(last) * own.mean, variance.sqrt())
-
-    def _denoised(self, process: Process, offset: Tensor, std: Tensor) -> Moments:
-        """Moments of E[x_0 | x_t] at t = 0, where x_t has mean alpha_t mean + offset and a standard deviation."""
-        gain = process.alpha(0) * self.moments.std.square() / self.std_at(process, 0).square()
-        return Moments(self.moments.mean + gain * offset, gain * std)
+def std_at(process: Process, t: int) -> Tensor:
+    """Standard deviation (A,) of the target's x_t, sqrt(V_t)."""
+    return (process.alphas_cumprod[t] * STD.square() + process.sigma(t) ** 2).sqrt()
 
 
-def moments_of(sampler: Sampler, process: Process, denoise: Denoise, width: int) -> Moments:
-    """Exact mean and standard deviation (A,) of a sampler's actions, where the denoiser is affine in x.
+def exact_denoiser(process: Process) -> Denoise:
+    """The target's exact data prediction E[x_0 | x_t] = mean + alpha_t std^2 / V_t (x_t - alpha_t mean)."""
 
-    Args:
-        sampler: any; the range does not clip.
-        process: the process of training.
-        denoise: the data prediction.
-        width: A.
+    def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
+        gain = process.alpha(t) * STD.square() / std_at(process, t).square()
+        return MEAN + gain * (x - process.alpha(t) * MEAN)
+
+    return denoise
+
+
+def flow_moments(process: Process) -> Tensor:
+    """What deterministic samplers approach: x_N ~ N(0, 1), the probability-flow ODE to t = 0, then E[x_0 | x_t].
+
+    The ODE keeps (x_t - alpha_t mean) / sqrt(V_t) as it is (Song et al. 2021, score SDE, section 4.3).
     """
+    last = process.n_timesteps - 1
+    scale = std_at(process, 0) / std_at(process, last)
+    return _denoised(process, -scale * process.alpha(last) * MEAN, scale)
+
+
+def ancestral_moments(process: Process) -> Tensor:
+    """What stochastic samplers approach: x_N ~ N(0, 1), a draw of x_t given it at t = 0, then E[x_0 | x_t].
+
+    Cov(x_t, x_N) = alpha_N / alpha_t V_t: the reverse SDE's own transition, in one step.
+    """
+    last = process.n_timesteps - 1
+    first, final = std_at(process, 0), std_at(process, last)
+    share = process.alpha(last) / process.alpha(0) * first.square() / final.square()
+    variance = first.square() - (share * final).square() + share.square()
+    return _denoised(process, -share * process.alpha(last) * MEAN, variance.sqrt())
+
+
+def _denoised(process: Process, offset: Tensor, std: Tensor) -> Tensor:
+    """Moments of E[x_0 | x_t] at t = 0, where x_t has mean alpha_t mean + offset and a standard deviation."""
+    gain = process.alpha(0) * STD.square() / std_at(process, 0).square()
+    return torch.stack([MEAN + gain * offset, gain * std])
+
+
+def moments_of(sampler: Sampler, process: Process, denoise: Denoise) -> Tensor:
+    """Exact moments of a sampler's actions, where the denoiser is affine in x; the range does not clip."""
     draws = sampler.draws(process)
-    impulses = torch.eye(draws + 2, dtype=torch.float64)[1:].unsqueeze(-1).expand(-1, -1, width)
+    impulses = torch.eye(draws + 2, dtype=torch.float64)[1:].unsqueeze(-1).expand(-1, -1, len(MEAN))
     noise = ChainNoise(impulses[0], impulses[1:])
     answers = sampler(denoise, process, torch.zeros(draws + 2, 1, dtype=torch.float64), noise, FAR)
-    return Moments(answers[0], (answers[1:] - answers[0]).square().sum(dim=0).sqrt())
+    return torch.stack([answers[0], (answers[1:] - answers[0]).square().sum(dim=0).sqrt()])
 
 
 def even_process(n_timesteps: int, low: float = -5.0, high: float = 1.0) -> Process:
@@ -243,10 +222,9 @@ def even_process(n_timesteps: int, low: float = -5.0, high: float = 1.0) -> Proc
 
 
 def error_of(sampler: Sampler, process: Process) -> float:
-    """How far a sampler with the exact denoiser ends from `Gaussian.flow`, or from `Gaussian.ancestry` if it draws."""
-    target = Gaussian()
-    reached = moments_of(sampler, process, target.denoiser(process), len(target.mean))
-    return reached.error(target.ancestry(process) if sampler.draws(process) else target.flow(process))
+    """How far a sampler with the exact denoiser ends from where it must: the largest difference of any moment."""
+    limit = ancestral_moments(process) if sampler.draws(process) else flow_moments(process)
+    return float((moments_of(sampler, process, exact_denoiser(process)) - limit).abs().max())
 
 
 def convergence_orders(steps: Sequence[int], errors: Sequence[float]) -> list[float]:

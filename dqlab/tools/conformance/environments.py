@@ -148,25 +148,6 @@ def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) 
     return found
 
 
-ROBOT = """
-<mujoco>
-  <compiler angle="degree"{total}/>
-  <default><geom density="1000"/></default>
-  <worldbody>
-    <geom type="plane" size="5 5 1"/>
-    <body pos="0 0 1">
-      <freejoint/>
-      <geom type="sphere" size="0.1"/>
-      <geom type="capsule" fromto="0 0 0 0.4 0 0.1" size="0.05"/>
-      <body pos="0.4 0 0.1">
-        <joint name="knee" axis="0 1 0" range="-60 60" damping="1" armature="0.1"/>
-        <geom type="capsule" fromto="0 0 0 0 0.1 -0.4" size="0.04"/>
-      </body>
-    </body>
-  </worldbody>
-  <actuator><motor joint="knee" gear="30" ctrlrange="-1 1"/></actuator>
-</mujoco>
-"""
 KEPT = (
     *("qpos0", "body_parentid", "body_pos", "body_quat", "body_jntnum", "body_geomnum", "body_gravcomp"),
     *("jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "dof_damping", "dof_armature"),
@@ -183,15 +164,16 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
         import mujoco
     except ImportError as error:
         raise UncheckedError("it needs MuJoCo: pip install dqlab") from error
-    for total, body in (("", Body()), (' settotalmass="14"', Body(total_mass=14.0))):
-        before, model, again = (mujoco.MjModel.from_xml_string(ROBOT.format(total=total)) for _ in range(3))
+    for task in (tasks.get("hopper-medium-v2"), tasks.get("halfcheetah-medium-v2")):
+        assert task.body is not None
+        before, model, again = (make_env(task, "modern").unwrapped.model for _ in range(3))
         for changed in (model, again):
-            entry.make()(changed, body)
+            entry.make()(changed, task.body)
         for owner, names in (("", KEPT), ("opt", OPTIONS)):
             for name in names:
                 values = [getattr(getattr(each, owner) if owner else each, name) for each in (before, model)]
                 assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
-        _check_masses(model, body)
+        _check_masses(model, task.body)
         assert np.array_equal(model.body_mass, again.body_mass), "twice, it gives other masses"
         assert np.array_equal(model.body_inertia, again.body_inertia), "twice, it gives other inertias"
         data = mujoco.MjData(model)

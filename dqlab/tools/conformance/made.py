@@ -44,9 +44,9 @@ def make_batch(dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torc
     return Batch(normal(batch, dims.state), action, normal(batch), normal(batch, dims.state), terminal)
 
 
-def one_noise(specs: dict[str, NoiseSpec], seed: int = 0) -> dict[str, Tensor]:
+def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The same without the axis of replicas: what a function of one replica takes."""
-    return {name: value[0] for name, value in make_noise(specs, seed).items()}
+    return {name: value[0] for name, value in make_noise(specs, seed, dtype).items()}
 
 
 def check_device(function: Callable[..., Any], *values: Any) -> None:
@@ -121,9 +121,10 @@ def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
 
 
 def check_independent_rows(function: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """A row of the output depends on that row of the inputs alone."""
+    """A row of the output depends on that row of the inputs, and on no other."""
     out = function(*inputs)
     changed = function(*(torch.cat([value[:1] + 1, value[1:]]) for value in inputs))
+    assert not torch.allclose(out, function(*(value.flip(0) for value in inputs))), "its inputs are ignored"
     assert torch.allclose(out[1:], changed[1:]), "a row depends on other rows"
 
 
@@ -157,6 +158,7 @@ def check_module(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> No
     row = layout.flatten(dict(module.named_parameters())).detach()
     run = _differentiated(layout, use)
     _, gradient = check_pure(run, row, *inputs)
+    assert bool(torch.isfinite(gradient).all()), "a gradient is not finite"
     still = [name for name, values in layout.unflatten(gradient).items() if not bool(values.any())]
     assert not still, f"no gradient reaches {', '.join(still)}"
     check_device(_differentiated(Layout.of(module).to(torch.device("meta")), use), row, *inputs)

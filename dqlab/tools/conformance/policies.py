@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ from dqlab.algorithms.mmd_ql import Kernel
 from dqlab.config.registry import RegistryEntry
 from dqlab.data import Batch
 from dqlab.networks import Layout
-from dqlab.noise import NoiseSpec, normal
+from dqlab.networks.stacking import Network
+from dqlab.noise import normal
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection, take_candidates
@@ -22,15 +25,18 @@ from dqlab.tools.conformance.made import (
     DIMS,
     check_device,
     check_function,
+    check_independent_rows,
+    check_module,
     check_pure,
     check_traceable,
     check_vmapped,
     make_batch,
     make_noise,
     one_noise,
+    with_moved_parameters,
 )
 from dqlab.training import Pack, Probe
-from dqlab.training.execution.program import nested_tensors, tree_map
+from dqlab.training.execution.program import tree_map
 from dqlab.training.pack import PackState
 
 Noise = dict[str, Tensor]
@@ -40,117 +46,78 @@ WIDE = Dims(DIMS.state, DIMS.action, 2.0)
 def check_policy(entry: RegistryEntry[Callable[[], Policy]]) -> None:
     """Losses (B,) and actions (B, A) in range, differentiable, a function of their arguments alone, row by row."""
     policy = entry.make()()
-    case = _Case(policy, DIMS, torch.float64)
-    _check_shapes(case)
-    for function, values in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
-        check_pure(function, case.row, *values)
-        check_traceable(function, case.row, *values)
-        check_vmapped(
-            lambda row, function=function, values=values: function(row, *values), (case.row,), (0.9 * case.row,)
-        )
+    case = _Case(policy)
+    _check_outputs(case)
+    check_module(case.module, case.losses_and_sample, case.loss_values, case.sample_values)
     _check_rows(case)
-    _check_meta(case)
     for dims in (DIMS, WIDE):
-        case = _Case(policy, dims, torch.float64)
-        _check_shapes(case)
-        _check_range(case)
-        _check_gradients(case)
-    _check_shapes(_Case(policy, DIMS, torch.float32))
+        _check_range(policy, dims)
+    _check_outputs(_Case(policy, dtype=torch.float32))
 
 
 class _Case:
-    """A policy as functions of tensors, and the tensors to call them with.
+    """A policy, its network with parameters moved by normal noise of some size, and tensors to call it with."""
 
-    Its parameters are a fresh network's and a little noise: layers may begin with zeros, which hide what they do.
-    """
-
-    def __init__(self, policy: Policy, dims: Dims, dtype: torch.dtype) -> None:
+    def __init__(
+        self, policy: Policy, dims: Dims = DIMS, size: float = 0.05, dtype: torch.dtype = torch.float64
+    ) -> None:
         self.policy, self.dims, self.dtype = policy, dims, dtype
-        module = policy.build(dims).to(dtype)
-        self.layout = Layout.of(module)
-        fresh = self.layout.flatten(dict(module.named_parameters())).detach()
-        self.noise = self._noise({"row": normal(len(fresh))})["row"]
-        self.row = fresh + 0.05 * self.noise
+        self.module = with_moved_parameters(policy.build(dims), size).to(dtype)
         batch = make_batch(dims, dtype=dtype)
-        self.loss_values = (batch.state[0], batch.action[0], self._noise(policy.loss_noise(dims, BATCH)))
-        self.sample_values = (batch.state[0], self._noise(policy.sample_noise(dims, BATCH)))
+        loss_noise, sample_noise = policy.loss_noise(dims, BATCH), policy.sample_noise(dims, BATCH)
+        self.loss_values = batch.state[0], batch.action[0], one_noise(loss_noise, dtype=dtype)
+        self.sample_values = batch.state[0], one_noise(sample_noise, dtype=dtype)
 
-    def _noise(self, specs: dict[str, NoiseSpec]) -> Noise:
-        return {name: value[0] for name, value in make_noise(specs, dtype=self.dtype).items()}
+    @cached_property
+    def network(self) -> Network:
+        layout = Layout.of(self.module)
+        return layout.bind(layout.flatten(dict(self.module.named_parameters())))
 
-    def losses(self, row: Tensor, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
-        return self.policy.losses(self.layout.bind(row), self.dims, state, action, noise)
+    def losses(self, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
+        return self.policy.losses(self.network, self.dims, state, action, noise)
 
-    def sample(self, row: Tensor, state: Tensor, noise: Noise) -> Tensor:
-        return self.policy.sample(self.layout.bind(row), self.dims, state, noise)
+    def sample(self, state: Tensor, noise: Noise) -> Tensor:
+        return self.policy.sample(self.network, self.dims, state, noise)
 
-    def act(self, row: Tensor, state: Tensor, noise: Noise) -> Tensor:
-        return self.policy.act(self.layout.bind(row), self.dims, state, noise)
+    def act(self, state: Tensor, noise: Noise) -> Tensor:
+        return self.policy.act(self.network, self.dims, state, noise)
+
+    def losses_and_sample(self, network: Network, for_losses: Any, for_sample: Any) -> tuple[Tensor, Tensor]:
+        return (
+            self.policy.losses(network, self.dims, *for_losses),
+            self.policy.sample(network, self.dims, *for_sample),
+        )
 
 
-def _check_shapes(case: _Case) -> None:
-    """Losses (B,), actions (B, A), in the parameters' type."""
-    losses = case.losses(case.row, *case.loss_values)
+def _check_outputs(case: _Case) -> None:
+    """Losses (B,), actions (B, A), in the parameters' type; losses and samples are differentiable."""
+    losses = case.losses(*case.loss_values)
     assert losses.shape == (BATCH,), f"losses have shape {tuple(losses.shape)} instead of ({BATCH},)"
-    for name, action in _actions(case, case.row).items():
-        assert action.shape == (BATCH, case.dims.action), f"{name} gives {tuple(action.shape)}"
-        assert action.dtype == case.dtype, f"{name} gives {action.dtype} for {case.dtype}"
     assert losses.dtype == case.dtype, f"losses are of {losses.dtype} for {case.dtype}"
     assert bool(torch.isfinite(losses).all()), "a loss is not finite"
-
-
-def _actions(case: _Case, row: Tensor) -> dict[str, Tensor]:
-    return {"sample": case.sample(row, *case.sample_values), "act": case.act(row, *case.sample_values)}
-
-
-def _check_meta(case: _Case) -> None:
-    """The same on a device whose tensors have shapes only, the module's buffers among them."""
-    case.layout.to(torch.device("meta"))
-    check_device(case.losses, case.row, *case.loss_values)
-    check_device(case.sample, case.row, *case.sample_values)
-
-
-def _check_range(case: _Case) -> None:
-    """Actions stay in range whatever the parameters; at least once they need more than half of it."""
-    wild = [tuple(_actions(case, case.row + size * case.noise).values()) for size in (0.0, 0.5, 5.0)]
-    for action in nested_tensors(wild):
-        assert bool((action.abs() <= case.dims.max_action).all()), "an action is out of range"
-    assert max(float(action.abs().max()) for action in nested_tensors(wild)) > case.dims.max_action / 2, (
-        "the range is not used"
-    )
-
-
-def _check_gradients(case: _Case) -> None:
-    """Finite gradients; every parameter gets one from the losses, or is there for `sample` and gets one from there."""
-    of_losses = _gradient(case, lambda row: case.losses(row, *case.loss_values))
-    of_sample = _gradient(case, lambda row: case.sample(row, *case.sample_values))
-    assert any(bool(gradient.any()) for gradient in of_sample.values()), "sample is not differentiable"
-    assert any(bool(gradient.any()) for gradient in of_losses.values()), "the losses are not differentiable"
-    for name, gradient in of_losses.items():
-        assert bool(gradient.any()) or bool(of_sample[name].any()), f"nothing trains the parameter {name}"
-
-
-def _gradient(case: _Case, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    row = case.row.clone().requires_grad_()
-    result = function(row)
-    assert result.requires_grad, "it does not depend on the parameters"
-    (gradient,) = torch.autograd.grad(result.mean(), row)
-    assert bool(torch.isfinite(gradient).all()), "a gradient is not finite"
-    return case.layout.unflatten(gradient)
+    for name, out in (("losses", losses), ("sample", case.sample(*case.sample_values))):
+        assert out.requires_grad, f"{name} does not depend on the parameters"
+    for function in (case.sample, case.act):
+        action, name = function(*case.sample_values), function.__name__
+        assert action.shape == (BATCH, case.dims.action), f"{name} gives {tuple(action.shape)}"
+        assert action.dtype == case.dtype, f"{name} gives {action.dtype} for {case.dtype}"
 
 
 def _check_rows(case: _Case) -> None:
-    """What happens in one row does not depend on another."""
-    state, action, noise = case.loss_values
-    change = torch.zeros_like(state)
-    change[0] = 1.0
-    before, after = case.losses(case.row, state, action, noise), case.losses(case.row, state + change, action, noise)
-    assert torch.allclose(before[1:], after[1:]), "a loss depends on another row"
-    assert not torch.allclose(before[0], after[0]), "the losses ignore the state"
-    state, noise = case.sample_values
-    before, after = case.sample(case.row, state, noise), case.sample(case.row, state + change, noise)
-    assert torch.allclose(before[1:], after[1:]), "an action depends on another row"
-    assert not torch.allclose(before[0], after[0]), "actions ignore the state"
+    """Losses and samples are functions of the states, row by row."""
+    for function, (state, *others) in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
+        check_independent_rows(lambda state, function=function, others=others: function(state, *others), state)
+
+
+def _check_range(policy: Policy, dims: Dims) -> None:
+    """Actions stay in range whatever the parameters; at least once they need more than half of it."""
+    largest = 0.0
+    for size in (0.05, 0.5, 5.0):
+        case = _Case(policy, dims, size)
+        for action in (case.sample(*case.sample_values), case.act(*case.sample_values)):
+            assert bool((action.abs() <= dims.max_action).all()), "an action is out of range"
+            largest = max(largest, float(action.detach().abs().max()))
+    assert largest > dims.max_action / 2, "the range is not used"
 
 
 Made = tuple[Tensor, Tensor, Noise, Tensor]

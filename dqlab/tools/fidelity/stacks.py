@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +65,7 @@ def _observe(env: Any) -> Any:
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class StackStep:
+class StackStep(NamedTuple):
     """What one step gave to n copies.
 
     Attributes:
@@ -82,36 +79,8 @@ class StackStep:
     over: NDArray[np.bool_]
 
 
-class EnvironmentStack(ABC):
-    """n copies of a task's environment in one stack."""
-
-    @abstractmethod
-    def reset(self, seeds: Sequence[int]) -> Array:
-        """Begin an episode in every copy; observations (n, S)."""
-
-    @abstractmethod
-    def states(self) -> list[State]:
-        """The states of all copies."""
-
-    @abstractmethod
-    def set_states(self, states: Sequence[State]) -> Array:
-        """Put every copy into a state; observations (n, S)."""
-
-    @abstractmethod
-    def step(self, actions: Array) -> StackStep:
-        """Step every copy by actions (n, A), also those whose episode is over."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End it."""
-
-    def physical(self) -> Array:
-        """Positions and velocities (n, nq + nv)."""
-        return np.array([[*state["qpos"], *state["qvel"]] for state in self.states()])
-
-
-class D4RLStack(EnvironmentStack):
-    """D4RL's own stack.
+class D4RLStack:
+    """n copies of a task's environment in D4RL's own stack.
 
     Args:
         task: whose environment.
@@ -127,24 +96,29 @@ class D4RLStack(EnvironmentStack):
         self._worker.ask("make", task=task.name, count=copies, noise=noise)
 
     def reset(self, seeds: Sequence[int]) -> Array:
+        """Begin an episode in every copy; observations (n, S)."""
         return np.array(self._worker.ask("reset", seeds=list(seeds), groups=list(seeds))["observations"])
 
     def states(self) -> list[State]:
+        """The states of all copies."""
         return list(self._worker.ask("get_state", which=self._all)["states"])
 
     def set_states(self, states: Sequence[State]) -> Array:
+        """Put every copy into a state; observations (n, S)."""
         return np.array(self._worker.ask("set_state", which=self._all, states=list(states))["observations"])
 
     def step(self, actions: Array) -> StackStep:
+        """Step every copy by actions (n, A), also those whose episode is over."""
         got = self._worker.ask("step", which=self._all, actions=actions.tolist())
         return StackStep(*(np.array(got[name]) for name in ("observations", "rewards", "terminated", "over")))
 
     def close(self) -> None:
+        """End its process."""
         self._worker.close()
 
 
-class GymnasiumStack(EnvironmentStack):
-    """Today's packages, in this process.
+class GymnasiumStack:
+    """The same in today's packages, in this process; methods as of `D4RLStack`.
 
     Args:
         task, copies, noise: as in `D4RLStack`.
@@ -173,6 +147,14 @@ class GymnasiumStack(EnvironmentStack):
     def close(self) -> None:
         for env in self._envs:
             env.close()
+
+
+EnvironmentStack = D4RLStack | GymnasiumStack
+
+
+def physical(states: Sequence[State]) -> Array:
+    """Positions and velocities (n, nq + nv)."""
+    return np.array([[*state["qpos"], *state["qvel"]] for state in states])
 
 
 NEAR = 0.75

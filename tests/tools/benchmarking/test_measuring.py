@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 
 from dqlab.errors import BenchmarkError
-from dqlab.runs.measuring import MOST_CALLS, ROUND_SECONDS, Stopwatch, full_precision, measure_peak
+from dqlab.runs.measuring import Stopwatch, full_precision, measure_peak
 
 
 @pytest.fixture
@@ -60,18 +60,14 @@ def test_seconds_of_one_call_with_synchronised_readings() -> None:
     assert clock.events == ["wait", "clock", "call", "call", "wait", "clock"]
 
 
-@pytest.mark.parametrize("seconds", [1e-3, 3e-4, 1e-5])
-def test_a_round_is_long_enough_and_not_much_longer(seconds: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "calls"), [(1e-3, (20, 40)), (1e-5, (2000, 4000)), (3.0, (1, 1)), (0.02, (1, 1)), (0.0, (10**4, 10**4))]
+)
+def test_a_round_is_long_enough_and_not_much_longer(seconds: float, calls: tuple[int, int]) -> None:
+    """20 ms; one call where that takes longer, and at most 10,000."""
     clock = Clock()
-    calls = Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds))
-    assert calls * seconds * (1 + 1e-9) >= ROUND_SECONDS
-    assert calls * seconds < 2 * ROUND_SECONDS
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(3.0, 1), (0.02, 1), (0.0, MOST_CALLS), (1e-9, MOST_CALLS)])
-def test_slow_calls_are_made_once_and_quick_ones_not_for_ever(seconds: float, expected: int) -> None:
-    clock = Clock()
-    assert Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) == expected
+    low, high = calls
+    assert low <= Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) <= high
 
 
 def test_a_parameter_is_not_called_like_a_figure(measuring: Any) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sqlite3
 import subprocess
 import time
@@ -16,35 +14,18 @@ import pytest
 
 from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
-from dqlab.tools.doctor import examination, optional, training
-from dqlab.tools.doctor.environments import EXACT, largest_error
-from dqlab.tools.doctor.examination import CHECKS, Check, DoctorFinding, State, unmet_requirements
+from dqlab.tools.doctor import checks, report
+from dqlab.tools.doctor.checks import EXACT, device_finding, largest_error, unmet_requirements
+from dqlab.tools.doctor.report import CHECKS, Check, DoctorFinding, State
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-WELL = {"packages", "PyTorch", "MuJoCo", "D4RL physics", "runs", "D4RL cache"}
-
-
-@pytest.fixture
-def dead_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+WELL = {"packages", "PyTorch", "D4RL physics", "runs", "D4RL cache"}
 
 
 def only(check: Check) -> DoctorFinding:
-    found = check.findings()
+    found = list(check.findings())
     assert len(found) == 1
     return found[0]
-
-
-def broken_plugin(folder: Path) -> str:
-    """An installed distribution whose module does not import; returns the folder."""
-    facts = folder / "bad_lab-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-lab\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[dqlab.plugins]\nbadlab = bad_lab_module\n")
-    (folder / "bad_lab_module.py").write_text("raise ImportError('no such thing')\n")
-    return str(folder)
 
 
 def test_one_screen_on_this_machine(dqlab: Run) -> None:
@@ -53,37 +34,31 @@ def test_one_screen_on_this_machine(dqlab: Run) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
-    for name in (*WELL, "EGL", "OSMesa", "Ray", "MLflow", "plugins"):
+    for name in (*WELL, "EGL", "OSMesa", "Ray", "MLflow", "pen, kitchen"):
         assert any(line[8:].startswith(name) for line in lines), name
     for name in WELL:
         assert any(line.startswith(f"ok      {name}") for line in lines), done.stdout
     assert "All that dqlab train needs works here" in done.stdout
 
 
-def test_faults_are_told_with_their_fixes(dqlab: Run, tmp_path: Path, dead_port: int) -> None:
+def test_faults_are_told_with_their_fixes(dqlab: Run, tmp_path: Path) -> None:
     """Each is one line, nothing hangs, and the exit code says that training would fail."""
     (tmp_path / "d4rl").symlink_to(tmp_path / "d4rl")  # cannot be read, not even by root
     (tmp_path / "empty").mkdir()
-    env = {"MLFLOW_TRACKING_URI": f"http://ann:s3cret@127.0.0.1:{dead_port}", "MUJOCO_GL": "nonsense", "CXX": ""}
-    env |= {"PATH": str(tmp_path / "empty"), "RAY_ADDRESS": f"127.0.0.1:{dead_port}"}
-    env["PYTHONPATH"] = os.pathsep.join([broken_plugin(tmp_path / "lab"), os.environ.get("PYTHONPATH", "")])
+    env = {"MLFLOW_TRACKING_URI": "http://ann:s3cret@127.0.0.1:9", "MUJOCO_GL": "nonsense", "CXX": ""}
+    env |= {"PATH": str(tmp_path / "empty")}
     done = dqlab("doctor", "--json", env=env)
     assert done.returncode == 1, done.stderr
     assert "s3cret" not in done.stdout + done.stderr
     known = json.loads(done.stdout)
     found = {item["name"]: item for item in known["findings"]}
     assert known["can_train"] is False
-    assert known["seconds"] < examination.SECONDS + 1
     assert found["compiler"]["state"] == "missing"
     assert found["PyTorch"]["state"] == "ok"
-    assert found["plugins"]["state"] == "warning"
-    assert "badlab" in found["plugins"]["text"]
-    assert "no such thing" in found["plugins"]["text"]
     expected = {
         "D4RL cache": ("symbolic links", "D4RL_DATASET_DIR"),
         "D4RL physics": ("MUJOCO_GL: nonsense", "unset MUJOCO_GL"),
         "MLflow": ("http://***@", "dqlab sync"),
-        "Ray": ("Connection refused", "unset RAY_ADDRESS"),
     }
     for name, (text, fix) in expected.items():
         assert found[name]["state"] == "broken", found[name]
@@ -108,36 +83,29 @@ def test_a_child_may_crash_hang_or_fail() -> None:
     assert run_isolated("import sys; print(sys.argv[1])", "a", timeout=10).output == "a\n"
 
 
-def test_a_check_may_hang_or_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hang() -> list[DoctorFinding]:
-        time.sleep(5)
-        return []
-
+def test_a_check_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> list[DoctorFinding]:
         raise ValueError("odd machine")
 
     def fine() -> list[DoctorFinding]:
         return [DoctorFinding(State.OK, "yes")]
 
-    made = [Check("a", "hangs", hang), Check("a", "fails", fail, needed=True), Check("b", "fine", fine)]
-    monkeypatch.setattr(examination, "CHECKS", made)
-    report = examination.examine_machine(seconds=0.3)
-    assert [(item.name, item.state, item.hinders) for item in report.findings] == [
-        ("hangs", State.BROKEN, False),
+    monkeypatch.setattr(report, "CHECKS", [Check("a", "fails", fail, needed=True), Check("b", "fine", fine)])
+    found = report.examine_machine()
+    assert [(item.name, item.state, item.hinders) for item in found] == [
         ("fails", State.BROKEN, True),
         ("fine", State.OK, False),
     ]
-    assert report.seconds < 3
-    assert not report.can_train
+    assert found[0].text == "ValueError: odd machine"
+    assert not report.can_train(found)
 
 
 def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert {check.name for check in CHECKS} >= {"compiler"}
     broken = tmp_path / "g++"
     broken.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    found = only(training.toolchain)
+    found = only(checks.toolchain)
     assert found.state is State.BROKEN
     assert "Python.h" in found.text
     assert "python3-dev" in found.fix
@@ -145,7 +113,7 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_devices_are_told() -> None:
     gpu = {"name": "NVIDIA X", "capability": "9.0", "free": 70 * 2**30, "total": 80 * 2**30}
-    known = training._device({"version": "2.6", "cuda": "12.4", "devices": [gpu, gpu]})
+    known = device_finding({"version": "2.6", "cuda": "12.4", "devices": [gpu, gpu]})
     assert known.text == "2 x CUDA: NVIDIA X (70 of 80 GiB free, compute capability 9.0)"
     assert known.state is State.OK
 
@@ -153,30 +121,29 @@ def test_devices_are_told() -> None:
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
-    assert "1 of" in (found := only(training.d4rl_cache)).text
+    assert "1 of" in (found := only(checks.d4rl_cache)).text
     assert "hopper-medium-v2" in found.text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
-    assert only(training.d4rl_cache).hinders  # a file, not a folder
+    assert only(checks.d4rl_cache).hinders  # a file, not a folder
 
 
 def test_a_locked_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert only(optional.mlflow).text.endswith("will be made")
+    assert only(checks.mlflow).text.endswith("will be made")
     store = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     store.execute("BEGIN EXCLUSIVE")
-    assert "locked" in only(optional.mlflow).text
+    assert "locked" in only(checks.mlflow).text
     store.rollback()
-    assert only(optional.mlflow).text.endswith("can be written")
+    assert only(checks.mlflow).text.endswith("can be written")
     store.close()
 
 
-def test_passwords_are_hidden(monkeypatch: pytest.MonkeyPatch, dead_port: int) -> None:
-    for uri in (f"postgresql://ann:s3cret@127.0.0.1:{dead_port}/x", "mysql://h:bad/x?password=s3cret"):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        found = only(optional.mlflow)
-        assert found.state is State.BROKEN
-        assert "s3cret" not in found.text
-        assert "***" in found.text
+def test_passwords_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql://h:bad/x?password=s3cret")
+    found = only(checks.mlflow)
+    assert found.state is State.BROKEN
+    assert "s3cret" not in found.text
+    assert "***" in found.text
 
 
 def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,8 +152,6 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     egl = next(check for check in CHECKS if check.name == "EGL")
     assert only(egl).state is State.MISSING
     assert "libegl1" in only(egl).fix
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nonexistent")
-    assert only(optional.encoder).state is not State.OK
 
 
 def test_versions_are_held_against_what_is_asked_for() -> None:

@@ -6,18 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, isolated
-from mlflow_server import Server
 
 from dqlab.cli import main
-from dqlab.errors import BenchmarkError
-from dqlab.tools.benchmarks import machine_kind, read_benchmarks, send_benchmarks
-from dqlab.tracking.mlflow.client import mirror_environment
+from dqlab.tools.benchmarks import machine_kind, send_benchmarks, uri_or_default
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,7 +44,6 @@ def test_plain(benchmark):
 """
 
 ORDER = """
-import pytest
 from measuring import Measure
 
 def test_order(benchmark):
@@ -79,9 +75,7 @@ def test_inner_calls(benchmark):
 """
 
 
-def run_pytest(
-    folder: Path, content: str, *args: str, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, content: str, *args: str, uri: str = "") -> subprocess.CompletedProcess[str]:
     """A real session in a folder, with this copy of dqlab, not inside pytest-xdist."""
     (folder / "test_tiny.py").write_text(content)
     kept = {name: value for name, value in isolated(folder).items() if not name.startswith("PYTEST_")}
@@ -90,7 +84,7 @@ def run_pytest(
     return subprocess.run(
         command,
         cwd=folder,
-        env={**kept, **(env or {}), "PYTHONPATH": path},
+        env={**kept, **({"MLFLOW_TRACKING_URI": uri} if uri else {}), "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=240,
@@ -117,7 +111,7 @@ def check_complete(at: Any, file: Path) -> None:
     """Every figure of the session's JSON, tags, and artifacts are in MLflow, once."""
     document = json.loads(file.read_text())
     (parent,), children = recorded(at)
-    assert set(children) == {"test_update[1]", "test_update[2]", "test_lonely", "test_plain"}
+    assert set(children) == {item["name"] for item in document["benchmarks"]}
     assert [item.path for item in at.list_artifacts(parent.info.run_id)] == [file.name]
     for item in document["benchmarks"]:
         run = children[item["name"]]
@@ -142,76 +136,45 @@ def check_complete(at: Any, file: Path) -> None:
     assert "ratio" not in children["test_lonely"].data.metrics
 
 
-def test_candidate_and_baseline_alternate(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, ORDER)
-    assert done.returncode == 0, done.stdout
-
-
-def test_local_store(dqlab: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run_pytest(tmp_path, TINY, "--mlflow", "--benchmark-json=also.json")
-    assert done.returncode == 0, done.stdout
-    table = done.stdout.partition("dqlab benchmarks ==")[2]
-    assert all(
-        word in table for word in ("test_update[1]", "median", "per second", "ratio", "of peak", "has all of it")
-    )
-    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
-    assert json.loads(kept.read_text())["dqlab"] == json.loads((tmp_path / "also.json").read_text())["dqlab"]
-    at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    check_complete(at, kept)
-    assert (tmp_path / "runs" / "mlartifacts").is_dir()
-    compared = dqlab("bench", "compare")
-    assert compared.returncode == 0, compared.stderr
-    assert "test_update[2]  part=update, replicas=2, mode=eager, device=cpu" in compared.stdout
-    assert "0 of 4 benchmarks" in compared.stdout
-    capsys.readouterr()
-    assert main(["bench", "compare", str(kept)]) == 0
-    assert capsys.readouterr().out == compared.stdout, "both sources tell the same"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A server that has not been started yet."""
-    server = Server(tmp_path)
-    yield server
-    server.kill()
-
-
-def test_a_dead_server_costs_a_line_and_gets_the_figures_later(
-    server: Server, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    env = {"MLFLOW_TRACKING_URI": server.uri}
-    done = run_pytest(tmp_path, TINY, "--mlflow", env=env)
-    assert done.returncode == 0, done.stdout
-    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
-    told = [line for line in done.stdout.splitlines() if f"dqlab bench send {kept}" in line]
-    assert len(told) == 1
-    assert "Traceback" not in done.stdout + done.stderr
-    server.start()
-    sent = dqlab("bench", "send", str(kept), env=env)
-    assert sent.returncode == 0, sent.stderr
-    check_complete(client(server.uri), kept)
-    for name, value in mirror_environment().items():
-        monkeypatch.setenv(name, value)
-    send_benchmarks(kept, server.uri)  # sends nothing twice
-    check_complete(client(server.uri), kept)
-    assert len(read_benchmarks([], server.uri, "this")) == 4
-    server.kill()
-    with pytest.raises(BenchmarkError, match="cannot be read"):
-        read_benchmarks([], server.uri, "this")
-
-
-def test_nothing_measured_is_said(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "def test_it(): pass", "--mlflow")
-    assert done.returncode == 0
-    assert "Nothing was measured" in done.stdout
-
-
-def test_disabled_benchmarks_run_once(tmp_path: Path) -> None:
-    content = """
+DISABLED = """
 calls = []
+
 def test_it(measure):
     assert measure(lambda: calls.append("c"), lambda: calls.append("b")) == {}
     assert calls == ["b", "c"]
 """
-    done = run_pytest(tmp_path, content, "--benchmark-disable")
+
+
+def test_disabled_benchmarks_run_once_and_send_nothing(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, DISABLED, "--benchmark-disable", "--mlflow")
     assert done.returncode == 0, done.stdout
+    assert "Nothing was measured" in done.stdout
+
+
+def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
+    dqlab: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidate and baseline alternate (`test_order`); nothing is sent twice."""
+    dead = "http://127.0.0.1:9"
+    done = run_pytest(tmp_path, TINY + ORDER, "--mlflow", "--benchmark-json=also.json", uri=dead)
+    assert done.returncode == 0, done.stdout
+    table = done.stdout.partition("dqlab benchmarks ==")[2]
+    assert all(word in table for word in ("test_update[1]", "median", "per second", "ratio", "of peak"))
+    (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
+    assert json.loads(kept.read_text())["dqlab"] == json.loads((tmp_path / "also.json").read_text())["dqlab"]
+    assert sum(f"dqlab bench send {kept}" in line for line in done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    sent = dqlab("bench", "send", str(kept))
+    assert (sent.returncode, "has all of it" in sent.stdout) == (0, True), sent.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = uri_or_default(None)
+    check_complete(client(store), kept)
+    assert (tmp_path / "runs" / "mlartifacts").is_dir()
+    send_benchmarks(kept, store)
+    check_complete(client(store), kept)
+    capsys.readouterr()
+    assert main(["bench", "compare"]) == 0
+    said = capsys.readouterr().out
+    assert "test_update[2]  part=update, replicas=2, mode=eager, device=cpu" in said
+    assert "0 of 6 benchmarks" in said
