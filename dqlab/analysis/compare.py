@@ -20,7 +20,7 @@ from rich.text import Text
 
 from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
 from dqlab.analysis.report.exports import latex_table
-from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue, estimate_values
+from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue, estimate_values, rich_table
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import BOUNDS
@@ -117,39 +117,15 @@ class Compared:
     confidence: float
     reps: int
 
-    @property
-    def tasks(self) -> dict[str, pd.DataFrame]:
-        """The scores by task."""
-        return dict(iter(self.scores.groupby("task", sort=False)))
-
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All of it, for JSON: `scores` has a row a group, task, rule and metric."""
         groups = [
             {"group": g.letter, "name": g.name, "config": {n: g.config.get(n, UNSET) for n in self.different}}
             for g in self.groups
         ]
-        return {
-            "groups": groups,
-            "tasks": {task: [_row_dict(*each) for each in _rows_of(scores)] for task, scores in self.tasks.items()},
-            "warnings": list(self.warnings),
-            "confidence": self.confidence,
-            "reps": self.reps,
-        }
-
-
-def _rows_of(scores: pd.DataFrame) -> Any:
-    return scores.groupby(["group", "name", "data_digest"], sort=False)
-
-
-def _row_dict(key: tuple[str, str, str], scores: pd.DataFrame) -> dict[str, Any]:
-    """A group on one task and one data set."""
-    by_rule: dict[str, dict[str, Any]] = {}
-    for row in scores.itertuples():
-        estimate = {name: finite_or_none(getattr(row, name)) for name in BOUNDS}
-        by_rule.setdefault(row.rule, {})[row.metric] = estimate
-    first = scores.iloc[0]
-    known = {"group": key[0], "data_digest": key[2], "caveat": first.caveat, "seeds": list(first.seeds)}
-    return {**known, "scores": by_rule}
+        scores = self.scores.assign(**{end: self.scores[end].map(finite_or_none).astype(object) for end in BOUNDS})
+        facts = {"warnings": list(self.warnings), "confidence": self.confidence, "reps": self.reps}
+        return {"groups": groups, "scores": scores.to_dict("records"), **facts}
 
 
 def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Compared:
@@ -290,8 +266,8 @@ MANY = 6
 def print_comparison(compared: Compared, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
     console.print(_differences(compared) if len(compared.groups) > 1 else Text("One configuration."))
-    for task, scores in compared.tasks.items():
-        console.print(_score_table(task, scores))
+    for table in score_tables(compared):
+        console.print(rich_table(table))
     percent = f"{100 * compared.confidence:g}%"
     console.print(
         f"Intervals: {percent}, of the mean and the interquartile mean (IQM) over seeds, {compared.reps:,} bootstrap "
@@ -323,53 +299,25 @@ def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
     return table
 
 
-def _title(task: str, scores: pd.DataFrame) -> str:
-    said = "; ".join(sorted(set(scores.caveat) - {""}))
-    return f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
+def score_tables(compared: Compared) -> list[ReportTable]:
+    """A table a task: a row a group and rule."""
+    return [_score_table(str(task), scores, compared) for task, scores in compared.scores.groupby("task", sort=False)]
 
 
-def _row_name(key: tuple[str, str, str], scores: pd.DataFrame) -> str:
-    """The group, and its data where they are not the same for all groups."""
-    letter, name, digest = key
-    return f"{letter}: {name}" + (f" | data {digest[:12]}" if scores.data_digest.nunique() > 1 else "")
-
-
-def _score_table(task: str, scores: pd.DataFrame) -> Table:
-    table = Table(title=_title(task, scores))
-    for column in ("group", "seeds", "rule", "mean", "interval", "IQM", "interval"):
-        table.add_column(column, justify="left" if column in ("group", "rule") else "right")
-    for key, own in _rows_of(scores):
-        first = [_row_name(key, scores), str(len(own.seeds.iloc[0]))]
-        for rule, estimates in own.groupby("rule", sort=False):
-            shown = [text for row in estimates.itertuples() for text in _shown(row)]
-            table.add_row(*map(Text, (*first, rule.replace("_", "-"), *shown)))
-            first = ["", ""]
-        table.add_section()
-    return table
-
-
-def _shown(row: Any) -> tuple[str, str]:
-    low, high = finite_or_none(row.low), finite_or_none(row.high)
-    return f"{row.point:.1f}", "-" if low is None or high is None else f"{low:.1f} to {high:.1f}"
-
-
-def latex_scores(compared: Compared) -> str:
-    """A booktabs table a task: a row a group and rule."""
-    return "\n".join(latex_table(_latex_scores(task, scores, compared)) for task, scores in compared.tasks.items())
-
-
-def _latex_scores(task: str, scores: pd.DataFrame, compared: Compared) -> ReportTable:
+def _score_table(task: str, scores: pd.DataFrame, compared: Compared) -> ReportTable:
     means, iqms = (scores[scores.metric == metric] for metric in METRICS)
-    rows = list(means.itertuples())
-    named = [TableValue(_row_name((row.group, row.name, row.data_digest), scores)) for row in rows]
+    rows, said = list(means.itertuples()), "; ".join(sorted(set(scores.caveat) - {""}))
+    several = scores.data_digest.nunique() > 1  # then each group is named with its data
+    names = [f"{row.group}: {row.name}" + (f" | data {row.data_digest[:12]}" if several else "") for row in rows]
     columns = (
-        TableColumn("Group", "", named),
+        TableColumn("Group", "", [TableValue(name) for name in names]),
         TableColumn("seeds", "", [TableValue(str(len(row.seeds)), "", len(row.seeds)) for row in rows]),
         TableColumn("rule", "", [TableValue(row.rule.replace("_", "-")) for row in rows]),
         TableColumn("mean", "", estimate_values(means)),
         TableColumn("IQM", "", estimate_values(iqms)),
     )
-    caption = f"{_title(task, scores)}. In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
+    title = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
+    caption = f"{title}. In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
     return ReportTable(f"compare-{task}", caption, columns)
 
 
@@ -378,7 +326,7 @@ FORMATS: Mapping[str, Callable[[Compared], str]] = {
     "csv": lambda compared: str(
         compared.scores.assign(seeds=compared.scores.seeds.map(_listed_seeds)).to_csv(index=False)
     ),
-    "latex": latex_scores,
+    "latex": lambda compared: "\n".join(map(latex_table, score_tables(compared))),
 }
 
 

@@ -12,10 +12,10 @@ from made_folders import write_pack
 from made_grids import made_result
 
 from dqlab.ablation.config_resolver import ConfigResolver
+from dqlab.ablation.driver import GridRequest, open_session
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
 from dqlab.ablation.report import collect_results
-from dqlab.ablation.session import GridRequest, open_session
 from dqlab.analysis.results import Cell
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.client import store_uri, tracking_uri

@@ -12,10 +12,9 @@ from made_grids import made_result
 from rich.console import Console
 
 from dqlab.ablation.config_resolver import Data
-from dqlab.ablation.display import GridDisplay
+from dqlab.ablation.display import GridDisplay, GridProgress
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack
-from dqlab.ablation.progress import GridProgress
 from dqlab.analysis.results import Cell, CellStatus
 from dqlab.machine import readable_duration
 
@@ -98,7 +97,7 @@ def test_a_stopped_pack_waits_again(progress: GridProgress) -> None:
 
 def test_time_left_goes_by_the_pace_of_this_session(progress: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dqlab.ablation.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dqlab.ablation.display.time.monotonic", lambda: now[0])
     progress._started = 0.0
     assert progress.seconds_left() is None
     progress.on_event(

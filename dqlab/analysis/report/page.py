@@ -29,11 +29,11 @@ from dqlab.analysis.statistics import METRICS, Analysis
 from dqlab.analysis.wording import (
     counted,
     enumerate_names,
-    format_duration,
     format_interval,
     format_points,
     p_value,
 )
+from dqlab.machine import readable_duration
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
@@ -95,7 +95,7 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif isinstance(value, (tuple, list)):
             yield title, ", ".join(map(str, value))
         else:
-            yield ("time", format_duration(float(value))) if title == "seconds" else (title, str(value))
+            yield ("time", readable_duration(float(value))) if title == "seconds" else (title, str(value))
 
 
 def summary_paragraph(analysis: Analysis) -> str:

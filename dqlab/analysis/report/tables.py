@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
+from rich.table import Table
+from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.results import GridResults
@@ -95,6 +97,19 @@ class ReportTable:
         first = TableColumn(head, "", [TableValue(column.head) for column in columns])
         rows = zip(names.values, self.rows, strict=True)
         return replace(self, columns=(first, *(TableColumn(n.text, under, r[1:]) for n, r in rows)), strong=None)
+
+
+def rich_table(table: ReportTable, most: int | None = None) -> Table:
+    """The table for a terminal; rows beyond `most` are only counted."""
+    shown = Table(title=table.caption, title_justify="left")
+    for column in table.columns:
+        shown.add_column(f"{column.head}\n{column.under}".rstrip(), justify="left" if column.is_text else "right")
+    for first, *others in table.rows[:most]:
+        name = first.text + (" (base)" if first.text == table.strong else "")
+        shown.add_row(Text(name), *(Text(f"{value.text} {value.detail}".rstrip()) for value in others))
+    if most is not None and len(table.rows) > most:
+        shown.add_row(f"... and {len(table.rows) - most} more in the report")
+    return shown
 
 
 def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
