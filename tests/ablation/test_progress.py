@@ -83,16 +83,11 @@ def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> N
 def test_cells_of_which_an_ended_pack_left_nothing(
     progress: GridProgress, code: int, reason: str, state: str, failure: str, said: str
 ) -> None:
+    progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
+    progress.on_event(job("b"), {"event": "progress", "step": 40})
     progress.on_end(Ended(job("b"), code, reason))
     status = progress.cells["0004"]
     assert (status.state, status.failure, status.reason) == (state, failure, said)
-
-
-def test_a_stopped_pack_waits_again(progress: GridProgress) -> None:
-    progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
-    progress.on_event(job("b"), {"event": "progress", "step": 40})
-    progress.on_end(Ended(job("b"), STOPPED))
-    assert progress.cells["0004"].state == "waiting"
 
 
 def test_time_left_goes_by_the_pace_of_this_session(progress: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:

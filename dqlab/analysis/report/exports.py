@@ -22,7 +22,7 @@ from dqlab.analysis.report.tables import (
     reference_table,
     task_table,
 )
-from dqlab.analysis.results import CellStatus, GridResults
+from dqlab.analysis.results import FINISHED, CellStatus, GridResults
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, METRICS, TEST, Analysis
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -56,21 +56,19 @@ def _frame(frame: pd.DataFrame) -> dict[str, Any]:
 
 def all_cells(results: GridResults) -> list[dict[str, Any]]:
     """Every cell of the grid: finished ones with scores and evaluations, then failures, then what is pending."""
+    states = [(each, FINISHED) for each in results.results] + [(each, each.failure) for each in results.failures]
     return [
-        *(_finished(result) for result in results.results),
-        *(_without_result(status, status.failure) for status in results.failures),
-        *(_without_result(status, "pending") for status in results.pending),
+        {**each.cell.as_dict(), "state": state, "reason": each.reason, **_outcome(each)}
+        for each, state in [*states, *((each, "pending") for each in results.pending)]
     ]
 
 
-def _finished(result: CellStatus) -> dict[str, Any]:
-    scores = {rule: result.score(rule) for rule in SELECTION_RULES}
-    kept = {name: result.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
-    return {**result.cell.as_dict(), "state": "finished", "reason": "", "scores": scores, **kept}
-
-
-def _without_result(status: CellStatus, state: str) -> dict[str, Any]:
-    return {**status.cell.as_dict(), "state": state, "reason": status.reason}
+def _outcome(status: CellStatus) -> dict[str, Any]:
+    """Scores and evaluations of a finished cell; nothing of any other."""
+    if status.state != FINISHED:
+        return {}
+    kept = {name: status.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
+    return {"scores": {rule: status.score(rule) for rule in SELECTION_RULES}, **kept}
 
 
 def _plain(value: Any) -> Any:
@@ -173,7 +171,7 @@ def _tables(analysis: Analysis) -> Iterator[ReportTable]:
         yield aggregate_table(analysis, rules, (metric,))
     yield gap_table(analysis)
     for rule in rules:
-        yield task_table(analysis, rule).narrowed()
+        yield task_table(analysis, rule)
         if len(analysis.results.labels) > 1:
             yield comparison_table(analysis, rule).without(HEADS_LEFT_OUT)
     if analysis.settings.reference:

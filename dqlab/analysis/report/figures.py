@@ -108,6 +108,10 @@ def points_label(caveat: str) -> str:
     return f"{name} ({caveat})" if caveat else name
 
 
+def _interval(analysis: Analysis) -> str:
+    return f"{analysis.settings.confidence:.0%} bootstrap interval"
+
+
 COLUMNS = 3
 
 
@@ -118,8 +122,7 @@ def learning_curves(analysis: Analysis) -> Drawn | None:
         return None
     labels, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
     figure = _curve_panels(analysis, curves, labels)
-    confidence = analysis.settings.confidence
-    band = f"shaded: {confidence:.0%} bootstrap interval" if curves.low.notna().any() else "one seed: no interval"
+    band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
     caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. "
     return Drawn("learning_curves", (caption + note).strip(), figure)
 
@@ -183,8 +186,8 @@ def profile_figure(analysis: Analysis) -> Drawn | None:
         style_axes(axes, rule_name(rule), scores, "share of runs above" if place == 0 else "")
         axes.set_ylim(-0.02, 1.02)
     legend_below(figure, max(grid, key=lambda axes: len(axes.lines)), labels)
-    caption = "Performance profiles: share of runs whose score is above each value, with "
-    caption += f"{analysis.settings.confidence:.0%} bootstrap bands, by selection rule. Higher is better. {note}"
+    caption = f"Performance profiles: share of runs whose score is above each value, with {_interval(analysis)}s, "
+    caption += f"by selection rule. Higher is better. {note}"
     return Drawn("profiles", caption.strip(), figure)
 
 
@@ -205,11 +208,8 @@ def interval_figure(analysis: Analysis) -> Drawn | None:
     for axes in figure.axes:
         axes.set_xlim(low, high)
         axes.set_xlabel(f"IQM, {points_label(analysis.results.caveat)}", fontsize=8)
-    caption = (
-        f"Interquartile mean over tasks and seeds with its {analysis.settings.confidence:.0%} bootstrap interval, "
-    )
-    caption += f"by selection rule; the base, {base}, in the text's colour. {note}"
-    return Drawn("iqm", caption.strip(), figure)
+    caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
+    return Drawn("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
 def improvement_figure(analysis: Analysis) -> Drawn | None:
@@ -228,11 +228,9 @@ def improvement_figure(analysis: Analysis) -> Drawn | None:
         axes.set_xlabel(f"P(better than {plain_label(shorten_label(base, 20))})", fontsize=8)
     caption = (
         f"Probability that a run of the setting beats one of the base, {base}, on a task drawn at random, with its "
+        f"{_interval(analysis)}, by selection rule. Green: better, orange: worse after {CORRECTION}'s correction; "
+        f"grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
     )
-    caption += (
-        f"{analysis.settings.confidence:.0%} bootstrap interval, by selection rule. Green: better, orange: worse "
-    )
-    caption += f"after {CORRECTION}'s correction; grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
     return Drawn("improvement", caption.strip(), figure)
 
 
@@ -290,10 +288,8 @@ def score_by_value(analysis: Analysis) -> Drawn | None:
         _scale(axes, sorted({value for line in lines.values() for value, _ in line}))
     if len(lines) > 1:
         legend_below(figure, grid[0], list(lines))
-    caption = (
-        f"IQM over tasks and seeds against {axis}, with {analysis.settings.confidence:.0%} bootstrap intervals, by "
-    )
-    return Drawn("score_by_value", f"{caption}selection rule.", figure)
+    caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
+    return Drawn("score_by_value", caption, figure)
 
 
 def numeric_axis(results: GridResults) -> str | None:

@@ -37,7 +37,6 @@ from dqlab.machine import readable_duration
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
-WIDEST = 120  # characters of a table
 
 
 def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
@@ -52,7 +51,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
         aggregates=_aggregates(analysis),
-        tasks=[task_table(analysis, rule).narrowed(WIDEST) for rule in rules],
+        tasks=[task_table(analysis, rule) for rule in rules],
         comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
         references=reference_table(analysis) if analysis.settings.reference else None,
         unfinished=[failure_table(results)] * bool(results.failures) + [pending_table(results)] * bool(results.pending),
@@ -84,7 +83,7 @@ def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
         yield replace(table, name=f"all-{rule}", caption=f"Selection rule: {rule_name(rule)}. {table.caption}")
     for rule in SELECTION_RULES:
         if rule not in analysis.settings.rules:
-            yield task_table(analysis, rule).narrowed(WIDEST)
+            yield task_table(analysis, rule)
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -52,12 +52,6 @@ class TableColumn:
         """Whether it holds words, not numbers."""
         return any(value.number is None and value != NOTHING for value in self.values)
 
-    @property
-    def width(self) -> int:
-        """Characters, about: details are small, heads may break into two lines."""
-        cells = [len(value.text) + len(value.detail) * 2 // 3 for value in self.values]
-        return max(len(self.head) // 2, len(self.under) // 2, *cells) + 2
-
 
 @dataclass(frozen=True)
 class ReportTable:
@@ -83,12 +77,6 @@ class ReportTable:
     def without(self, heads: Container[str]) -> ReportTable:
         """This table but for the columns of these heads."""
         return replace(self, columns=tuple(column for column in self.columns if column.head not in heads))
-
-    def narrowed(self, most: int = 0) -> ReportTable:
-        """This table, or, where it is wider than so many characters and that helps, with its rows as columns."""
-        turned = self.turned("Task")
-        widths = [sum(column.width for column in table.columns) for table in (self, turned)]
-        return turned if widths[0] > max(most, widths[1]) else self
 
     def turned(self, head: str) -> ReportTable:
         """Rows as columns, the first one headed `head`; under each stands what stood under all of them."""
@@ -137,7 +125,7 @@ def gap_table(analysis: Analysis) -> ReportTable:
 
 
 def task_table(analysis: Analysis, rule: str) -> ReportTable:
-    """A row a setting, a column a task: mean ± standard error over seeds, by one rule."""
+    """Mean ± standard error over seeds, by one rule: a row a setting, or, where there are more tasks, a row a task."""
     under, results = rule_name(rule), analysis.results
     columns = [TableColumn(task, under, _task_values(analysis, rule, task)) for task in results.tasks]
     if len(results.tasks) > 1:
@@ -147,7 +135,8 @@ def task_table(analysis: Analysis, rule: str) -> ReportTable:
         f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number in "
         f"brackets where fewer have finished). {_unit(results.caveat)}"
     )
-    return _by_setting(analysis, f"tasks-{rule}", caption, columns)
+    table = _by_setting(analysis, f"tasks-{rule}", caption, columns)
+    return table.turned("Task") if len(results.tasks) > len(results.labels) else table
 
 
 def comparison_table(analysis: Analysis, rule: str) -> ReportTable:
