@@ -148,6 +148,13 @@ def test_a_driver_killed_while_planning_leaves_a_grids_folder(
         GridFolder(folder.path).lock()
 
 
+def test_a_driver_killed_before_its_plan_is_written_may_be_started_again(folder: GridFolder, file: Path) -> None:
+    storage = f"Grid.storage={str(file.parent / 'shared')!r}"
+    session = open_session(GridRequest([file], [EMBEDDED, storage], [], folder.path))
+    assert session.folder.packs.is_symlink()
+    folder.check("made")
+
+
 def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file: Path) -> None:
     plan, packs = planned(file)
     folder.write_facts(name="made")

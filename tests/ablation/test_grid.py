@@ -44,10 +44,6 @@ def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
         "BehaviourCloning.policy = 'cvae'",
         "Experiment.cell = 'eta=0.5, BC'",
     ]
-    assert grid.setting("eta=0.5, algorithm=BC") == grid.setting("eta=0.5, BC")
-    grid = Grid(axes={"a": {"x": {}, "a=x": {"DiffusionQL.eta": 0.5}}})  # a label goes before another one's alias
-    assert grid.setting("a=x").bindings == {"DiffusionQL.eta": 0.5}
-    assert grid.setting("x").bindings == {}
 
 
 def test_the_papers_ablations_are_there() -> None:
