@@ -98,7 +98,7 @@ def comparison_rows(groups: Iterable[RunGroup]) -> ComparisonRows:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """A comparison.
 
     Attributes:
@@ -128,7 +128,7 @@ class Compared:
         return {"groups": groups, "scores": scores.to_dict("records"), **facts}
 
 
-def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Compared:
+def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
     """Group the runs, and score every group on every task.
 
     Raises:
@@ -143,7 +143,7 @@ def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Compared:
     scores = _scores(groups, rows, rules, Bootstrap(settings.reps, settings.confidence))
     different = differing_parameters([group.config for group in groups])
     warnings = comparison_warnings(found, groups, rows)
-    return Compared(groups, different, scores, warnings, settings.confidence, settings.reps)
+    return Comparison(groups, different, scores, warnings, settings.confidence, settings.reps)
 
 
 def _scores(
@@ -263,7 +263,7 @@ MANY = 6
 """More groups than that are rows, not columns."""
 
 
-def print_comparison(compared: Compared, console: Console) -> None:
+def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
     console.print(_differences(compared) if len(compared.groups) > 1 else Text("One configuration."))
     for table in score_tables(compared):
@@ -277,7 +277,7 @@ def print_comparison(compared: Compared, console: Console) -> None:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
 
-def _differences(compared: Compared) -> Table:
+def _differences(compared: Comparison) -> Table:
     """A table of the parameters that are not the same in all groups."""
     groups, title = compared.groups, "What differs in configuration"
     configs = {group.letter: [group.config.get(name, UNSET) for name in compared.different] for group in groups}
@@ -299,12 +299,12 @@ def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
     return table
 
 
-def score_tables(compared: Compared) -> list[ReportTable]:
+def score_tables(compared: Comparison) -> list[ReportTable]:
     """A table a task: a row a group and rule."""
     return [_score_table(str(task), scores, compared) for task, scores in compared.scores.groupby("task", sort=False)]
 
 
-def _score_table(task: str, scores: pd.DataFrame, compared: Compared) -> ReportTable:
+def _score_table(task: str, scores: pd.DataFrame, compared: Comparison) -> ReportTable:
     means, iqms = (scores[scores.metric == metric] for metric in METRICS)
     rows, said = list(means.itertuples()), "; ".join(sorted(set(scores.caveat) - {""}))
     several = scores.data_digest.nunique() > 1  # then each group is named with its data
@@ -321,7 +321,7 @@ def _score_table(task: str, scores: pd.DataFrame, compared: Compared) -> ReportT
     return ReportTable(f"compare-{task}", caption, columns)
 
 
-FORMATS: Mapping[str, Callable[[Compared], str]] = {
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "json": lambda compared: json.dumps(compared.as_dict(), indent=1),
     "csv": lambda compared: str(
         compared.scores.assign(seeds=compared.scores.seeds.map(_listed_seeds)).to_csv(index=False)

@@ -11,14 +11,14 @@ import pytest
 from made_grids import made_result
 from rich.console import Console
 
-from dqlab.ablation.config_resolver import Data
+from dqlab.ablation.config_resolver import ResolvedDataset
 from dqlab.ablation.display import GridDisplay, GridProgress
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack
 from dqlab.analysis.results import Cell, CellStatus
 from dqlab.machine import readable_duration
 
-KIND = PackKind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
+KIND = PackKind("walker2d-medium-expert-v2", "", ResolvedDataset("embedded", None, ""))
 
 
 def cell(number: int) -> Cell:

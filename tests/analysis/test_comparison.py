@@ -19,7 +19,7 @@ from rliable import library, metrics
 from dqlab import cli
 from dqlab.analysis import finished_runs
 from dqlab.analysis.compare import (
-    Compared,
+    Comparison,
     _letter,
     compare_groups,
     differing_parameters,
@@ -36,11 +36,11 @@ Run = Callable[..., Any]
 GRID = made_grid(values=(2, 5), seeds=6)
 
 
-def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Compared:
+def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Comparison:
     return compare_groups(find_runs([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
 
 
-def rows_of(result: Compared, *columns: str) -> list[tuple[Any, ...]]:
+def rows_of(result: Comparison, *columns: str) -> list[tuple[Any, ...]]:
     """What each row is about, however many figures it has."""
     return list(dict.fromkeys(result.scores[list(columns)].itertuples(index=False, name=None)))
 

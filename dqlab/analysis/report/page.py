@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from dqlab.analysis.cautions import ENOUGH
 from dqlab.analysis.report.bibtex import bibtex_file, cited_works, uncited_sources
-from dqlab.analysis.report.figures import INK, TEXT_WIDTH, Drawn, figure_bytes
+from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, figure_bytes
 from dqlab.analysis.report.tables import (
     ReportTable,
     aggregate_table,
@@ -39,7 +39,7 @@ from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
 
 
-def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
+def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
     """The page as HTML text."""
     results, rules = analysis.results, analysis.settings.rules
     lacking = [f"{line} (no BibTeX entry is known)" for line in uncited_sources(results)]
@@ -62,7 +62,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
     )
 
 
-def _embedded(drawn: Drawn) -> dict[str, str]:
+def _embedded(drawn: ReportFigure) -> dict[str, str]:
     """The figure for the page; ink becomes light where the page is dark."""
     svg = figure_bytes(drawn, "svg").decode().replace(INK, "currentColor")
     inside = svg.index(">", svg.index("<svg")) + 1
