@@ -29,7 +29,6 @@ from dqlab.analysis.report import bibtex, figures
 from dqlab.analysis.report.exports import FRAMES, escape_latex, scores_csv
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.page import summary_paragraph
-from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue
 from dqlab.analysis.report.write import write_report
 from dqlab.analysis.results import FAILED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
@@ -269,6 +268,9 @@ def test_a_grid_as_far_as_it_has_come_has_a_report(grid: Callable[[], GridResult
     written = write_report(results, settings, tmp_path / "report")
     page = Page(tmp_path / "report" / "index.html")
     assert [path.name for path in written][:6] == FILES
+    heads = re.search(r'id="table-tasks-mean_last_10".*?</thead>', written[0].read_text(), re.DOTALL)
+    assert heads is not None
+    assert (">Task<" in heads[0]) == (len(results.tasks) > len(results.labels)), "as many rows as can be"
     assert all(label in page.text for label in results.labels)
     assert (REASON in page.text) == bool(results.failures)
     rows = list(csv.DictReader((tmp_path / "report" / "scores.csv").open(newline="")))
@@ -431,16 +433,3 @@ def test_words() -> None:
     assert enumerate_names(["a", "b", "c"]) == "a, b and c"
     assert enumerate_names(["a, 1", "b", "c"]) == "a, 1; b; and c"
     assert enumerate_names(list("abcdefgh"), 3) == "a, b and 6 more"
-
-
-def test_tables_turn_and_leave_columns_out() -> None:
-    columns = (
-        TableColumn("Setting", "", [TableValue("a")]),
-        TableColumn("x", "last", [TableValue("1")]),
-        TableColumn("y", "last", [TableValue("2")]),
-    )
-    one = ReportTable("t", "c", columns)
-    turned = one.turned("Task")
-    assert [(column.head, column.under) for column in turned.columns] == [("Task", ""), ("a", "last")]
-    assert [[value.text for value in row] for row in turned.rows] == [["x", "1"], ["y", "2"]]
-    assert [column.head for column in one.without(["x"]).columns] == ["Setting", "y"]
