@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
@@ -265,7 +264,7 @@ MANY = 6
 
 def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
-    console.print(_differences(compared) if len(compared.groups) > 1 else Text("One configuration."))
+    console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
     for table in score_tables(compared):
         console.print(rich_table(table))
     percent = f"{100 * compared.confidence:g}%"
@@ -277,26 +276,18 @@ def print_comparison(compared: Comparison, console: Console) -> None:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
 
-def _differences(compared: Comparison) -> Table:
-    """A table of the parameters that are not the same in all groups."""
-    groups, title = compared.groups, "What differs in configuration"
-    configs = {group.letter: [group.config.get(name, UNSET) for name in compared.different] for group in groups}
-    table = pd.DataFrame(configs, index=list(compared.different), dtype=object)
-    if not compared.different:
-        return _listing(["group", "name"], [[g.letter, g.name] for g in groups], "The same configuration")
-    if len(groups) > MANY:
-        return _listing(["group", *compared.different], table.T.reset_index().to_numpy().tolist(), title)
-    header = [f"{group.letter}: {group.name}" for group in groups]
-    return _listing(["parameter", *header], table.reset_index().to_numpy().tolist(), title)
-
-
-def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+def _differences(compared: Comparison) -> ReportTable:
+    """The parameters that are not the same in all groups; of many groups each is a row."""
+    groups, different = compared.groups, compared.different
+    names = [f"{group.letter}: {group.name}" for group in groups]
+    if not different:
+        column = TableColumn("group", "", [TableValue(name) for name in names])
+        return ReportTable("differences", "The same configuration", (column,))
+    values = [[TableValue(group.config.get(name, UNSET)) for name in different] for group in groups]
+    columns = (TableColumn(name, "", each) for name, each in zip(names, values, strict=True))
+    parameters = TableColumn("parameter", "", [TableValue(name) for name in different])
+    table = ReportTable("differences", "What differs in configuration", (parameters, *columns))
+    return table.turned("group") if len(groups) > MANY else table
 
 
 def score_tables(compared: Comparison) -> list[ReportTable]:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -87,17 +89,18 @@ class ReportTable:
         return replace(self, columns=(first, *(TableColumn(n.text, under, r[1:]) for n, r in rows)), strong=None)
 
 
-def rich_table(table: ReportTable, most: int | None = None) -> Table:
-    """The table for a terminal; rows beyond `most` are only counted."""
-    shown = Table(title=table.caption, title_justify="left")
+def rich_table(table: ReportTable, most: int | None = None) -> Group:
+    """The table for a terminal, below its caption; rows beyond `most` are only counted."""
+    shown = Table()
     for column in table.columns:
-        shown.add_column(f"{column.head}\n{column.under}".rstrip(), justify="left" if column.is_text else "right")
+        justify: Any = "left" if column.is_text else "right"
+        shown.add_column(f"{column.head}\n{column.under}".rstrip(), justify=justify, overflow="fold")
     for first, *others in table.rows[:most]:
         name = first.text + (" (base)" if first.text == table.strong else "")
         shown.add_row(Text(name), *(Text(f"{value.text} {value.detail}".rstrip()) for value in others))
     if most is not None and len(table.rows) > most:
         shown.add_row(f"... and {len(table.rows) - most} more in the report")
-    return shown
+    return Group(Text(table.caption), shown)
 
 
 def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
