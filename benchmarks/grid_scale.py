@@ -130,8 +130,7 @@ def main() -> None:
 
     from rich.console import Console
 
-    from dqlab.ablation.driver import ablate
-    from dqlab.ablation.session import GridRequest, open_session
+    from dqlab.ablation.driver import GridRequest, ablate, open_session
 
     out = args.folder / "grid"
     request = GridRequest([file], ["Tracking.mlflow=False"], [], out)

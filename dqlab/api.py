@@ -423,33 +423,19 @@ def compare(
     named = [str(run.path) if isinstance(run, (Run, Ablation)) else str(expanded(run)) for run in runs]
     with isolated(OtherConfiguration()):
         found = find_runs(named, experiment, "", tracking_uri(Path("runs") / "any"))
-        compared = compare_groups(found, rules or Report().rules).as_dict()
-    names = {group["group"]: group["name"] for group in compared["groups"]}
-    rows = [
-        {
-            "task": task,
-            "group": row["group"],
-            "name": names[row["group"]],
-            "rule": rule,
-            "seeds": row["seeds"],
-            **{f"{what}{end}": value for what, each in score.items() for end, value in _ends(each).items()},
-            "caveat": row["caveat"],
-            "data_digest": row["data_digest"],
-        }
-        for task, of_task in compared["tasks"].items()
-        for row in of_task
-        for rule, score in row["scores"].items()
-    ]
-    table = pd.DataFrame(rows)
-    table.attrs["different"] = {group["group"]: group["config"] for group in compared["groups"]}
-    table.attrs["warnings"] = compared["warnings"]
-    for text in compared["warnings"]:
+        compared = compare_groups(found, rules or Report().rules)
+    means, iqms = (compared.scores[compared.scores.metric == metric] for metric in ("mean", "iqm"))
+    table = means[["task", "group", "name", "rule"]].reset_index(drop=True).assign(seeds=[*map(list, means.seeds)])
+    for metric, found_scores in (("mean", means), ("iqm", iqms)):
+        table[[metric, f"{metric}_low", f"{metric}_high"]] = found_scores[["point", "low", "high"]].to_numpy()
+    table[["caveat", "data_digest"]] = means[["caveat", "data_digest"]].to_numpy()
+    table = table.sort_values("task", key=lambda tasks: pd.factorize(tasks)[0], kind="stable", ignore_index=True)
+    known = compared.as_dict()
+    table.attrs["different"] = {group["group"]: group["config"] for group in known["groups"]}
+    table.attrs["warnings"] = known["warnings"]
+    for text in compared.warnings:
         warnings.warn(text, stacklevel=2)
     return table
-
-
-def _ends(estimate: Mapping[str, float | None]) -> dict[str, float | None]:
-    return {"": estimate["point"], "_low": estimate["low"], "_high": estimate["high"]}
 
 
 def list_runs(folder: str | Path = "runs") -> pd.DataFrame:

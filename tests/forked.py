@@ -61,8 +61,8 @@ READ_EARLY = (
     "PYTORCH",
     "TORCH",
 )
-NOT_EARLY = ("PYTHONPATH", "PYTHONSAFEPATH", "TORCHINDUCTOR_CACHE_DIR")
-"""A fork follows these; the last is read when something is compiled."""
+NOT_EARLY = ("PYTHONBREAKPOINT", "PYTHONPATH", "PYTHONSAFEPATH", "TORCHINDUCTOR_CACHE_DIR")
+"""A fork follows these; the first, which Ray sets, is read at breakpoints, the last when something is compiled."""
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2): orphans below a process become its children."""
 HIGH = 200

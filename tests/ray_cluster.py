@@ -24,19 +24,27 @@ class Node:
 
     Args:
         arguments: of `ray start`.
+        ip: its address, where it is not the machine's own.
         hides: a folder that this node does not see: in its place there is an empty disk of its own.
     """
 
-    def __init__(self, *arguments: str, hides: Path | None = None) -> None:
+    def __init__(self, *arguments: str, ip: str = "", hides: Path | None = None) -> None:
         program = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         assert program, "there is no program ray"
+        self.ip = ip
+        named = [f"--node-ip-address={ip}"] if ip else []
         self._process = subprocess.Popen(
-            [*(hiding(hides) if hides else ()), program, "start", *arguments, *OPTIONS],
+            [*(hiding(hides) if hides else ()), program, "start", *named, *arguments, *OPTIONS],
             env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def has(self, pid: int) -> bool:
         """Whether a process descends from this node's."""
@@ -75,7 +83,7 @@ class Cluster:
     def join(self, hides: Path | None = None) -> Node:
         """A further node."""
         before = self._alive()
-        node = Node(f"--address={self.address}", f"--node-ip-address=127.0.0.{len(self.nodes) + 2}", hides=hides)
+        node = Node(f"--address={self.address}", ip=f"127.0.0.{len(self.nodes) + 2}", hides=hides)
         self.nodes.append(node)
         until(lambda: self._alive() > before, SECONDS)
         return node

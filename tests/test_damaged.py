@@ -22,8 +22,8 @@ from made_folders import fail_cell, folder_of, write_grid, write_reusing, write_
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
+from dqlab.ablation.display import read_last_score
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.progress import read_last_score
 from dqlab.ablation.report import collect_results
 from dqlab.analysis.compare import comparison_rows, comparison_warnings, group_runs
 from dqlab.analysis.finished_runs import read_folder

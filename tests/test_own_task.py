@@ -73,7 +73,7 @@ def test_runs_compare_though_nothing_is_registered(collected: Path, in_process: 
     fine(in_process("train", "--out", "one", *short))
     fine(in_process("train", "--out", "two", "--seeds", "1", *short))
     compared = json.loads(fine(in_process("compare", "one", "two", "--json")))
-    assert [row["seeds"] for row in compared["tasks"]["Pendulum-v1"]] == [[0, 1]]
+    assert {(row["task"], *row["seeds"]) for row in compared["scores"]} == {("Pendulum-v1", 0, 1)}
     assert compared["groups"][0]["config"] == {}
 
 

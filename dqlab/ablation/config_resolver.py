@@ -43,7 +43,7 @@ WITH_THE_DATA = ("data.", "data_source.", "reward_transform.")
 
 
 @dataclass(frozen=True)
-class Data:
+class ResolvedDataset:
     """The dataset of some cells.
 
     Attributes:
@@ -91,7 +91,7 @@ class ConfigResolver:
         self._choices: dict[Any, ResolvedParameters] = {}
         self.read: set[str] = set()
         """Complete names of what the cells that were built have read."""
-        self._found: dict[str, Data] = {}
+        self._found: dict[str, ResolvedDataset] = {}
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""
         self._check_single()
@@ -181,7 +181,7 @@ class ConfigResolver:
         of_data = {name for name in bound_parameters() if name.startswith(WITH_THE_DATA)}
         gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
-    def data(self, task: str, values: Values) -> Data:
+    def data(self, task: str, values: Values) -> ResolvedDataset:
         """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same.
 
         Raises:
@@ -193,16 +193,16 @@ class ConfigResolver:
             self._found[key] = self._find(task, sources)
         return self._found[key]
 
-    def _find(self, task: str, sources: Any) -> Data:
+    def _find(self, task: str, sources: Any) -> ResolvedDataset:
         before = len(self.not_fetched or ())
         try:
             source, found = find_dataset(tasks.get(task), sources)
         except DataError:
             if len(self.not_fetched or ()) == before:
                 raise
-            return Data(str(sources), None, f"{task}: not here yet")
+            return ResolvedDataset(str(sources), None, f"{task}: not here yet")
         caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
-        return Data(absolute_source(source), found.place, found.digest(), caveat)
+        return ResolvedDataset(absolute_source(source), found.place, found.digest(), caveat)
 
 
 def for_this_machine(device: str) -> list[str]:

@@ -1,11 +1,15 @@
-"""What a person sees of a grid: what it is, what it would take, how it fills up, what is missing."""
+"""How far a grid is, from the events of its packs, and what a person sees of it: plan, cells, what is missing."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,12 +18,129 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.ablation.calibration import costs_of_packs
-from dqlab.ablation.progress import GridProgress
-from dqlab.ablation.session import GridRequest, GridSession, open_session, slots_of
+from dqlab.ablation.engines.base import FINISHED as ENDED_WELL
+from dqlab.ablation.engines.base import STOPPED, Ended, Job, slots_of
+from dqlab.ablation.planning import PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, STARTING, WAITING, CellStatus
+from dqlab.analysis.wording import counted
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
+from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
+
+if TYPE_CHECKING:
+    from dqlab.ablation.driver import GridSession
+
+
+class GridProgress:
+    """How far every cell is.
+
+    Args:
+        cells: by their ids; kept up to date.
+        packs: that are to be run.
+        seconds: what each pack is expected to take, by its id.
+    """
+
+    def __init__(
+        self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack], seconds: Mapping[str, float]
+    ) -> None:
+        self.cells = cells
+        self._packs = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
+        self._seconds = dict(seconds)
+        self._done: dict[str, float] = dict.fromkeys(self._packs, 0.0)
+        self._begun: dict[str, float] = {}
+        self._totals: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+
+    def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
+        """Follow an event of a pack; returns the cells whose state changed."""
+        with self._changes(job) as changed:
+            if event.get("event") in ("started", "progress"):
+                self._totals[job.id] = float(event.get("steps", self._totals.get(job.id, 0.0)))
+                self._done[job.id] = float(event["step"]) / self._totals[job.id] if self._totals[job.id] else 0.0
+            if event.get("event") == "started":
+                self._begun[job.id] = self._done[job.id]
+            for status in [self.cells[cell] for cell in self._packs[job.id] if self.cells[cell].state != FAILED]:
+                self._follow(status, event, self._done[job.id])
+        return changed
+
+    def _follow(self, status: CellStatus, event: Mapping[str, Any], done: float) -> None:
+        """What an event means for one of the cells of its pack, of which that share is done."""
+        match event.get("event"):
+            case "starting":
+                status.state = STARTING
+            case "started":
+                status.state, status.share = RUNNING, done
+            case "progress":
+                status.share = done
+            case "evaluated":
+                status.last_score = event["scores"].get(status.cell.replica, status.last_score)
+            case "cell_failed" if status.cell.replica == event["replica"]:
+                status.state, status.reason = FAILED, str(event["reason"])
+
+    def on_end(self, ended: Ended) -> list[CellStatus]:
+        """Read what a pack that has ended left of its cells; returns those whose state changed.
+
+        Raises:
+            RunError: a summary or a failure's record is damaged.
+        """
+        with self._changes(ended.job) as changed:
+            self._done[ended.job.id] = self._done[ended.job.id] if ended.code == STOPPED else 1.0
+            for cell in self._packs[ended.job.id]:
+                read_outcome(self.cells[cell], ended)
+        return changed
+
+    @contextmanager
+    def _changes(self, job: Job) -> Iterator[list[CellStatus]]:
+        """Collects the cells of a pack whose state changes within this."""
+        changed: list[CellStatus] = []
+        with self._lock:
+            before = {cell: self.cells[cell].state for cell in self._packs[job.id]}
+            yield changed
+            changed += [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
+
+    def counts(self) -> dict[str, int]:
+        """How many cells are in each state."""
+        with self._lock:
+            states = [status.state for status in self.cells.values()]
+        return {state: states.count(state) for state in (FINISHED, RUNNING, STARTING, WAITING, FAILED)}
+
+    def seconds_left(self) -> float | None:
+        """An estimate by the pace so far; None before there is any."""
+        with self._lock:
+            weights = {pack: (self._seconds.get(pack) or 1.0) * len(cells) for pack, cells in self._packs.items()}
+            done = sum(weights[pack] * (self._done[pack] - self._begun.get(pack, 0.0)) for pack in weights)
+            left = sum(weight * (1.0 - self._done[pack]) for pack, weight in weights.items())
+        elapsed = time.monotonic() - self._started
+        return elapsed * left / done if done > 0.0 else None
+
+
+NO_RESULT = "it ended without a result"
+
+
+def read_outcome(status: CellStatus, ended: Ended) -> None:
+    """How a cell of a pack that has ended did, by its files; it waits again where it is only not done yet."""
+    folder = ended.job.folder / status.cell.replica
+    if (folder / "summary.json").exists():
+        status.last_score = read_last_score(folder)
+        status.finish(folder)
+    elif (record := folder / "failure.json").exists():
+        known = read_record(record, FailureRecord)
+        status.fail(known["kind"], known["reason"])
+    elif ended.code != STOPPED:
+        status.fail("crashed", ended.reason if ended.code != ENDED_WELL else NO_RESULT)
+    else:
+        status.wait()
+
+
+def read_last_score(folder: Path) -> float:
+    """The last score in the summary of a finished cell.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
+
 
 SHOWN, FEW = 40, 10
 """Rows of a table, and lines, after which the others are only counted."""
@@ -31,17 +152,13 @@ def announce_grid(session: GridSession, console: Console) -> None:
     finished, failed = (len(session.in_state(state)) for state in (FINISHED, FAILED))
     cells = sum(len(pack.cells) for pack in session.packs)
     told = (
-        f"{session.request.name}: {_count(len(grid.settings), 'setting')} x {_count(len(grid.tasks) or 1, 'task')} x "
-        f"{_count(len(grid.seeds), 'seed')} = {_count(len(session.cells), 'cell')}; {finished:,} finished, "
-        f"{failed:,} failed before, {cells:,} to train in {_count(len(session.packs), 'pack')}"
+        f"{session.request.name}: {counted(len(grid.settings), 'setting')} x {counted(len(grid.tasks) or 1, 'task')} x "
+        f"{counted(len(grid.seeds), 'seed')} = {counted(len(session.cells), 'cell')}; {finished:,} finished, "
+        f"{failed:,} failed before, {cells:,} to train in {counted(len(session.packs), 'pack')}"
     )
     console.print(Text(told), soft_wrap=True)
     for first, second in session.plan.same[:FEW]:
         console.print(Text(f"'{second}' runs the same as '{first}': trained once."), soft_wrap=True)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def say_what_is_missing(session: GridSession, console: Console) -> None:
@@ -55,20 +172,12 @@ def say_what_is_missing(session: GridSession, console: Console) -> None:
     if not session.in_state(FINISHED):
         console.print("No cell has a result: there is no report.", soft_wrap=True)
     if session.state == "interrupted":
-        left = _count(len(session.pending), "cell")
+        left = counted(len(session.pending), "cell")
         console.print(f"Interrupted with {left} to go: the same command continues.", soft_wrap=True)
 
 
-def dry_run(request: GridRequest, console: Console) -> None:
-    """Show the plan of a grid; nothing is written, nothing fetched.
-
-    Raises:
-        DqlabError: a mistake in the grid's file, or a dataset that is not here.
-    """
-    session = open_session(request, planning_only=True)
-    announce_grid(session, console)
-    console.print("calibrating", style="dim")
-    session.costs = costs_of_packs(session.packs)
+def show_plan(session: GridSession, console: Console) -> None:
+    """Show the cells and packs of a grid whose packs have been measured, and what they take."""
     console.print(_cells(session))
     console.print(_packs(session))
     for line in _sums(session):

@@ -56,13 +56,11 @@ class Setting:
     Attributes:
         label: such as `N=5, eta=1.0`.
         bindings: what it sets.
-        alias: its label with the names of the axes, as it may be said, too.
         points: its place on each axis, axis name -> text.
     """
 
     label: str
     bindings: Bindings
-    alias: str = ""
     points: Mapping[str, str] = field(default_factory=dict)
 
     def as_text(self) -> list[str]:
@@ -163,18 +161,16 @@ class Grid:
         return self.base or self.settings[0].label
 
     def setting(self, label: str) -> Setting:
-        """The setting of that label, or of the label with the axes' names: `BC` or `algorithm=BC`.
+        """The setting of that label.
 
         Raises:
             ConfigError: there is none; the message names the settings.
         """
-        named = [setting for setting in self.settings if setting.label == label]
-        found = named or [setting for setting in self.settings if setting.alias == label]
-        if not found:
-            labels = [setting.label for setting in self.settings]
-            known = "; ".join(map(repr, labels[:MANY])) + ("; ..." if len(labels) > MANY else "")
+        found = {setting.label: setting for setting in self.settings}
+        if label not in found:
+            known = "; ".join(map(repr, list(found)[:MANY])) + ("; ..." if len(found) > MANY else "")
             raise ConfigError(f"The grid has no cell '{label}'. It has {known}.")
-        return found[0]
+        return found[label]
 
 
 def _is_text(value: Any) -> bool:
@@ -191,9 +187,9 @@ def _twice(texts: Iterable[str]) -> list[str]:
 
 
 def _combined(points: tuple[Setting, ...]) -> Setting:
-    label, alias = ", ".join(point.label for point in points), ", ".join(point.alias for point in points)
     bindings = {name: value for point in points for name, value in point.bindings.items()}
-    return Setting(label, bindings, alias, {axis: text for point in points for axis, text in point.points.items()})
+    places = {axis: text for point in points for axis, text in point.points.items()}
+    return Setting(", ".join(point.label for point in points), bindings, places)
 
 
 def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:
@@ -226,7 +222,7 @@ def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str], budget: tu
     for label in axis:
         if not _is_text(label):
             raise ConfigError(f"Grid.axes['{name}']: a label must be a text, not {label!r}.")
-    return [Setting(label, _bundle(point, budget), f"{name}={label}", {name: label}) for label, point in axis.items()]
+    return [Setting(label, _bundle(point, budget), {name: label}) for label, point in axis.items()]
 
 
 def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings:
@@ -241,7 +237,7 @@ def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:
     (parameter, values), *others = axis.items()
     if others or not isinstance(values, (tuple, list)) or not values:
         raise ConfigError(f"Grid.axes['{name}'] must give one parameter a tuple of values, not {dict(axis)!r}.")
-    return [Setting(f"{name}={value}", {parameter: value}, f"{name}={value}", {name: str(value)}) for value in values]
+    return [Setting(f"{name}={value}", {parameter: value}, {name: str(value)}) for value in values]
 
 
 def _exclusions(excluded: Any, points: Mapping[str, list[Setting]]) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.config_resolver import ConfigResolver, Data, canonical_values, for_this_machine
+from dqlab.ablation.config_resolver import ConfigResolver, ResolvedDataset, canonical_values, for_this_machine
 from dqlab.analysis.results import Cell
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
@@ -38,7 +38,7 @@ class PackKind:
 
     task: str
     text: str
-    data: Data
+    data: ResolvedDataset
 
 
 @dataclass(frozen=True)

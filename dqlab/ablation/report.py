@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.session import GridRequest
 from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, UsedComponent
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
@@ -23,6 +22,9 @@ from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, GridRecord, RunRecord, SummaryRecord, read_record
+
+if TYPE_CHECKING:
+    from dqlab.ablation.driver import GridRequest
 
 
 def report_grid(request: GridRequest, console: Console) -> None:

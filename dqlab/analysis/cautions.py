@@ -50,23 +50,15 @@ def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int] | None:
 
 
 def same_settings(results: GridResults) -> list[tuple[str, ...]]:
-    """Groups of labels that ran the same cells, or whose runs have the same scores by every rule."""
-    ran: dict[str, list[tuple[object, ...]]] = defaultdict(list)
-    scored: dict[str, list[tuple[object, ...]]] = defaultdict(list)
+    """Groups of labels whose runs have the same scores by every rule."""
+    scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
     for result in results.results:
-        cell = result.cell
-        ran[cell.label].append((cell.task, cell.seed, cell.id))
-        scored[cell.label].append((cell.task, cell.seed, *(result.score(rule) for rule in SELECTION_RULES)))
-    groups = [*_groups(results.labels, ran), *_groups(results.labels, scored)]
-    return list(dict.fromkeys(groups))
-
-
-def _groups(labels: tuple[str, ...], of: dict[str, list[tuple[object, ...]]]) -> list[tuple[str, ...]]:
+        scores = (result.score(rule) for rule in SELECTION_RULES)
+        scored[result.cell.label].add((result.cell.task, result.cell.seed, *scores))
     alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
-    for label in labels:
-        if of[label]:
-            alike[frozenset(of[label])].append(label)
-    return [tuple(group) for group in alike.values() if len(group) > 1]
+    for label, runs in scored.items():
+        alike[frozenset(runs)].append(label)
+    return [tuple(group) for runs, group in alike.items() if runs and len(group) > 1]
 
 
 ALIKE = 0.7

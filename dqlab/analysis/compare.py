@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
 from dqlab.analysis.report.exports import latex_table
-from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue, estimate_values
+from dqlab.analysis.report.tables import ReportTable, TableColumn, TableValue, estimate_values, rich_table
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import BOUNDS
@@ -98,7 +97,7 @@ def comparison_rows(groups: Iterable[RunGroup]) -> ComparisonRows:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """A comparison.
 
     Attributes:
@@ -117,42 +116,18 @@ class Compared:
     confidence: float
     reps: int
 
-    @property
-    def tasks(self) -> dict[str, pd.DataFrame]:
-        """The scores by task."""
-        return dict(iter(self.scores.groupby("task", sort=False)))
-
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All of it, for JSON: `scores` has a row a group, task, rule and metric."""
         groups = [
             {"group": g.letter, "name": g.name, "config": {n: g.config.get(n, UNSET) for n in self.different}}
             for g in self.groups
         ]
-        return {
-            "groups": groups,
-            "tasks": {task: [_row_dict(*each) for each in _rows_of(scores)] for task, scores in self.tasks.items()},
-            "warnings": list(self.warnings),
-            "confidence": self.confidence,
-            "reps": self.reps,
-        }
+        scores = self.scores.assign(**{end: self.scores[end].map(finite_or_none).astype(object) for end in BOUNDS})
+        facts = {"warnings": list(self.warnings), "confidence": self.confidence, "reps": self.reps}
+        return {"groups": groups, "scores": scores.to_dict("records"), **facts}
 
 
-def _rows_of(scores: pd.DataFrame) -> Any:
-    return scores.groupby(["group", "name", "data_digest"], sort=False)
-
-
-def _row_dict(key: tuple[str, str, str], scores: pd.DataFrame) -> dict[str, Any]:
-    """A group on one task and one data set."""
-    by_rule: dict[str, dict[str, Any]] = {}
-    for row in scores.itertuples():
-        estimate = {name: finite_or_none(getattr(row, name)) for name in BOUNDS}
-        by_rule.setdefault(row.rule, {})[row.metric] = estimate
-    first = scores.iloc[0]
-    known = {"group": key[0], "data_digest": key[2], "caveat": first.caveat, "seeds": list(first.seeds)}
-    return {**known, "scores": by_rule}
-
-
-def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Compared:
+def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Comparison:
     """Group the runs, and score every group on every task.
 
     Raises:
@@ -167,7 +142,7 @@ def compare_groups(found: FoundRuns, rules: Sequence[str]) -> Compared:
     scores = _scores(groups, rows, rules, Bootstrap(settings.reps, settings.confidence))
     different = differing_parameters([group.config for group in groups])
     warnings = comparison_warnings(found, groups, rows)
-    return Compared(groups, different, scores, warnings, settings.confidence, settings.reps)
+    return Comparison(groups, different, scores, warnings, settings.confidence, settings.reps)
 
 
 def _scores(
@@ -287,11 +262,11 @@ MANY = 6
 """More groups than that are rows, not columns."""
 
 
-def print_comparison(compared: Compared, console: Console) -> None:
+def print_comparison(compared: Comparison, console: Console) -> None:
     """Print what differs, the scores on every task, and warnings."""
-    console.print(_differences(compared) if len(compared.groups) > 1 else Text("One configuration."))
-    for task, scores in compared.tasks.items():
-        console.print(_score_table(task, scores))
+    console.print(rich_table(_differences(compared)) if len(compared.groups) > 1 else Text("One configuration."))
+    for table in score_tables(compared):
+        console.print(rich_table(table))
     percent = f"{100 * compared.confidence:g}%"
     console.print(
         f"Intervals: {percent}, of the mean and the interquartile mean (IQM) over seeds, {compared.reps:,} bootstrap "
@@ -301,84 +276,48 @@ def print_comparison(compared: Compared, console: Console) -> None:
         console.print(Text(f"Warning: {text}", style="yellow"), soft_wrap=True)
 
 
-def _differences(compared: Compared) -> Table:
-    """A table of the parameters that are not the same in all groups."""
-    groups, title = compared.groups, "What differs in configuration"
-    configs = {group.letter: [group.config.get(name, UNSET) for name in compared.different] for group in groups}
-    table = pd.DataFrame(configs, index=list(compared.different), dtype=object)
-    if not compared.different:
-        return _listing(["group", "name"], [[g.letter, g.name] for g in groups], "The same configuration")
-    if len(groups) > MANY:
-        return _listing(["group", *compared.different], table.T.reset_index().to_numpy().tolist(), title)
-    header = [f"{group.letter}: {group.name}" for group in groups]
-    return _listing(["parameter", *header], table.reset_index().to_numpy().tolist(), title)
+def _differences(compared: Comparison) -> ReportTable:
+    """The parameters that are not the same in all groups; of many groups each is a row."""
+    groups, different = compared.groups, compared.different
+    names = [f"{group.letter}: {group.name}" for group in groups]
+    if not different:
+        column = TableColumn("group", "", [TableValue(name) for name in names])
+        return ReportTable("differences", "The same configuration", (column,))
+    values = [[TableValue(group.config.get(name, UNSET)) for name in different] for group in groups]
+    columns = (TableColumn(name, "", each) for name, each in zip(names, values, strict=True))
+    parameters = TableColumn("parameter", "", [TableValue(name) for name in different])
+    table = ReportTable("differences", "What differs in configuration", (parameters, *columns))
+    return table.turned("group") if len(groups) > MANY else table
 
 
-def _listing(header: list[str], rows: list[list[str]], title: str) -> Table:
-    table = Table(title=title)
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+def score_tables(compared: Comparison) -> list[ReportTable]:
+    """A table a task: a row a group and rule."""
+    return [_score_table(str(task), scores, compared) for task, scores in compared.scores.groupby("task", sort=False)]
 
 
-def _title(task: str, scores: pd.DataFrame) -> str:
-    said = "; ".join(sorted(set(scores.caveat) - {""}))
-    return f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
-
-
-def _row_name(key: tuple[str, str, str], scores: pd.DataFrame) -> str:
-    """The group, and its data where they are not the same for all groups."""
-    letter, name, digest = key
-    return f"{letter}: {name}" + (f" | data {digest[:12]}" if scores.data_digest.nunique() > 1 else "")
-
-
-def _score_table(task: str, scores: pd.DataFrame) -> Table:
-    table = Table(title=_title(task, scores))
-    for column in ("group", "seeds", "rule", "mean", "interval", "IQM", "interval"):
-        table.add_column(column, justify="left" if column in ("group", "rule") else "right")
-    for key, own in _rows_of(scores):
-        first = [_row_name(key, scores), str(len(own.seeds.iloc[0]))]
-        for rule, estimates in own.groupby("rule", sort=False):
-            shown = [text for row in estimates.itertuples() for text in _shown(row)]
-            table.add_row(*map(Text, (*first, rule.replace("_", "-"), *shown)))
-            first = ["", ""]
-        table.add_section()
-    return table
-
-
-def _shown(row: Any) -> tuple[str, str]:
-    low, high = finite_or_none(row.low), finite_or_none(row.high)
-    return f"{row.point:.1f}", "-" if low is None or high is None else f"{low:.1f} to {high:.1f}"
-
-
-def latex_scores(compared: Compared) -> str:
-    """A booktabs table a task: a row a group and rule."""
-    return "\n".join(latex_table(_latex_scores(task, scores, compared)) for task, scores in compared.tasks.items())
-
-
-def _latex_scores(task: str, scores: pd.DataFrame, compared: Compared) -> ReportTable:
+def _score_table(task: str, scores: pd.DataFrame, compared: Comparison) -> ReportTable:
     means, iqms = (scores[scores.metric == metric] for metric in METRICS)
-    rows = list(means.itertuples())
-    named = [TableValue(_row_name((row.group, row.name, row.data_digest), scores)) for row in rows]
+    rows, said = list(means.itertuples()), "; ".join(sorted(set(scores.caveat) - {""}))
+    several = scores.data_digest.nunique() > 1  # then each group is named with its data
+    names = [f"{row.group}: {row.name}" + (f" | data {row.data_digest[:12]}" if several else "") for row in rows]
     columns = (
-        TableColumn("Group", "", named),
+        TableColumn("Group", "", [TableValue(name) for name in names]),
         TableColumn("seeds", "", [TableValue(str(len(row.seeds)), "", len(row.seeds)) for row in rows]),
         TableColumn("rule", "", [TableValue(row.rule.replace("_", "-")) for row in rows]),
         TableColumn("mean", "", estimate_values(means)),
         TableColumn("IQM", "", estimate_values(iqms)),
     )
-    caption = f"{_title(task, scores)}. In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
+    title = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
+    caption = f"{title}. In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
     return ReportTable(f"compare-{task}", caption, columns)
 
 
-FORMATS: Mapping[str, Callable[[Compared], str]] = {
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "json": lambda compared: json.dumps(compared.as_dict(), indent=1),
     "csv": lambda compared: str(
         compared.scores.assign(seeds=compared.scores.seeds.map(_listed_seeds)).to_csv(index=False)
     ),
-    "latex": latex_scores,
+    "latex": lambda compared: "\n".join(map(latex_table, score_tables(compared))),
 }
 
 

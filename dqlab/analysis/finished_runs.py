@@ -221,7 +221,6 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
 
 
 SCORE = "score/"
-Configure = Callable[[str, str], Mapping[str, str]]
 
 
 def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:

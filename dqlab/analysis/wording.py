@@ -43,13 +43,6 @@ def enumerate_names(names: Sequence[str], most: int = 6) -> str:
     return last.join(filter(None, (comma.join(names[:-1]), names[-1]))) if names else "none"
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    units = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
-    size, unit = next((each for each in units if seconds >= 2 * each[0]), units[-1])
-    return f"{seconds / size:.1f} {unit}"
-
-
 def finite_or_none(value: float) -> float | None:
     """A number for JSON, which has no NaN."""
     return value if math.isfinite(value) else None

@@ -57,7 +57,7 @@ def add_ablate(commands: Any) -> None:
 
 def _ablate(args: argparse.Namespace) -> int:
     from dqlab.ablation import ablate
-    from dqlab.ablation.display import dry_run
+    from dqlab.ablation.driver import dry_run
     from dqlab.ablation.report import report_grid
     from dqlab.config.plugins import load_plugins
     from dqlab.printing import Console

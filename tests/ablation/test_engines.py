@@ -1,9 +1,10 @@
-"""Every engine, held to what engines promise, with jobs that are processes and really die."""
+"""Every engine, held to what engines promise, with jobs that are processes and really die; a node that is lost."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,25 +17,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_packs import CELLS, check_same, pack_text, summary
 from ray_cluster import Cluster, lives, until
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job
 from dqlab.ablation.engines.local import LocalEngine
-from dqlab.ablation.engines.ray import RayEngine
+from dqlab.ablation.engines.ray import RayEngine, modules_of
 from dqlab.ablation.engines.slurm import SlurmEngine
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.training import made_job
+from dqlab.tracking.run_folder import claim_folder
 
 NEEDED = {"local": "json", "slurm": "submitit", "ray": "ray"}
 Events = dict[str, list[dict[str, Any]]]
+OnEvent = Callable[[Job, dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a cluster of two nodes, which are never idle: they end with these tests."""
+def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the cluster's second node does not see."""
+    return tmp_path_factory.mktemp("hidden")
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(hidden: Path) -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="ray is not installed")
     with closing(Cluster()) as cluster:
-        cluster.join()
-        yield cluster.address
+        yield cluster
+
+
+@pytest.fixture
+def cluster(whole_cluster: Cluster, hidden: Path) -> Cluster:
+    """Two nodes, which are never idle: they end with these tests."""
+    if not any(node.is_alive for node in whole_cluster.nodes):
+        whole_cluster.join(hides=hidden if os.geteuid() == 0 else None)
+    return whole_cluster
 
 
 @pytest.fixture(params=list(NEEDED))
@@ -44,23 +61,26 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     made: dict[str, Callable[[], Engine]] = {
         "local": lambda: LocalEngine(workers=2),
         "slurm": lambda: SlurmEngine(cluster="local"),
-        "ray": lambda: RayEngine(request.getfixturevalue("address")),
+        "ray": lambda: RayEngine(request.getfixturevalue("cluster").address),
     }
     return made[request.param]()
 
 
-def run(engine: Engine, jobs: list[Job], then: Callable[[Job, dict[str, Any]], None] | None = None) -> Any:
+def run(engine: Engine, jobs: list[Job], then: OnEvent | None = None, ended: dict[str, Any] | None = None) -> Any:
     """Run jobs; how each ended, and what it told, by id."""
     told: Events = defaultdict(list)
+    ends = {} if ended is None else ended
 
     def tell(job: Job, event: Any) -> None:
         told[job.id].append(dict(event))
         if then is not None:
             then(job, dict(event))
 
-    ends = list(engine.run(jobs, tell))
-    assert sorted(ended.job.id for ended in ends) == sorted(job.id for job in jobs), "each job ends once"
-    return {ended.job.id: ended for ended in ends}, told
+    for end in engine.run(jobs, tell):
+        assert end.job.id not in ends, "each job ends once"
+        ends[end.job.id] = end
+    assert sorted(ends) == sorted(job.id for job in jobs)
+    return ends, told
 
 
 def names(events: list[dict[str, Any]]) -> list[str]:
@@ -99,17 +119,26 @@ def test_a_job_that_fails_or_dies_ends_no_other(engine: Engine, tmp_path: Path) 
     assert "counting to 3" in jobs[0].log.read_text(), "what is no event goes to the log"
 
 
-def test_stopped_jobs_continue_where_they_were(engine: Engine, tmp_path: Path) -> None:
-    jobs = [made_job(tmp_path / name, steps=400, seconds=0.05) for name in ("a", "b", "c", "d")]
+def test_stopped_jobs_continue_where_they_were_and_a_second_stop_kills(engine: Engine, tmp_path: Path) -> None:
+    """One of them is deaf: it goes on when all others have saved and ended, and is killed."""
+    deaf = replace(made_job(tmp_path / "deaf", steps=9999, seconds=0.05, deaf=True), seconds=1.0)  # the first one
+    jobs = [deaf, *(made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b", "c"))]
+    ended: dict[str, Any] = {}
+    stops: list[str] = []
+    pids: list[int] = []
 
     def stop(job: Job, event: dict[str, Any]) -> None:
-        if event.get("step") == 3:
+        pids.extend([event["pid"]] if "pid" in event and job is deaf else [])
+        first = not stops and pids and job is not deaf and event.get("step", 0) >= 3
+        if first or (len(stops) == 1 and len(ended) == 3):
+            stops.append(job.id)
             engine.stop()
 
-    once = iter([stop])
-    ends, told = run(engine, jobs, lambda job, event: stop(job, event) if not told_to_stop(event, once) else None)
+    ends, told = run(engine, jobs, stop, ended)
     assert {end.code for end in ends.values()} == {STOPPED}
-    begun = [job for job in jobs if told[job.id]]
+    assert len(stops) == 2
+    until(lambda: not lives(pids[0]), 120)
+    begun = [job for job in jobs if told[job.id] and job is not deaf]
     assert begun
     for job in begun:
         assert step_of(job) == max(event.get("step", 0) for event in told[job.id])
@@ -117,26 +146,6 @@ def test_stopped_jobs_continue_where_they_were(engine: Engine, tmp_path: Path) -
     ends, again = run(engine, begun)
     assert {end.code for end in ends.values()} == {FINISHED}
     assert [again[job.id][0]["step"] for job in begun] == [told[job.id][-1]["step"] for job in begun]
-
-
-def told_to_stop(event: dict[str, Any], once: Iterator[object]) -> bool:
-    """Whether the one request to stop has been made already."""
-    return event.get("step") == 3 and next(once, None) is None
-
-
-def test_a_second_stop_kills(engine: Engine, tmp_path: Path) -> None:
-    job, pids = made_job(tmp_path / "deaf", steps=10_000, seconds=0.05, deaf=True), []
-
-    def stop(job: Job, event: dict[str, Any]) -> None:
-        pids.extend([event["pid"]] if "pid" in event else [])
-        if event.get("step") in (2, 20):
-            engine.stop()
-
-    started = time.monotonic()
-    ends, _ = run(engine, [job], stop)
-    assert ends["deaf"].code == STOPPED
-    assert time.monotonic() - started < 200
-    until(lambda: not lives(pids[0]), 120)
 
 
 def test_no_more_at_a_time_than_asked_the_longest_first(tmp_path: Path) -> None:
@@ -253,10 +262,9 @@ def test_workers_of_a_killed_driver_save_and_end(tmp_path: Path) -> None:
     assert all(len(told[job.id]) == 3 for job in jobs), "one step more, and the end"
 
 
-def test_a_ray_driver_that_is_killed_leaves_no_workers(address: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_a_ray_driver_that_is_killed_leaves_no_workers(cluster: Cluster, tmp_path: Path) -> None:
     jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
-    pids = kill_driver("ray", "RayEngine", repr(address), jobs)
+    pids = kill_driver("ray", "RayEngine", repr(cluster.address), jobs)
     until(lambda: not any(map(lives, pids)), 180)
     assert all(step_of(job) for job in jobs)
 
@@ -294,3 +302,145 @@ def test_what_is_not_installed_is_named(module: str, tmp_path: Path, monkeypatch
     engine = {"ray": RayEngine, "submitit": SlurmEngine}[module]()
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[(ray|slurm)\]'"):
         list(engine.run([made_job(tmp_path / "a")], print))
+
+
+TWO = {name: CELLS[name] for name in ("cell-a", "cell-b")}
+PLUGIN = '''"""A schedule."""
+import torch
+from dqlab.diffusion import noise_schedules
+
+@noise_schedules.register("travelling", source="x")
+def travelling(n_timesteps: int) -> torch.Tensor:
+    """Constant."""
+    return torch.full((n_timesteps,), 0.3, dtype=torch.float64)
+'''
+
+
+def make_pack(folder: Path, cache: Path, sources: str) -> Job:
+    folder.mkdir(parents=True)
+    bindings = ("DiffusionPolicy.schedule = 'travelling'", f"load_dataset.sources = ('{sources}',)")
+    (folder / "pack.gin").write_text("import travelling_plugin\n" + pack_text(TWO, *bindings, steps=20))
+    return Job(folder.name, folder, (cache,))
+
+
+def test_real_packs_give_what_they_give_on_this_machine(
+    cluster: Cluster, tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a plugin that only the driver has; the dataset is found in D4RL's cache, and by a path."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "travelling_plugin.py").write_text(PLUGIN)
+    cache = tmp_path / "cache" / "walker2d_medium_expert-v2.hdf5"
+    cache.parent.mkdir()
+    d4rl_file(rows=200).rename(cache)
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(cache.parent))  # which the nodes were started without
+    sources = {"cached": "d4rl_cache", "named": f"file:{cache}"}
+    there = [make_pack(tmp_path / "there" / name, cache, source) for name, source in sources.items()]
+    here = make_pack(tmp_path / "here" / "cached", cache, sources["cached"])
+    far = list(RayEngine(cluster.address).run(there, lambda job, event: None))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"), prepend=":")
+    near = list(LocalEngine(workers=1).run([here], lambda job, event: None))
+    assert [(end.code, end.reason) for end in (*far, *near)] == [(FINISHED, "")] * 3
+    assert sorted(path.name for path in (tmp_path / "there").glob(".storage-check*")) == []
+    facts = [json.loads((job.folder / "run.json").read_text())["data"] for job in (here, there[0])]
+    assert facts[0] == facts[1]
+    for theirs in there:
+        for name in TWO:
+            scores = [summary(job.folder, name)["selection"]["last"]["score_mean"] for job in (here, theirs)]
+            assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+            check_same(here.folder, name, theirs.folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hides a folder from a node")
+def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(
+    cluster: Cluster, hidden: Path, tmp_path: Path
+) -> None:
+    data = hidden / "data.hdf5"
+    data.write_text("rows")
+    unseen = {f"{hidden}. ": made_job(hidden / "b")}
+    unseen[f"the dataset {data}. "] = replace(made_job(tmp_path / "shared" / "a", steps=1), inputs=(data,))
+    for words, job in unseen.items():
+        with pytest.raises(ConfigError) as error:
+            list(RayEngine(cluster.address).run([job], lambda job, event: pytest.fail("a pack was started")))
+        assert str(error.value).startswith(f"The node {cluster.nodes[-1].ip} of the Ray cluster does not see {words}")
+        assert ("--storage DIR" in str(error.value)) == ("dataset" not in words)
+
+
+def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dqlab.ablation.engines.ray_tasks import fingerprint, storage_fault
+
+    token, data = tmp_path / "storage" / "token", tmp_path / "data.hdf5"
+    data.write_text("rows")
+    assert storage_fault(token, {}).startswith(f"does not see {token.parent}. All nodes must see what packs write")
+    token.mkdir(parents=True)
+    assert "but not its locks" in storage_fault(token, {})
+    with claim_folder(token):
+        assert storage_fault(token, {data: fingerprint(data)}) == ""
+        assert f"has another dataset in {data}" in storage_fault(token, {data: "of another"})
+        monkeypatch.setattr("uuid.UUID.hex", "nowhere/x")
+        assert storage_fault(token, {}).startswith(f"cannot write to {token.parent} (No such file or directory).")
+
+
+def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_package" / "deep").mkdir(parents=True)
+    (tmp_path / "a_package" / "__init__.py").write_text("")
+    (tmp_path / "a_module.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import a_package.deep\nimport a_module\nfrom dqlab import errors\nimport math\nimport not_there\n"
+    (tmp_path / "pack.gin").write_text(text + "a.text = 'import nothing'\n")
+    found = [Path(path).name for path in modules_of([Job("a", tmp_path)])]
+    assert found == ["dqlab", "a_module.py", "a_package"]
+
+
+def test_clusters_that_are_not_there(tmp_path: Path) -> None:
+    job = made_job(tmp_path / "a")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        closed = socket.create_server(("127.0.0.1", 0))
+        nobody = closed.getsockname()[1]
+        closed.close()
+        for address in (f"127.0.0.1:{nobody}", f"127.0.0.1:{deaf.getsockname()[1]}", "nonsense"):
+            started = time.monotonic()
+            with pytest.raises(ConfigError, match="ray start --address"):
+                list(RayEngine(address).run([job], print))
+            assert time.monotonic() - started < 40, address
+    with pytest.raises(ConfigError, match="auto, or HOST:PORT"):
+        RayEngine("ray://head:10001")
+
+
+def test_a_lost_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """Jobs stop half-way until one of them has got as far on the second node, however late its processes start."""
+    half, lost = 30, tmp_path / "lost"
+    (second,) = [node for node in cluster.nodes if node.is_alive]
+    plan = {"steps": 60, "seconds": 0.01, "gate": (half + 1, str(lost))}
+    plain = [made_job(tmp_path / name, **plan) for name in ("a", "b", "c")]
+    huge = replace(made_job(tmp_path / "huge"), threads=64, memory=10**15)  # more than any node has
+    gpu = replace(made_job(tmp_path / "gpu"), gpu_memory=1)
+    told: dict[str, list[Any]] = defaultdict(list)
+    moved: list[str] = []
+
+    def tell(job: Job, event: Any) -> None:
+        told[job.id].append(event)
+        ripe = not moved and event["event"] == "saved" and event["step"] == half
+        on_second = ripe and second.has(told[job.id][0]["pid"])
+        if on_second:
+            moved.append(job.id)
+            second.kill()
+            until(lambda: not lives(told[job.id][0]["pid"]), 120)  # it has saved
+            lost.touch()
+
+    ends = list(RayEngine(cluster.address).run([*plain, huge, gpu], tell))
+    assert sorted(end.job.id for end in ends) == ["a", "b", "c", "gpu", "huge"]
+    assert {end.code for end in ends} == {FINISHED}, ends
+    (name,) = moved
+    starts = {job.id: [e["step"] for e in told[job.id] if e["event"] == "started"] for job in (*plain, huge, gpu)}
+    assert {other: steps for other, steps in starts.items() if other != name} == {
+        other: [0] for other in starts if other != name
+    }
+    assert starts[name] == [0, half]
+    for job in plain:
+        lines = (job.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, 61))
+    seen = {job.id: told[job.id][0]["environment"] for job in (*plain, huge, gpu)}
+    assert {known["CUDA_VISIBLE_DEVICES"] for other, known in seen.items() if other != "gpu"} == {""}
+    assert seen["gpu"]["CUDA_VISIBLE_DEVICES"] == "0"
+    assert seen["huge"]["OMP_NUM_THREADS"] == "64"

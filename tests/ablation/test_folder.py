@@ -12,10 +12,10 @@ from made_folders import write_pack
 from made_grids import made_result
 
 from dqlab.ablation.config_resolver import ConfigResolver
+from dqlab.ablation.driver import GridRequest, open_session
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells
 from dqlab.ablation.report import collect_results
-from dqlab.ablation.session import GridRequest, open_session
 from dqlab.analysis.results import Cell
 from dqlab.errors import RunError
 from dqlab.tracking.mlflow.client import store_uri, tracking_uri
@@ -72,18 +72,12 @@ def test_a_pack_of_which_a_cell_has_ended_goes_on_with_the_others(
     plan, packs = planned(file)
     folder.write_plan(plan, packs)
     begin(folder, packs[0])
+    assert folder.open_packs({packs[0].cells[1].id}) == {}  # the other one has ended elsewhere
     ended = end(folder, packs[0], 0, file_name)
     assert list(folder.open_packs(ids(packs) - {ended})) == [packs[0].id]
     assert folder.open_packs(set()) == {}
     begin(folder, packs[0], state="finished")
     assert folder.open_packs(ids(packs) - {ended}) == {}
-
-
-def test_a_pack_whose_cell_has_ended_elsewhere_is_not_continued(folder: GridFolder, file: Path) -> None:
-    plan, packs = planned(file)
-    folder.write_plan(plan, packs)
-    begin(folder, packs[0])
-    assert folder.open_packs({packs[0].cells[1].id}) == {}
 
 
 def test_no_cell_is_in_two_packs_that_go_on(folder: GridFolder, file: Path) -> None:
@@ -152,6 +146,13 @@ def test_a_driver_killed_while_planning_leaves_a_grids_folder(
     folder.lock()
     with pytest.raises(RunError, match="is in use by another run"):
         GridFolder(folder.path).lock()
+
+
+def test_a_driver_killed_before_its_plan_is_written_may_be_started_again(folder: GridFolder, file: Path) -> None:
+    storage = f"Grid.storage={str(file.parent / 'shared')!r}"
+    session = open_session(GridRequest([file], [EMBEDDED, storage], [], folder.path))
+    assert session.folder.packs.is_symlink()
+    folder.check("made")
 
 
 def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file: Path) -> None:

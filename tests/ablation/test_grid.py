@@ -1,105 +1,55 @@
-"""Grid files: their cells, their mistakes, and every cell of the shipped ones as an experiment."""
+"""Grid files: their settings, and what they must not say, which is told in one line before anything is trained."""
 
 from __future__ import annotations
 
 import json
 import re
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ROOT, bindings
+from conftest import ROOT, TINY, bindings
 
-from dqlab.ablation.grid import Grid, Setting
+from dqlab.ablation.config_resolver import ConfigResolver
+from dqlab.ablation.driver import stop_on_signal
+from dqlab.ablation.grid import Grid
+from dqlab.ablation.planning import make_plan
 from dqlab.algorithms import algorithms
+from dqlab.analysis.settings import Report
+from dqlab.cli import main
 from dqlab.config import gin_files
+from dqlab.data.sources import find_dataset
+from dqlab.envs import tasks
 from dqlab.errors import ConfigError
+from dqlab.files import size_of
 from dqlab.runs import Experiment
-from dqlab.runs.build import check_experiment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-FILES = sorted((ROOT / "ablations").glob("*.gin"))
-
-
-def cells_of(path: Path) -> list[Setting]:
-    gin_files.load_gin([path])
-    return Grid().settings
+ETA: dict[str, Any] = {"eta": {"DiffusionQL.eta": (0.5, 1.0)}}
+WALKER = "walker2d-medium-expert-v2"
 
 
 def test_an_axis_is_a_parameter_with_values_or_labels_with_bindings() -> None:
     gin_files.load_gin([])
-    grid = Grid(
-        axes={
-            "eta": {"DiffusionQL.eta": (0.5, 1.0)},
-            "algorithm": {"QL": {}, "BC": {"Experiment.algorithm": "bc", "BehaviourCloning.policy": "cvae"}},
-        },
-        base="eta=1.0, QL",
-    )
-    assert [cell.label for cell in grid.settings] == ["eta=0.5, QL", "eta=0.5, BC", "eta=1.0, QL", "eta=1.0, BC"]
+    algorithm: Any = {"QL": {}, "BC": {"Experiment.algorithm": "bc", "BehaviourCloning.policy": "cvae"}}
+    grid = Grid(axes={**ETA, "algorithm": algorithm}, base="eta=1.0, QL", exclude=({"eta": 1.0, "algorithm": "BC"},))
+    assert [cell.label for cell in grid.settings] == ["eta=0.5, QL", "eta=0.5, BC", "eta=1.0, QL"]
     assert grid.setting("eta=0.5, BC").as_text() == [
         "DiffusionQL.eta = 0.5",
         "Experiment.algorithm = 'bc'",
         "BehaviourCloning.policy = 'cvae'",
         "Experiment.cell = 'eta=0.5, BC'",
     ]
-    assert grid.setting("eta=0.5, algorithm=BC") == grid.setting("eta=0.5, BC")
-
-
-@pytest.mark.parametrize(
-    ("axes", "message"),
-    [
-        ({}, "Grid.axes is empty"),
-        ({"eta": (0.5, 1.0)}, r"Grid.axes\['eta'\] must be"),
-        ({"eta": {"DiffusionQL.eta": 0.5}}, "one parameter a tuple of values"),
-        ({"eta": {"DiffusionQL.eta": (1.0,), "DiffusionQL.tau": (0.1,)}}, "one parameter a tuple of values"),
-        ({"eta": {"DiffusionQL.etaa": (0.5,)}}, "'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'?"),
-        ({"eta": {"x": {"DifusionQL.eta": 0.5}}}, "nothing is called 'DifusionQL'. Did you mean 'DiffusionQL'?"),
-    ],
-)
-def test_mistakes_are_one_line(axes: dict[str, object], message: str) -> None:
-    gin_files.load_gin([])
-    with pytest.raises(ConfigError, match=message):
-        Grid(axes=axes)  # type: ignore[arg-type]
-
-
-def test_an_unknown_cell_gets_the_nearest() -> None:
-    gin_files.load_gin([ROOT / "ablations" / "steps.gin"])
-    with pytest.raises(ConfigError, match="no cell 'N=11'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'."):
-        Grid().setting("N=11")
-    with pytest.raises(ConfigError, match="Grid.base='N=7' is no cell"):
-        Grid(base="N=7")
 
 
 def test_the_papers_ablations_are_there() -> None:
-    names = {path.stem for path in FILES}
+    names = {path.stem for path in (ROOT / "ablations").glob("*.gin")}
     wanted = "steps bc_only gaussian_policy policy_class schedules backbones critics selection samplers eta prediction"
     assert names >= set(wanted.split())
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_cell_is_an_experiment_of_its_own(path: Path) -> None:
-    """It builds, updates and acts on made-up numbers; no two cells run the same."""
-    texts = set()
-    cells = cells_of(path)
-    for cell in cells:
-        loaded = gin_files.load_gin([path], cell.as_text())
-        check_experiment(Experiment())
-        texts.add(gin_files.operative_text(loaded).replace(cell.label, ""))
-    assert len(cells) >= 2
-    assert len(texts) == len(cells)
-
-
-def test_a_cell_is_trained_by_its_label(dqlab: Run, tmp_path: Path) -> None:
-    file = str(ROOT / "ablations" / "steps.gin")
-    done = dqlab("train", "--gin", file, "--cell", "N=2", "--steps", "20", "--out", "run", "-q", *bindings())
-    assert done.returncode == 0, done.stderr
-    parameters = json.loads((tmp_path / "run" / "run.json").read_text())["parameters"]
-    assert parameters["DiffusionPolicy.n_timesteps"] == 2
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["cell"] == "N=2"
-    again = dqlab("train", "--gin", file, "--cell", "N=3", "--out", "other", *bindings())
-    assert again.returncode == 2
-    assert again.stderr == "dqlab: error: The grid has no cell 'N=3'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'.\n"
 
 
 @pytest.mark.parametrize("name", algorithms.names())
@@ -109,3 +59,225 @@ def test_every_algorithm_has_a_file_that_says_where_its_values_come_from(name: s
     assert algorithms.get(Experiment().algorithm) is algorithms.get(name)
     header = path.read_text().split("include", 1)[0]
     assert re.search(r"table|section|appendix|figure", header), "its header cites no place of a paper"
+
+
+def test_a_cell_is_trained_by_its_label(in_process: Run, tmp_path: Path) -> None:
+    file = str(ROOT / "ablations" / "steps.gin")
+    done = in_process("train", "--gin", file, "--cell", "N=2", "--steps", "20", "--out", "run", "-q", *bindings())
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["cell"], facts["parameters"]["DiffusionPolicy.n_timesteps"]) == ("N=2", 2)
+    again = in_process("train", "--gin", file, "--cell", "N=3", "--out", "other", *bindings())
+    assert again.returncode == 2
+    assert again.stderr == "dqlab: error: The grid has no cell 'N=3'. It has 'N=2'; 'N=5'; 'N=10'; 'N=20'.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "words"),
+    [
+        ("", ("--engine", "locl"), "Unknown engine 'locl'. Did you mean 'local'?"),
+        ("", ("--out", "holds"), "holds is not empty and holds no grid. Choose another --out."),
+        ("", ("--reuse", "nowhere"), "nowhere is not the folder of a grid"),
+        ("", ("--tasks", "walker2d"), "Unknown task 'walker2d'."),
+        ("", ("--seeds", "-1"), "Grid.seeds must be a tuple of different integers >= 0 (and below 2**32), not (-1,)"),
+        ("Grid.axes = {'a': {'Experiment.seeds': ((0,), (1,))}}", (), "Use Grid.seeds."),
+        ("Report.reference_rule = 'nonsense'", (), "Report.reference_rule='nonsense' is no selection rule"),
+        ("Grid.task_gin = '{'", (), f"Grid.task_gin, for the task '{WALKER}': There is no gin file '{{'."),
+        ("DiffusionPolicy.denoiser = 'mpl'", (), f"Cell 'eta=0.5' on {WALKER}: Unknown denoiser 'mpl'"),
+        (
+            "Grid.axes = {'a': {'x': {}, 'y': {'Training.steps': 20}}}",
+            ("--set", "Training.steps=40"),
+            "--set Training.steps sets what the grid varies (axis 'a')",
+        ),
+    ],
+)
+def test_the_command_line_tells_it_in_one_line(
+    in_process: Run, tmp_path: Path, text: str, more: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "holds").mkdir()
+    (tmp_path / "holds" / "something").touch()
+    grid = f"include 'gin/diffql_walker2d.gin'\nGrid.axes = {ETA!r}\nExperiment.task = '{WALKER}'\n{text}\n"
+    (tmp_path / "made.gin").write_text(grid)
+    done = in_process("ablate", "--grid", "made.gin", "--out", "out", "--dry-run", *more)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dqlab: error: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def refused(part: Any, words: str, **values: Any) -> None:
+    gin_files.load_gin([])
+    with pytest.raises(ConfigError) as error:
+        part(**values)
+    assert words in str(error.value)
+
+
+NO_NAMES: list[Any] = [5, WALKER, {WALKER: 1}, ([WALKER],), (5,), ("",), (WALKER, WALKER), None]
+NO_SEEDS: list[Any] = [5, 1.5, "01", ([1],), {0: 1}, (-1,), (True,), (0.0,), (0, 0), (), None, (2**32,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        *(({"seeds": seeds}, "Grid.seeds must be a tuple of different integers >= 0") for seeds in NO_SEEDS),
+        *(({"tasks": names}, "Grid.tasks must be a tuple of different names") for names in NO_NAMES),
+        ({"hours": -1}, "Grid.hours must be at least 0"),
+        ({"base": "N=7"}, "Grid.base='N=7' is no cell"),
+        ({"exclude": ({"M": 2},)}, "Grid.exclude names the axis 'M'"),
+        ({"exclude": ({"eta": 3},)}, "Grid.exclude names '3' on the axis 'eta'"),
+        ({"exclude": ({"eta": 0.5}, {"eta": 1.0})}, "leaves nothing of the grid"),
+        ({"exclude": ("eta=0.5",)}, "must be a tuple of"),
+    ],
+)
+def test_grids(values: dict[str, Any], words: str) -> None:
+    refused(Grid, words, axes=ETA, **values)
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        (5, "Grid.axes must be {axis: {parameter: values} or {label: bindings}}, not 5"),
+        ({}, "Grid.axes is empty"),
+        ({5: {"x": {}}}, "Grid.axes: an axis' name must be a text, not 5"),
+        ({"a": (0.5, 1.0)}, "Grid.axes['a'] must be {parameter: values} or {label: bindings}, not (0.5, 1.0)"),
+        ({"a": {"DiffusionQL.eta": 0.5}}, "one parameter a tuple of values"),
+        ({"a": {"DiffusionQL.eta": (1.0,), "DiffusionQL.tau": (0.1,)}}, "one parameter a tuple of values"),
+        ({"a": {"DiffusionQL.etaa": (0.5,)}}, "'DiffusionQL' has no parameter 'etaa'. Did you mean 'eta'?"),
+        ({"a": {"x": {"DifusionQL.eta": 0.5}}}, "nothing is called 'DifusionQL'. Did you mean 'DiffusionQL'?"),
+        ({"a": {"x": {}, None: {}}}, "Grid.axes['a']: a label must be a text, not None"),
+        ({"a": {5: (1,)}}, "Grid.axes['a']: 5 is no parameter's name. Write it as Configurable.parameter."),
+        ({"a": {"x": {"nonsense": 1}}}, "Grid.axes['a']: 'nonsense' is no parameter's name"),
+        ({"a": {".eta": (1,)}}, "Grid.axes['a']: '.eta' is no parameter's name"),
+        ({"a": {"DiffusionQL.": (1,)}}, "Grid.axes['a']: 'DiffusionQL.' is no parameter's name"),
+        ({**ETA, "b": {"x": {}, "y": {"algorithm.DiffusionQL.eta": 2.0}}}, "axes set algorithm.DiffusionQL.eta"),
+    ],
+)
+def test_axes(axes: Any, words: str) -> None:
+    refused(Grid, words, axes=axes)
+
+
+def test_no_two_settings_have_one_label() -> None:
+    axes: Any = {"a": {"x, y": {}, "x": {"DiffusionQL.eta": 0.5}}, "b": {"z": {}, "y, z": {"DiffusionQL.tau": 0.1}}}
+    refused(Grid, "several settings have the label 'x, y, z'", axes=axes)
+    assert len(Grid(axes=axes, exclude=({"a": "x", "b": "y, z"},)).settings) == 3
+
+
+@pytest.mark.parametrize(
+    ("parameter", "instead"),
+    [
+        ("Experiment.task", "Use Grid.tasks."),
+        ("experiment.Experiment.seeds", "Use Grid.seeds."),
+        ("Experiment.replicas", "Use Grid.seeds;"),
+        ("Experiment.cell", "A setting's label is its cell."),
+        ("Grid.base", "It holds for the grid as a whole: set it beside Grid.axes."),
+        ("Report.reps", "It holds for the grid as a whole: set it beside Grid.axes."),
+        ("tracking.Tracking.mlflow", "It holds for the grid as a whole: set it beside Grid.axes."),
+    ],
+)
+def test_no_axis_sets_what_holds_for_the_grid(parameter: str, instead: str) -> None:
+    for axis in ({parameter: (0, 1)}, {"x": {}, "y": {parameter: 1}}):
+        refused(Grid, f"Grid.axes['a']: {parameter} cannot differ between settings. {instead}", axes={"a": axis})
+
+
+def test_a_gin_file_for_a_label_gives_none_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "label.gin"
+    path.write_text("experiment.Experiment.task = 'x'\nTraining.steps = 3\nReport.reps = 5\nDiffusionQL.eta = 2.0\n")
+    gin_files.load_gin([])
+    assert Grid(axes={"a": {"x": str(path)}}).settings[0].bindings == {"DiffusionQL.eta": 2.0}
+
+
+@pytest.mark.parametrize("name", ["nope/{x}.gin", "{}", "{task.gin", "gin/nowhere/{task}.gin"])
+def test_only_the_task_is_replaced_in_the_name_of_its_gin_file(name: str) -> None:
+    reader = ConfigResolver([ROOT / "ablations" / "steps.gin"], [f"Grid.task_gin={name!r}"])
+    with pytest.raises(ConfigError) as error:
+        reader.load(WALKER, ())
+    wanted = name.replace("{task}", WALKER)
+    assert str(error.value).startswith(f"Grid.task_gin, for the task '{WALKER}': There is no gin file '{wanted}'.")
+
+
+def test_a_binding_is_compared_with_all_settings_quickly() -> None:
+    values = tuple(index / 1e4 for index in range(10_000))
+    text = f"Grid.axes={{'eta': {{'DiffusionQL.eta': {values}}}, 'a': {{'x': {{}}, 'y': {{'Training.steps': 20}}}}}}"
+    exclude = "Grid.exclude=({'eta': 0.0, 'a': 'x'},)"
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match=r"--set training.Training.steps sets what the grid varies \(axis 'a'\)"):
+        ConfigResolver([ROOT / "gin" / "diffql_walker2d.gin"], [text, exclude, "training.Training.steps=40"])
+    assert time.process_time() - begun < 10.0
+
+
+@pytest.mark.parametrize("hours", [1e300, float("inf")])
+def test_hours_beyond_what_a_timer_can_wait_for(hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    with stop_on_signal(lambda: None, print, hours) as stopped:
+        (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        timer.join(0.1)
+        assert timer.is_alive()
+        assert not stopped.is_set()
+    assert not lost
+
+
+NO_SCORES: list[Any] = [5.0, "12", (), (1, 2, 3), ("1",), (None,), (True,), (float("nan"),), (1, -1), (9**999,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rules": 5}, "Report.rules must be a tuple of at least one selection rule, not 5"),
+        ({"rules": "last"}, "Report.rules must be a tuple"),
+        ({"rules": ()}, "Report.rules must be a tuple"),
+        ({"rules": ("last", "best")}, "Report.rules: 'best' is no selection rule. Did you mean 'best_online'"),
+        ({"rules": (["last"],)}, "Report.rules: ['last'] is no selection rule. "),
+        ({"rules": ("last", "last")}, "Report.rules must be different selection rules"),
+        ({"reference_rule": "nonsense"}, "Report.reference_rule='nonsense' is no selection rule"),
+        ({"reference": ("x",)}, "Report.reference must be {label: {task: (score,)}}, not ('x',)"),
+        ({"reference": {5: {}}}, "Report.reference must be {label: "),
+        ({"reference": {"eta=0.5": 5}}, "Report.reference['eta=0.5'] must be {task: (score,)}, not 5"),
+        ({"reference": {"x": {5: (1.0,)}}}, "Report.reference['x'] must be {task: "),
+        *(
+            ({"reference": {"x": {WALKER: score}}}, f"Report.reference['x']['{WALKER}'] must be (score,) or (score, st")
+            for score in NO_SCORES
+        ),
+    ],
+)
+def test_report_settings(values: dict[str, Any], words: str) -> None:
+    refused(Report, words, **values)
+
+
+def test_rivals_that_were_not_run_and_averages_are_welcome() -> None:
+    published = {"CQL": {WALKER: (50,), "average": [50.5, 1]}, "IQL": {}}
+    assert Report(reference=published).reference == published  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def place(tmp_path: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a grid and a dataset."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
+    text = "Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}\nGrid.seeds = (0,)\n"
+    (tmp_path / "made.gin").write_text(f"include 'gin/diffql_walker2d.gin'\n{text}")
+    d4rl_file()
+    return tmp_path
+
+
+def data_of(source: str) -> Any:
+    plan = make_plan(ConfigResolver(["made.gin"], [*TINY, f"load_dataset.sources=({source!r},)"]))
+    return next(iter(plan.kinds.values())).data
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_grid_on_a_dataset_of_minaris(place: Path) -> None:
+    pytest.importorskip("minari")
+    assert main(["data", "convert", "made.hdf5", "minari:made/walker-v0"]) == 0
+    data = data_of("minari:made/walker-v0")
+    assert data.path == place / "store" / "made" / "walker-v0"
+    assert size_of(data.path) > 10_000
+
+
+def test_a_named_format_stays_named_for_packs(place: Path) -> None:
+    assert main(["data", "convert", "made.hdf5", "made.pkl"]) == 0
+    (place / "made.pkl").rename(place / "odd.hdf5")
+    source = data_of("file:trajectories:odd.hdf5").source
+    assert source == f"file:trajectories:{place / 'odd.hdf5'}"
+    with find_dataset(tasks.get(WALKER), (source,))[1].open(tasks.get(WALKER)) as columns:
+        assert len(columns) == 60

@@ -11,15 +11,14 @@ import pytest
 from made_grids import made_result
 from rich.console import Console
 
-from dqlab.ablation.config_resolver import Data
-from dqlab.ablation.display import GridDisplay
+from dqlab.ablation.config_resolver import ResolvedDataset
+from dqlab.ablation.display import GridDisplay, GridProgress
 from dqlab.ablation.engines.base import DIED, FINISHED, STOPPED, Ended, Job
 from dqlab.ablation.planning import PackKind, PlannedPack
-from dqlab.ablation.progress import GridProgress
 from dqlab.analysis.results import Cell, CellStatus
 from dqlab.machine import readable_duration
 
-KIND = PackKind("walker2d-medium-expert-v2", "", Data("embedded", None, ""))
+KIND = PackKind("walker2d-medium-expert-v2", "", ResolvedDataset("embedded", None, ""))
 
 
 def cell(number: int) -> Cell:
@@ -84,21 +83,16 @@ def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> N
 def test_cells_of_which_an_ended_pack_left_nothing(
     progress: GridProgress, code: int, reason: str, state: str, failure: str, said: str
 ) -> None:
+    progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
+    progress.on_event(job("b"), {"event": "progress", "step": 40})
     progress.on_end(Ended(job("b"), code, reason))
     status = progress.cells["0004"]
     assert (status.state, status.failure, status.reason) == (state, failure, said)
 
 
-def test_a_stopped_pack_waits_again(progress: GridProgress) -> None:
-    progress.on_event(job("b"), {"event": "started", "step": 0, "steps": 100})
-    progress.on_event(job("b"), {"event": "progress", "step": 40})
-    progress.on_end(Ended(job("b"), STOPPED))
-    assert progress.cells["0004"].state == "waiting"
-
-
 def test_time_left_goes_by_the_pace_of_this_session(progress: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dqlab.ablation.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dqlab.ablation.display.time.monotonic", lambda: now[0])
     progress._started = 0.0
     assert progress.seconds_left() is None
     progress.on_event(

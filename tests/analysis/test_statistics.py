@@ -9,14 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from conftest import ROOT
 from made_grids import TASKS, made_grid, made_result
 
-from dqlab.analysis.report.exports import analysis_json, results_json
+from dqlab.ablation.grid import Grid
+from dqlab.analysis.cautions import beside_nothing
+from dqlab.analysis.report.exports import results_json
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, METRICS, Analysis, analyse
-from dqlab.errors import ConfigError
+from dqlab.config import gin_files
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 SETTINGS = Report(reps=100)
@@ -93,13 +97,9 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
         failures=(CellStatus(failed.cell, FAILED, "diverged", "loss is not finite"),),
     )
     analysis = analyse(grid, SETTINGS)
-    last = analysis_json(analysis)["rules"]["last"]
-    assert complete_seeds(analysis, "last", "N=2") == last["matrices"]["N=2"]["seeds"] == [0, 1, 2, 4]
-    assert last["matrices"]["N=2"]["left_out"] == [3]
-    rows = {(row["label"], row["task"]): row for row in last["per_task"]}
-    assert (len(rows["N=2", HOPPER]["seeds"]), rows["N=2", HOPPER]["pending"]) == (4, 1)
-    assert (len(rows["N=2", WALKER]["seeds"]), rows["N=2", WALKER]["pending"]) == (5, 0)
-    assert rows[failed.cell.label, failed.cell.task]["failed"] == 1
+    assert complete_seeds(analysis, "last", "N=2") == [0, 1, 2, 4]
+    seeds = analysis.task_scores.seeds["last"]["N=2"]
+    assert (seeds[HOPPER], seeds[WALKER]) == ([0, 1, 2, 4], [0, 1, 2, 3, 4])
     assert analysis.compared("last").seeds["N=2"] == 4
     assert said(analysis, "1 of 30 cells have no result yet")
     assert said(analysis, "1 of 30 cells failed (1 diverged), of N=10")
@@ -109,13 +109,11 @@ def test_missing_cells_leave_seeds_out_and_are_said() -> None:
 def test_a_setting_without_a_complete_seed_has_rows_only() -> None:
     grid = without(made_grid(), lambda result: result.cell.label == "N=2" and result.cell.task == HOPPER)
     analysis = analyse(grid, SETTINGS)
-    rule = analysis_json(analysis)["rules"]["offline"]
-    assert rule["matrices"]["N=2"] == {"seeds": [], "scores": [], "left_out": [0, 1, 2, 3, 4]}
-    assert "N=2" not in {**rule["aggregates"], **rule["comparisons"]["rows"], **rule["profiles"]["shares"]}
-    rows = {(row["label"], row["task"]): row for row in rule["per_task"]}
-    assert rows["N=2", WALKER]["mean"] is not None
-    assert [rows["N=2", HOPPER][name] for name in ("mean", "lowest", "pending")] == [None, None, 5]
-    assert rule["comparisons"]["comparisons"] == 1
+    assert complete_seeds(analysis, "offline", "N=2") == []
+    of_rule = (analysis.compared("offline").index, analysis.profiles.setting, analysis.figure("offline", "iqm").index)
+    assert [set(labels) for labels in of_rule] == [{"N=10"}, {"N=5", "N=10"}, {"N=5", "N=10"}]
+    assert "N=2" in analysis.figure("offline", "mean", WALKER).index
+    assert "N=2" not in analysis.figure("offline", "mean", HOPPER).index
     assert list(analysis.figure("best_online", "over_last").index) == ["N=5", "N=10"]
     assert set(analysis.curves.task[analysis.curves.setting == "N=2"]) == {WALKER}
     assert said(analysis, "No seed of N=2 has all tasks")
@@ -254,7 +252,6 @@ def test_curves_of_runs_that_stopped_early_and_of_untrained_policies() -> None:
 
 
 def test_checkpoint_gaps_by_hand(whole: Analysis) -> None:
-    assert [gap["cells"] for gap in analysis_json(whole)["gaps"]] == [10, 10, 10]
     for metric, expected in (("over_last", 3.0), ("over_offline", 4.0)):
         assert whole.figure("best_online", metric).to_numpy() == pytest.approx(np.full((3, 3), expected))
 
@@ -263,33 +260,14 @@ def test_references() -> None:
     published = {"N=2": {WALKER: (51.0, 0.5), HOPPER: (90.0,)}, "TD3+BC": {WALKER: (110.1,)}}
     settings = replace(LAST, reference=published, reference_rule="last", reference_source="Table 1")
     analysis = analyse(made_grid(score=lambda value, task, seed: 49.0 + seed), settings)
-    known = json.loads(results_json(analysis))["analysis"]["references"]
-    near, far, other = known["rows"]
+    known = json.loads(results_json(analysis))["analysis"]
+    near, far, other = pd.DataFrame(**known["references"]).astype(object).to_dict("records")
     assert [near[name] for name in ("published", "error", "difference", "inside")] == [51.0, 0.5, 0.0, True]
-    assert [far[name] for name in ("error", "difference", "inside")] == [None, -39.0, False]
-    assert [other[name] for name in ("ours", "difference", "inside")] == [None, None, None]
-    both, none = known["averages"]
-    assert both == {"label": "N=2", "tasks": list(TASKS), "ours": 51.0, "published": 70.5, "difference": -19.5}
-    assert none == {"label": "TD3+BC", "tasks": [], "ours": None, "published": None, "difference": None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"reference_rule": "best"}, "Report.reference_rule='best' is no selection rule. Did you mean 'best_online'"),
-        ({"reference": {"N=2": {WALKER: 51.0}}}, "must be (score,) or (score, standard error), not 51.0"),
-    ],
-)
-def test_mistakes_in_references(changes: dict[str, object], words: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        analyse(made_grid(), replace(SETTINGS, **changes))  # type: ignore[arg-type]
-    assert words in str(error.value)
-
-
-def test_the_json_has_the_figures(whole: Analysis) -> None:
-    read = json.loads(results_json(whole))["analysis"]
-    iqm = whole.figure("offline", "iqm").loc["N=5"]
-    assert read["rules"]["offline"]["aggregates"]["N=5"]["iqm"] == dict(iqm)
+    assert [far[name] for name in ("difference", "inside")] == [-39.0, False]
+    assert pd.isna([far["error"], *(other[name] for name in ("point", "difference", "inside"))]).all()
+    both, none = pd.DataFrame(**known["reference_means"]).to_dict("records")
+    assert both == {"setting": "N=2", "point": 51.0, "published": 70.5, "difference": -19.5, "tasks": list(TASKS)}
+    assert (none["setting"], none["tasks"]) == ("TD3+BC", [])
 
 
 @pytest.mark.parametrize(("more", "compared"), [({}, True), ({"hopper-medium-v2": (50.0,)}, False)])
@@ -300,3 +278,34 @@ def test_a_published_average_stands_beside_ours_over_the_same_tasks(more: dict[s
     row = found.references.set_index("task").loc["average"]
     assert row.difference == (pytest.approx(-1.0) if compared else pytest.approx(math.nan, nan_ok=True))
     assert list(found.reference_means.tasks) == [(TASKS[0],)]  # the average row is no task of its own
+
+
+def test_a_published_name_that_is_nearly_one_of_the_grids_gets_a_caution() -> None:
+    published = {"N=50": {"average": (1.0,), "walker2d-medum-expert-v2": (1.0,)}, "CQL": {"hopper-medium-v2": (1.0,)}}
+    named = list(beside_nothing(made_grid(), replace(LAST, reference={**published, "N=5": {WALKER: (1.0,)}})))
+    assert named == [
+        "The reference names 'N=50', which is no setting of this grid; nothing is beside it.",
+        "The reference names 'walker2d-medum-expert-v2', which is no task of this grid; nothing is beside it.",
+    ]
+
+
+def test_the_papers_references_get_no_caution() -> None:
+    for path in sorted((ROOT / "ablations").glob("paper_*.gin")):
+        gin_files.load_gin([path])
+        grid = Grid()
+        renamed = replace(made_grid(), labels=tuple(s.label for s in grid.settings), tasks=grid.tasks)
+        assert not list(beside_nothing(renamed, Report()))
+        assert Report().reference
+
+
+def test_different_numbers_of_updates_get_a_caution() -> None:
+    def with_steps(*steps: int) -> GridResults:
+        given = [
+            replace(result, summary={**result.summary, "steps": steps[result.cell.seed % len(steps)]})
+            for result in made_grid((2, 5), (WALKER,), 2).results
+        ]
+        return replace(made_grid((2, 5), (WALKER,), 2), results=tuple(given))
+
+    words = "Cells were trained for different numbers of updates"
+    assert said(analyse(with_steps(20000, 40), LAST), f"{words}: 40; 20,000.")
+    assert not said(analyse(with_steps(40), LAST), words)

@@ -93,6 +93,13 @@ class Engine(Protocol):
 
 
 engines: Registry[Callable[[], Engine]] = Registry("engine", "Where the packs of a grid are trained.", "Grid.engine")
+ON_A_CLUSTER = 16
+
+
+def slots_of(engine: Engine) -> int:
+    """How many packs the engine runs at a time; a guess where it does not know before it runs."""
+    slots = getattr(engine, "slots", None)
+    return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
 
 
 POLL = 0.1

@@ -6,10 +6,8 @@ import json
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -24,37 +22,53 @@ from dqlab.analysis.report.tables import (
     reference_table,
     task_table,
 )
-from dqlab.analysis.results import CellStatus, GridResults
-from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, GAPS, METRICS, TEST, Analysis
+from dqlab.analysis.results import FINISHED, CellStatus, GridResults
+from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, METRICS, TEST, Analysis
 from dqlab.tracking.selection_rules import SELECTION_RULES
+
+FRAMES = ("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means")
 
 
 def results_json(analysis: Analysis) -> str:
-    """A JSON object: `grid`, `settings`, `caveat`, `facts`, `cells`, `analysis`; null for what is not finite."""
+    """A JSON object: `grid`, `settings`, `caveat`, `facts`, `cells`, `analysis`; null for what is not finite.
+
+    `analysis` has the statistics as `Analysis` has them: `pandas.DataFrame(**known["analysis"]["estimates"])`.
+    """
     results = analysis.results
-    grid = {name: getattr(results, name) for name in ("name", "base", "labels", "axes", "tasks", "seeds", "gin")}
-    facts = {"caveat": results.caveat, "facts": results.facts, "settings": asdict(analysis.settings)}
-    known = {"grid": grid, **facts, "cells": all_cells(results), "analysis": analysis_json(analysis)}
+    known = {
+        "grid": {name: getattr(results, name) for name in ("name", "base", "labels", "axes", "tasks", "seeds", "gin")},
+        "caveat": results.caveat,
+        "facts": results.facts,
+        "settings": asdict(analysis.settings),
+        "cells": all_cells(results),
+        "analysis": {name: _frame(getattr(analysis, name)) for name in FRAMES}
+        | {"cautions": analysis.cautions, "correction": CORRECTION, "test": TEST, "enough": ENOUGH},
+    }
     return json.dumps(_plain(known), indent=1, allow_nan=False) + "\n"
+
+
+def _frame(frame: pd.DataFrame) -> dict[str, Any]:
+    """`columns` and `data`, what it is indexed by among them."""
+    named = frame.reset_index() if frame.index.names != [None] else frame
+    split: dict[str, Any] = named.to_dict("split", index=False)
+    return split
 
 
 def all_cells(results: GridResults) -> list[dict[str, Any]]:
     """Every cell of the grid: finished ones with scores and evaluations, then failures, then what is pending."""
+    states = [(each, FINISHED) for each in results.results] + [(each, each.failure) for each in results.failures]
     return [
-        *(_finished(result) for result in results.results),
-        *(_without_result(status, status.failure) for status in results.failures),
-        *(_without_result(status, "pending") for status in results.pending),
+        {**each.cell.as_dict(), "state": state, "reason": each.reason, **_outcome(each)}
+        for each, state in [*states, *((each, "pending") for each in results.pending)]
     ]
 
 
-def _finished(result: CellStatus) -> dict[str, Any]:
-    scores = {rule: result.score(rule) for rule in SELECTION_RULES}
-    kept = {name: result.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
-    return {**result.cell.as_dict(), "state": "finished", "reason": "", "scores": scores, **kept}
-
-
-def _without_result(status: CellStatus, state: str) -> dict[str, Any]:
-    return {**status.cell.as_dict(), "state": state, "reason": status.reason}
+def _outcome(status: CellStatus) -> dict[str, Any]:
+    """Scores and evaluations of a finished cell; nothing of any other."""
+    if status.state != FINISHED:
+        return {}
+    kept = {name: status.summary.get(name) for name in ("algorithm", "caveat", "selection", "evaluations")}
+    return {"scores": {rule: status.score(rule) for rule in SELECTION_RULES}, **kept}
 
 
 def _plain(value: Any) -> Any:
@@ -65,136 +79,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, (str, int, type(None))) else str(value)
-
-
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """The statistics as nested dicts, by rule, setting and figure."""
-    results, settings = analysis.results, analysis.settings
-    return {
-        **{name: getattr(results, name) for name in ("name", "base", "labels", "tasks", "seeds")},
-        "rules": {rule: {"rule": rule, **_of_rule(analysis, rule)} for rule in SELECTION_RULES},
-        "curves": _curves(analysis.curves[analysis.curves.task != ALL_TASKS]),
-        "total_curves": _curves(analysis.curves[analysis.curves.task == ALL_TASKS]),
-        "gaps": _gaps(analysis),
-        "references": _references(analysis),
-        "cautions": analysis.cautions,
-        "enough": ENOUGH,
-        "reps": settings.reps,
-        "confidence": settings.confidence,
-    }
-
-
-def _of_rule(analysis: Analysis, rule: str) -> dict[str, Any]:
-    means = {task: _bounds(analysis.figure(rule, "mean", task)) for task in analysis.results.tasks}
-    matrices = _matrices(analysis, rule)
-    return {
-        "matrices": matrices,
-        "aggregates": _figures(analysis, rule, METRICS),
-        "per_task": [
-            {"label": label, "task": task, "mean": means[task].get(label), **row}
-            for (label, task), row in _task_rows(analysis, rule).items()
-        ],
-        "comparisons": _comparisons(analysis, rule),
-        "profiles": _profiles(analysis.profiles[analysis.profiles.rule == rule]),
-    }
-
-
-def _bounds(found: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Setting -> point, low and high."""
-    return {row.Index: {"point": row.point, "low": row.low, "high": row.high} for row in found.itertuples()}
-
-
-def _figures(analysis: Analysis, rule: str, metrics: Any) -> dict[str, dict[str, Any]]:
-    """Setting -> metric -> point, low and high."""
-    found = {metric: _bounds(analysis.figure(rule, metric)) for metric in metrics}
-    settings = next(iter(found.values()))
-    return {setting: {metric: found[metric][setting] for metric in metrics} for setting in settings}
-
-
-def _matrices(analysis: Analysis, rule: str) -> dict[str, Any]:
-    """Setting -> complete seeds, their scores (a row a seed, a column a task), and seeds that lack a task."""
-    found: dict[str, dict[str, Any]] = {
-        label: {"seeds": [], "scores": [], "left_out": []} for label in analysis.results.labels
-    }
-    own = analysis.scores[analysis.scores.index.get_level_values("rule") == rule]
-    for (_, label, seed), *scores in own.itertuples():
-        if any(map(math.isnan, scores)):
-            found[label]["left_out"].append(seed)
-        else:
-            found[label]["seeds"].append(seed)
-            found[label]["scores"].append(scores)
-    return found
-
-
-def _task_rows(analysis: Analysis, rule: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """(setting, task) -> what is known of its runs."""
-    results = analysis.results
-    failed = Counter((status.cell.label, status.cell.task) for status in results.failures)
-    pending = Counter((status.cell.label, status.cell.task) for status in results.pending)
-    known = analysis.task_scores[analysis.task_scores.index.get_level_values("rule") == rule]
-    runs = known.droplevel("rule").to_dict("index")
-    nothing = {"scores": (), "std": None, "standard_error": None, "lowest": None, "highest": None, "seeds": ()}
-    keys = [(label, task) for label in results.labels for task in results.tasks]
-    return {key: {**runs.get(key, nothing), "failed": failed[key], "pending": pending[key]} for key in keys}
-
-
-def _comparisons(analysis: Analysis, rule: str) -> dict[str, Any]:
-    figures = _figures(analysis, rule, COMPARED)
-    tests = analysis.compared(rule).drop(columns="rule").to_dict("index")
-    rows = {label: {"label": label, **figures[label], **tests[label]} for label in tests}
-    known = {"base": analysis.results.base, "rows": rows, "comparisons": len(rows)}
-    return {**known, "correction": CORRECTION, "test": TEST}
-
-
-def _profiles(found: pd.DataFrame) -> dict[str, Any]:
-    shares = {label: band for (label,), _, band in _bands(found, ["setting"], "threshold")}
-    return {"thresholds": found.threshold.unique().tolist(), "shares": shares}
-
-
-def _curves(found: pd.DataFrame) -> list[dict[str, Any]]:
-    curves: dict[tuple[str, str], dict[str, Any]] = {}
-    for (label, task, seeds, metric), steps, band in _bands(found, ["setting", "task", "seeds", "metric"], "step"):
-        curves.setdefault((label, task), {"label": label, "task": task, "steps": steps, "seeds": seeds})[metric] = band
-    return list(curves.values())
-
-
-def _bands(found: pd.DataFrame, by: list[str], along: str) -> Iterator[tuple[Any, list[Any], dict[str, list[float]]]]:
-    """Of each group its key, the axis, and the estimates along it; no bounds where one seed alone allows none."""
-    rows = found[[*by, along, *BOUNDS]].itertuples(index=False, name=None)
-    for key, group in groupby(rows, key=lambda row: row[: len(by)]):
-        axis, *estimates = list(zip(*group, strict=True))[len(by) :]
-        band = {name: [] if math.isnan(row[0]) else list(row) for name, row in zip(BOUNDS, estimates, strict=True)}
-        yield key, list(axis), band
-
-
-def _gaps(analysis: Analysis) -> list[dict[str, Any]]:
-    matrices = {rule: _matrices(analysis, rule) for rule in ("best_online", "last")}
-    found = _figures(analysis, "best_online", GAPS)
-    shared = {label: set.intersection(*(set(each[label]["seeds"]) for each in matrices.values())) for label in found}
-    tasks = len(analysis.results.tasks)
-    return [{"label": label, "cells": len(shared[label]) * tasks, **figures} for label, figures in found.items()]
-
-
-def _references(analysis: Analysis) -> dict[str, Any] | None:
-    settings = analysis.settings
-    if not settings.reference:
-        return None
-    rows = [
-        {
-            "label": row.setting,
-            "task": row.task,
-            "ours": None if math.isnan(row.point) else {"point": row.point, "low": row.low, "high": row.high},
-            **{name: getattr(row, name) for name in ("published", "error", "difference", "inside")},
-        }
-        for row in analysis.references.itertuples()
-    ]
-    averages = [
-        {"label": row.Index, "tasks": row.tasks, "ours": row.point}
-        | {"published": row.published, "difference": row.difference}
-        for row in analysis.reference_means.itertuples()
-    ]
-    source = {"rule": settings.reference_rule, "source": settings.reference_source}
-    return {**source, "rows": rows, "averages": averages}
 
 
 SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
@@ -287,7 +171,7 @@ def _tables(analysis: Analysis) -> Iterator[ReportTable]:
         yield aggregate_table(analysis, rules, (metric,))
     yield gap_table(analysis)
     for rule in rules:
-        yield task_table(analysis, rule).narrowed()
+        yield task_table(analysis, rule)
         if len(analysis.results.labels) > 1:
             yield comparison_table(analysis, rule).without(HEADS_LEFT_OUT)
     if analysis.settings.reference:

@@ -32,7 +32,7 @@ TEXT_WIDTH = 7.0  # inches: the text of a page, two columns
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ReportFigure:
     """A figure: its file's name, what it shows, and the matplotlib figure."""
 
     name: str
@@ -108,20 +108,23 @@ def points_label(caveat: str) -> str:
     return f"{name} ({caveat})" if caveat else name
 
 
+def _interval(analysis: Analysis) -> str:
+    return f"{analysis.settings.confidence:.0%} bootstrap interval"
+
+
 COLUMNS = 3
 
 
-def learning_curves(analysis: Analysis) -> Drawn | None:
+def learning_curves(analysis: Analysis) -> ReportFigure | None:
     """Mean over seeds with its interval, over gradient steps; None where no run has finished."""
     curves = analysis.curves[(analysis.curves.metric == "mean") & (analysis.curves.task != ALL_TASKS)]
     if curves.empty:
         return None
     labels, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
     figure = _curve_panels(analysis, curves, labels)
-    confidence = analysis.settings.confidence
-    band = f"shaded: {confidence:.0%} bootstrap interval" if curves.low.notna().any() else "one seed: no interval"
+    band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
     caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. "
-    return Drawn("learning_curves", (caption + note).strip(), figure)
+    return ReportFigure("learning_curves", (caption + note).strip(), figure)
 
 
 def _curve_panels(analysis: Analysis, curves: pd.DataFrame, labels: Sequence[str]) -> Any:
@@ -164,7 +167,7 @@ def steps_text(steps: float) -> str:
     return f"{steps:g}"
 
 
-def profile_figure(analysis: Analysis) -> Drawn | None:
+def profile_figure(analysis: Analysis) -> ReportFigure | None:
     """Share of runs with a score above each threshold; None where no run has finished."""
     rules, found = analysis.settings.rules, analysis.profiles[analysis.profiles.rule.isin(analysis.settings.rules)]
     if found.empty:
@@ -183,9 +186,9 @@ def profile_figure(analysis: Analysis) -> Drawn | None:
         style_axes(axes, rule_name(rule), scores, "share of runs above" if place == 0 else "")
         axes.set_ylim(-0.02, 1.02)
     legend_below(figure, max(grid, key=lambda axes: len(axes.lines)), labels)
-    caption = "Performance profiles: share of runs whose score is above each value, with "
-    caption += f"{analysis.settings.confidence:.0%} bootstrap bands, by selection rule. Higher is better. {note}"
-    return Drawn("profiles", caption.strip(), figure)
+    caption = f"Performance profiles: share of runs whose score is above each value, with {_interval(analysis)}s, "
+    caption += f"by selection rule. Higher is better. {note}"
+    return ReportFigure("profiles", caption.strip(), figure)
 
 
 Colour = Callable[[str, str], str]
@@ -193,7 +196,7 @@ UNDECIDED = "#7b8794"
 VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1]}
 
 
-def interval_figure(analysis: Analysis) -> Drawn | None:
+def interval_figure(analysis: Analysis) -> ReportFigure | None:
     """IQM of every setting with its interval; None where no run has finished."""
     base = analysis.results.base
     labels, note = choose_labels(analysis, analysis.results.labels, MOST_ROWS, MOST_ROWS)
@@ -205,14 +208,11 @@ def interval_figure(analysis: Analysis) -> Drawn | None:
     for axes in figure.axes:
         axes.set_xlim(low, high)
         axes.set_xlabel(f"IQM, {points_label(analysis.results.caveat)}", fontsize=8)
-    caption = (
-        f"Interquartile mean over tasks and seeds with its {analysis.settings.confidence:.0%} bootstrap interval, "
-    )
-    caption += f"by selection rule; the base, {base}, in the text's colour. {note}"
-    return Drawn("iqm", caption.strip(), figure)
+    caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
+    return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
-def improvement_figure(analysis: Analysis) -> Drawn | None:
+def improvement_figure(analysis: Analysis) -> ReportFigure | None:
     """Probability that a setting beats the base; None where nothing can be compared."""
     base, caveat = analysis.results.base, analysis.results.caveat
     verdicts = analysis.comparisons.set_index(["rule", "setting"]).verdict.map(VERDICTS).fillna(UNDECIDED)
@@ -228,12 +228,10 @@ def improvement_figure(analysis: Analysis) -> Drawn | None:
         axes.set_xlabel(f"P(better than {plain_label(shorten_label(base, 20))})", fontsize=8)
     caption = (
         f"Probability that a run of the setting beats one of the base, {base}, on a task drawn at random, with its "
+        f"{_interval(analysis)}, by selection rule. Green: better, orange: worse after {CORRECTION}'s correction; "
+        f"grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
     )
-    caption += (
-        f"{analysis.settings.confidence:.0%} bootstrap interval, by selection rule. Green: better, orange: worse "
-    )
-    caption += f"after {CORRECTION}'s correction; grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
-    return Drawn("improvement", caption.strip(), figure)
+    return ReportFigure("improvement", caption.strip(), figure)
 
 
 def _span(estimates: pd.DataFrame) -> tuple[float, float]:
@@ -273,7 +271,7 @@ Lines = Mapping[str, Sequence[tuple[float, str]]]
 """Name of a line -> value on the axis and label of the setting, in order."""
 
 
-def score_by_value(analysis: Analysis) -> Drawn | None:
+def score_by_value(analysis: Analysis) -> ReportFigure | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
     results, rules = analysis.results, analysis.settings.rules
     axis = numeric_axis(results)
@@ -290,10 +288,8 @@ def score_by_value(analysis: Analysis) -> Drawn | None:
         _scale(axes, sorted({value for line in lines.values() for value, _ in line}))
     if len(lines) > 1:
         legend_below(figure, grid[0], list(lines))
-    caption = (
-        f"IQM over tasks and seeds against {axis}, with {analysis.settings.confidence:.0%} bootstrap intervals, by "
-    )
-    return Drawn("score_by_value", f"{caption}selection rule.", figure)
+    caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
+    return ReportFigure("score_by_value", caption, figure)
 
 
 def numeric_axis(results: GridResults) -> str | None:
@@ -351,7 +347,7 @@ def _unevenness(values: Sequence[float]) -> float:
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
-def draw_figures(analysis: Analysis) -> dict[str, Drawn]:
+def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     """Name -> figure, of those that there are data for."""
     painters = (interval_figure, score_by_value, learning_curves, profile_figure, improvement_figure)
     drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
@@ -360,14 +356,14 @@ def draw_figures(analysis: Analysis) -> dict[str, Drawn]:
     return {figure.name: figure for figure in drawn}
 
 
-def _settle(drawn: Drawn) -> None:
+def _settle(drawn: ReportFigure) -> None:
     """Lay the figure out once, for all formats."""
     with _quietly():
         drawn.figure.draw_without_rendering()
     drawn.figure.set_layout_engine("none")
 
 
-def figure_bytes(drawn: Drawn, kind: str) -> bytes:
+def figure_bytes(drawn: ReportFigure, kind: str) -> bytes:
     """The figure as `png`, `pdf` or `svg`; the same bytes for the same figure."""
     buffer = io.BytesIO()
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}

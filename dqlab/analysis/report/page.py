@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from dqlab.analysis.cautions import ENOUGH
 from dqlab.analysis.report.bibtex import bibtex_file, cited_works, uncited_sources
-from dqlab.analysis.report.figures import INK, TEXT_WIDTH, Drawn, figure_bytes
+from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, figure_bytes
 from dqlab.analysis.report.tables import (
     ReportTable,
     aggregate_table,
@@ -29,18 +29,17 @@ from dqlab.analysis.statistics import METRICS, Analysis
 from dqlab.analysis.wording import (
     counted,
     enumerate_names,
-    format_duration,
     format_interval,
     format_points,
     p_value,
 )
+from dqlab.machine import readable_duration
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
-WIDEST = 120  # characters of a table
 
 
-def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
+def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
     """The page as HTML text."""
     results, rules = analysis.results, analysis.settings.rules
     lacking = [f"{line} (no BibTeX entry is known)" for line in uncited_sources(results)]
@@ -52,7 +51,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
         aggregates=_aggregates(analysis),
-        tasks=[task_table(analysis, rule).narrowed(WIDEST) for rule in rules],
+        tasks=[task_table(analysis, rule) for rule in rules],
         comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
         references=reference_table(analysis) if analysis.settings.reference else None,
         unfinished=[failure_table(results)] * bool(results.failures) + [pending_table(results)] * bool(results.pending),
@@ -63,7 +62,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, Drawn]) -> str:
     )
 
 
-def _embedded(drawn: Drawn) -> dict[str, str]:
+def _embedded(drawn: ReportFigure) -> dict[str, str]:
     """The figure for the page; ink becomes light where the page is dark."""
     svg = figure_bytes(drawn, "svg").decode().replace(INK, "currentColor")
     inside = svg.index(">", svg.index("<svg")) + 1
@@ -84,7 +83,7 @@ def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
         yield replace(table, name=f"all-{rule}", caption=f"Selection rule: {rule_name(rule)}. {table.caption}")
     for rule in SELECTION_RULES:
         if rule not in analysis.settings.rules:
-            yield task_table(analysis, rule).narrowed(WIDEST)
+            yield task_table(analysis, rule)
 
 
 def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -95,7 +94,7 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         elif isinstance(value, (tuple, list)):
             yield title, ", ".join(map(str, value))
         else:
-            yield ("time", format_duration(float(value))) if title == "seconds" else (title, str(value))
+            yield ("time", readable_duration(float(value))) if title == "seconds" else (title, str(value))
 
 
 def summary_paragraph(analysis: Analysis) -> str:

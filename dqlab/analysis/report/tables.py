@@ -6,8 +6,12 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.results import GridResults
@@ -50,12 +54,6 @@ class TableColumn:
         """Whether it holds words, not numbers."""
         return any(value.number is None and value != NOTHING for value in self.values)
 
-    @property
-    def width(self) -> int:
-        """Characters, about: details are small, heads may break into two lines."""
-        cells = [len(value.text) + len(value.detail) * 2 // 3 for value in self.values]
-        return max(len(self.head) // 2, len(self.under) // 2, *cells) + 2
-
 
 @dataclass(frozen=True)
 class ReportTable:
@@ -82,12 +80,6 @@ class ReportTable:
         """This table but for the columns of these heads."""
         return replace(self, columns=tuple(column for column in self.columns if column.head not in heads))
 
-    def narrowed(self, most: int = 0) -> ReportTable:
-        """This table, or, where it is wider than so many characters and that helps, with its rows as columns."""
-        turned = self.turned("Task")
-        widths = [sum(column.width for column in table.columns) for table in (self, turned)]
-        return turned if widths[0] > max(most, widths[1]) else self
-
     def turned(self, head: str) -> ReportTable:
         """Rows as columns, the first one headed `head`; under each stands what stood under all of them."""
         names, *columns = self.columns
@@ -95,6 +87,20 @@ class ReportTable:
         first = TableColumn(head, "", [TableValue(column.head) for column in columns])
         rows = zip(names.values, self.rows, strict=True)
         return replace(self, columns=(first, *(TableColumn(n.text, under, r[1:]) for n, r in rows)), strong=None)
+
+
+def rich_table(table: ReportTable, most: int | None = None) -> Group:
+    """The table for a terminal, below its caption; rows beyond `most` are only counted."""
+    shown = Table()
+    for column in table.columns:
+        justify: Any = "left" if column.is_text else "right"
+        shown.add_column(f"{column.head}\n{column.under}".rstrip(), justify=justify, overflow="fold")
+    for first, *others in table.rows[:most]:
+        name = first.text + (" (base)" if first.text == table.strong else "")
+        shown.add_row(Text(name), *(Text(f"{value.text} {value.detail}".rstrip()) for value in others))
+    if most is not None and len(table.rows) > most:
+        shown.add_row(f"... and {len(table.rows) - most} more in the report")
+    return Group(Text(table.caption), shown)
 
 
 def aggregate_table(analysis: Analysis, rules: Sequence[str], metrics: Sequence[str] = ("iqm", "mean")) -> ReportTable:
@@ -122,7 +128,7 @@ def gap_table(analysis: Analysis) -> ReportTable:
 
 
 def task_table(analysis: Analysis, rule: str) -> ReportTable:
-    """A row a setting, a column a task: mean ± standard error over seeds, by one rule."""
+    """Mean ± standard error over seeds, by one rule: a row a setting, or, where there are more tasks, a row a task."""
     under, results = rule_name(rule), analysis.results
     columns = [TableColumn(task, under, _task_values(analysis, rule, task)) for task in results.tasks]
     if len(results.tasks) > 1:
@@ -132,7 +138,8 @@ def task_table(analysis: Analysis, rule: str) -> ReportTable:
         f"Selection rule: {under}. Mean ± standard error over {counted(len(results.seeds), 'seed')} (their number in "
         f"brackets where fewer have finished). {_unit(results.caveat)}"
     )
-    return _by_setting(analysis, f"tasks-{rule}", caption, columns)
+    table = _by_setting(analysis, f"tasks-{rule}", caption, columns)
+    return table.turned("Task") if len(results.tasks) > len(results.labels) else table
 
 
 def comparison_table(analysis: Analysis, rule: str) -> ReportTable:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.report.bibtex import bibtex_file
 from dqlab.analysis.report.exports import aggregates_csv, latex_tables, results_json, scores_csv
 from dqlab.analysis.report.figures import draw_figures, figure_bytes
 from dqlab.analysis.report.page import report_page
+from dqlab.analysis.report.tables import aggregate_table, gap_table, rich_table
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import Analysis, analyse
-from dqlab.envs.caveats import score_or_return
 from dqlab.files import new_folder
 from dqlab.printing import Console
 
@@ -74,38 +73,9 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
     with console.status("computing intervals") if console.is_terminal else nullcontext():
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
-    console.print(score_table(analysis))
+    shown, gaps = aggregate_table(analysis, settings.rules, ("iqm",)), gap_table(analysis)
+    columns = (*shown.columns, *gaps.columns[1:])
+    console.print(rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", columns=columns), SHOWN))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)
     console.print(f"Report: {folder / 'index.html'}", soft_wrap=True)
-
-
-def score_table(analysis: Analysis) -> Table:
-    """Interquartile means by selection rule, with intervals, of every setting."""
-    results, settings = analysis.results, analysis.settings
-    note = f" ({results.caveat})" if results.caveat else ""
-    said = f"interquartile mean {score_or_return(results.caveat)}{note} with {100 * settings.confidence:g}% interval"
-    table = Table(title=f"{results.name}: {said}, by selection rule", title_justify="left")
-    table.add_column("cell")
-    figures = [(rule.replace("_", "-"), rule, "iqm") for rule in settings.rules]
-    figures.append(("best-online minus last (mean)", "best_online", "over_last"))
-    for head in ("runs", *(head for head, _, _ in figures)):
-        table.add_column(head, justify="right")
-    shown = list(results.labels[:SHOWN])
-    complete = analysis.scores.dropna().groupby(level=["rule", "setting"]).size()
-    columns = [
-        [_text(*numbers) for numbers in analysis.figure(rule, metric).reindex(shown).itertuples(index=False)]
-        for _, rule, metric in figures
-    ]
-    for label, *values in zip(shown, *columns, strict=True):
-        runs = int(complete.get((settings.rules[0], label), 0)) * len(results.tasks)
-        table.add_row(label + (" (base)" if label == results.base else ""), str(runs), *values)
-    if len(results.labels) > SHOWN:
-        table.add_row(f"... and {len(results.labels) - SHOWN} more in the report")
-    return table
-
-
-def _text(point: float, low: float, high: float) -> str:
-    if math.isnan(point):
-        return "-"
-    return f"{point:.1f}" if math.isnan(low) else f"{point:.1f} [{low:.1f}, {high:.1f}]"
