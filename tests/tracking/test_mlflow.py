@@ -82,7 +82,7 @@ def check_complete(at: Any, run: Path) -> None:
 def test_local_store_beside_the_runs(dqlab: Run, tmp_path: Path) -> None:
     done = dqlab(*TRAIN, "--steps", "40", "--out", "runs/one", "--set", *SETS)
     assert done.returncode == 0, done.stderr
-    assert "mlflow ui --backend-store-uri sqlite:///runs/mlflow.db" in done.stdout
+    assert "MLflow:         dqlab ui runs/one\n" in done.stdout
     at = client(f"sqlite:///{tmp_path}/runs/mlflow.db")
     check_complete(at, tmp_path / "runs" / "one")
     again = dqlab("sync", "runs/one")  # sends nothing twice

@@ -134,6 +134,11 @@ def mirror_environment() -> dict[str, str]:
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
 
 
+def beside_uri(run: Path) -> str:
+    """The address of the store beside a run."""
+    return store_uri(run.resolve().parent / "mlflow.db")
+
+
 def tracking_uri(run: Path) -> str:
     """$MLFLOW_TRACKING_URI, or an SQLite store beside the runs.
 
@@ -141,7 +146,7 @@ def tracking_uri(run: Path) -> str:
         RunError: the folder names another address. It may be a stranger's, and whoever answers there would get the
             records, and the user's name and password: so the user has to say it too.
     """
-    beside = store_uri(run.resolve().parent / "mlflow.db")
+    beside = beside_uri(run)
     if said := os.environ.get("MLFLOW_TRACKING_URI"):
         return said
     recorded = (read_facts(run).get("mlflow_uri") if is_known(run) else "") or beside

@@ -56,8 +56,12 @@ def warn_unsent(path: Path) -> None:
     print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
 
 
-def sync_to_mlflow(path: Path) -> tuple[Path, str]:
+def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
     """Send the rest; a pack's folder stands for its grid.
+
+    Args:
+        path: the folder of a run or of a grid.
+        to: MLflow's tracking URI; as `tracking_uri` finds it by default.
 
     Returns:
         What was sent, and the tracking URI, without a password.
@@ -67,15 +71,27 @@ def sync_to_mlflow(path: Path) -> tuple[Path, str]:
     """
     path = grid_of(path) or path
     facts = read_facts(path)
-    os.environ.update(mirror_environment())
-    uri = tracking_uri(path)
-    try:
-        send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
-    except LeftOutError as error:
-        raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
-    except Exception as error:
-        raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
+    with _environment({**mirror_environment(), **({"MLFLOW_TRACKING_URI": to} if to else {})}):
+        uri = tracking_uri(path)
+        try:
+            send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
+        except LeftOutError as error:
+            raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
+        except Exception as error:
+            raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
     return path, masked(uri)
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Within this, these variables are set: MLflow's client reads its own there."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def is_tracked(run: Path) -> bool:
