@@ -18,7 +18,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
-from dqlab.runs.video import VideoRequest, VideoSession
+from dqlab.runs.video import VideoJob, VideoRequest
 from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import Evaluator, Pack, checkpoint
@@ -112,7 +112,7 @@ def evaluate_checkpoints(
     mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
     evaluator.standardised_by = standardisation(facts)
     files = checkpoint_files(folder, seed, which)
-    filming = VideoSession(evaluator, film, len(files)) if film else None
+    filming = VideoJob(evaluator, film, len(files)) if film else None
     for file in files:
         pack, replica, step = load_replica(experiment, folder, file)
         try:
@@ -200,7 +200,7 @@ def evaluate_official(
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     experiment, pack, trained = load_official(path, task_name, epoch, bindings)
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
-    filming = VideoSession(evaluator, film, 1) if film else None
+    filming = VideoJob(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
     about = f"official checkpoint {trained.stem} ({trained.schedule})"
     table = _evaluation_table(f"{task_name}, {about}, physics {experiment.stepped_by}", "")

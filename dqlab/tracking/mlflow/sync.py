@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -24,7 +23,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from dqlab.errors import RunError, masked, one_line
-from dqlab.files import atomic_path, path_within, write_text
+from dqlab.files import path_within, write_text
 from dqlab.tracking.folders import LeftOutError, SkippedRecords, grid_facts, grid_of, is_grid, read_facts
 from dqlab.tracking.mlflow.client import (
     KEY,
@@ -41,7 +40,7 @@ from dqlab.tracking.mlflow.client import (
     store_path,
     tracking_uri,
 )
-from dqlab.tracking.mlflow.tree import TAG, VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
+from dqlab.tracking.mlflow.tree import TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
 from dqlab.tracking.run_folder import RunFolder
 
@@ -98,15 +97,6 @@ def is_tracked(run: Path) -> bool:
     """Whether a run, or the grid of a pack, was to be recorded in MLflow."""
     folder = grid_of(run) or run
     return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
-
-
-def keep_video(video: Path, replica: Path, step: int) -> Path:
-    """Copy a video of a policy of `step` updates into its replica's folder; returns the copy."""
-    kept = replica / VIDEOS / f"step-{step:09d}{video.suffix.lower()}"
-    if not (kept.exists() and kept.samefile(video)):
-        with atomic_path(kept) as temporary:
-            shutil.copyfile(video, temporary)
-    return kept
 
 
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
@@ -168,11 +158,6 @@ class Memory:
             "finished": finished if isinstance(finished, dict) else {},
         }
         self._saved = ""
-
-    @property
-    def top(self) -> str:
-        """Id of the run above all others here."""
-        return next((sent["run"] for sent in self.runs.values()), "")
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
@@ -347,29 +332,13 @@ class MlflowWriter:
         try:
             yield
         except MlflowException:
-            if not self._is_deleted(sent["run"], memory):
+            if self._client.get_run(sent["run"]).info.lifecycle_stage != "deleted":
                 raise
             if not sent.get("deleted"):
                 again = f"to record everything anew, delete {memory.path}"
                 print(f"run {sent['run']} was deleted in MLflow: nothing more is sent to it; {again}", flush=True)
             sent["deleted"] = True
             sent["status"] = node.status
-
-    def _is_deleted(self, run: str, memory: Memory) -> bool:
-        """Marked as deleted, or gone for good; a store that does not even have the top run is another one."""
-        stage = self._stage(run)
-        return stage == "deleted" or (not stage and run != memory.top and bool(self._stage(memory.top)))
-
-    def _stage(self, run: str) -> str:
-        """MLflow's word for where a run is in its life; empty where there is none."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self._client.get_run(run).info.lifecycle_stage)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return ""
 
     def send_grid(self) -> None:
         """A grid's run, its packs with their cells, and cells that another grid has trained."""
