@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import signal
 import subprocess
 import sys
@@ -15,9 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import bindings
+from conftest import TINY, bindings
 from made_environments import write_odd
-from made_runs import SECONDS
 
 import dqlab
 from dqlab.envs import make_env, tasks
@@ -28,6 +28,8 @@ from dqlab.training.execution.modes import Eager
 from dqlab.training.programs import SamplerCore
 
 TASK = "walker2d-medium-expert-v2"
+SECONDS = {name: ast.literal_eval(value) for name, value in (binding.split("=", 1) for binding in TINY)}
+"""`set` of a training run of seconds."""
 RNG = np.random.default_rng(0)
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

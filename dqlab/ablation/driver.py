@@ -22,8 +22,7 @@ from dqlab.ablation.session import GridRequest, GridSession, open_session
 from dqlab.analysis.results import FINISHED, RUNNING
 from dqlab.errors import PACKAGE
 from dqlab.printing import Console
-from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.sync import warn_unsent
+from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
 EXIT_CODES = {"finished": 0, "incomplete": 1, "interrupted": 130}
 

@@ -25,7 +25,7 @@ def add_sync(commands: Any) -> None:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from dqlab.tracking.mlflow.sync import sync_to_mlflow
+    from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 
     for run in args.runs:
         path, uri = sync_to_mlflow(run, args.to or "")

@@ -33,7 +33,7 @@ from dqlab.files import atomic_path
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
 from dqlab.tracking import RunFolder
-from dqlab.tracking.mlflow.sync import is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 

@@ -35,8 +35,8 @@ from dqlab.runs.video import keep_video
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
-from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.sync import is_tracked, send_folder, sync_to_mlflow
+from dqlab.tracking.mlflow.mirror import Mirror, is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.mlflow.tree import axis_parameter, config_digest
 
 SMALL = made_grid(values=(2, 5), seeds=2)
@@ -354,7 +354,9 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
     assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
         ("FINISHED", 10.0)
     }
+    before = dict(os.environ)
     found = find_runs([stored(uri)["grid"][0].info.run_id], None, "", uri)
+    assert dict(os.environ) == before
     assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
 
 

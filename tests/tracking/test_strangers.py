@@ -88,26 +88,19 @@ def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, i
         refused(in_process("sync", folder, env=USER), uri, "MLFLOW_TRACKING_URI", "--to")
     refused(in_process("ui", "run", env=USER), uri)
     assert in_process("compare", "run", env=USER).returncode == 0
+    change(run / "run.json", state="running")
+    before = (run / "run.json").read_text()
+    (tmp_path / "begun").mkdir()  # as a run that was killed before its first record
+    (tmp_path / "begun" / "run.json").write_text(before)
+    resume = ("train", "--gin", QUICK, "--steps", "10", "--out", "begun", "--resume", *SETS)
+    refused(in_process(*resume, env=USER), uri, "MLFLOW_TRACKING_URI")
+    assert (tmp_path / "begun" / "run.json").read_text() == before
     assert listener.heard == []
     refused(
         in_process("sync", "run", "--to", uri, env={**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}),
         "could not be sent",
     )
     assert PASSWORDS[1] in listener.heard[0], "the user has said it"
-
-
-def test_a_resumed_run_is_not_recorded_where_only_its_folder_says(
-    listener: Listener, in_process: Run, tmp_path: Path
-) -> None:
-    uri = f"http://127.0.0.1:{listener.server_port}"
-    change(write_run(tmp_path / "whole", state="running") / "run.json", mlflow_uri=uri)
-    before = (tmp_path / "whole" / "run.json").read_text()
-    (tmp_path / "run").mkdir()  # as a run that was killed before its first record
-    (tmp_path / "run" / "run.json").write_text(before)
-    done = in_process("train", "--gin", QUICK, "--steps", "10", "--out", "run", "--resume", *SETS, env=USER)
-    refused(done, uri, "MLFLOW_TRACKING_URI")
-    assert listener.heard == []
-    assert (tmp_path / "run" / "run.json").read_text() == before
 
 
 LINKED = ("curve.png", "checkpoints", "metrics.jsonl", "config.gin", "summary.json", "videos")

@@ -151,16 +151,6 @@ def test_two_cells_are_compared_by_the_axis(page: Any, runs: dict[str, list[Any]
     page.screenshot(path=tmp_path / "compare.png", full_page=True)
 
 
-def test_a_metric_is_drawn(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
-    run = runs["cell"][0]
-    visit(page, f"experiments/{runs['experiment'][0]}/runs/{run.info.run_id}/model-metrics")
-    page.get_by_text("score_mean").first.wait_for()
-    points = page.locator(".js-plotly-plot .scatterlayer .trace .points path")
-    points.first.wait_for(state="attached")
-    wait_until(lambda: points.count() >= 20, "there are fewer than 20 points")
-    page.screenshot(path=tmp_path / "metrics.png")
-
-
 def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(recorded.parent)

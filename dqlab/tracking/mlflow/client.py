@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ def make_store(path: Path) -> None:
     folder.mkdir()
     try:
         MlflowClient(tracking_uri=store_uri(folder / path.name)).search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process has made one meanwhile
+        with suppress(FileExistsError):  # another process has made one meanwhile
             os.link(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,6 +129,18 @@ def mirror_environment() -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
     }
     return {**defaults, **os.environ}
+
+
+@contextmanager
+def client_environment(uri: str = "") -> Iterator[None]:
+    """Within this, MLflow's client finds the mirror's settings in the environment, and a tracking URI that is said."""
+    before = dict(os.environ)
+    os.environ.update({**mirror_environment(), **({"MLFLOW_TRACKING_URI": uri} if uri else {})})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
-from dqlab.errors import RunError, masked, one_line
+from dqlab.errors import RunError, masked
 from dqlab.files import path_within, write_text
-from dqlab.tracking.folders import LeftOutError, SkippedRecords, grid_facts, grid_of, is_grid, read_facts
+from dqlab.tracking.folders import SkippedRecords, grid_facts, is_grid
 from dqlab.tracking.mlflow.client import (
     KEY,
     OWNER,
@@ -34,69 +33,14 @@ from dqlab.tracking.mlflow.client import (
     experiment_id,
     log_all,
     metrics_of,
-    mirror_environment,
     mlflow_client,
     new_records,
     store_path,
-    tracking_uri,
 )
-from dqlab.tracking.mlflow.tree import TAG, TrackedRun, grid_tree, pack_tree, run_tree
+from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
-from dqlab.tracking.run_folder import RunFolder
 
 MEMORY = "mlflow.json"
-
-
-def warn_unsent(path: Path) -> None:
-    """Say on standard error that MLflow lacks some of a run or of a grid, why, and what to do; quiet or not."""
-    log = path / "mlflow.log"
-    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    why = f" ({said[-1][:300]})" if said else ""
-    print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
-
-
-def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
-    """Send the rest; a pack's folder stands for its grid.
-
-    Args:
-        path: the folder of a run or of a grid.
-        to: MLflow's tracking URI; as `tracking_uri` finds it by default.
-
-    Returns:
-        What was sent, and the tracking URI, without a password.
-
-    Raises:
-        RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
-    """
-    path = grid_of(path) or path
-    facts = read_facts(path)
-    with _environment({**mirror_environment(), **({"MLFLOW_TRACKING_URI": to} if to else {})}):
-        uri = tracking_uri(path)
-        try:
-            send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
-        except LeftOutError as error:
-            raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
-        except Exception as error:
-            raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
-    return path, masked(uri)
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Within this, these variables are set: MLflow's client reads its own there."""
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def is_tracked(run: Path) -> bool:
-    """Whether a run, or the grid of a pack, was to be recorded in MLflow."""
-    folder = grid_of(run) or run
-    return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
 
 
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
@@ -236,7 +180,7 @@ class MlflowWriter:
                 continue
             if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
                 with self._unless_deleted(memory, child):
-                    self._show(memory.runs[child.key], "KILLED", None)
+                    self._show(memory.runs[child.key], replace(child, status="KILLED"))
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:
         """What is new of one run.
@@ -258,7 +202,7 @@ class MlflowWriter:
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
                 self._send_files(sent["run"], node, changed)
-                self._show(sent, node.status, node.ended_by)
+                self._show(sent, node)
             sent["files"].update({name: versions[name] for name in changed})
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
 
@@ -308,20 +252,21 @@ class MlflowWriter:
                 "that is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
             )
 
-    def _show(self, sent: SentRecord, status: str, ended_by: Path | None) -> None:
-        """Show a run with this status, if it is not shown already; one that goes on has not failed."""
-        if sent["status"] == status:
+    def _show(self, sent: SentRecord, node: TrackedRun) -> None:
+        """Show a run with its status, if it is not shown already; one that goes on has not failed."""
+        if sent["status"] == node.status:
             return
-        if status in ("FINISHED", "FAILED"):
-            self._client.set_terminated(sent["run"], status, int(ended_by.stat().st_mtime * 1000) if ended_by else None)
+        if node.status in ENDED_BY:
+            at = int(node.ended_by.stat().st_mtime * 1000) if node.ended_by else None
+            self._client.set_terminated(sent["run"], node.status, at)
         else:
-            self._client.update_run(sent["run"], status=status)
+            self._client.update_run(sent["run"], status=node.status)
         if sent["status"] == "FAILED":
             tags = self._client.get_run(sent["run"]).data.tags
             for name in ("failure", "failure_step"):
                 if name in tags:
                     self._client.delete_tag(sent["run"], name)
-        sent["status"] = status
+        sent["status"] = node.status
 
     @contextmanager
     def _unless_deleted(self, memory: Memory, node: TrackedRun) -> Iterator[None]:
@@ -332,7 +277,8 @@ class MlflowWriter:
         try:
             yield
         except MlflowException:
-            if self._client.get_run(sent["run"]).info.lifecycle_stage != "deleted":
+            stage = self._client.get_run(sent["run"]).info.lifecycle_stage
+            if stage != "deleted":
                 raise
             if not sent.get("deleted"):
                 again = f"to record everything anew, delete {memory.path}"
