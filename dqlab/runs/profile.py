@@ -6,8 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +17,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from dqlab.files import atomic_path, write_text
 from dqlab.noise import CHUNK
-from dqlab.runs.measuring import format_count, format_seconds, format_share, measure_peak
+from dqlab.runs.measuring import format_seconds, format_share
 from dqlab.training import Pack, Training
-from dqlab.training.probe import flops_of_update
 
 TRACE, SUMMARY = "trace.json.gz", "summary.md"
 SETTINGS = {"KINETO_LOG_LEVEL": "6", "TEARDOWN_CUPTI": "0"}
@@ -32,35 +30,38 @@ SHOWN, WIDEST = 15, 60
 
 
 class ProfileRecorder:
-    """Times some updates of a loop, and records some later ones.
+    """Records some updates of a loop, once it has warmed up.
 
     Args:
         pack: what is updated.
-        plan: the run's; windows keep clear of its logs and evaluations.
+        plan: the run's; nothing is logged or evaluated between the updates that are recorded.
         execution: name of the execution mode.
         folder: where `trace.json.gz` and `summary.md` go, each written whole or not at all.
     """
 
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:
-        self._pack, self._plan, self._execution = pack, plan, execution
-        self.folder, self._first = folder, pack.state.step
-        self._main_figures = ""
-        self._timed = timed_window(self._first, plan.steps, plan.next_stop)
-        self._recorded = range(0)
-        self._clock_read = self._seconds = 0.0
+        self._pack, self._plan, self._execution, self.folder = pack, plan, execution, folder
+        self._first = pack.state.step
+        self._start, self._count = first_recorded(self._first, plan), 0
         self._on_gpu = pack.device.type == "cuda"
         self._profiler: profile | None = None
+        self._began = 0.0
+        self._main_figures = ""
 
     @contextmanager
     def record_update(self, step: int) -> Iterator[None]:
         """The context of the update at a step."""
-        if step == self._timed.start:
-            self._clock_read = self._clock()
-        with self._profiled(step) if step in self._recorded else nullcontext():
+        if step < self._start or self._main_figures:
             yield
-        if step + 1 == self._timed.stop and self._timed:
-            self._seconds = (self._clock() - self._clock_read) / len(self._timed)
-            self._recorded = recorded_window(step + 1, self._plan.steps, self._seconds, self._plan.next_stop)
+            return
+        if self._profiler is None:
+            self._begin()
+        with record_function(UPDATE):
+            yield
+        self._count += 1
+        stops = step + 1 == self._plan.next_stop(step)
+        if stops or self._count == MOST or time.perf_counter() - self._began > LONGEST:
+            self._finish()
 
     def lines(self) -> list[str]:
         """What there is to say when the run has ended: where the files are, and the main figures; or nothing."""
@@ -73,29 +74,17 @@ class ProfileRecorder:
 
     def complaint(self) -> str:
         """Why nothing was recorded; empty if something was."""
-        if self._main_figures:
-            return ""
         done = self._pack.state.step - self._first
-        if not self._timed:
-            return f"--profile recorded nothing: only {done} updates were left, and it takes at least 3"
-        return f"--profile recorded nothing: training ended too early, after {done} updates"
+        return (
+            "" if self._main_figures else f"--profile recorded nothing: training ended too early, after {done} updates"
+        )
 
     def _clock(self) -> float:
         """Seconds, when all that was asked for has been done."""
         self._pack.synchronize()
         return time.perf_counter()
 
-    @contextmanager
-    def _profiled(self, step: int) -> Iterator[None]:
-        """One update under the profiler, which starts with the first one and ends with the last one."""
-        if step == self._recorded.start:
-            self._start()
-        with record_function(UPDATE):
-            yield
-        if step + 1 == self._recorded.stop:
-            self._finish()
-
-    def _start(self) -> None:
+    def _begin(self) -> None:
         """Let the profiler begin, with a first event, which is slow."""
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -104,50 +93,61 @@ class ProfileRecorder:
         self._profiler.start()
         with record_function("dqlab: first event"):
             torch.zeros(1, device=self._pack.device)
-        self._clock_read = self._clock()
+        self._began = self._clock()
 
     def _finish(self) -> None:
         """Stop, and write the files."""
         assert self._profiler is not None
-        profiled, self._profiler = self._profiler, None
-        seconds = (self._clock() - self._clock_read) / len(self._recorded)
-        profiled.stop()
+        seconds = (self._clock() - self._began) / self._count
+        self._profiler.stop()
         with atomic_path(self.folder / TRACE) as path, TemporaryDirectory() as folder:
-            profiled.export_chrome_trace(f"{folder}/{TRACE}")
+            self._profiler.export_chrome_trace(f"{folder}/{TRACE}")
             shutil.copyfile(f"{folder}/{TRACE}", path)
-        averages = profiled.key_averages()
-        figures = (device_figures if self._on_gpu else host_figures)(averages, len(self._recorded), seconds)
-        flops, peak = flops_of_update(self._pack, self._plan.batch_size), measure_peak(str(self._pack.device))
-        share = format_share(flops / self._seconds / peak)
-        rates = {
-            "operations of the matrix products": f"{format_count(flops)}FLOP",
-            "share of peak": f"{share} of {format_count(peak)}FLOP/s, measured on a large float32 product; by the time "
-            "without the profiler",
-        }
+        averages = self._profiler.key_averages()
+        figures = (device_figures if self._on_gpu else host_figures)(averages, self._count, seconds)
         words = ", ".join(f"{name} {value}" for name, value in list(figures.items())[:2])
-        self._main_figures = f"{format_seconds(self._seconds)} an update ({self._execution}), {words}, {share} of peak"
+        self._main_figures = f"{format_seconds(seconds)} an update under the profiler ({self._execution}), {words}"
         by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
         costs = averages.table(sort_by=by, row_limit=SHOWN, max_name_column_width=WIDEST)
-        write_text(self.folder / SUMMARY, _page({**self._facts(seconds), **rates, **figures}, costs))
+        write_text(self.folder / SUMMARY, _page({**self._facts(seconds), **figures}, costs))
+        self._profiler = None
 
     def _facts(self, seconds: float) -> dict[str, str]:
         """What was profiled, and how long an update took."""
         pack, width = self._pack, min(self._pack.width, self._pack.replicas)
         name = f" ({torch.cuda.get_device_name(pack.device)})" if self._on_gpu else ""
         together = f" ({width} computed together)" if pack.replicas > 1 else ""
-        draws = any(step % CHUNK == 0 for step in self._recorded)
-        drawing = f"; the noise of {CHUNK} steps is drawn in one of them" if draws else ""
+        recorded = range(self._start, self._start + self._count)
+        drawing = (
+            f"; the noise of {CHUNK} steps is drawn in one of them" if any(s % CHUNK == 0 for s in recorded) else ""
+        )
         return {
             "execution": self._execution,
             "device": f"{pack.device}{name}",
             "threads": str(torch.get_num_threads()),
             "replicas": f"{pack.replicas}{together}",
             "batch": f"{self._plan.batch_size:,}",
-            "updates recorded": f"{len(self._recorded)} (from step {self._recorded.start:,}{drawing})",
-            "time, without the profiler": f"{format_seconds(self._seconds)} (mean of {len(self._timed)} updates from "
-            f"step {self._timed.start:,})",
+            "updates recorded": f"{self._count} (from step {self._start:,}{drawing})",
             "time, under the profiler": format_seconds(seconds),
         }
+
+
+WARM_UP, MOST = 20, 50
+"""Updates before anything is recorded, in which libraries and allocators settle; and those recorded."""
+LONGEST = 3.0
+"""Seconds that the recorded updates may take: what bounds the trace's size."""
+
+
+def first_recorded(step: int, plan: Training) -> int:
+    """The step from which updates are recorded: after the warm-up, or from the log after it if that gives more.
+
+    Args:
+        step: updates done.
+        plan: the run's.
+    """
+    start = step + min(WARM_UP, (plan.steps - step) // 2)
+    stop = plan.next_stop(start)
+    return max([start, *([stop] if stop < plan.steps else [])], key=lambda at: min(plan.next_stop(at) - at, MOST))
 
 
 def _page(facts: Mapping[str, str], costs: str) -> str:
@@ -224,42 +224,3 @@ def device_figures(averages: Sequence[Any], updates: int, seconds: float) -> dic
         "launches": f"{count(lambda row: row.key.startswith(LAUNCHES)):,.1f}",
         "host waits for the device": f"{waits:,.1f} times in 100 updates",
     }
-
-
-WARM_UP = 20
-"""Updates before anything is measured, in which libraries and allocators settle."""
-MOST = 50
-"""Updates measured."""
-LONGEST = 1.5
-"""Seconds that the recorded updates may take without the profiler: what bounds the trace's size."""
-NextStop = Callable[[int], int]
-"""From a step to the next one at which something is logged or evaluated."""
-
-
-def timed_window(step: int, steps: int, next_stop: NextStop) -> range:
-    """The steps that are timed without the profiler: 50 after the warm-up of 20, fewer in a short run.
-
-    Args:
-        step: updates done.
-        steps: updates in all.
-        next_stop: see `NextStop`.
-
-    Returns:
-        Empty where fewer than three updates are left: one each to warm up, to time, and to record.
-    """
-    third = (steps - step) // 3
-    first = step + min(WARM_UP, third)
-    return _undisturbed(first, first + min(MOST, third), next_stop)
-
-
-def recorded_window(step: int, steps: int, seconds: float, next_stop: NextStop) -> range:
-    """The steps that are recorded: the next 50, fewer if they are slow (of so many seconds) or the run is short."""
-    return _undisturbed(step, step + max(1, min(MOST, steps - step, int(LONGEST / seconds))), next_stop)
-
-
-def _undisturbed(first: int, last: int, next_stop: NextStop) -> range:
-    """The longest part of the steps from `first` to before `last` without a stop inside."""
-    stops = [first]
-    while stops[-1] < last:
-        stops.append(min(next_stop(stops[-1]), last))
-    return max((range(*pair) for pair in pairwise(stops)), key=len, default=range(first, first))

@@ -240,12 +240,8 @@ class VideoJob:
 
     def __init__(self, evaluator: Evaluator, request: VideoRequest, replicas: int = 1) -> None:
         request.check(evaluator.episodes)
-        self._task, self._physics, self._request, self._alone = (
-            evaluator.task,
-            evaluator.physics,
-            request,
-            replicas == 1,
-        )
+        self._task, self._physics = evaluator.task, evaluator.physics
+        self._request, self._alone = request, replicas == 1
         self._noted: list[tuple[str, int, list[RecordedEpisode]]] = []
         self._console = Console()
         environments = evaluator.environments

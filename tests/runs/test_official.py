@@ -18,7 +18,7 @@ from conftest import ROOT
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import RunError
 from dqlab.policies.base import Dims
-from dqlab.runs.official.checkpoints import load_checkpoint
+from dqlab.runs.official import load_checkpoint
 from dqlab.training import Pack
 
 TASK = ("--task", "walker2d-medium-expert-v2")

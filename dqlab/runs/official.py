@@ -279,18 +279,3 @@ WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
 def renamed(name: str, rules: Rules) -> str:
     """dqlab's name of an official weight; empty where no rule matches."""
     return next((pattern.sub(new, name) for pattern, new in rules if pattern.match(name)), "")
-
-
-def actor_weights(official: Mapping[str, Tensor]) -> Weights:
-    """An official actor's state dict under the parameter names of `MLPDenoiser`."""
-    return _renamed_weights(official, ACTOR_NAMES)
-
-
-def critic_weights(official: Mapping[str, Tensor]) -> Weights:
-    """An official critic's state dict under the parameter names of `TwinCritic`."""
-    return _renamed_weights(official, CRITIC_NAMES)
-
-
-def _renamed_weights(values: Mapping[str, Tensor], rules: Rules) -> Weights:
-    """The entries whose names a rule matches; others (schedule buffers) are dropped."""
-    return {renamed(name, rules): value for name, value in values.items() if renamed(name, rules)}
