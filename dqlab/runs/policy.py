@@ -287,9 +287,8 @@ class LoadedPolicy:
         import gymnasium
 
         made = gymnasium.make(env) if isinstance(env, str) else env
-        noise = generator_for(
-            self.replica.seed, f"evaluation {self.source.step}", 0
-        )  # the policy's own goes on as it was
+        # a sequence of its own: that of the policy goes on as it was, and the same call gives the same episodes
+        noise = generator_for(self.replica.seed, f"evaluation {self.source.step}", 0)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
