@@ -239,8 +239,10 @@ def test_a_mirror_is_killed(tmp_path: Path) -> None:
 def test_sync_beside_the_runs_to_another_store_and_back(
     dqlab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pack stands for its grid."""
+    """A pack stands for its grid; the packs lie in a storage, to which `packs` links."""
     folder = write_grid(tmp_path / "runs" / "steps", SMALL)
+    (folder / "packs").rename(tmp_path / "storage")
+    (folder / "packs").symlink_to(tmp_path / "storage")
     uris = [fresh_store(tmp_path / "runs"), fresh_store(tmp_path, "other.db")]
     done = dqlab("sync", "runs/steps")
     assert done.returncode == 0, done.stderr

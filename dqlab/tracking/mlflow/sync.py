@@ -299,7 +299,7 @@ class MlflowWriter:
             self._send_progress(memory, top, [(memory.state["began"], child) for child in top.children], memory)
             for pack in self._open_packs(memory, facts):
                 with self.skipped.damaged():
-                    self._send_pack(memory, top, path_within(pack, grid))
+                    self._send_pack(memory, top, path_within(pack, pack.parent))  # `packs` may be a link
             with self.skipped.damaged():
                 self._send(memory, top if due else replace(top, files={}))
                 memory.state["reported"] = time.time() if due and top.files else memory.state["reported"]

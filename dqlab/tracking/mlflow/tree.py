@@ -231,7 +231,7 @@ def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
     tags: dict[str, str] = {}
     if first is not None:
         with suppress(DqlabError):  # it is told where the pack is sent
-            tags = run_tags(run_facts(path_within(first, grid)))
+            tags = run_tags(run_facts(path_within(first, first.parent)))
     return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
 
 
