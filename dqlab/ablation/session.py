@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -120,8 +121,9 @@ class GridSession:
     def _elsewhere(self) -> dict[str, str]:
         """Folders of finished cells that other grids have trained, by the cell's id."""
         own = self.folder.packs.resolve()
-        found = {cell: status.folder.resolve() for cell, status in self.cells.items() if status.folder}
-        return {cell: str(folder) for cell, folder in found.items() if own not in folder.parents}
+        found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
+        # with links as they are: from where a link to a storage leads nothing leads back to the grid
+        return {cell: os.path.abspath(path) for cell, path in found.items() if own not in path.resolve().parents}
 
     def record_now_and_then(self) -> None:
         """Write how far the grid is while it runs, not too often."""

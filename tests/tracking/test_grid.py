@@ -310,6 +310,8 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     """One each, however often they are sent; one that is gone is left out and told of, the others are not."""
     other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
     reused = [result.cell for result in SMALL.results[:3]]
+    (other / "packs").rename(tmp_path / "storage")
+    (other / "packs").symlink_to(tmp_path / "storage")
     folder = write_reusing(tmp_path / "steps", SMALL, other, reused)
     lost = folder_of(other, SMALL, reused[0])
     lost.rename(tmp_path / "away")
