@@ -134,13 +134,15 @@ def mirror_environment() -> dict[str, str]:
 @contextmanager
 def client_environment(uri: str = "") -> Iterator[None]:
     """Within this, MLflow's client finds the mirror's settings in the environment, and a tracking URI that is said."""
-    before = dict(os.environ)
-    os.environ.update({**mirror_environment(), **({"MLFLOW_TRACKING_URI": uri} if uri else {})})
+    wanted = {**mirror_environment(), **({"MLFLOW_TRACKING_URI": uri} if uri else {})}
+    before = {name: os.environ.get(name) for name, value in wanted.items() if os.environ.get(name) != value}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
 
 
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
