@@ -189,7 +189,7 @@ def host_figures(averages: Sequence[Any], updates: int, seconds: float) -> dict[
     shares = {"time in operators": in_operators, **({"time in compiled graphs": in_graphs} if graphs else {})}
     shares["time elsewhere (Python, autograd's engine)"] = 1 - in_operators - in_graphs
     calls = sum(row.count for row in operators) / updates
-    return {"operators": f"{calls:,.1f}", **{name: format_share(share) for name, share in shares.items()}}
+    return {"operator calls": f"{calls:,.1f}", **{name: format_share(share) for name, share in shares.items()}}
 
 
 def is_operator(name: str) -> bool:

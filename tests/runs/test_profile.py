@@ -43,7 +43,7 @@ def test_a_profiled_run_and_the_same_without(dqlab: Run, in_process: Run, tmp_pa
     profiled, plain = tmp_path / "profiled", tmp_path / "plain"
     assert "profiled/profile/summary.md, profiled/profile/trace.json.gz" in done.stdout
     assert re.search(
-        r"an update under the profiler \(eager\), operators [\d,.]+, time in operators [\d.]+%\n", done.stdout
+        r"an update under the profiler \(eager\), operator calls [\d,.]+, time in operators [\d.]+%\n", done.stdout
     )
     check_files(profiled)
     assert not (plain / "profile").exists()
@@ -64,7 +64,7 @@ def check_files(run: Path) -> None:
     assert 1 <= len(updates) <= 15
     assert (facts["execution"], facts["replicas"]) == ("eager", "2 (1 computed together)")
     assert (facts["device"], facts["threads"], facts["batch"]) == ("cpu", "1", "8")
-    assert float(facts["operators"].replace(",", "")) > 100
+    assert float(facts["operator calls"].replace(",", "")) > 100
     shares = [float(facts[name].rstrip("%")) for name in facts if name.startswith("time ") and "%" in facts[name]]
     assert len(shares) == 2
     assert sum(shares) == pytest.approx(100, abs=0.11)
@@ -95,7 +95,7 @@ def test_figures_of_a_cpu() -> None:
     operators = [row for row in averages if row.key.startswith("aten::")]
     own = sum(row.self_cpu_time_total for row in operators)
     figures = host_figures(averages, 2, own / 1e6)  # an update takes twice as long as its operators
-    assert figures["operators"] == f"{sum(row.count for row in operators) / 2:.1f}"
+    assert figures["operator calls"] == f"{sum(row.count for row in operators) / 2:.1f}"
     assert {figures[name] for name in figures if name.startswith("time ")} == {"50.0%"}
 
 
