@@ -7,9 +7,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
 
 from dqlab.errors import RunError, masked
@@ -49,16 +49,6 @@ def make_store(path: Path) -> None:
             os.link(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-Item = TypeVar("Item")
-
-
-def chunks_of(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
-    """The items in lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def new_records(path: Path, known: int) -> list[JournalRecord]:
@@ -114,8 +104,12 @@ def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, 
     listed = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in params.items()]
     told = [[RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]] if tags else []
     nothing: list[Any] = []
-    for part in zip_longest(chunks_of(metrics, BATCH), chunks_of(listed, PARAMETERS), told, fillvalue=nothing):
+    for part in zip_longest(_parts([*metrics], BATCH), _parts(listed, PARAMETERS), told, fillvalue=nothing):
         client.log_batch(run, **dict(zip(("metrics", "params", "tags"), part, strict=True)))
+
+
+def _parts(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def mirror_environment() -> dict[str, str]:
