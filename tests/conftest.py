@@ -28,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # no test fetches gigabytes
+for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING")]:
+    del os.environ[name]  # nor writes to anybody's server
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes more for each server
 os.environ.setdefault("OMP_NUM_THREADS", "1")

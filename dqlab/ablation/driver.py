@@ -5,6 +5,7 @@ Nothing of a session is kept but what is in the grid's folder: killed at any mom
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -37,8 +38,7 @@ from dqlab.files import write_text
 from dqlab.printing import Console
 from dqlab.runs.experiment import Tracking
 from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.sync import warn_unsent
+from dqlab.tracking.mlflow.mirror import Mirror, warn_unsent
 
 EVERY = 5.0
 """Seconds between two records of how far a grid is."""
@@ -137,8 +137,9 @@ class GridSession:
     def _elsewhere(self) -> dict[str, str]:
         """Folders of finished cells that other grids have trained, by the cell's id."""
         own = self.folder.packs.resolve()
-        found = {cell: status.folder.resolve() for cell, status in self.cells.items() if status.folder}
-        return {cell: str(folder) for cell, folder in found.items() if own not in folder.parents}
+        found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
+        # with links as they are: from where a link to a storage leads nothing leads back to the grid
+        return {cell: os.path.abspath(path) for cell, path in found.items() if own not in path.resolve().parents}
 
     def record_now_and_then(self) -> None:
         """Write how far the grid is while it runs, not too often."""

@@ -32,7 +32,7 @@ from dqlab.tracking.mlflow.client import (
     OWNER,
     PARENT,
     all_runs,
-    mirror_environment,
+    client_environment,
     mlflow_client,
     store_path,
 )
@@ -252,13 +252,13 @@ def _asking(uri: str) -> Iterator[Any]:
     """A client whose failures are told in one line."""
     if (path := store_path(uri)) and not path.exists():
         raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
-    os.environ.update(mirror_environment())
-    try:
-        yield mlflow_client(uri)
-    except RunError:
-        raise
-    except Exception as error:  # whatever the client raises
-        raise RunError(f"MLflow ({masked(uri)}): {_in_short(error)}.") from error
+    with client_environment():
+        try:
+            yield mlflow_client(uri)
+        except RunError:
+            raise
+        except Exception as error:  # whatever the client raises
+            raise RunError(f"MLflow ({masked(uri)}): {_in_short(error)}.") from error
 
 
 def _in_short(error: Exception) -> str:

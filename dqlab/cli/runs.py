@@ -283,7 +283,7 @@ def _check_own(path: Path) -> None:
 
 def _write_notes(path: Path, **changed: Any) -> None:
     from dqlab.tracking.folders import NOTES, read_notes
-    from dqlab.tracking.mlflow.sync import is_tracked
+    from dqlab.tracking.mlflow.mirror import is_tracked
     from dqlab.tracking.records import NotesRecord, in_short, parse_record
 
     text = json.dumps({**read_notes(path), **changed}, indent=1)
@@ -328,7 +328,7 @@ def _agreed(path: Path) -> bool:
 
 
 def _delete(path: Path) -> None:
-    from dqlab.tracking.mlflow.sync import is_tracked
+    from dqlab.tracking.mlflow.mirror import is_tracked
     from dqlab.tracking.run_folder import claim_folder
 
     _check_unused(path)  # the question may have stood for hours

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from dqlab.cli.options import add_command
@@ -26,11 +25,9 @@ def add_sync(commands: Any) -> None:
 
 
 def _sync(args: argparse.Namespace) -> int:
-    from dqlab.tracking.mlflow.sync import sync_to_mlflow
+    from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 
-    if args.to:
-        os.environ["MLFLOW_TRACKING_URI"] = args.to
     for run in args.runs:
-        path, uri = sync_to_mlflow(run)
+        path, uri = sync_to_mlflow(run, args.to or "")
         print(f"{path}: MLflow ({uri}) has all of it.")
     return 0

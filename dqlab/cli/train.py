@@ -54,7 +54,7 @@ def _train(args: argparse.Namespace) -> int:
     from dqlab.runs import train
     from dqlab.runs.records import print_finished
     from dqlab.runs.run import new_run_folder
-    from dqlab.tracking.mlflow.sync import warn_unsent
+    from dqlab.tracking.mlflow.mirror import warn_unsent
 
     chosen = {
         "Experiment.seeds": args.seeds and tuple(args.seeds),

@@ -13,12 +13,13 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters, parameters_read
 from dqlab.config.replica import Replica
 from dqlab.envs.caveats import score_or_return
+from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode
 from dqlab.runs.experiment import Experiment
-from dqlab.runs.official.checkpoints import OfficialCheckpoint, load_checkpoint
-from dqlab.runs.video import VideoRequest, VideoSession
+from dqlab.runs.official import OfficialCheckpoint, load_checkpoint
+from dqlab.runs.video import VideoJob, VideoRequest
 from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import Evaluator, Pack, checkpoint
@@ -81,11 +82,8 @@ def evaluate_run(
     evaluated = evaluate_checkpoints(path, which, seed, episodes, bindings, film)
     experiment = evaluated.experiment
     title = f"{experiment.task}, checkpoint {which}, physics {experiment.stepped_by}"
-    table = _evaluation_table(title, evaluated.caveat)
-    for row in evaluated.rows:
-        _add_row(table, experiment, row.replica.title, row.step, row.episodes)
-    if table.row_count:
-        Console().print(table)
+    rows = [(row.replica.title, row.step, row.episodes) for row in evaluated.rows]
+    _print_table(title, evaluated.caveat, experiment.resolved_task, rows)
     evaluated.check_complete()
 
 
@@ -112,7 +110,7 @@ def evaluate_checkpoints(
     mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
     evaluator.standardised_by = standardisation(facts)
     files = checkpoint_files(folder, seed, which)
-    filming = VideoSession(evaluator, film, len(files)) if film else None
+    filming = VideoJob(evaluator, film, len(files)) if film else None
     for file in files:
         pack, replica, step = load_replica(experiment, folder, file)
         try:
@@ -200,12 +198,10 @@ def evaluate_official(
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     experiment, pack, trained = load_official(path, task_name, epoch, bindings)
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
-    filming = VideoSession(evaluator, film, 1) if film else None
+    filming = VideoJob(evaluator, film, 1) if film else None
     result = evaluator.run(pack, 0)[0]
-    about = f"official checkpoint {trained.stem} ({trained.schedule})"
-    table = _evaluation_table(f"{task_name}, {about}, physics {experiment.stepped_by}", "")
-    _add_row(table, experiment, trained.stem, 0, result)
-    Console().print(table)
+    title = f"{task_name}, official checkpoint {trained.stem} ({trained.schedule}), physics {experiment.stepped_by}"
+    _print_table(title, "", experiment.resolved_task, [(trained.stem, 0, result)])
     if filming:
         filming.note(trained.stem, 0)
         filming.finish(None)
@@ -276,19 +272,17 @@ def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None
         )
 
 
-def _evaluation_table(title: str, caveat: str) -> Table:
+def _print_table(title: str, caveat: str, task: Task, rows: Sequence[tuple[str, int, EvaluationEpisodes]]) -> None:
+    """A row a checkpoint, by its replica's name and its step; nothing where there are none."""
     table = Table(title=title)
     score = f"score ({caveat})" if caveat else "score"
     scores = () if score_or_return(caveat) == "return" else (score, "+-")
     for column in ("replica", "step", "episodes", "return", "+-", *scores, "length"):
         words = column in ("replica", score)  # may take a second line; a figure that does not fit would be cut
         table.add_column(column, justify="left" if column == "replica" else "right", no_wrap=not words, overflow="fold")
-    return table
-
-
-def _add_row(table: Table, experiment: Experiment, name: str, step: int, result: EvaluationEpisodes) -> None:
-    task, returns = experiment.resolved_task, result.returns
-    measured = [returns, task.score(returns)] if task.scored else [returns]
-    values = [*(number for each in measured for number in (each.mean(), each.std())), result.lengths.mean()]
-    cells = [f"{value:.1f}" for value in values]
-    table.add_row(name, f"{step:,}", str(len(result.returns)), *cells)
+    for name, step, episodes in rows:
+        measured = [episodes.returns, *([task.score(episodes.returns)] if task.scored else [])]
+        values = [*(number for each in measured for number in (each.mean(), each.std())), episodes.lengths.mean()]
+        table.add_row(name, f"{step:,}", str(len(episodes.returns)), *(f"{value:.1f}" for value in values))
+    if rows:
+        Console().print(table)

@@ -203,11 +203,11 @@ class LoadedPolicy:
             seen = (seen - self.state_mean) / self.state_std
         return seen.to(self.device, self.pack.dtype)
 
-    def draw(self, count: int) -> dict[str, Tensor]:
-        """The noise of acting in that many states, the next of the policy's sequence, on the CPU."""
+    def draw(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The noise of acting in that many states, on the CPU: the next of the policy's sequence, or of another."""
         with self.ready():
             specs = self.pack.algorithm.act_noise(self.pack.dims, count)
-        return draw_noise(specs, self._generator, self.pack.dtype)
+        return draw_noise(specs, generator or self._generator, self.pack.dtype)
 
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
         """Values () or (B,) by which it ranks candidates: of actions (A,) or (B, A) in the environment's units.
@@ -287,13 +287,15 @@ class LoadedPolicy:
         import gymnasium
 
         made = gymnasium.make(env) if isinstance(env, str) else env
+        # a sequence of its own: that of the policy goes on as it was, and the same call gives the same episodes
+        noise = generator_for(self.replica.seed, f"evaluation {self.source.step}", 0)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
             while not over and lengths[episode] < self.task.episode_limit:
                 seen = torch.as_tensor(gymnasium.spaces.flatten(made.observation_space, state)).reshape(1, -1)
                 self._check(seen, self.task.state_dim, "observations")
-                action = self.act(seen)[0].numpy().astype(made.action_space.dtype)
+                action = self.act(seen, self.draw(1, noise))[0].numpy().astype(made.action_space.dtype)
                 state, reward, terminated, truncated, _ = made.step(action)
                 returns[episode] += reward
                 lengths[episode] += 1

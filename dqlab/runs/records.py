@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from dqlab.machine import IsolatedOutcome, attempt_command, package_version
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
-from dqlab.tracking.mlflow.client import tracking_uri
+from dqlab.tracking.mlflow.client import beside_uri, store_path, tracking_uri
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training.model_selection import (
     Evaluated,
@@ -256,12 +255,8 @@ def print_finished(finished: TrainingResult) -> None:
         console.print(line, soft_wrap=True)
     if finished.sent is None:
         return
-    console.print(f"MLflow:         {_how_to_open(masked(tracking_uri(folder.path)))}", soft_wrap=True)
-
-
-def _how_to_open(uri: str) -> str:
-    """The command that shows a local store, as it can be pasted here; a server's address as it is."""
-    if not uri.startswith("sqlite"):
-        return uri
-    command = f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shlex.quote(uri)}"
-    return command.replace(f"{Path.cwd()}/", "")
+    uri = masked(tracking_uri(folder.path))
+    local, place = store_path(uri), str(folder.path)
+    if local and local != store_path(beside_uri(folder.path)):
+        place = uri
+    console.print(f"MLflow:         {f'dqlab ui {shlex.quote(place)}' if local else uri}", soft_wrap=True)

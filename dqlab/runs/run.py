@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
@@ -59,7 +59,8 @@ def train(
         quiet: no progress.
         profile: record some updates with torch's profiler.
         console: where progress goes.
-        tell: told of events: `started` (`step`, `steps`, `execution`), and those of `TrainingCallbacks`.
+        tell: told of events: `started` (`step`, `steps`, `execution`), `progress` (`updates_per_second`), `evaluated`
+            (`scores`: replica -> mean score), `saved`, each with its `step`, and `cell_failed` (`replica`, `reason`).
         stop: when it is set, the run saves its state after the update under way and ends.
         typed: bindings of the command line, which must be read; then gin files are warned of, too. None asks nothing.
 
@@ -69,12 +70,11 @@ def train(
     """
     run = RunUnderWay(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
     try:
-        inputs = _prepare(run, resume)
+        run.prepare(resume)
         if typed is not None:
             _check_read(loaded, typed)
-        before = _claim(run, inputs.data, resume)
-        trained = _train(run, inputs, before, profile)
-        return _finish(run, trained)
+        run.claim(resume)
+        return run.finish(run.train(profile))
     finally:
         run.folder.release()
 
@@ -86,8 +86,8 @@ def new_run_folder(stem: str) -> Path:
 
 
 @dataclass
-class RunUnderWay:
-    """A run under way.
+class RunUnderWay(RunCallbacks):
+    """A run under way; the loop calls it, and it tells the display, a listener, and run.json how updates are executed.
 
     Attributes:
         loaded: its gin files.
@@ -96,7 +96,10 @@ class RunUnderWay:
         tell: told of events.
         stop: when it is set, training ends after the update under way.
         experiment, tracking: as gin configures them.
-        facts: what run.json says, once the folder is the run's.
+        pack, data, evaluator: what is trained, on what, and what evaluates it, once it is prepared.
+        before, facts: run.json as it was, of a run that is continued, and as it is, once the folder is the run's.
+        display, mirror, recorder: once it trains; what sends its records to MLflow and what records its updates, if
+            anything does. The loop is not among them: each would keep the other, and the dataset, alive.
     """
 
     loaded: gin_files.LoadedConfig
@@ -107,105 +110,101 @@ class RunUnderWay:
     stop: Event
     experiment: Experiment = field(default_factory=Experiment)
     tracking: Tracking = field(default_factory=Tracking)
+    pack: Pack = field(init=False)
+    data: Transitions = field(init=False)
+    evaluator: Evaluator = field(init=False)
+    before: Mapping[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    display: Display = field(init=False)
+    mirror: Mirror | None = None
+    recorder: ProfileRecorder | None = None
 
+    def prepare(self, resume: bool) -> None:
+        """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
+        check_experiment(self.experiment)
+        self.evaluator = build_evaluator(self.experiment)
+        self.evaluator.stop = self.stop
+        self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
+        self.folder.check(resume)
+        self.data = _load_data(self.experiment, self.console)
+        self.evaluator.standardised_by = (self.data.provenance.state_mean, self.data.provenance.state_std)
+        self.pack = build_pack(self.experiment)
 
-class TrainingInputs(NamedTuple):
-    """What is trained, on which data, and what evaluates it."""
+    def claim(self, resume: bool) -> None:
+        """Lock the folder, and write there what is run."""
+        self.folder.lock()
+        if resume and self.folder.config.exists():
+            self.before = {**self.folder.facts()}
+        self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
 
-    pack: Pack
-    data: Transitions
-    evaluator: Evaluator
+    def train(self, profile: bool) -> Loop:
+        """All updates and evaluations; training that ends early says in run.json how."""
+        plan = self.experiment.plan
+        self.display = Display(plan.steps, self.facts["caveat"], self.quiet, self.console, self.facts["scored"])
+        with _recording_an_end(self.folder), self.display:
+            loop = self._build_loop()
+            if self.tracking.mlflow:
+                self.mirror = Mirror(self.folder.path, self.facts["mlflow_experiment"])
+            if profile:
+                self.recorder = ProfileRecorder(self.pack, plan, name_of(loop.mode), self.folder.profile)
+            loop.run(self.recorder.record_update if self.recorder else nullcontext)
+        return loop
 
-
-class TrainingOutcome(NamedTuple):
-    """A loop that has ended; who sends its records to MLflow, and what has recorded its updates, if anything does."""
-
-    loop: Loop
-    mirror: Mirror | None
-    recorder: ProfileRecorder | None
-
-
-def _prepare(run: RunUnderWay, resume: bool) -> TrainingInputs:
-    """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
-    experiment = run.experiment
-    check_experiment(experiment)
-    evaluator = build_evaluator(experiment)
-    evaluator.stop = run.stop
-    evaluator.environments.prepare(len(experiment.resolved_replicas) * evaluator.episodes)
-    run.folder.check(resume)
-    data = _load_data(experiment, run.console)
-    evaluator.standardised_by = (data.provenance.state_mean, data.provenance.state_std)
-    return TrainingInputs(build_pack(experiment), data, evaluator)
-
-
-def _claim(run: RunUnderWay, data: Transitions, resume: bool) -> Mapping[str, Any]:
-    """Lock the folder, and write there what is run; run.json as it was, of a run that is continued, or empty."""
-    run.folder.lock()
-    before: Mapping[str, Any] = run.folder.facts() if resume and run.folder.config.exists() else {}
-    run.facts = write_record(run.experiment, run.tracking, run.folder, data, run.loaded)
-    return before
-
-
-def _train(run: RunUnderWay, inputs: TrainingInputs, before: Mapping[str, Any], profile: bool) -> TrainingOutcome:
-    """All updates and evaluations; training that ends early says in run.json how."""
-    plan, facts = run.experiment.plan, run.facts
-    display_of = Display(plan.steps, facts["caveat"], run.quiet, run.console, facts["scored"])
-    with _recording_an_end(run.folder), display_of as display:
-        callbacks = TrainingCallbacks(display, run.folder, run.experiment, run.tell)
-        loop = _build_loop(run, inputs, callbacks, before)
-        mirror = Mirror(run.folder.path, facts["mlflow_experiment"]) if run.tracking.mlflow else None
-        recorder = ProfileRecorder(inputs.pack, plan, name_of(loop.mode), run.folder.profile) if profile else None
-        loop.run(recorder.record_update if recorder else nullcontext)
-    return TrainingOutcome(loop, mirror, recorder)
-
-
-def _finish(run: RunUnderWay, trained: TrainingOutcome) -> TrainingResult:
-    """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
-
-    Raises:
-        RunError: there are none.
-    """
-    states, folder = trained.loop.states, run.folder
-    summaries = {
-        replica.name: write_replica_results(
-            run.experiment,
+    def _build_loop(self) -> Loop:
+        """The loop, ready to execute its update, and at its checkpoint if the run goes on."""
+        experiment, folder, started = self.experiment, self.folder, time.monotonic()
+        loop = Loop(
+            experiment.plan,
+            self.pack,
+            self.data,
+            experiment.resolved_replicas,
+            self.evaluator.roll_out,
+            experiment.resolved_task,
             folder,
-            replica,
-            states.evaluations[replica.name],
-            states.failed_evaluations[replica.name],
-            run.facts,
+            self,
+            execution_mode(experiment, self.before),
+            bool(self.before),
+            self.stop,
         )
-        for replica in run.experiment.resolved_replicas
-        if replica.name not in states.failed
-    }
-    if not run.tracking.keep_checkpoints:
-        prune(folder, summaries)
-    folder.write_facts(state="finished" if summaries else "failed")
-    sent = trained.mirror.close(run.tracking.patience) if trained.mirror else None
-    about = _about_profile(trained.recorder) if trained.recorder else ()
-    finished = TrainingResult(folder, summaries, states.failed, run.facts, sent, about)
-    if not summaries:
-        finished.check_complete()
-    return finished
+        self.display.say(f"ready after {time.monotonic() - started:.0f} s")
+        if loop.step:
+            self.display.say(f"resuming at step {loop.step:,}")
+        execution, text = name_of(loop.mode), read_text(folder.config)
+        for replica in experiment.resolved_replicas:
+            write_own_config(experiment, folder, replica, text, execution)
+        self.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
+        return loop
 
+    def finish(self, loop: Loop) -> TrainingResult:
+        """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
 
-@dataclass(frozen=True)
-class TrainingCallbacks(RunCallbacks):
-    """Passes on what happens in a loop: to the display, to a listener, and how it executes to run.json for a resume.
-
-    Attributes:
-        tell: told `progress` (`updates_per_second`), `evaluated` (`scores`: replica -> mean score), `saved`, each with
-            its `step`, and `cell_failed` (`replica`, `reason`).
-    """
-
-    display: Display
-    folder: RunFolder
-    experiment: Experiment
-    tell: OnEvent = ignore_event
+        Raises:
+            RunError: there are none.
+        """
+        states, folder = loop.states, self.folder
+        summaries = {
+            replica.name: write_replica_results(
+                self.experiment,
+                folder,
+                replica,
+                states.evaluations[replica.name],
+                states.failed_evaluations[replica.name],
+                self.facts,
+            )
+            for replica in self.experiment.resolved_replicas
+            if replica.name not in states.failed
+        }
+        if not self.tracking.keep_checkpoints:
+            prune(folder, summaries)
+        folder.write_facts(state="finished" if summaries else "failed")
+        sent = self.mirror.close(self.tracking.patience) if self.mirror else None
+        about = _about_profile(self.recorder) if self.recorder else ()
+        finished = TrainingResult(folder, summaries, states.failed, self.facts, sent, about)
+        if not summaries:
+            finished.check_complete()
+        return finished
 
     def on_execution(self, mode: ExecutionMode) -> None:
-        """Say how updates are executed, and why."""
         name, configured = name_of(mode), self.experiment.plan.execution
         self.folder.write_facts(execution=name, execution_configured=configured, execution_reason=mode.reason)
         self.display.say(f"execution: {name} ({mode.reason})")
@@ -214,27 +213,22 @@ class TrainingCallbacks(RunCallbacks):
             self.display.say(mode.preparation)
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Means of the losses."""
         self.display.logged(step, metrics)
         self.tell({"event": "progress", "step": step, "updates_per_second": metrics["updates_per_second"]})
 
     def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
-        """An evaluation."""
         known = [(replica, evaluations.get(replica.name)) for replica in self.experiment.resolved_replicas]
         self.display.evaluated(step, {replica.title: evaluated for replica, evaluated in known if evaluated})
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 
     def on_failed_evaluation(self, reason: str) -> None:
-        """An evaluation without a score."""
         print(f"dqlab: warning: {reason}", file=sys.stderr)
 
     def on_checkpoint(self, step: int) -> None:
-        """A checkpoint."""
         self.tell({"event": "saved", "step": step})
 
     def on_replica_failure(self, name: str, reason: str) -> None:
-        """A replica's failure."""
         self.display.say(f"failed: {reason}")
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
 
@@ -248,34 +242,6 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
         with suppress(OSError, RunError):
             folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
         raise
-
-
-def _build_loop(
-    run: RunUnderWay, inputs: TrainingInputs, callbacks: TrainingCallbacks, before: Mapping[str, Any]
-) -> Loop:
-    """The loop, its update compiled or captured where that is how it is executed; at its checkpoint if it goes on."""
-    experiment, folder, started = run.experiment, run.folder, time.monotonic()
-    loop = Loop(
-        experiment.plan,
-        inputs.pack,
-        inputs.data,
-        experiment.resolved_replicas,
-        inputs.evaluator.roll_out,
-        experiment.resolved_task,
-        folder,
-        callbacks,
-        execution_mode(experiment, before),
-        bool(before),
-        run.stop,
-    )
-    callbacks.display.say(f"ready after {time.monotonic() - started:.0f} s")
-    if loop.step:
-        callbacks.display.say(f"resuming at step {loop.step:,}")
-    execution, text = name_of(loop.mode), read_text(folder.config)
-    for replica in experiment.resolved_replicas:
-        write_own_config(experiment, folder, replica, text, execution)
-    run.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
-    return loop
 
 
 def _about_profile(recorder: ProfileRecorder) -> Sequence[str]:

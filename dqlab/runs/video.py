@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -32,7 +33,8 @@ from dqlab.files import atomic_path
 from dqlab.machine import readable_duration
 from dqlab.printing import Console
 from dqlab.tracking import RunFolder
-from dqlab.tracking.mlflow.sync import is_tracked, keep_video, sync_to_mlflow
+from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.tree import VIDEOS
 from dqlab.training import Evaluator
 
 Frame = NDArray[np.uint8]
@@ -221,35 +223,88 @@ USUAL_FPS = 30.0
 """Of an environment that says nothing of its own."""
 
 
-class VideoRenderer:
-    """Makes the videos of an evaluator's evaluations.
+class VideoJob:
+    """The videos of an evaluator's evaluations: episodes are noted, and played again when all have been evaluated.
 
     Args:
         evaluator: whose environments are noted from now on.
         request: what is wanted.
+        replicas: how many will be evaluated; each of several gets a file of its own.
 
     Attributes:
         recording: the environments, with the episodes of the latest evaluation.
-        seconds: that a frame of the environment's takes here to be drawn, on average.
 
     Raises:
         ConfigError: the environments cannot be drawn, or the video not be encoded, here.
     """
 
-    def __init__(self, evaluator: Evaluator, request: VideoRequest) -> None:
+    def __init__(self, evaluator: Evaluator, request: VideoRequest, replicas: int = 1) -> None:
         request.check(evaluator.episodes)
-        self._task, self._physics, self._request = evaluator.task, evaluator.physics, request
+        self._task, self._physics = evaluator.task, evaluator.physics
+        self._request, self._alone = request, replicas == 1
+        self._noted: list[tuple[str, int, list[RecordedEpisode]]] = []
+        self._console = Console()
         environments = evaluator.environments
         if not isinstance(environments, GymnasiumEnvironments):
             environments.close()
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
         with self.camera() as env:
-            self.seconds = _try_out(env, self._task.name) / request.left_out(_fps(env))
+            seconds = _try_out(env, self._task.name) / request.left_out(_fps(env))
         self.recording = evaluator.environments = RecordingEnvironments(environments, request.episodes)
+        frames = request.episodes * (self._task.episode_limit + 1)
+        files = f"{replicas} videos" if replicas > 1 else str(request.path)
+        self._console.print(
+            f"Filming: after the evaluation, {files} of up to {frames:,} frames: "
+            f"up to {readable_duration(replicas * frames * seconds)} ({seconds:.2f} s a frame here)",
+            soft_wrap=True,
+        )
 
-    def render_video(self, episodes: Sequence[RecordedEpisode], path: Path, step_done: Callable[[], Any] = bool) -> str:
-        """Play the episodes again and write the video; returns its size and speed in words.
+    def note(self, name: str, step: int) -> None:
+        """A replica has been evaluated, after so many updates."""
+        self._noted.append((name, step, self.recording.episodes))
+
+    def finish(self, folder: RunFolder | None) -> None:
+        """Make the videos and say what they show; send them where the run is recorded.
+
+        Args:
+            folder: the run's; None for what is no run of dqlab's.
+
+        Raises:
+            RunError: a video could not be written.
+        """
+        waiting = Console(stderr=True)
+        for name, _, episodes in self._noted:
+            path = self._file_of(name)
+            with Progress(*COLUMNS, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
+                steps = sum(len(episode.actions) for episode in episodes)
+                task = progress.add_task(f"filming {escape(str(path))}", total=steps)
+                about = self.render(episodes, path, partial(progress.advance, task))
+            self._console.print(f"Video: {path} ({about})", soft_wrap=True)
+            for number, episode in enumerate(episodes, 1):
+                score = f", score {float(self._task.score(episode.total)):.1f}" if self._task.scored else ""
+                lines = f"{len(episode.actions)} steps, return {episode.total:.1f}{score}"
+                self._console.print(f"  episode {number}: {lines}", soft_wrap=True)
+        if folder is not None and is_tracked(folder.path):
+            self._send(folder)
+
+    def _file_of(self, name: str) -> Path:
+        path = self._request.path
+        return path if self._alone else path.with_stem(f"{path.stem}-{name}")
+
+    def _send(self, folder: RunFolder) -> None:
+        """Videos into the run's folder, and to MLflow; a dead server costs a warning."""
+        known = {replica.name for replica in folder.replicas()}
+        for name, step, _ in self._noted:
+            if name in known:
+                keep_video(self._file_of(name), folder.replica(name), step)
+        try:
+            sync_to_mlflow(folder.path)
+        except RunError as error:
+            print(f"dqlab: warning: {error} The video waits. Later: dqlab sync {folder.path}", file=sys.stderr)
+
+    def render(self, episodes: Sequence[RecordedEpisode], path: Path, step_done: Callable[[], Any] = bool) -> str:
+        """Play episodes again and write the video; returns its size and speed in words.
 
         Args:
             episodes: at least one.
@@ -271,28 +326,23 @@ class VideoRenderer:
             ConfigError: the task's draws nothing, or not at this size.
         """
         size = dict(zip(("width", "height"), self._request.size or (), strict=False))
+        nothing = f"--render: {self._task.name} has nothing to draw."
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a render mode that is not there
                 env = make_env(self._task, self._physics, render_mode=MODE, **size)
         except ConfigError as error:
-            self._explain(error)
-            raise
+            if not isinstance(error.__cause__, TypeError):  # of an argument that is not there
+                raise
+            own_size = f"{self._task.name} is drawn at its own size only: leave out --render-size."
+            raise ConfigError(nothing if "render_mode" in str(error) else own_size) from error
         try:
             if MODE not in env.metadata.get("render_modes", ()):
-                raise ConfigError(f"--render: {self._task.name} has nothing to draw.")
+                raise ConfigError(nothing)
             _follow(env)
             yield env
         finally:
             env.close()
-
-    def _explain(self, error: ConfigError) -> None:
-        """An environment that does not know these arguments."""
-        if not isinstance(error.__cause__, TypeError):
-            return
-        if "render_mode" in str(error):
-            raise ConfigError(f"--render: {self._task.name} has nothing to draw.") from error
-        raise ConfigError(f"{self._task.name} is drawn at its own size only: leave out --render-size.") from error
 
     def _states(self, env: Any, episode: RecordedEpisode, step_done: Callable[[], Any]) -> Iterator[None]:
         """Bring the environment to each state of an episode; a warning where its return is not the evaluation's."""
@@ -306,6 +356,24 @@ class VideoRenderer:
         if abs(total - episode.total) > 1e-6 * max(1.0, abs(episode.total)):
             text = f"the episode in the video has the return {total:.1f}, the evaluation's had {episode.total:.1f}"
             print(f"dqlab: warning: {text}: {self._task.env_id} does not repeat an episode", file=sys.stderr)
+
+
+def keep_video(video: Path, replica: Path, step: int) -> Path:
+    """Copy a video of a policy of `step` updates into its replica's folder; returns the copy."""
+    kept = replica / VIDEOS / f"step-{step:09d}{video.suffix.lower()}"
+    if not (kept.exists() and kept.samefile(video)):
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(video, temporary)
+    return kept
+
+
+COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("steps"),
+    TimeRemainingColumn(),
+)
 
 
 def picture_of(env: Any) -> Frame:
@@ -343,80 +411,3 @@ def _try_out(env: Any, name: str) -> float:
         return time.monotonic() - started
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
-
-
-COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("steps"),
-    TimeRemainingColumn(),
-)
-
-
-class VideoSession:
-    """Notes the episodes of each replica's evaluation, and makes the videos when all have been evaluated.
-
-    Args:
-        evaluator: that evaluates.
-        request: what is wanted.
-        replicas: how many will be evaluated; each of several gets a file of its own.
-
-    Raises:
-        ConfigError: as `VideoRenderer`.
-    """
-
-    def __init__(self, evaluator: Evaluator, request: VideoRequest, replicas: int) -> None:
-        self._renderer, self._request, self._alone = VideoRenderer(evaluator, request), request, replicas == 1
-        self._console, self._task = Console(), evaluator.task
-        self._noted: list[tuple[str, int, list[RecordedEpisode]]] = []
-        frames, each = request.episodes * (self._task.episode_limit + 1), self._renderer.seconds
-        files = f"{replicas} videos" if replicas > 1 else str(request.path)
-        self._console.print(
-            f"Filming: after the evaluation, {files} of up to {frames:,} frames: "
-            f"up to {readable_duration(replicas * frames * each)} ({each:.2f} s a frame here)",
-            soft_wrap=True,
-        )
-
-    def note(self, name: str, step: int) -> None:
-        """A replica has been evaluated, after so many updates."""
-        self._noted.append((name, step, self._renderer.recording.episodes))
-
-    def _file_of(self, name: str) -> Path:
-        path = self._request.path
-        return path if self._alone else path.with_stem(f"{path.stem}-{name}")
-
-    def finish(self, folder: RunFolder | None) -> None:
-        """Make the videos and say what they show; send them where the run is recorded.
-
-        Args:
-            folder: the run's; None for what is no run of dqlab's.
-
-        Raises:
-            RunError: a video could not be written.
-        """
-        waiting = Console(stderr=True)
-        for name, _, episodes in self._noted:
-            path = self._file_of(name)
-            with Progress(*COLUMNS, console=waiting, transient=True, disable=not waiting.is_terminal) as progress:
-                steps = sum(len(episode.actions) for episode in episodes)
-                task = progress.add_task(f"filming {escape(str(path))}", total=steps)
-                about = self._renderer.render_video(episodes, path, partial(progress.advance, task))
-            self._console.print(f"Video: {path} ({about})", soft_wrap=True)
-            for number, episode in enumerate(episodes, 1):
-                score = f", score {float(self._task.score(episode.total)):.1f}" if self._task.scored else ""
-                lines = f"{len(episode.actions)} steps, return {episode.total:.1f}{score}"
-                self._console.print(f"  episode {number}: {lines}", soft_wrap=True)
-        if folder is not None and is_tracked(folder.path):
-            self._send(folder)
-
-    def _send(self, folder: RunFolder) -> None:
-        """Videos into the run's folder, and to MLflow; a dead server costs a warning."""
-        known = {replica.name for replica in folder.replicas()}
-        for name, step, _ in self._noted:
-            if name in known:
-                keep_video(self._file_of(name), folder.replica(name), step)
-        try:
-            sync_to_mlflow(folder.path)
-        except RunError as error:
-            print(f"dqlab: warning: {error} The video waits. Later: dqlab sync {folder.path}", file=sys.stderr)

@@ -64,9 +64,9 @@ def is_grid(folder: Path) -> bool:
 
 
 def grid_of(folder: Path) -> Path | None:
-    """The grid that a pack's folder belongs to."""
-    packs = Path(os.path.realpath(folder)).parent
-    return packs.parent if packs.name == "packs" and is_grid(packs.parent) else None
+    """The grid that a pack's folder belongs to, whose `packs` may be a link (`dqlab ablate --storage`)."""
+    each = (Path(place(folder)).parent for place in (os.path.abspath, os.path.realpath))
+    return next((packs.parent for packs in each if packs.name == "packs" and is_grid(packs.parent)), None)
 
 
 def is_known(folder: Path) -> bool:

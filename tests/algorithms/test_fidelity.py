@@ -11,14 +11,14 @@ import diffusion_ql as plain
 import numpy as np
 import pytest
 import torch
+from recorded_updates import official_weights, replay_recording
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official.checkpoints import actor_weights, critic_weights
-from dqlab.runs.official.recordings import replay_recording
+from dqlab.runs.official import ACTOR, CRITIC
 from dqlab.testing import make_batch, make_noise
 from dqlab.training import Pack
 
@@ -33,10 +33,10 @@ def test_twenty_updates_of_the_official_agent(shared: Path) -> None:
     replay = replay_recording(path)
     assert np.abs(replay.losses.numpy() - data["losses"]).max() < 1e-9
     for theirs, ours in GROUPS.items():
-        rename = critic_weights if "critic" in ours else actor_weights
+        kind = CRITIC if "critic" in ours else ACTOR
         prefix = f"final/{theirs}/"
         named = {key.removeprefix(prefix): torch.as_tensor(data[key]) for key in data.files if key.startswith(prefix)}
-        expected = rename(named)
+        expected = official_weights(named, kind)
         assert set(expected) == set(replay.weights[ours])
         for name, figures in expected.items():  # sum, norm, first 16 entries
             values = replay.weights[ours][name].flatten()
@@ -150,8 +150,8 @@ def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, ca
     assert np.abs(replay.losses.numpy() - np.array(losses)).max() < 1e-9
     for theirs, values in official_names(agent).items():
         ours = replay.weights[GROUPS[theirs]]
-        rename = critic_weights if theirs in ("critic", "target") else actor_weights
-        assert all(float((ours[name] - value).abs().max()) < 1e-9 for name, value in rename(values).items())
+        named = official_weights(values, CRITIC if theirs in ("critic", "target") else ACTOR)
+        assert all(float((ours[name] - value).abs().max()) < 1e-9 for name, value in named.items())
 
 
 def test_the_plain_rendering_is_not_trivially_equal() -> None:

@@ -44,8 +44,15 @@ def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, t
     return noise, policy(states.numpy(), flat)
 
 
-@pytest.mark.parametrize("algorithm", sorted(algorithms.names()))
+def acts_by(name: str) -> tuple[object, ...]:
+    """All that decides how an algorithm acts."""
+    algorithm = algorithms.get(name)()
+    return type(algorithm).act, *(getattr(algorithm, part, "") for part in ("policy", "critic", "selection"))
+
+
+@pytest.mark.parametrize("algorithm", {acts_by(name): name for name in sorted(algorithms.names())}.values())
 def test_every_algorithm_as_a_program_of_pytorch(tmp_path: Path, algorithm: str) -> None:
+    """Of those that act alike one."""
     run = train(tmp_path, algorithm)
     export_policy(run.path, tmp_path / "out", "torch", "last")
     policy = library.load_policy(tmp_path / "out")
@@ -53,9 +60,6 @@ def test_every_algorithm_as_a_program_of_pytorch(tmp_path: Path, algorithm: str)
     noise, expected = given_noise(policy, states)
     actions = torch.export.load(tmp_path / "out" / "policy_given_noise.pt2").module()(states, noise)
     np.testing.assert_allclose(actions.numpy(), expected, atol=1e-5)
-    drawn = torch.export.load(tmp_path / "out" / "policy.pt2").module()(states)
-    assert drawn.shape == (7, 6)
-    assert drawn.abs().max() <= 1
 
 
 def paths_in(folder: Path, *paths: Path) -> list[str]:
@@ -97,41 +101,39 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
     assert library.evaluate(policy)["return"].tolist() == library.evaluate(odd, seed=1)["return"].tolist()
 
 
-def test_the_command_and_what_it_refuses(odd: library.Run, tmp_path: Path, dqlab: Command) -> None:
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "mine.txt").touch()
+def test_the_command_the_hub_and_what_is_refused(
+    odd: library.Run, tmp_path: Path, dqlab: Command, in_process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub takes a policy and gives it back; no file names a folder of this machine."""
+    files: dict[str, bytes] = {}
     run, more = str(odd.path / "seed-0"), ("--format", "torch", "--plugin", "odd")
-    env = {"PYTHONPATH": str(odd.path.parent)}
-    done = dqlab("export", run, "--out", "walker", *more, env=env)
-    assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
+    env = {"PYTHONPATH": str(odd.path.parent), "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hub")}
+    with model_hub(files) as address:
+        env |= {"HF_ENDPOINT": address}
+        done = dqlab("export", run, "--out", "walker", *more, "--push", "hf:me/odd", env=env)
+        assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
+        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
+        code = "import dqlab, odd; print(dqlab.load_policy('hf:me/odd').seed(0)([1.0, 1.0, 1.0]).tolist())"
+        told = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
+    expected = library.load_policy(odd.path / "seed-0").seed(0)([1.0, 1.0, 1.0])  # type: ignore[arg-type]
+    assert json.loads(told.stdout) == pytest.approx(expected.tolist(), abs=1e-6), told.stderr
     assert paths_in(tmp_path / "walker", odd.path.parent, ROOT) == []
     assert paths_in(odd.path, odd.path.parent), "what is exported does name them"
+    drawn = torch.export.load(tmp_path / "walker" / "policy.pt2").module()(torch.randn(7, 3))
+    assert (drawn.shape, bool(drawn.abs().max() <= 2)) == ((7, 2), True)
+
+    monkeypatch.syspath_prepend(odd.path.parent)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "mine.txt").touch()
     for args, says in (
         ((run, "--out", "else", *more), "holds something else than an exported policy"),
         ((str(odd.path), "--out", "new", *more), "has 2 replicas"),
         ((run, "--out", "new", "--push", "me/walker", *more), "--push wants hf:USER/REPO"),
+        ((run, "--out", "again", "--push", "hf:me/odd", *more), "hf:me/odd was not uploaded"),
     ):
-        refused = dqlab("export", *args, env=env)
+        refused = in_process("export", *args)
         assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
     assert not (tmp_path / "new").exists()
-
-
-def test_the_hub_takes_it_and_gives_it_back(odd: library.Run, tmp_path: Path, dqlab: Command) -> None:
-    files: dict[str, bytes] = {}
-    push = ["export", str(odd.path / "seed-0"), "--format", "torch", "--plugin", "odd", "--push", "hf:me/odd", "--out"]
-    known = {"PYTHONPATH": str(odd.path.parent), "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hub")}
-    with model_hub(files) as address:
-        env = known | {"HF_ENDPOINT": address}
-        done = dqlab(*push, "odd", env=env)
-        assert done.returncode == 0, done.stderr
-        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
-        code = "import dqlab, odd; print(dqlab.load_policy('hf:me/odd').seed(0)([1.0, 1.0, 1.0]).tolist())"
-        command = [sys.executable, "-c", code]
-        told = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
-    expected = library.load_policy(odd.path / "seed-0").seed(0)([1.0, 1.0, 1.0])  # type: ignore[arg-type]
-    assert json.loads(told.stdout) == pytest.approx(expected.tolist(), abs=1e-6), told.stderr
-    gone = dqlab(*push, "again", env=known | {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert (gone.returncode, "hf:me/odd was not uploaded" in gone.stderr) == (2, True), gone.stderr
     assert (tmp_path / "again" / "policy.pt2").exists()
 
 

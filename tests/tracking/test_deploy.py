@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from mlflow.cli import cli
 
 FOLDER = ROOT / "deploy" / "mlflow"
 SECRET = ("POSTGRES_PASSWORD", "MLFLOW_ADMIN_USERNAME", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_SECRET_KEY")
@@ -37,6 +36,5 @@ def test_mlflow_knows_the_options() -> None:
     command = pytest.importorskip("yaml").safe_load((FOLDER / "compose.yaml").read_text())["services"]["mlflow"]
     program, door, *options = command["command"]
     assert (program, door) == ("mlflow", "server")
-    done = subprocess.run([sys.executable, "-m", "mlflow", door, "--help"], capture_output=True, text=True, check=True)
-    for option in options:
-        assert option.partition("=")[0] in done.stdout
+    known = {name for option in cli.commands[door].params for name in option.opts}
+    assert {option.partition("=")[0] for option in options} <= known

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,29 +25,21 @@ from made_folders import (
     write_state,
 )
 from made_grids import made_grid
-from mlflow_server import Server
 from mlflow_stores import fresh_store
 from ray_cluster import until
 
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
+from dqlab.runs.video import keep_video
 from dqlab.tracking.folders import LeftOutError
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
-from dqlab.tracking.mlflow.mirror import Mirror
-from dqlab.tracking.mlflow.sync import send_folder, sync_to_mlflow
+from dqlab.tracking.mlflow.mirror import Mirror, is_tracked, sync_to_mlflow
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.mlflow.tree import axis_parameter, config_digest
 
 SMALL = made_grid(values=(2, 5), seeds=2)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path)
-    server.start()
-    yield server
-    server.kill()
 
 
 def stored(uri: str) -> dict[str, list[Any]]:
@@ -93,7 +85,9 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
     assert sorted(point.value for point in progress) == list(range(1, len(grid.results) + 1))
 
 
-def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) -> None:
+def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, uri = write_grid(tmp_path / "runs" / "steps-1", SMALL), fresh_store(tmp_path)
     (folder / "report" / "figures").mkdir(parents=True)
     (folder / "report" / "index.html").write_text("a report")
@@ -120,25 +114,10 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(tmp_path: Path) 
     assert {item.path for item in client.list_artifacts(top.info.run_id, "report/figures")} == {
         "report/figures/scores.png"
     }
-    asked = []
-    client_of = mlflow_client
-    try:
-        sync_module.mlflow_client = lambda uri: _Counting(client_of(uri), asked)
-        send_folder(folder, uri, "steps")
-    finally:
-        sync_module.mlflow_client = client_of
-    assert not asked, "nothing is new, so nothing is asked of MLflow"
-
-
-class _Counting:
-    """A client that notes what it is asked."""
-
-    def __init__(self, client: Any, asked: list[str]) -> None:
-        self._client, self._asked = client, asked
-
-    def __getattr__(self, name: str) -> Any:
-        self._asked.append(name)
-        return getattr(self._client, name)
+    noting = _Client(client)
+    monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: noting)
+    send_folder(folder, uri, "steps")
+    assert not noting.asked, "nothing is new, so nothing is asked of MLflow"
 
 
 def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
@@ -198,42 +177,38 @@ def test_half_a_line_of_a_journal_is_left_for_later(tmp_path: Path) -> None:
     check_complete(uri, folder, grid)
 
 
-CALLS = ("create_run", "log_batch", "log_artifact", "set_terminated")
-
-
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "log_artifact", "set_terminated"])
 def test_a_sender_that_dies_at_any_call_leaves_nothing_out_and_nothing_twice(
-    call: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a call or right after it, that is: the server did it, and the answer was lost."""
     grid = made_grid(values=(2,), seeds=2)
     folder, uri = write_grid(tmp_path / "steps", grid), fresh_store(tmp_path)
     client_of, deaths = mlflow_client, 0
-    for die_at in (1, 2, 4, 6):
-        dying = _Dying(client_of(uri), call, die_at, after)
+    for die_at, after in ((1, False), (1, True), (2, True), (3, False), (4, True), (6, False)):
+        dying = _Client(client_of(uri), call, die_at, after)
         monkeypatch.setattr(sync_module, "mlflow_client", lambda uri, dying=dying: dying)
         try:
             send_folder(folder, uri, "steps")
         except ConnectionError:
             deaths += 1
     monkeypatch.setattr(sync_module, "mlflow_client", client_of)
-    assert deaths >= 2
+    assert deaths >= 3
     send_folder(folder, uri, "steps")
     check_complete(uri, folder, grid)
 
 
-class _Dying:
-    """A client whose connection breaks at the n-th call of a method."""
+class _Client:
+    """MLflow's client; notes what it is asked, and its connection may break at the n-th call of a method."""
 
-    def __init__(self, client: Any, call: str, die_at: int, after: bool) -> None:
-        self._client, self._call, self._left, self._after = client, call, die_at, after
+    def __init__(self, client: Any, breaks: str = "", at: int = 0, after: bool = False) -> None:
+        self._client, self._breaks, self._left, self._after = client, breaks, at, after
+        self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
+        self.asked.append(name)
         method = getattr(self._client, name)
-        return self._breaking(method) if name == self._call else method
 
-    def _breaking(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self._left -= 1
             if self._left:
@@ -242,47 +217,38 @@ class _Dying:
                 method(*args, **kwargs)
             raise ConnectionError("the server is gone")
 
-        return call
+        return call if name == self._breaks else method
 
 
-def test_a_mirror_is_killed_and_the_server_dies(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A real mirror of a grid: kill -9 in the middle, then another one; the server goes and comes back."""
-    grid = made_grid(values=(2, 5, 10), seeds=5)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    half = len(grid.results) // 2
+def test_a_mirror_is_killed(tmp_path: Path) -> None:
+    """A real mirror of a grid: kill -9 in the middle, then another one."""
+    grid = made_grid(values=(2, 5, 10), seeds=2)
+    uri, half = fresh_store(tmp_path / "runs"), len(grid.results) // 2
     folder = write_grid(tmp_path / "runs" / "steps", replace(grid, results=grid.results[:half]), state="running")
     mirror = Mirror(folder, "steps")
-    until(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 2)
+    until(lambda: list(folder.glob("packs/*/mlflow.json")))
     os.kill(mirror._process.pid, signal.SIGKILL)
     mirror._process.wait()
     write_grid(folder, replace(grid, results=grid.results[half:]))
     packs = sorted(pack.name for pack in (folder / "packs").iterdir())
     write_state(folder, packs=packs, cells=len(grid.results), finished=len(grid.results))
-    second = Mirror(folder, "steps")
-    until(lambda: len(list(folder.glob("packs/*/mlflow.json"))) >= 4)
-    server.kill()
-    assert not second.close(patience=3.0)
-    server.start()
     assert Mirror(folder, "steps").close(patience=300.0), (folder / "mlflow.log").read_text()
-    check_complete(server.uri, folder, grid)
+    check_complete(uri, folder, grid)
 
 
-def test_sync_sends_a_grid(dqlab: Callable[..., Any], tmp_path: Path) -> None:
+def test_sync_beside_the_runs_to_another_store_and_back(
+    dqlab: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pack stands for its grid; the packs lie in a storage, to which `packs` links."""
     folder = write_grid(tmp_path / "runs" / "steps", SMALL)
+    (folder / "packs").rename(tmp_path / "storage")
+    (folder / "packs").symlink_to(tmp_path / "storage")
+    uris = [fresh_store(tmp_path / "runs"), fresh_store(tmp_path, "other.db")]
     done = dqlab("sync", "runs/steps")
     assert done.returncode == 0, done.stderr
     assert "runs/mlflow.db) has all of it" in done.stdout
-    check_complete(f"sqlite:///{tmp_path}/runs/mlflow.db", folder, SMALL)
-
-
-def test_sync_to_another_store_and_back_and_a_pack_stands_for_its_grid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, uris = write_grid(tmp_path / "steps", SMALL), [fresh_store(tmp_path, name) for name in ("a.db", "b.db")]
-    pack = next((folder / "packs").iterdir())
-    for path, uri in ((folder, uris[0]), (pack, uris[1]), (folder, uris[0])):
+    check_complete(uris[0], folder, SMALL)
+    for path, uri in ((next((folder / "packs").iterdir()), uris[1]), (folder, uris[0])):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         sync_to_mlflow(path)
         check_complete(uri, folder, SMALL)
@@ -340,21 +306,12 @@ def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> Non
     assert config_digest(text) != config_digest(text.replace("'a'", "'b'"))
 
 
-def test_a_reused_cell_at_a_place_that_no_file_can_have_is_left_out(tmp_path: Path) -> None:
-    other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
-    folder = write_reusing(tmp_path / "steps", SMALL, other, [SMALL.results[0].cell])
-    facts = json.loads((folder / "grid.json").read_text())
-    facts["elsewhere"] = {cell: f"/{'[' * 300}{path}" for cell, path in facts["elsewhere"].items()}
-    (folder / "grid.json").write_text(json.dumps(facts))
-    with pytest.raises(LeftOutError, match="is no folder of that cell in a grid"):
-        send_folder(folder, uri, "steps", over=True)
-    assert len(stored(uri)["cell"]) == 7, "all others were sent"
-
-
 def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     """One each, however often they are sent; one that is gone is left out and told of, the others are not."""
     other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
     reused = [result.cell for result in SMALL.results[:3]]
+    (other / "packs").rename(tmp_path / "storage")
+    (other / "packs").symlink_to(tmp_path / "storage")
     folder = write_reusing(tmp_path / "steps", SMALL, other, reused)
     lost = folder_of(other, SMALL, reused[0])
     lost.rename(tmp_path / "away")
@@ -378,8 +335,7 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     assert len(find_runs([found["grid"][0].info.run_id], None, "", uri).runs) == 8
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set aside, then trained under the same ids; a sender that dies in between leaves none twice."""
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
     send_folder(folder, uri, "steps")
@@ -391,19 +347,20 @@ def test_packs_that_are_trained_again_get_new_runs(dies: bool, tmp_path: Path, m
     for config in folder.glob("packs/*/*/config.gin"):
         os.utime(config, (later, later))
         (config.parent / "metrics.jsonl").unlink()
-    if dies:
-        dying, client_of = _Dying(mlflow_client(uri), "create_run", 3, True), mlflow_client
-        monkeypatch.setattr(sync_module, "mlflow_client", lambda uri: dying)
+    dying = _Client(mlflow_client(uri), "create_run", 3, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sync_module, "mlflow_client", lambda uri: dying)
         with pytest.raises(ConnectionError):
             send_folder(folder, uri, "steps")
-        monkeypatch.setattr(sync_module, "mlflow_client", client_of)
     send_folder(folder, uri, "steps")
     new = [run for run in stored(uri)["cell"] if run.info.run_id not in first]
     assert len(new) == 8
     assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
         ("FINISHED", 10.0)
     }
+    before = dict(os.environ)
     found = find_runs([stored(uri)["grid"][0].info.run_id], None, "", uri)
+    assert dict(os.environ) == before
     assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
 
 
@@ -419,20 +376,21 @@ def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
     assert Path(mlflow_client(uri).download_artifacts(top.info.run_id, "grid.gin")).read_text() == "a longer grid"
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("summary.json", "{}"), ("summary.json", "[]"), ("failure.json", "{}"), ("metrics.jsonl", "{]\n")],
-)
-def test_a_mirror_goes_on_after_a_damaged_cell(name: str, text: str, tmp_path: Path) -> None:
+def test_a_mirror_goes_on_after_damaged_cells(tmp_path: Path) -> None:
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
-    path = folder_of(folder, SMALL, SMALL.results[0].cell) / name
-    whole = path.read_text() if path.exists() else None
-    path.write_text(text)
-    with pytest.raises(LeftOutError, match=f"{path} is damaged"):
+    damage = [("summary.json", "{}"), ("summary.json", "[]"), ("failure.json", "{}"), ("metrics.jsonl", "{]\n")]
+    paths = [folder_of(folder, SMALL, SMALL.results[n].cell) / name for n, (name, _) in enumerate(damage)]
+    whole = {path: path.read_text() for path in paths if path.exists()}
+    for path, (_, text) in zip(paths, damage, strict=True):
+        path.write_text(text)
+    with pytest.raises(LeftOutError) as caught:
         send_folder(folder, uri, "steps", over=True)
-    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 7, "KILLED": 1}
+    assert all(f"{path} is damaged" in str(caught.value) for path in paths[:3])
+    assert str(caught.value).endswith("And 1 more.")
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 4, "KILLED": 4}
     assert stored(uri)["grid"][0].info.status == "FINISHED"
-    path.write_text(whole) if whole else path.unlink()
+    for path in paths:
+        path.write_text(whole[path]) if path in whole else path.unlink()
     send_folder(folder, uri, "steps", over=True)
     check_complete(uri, folder, SMALL)
 
@@ -474,3 +432,28 @@ def test_deleted_runs_stay_deleted_and_others_go_on(
     (folder / "mlflow.json").unlink()
     send_folder(folder, uri, "steps", over=True)
     assert len(stored(uri)["cell"]) == (15 if kind == "cell" else 16), "all of it, anew"
+
+
+def test_videos_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is sent once, and again where it has changed."""
+    results = made_grid(values=(2,), seeds=2)
+    grid, uri = write_grid(tmp_path / "grid", results), fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    first = folder_of(grid, results, results.results[0].cell)
+    assert not is_tracked(first.parent)
+    send_folder(grid, uri, "steps", over=True)
+    assert is_tracked(first.parent)
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    kept = keep_video(tmp_path / "a.mp4", first, 500)
+    assert keep_video(kept, first, 500) == kept, "one that lies there already"
+    client = mlflow_client(uri)
+    for content in (b"a video", b"another one"):
+        kept.write_bytes(content)
+        for _ in range(2):
+            send_folder(grid, uri, "steps", over=True)
+        state = json.loads((first.parent / "mlflow.json").read_text())
+        runs = {key.rpartition(" ")[2]: known["run"] for key, known in list(state["runs"].items())[1:]}
+        run = runs.pop(first.name)
+        assert [item.path for item in client.list_artifacts(run, "videos")] == ["videos/step-000000500.mp4"]
+        assert Path(client.download_artifacts(run, "videos/step-000000500.mp4", tmp_path)).read_bytes() == content
+        assert not any(client.list_artifacts(other, "videos") for other in runs.values())

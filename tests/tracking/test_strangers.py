@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT, TINY
 from made_folders import folder_of, write_grid, write_reusing, write_run, write_state
 from made_grids import made_grid
 from mlflow_stores import fresh_store
@@ -21,6 +22,8 @@ from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = made_grid(values=(2, 5), seeds=2)
+QUICK = str(ROOT / "gin" / "quickstart.gin")
+SETS = ["--set", *(line for line in TINY if not line.startswith("Tracking"))]
 SECRET = "the secret of this machine"
 USER = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"}
 PASSWORDS = ("s3cret", base64.b64encode(b"ann:s3cret").decode())
@@ -75,44 +78,35 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
         assert text in done.stderr
 
 
-def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, dqlab: Run, tmp_path: Path) -> None:
+def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, in_process: Run, tmp_path: Path) -> None:
     """Not from sync, nor compare, ui, a resumed run; with `--to` it does."""
     uri = f"http://127.0.0.1:{listener.server_port}"
     run, grid = write_run(tmp_path / "run"), write_grid(tmp_path / "grid", SMALL)
     change(run / "run.json", mlflow_uri=uri)
     write_state(grid, mlflow_uri=uri)
     for folder in ("run", "grid", "grid/packs/00000000"):
-        refused(dqlab("sync", folder, env=USER), uri, "MLFLOW_TRACKING_URI", "--to")
-    refused(dqlab("ui", "run", env=USER), uri)
-    assert dqlab("compare", "run", env=USER).returncode == 0
+        refused(in_process("sync", folder, env=USER), uri, "MLFLOW_TRACKING_URI", "--to")
+    refused(in_process("ui", "run", env=USER), uri)
+    assert in_process("compare", "run", env=USER).returncode == 0
+    change(run / "run.json", state="running")
+    before = (run / "run.json").read_text()
+    (tmp_path / "begun").mkdir()  # as a run that was killed before its first record
+    (tmp_path / "begun" / "run.json").write_text(before)
+    resume = ("train", "--gin", QUICK, "--steps", "10", "--out", "begun", "--resume", *SETS)
+    refused(in_process(*resume, env=USER), uri, "MLFLOW_TRACKING_URI")
+    assert (tmp_path / "begun" / "run.json").read_text() == before
     assert listener.heard == []
     refused(
-        dqlab("sync", "run", "--to", uri, env={**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}), "could not be sent"
+        in_process("sync", "run", "--to", uri, env={**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}),
+        "could not be sent",
     )
     assert PASSWORDS[1] in listener.heard[0], "the user has said it"
-
-
-def test_a_resumed_run_is_not_recorded_where_only_its_folder_says(
-    listener: Listener, dqlab: Run, tmp_path: Path
-) -> None:
-    uri = f"http://127.0.0.1:{listener.server_port}"
-    change(write_run(tmp_path / "whole", state="running") / "run.json", mlflow_uri=uri)
-    before = (tmp_path / "whole" / "run.json").read_text()
-    (tmp_path / "run").mkdir()  # as a run that was killed before its first record
-    (tmp_path / "run" / "run.json").write_text(before)
-    sets = ["--set", "load_dataset.sources=('embedded',)", "Training.batch_size=8"]
-    tiny = ["--set", "MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16"]
-    gin = str(Path(__file__).parents[2] / "gin" / "quickstart.gin")
-    done = dqlab("train", "--gin", gin, "--steps", "10", "--out", "run", "--resume", *sets, *tiny, env=USER)
-    refused(done, uri, "MLFLOW_TRACKING_URI")
-    assert listener.heard == []
-    assert (tmp_path / "run" / "run.json").read_text() == before
 
 
 LINKED = ("curve.png", "checkpoints", "metrics.jsonl", "config.gin", "summary.json", "videos")
 
 
-def test_links_in_a_run_are_not_followed(dqlab: Run, tmp_path: Path) -> None:
+def test_links_in_a_run_are_not_followed(in_process: Run, tmp_path: Path) -> None:
     """Each seed but the last one has one: what is behind it stays here, all else is sent, and the links are named."""
     fresh_store(tmp_path / "runs")
     run, away = write_run(tmp_path / "runs" / "run", seeds=range(len(LINKED) + 1)), tmp_path / "private"
@@ -130,7 +124,7 @@ def test_links_in_a_run_are_not_followed(dqlab: Run, tmp_path: Path) -> None:
         elif name == "curve.png":
             behind.write_text(SECRET)
         place.symlink_to(behind)
-    done = dqlab("sync", "runs/run")
+    done = in_process("sync", "runs/run")
     refused(done, "runs/run/seed-2/metrics.jsonl is a link", "runs/run/seed-0/curve.png is a link", "not followed")
     kept = sent(tmp_path / "runs")
     assert not any(SECRET.encode() in content for content in kept.values())
@@ -150,7 +144,7 @@ def test_links_in_a_run_are_not_followed(dqlab: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["server", "file"])
 def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(
-    where: str, listener: Listener, dqlab: Run, tmp_path: Path
+    where: str, listener: Listener, in_process: Run, tmp_path: Path
 ) -> None:
     uri, away = fresh_store(tmp_path / "runs"), tmp_path / "home"
     place = (
@@ -160,12 +154,12 @@ def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(
     )
     mlflow_client(uri).create_experiment("theirs", artifact_location=place)
     change(write_run(tmp_path / "runs" / "run") / "run.json", mlflow_experiment="theirs")
-    refused(dqlab("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
+    refused(in_process("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")
     assert listener.heard == []
     assert not away.exists()
 
 
-def test_a_replica_outside_of_its_run_is_refused(dqlab: Run, tmp_path: Path) -> None:
+def test_a_replica_outside_of_its_run_is_refused(in_process: Run, tmp_path: Path) -> None:
     fresh_store(tmp_path / "runs")
     run = write_run(tmp_path / "runs" / "run")
     (tmp_path / "private").mkdir()
@@ -177,13 +171,13 @@ def test_a_replica_outside_of_its_run_is_refused(dqlab: Run, tmp_path: Path) -> 
         ("sync", "seed-0\n"),
     ):
         change(run / "run.json", replicas={name: {"seed": 0, "cell": "", "points": {}, "set": {}}})
-        done = dqlab(command, "runs/run")
+        done = in_process(command, "runs/run")
         refused(done, "run.json is damaged (replicas.")
         assert "\x1b" not in done.stderr
     assert sent(tmp_path / "runs") == {}
 
 
-def test_what_lies_outside_of_a_grid_is_not_sent(dqlab: Run, tmp_path: Path) -> None:
+def test_what_lies_outside_of_a_grid_is_not_sent(in_process: Run, tmp_path: Path) -> None:
     """A pack, a cell and the report that are links, and a reused cell that is none: the rest is sent."""
     fresh_store(tmp_path / "runs")
     cells = [result.cell for result in SMALL.results]
@@ -198,34 +192,31 @@ def test_what_lies_outside_of_a_grid_is_not_sent(dqlab: Run, tmp_path: Path) -> 
     for place, there in ((pack, folder_of(other, SMALL, cells[2]).parent), (cell, folder_of(other, SMALL, cells[4]))):
         place.rename(tmp_path / f"gone {place.name}")
         place.symlink_to(there)
-    refused(dqlab("sync", "runs/grid"), "private", f"{pack.name} is a link", "And 1 more")
+    refused(in_process("sync", "runs/grid"), "private", f"{pack.name} is a link", "And 1 more")
     kept = sent(tmp_path / "runs")
     assert not any(SECRET.encode() in content for content in kept.values())
     assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 4
     write_state(grid, packs=["../../../elsewhere/packs/00000000"])
-    refused(dqlab("sync", "runs/grid"), "grid.json is damaged (packs.0: ")
+    refused(in_process("sync", "runs/grid"), "grid.json is damaged (packs.0: ")
 
 
-def test_a_password_is_in_no_file_and_on_no_screen(dqlab: Run, tmp_path: Path) -> None:
+def test_a_password_is_in_no_file_and_on_no_screen(in_process: Run, tmp_path: Path) -> None:
     """A tracking URI with one, of a server that is not there: train, ablate, sync, compare, ui, bench."""
     uri = "http://ann:s3cret@127.0.0.1:9/?token=s3cret"
     env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "PYTHONPATH": str(Path.cwd())}
-    root = Path(__file__).parents[2]
-    sets = ["--set", "load_dataset.sources=('embedded',)", "Training.batch_size=8", "Training.eval_every=10"]
-    sets += ["Training.steps=10", "Training.eval_episodes=1", "MLPDenoiser.hidden_dim=16", "TwinCritic.hidden_dim=16"]
-    sets += ["Tracking.patience=1.0", "Training.evaluate_untrained=False"]
-    grid = tmp_path / "small.gin"
-    grid.write_text(f"include '{root}/gin/quickstart.gin'\nGrid.axes = {{'eta': {{'DiffusionQL.eta': (0.5,)}}}}\n")
+    sets = [*SETS, "Training.eval_every=10", "Training.steps=10", "Training.eval_episodes=1", "Tracking.patience=1.0"]
+    axes = "Grid.axes = {'eta': {'DiffusionQL.eta': (0.5,)}}\nReport.reps = 100\n"
+    (tmp_path / "small.gin").write_text(f"include '{QUICK}'\n{axes}")
     done = [
-        dqlab("train", "--gin", str(root / "gin" / "quickstart.gin"), "--out", "run", *sets, env=env),
-        dqlab("ablate", "--grid", "small.gin", "--out", "grid", *sets, "Grid.seeds=(0,)", env=env),
-        dqlab("sync", "run", env=env),
-        dqlab("sync", "grid", env=env),
-        dqlab("compare", "--experiment", "x", env=env),
-        dqlab("compare", "--experiment", "x", "--uri", uri),
-        dqlab("ui", env=env),
-        dqlab("ui", uri),
-        dqlab("bench", "report", env=env),
+        in_process("train", "--gin", QUICK, "--out", "run", *sets, env=env),
+        in_process("ablate", "--grid", "small.gin", "--out", "grid", *sets, "Grid.seeds=(0,)", env=env),
+        in_process("sync", "run", env=env),
+        in_process("sync", "grid", env=env),
+        in_process("compare", "--experiment", "x", env=env),
+        in_process("compare", "--experiment", "x", "--uri", uri),
+        in_process("ui", env=env),
+        in_process("ui", uri),
+        in_process("bench", "report", env=env),
     ]
     assert [each.returncode for each in done] == [0, 0, 2, 2, 2, 2, 0, 0, 2], [each.stderr for each in done]
     for each in done:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
-@contextmanager
-def served(recorded: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+@pytest.fixture(scope="module")
+def server(recorded: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`dqlab ui` in the folder above the runs, once it answers; its process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", "ui", "--port", str(port)],
+        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28500"],
         cwd=recorded.parent,
         env=isolated(recorded.parent),
         stdout=subprocess.PIPE,
@@ -84,20 +84,14 @@ def wait_until(met: Callable[[], bool], otherwise: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def address(recorded: Path) -> Iterator[str]:
-    with served(recorded, 28500) as (_, address):
-        yield address
-
-
-@pytest.fixture(scope="module")
-def page(address: str) -> Iterator[Any]:
+def page(server: tuple[Any, str]) -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api")
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
         pytest.skip("there is no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1700, "height": 1000}, base_url=address)
+        page = browser.new_page(viewport={"width": 1700, "height": 1000}, base_url=server[1])
         page.set_default_timeout(PATIENCE)
         yield page
         browser.close()
@@ -157,16 +151,6 @@ def test_two_cells_are_compared_by_the_axis(page: Any, runs: dict[str, list[Any]
     page.screenshot(path=tmp_path / "compare.png", full_page=True)
 
 
-def test_a_metric_is_drawn(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
-    run = runs["cell"][0]
-    visit(page, f"experiments/{runs['experiment'][0]}/runs/{run.info.run_id}/model-metrics")
-    page.get_by_text("score_mean").first.wait_for()
-    points = page.locator(".js-plotly-plot .scatterlayer .trace .points path")
-    points.first.wait_for(state="attached")
-    wait_until(lambda: points.count() >= 20, "there are fewer than 20 points")
-    page.screenshot(path=tmp_path / "metrics.png")
-
-
 def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(recorded.parent)
@@ -185,27 +169,11 @@ def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.Mo
         store_of(str(tmp_path / "empty"))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--port", "70000"], "--port"),
-        (["--port", "-1"], "--port"),
-        (["--port", "0"], "--port"),
-        (["--host", ""], "--host"),
-    ],
-)
-def test_a_port_or_host_that_is_none(options: list[str], said: str, recorded: Path, dqlab: Any) -> None:
-    done = dqlab("ui", str(recorded), *options)
-    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
-    assert f"dqlab: error: {said} " in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_server_ends_with_the_command(number: signal.Signals, recorded: Path) -> None:
-    with served(recorded, 28700) as (process, address):
-        os.killpg(process.pid, number)  # as a terminal's Ctrl-C, or a supervisor, does it
-        process.wait(PATIENCE / 1000)
-        wait_until(lambda: not answers(address), "MLflow is still listening")
+@pytest.mark.parametrize(("option", "value"), [("--port", "70000"), ("--port", "-1"), ("--port", "0"), ("--host", "")])
+def test_a_port_or_host_that_is_none(option: str, value: str, recorded: Path, in_process: Any) -> None:
+    done = in_process("ui", str(recorded), option, value)
+    assert done.returncode == 2
+    assert f"dqlab: error: {option} " in done.stderr
 
 
 def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,3 +194,11 @@ def test_a_taken_port_is_passed_over_and_a_foreign_host_refused(tmp_path: Path) 
             free_port(host, 5000)
     with pytest.raises(RunError, match="There is no MLflow store"):
         serve_ui(f"sqlite:///{tmp_path}/no.db", "127.0.0.1", 5000)
+
+
+def test_the_server_ends_with_the_command(server: tuple[subprocess.Popen[str], str]) -> None:
+    """As a terminal's Ctrl-C ends it. The last test: others want the server."""
+    process, address = server
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(PATIENCE / 1000)
+    wait_until(lambda: not answers(address), "MLflow is still listening")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from itertools import islice, zip_longest
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
 
 from dqlab.errors import RunError, masked
@@ -45,20 +45,10 @@ def make_store(path: Path) -> None:
     folder.mkdir()
     try:
         MlflowClient(tracking_uri=store_uri(folder / path.name)).search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another process has made one meanwhile
+        with suppress(FileExistsError):  # another process has made one meanwhile
             os.link(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-Item = TypeVar("Item")
-
-
-def chunks_of(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
-    """The items in lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def new_records(path: Path, known: int) -> list[JournalRecord]:
@@ -114,8 +104,12 @@ def log_all(client: Any, run: str, metrics: Iterable[Any], params: Mapping[str, 
     listed = [Param(name, str(value)[:LONGEST_VALUE]) for name, value in params.items()]
     told = [[RunTag(name, str(value)[:LONGEST_TAG]) for name, value in tags.items()]] if tags else []
     nothing: list[Any] = []
-    for part in zip_longest(chunks_of(metrics, BATCH), chunks_of(listed, PARAMETERS), told, fillvalue=nothing):
+    for part in zip_longest(_parts([*metrics], BATCH), _parts(listed, PARAMETERS), told, fillvalue=nothing):
         client.log_batch(run, **dict(zip(("metrics", "params", "tags"), part, strict=True)))
+
+
+def _parts(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def mirror_environment() -> dict[str, str]:
@@ -131,7 +125,26 @@ def mirror_environment() -> dict[str, str]:
     return {**defaults, **os.environ}
 
 
+@contextmanager
+def client_environment(uri: str = "") -> Iterator[None]:
+    """Within this, MLflow's client finds the mirror's settings in the environment, and a tracking URI that is said."""
+    wanted = {**mirror_environment(), **({"MLFLOW_TRACKING_URI": uri} if uri else {})}
+    before = {name: os.environ.get(name) for name, value in wanted.items() if os.environ.get(name) != value}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({name: value} if value is not None else {})
+
+
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then show runs, not chats
+
+
+def beside_uri(run: Path) -> str:
+    """The address of the store beside a run."""
+    return store_uri(run.resolve().parent / "mlflow.db")
 
 
 def tracking_uri(run: Path) -> str:
@@ -141,7 +154,7 @@ def tracking_uri(run: Path) -> str:
         RunError: the folder names another address. It may be a stranger's, and whoever answers there would get the
             records, and the user's name and password: so the user has to say it too.
     """
-    beside = store_uri(run.resolve().parent / "mlflow.db")
+    beside = beside_uri(run)
     if said := os.environ.get("MLFLOW_TRACKING_URI"):
         return said
     recorded = (read_facts(run).get("mlflow_uri") if is_known(run) else "") or beside

@@ -1,4 +1,4 @@
-"""The mirror: a process of its own that copies a run's or a grid's folder into MLflow, also after a server died.
+"""Who sends a folder to MLflow: while it trains a process of its own, the mirror, and later `dqlab sync`.
 
 Training writes files only. The mirror reads them, remembers in RUN/mlflow.json what has been sent, and sends the
 rest; so a dead server never stops a run, and `dqlab sync RUN` sends later what was missed. A grid has one mirror.
@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from dqlab.errors import one_line
-from dqlab.tracking.folders import LeftOutError
-from dqlab.tracking.mlflow.client import mirror_environment, tracking_uri
-from dqlab.tracking.mlflow.sync import send_folder
+from dqlab.errors import RunError, masked, one_line
+from dqlab.tracking.folders import LeftOutError, grid_of, read_facts
+from dqlab.tracking.mlflow.client import client_environment, mirror_environment, tracking_uri
+from dqlab.tracking.mlflow.sync import MEMORY, send_folder
+from dqlab.tracking.run_folder import RunFolder
 
 POLL_SECONDS = 5.0
 LONGEST_PAUSE = 60.0
@@ -93,6 +94,46 @@ def keep_sending(stop: IO[bytes], send: Callable[[bool], None], say: Callable[[s
             if time.monotonic() > deadline:
                 return False
             time.sleep(1.0 if over else 0.0)
+
+
+def warn_unsent(path: Path) -> None:
+    """Say on standard error that MLflow lacks some of a run or of a grid, why, and what to do; quiet or not."""
+    log = path / "mlflow.log"
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    why = f" ({said[-1][:300]})" if said else ""
+    print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
+
+
+def sync_to_mlflow(path: Path, to: str = "") -> tuple[Path, str]:
+    """Send the rest; a pack's folder stands for its grid.
+
+    Args:
+        path: the folder of a run or of a grid.
+        to: MLflow's tracking URI; as `tracking_uri` finds it by default.
+
+    Returns:
+        What was sent, and the tracking URI, without a password.
+
+    Raises:
+        RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
+    """
+    path = grid_of(path) or path
+    facts = read_facts(path)
+    with client_environment(to):
+        uri = tracking_uri(path)
+        try:
+            send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
+        except LeftOutError as error:
+            raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
+        except Exception as error:
+            raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
+    return path, masked(uri)
+
+
+def is_tracked(run: Path) -> bool:
+    """Whether a run, or the grid of a pack, was to be recorded in MLflow."""
+    folder = grid_of(run) or run
+    return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
 
 
 def main() -> int:

@@ -11,8 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -23,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import url2pathname
 
-from dqlab.errors import RunError, masked, one_line
-from dqlab.files import atomic_path, path_within, write_text
-from dqlab.tracking.folders import LeftOutError, SkippedRecords, grid_facts, grid_of, is_grid, read_facts
+from dqlab.errors import RunError, masked
+from dqlab.files import path_within, write_text
+from dqlab.tracking.folders import SkippedRecords, grid_facts, is_grid
 from dqlab.tracking.mlflow.client import (
     KEY,
     OWNER,
@@ -35,62 +33,14 @@ from dqlab.tracking.mlflow.client import (
     experiment_id,
     log_all,
     metrics_of,
-    mirror_environment,
     mlflow_client,
     new_records,
     store_path,
-    tracking_uri,
 )
-from dqlab.tracking.mlflow.tree import TAG, VIDEOS, TrackedRun, grid_tree, pack_tree, run_tree
+from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
-from dqlab.tracking.run_folder import RunFolder
 
 MEMORY = "mlflow.json"
-
-
-def warn_unsent(path: Path) -> None:
-    """Say on standard error that MLflow lacks some of a run or of a grid, why, and what to do; quiet or not."""
-    log = path / "mlflow.log"
-    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    why = f" ({said[-1][:300]})" if said else ""
-    print(f"dqlab: warning: MLflow does not have all of it yet{why}. Later: dqlab sync {path}", file=sys.stderr)
-
-
-def sync_to_mlflow(path: Path) -> tuple[Path, str]:
-    """Send the rest; a pack's folder stands for its grid.
-
-    Returns:
-        What was sent, and the tracking URI, without a password.
-
-    Raises:
-        RunError: it is neither a run's nor a grid's folder, or the server cannot be reached.
-    """
-    path = grid_of(path) or path
-    facts = read_facts(path)
-    os.environ.update(mirror_environment())
-    uri = tracking_uri(path)
-    try:
-        send_folder(path, uri, facts.get("mlflow_experiment") or path.resolve().name, not RunFolder(path).in_use())
-    except LeftOutError as error:
-        raise RunError(f"{path} was sent to {masked(uri)}, but for this: {error}") from error
-    except Exception as error:
-        raise RunError(f"{path} could not be sent to {masked(uri)}: {one_line(error)}") from error
-    return path, masked(uri)
-
-
-def is_tracked(run: Path) -> bool:
-    """Whether a run, or the grid of a pack, was to be recorded in MLflow."""
-    folder = grid_of(run) or run
-    return any((folder / name).exists() for name in (MEMORY, "mlflow.log"))
-
-
-def keep_video(video: Path, replica: Path, step: int) -> Path:
-    """Copy a video of a policy of `step` updates into its replica's folder; returns the copy."""
-    kept = replica / VIDEOS / f"step-{step:09d}{video.suffix.lower()}"
-    if not (kept.exists() and kept.samefile(video)):
-        with atomic_path(kept) as temporary:
-            shutil.copyfile(video, temporary)
-    return kept
 
 
 def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> None:
@@ -152,11 +102,6 @@ class Memory:
             "finished": finished if isinstance(finished, dict) else {},
         }
         self._saved = ""
-
-    @property
-    def top(self) -> str:
-        """Id of the run above all others here."""
-        return next((sent["run"] for sent in self.runs.values()), "")
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
@@ -235,7 +180,7 @@ class MlflowWriter:
                 continue
             if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
                 with self._unless_deleted(memory, child):
-                    self._show(memory.runs[child.key], "KILLED", None)
+                    self._show(memory.runs[child.key], replace(child, status="KILLED"))
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:
         """What is new of one run.
@@ -257,7 +202,7 @@ class MlflowWriter:
             if first or changed or (node.status, _digest(node.tags)) != (sent["status"], sent["tags"]):
                 self._send_results(sent, node, first)
                 self._send_files(sent["run"], node, changed)
-                self._show(sent, node.status, node.ended_by)
+                self._show(sent, node)
             sent["files"].update({name: versions[name] for name in changed})
             sent["bytes"], sent["tags"] = size, _digest(node.tags)
 
@@ -307,20 +252,21 @@ class MlflowWriter:
                 "that is where they belong, set MLFLOW_TRACKING_URI to the store's address (dqlab sync: or --to)."
             )
 
-    def _show(self, sent: SentRecord, status: str, ended_by: Path | None) -> None:
-        """Show a run with this status, if it is not shown already; one that goes on has not failed."""
-        if sent["status"] == status:
+    def _show(self, sent: SentRecord, node: TrackedRun) -> None:
+        """Show a run with its status, if it is not shown already; one that goes on has not failed."""
+        if sent["status"] == node.status:
             return
-        if status in ("FINISHED", "FAILED"):
-            self._client.set_terminated(sent["run"], status, int(ended_by.stat().st_mtime * 1000) if ended_by else None)
+        if node.status in ENDED_BY:
+            at = int(node.ended_by.stat().st_mtime * 1000) if node.ended_by else None
+            self._client.set_terminated(sent["run"], node.status, at)
         else:
-            self._client.update_run(sent["run"], status=status)
+            self._client.update_run(sent["run"], status=node.status)
         if sent["status"] == "FAILED":
             tags = self._client.get_run(sent["run"]).data.tags
             for name in ("failure", "failure_step"):
                 if name in tags:
                     self._client.delete_tag(sent["run"], name)
-        sent["status"] = status
+        sent["status"] = node.status
 
     @contextmanager
     def _unless_deleted(self, memory: Memory, node: TrackedRun) -> Iterator[None]:
@@ -331,29 +277,14 @@ class MlflowWriter:
         try:
             yield
         except MlflowException:
-            if not self._is_deleted(sent["run"], memory):
+            stage = self._client.get_run(sent["run"]).info.lifecycle_stage
+            if stage != "deleted":
                 raise
             if not sent.get("deleted"):
                 again = f"to record everything anew, delete {memory.path}"
                 print(f"run {sent['run']} was deleted in MLflow: nothing more is sent to it; {again}", flush=True)
             sent["deleted"] = True
             sent["status"] = node.status
-
-    def _is_deleted(self, run: str, memory: Memory) -> bool:
-        """Marked as deleted, or gone for good; a store that does not even have the top run is another one."""
-        stage = self._stage(run)
-        return stage == "deleted" or (not stage and run != memory.top and bool(self._stage(memory.top)))
-
-    def _stage(self, run: str) -> str:
-        """MLflow's word for where a run is in its life; empty where there is none."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return str(self._client.get_run(run).info.lifecycle_stage)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return ""
 
     def send_grid(self) -> None:
         """A grid's run, its packs with their cells, and cells that another grid has trained."""
@@ -368,7 +299,7 @@ class MlflowWriter:
             self._send_progress(memory, top, [(memory.state["began"], child) for child in top.children], memory)
             for pack in self._open_packs(memory, facts):
                 with self.skipped.damaged():
-                    self._send_pack(memory, top, path_within(pack, grid))
+                    self._send_pack(memory, top, path_within(pack, pack.parent))  # `packs` may be a link
             with self.skipped.damaged():
                 self._send(memory, top if due else replace(top, files={}))
                 memory.state["reported"] = time.time() if due and top.files else memory.state["reported"]

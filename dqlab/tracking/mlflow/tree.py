@@ -32,6 +32,8 @@ Results = tuple[list[Any], dict[str, str]]
 VIDEOS = "videos"
 """RUN/<replica>/videos/, and the artifacts' folder."""
 JOURNAL = "metrics.jsonl"
+ENDED_BY = {"FAILED": "failure.json", "FINISHED": "summary.json"}
+"""The file that says how a replica ended, by MLflow's status."""
 LONGEST_LINE = 1 << 20
 """Bytes of a journal's first line above which it is not read for its time."""
 
@@ -50,8 +52,7 @@ class TrackedRun:
         root: the folder out of which none of its files may lead.
         status: MLflow's word; empty where it follows from the children's.
         place: of a replica, its own folder.
-        ended_by: the file whose time is its end.
-        journal: the file of its metrics.
+        history: whether a replica's journal is sent.
         files: artifacts, each with its folder among the artifacts.
         texts: artifacts that are no files here, by name.
         results: reads what is known only at its end: final metrics, and tags.
@@ -65,12 +66,21 @@ class TrackedRun:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     status: str = ""
     place: Path | None = None
-    ended_by: Path | None = None
-    journal: Path | None = None
+    history: bool = True
     files: Mapping[Path, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     results: Callable[[], Results] = _no_results
     children: Sequence[TrackedRun] = ()
+
+    @property
+    def ended_by(self) -> Path | None:
+        """The file whose time is its end."""
+        return self.place / ENDED_BY[self.status] if self.place and self.status in ENDED_BY else None
+
+    @property
+    def journal(self) -> Path | None:
+        """The file of its metrics."""
+        return self.place / JOURNAL if self.place and self.history else None
 
     @property
     def began(self) -> float:
@@ -96,9 +106,9 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
 
     def child(replica: Replica) -> TrackedRun:
         own = path / replica.name
-        status, ended_by = _end(own, over) if ended else (_unended(over), None)  # weights are chosen at the end
-        if ended and ended_by is None:
-            status, ended_by = "FINISHED", own / "summary.json"  # which is missing, and will be told
+        status = _status(own, over) if ended else _unended(over)  # weights are chosen at the end
+        if ended and status not in ENDED_BY:
+            status = "FINISHED"  # its summary is missing, which will be told
         return TrackedRun(
             replica.name,
             " ".join(part for part in (name, replica.cell, f"seed {replica.seed}") if part),
@@ -107,9 +117,7 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
             {**shared, **replica.bindings},
             status,
             own,
-            ended_by,
-            own / JOURNAL,
-            dict(_files_of_replica(own, ended_by)),
+            files=_files_of_replica(own, status),
             results=partial(_results, own, path, status),
         )
 
@@ -162,8 +170,8 @@ def _cell(
     """A cell: few parameters, so that MLflow's comparisons can be read."""
     own, seed = path / replica.name, str(replica.seed)
     points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
-    status, ended_by = _end(own, over)
-    kept = ("config.gin", "summary.json", "failure.json", "curve.png") if ended_by else ()
+    status = _status(own, over)
+    kept = ("config.gin", "summary.json", "failure.json", "curve.png") if status in ENDED_BY else ()
     return TrackedRun(
         key,
         f"{replica.cell} | {task} | seed {seed}",
@@ -172,8 +180,7 @@ def _cell(
         {**points, "seed": seed, "task": task},
         status,
         own,
-        ended_by,
-        own / JOURNAL if history else None,
+        history,
         {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
         results=partial(_results, own, path, status, digest=True),
     )
@@ -224,7 +231,7 @@ def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
     tags: dict[str, str] = {}
     if first is not None:
         with suppress(DqlabError):  # it is told where the pack is sent
-            tags = run_tags(run_facts(path_within(first, grid)))
+            tags = run_tags(run_facts(path_within(first, first.parent)))
     return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
 
 
@@ -295,25 +302,23 @@ def _unended(over: bool) -> str:
     return "KILLED" if over else "RUNNING"
 
 
-def _end(path: Path, over: bool) -> tuple[str, Path | None]:
-    """MLflow's status of a replica, and the file that says so; none while it may go on."""
-    for name, status in (("failure.json", "FAILED"), ("summary.json", "FINISHED")):
-        if os.path.exists(path / name):
-            return status, path / name
-    return _unended(over), None
+def _status(path: Path, over: bool) -> str:
+    """MLflow's status of a replica."""
+    return next((status for status, name in ENDED_BY.items() if os.path.exists(path / name)), _unended(over))
 
 
 def _videos(path: Path) -> dict[Path, str]:
     return dict.fromkeys(sorted((path / VIDEOS).glob("[!.]*")), VIDEOS)
 
 
-def _files_of_replica(path: Path, ended_by: Path | None) -> dict[Path, str]:
+def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
     """All files of a plain run's replica, once it has ended; its videos also before."""
-    if ended_by is None:
+    if status not in ENDED_BY:
         return _videos(path)
     own = sorted(each for each in path.glob("[!.]*") if each.is_file() and each.name != JOURNAL)
     weights = sorted((path / "checkpoints").glob("*.safetensors"))
-    return {ended_by: "", **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
+    end = {path / ENDED_BY[status]: ""}
+    return {**end, **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
 
 
 def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
@@ -345,7 +350,7 @@ def _mean_scores(replicas: Sequence[Path], root: Path) -> Results:
     skipped, found = SkippedRecords(), []
     for path in replicas:
         with skipped.damaged():
-            found += [_selection(path, root)] if _end(path, over=True)[0] == "FINISHED" else []
+            found += [_selection(path, root)] if _status(path, over=True) == "FINISHED" else []
     at = max((written for _, written in found), default=0)
     scores = {rule: [rows[rule]["score_mean"] for rows, _ in found] for rule in (found[0][0] if found else ())}
     return [_score(rule, sum(values) / len(values), at, 0) for rule, values in scores.items()], {}

@@ -34,7 +34,9 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
     if uri.startswith(("http:", "https:")):
         print(f"MLflow: {masked(uri)}")
         return 0
-    _check(uri)
+    path = store_path(uri)
+    if path is not None and not path.exists():  # MLflow would make an empty one
+        raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
     port = free_port(host, port)
     print(f"MLflow: http://{host}:{port} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
     environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
@@ -69,13 +71,6 @@ def _newest(folder: Path) -> str | None:
     """The store that was written last."""
     stores = sorted(folder.rglob(STORE), key=lambda path: path.stat().st_mtime)
     return store_uri(stores[-1].resolve()) if stores else None
-
-
-def _check(uri: str) -> None:
-    """MLflow would make an empty store where there is none."""
-    path = store_path(uri)
-    if path is not None and not path.exists():
-        raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
 
 
 def free_port(host: str, first: int) -> int:

@@ -22,7 +22,7 @@ from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official.checkpoints import Weights, actor_weights, critic_weights
+from dqlab.runs.official import ACTOR, CRITIC, WeightFile, Weights, renamed
 from dqlab.training import Pack
 
 
@@ -87,10 +87,14 @@ def _recorded_pack(meta: dict[str, Any], data: dict[str, Any], dtype: torch.dtyp
         max_q_backup=bool(meta["max_q_backup"]),
     )
     pack = Pack([algorithm], Dims(meta["S"], meta["A"], float(meta["max_action"])), [0], dtype=dtype)
-    pack.load(
-        0, {"actor": actor_weights(_group(data, "init/actor/")), "critic": critic_weights(_group(data, "init/critic/"))}
-    )
+    actor, critic = _group(data, "init/actor/"), _group(data, "init/critic/")
+    pack.load(0, {"actor": official_weights(actor, ACTOR), "critic": official_weights(critic, CRITIC)})
     return pack
+
+
+def official_weights(official: Mapping[str, Tensor], kind: WeightFile) -> Weights:
+    """An official state dict under dqlab's names; what no rule matches (schedule buffers) is dropped."""
+    return {own: value for name, value in official.items() if (own := renamed(name, kind.rules))}
 
 
 def _group(data: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
