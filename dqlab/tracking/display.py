@@ -14,6 +14,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -128,15 +129,19 @@ def download_progress(console: Console) -> Iterator[Callable[[int, int | None], 
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bars: list[Any] = []
+    progress, bars = Progress(*columns, console=console, transient=True), list[TaskID]()
 
-        def show(done: int, total: int | None) -> None:
-            if not bars:
-                bars.append(progress.add_task("download", total=total))
-            progress.update(bars[0], completed=done, total=total)
+    def show(done: int, total: int | None) -> None:
+        if not bars:
+            progress.start()
+            bars.append(progress.add_task("download", total=total))
+        progress.update(bars[0], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        if bars:  # rich prints a line at the end of a bar that was never there
+            progress.stop()
 
 
 def summary_table(
