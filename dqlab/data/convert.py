@@ -15,7 +15,7 @@ from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
 from dqlab.data.rows import cuts_of
 from dqlab.data.sources import LocatedDataset, cache_folder, find_dataset
-from dqlab.data.survey import ReportRows, Survey, survey_dataset
+from dqlab.data.survey import Survey, survey_dataset
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
@@ -163,16 +163,13 @@ CONVERTED_CAVEAT = (
 )
 
 
-def import_dataset(
-    name: str, task_name: str, force: bool = False, on_rows: ReportRows = lambda rows: None
-) -> list[str]:
+def import_dataset(name: str, task_name: str, force: bool = False) -> list[str]:
     """Verify a dataset and put it into D4RL's cache, byte by byte, or converted from another format.
 
     Args:
         name: a path, or `FORMAT:NAME`.
         task_name: whose data it is.
         force: replace what is there.
-        on_rows: called with the rows that are done.
 
     Raises:
         DqlabError: it does not fit the task, is damaged or not D4RL's, or the cache has that file.
@@ -184,7 +181,7 @@ def import_dataset(
     if other := _tasks_with_file(source.place.name) - {task.name}:
         raise DataError(f"{name} is called as D4RL's {min(other)}, not {task.name}. If it is, give it another name.")
     check_target(target, force)
-    seen = verify_dataset(source, on_rows)
+    seen = verify_dataset(source)
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.formats.reading import write_errors
-from dqlab.data.locate import Dataset, locate_dataset
-from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
+from dqlab.data.locate import Dataset, locate_dataset, reading_status
+from dqlab.data.survey import BY_LIMIT, RECORDED, Survey, survey_dataset
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
@@ -96,14 +95,6 @@ def _scores(axes: Any, task: Task) -> None:
     above.spines["top"].set_color(QUIET)
 
 
-@contextmanager
-def reading_progress(name: str) -> Iterator[ReportRows]:
-    """A callback that shows how many rows are done."""
-    console = Console(stderr=True)
-    with console.status(f"reading {name}") as status:
-        yield lambda rows: status.update(f"reading {name}: {rows:,} rows")
-
-
 MOST_TEXT = 300
 
 
@@ -120,8 +111,8 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
         DqlabError: there is no such dataset, or it cannot be read.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as on_rows, dataset.open() as columns:
-        found = survey_dataset(columns, dataset.task, on_rows)
+    with reading_status(name), dataset.open() as columns:
+        found = survey_dataset(columns, dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if png is not None:
         picture = png if png.name else default_picture_path(dataset)

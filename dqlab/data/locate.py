@@ -132,6 +132,11 @@ def _by_file_name(path: Path) -> Task | None:
     return next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
 
 
+def reading_status(name: str) -> AbstractContextManager[object]:
+    """Within this, the terminal shows that a dataset is read."""
+    return Console(stderr=True).status(f"reading {name}")
+
+
 @dataclass(frozen=True)
 class DatasetListing:
     """What `dqlab data list` says of one dataset.

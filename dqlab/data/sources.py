@@ -15,7 +15,7 @@ import numpy as np
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
-from dqlab.data.arrays import TransitionOptions, check_memory_map, load_or_map, map_folder_name
+from dqlab.data.arrays import check_memory_map, choose_memory, in_memory
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
     BrokenError,
@@ -30,7 +30,7 @@ from dqlab.data.formats.base import Columns, Format, check_widths, data_formats,
 from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
 from dqlab.data.formats.reading import DamagedError
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, caveat_of, transitions_of
+from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
@@ -267,9 +267,9 @@ def load_dataset(
         reward_transform: a name from the `reward_transform` registry.
         standardise_states: subtract the dataset's mean from states and divide by its deviation, as TD3+BC does; the
             policy then sees the environment's states likewise.
-        memory_map: `auto` writes transitions that would not fit into memory to the disk once and maps them from there;
-            `always` does so with all, `never` refuses them. Results are the same.
-        map_dir: where to; the folder `mapped` in D4RL's cache if empty.
+        memory_map: `auto` keeps transitions that would not fit into memory in files without a name, and maps them from
+            there; `always` does so with all, `never` refuses them. Results are the same.
+        map_dir: where these files lie; the folder `mapped` in D4RL's cache if empty.
         action_bounds: `unit` takes actions as shares of the environment's bounds, in [-1, 1], and refuses others; `env`
             rescales them from the environment's own bounds to [-1, 1]; `as_is` takes whatever there is.
         progress: called with bytes done and in all during a download.
@@ -284,12 +284,13 @@ def load_dataset(
     actions = action_rule(task, action_bounds)
     name, found, skipped = _first_available(task, _as_tuple(sources), progress)
     origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    options = TransitionOptions(task.episode_limit, standardise_states, actions=actions)
-    stem = found.path.stem if found.path else name
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
-        arrays = load_or_map(columns, options, memory_map, folder / map_folder_name(stem, origin["digest"], options))
-    return transitions_of(arrays, transform, origin)
+        files = choose_memory(columns, memory_map, folder)
+        origin["mapped"] = str(folder) if files else ""
+        return q_learning_view(
+            columns, task.episode_limit, transform, origin, standardise_states, actions, files or in_memory
+        )
 
 
 def absolute_source(source: str) -> str:

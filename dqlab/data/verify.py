@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.describe import reading_progress
 from dqlab.data.download import digest_fault
 from dqlab.data.formats.reading import UnreadError
-from dqlab.data.locate import Dataset, locate_dataset
-from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
+from dqlab.data.locate import Dataset, locate_dataset, reading_status
+from dqlab.data.survey import UNKNOWN, Survey, survey_dataset
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of, printable
 
@@ -49,7 +48,7 @@ class Verification:
         return any(finding.damage for finding in self.findings)
 
 
-def verify_dataset(dataset: Dataset, on_rows: ReportRows = lambda rows: None) -> Verification:
+def verify_dataset(dataset: Dataset) -> Verification:
     """Read everything and check it; nothing is raised for what is in the dataset.
 
     Raises:
@@ -58,7 +57,7 @@ def verify_dataset(dataset: Dataset, on_rows: ReportRows = lambda rows: None) ->
     try:
         digest = dataset.digest()
         with dataset.open() as columns:
-            found = survey_dataset(columns, dataset.task, on_rows)
+            found = survey_dataset(columns, dataset.task)
             changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
             findings = (*changed, *find_faults(found, dataset.task))
     except UnreadError:
@@ -75,8 +74,8 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
         DqlabError: there is no such dataset.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as on_rows:
-        seen = verify_dataset(dataset, on_rows)
+    with reading_status(name):
+        seen = verify_dataset(dataset)
     for finding in seen.findings:
         out(f"{name}: {'damage' if finding.damage else 'note'}: {finding.text}")
     if seen.survey and not seen.damaged:
@@ -102,11 +101,9 @@ def _widths(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
 
 def _finiteness(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
     for name, values in found.values.items():
-        if values.bad_rows:
+        if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
-            yield DatasetFinding(
-                f"'{name}' has {count} in {values.bad_rows:,} row(s), first in row {values.first_bad:,}", True
-            )
+            yield DatasetFinding(f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}", True)
 
 
 def _flags(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
