@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from dqlab.data.formats.base import (
     checked_columns,
     data_formats,
 )
-from dqlab.data.formats.reading import DISK_ADVICE, UnreadError, check_readable, reading_errors, write_errors
+from dqlab.data.formats.reading import UnreadError, check_readable, reading_errors, write_errors
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
@@ -106,19 +107,21 @@ PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
     """Write arrays by name, and `metadata/<name>` strings; compressed; whole or not at all.
 
+    The file is made in memory: HDF5's library may crash long after it has met a full disk.
+
     Raises:
         DataError: the file cannot be written, or a string has a name or characters that HDF5 cannot keep.
     """
     import h5py
 
-    try:
-        with write_errors(path), atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array[:], **PACKING)
-            for name, text in metadata.items():
-                _write_note(file, path, name, text)
-    except RuntimeError as error:
-        raise DataError(f"Cannot write {path}: {first_line(error)}. {DISK_ADVICE}") from error
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array[:], **PACKING)
+        for name, text in metadata.items():
+            _write_note(file, path, name, text)
+    with write_errors(path), atomic_path(path) as temporary:
+        temporary.write_bytes(made.getbuffer())
 
 
 def _write_note(file: Any, path: Path, name: str, text: str) -> None:
