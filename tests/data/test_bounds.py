@@ -14,7 +14,6 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-import torch
 from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
@@ -169,19 +168,6 @@ def test_wrong_choices(tmp_path: Path) -> None:
         load(WALKER, tmp_path / "made.hdf5", "envs")
     with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be \['env'\]"):
         load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
-
-
-def test_mapped_sets_follow_the_same_rule(tmp_path: Path, rail: Callable[..., Task]) -> None:
-    task, path = rail(), write_data(tmp_path)
-    mapped = {"memory_map": "always", "map_dir": str(tmp_path / "map")}
-    taken = load(task, path, "as_is", **mapped)
-    refusal(task, path, **mapped)
-    found, here = load(task, path, "env", **mapped), load(task, path, "env")
-    assert torch.equal(found.action, here.action)
-    folders = sorted((tmp_path / "map").iterdir())
-    assert folders == sorted(Path(each.provenance.mapped) for each in (taken, found))
-    other = rail(-4.0, 4.0)
-    assert torch.allclose(load(other, path, "env", **mapped).action, found.action / 2)
 
 
 def train(dqlab: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
