@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -170,29 +169,30 @@ def test_wrong_choices(tmp_path: Path) -> None:
         load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
 
 
-def train(dqlab: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
-    """One short run in a process of its own."""
+def train(in_process: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
+    """One short run on the rail, whose module is imported anew."""
     text = task_gin(folder / "rail.npz", *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
     (folder / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
-    path = {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(folder)])}
-    return dqlab("train", "--gin", "own.gin", "--out", "run", *more, env=path)
+    sys.modules.pop("rail", None)
+    gymnasium.registry.pop("own/Rail-v0", None)
+    return in_process("train", "--gin", "own.gin", "--out", "run", *more)
 
 
-def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, dqlab: Dqlab) -> None:
+def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Dqlab) -> None:
     write_module(tmp_path)
     write_data(tmp_path)
-    done = train(dqlab, tmp_path)
+    done = train(in_process, tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert all(way in done.stderr for way in BOTH), done.stderr
     assert not (tmp_path / "run" / "config.gin").exists()
-    done = train(dqlab, tmp_path, "--set", "load_dataset.action_bounds='env'")
+    done = train(in_process, tmp_path, "--set", "load_dataset.action_bounds='env'")
     assert done.returncode == 0, done.stderr
     assert "actions rescaled from [-2, 2]" in done.stdout
     assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
     facts = tmp_path / "run" / "run.json"
     facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
-    other = train(dqlab, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
+    other = train(in_process, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
     assert other.returncode == 2
     assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
 
