@@ -131,31 +131,27 @@ def fetch_datasets(
     Raises:
         ConfigError: there is no such task.
     """
-    for name in names:
-        task_of(name)
-    asked = (*(() if force else CACHE_SOURCES), *sources)
-    for name in names:
+    for task in [task_of(name) for name in names]:
         try:
-            source, found = find_dataset(task_of(name), asked, progress)
+            found = find_dataset(task, (*(() if force else CACHE_SOURCES), *sources), progress)
         except DqlabError as error:
-            yield FetchResult(name, message_of(error), failed=True)
-            continue
-        yield FetchResult(
-            name, ("already there: " if (source,) == CACHE_SOURCES else "") + _fetched_text(source, found)
-        )
+            yield FetchResult(task.name, message_of(error), failed=True)
+        else:
+            yield FetchResult(task.name, _fetched_text(found))
 
 
-def _fetched_text(source: str, found: LocatedDataset) -> str:
+def _fetched_text(found: LocatedDataset) -> str:
     """Where it is, its size, which addresses had nothing, and how to use what is not in D4RL's cache.
 
     Of rows that a source makes itself, the source's name.
     """
     if (place := found.place) is None:
-        return source
+        return found.source
+    there = "already there: " if (found.source,) == CACHE_SOURCES else ""
     failed = "".join(f"; not from {why}" for why in found.failed)
     cached = place.parent.resolve() == cache_folder().resolve()
-    use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({source!r},)"
-    return f"{place} ({in_words(size_of(place))}){use}{failed}"
+    use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({found.source!r},)"
+    return f"{there}{place} ({in_words(size_of(place))}){use}{failed}"
 
 
 CONVERTED_CAVEAT = (

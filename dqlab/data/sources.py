@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class LocatedDataset:
         failed: addresses that were tried before that, and why they had nothing.
         mend: what to do where the file is damaged.
         downloaded: whether it must be what an earlier download has left a digest of, if one has.
+        source: that has it, as it was named.
+        skipped: why sources that were named before had nothing.
     """
 
     path: Path | None
@@ -71,6 +73,8 @@ class LocatedDataset:
     failed: tuple[str, ...] = ()
     mend: str = ""
     downloaded: bool = False
+    source: str = ""
+    skipped: tuple[str, ...] = ()
 
     @property
     def caveat(self) -> str:
@@ -80,10 +84,7 @@ class LocatedDataset:
     @property
     def place(self) -> Path | None:
         """The file or folder; None where there are `rows`."""
-        if self.path is None:
-            return None
-        chosen, path = self._what()
-        return chosen.place(path)
+        return None if self.path is None else self._format().place(self.path)
 
     def digest(self) -> str:
         """SHA-256 of the file, or of the rows.
@@ -93,18 +94,24 @@ class LocatedDataset:
         """
         if self.rows is not None:
             return digest_of_columns(self.rows, MADE_COLUMNS)
-        chosen, path = self._what()
-        digest = chosen.digest(path)
-        if self.downloaded and (fault := digest_fault(path, digest)):
-            raise DataError(f"{path} has changed: its {fault} {self.mend}")
+        assert self.path is not None
+        digest = self._format().digest(self.path)
+        if self.downloaded and (fault := digest_fault(self.path, digest)):
+            raise DataError(f"{self.path} has changed: its {fault} {self.mend}")
         return digest
 
     def origin(self) -> dict[str, Any]:
         """What `Provenance` wants to know of where it is from."""
-        if self.rows is not None:
-            return {"path": "", "digest": self.digest(), "is_d4rl": False, "synthetic": True}
-        facts = {"digest": self.digest(), "is_d4rl": self.is_d4rl, "stand_in": self.stand_in}
-        return {"path": str(self.path), **facts, "address": self.address}
+        return {
+            "source": self.source.partition(":")[0],
+            "skipped": (*self.skipped, *self.failed),
+            "path": str(self.path or ""),
+            "digest": self.digest(),
+            "is_d4rl": self.is_d4rl,
+            "stand_in": self.stand_in,
+            "synthetic": self.rows is not None,
+            "address": self.address,
+        }
 
     @contextmanager
     def open(self, task: Task) -> Iterator[Columns]:
@@ -116,17 +123,16 @@ class LocatedDataset:
         if self.rows is not None:
             yield self.rows
             return
-        chosen, path = self._what()
+        assert self.path is not None
         try:
-            with chosen.open(path) as columns:
+            with self._format().open(self.path) as columns:
                 check_widths(columns, task.state_dim, task.action_dim)
                 yield columns
         except DamagedError as error:
             raise DataError(f"{error} {self.mend}".strip()) from error
 
-    def _what(self) -> tuple[Format, Path]:
-        assert self.path is not None
-        return (self.format, self.path) if self.format is not None else format_of(str(self.path))
+    def _format(self) -> Format:
+        return self.format or format_of(str(self.path))[0]
 
 
 DataSource = Callable[[Task, str, Progress], LocatedDataset]
@@ -235,17 +241,32 @@ def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4
     return LocatedDataset(path, is_d4rl, format=chosen)
 
 
-def find_dataset(
-    task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress
-) -> tuple[str, LocatedDataset]:
-    """The first of the sources that has the task's dataset, as it was named, and what it found; nothing is read.
+def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress) -> LocatedDataset:
+    """What the first of the sources that has the task's dataset has found; nothing is read.
 
     Raises:
-        DataError: no source has it.
+        DataError: no source has it; each one's reason is given.
     """
-    sources = _as_tuple(sources)
-    _, found, skipped = _first_available(task, sources, progress)
-    return sources[len(skipped)], found
+    sources = (sources,) if isinstance(sources, str) else tuple(sources)
+    if not sources:
+        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
+    reasons: list[str] = []
+    for source in sources:
+        name, _, argument = source.partition(":")
+        try:
+            found = data_sources.get(name)(task, argument, progress)
+            return replace(found, source=source, skipped=tuple(reasons))
+        except UnavailableError as reason:
+            reasons.append(f"{name}: {message_of(reason)}")
+    copy = (
+        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
+        if task.file
+        else "Name a file"
+    )
+    raise DataError(
+        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
+        "--set \"load_dataset.sources=('file:PATH',)\"."
+    )
 
 
 @configurable("data")
@@ -282,8 +303,8 @@ def load_dataset(
     transform = reward_transforms.get(reward_transform)
     check_memory_map(memory_map)
     actions = action_rule(task, action_bounds)
-    name, found, skipped = _first_available(task, _as_tuple(sources), progress)
-    origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
+    found = find_dataset(task, sources, progress)
+    origin = {**found.origin(), **actions.origin()}
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
         files = choose_memory(columns, memory_map, folder)
@@ -301,35 +322,6 @@ def absolute_source(source: str) -> str:
         name, argument = f"{name}:{form}", rest
     path = expanded(argument)
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
-
-
-def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:
-    sources = (sources,) if isinstance(sources, str) else tuple(sources)
-    if not sources:
-        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
-    return sources
-
-
-def _first_available(
-    task: Task, sources: tuple[str, ...], progress: Progress
-) -> tuple[str, LocatedDataset, tuple[str, ...]]:
-    """The first source's name and file, and why those before it had none."""
-    reasons: list[str] = []
-    for source in sources:
-        name, _, argument = source.partition(":")
-        try:
-            return name, data_sources.get(name)(task, argument, progress), tuple(reasons)
-        except UnavailableError as reason:
-            reasons.append(f"{name}: {message_of(reason)}")
-    copy = (
-        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
-        if task.file
-        else "Name a file"
-    )
-    raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
-        "--set \"load_dataset.sources=('file:PATH',)\"."
-    )
 
 
 ACTION_STD = 0.05

@@ -71,8 +71,8 @@ def test_no_id() -> None:
 
 def test_planning_fetches_nothing() -> None:
     with no_downloads() as refused:
-        name, found = find_dataset(HOPPER, ("minari:made/absent-v0", "embedded"))
-    assert (name, found.stand_in) == ("embedded", True)
+        found = find_dataset(HOPPER, ("minari:made/absent-v0", "embedded"))
+    assert (found.source, found.stand_in) == ("embedded", True)
     assert refused == ["minari:made/absent-v0"]
 
 
