@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import math
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,12 +30,14 @@ from dqlab.data.formats.minari_store import (
     open_local,
     stored_facts,
 )
-from dqlab.data.formats.reading import check_room
+from dqlab.data.formats.reading import check_room, write_errors
 from dqlab.data.rows import cuts_of, transition_episodes
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line
 from dqlab.files import new_folder
+
+STORE_ADVICE = "Free some space, or set MINARI_DATASETS_PATH to another folder."
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
@@ -65,7 +66,8 @@ class MinariFormat(Format):
         """
         name = path.as_posix()
         folder = folder_of(name)
-        with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
+        whole = new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset")
+        with write_errors(f"the Minari dataset '{name}' to {local_store()}", STORE_ADVICE), whole as temporary:
             steps = _write(temporary, name, columns)
             _make_namespaces(name)
         if (found := open_local(name).total_steps) != steps:
@@ -146,23 +148,6 @@ def _brief(space: Any) -> str:
     if isinstance(inner, Mapping):
         return f"{type(space).__name__}({', '.join(sorted(inner))})"
     return f"{type(space).__name__}(shape {space.shape})"
-
-
-REASON = re.compile(r"error message = '([^']*)'")
-"""Where HDF5's messages say what the system said."""
-
-
-@contextmanager
-def _writable(name: str) -> Iterator[None]:
-    """Full disks and read-only stores, as one message."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError) as error:  # h5py raises all of them
-        why = REASON.search(str(error))
-        raise DataError(
-            f"Cannot write the Minari dataset '{name}' to {local_store()}: {why.group(1) if why else error}. "
-            "Free some space, or set MINARI_DATASETS_PATH to another folder."
-        ) from error
 
 
 def _write(folder: Path, name: str, columns: Columns) -> int:

@@ -94,10 +94,10 @@ DISK_ADVICE = "Free some space or choose another place."
 
 
 @contextmanager
-def write_errors(path: Path, advice: str = DISK_ADVICE) -> Iterator[None]:
+def write_errors(where: object, advice: str = DISK_ADVICE) -> Iterator[None]:
     """Within this, what the system cannot write becomes one message, with what to do about it."""
     try:
         yield
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else first_line(error)  # h5py's messages are long
-        raise DataError(f"Cannot write {path}: {why}. {advice}".rstrip()) from error
+    except (OSError, RuntimeError) as error:  # h5py raises both, at length
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else first_line(error)
+        raise DataError(f"Cannot write {where}: {why}. {advice}".rstrip()) from error
