@@ -6,10 +6,13 @@ import contextlib
 import errno
 import json
 import math
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,7 @@ class MinariFormat(Format):
         folder = folder_of(name)
         whole = new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset")
         with write_errors(f"the Minari dataset '{name}' to {local_store()}", STORE_ADVICE), whole as temporary:
-            steps = _write(temporary, name, columns)
+            steps = _write_apart(temporary, name, columns)
             _make_namespaces(name)
         if (found := open_local(name).total_steps) != steps:
             raise DataError(
@@ -148,6 +151,36 @@ def _brief(space: Any) -> str:
     if isinstance(inner, Mapping):
         return f"{type(space).__name__}({', '.join(sorted(inner))})"
     return f"{type(space).__name__}(shape {space.shape})"
+
+
+def _write_apart(folder: Path, name: str, columns: Columns) -> int:
+    """Write in a process of its own, for HDF5's library may crash when a disk is full."""
+    from minari.dataset.minari_storage import MinariStorage  # noqa: F401  once, not in every process
+
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send_written, args=(there, folder, name, columns))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads; the child uses none of their locks
+        process.start()
+    there.close()
+    try:
+        written = here.recv()
+    except EOFError as error:
+        raise OSError("HDF5's library crashed") from error
+    finally:
+        process.join()
+    if isinstance(written, Exception):
+        raise written
+    return int(written)
+
+
+def _send_written(pipe: Connection, folder: Path, name: str, columns: Columns) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # h5py tells of each object that it cannot close
+    try:
+        pipe.send(_write(folder, name, columns))
+    except Exception as error:
+        pipe.send(error)
 
 
 def _write(folder: Path, name: str, columns: Columns) -> int:
