@@ -1,4 +1,4 @@
-"""Downloads over HTTP: progress, resume, a file that appears whole or not at all, and the digest that it had."""
+"""Downloads over HTTP: progress, resume, whole files or none, the digests that they had, and where D4RL's files are."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from http.client import HTTPException
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dqlab.data.formats.reading import write_errors
-from dqlab.errors import DataError
+from dqlab.envs.tasks import D4RL, Task
+from dqlab.errors import ConfigError, DataError
 from dqlab.files import sha256_of, write_text
 
 
@@ -286,3 +288,48 @@ def digest_fault(path: Path, digest: str) -> str:
         f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "
         f"delete {digest_path(path)}."
     )
+
+
+# where D4RL's files can be had
+
+
+def dataset_addresses(task: Task) -> list[str]:
+    """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
+    return [address for address in (task.url, hugging_face_address(task.file)) if address]
+
+
+def address_of(mirror: str, file: str) -> str:
+    """A mirror's address of a file.
+
+    Args:
+        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
+            `{name}`, for the file's name alone.
+        file: path on the original server.
+
+    Raises:
+        ConfigError: it is no address, or has other braces.
+    """
+    if not mirror.lower().startswith(WEB):
+        raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
+    pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
+    address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)
+    if "{" in address or "}" in address:
+        raise ConfigError(f"A mirror's address may have {{file}} and {{name}} in braces, nothing else: {mirror!r}.")
+    return address
+
+
+def hugging_face_address(file: str) -> str:
+    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+
+    Args:
+        file: path on D4RL's server.
+
+    Returns:
+        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
+    """
+    home = D4RL["second_home"]
+    pairs = product(home["robots"], home["qualities"])
+    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
+        return ""
+    endpoint = (os.environ.get("HF_ENDPOINT") or home["endpoint"]).rstrip("/")
+    return address_of(f"{endpoint}{home['path']}", file)

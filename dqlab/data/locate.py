@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.data.addresses import dataset_addresses
+from dqlab.data.download import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
 from dqlab.data.formats.minari_store import local_ids, local_store, stored_facts
 from dqlab.data.sources import cache_path

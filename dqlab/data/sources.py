@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import numpy as np
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
-from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
 from dqlab.data.arrays import check_memory_map, choose_memory, in_memory
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
     BrokenError,
     Progress,
     UnavailableError,
+    address_of,
+    dataset_addresses,
     digest_fault,
+    download,
+    hugging_face_address,
     no_progress,
     record_digest,
     refuse_if_planning,
@@ -212,10 +216,17 @@ def d4rl_download(
             raise BrokenError(f"{address} sends another file than before: {fault}")
         record_digest(path, digest)
 
-    came_from, failed = fetch_from(
-        addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
-    )
-    return LocatedDataset(path, is_d4rl=True, address=came_from, failed=failed)
+    failed: list[UnavailableError | BrokenError] = []
+    for address in addresses:
+        seen = partial(check, address)
+        try:
+            download(address, path, sha256=sha256, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
+        except (UnavailableError, BrokenError) as error:
+            failed.append(error)
+        else:
+            return LocatedDataset(path, is_d4rl=True, address=address, failed=tuple(map(str, failed)))
+    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
+    raise kind("; ".join(map(str, failed)))
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 
 from dqlab.data import load_dataset
-from dqlab.data.addresses import address_of, hugging_face_address
-from dqlab.data.download import UnavailableError, download
+from dqlab.data.download import UnavailableError, address_of, download, hugging_face_address
 from dqlab.data.formats.hdf5 import HDF5_MAGIC
 from dqlab.data.locate import listings_as_dicts, locate_dataset
 from dqlab.data.sources import d4rl_cache, d4rl_download
