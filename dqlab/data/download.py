@@ -109,7 +109,11 @@ def download(
                 return
             expected = _fetch(url, part, magic, progress, timeout)
             _verify(url, part, expected, sha256)
-            _check_or_discard(check, part)
+            try:
+                check(part)
+            except BrokenError:
+                _discard(part)
+                raise
             os.replace(part, path)
             _resume_note(part).unlink(missing_ok=True)
 
@@ -131,14 +135,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _check_or_discard(check: Callable[[Path], None], part: Path) -> None:
-    try:
-        check(part)
-    except BrokenError:
-        _discard(part)
-        raise
 
 
 def _discard(part: Path) -> None:
@@ -238,8 +234,7 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
     size = part.stat().st_size
     if expected is not None and size < expected:
         raise _broken(url, part, f"{expected:,} were announced")
-    if sha256 is not None and sha256_of(part) != sha256.lower():
-        digest = sha256_of(part)
+    if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():
         _discard(part)
         raise BrokenError(
             f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
@@ -253,14 +248,6 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
 def digest_path(path: Path) -> Path:
     """Where a file's digest is kept, as `sha256sum -c` reads it."""
     return path.with_name(path.name + ".sha256")
-
-
-def recorded_digest(path: Path) -> str:
-    """The digest that a file had when it was downloaded, hexadecimal; empty where none is known."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        words = digest_path(path).read_text().split()
-        return words[0].lower() if words and len(words[0]) == 64 else ""
-    return ""
 
 
 def record_digest(path: Path, digest: str) -> None:
@@ -281,8 +268,10 @@ def forget_digest(path: Path) -> None:
 
 def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
-    known = recorded_digest(path)
-    if known in ("", digest):
+    known = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        known = digest_path(path).read_text()[:64].lower()
+    if len(known.strip()) != 64 or known == digest:
         return ""
     return (
         f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "

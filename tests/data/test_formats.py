@@ -74,13 +74,6 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, next_known: bool) ->
     np.testing.assert_array_equal(data["reward"], made["rewards"][kept].astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ["d4rl", "npz"])
-def test_notes_are_kept(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path, name, columns(provenance="made", about="a test"))
-    with format_of(str(path))[0].open(path) as found:
-        assert dict(found.metadata) == {"provenance": "made", "about": "a test"}
-
-
 @pytest.mark.parametrize(
     "notes", ["mine", {"a": 1}, ["a", "b"], ["mine"], ["[" * 100_000], 3.0], ids=lambda n: str(n)[:9]
 )

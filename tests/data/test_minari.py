@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -184,12 +183,6 @@ def test_rows_that_do_not_follow_on_end_an_episode() -> None:
     np.testing.assert_array_equal(found["next_observations"], shuffled)
 
 
-def test_nothing_to_write() -> None:
-    with pytest.raises(DataError, match="no row has a next observation"):
-        FORMAT.write(Path("made/empty-v0"), rows(timeouts=np.ones(5, dtype=bool)))
-    assert local_ids() == []
-
-
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, "tests/data")
@@ -250,10 +243,11 @@ def test_without_minari_one_line(in_process: Run, monkeypatch: pytest.MonkeyPatc
     assert done.stderr.count("\n") == 1
 
 
-def test_metadata_is_json(store: Path) -> None:
+def test_what_is_written_of_metadata_and_of_no_rows(store: Path) -> None:
+    with pytest.raises(DataError, match="no row has a next observation"):
+        FORMAT.write(Path("made/empty-v0"), rows(timeouts=np.ones(5, dtype=bool)))
+    assert local_ids() == []
     FORMAT.write(Path("made/rows-v0"), rows(metadata={"note": "ü", "total_steps": "9"}))
     known = json.loads((store / "made/rows-v0/data/metadata.json").read_text())
     assert known["total_steps"] == 4
     assert known["dqlab"] == {"note": "ü"}
-    with h5py.File(store / "made/rows-v0/data/main_data.hdf5") as file:
-        assert len(file) == 2
