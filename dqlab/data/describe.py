@@ -149,8 +149,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-PER_LINE = 8
-"""Dimensions of actions in a line."""
 HEADINGS = {"min": "min", "quartile_1": "25%", "median": "median", "quartile_3": "75%", "max": "max"}
 HEADINGS |= {"mean": "mean", "std": "std"}
 
@@ -169,7 +167,8 @@ def print_dataset(known: Mapping[str, Any], console: Console) -> None:
     console.print(_table("Columns", headings, [_column_row(*column) for column in known["columns"].items()], left=3))
     if known["actions_note"]:
         console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
-    console.print(_saturation(known["action_saturation"]))
+    shares = ", ".join(f"{share:.1%}" for share in known["action_saturation"])
+    console.print(Text(f"Actions: share of |a| > 0.99, dimension by dimension: {shares}"), soft_wrap=True)
     if known["metadata"]:
         console.print(
             _table("Metadata", ["", ""], [_note_row(*note) for note in sorted(known["metadata"].items())], left=2)
@@ -209,16 +208,6 @@ def _column_row(name: str, column: Mapping[str, Any]) -> list[str]:
     ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
     counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
     return [name, str(tuple(column["shape"])), column["dtype"], *ends, *counts]
-
-
-def _saturation(shares: Sequence[float]) -> Table:
-    """Shares of large actions, `PER_LINE` dimensions a line."""
-    rows = []
-    for first in range(0, len(shares), PER_LINE):
-        line = shares[first : first + PER_LINE]
-        rows.append([f"{first} to {first + len(line) - 1}", *(f"{share:.1%}" for share in line)])
-    headings = ["dimensions", *[""] * min(PER_LINE, len(shares))]
-    return _table("Actions: share of |a| > 0.99, by dimension", headings, rows)
 
 
 def _note_row(name: str, text: str) -> list[str]:

@@ -108,7 +108,7 @@ def test_info(data: Callable[..., Said], folder: Path) -> None:
         "episode return",
         "algorithm",
         "25%",
-        "0 to 2",
+        "dimension by dimension: 1.0%, 1.0%, 5.0%",
     ):
         assert words in out
     picture = folder / "runs" / "data" / f"{Path(FILE).stem}.png"

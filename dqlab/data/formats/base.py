@@ -19,7 +19,7 @@ from dqlab.errors import ConfigError, DataError, printable_names
 from dqlab.files import expanded, sha256_of
 
 Column = NDArray[Any]
-"""An array, or what is sliced by rows as one is: h5py's datasets are not in memory."""
+"""An array, or what is sliced by rows as one is and not in memory: `StoredColumn` of HDF5."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from dqlab.data.download import BrokenError
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
@@ -47,15 +49,28 @@ class D4RL(Format):
         with file:
             with reading_errors(path, DAMAGED):
                 check_names(str(path), file)
-                arrays = {name: _checked_dataset(path, file, name) for name in D4RL_COLUMNS if name in file}
+                names = [name for name in D4RL_COLUMNS if name in file]
+                arrays: dict[str, Any] = {name: _stored_column(path, file, name) for name in names}
                 columns = checked_columns(str(path), arrays, _read_metadata(file))
-            with reading_errors(path, DAMAGED, (OSError, RuntimeError, MemoryError)):  # what h5py raises of rows
-                yield columns
+            yield columns
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, `next_observations` too where they are known, and the extras."""
         arrays = {**{name: getattr(columns, name) for name in COLUMN_NAMES}, **columns.extras}
         write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
+
+
+class StoredColumn:
+    """A dataset of an HDF5 file, whose rows are read when they are asked for; an error then is the file's."""
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self.shape, self.dtype, self.chunks = dataset.shape, dataset.dtype, dataset.chunks
+        self._path, self._dataset = path, dataset
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        with reading_errors(self._path, DAMAGED):
+            values: NDArray[Any] = self._dataset[rows]
+        return values
 
 
 def _open_file(path: Path) -> Any:
@@ -72,8 +87,8 @@ def _open_file(path: Path) -> Any:
         raise
 
 
-def _checked_dataset(path: Path, file: Any, name: str) -> Any:
-    """A dataset that lies in this file, whose digest stands for it, and that can be unpacked here."""
+def _stored_column(path: Path, file: Any, name: str) -> StoredColumn:
+    """A column that lies in this file, whose digest stands for it, and that can be unpacked here."""
     import h5py
 
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
@@ -85,7 +100,7 @@ def _checked_dataset(path: Path, file: Any, name: str) -> Any:
             raise DataError(
                 f"{path}: '{name}' is compressed by HDF5's filter {number}, which is not installed. Use gzip."
             )
-    return dataset
+    return StoredColumn(path, dataset)
 
 
 def _read_metadata(file: Any) -> dict[str, str]:

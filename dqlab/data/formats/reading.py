@@ -50,13 +50,13 @@ def reading_error(where: str, what: str, error: BaseException, mend: str = "") -
 
 
 @contextmanager
-def reading_errors(where: object, what: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """Within this, errors of these kinds become what `reading_error` makes of them."""
+def reading_errors(where: object, what: str) -> Iterator[None]:
+    """Within this, whatever libraries raise becomes what `reading_error` makes of it."""
     try:
         yield
     except DqlabError:
         raise
-    except kinds as error:
+    except Exception as error:
         raise reading_error(str(where), what, error) from error
 
 
