@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,27 @@ BOTH = ("load_dataset.action_bounds='env'", "'as_is'")
 WALKER = tasks.get("walker2d-medium-v2")
 
 
+def forget_rail() -> None:
+    sys.modules.pop("rail", None)
+    gymnasium.registry.pop("own/Rail-v0", None)
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules are found in an empty folder, and forgotten."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
+    yield
+    forget_rail()
+
+
 @pytest.fixture
-def rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
+def rail(tmp_path: Path) -> Callable[..., Task]:
     """The task of an environment whose forces lie in given bounds."""
 
     def make(low: float = -2.0, high: float = 2.0) -> Task:
         write_module(tmp_path, low, high)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
-        monkeypatch.delitem(sys.modules, "rail", raising=False)
-        gymnasium.registry.pop("own/Rail-v0", None)
+        forget_rail()
         return tasks.get(gymnasium_task(ENV_ID, -10.0, 0.0))
 
     return make
@@ -173,8 +184,7 @@ def train(in_process: Dqlab, folder: Path, *more: str, steps: int = 6) -> subpro
     """One short run on the rail, whose module is imported anew."""
     text = task_gin(folder / "rail.npz", *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
     (folder / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
-    sys.modules.pop("rail", None)
-    gymnasium.registry.pop("own/Rail-v0", None)
+    forget_rail()
     return in_process("train", "--gin", "own.gin", "--out", "run", *more)
 
 

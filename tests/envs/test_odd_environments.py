@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a command with the environment going wrong as `ODD` and its like say, its module imported anew."""
     gin = write_odd(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -32,11 +32,16 @@ def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyP
         chosen = {"train": ["--gin", str(gin), "--out", "run", "-q"]}.get(command, [])
         if fresh:
             return dqlab(command, *chosen, *args, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
-        sys.modules.pop("odd", None)
-        gymnasium.registry.pop("Odd-v0", None)
+        forget_odd()
         return in_process(command, *chosen, *args, env=variables)
 
-    return run
+    yield run
+    forget_odd()
+
+
+def forget_odd() -> None:
+    sys.modules.pop("odd", None)
+    gymnasium.registry.pop("Odd-v0", None)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> str:
