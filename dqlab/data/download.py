@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from http.client import HTTPException
-from itertools import product
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,6 +67,8 @@ def refuse_if_planning(address: str) -> None:
 
 
 CHUNK = 1 << 16
+LEAST_RATE = 1024
+"""Bytes a second below which an address is given up."""
 CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
 WEB = ("http://", "https://")
 
@@ -91,7 +94,8 @@ def download(
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up.
+        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
+            `LEAST_RATE` bytes a second came, it is too.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
@@ -154,16 +158,16 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
         total = None if response.length is None else done + response.length
-        piece = _read(response, url, part)
-        if not resumed and not piece.startswith(magic):
-            raise UnavailableError(_not_the_file(url, response.geturl(), piece))
+        pieces = _pieces(response, url, part, 2 * timeout)
+        first = next(pieces, b"")
+        if not resumed and not first.startswith(magic):
+            raise UnavailableError(_not_the_file(url, response.geturl(), first))
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb") as file:
-            while piece:
+            for piece in chain([first], pieces):
                 file.write(piece)
                 done += len(piece)
                 progress(done, total)
-                piece = _read(response, url, part)
     return total
 
 
@@ -208,9 +212,19 @@ def _tag(response: Any) -> str | None:
     return tag
 
 
-def _read(response: Any, url: str, part: Path) -> bytes:
+def _pieces(response: Any, url: str, part: Path, window: float) -> Iterator[bytes]:
+    """What comes, as it comes, the first 16 bytes at once; in every window of so many seconds it must be enough."""
+    came, began = 0, time.monotonic()
     try:
-        return bytes(response.read(CHUNK))
+        piece = response.read(16)
+        while piece:
+            yield piece
+            came += len(piece)
+            if (lasted := time.monotonic() - began) > window:
+                if came < LEAST_RATE * lasted:
+                    raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
+                came, began = 0, time.monotonic()
+            piece = response.read1(CHUNK)
     except (OSError, HTTPException) as error:
         raise _broken(url, part, type(error).__name__) from error
 

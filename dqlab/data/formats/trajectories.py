@@ -24,6 +24,7 @@ from dqlab.data.formats.base import (
 from dqlab.data.formats.reading import check_readable, check_room, reading_errors, write_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
+from dqlab.machine import memory_limit
 
 Trajectory = dict[str, NDArray[Any]]
 
@@ -60,8 +61,9 @@ class Trajectories(Format):
 
 def _read_pickle(path: Path) -> Columns:
     """The columns of all trajectories, joined."""
-    check_room(path, path.stat().st_size)
-    with path.open("rb") as file:
+    size = path.stat().st_size
+    check_room(path, size)
+    with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes of a pickle may ask for all memory
         found = ArrayUnpickler(path, file).load()
     if not isinstance(found, (list, tuple)) or not found:
         raise DataError(f"{path} holds no list of trajectories.")
