@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,19 @@ def test_more_rows_than_there_is_memory_for(tmp_path: Path) -> None:
         for name, array in arrays().items():
             file.create_dataset(name, (10**12, *array.shape[1:]), "f4", chunks=True)
     with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
+        read(path)
+
+
+def test_a_chunk_that_unpacks_to_more_than_its_shape_says(tmp_path: Path) -> None:
+    """1.3 GB of zeros as a chunk of 200 bytes: what reads it takes no more memory for that."""
+    path = tmp_path / "set.hdf5"
+    make_hdf5(path, {name: array for name, array in arrays().items() if name != "rewards"})
+    packer, zeros = zlib.compressobj(9), bytes(1 << 24)
+    packed = b"".join([*(packer.compress(zeros) for _ in range(80)), packer.flush()])
+    with h5py.File(path, "a") as file:
+        kept = file.create_dataset("rewards", (N,), "f4", chunks=(N,), compression="gzip")
+        kept.id.write_direct_chunk((0,), packed)
+    with pytest.raises(DataError, match="truncated or not an HDF5 file"):
         read(path)
 
 

@@ -25,6 +25,7 @@ from dqlab.data.formats.reading import UnreadError, check_readable, reading_erro
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
+from dqlab.machine import memory_limit
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """What every HDF5 file begins with."""
@@ -60,6 +61,10 @@ class D4RL(Format):
         write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
 
 
+UNPACKING = 1 << 29
+"""Bytes that reading a column may take beside those that it holds: chunks may unpack to more than they say."""
+
+
 class StoredColumn:
     """A dataset of an HDF5 file, whose rows are read when they are asked for; an error then is the file's."""
 
@@ -68,7 +73,7 @@ class StoredColumn:
         self._path, self._dataset = path, dataset
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        with reading_errors(self._path, DAMAGED):
+        with reading_errors(self._path, DAMAGED), memory_limit(4 * self._dataset.nbytes + UNPACKING):
             values: NDArray[Any] = self._dataset[rows]
         return values
 
