@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -282,3 +283,20 @@ def threads_for(rows: int) -> int:
     By size, not by a trial: the number of threads changes results in their last bits, and a run must repeat.
     """
     return max(1, min(cores(), rows // ROWS_A_THREAD))
+
+
+@contextmanager
+def memory_limit(more: int) -> Iterator[None]:
+    """Within this, the process may take so many bytes more, and gets a MemoryError beyond; on Linux."""
+    try:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = mapped + more
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if soft < 0 else min(soft, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -196,13 +196,13 @@ class ConfigResolver:
     def _find(self, task: str, sources: Any) -> ResolvedDataset:
         before = len(self.not_fetched or ())
         try:
-            source, found = find_dataset(tasks.get(task), sources)
+            found = find_dataset(tasks.get(task), sources)
         except DataError:
             if len(self.not_fetched or ()) == before:
                 raise
             return ResolvedDataset(str(sources), None, f"{task}: not here yet")
         caveat = "; ".join(filter(None, (found.caveat, tasks.get(task).caveat)))
-        return ResolvedDataset(absolute_source(source), found.place, found.digest(), caveat)
+        return ResolvedDataset(absolute_source(found.source), found.place, found.digest(), caveat)
 
 
 def for_this_machine(device: str) -> list[str]:

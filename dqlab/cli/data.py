@@ -184,11 +184,10 @@ def _info(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from dqlab.data.convert import convert_dataset
-    from dqlab.data.describe import reading_progress
-    from dqlab.data.locate import conversion_target, locate_dataset
+    from dqlab.data.locate import conversion_target, locate_dataset, reading_status
 
     _ready(args)
-    with reading_progress(args.source):
+    with reading_status(args.source):
         lines = convert_dataset(
             locate_dataset(args.source, args.task), conversion_target(args.target, args.task), args.force
         )
@@ -199,11 +198,11 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from dqlab.data.convert import import_dataset
-    from dqlab.data.describe import reading_progress
+    from dqlab.data.locate import reading_status
 
     _ready(args)
-    with reading_progress(args.source) as tell:
-        lines = import_dataset(args.source, args.task, args.force, tell)
+    with reading_status(args.source):
+        lines = import_dataset(args.source, args.task, args.force)
     for line in lines:
         print(line)
     return 0

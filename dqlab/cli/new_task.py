@@ -39,14 +39,14 @@ def add_new_task(commands: Any) -> None:
 
 def _new_task(args: argparse.Namespace) -> int:
     from dqlab.config.plugins import load_plugins
-    from dqlab.data.describe import reading_progress
+    from dqlab.data.locate import reading_status
     from dqlab.tools.new_task import new_task
 
     load_plugins(args.plugin)
     given = {name: getattr(args, name) for name in ("out", "episode_limit", "episodes", "force")}
     given |= {"rule": args.action_bounds, "env_kwargs": _dict(args.env_kwargs)}
-    with reading_progress(args.data) as tell:
-        lines = new_task(args.data, args.env_id, **given, tell=tell)
+    with reading_status(args.data):
+        lines = new_task(args.data, args.env_id, **given)
     for line in lines:
         print(line)
     return 0

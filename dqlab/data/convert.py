@@ -15,7 +15,7 @@ from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
 from dqlab.data.rows import cuts_of
 from dqlab.data.sources import LocatedDataset, cache_folder, find_dataset
-from dqlab.data.survey import ReportRows, Survey, survey_dataset
+from dqlab.data.survey import Survey, survey_dataset
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
@@ -131,31 +131,27 @@ def fetch_datasets(
     Raises:
         ConfigError: there is no such task.
     """
-    for name in names:
-        task_of(name)
-    asked = (*(() if force else CACHE_SOURCES), *sources)
-    for name in names:
+    for task in [task_of(name) for name in names]:
         try:
-            source, found = find_dataset(task_of(name), asked, progress)
+            found = find_dataset(task, (*(() if force else CACHE_SOURCES), *sources), progress)
         except DqlabError as error:
-            yield FetchResult(name, message_of(error), failed=True)
-            continue
-        yield FetchResult(
-            name, ("already there: " if (source,) == CACHE_SOURCES else "") + _fetched_text(source, found)
-        )
+            yield FetchResult(task.name, message_of(error), failed=True)
+        else:
+            yield FetchResult(task.name, _fetched_text(found))
 
 
-def _fetched_text(source: str, found: LocatedDataset) -> str:
+def _fetched_text(found: LocatedDataset) -> str:
     """Where it is, its size, which addresses had nothing, and how to use what is not in D4RL's cache.
 
     Of rows that a source makes itself, the source's name.
     """
     if (place := found.place) is None:
-        return source
+        return found.source
+    there = "already there: " if (found.source,) == CACHE_SOURCES else ""
     failed = "".join(f"; not from {why}" for why in found.failed)
     cached = place.parent.resolve() == cache_folder().resolve()
-    use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({source!r},)"
-    return f"{place} ({in_words(size_of(place))}){use}{failed}"
+    use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({found.source!r},)"
+    return f"{there}{place} ({in_words(size_of(place))}){use}{failed}"
 
 
 CONVERTED_CAVEAT = (
@@ -163,16 +159,13 @@ CONVERTED_CAVEAT = (
 )
 
 
-def import_dataset(
-    name: str, task_name: str, force: bool = False, on_rows: ReportRows = lambda rows: None
-) -> list[str]:
+def import_dataset(name: str, task_name: str, force: bool = False) -> list[str]:
     """Verify a dataset and put it into D4RL's cache, byte by byte, or converted from another format.
 
     Args:
         name: a path, or `FORMAT:NAME`.
         task_name: whose data it is.
         force: replace what is there.
-        on_rows: called with the rows that are done.
 
     Raises:
         DqlabError: it does not fit the task, is damaged or not D4RL's, or the cache has that file.
@@ -184,7 +177,7 @@ def import_dataset(
     if other := _tasks_with_file(source.place.name) - {task.name}:
         raise DataError(f"{name} is called as D4RL's {min(other)}, not {task.name}. If it is, give it another name.")
     check_target(target, force)
-    seen = verify_dataset(source, on_rows)
+    seen = verify_dataset(source)
     if seen.damaged or seen.survey is None:
         wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
         raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.formats.reading import write_errors
-from dqlab.data.locate import Dataset, locate_dataset
-from dqlab.data.survey import BY_LIMIT, RECORDED, ReportRows, Survey, survey_dataset
-from dqlab.envs.tasks import Task
+from dqlab.data.locate import Dataset, locate_dataset, reading_status
+from dqlab.data.survey import BY_LIMIT, RECORDED, Survey, survey_dataset
 from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
 from dqlab.machine import in_words
 from dqlab.printing import Console
 
-INK, BAR, QUIET = "#202428", "#0072B2", "#9aa3ad"
 BINS = 50
 
 
@@ -48,60 +45,22 @@ def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
         raise DataError(f"{dataset.named}: there is nothing to draw: no episode with a finite return ends in it.")
     figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(dataset, found), fontsize=10, color=INK)
-    left, right = figure.subplots(1, 2)
-    _histogram(left, returns, "episode return")
-    if dataset.task:
-        _scores(left, dataset.task)
-    _histogram(right, found.lengths, "episode length (steps)")
+    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
+    title = f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes"
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    drawn = {"episode return": returns, "episode length (steps)": found.lengths}
+    for axes, (label, values) in zip(figure.subplots(1, 2), drawn.items(), strict=True):
+        axes.hist(values, bins=BINS)
+        axes.axvline(values.mean(), color="black", linewidth=1, linestyle="--")
+        axes.set_xlabel(f"{label}; dashed: mean {values.mean():,.1f}")
+        axes.set_ylabel("episodes")
+        axes.ticklabel_format(axis="x", useOffset=False)
+    if task := dataset.task:
+        span = task.max_score - task.min_score
+        scores = (task.score, lambda score: score * span / 100 + task.min_score)
+        figure.axes[0].secondary_xaxis("top", functions=scores).set_xlabel("normalised score")
     with write_errors(path, "Choose another --png."), atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
-
-
-def _title(dataset: Dataset, found: Survey) -> str:
-    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
-    return f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes".replace("$", r"\$")
-
-
-def _histogram(axes: Any, values: NDArray[Any], label: str) -> None:
-    axes.hist(values, bins=_edges(values), color=BAR)
-    mean = float(values.mean())
-    axes.axvline(mean, color=INK, linewidth=1, linestyle="--")
-    axes.set_xlabel(f"{label}; dashed: mean {mean:,.1f}", fontsize=9, color=INK)
-    axes.set_ylabel("episodes", fontsize=9, color=INK)
-    axes.tick_params(labelsize=8, colors=INK)
-    axes.ticklabel_format(axis="x", useOffset=False)
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y", color=QUIET, alpha=0.3, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _edges(values: NDArray[Any]) -> NDArray[np.float64]:
-    """At most 50 bins of equal width; whole numbers get one of width 1 or more, a single value its surroundings too."""
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        around = max(5.5, abs(low) * 0.05)
-        return np.linspace(low - around, low + around, 12)
-    bins = BINS if values.dtype.kind == "f" else int(min(BINS, high - low))
-    return np.linspace(low, high, bins + 1)
-
-
-def _scores(axes: Any, task: Task) -> None:
-    """A second axis above: 0 is the random policy's return, 100 the expert's."""
-    span = task.max_score - task.min_score
-    above = axes.secondary_xaxis("top", functions=(task.score, lambda score: score * span / 100 + task.min_score))
-    above.set_xlabel("normalised score", fontsize=9, color=INK)
-    above.tick_params(labelsize=8, colors=INK)
-    above.spines["top"].set_color(QUIET)
-
-
-@contextmanager
-def reading_progress(name: str) -> Iterator[ReportRows]:
-    """A callback that shows how many rows are done."""
-    console = Console(stderr=True)
-    with console.status(f"reading {name}") as status:
-        yield lambda rows: status.update(f"reading {name}: {rows:,} rows")
 
 
 MOST_TEXT = 300
@@ -120,8 +79,8 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
         DqlabError: there is no such dataset, or it cannot be read.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as on_rows, dataset.open() as columns:
-        found = survey_dataset(columns, dataset.task, on_rows)
+    with reading_status(name), dataset.open() as columns:
+        found = survey_dataset(columns, dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if png is not None:
         picture = png if png.name else default_picture_path(dataset)
@@ -190,8 +149,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-PER_LINE = 8
-"""Dimensions of actions in a line."""
 HEADINGS = {"min": "min", "quartile_1": "25%", "median": "median", "quartile_3": "75%", "max": "max"}
 HEADINGS |= {"mean": "mean", "std": "std"}
 
@@ -210,7 +167,8 @@ def print_dataset(known: Mapping[str, Any], console: Console) -> None:
     console.print(_table("Columns", headings, [_column_row(*column) for column in known["columns"].items()], left=3))
     if known["actions_note"]:
         console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
-    console.print(_saturation(known["action_saturation"]))
+    shares = ", ".join(f"{share:.1%}" for share in known["action_saturation"])
+    console.print(Text(f"Actions: share of |a| > 0.99, dimension by dimension: {shares}"), soft_wrap=True)
     if known["metadata"]:
         console.print(
             _table("Metadata", ["", ""], [_note_row(*note) for note in sorted(known["metadata"].items())], left=2)
@@ -250,16 +208,6 @@ def _column_row(name: str, column: Mapping[str, Any]) -> list[str]:
     ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
     counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
     return [name, str(tuple(column["shape"])), column["dtype"], *ends, *counts]
-
-
-def _saturation(shares: Sequence[float]) -> Table:
-    """Shares of large actions, `PER_LINE` dimensions a line."""
-    rows = []
-    for first in range(0, len(shares), PER_LINE):
-        line = shares[first : first + PER_LINE]
-        rows.append([f"{first} to {first + len(line) - 1}", *(f"{share:.1%}" for share in line)])
-    headings = ["dimensions", *[""] * min(PER_LINE, len(shares))]
-    return _table("Actions: share of |a| > 0.99, by dimension", headings, rows)
 
 
 def _note_row(name: str, text: str) -> list[str]:

@@ -1,10 +1,9 @@
-"""Downloads over HTTP: progress, resume, a file that appears whole or not at all, and the digest that it had."""
+"""Downloads over HTTP: progress, resume, whole files or none, the digests that they had, and where D4RL's files are."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import time
@@ -13,12 +12,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from http.client import HTTPException
-from pathlib import Path
-from threading import Thread
+from itertools import chain, product
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dqlab.data.formats.reading import write_errors
-from dqlab.errors import DataError, printable_name
+from dqlab.envs.tasks import D4RL, Task
+from dqlab.errors import ConfigError, DataError
 from dqlab.files import sha256_of, write_text
 
 
@@ -66,7 +66,7 @@ def refuse_if_planning(address: str) -> None:
         raise UnavailableError("not fetched while planning")
 
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 LEAST_RATE = 1024
 """Bytes a second below which an address is given up."""
 CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
@@ -94,8 +94,8 @@ def download(
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up; after twice as many in which no answer
-            is complete, or less than `LEAST_RATE` bytes a second came, it is too.
+        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
+            `LEAST_RATE` bytes a second came, it is too.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
@@ -107,61 +107,44 @@ def download(
     part = path.with_name(path.name + ".part")
     with write_errors(path, CACHE_ADVICE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _hold_part(part, path) as needed:
-            if needed:
-                expected = _fetch(url, part, magic, progress, timeout)
-                _verify(url, part, expected, sha256)
-                _check_or_discard(check, part)
-                os.replace(part, path)
-                _resume_note(part).unlink(missing_ok=True)
+        before = _stamp(path)
+        with _locked(path.parent):
+            if _stamp(path) != before:  # another process has brought it meanwhile
+                return
+            expected = _fetch(url, part, magic, progress, timeout)
+            _verify(url, part, expected, sha256)
+            try:
+                check(part)
+            except BrokenError:
+                _discard(part)
+                raise
+            os.replace(part, path)
+            _resume_note(part).unlink(missing_ok=True)
 
 
-def _check_or_discard(check: Callable[[Path], None], part: Path) -> None:
+def _stamp(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        facts = path.stat()
+        return facts.st_ino, facts.st_mtime_ns
+    return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time downloads into a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        check(part)
-    except BrokenError:
-        _discard(part)
-        raise
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _discard(part: Path) -> None:
     """Delete what came: it is not the file."""
-    part.unlink()
+    part.unlink(missing_ok=True)
     _resume_note(part).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _hold_part(part: Path, path: Path) -> Iterator[bool]:
-    """Hold the `.part` file against other processes; False where one of them has brought the file meanwhile."""
-    before = _identity(path)
-    while True:
-        with part.open("ab") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if _identity(part) == _identity(file.fileno()):
-                try:
-                    yield True
-                finally:
-                    _drop_empty(part)
-                return
-        if _identity(path) not in (None, before):
-            yield False
-            return
-
-
-def _drop_empty(part: Path) -> None:
-    """Leave nothing where nothing came."""
-    with contextlib.suppress(OSError):
-        if part.stat().st_size == 0:
-            part.unlink()
-            _resume_note(part).unlink(missing_ok=True)
-
-
-def _identity(file: Path | int) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        facts = os.stat(file)
-        return facts.st_dev, facts.st_ino
-    return None
 
 
 def _resume_note(part: Path) -> Path:
@@ -171,86 +154,56 @@ def _resume_note(part: Path) -> Path:
 
 def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: float) -> int | None:
     """Bring the `.part` file up to date; returns the whole file's length, if the server told it."""
-    with _open(url, part, timeout) as response:
+    with _request(url, part, timeout) as response:
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
         total = None if response.length is None else done + response.length
-        blocks = _blocks(response, url, part, 2 * timeout)
-        first = next(blocks, b"")
+        pieces = _pieces(response, url, part, 2 * timeout)
+        first = next(pieces, b"")
         if not resumed and not first.startswith(magic):
             raise UnavailableError(_not_the_file(url, response.geturl(), first))
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb") as file:
-            for block in itertools.chain([first], blocks):
-                file.write(block)
-                done += len(block)
+            for piece in chain([first], pieces):
+                file.write(piece)
+                done += len(piece)
                 progress(done, total)
     return total
 
 
-def _open(url: str, part: Path, timeout: float) -> Any:
-    """The rest of the `.part` file where the server has it, else the whole file, for which the part is emptied."""
-    asked = _resume_headers(url, part)
-    response = _request(url, asked, timeout)
-    if response is None or (response.status == 206 and not _continues(response, part)):
-        if response is not None:
-            response.close()
-        if not asked:
-            raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
-        os.truncate(part, 0)
-        return _open(url, part, timeout)
-    return response
-
-
-def _request(url: str, asked: dict[str, str], timeout: float) -> Any:
-    """The server's; None where the kept part no longer fits its file."""
-    headers = {"User-Agent": "dqlab", **asked}
-    request = urllib.request.Request(url, headers=headers)
+def _request(url: str, part: Path, timeout: float) -> Any:
+    """The rest of the `.part` file where the server has it, else the whole file."""
+    size, tag = _kept(url, part)
+    headers = {"User-Agent": "dqlab"} | ({"Range": f"bytes={size}-", "If-Range": tag} if tag else {})
     try:
-        return _call_with_timeout(
-            2 * timeout, lambda: urllib.request.build_opener(WebRedirectHandler).open(request, timeout=timeout)
-        )
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and asked:
-            return None
+        if error.code == 416 and tag:
+            _discard(part)
+            return _request(url, part, timeout)
         raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
+    start = f"bytes {size}-"
+    if response.status == 206 and not (
+        tag == _tag(response) and str(response.headers.get("Content-Range")).startswith(start)
+    ):  # some servers know ranges, but not what `If-Range` asks
+        response.close()
+        if not tag:
+            raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
+        _discard(part)
+        return _request(url, part, timeout)
+    return response
 
 
-class WebRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection that leaves the web."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if not newurl.lower().startswith(WEB):
-            raise urllib.error.URLError(f"it redirects to {printable_name(newurl)}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _call_with_timeout(seconds: float, ask: Callable[[], Any]) -> Any:
-    """What a function returns or raises, if it does so in time: sockets know pauses only, not how long all of it takes.
-
-    Raises:
-        TimeoutError: it does not.
-    """
-    answers: list[tuple[Any, BaseException | None]] = []
-
-    def run() -> None:
-        try:
-            answers.append((ask(), None))
-        except BaseException as error:
-            answers.append((None, error))
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answers:
-        raise TimeoutError(f"no whole answer in {seconds:g} seconds")
-    answer, error = answers[0]
-    if error is not None:
-        raise error
-    return answer
+def _kept(url: str, part: Path) -> tuple[int, str]:
+    """Bytes that are there of the file at this address, and what the server knows it by; empty where none are."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        note = json.loads(_resume_note(part).read_text())
+        if note["url"] == url and note["tag"] and (size := part.stat().st_size):
+            return size, str(note["tag"])
+    return 0, ""
 
 
 def _tag(response: Any) -> str | None:
@@ -259,22 +212,21 @@ def _tag(response: Any) -> str | None:
     return tag
 
 
-def _continues(response: Any, part: Path) -> bool:
-    """Whether a piece is the rest of the very file: some servers know ranges, but not what `If-Range` asks."""
-    with contextlib.suppress(OSError, ValueError):
-        start = f"bytes {part.stat().st_size}-"
-        same = _tag(response) == json.loads(_resume_note(part).read_text())["tag"]
-        return same and str(response.headers.get("Content-Range")).startswith(start)
-    return False
-
-
-def _resume_headers(url: str, part: Path) -> dict[str, str]:
-    """Ask for the rest of the same file only; a server whose file changed sends all of the new one."""
-    with contextlib.suppress(OSError, ValueError):
-        note = json.loads(_resume_note(part).read_text())
-        if note["url"] == url and note["tag"] and part.stat().st_size:
-            return {"Range": f"bytes={part.stat().st_size}-", "If-Range": note["tag"]}
-    return {}
+def _pieces(response: Any, url: str, part: Path, window: float) -> Iterator[bytes]:
+    """What comes, as it comes, the first 16 bytes at once; in every window of so many seconds it must be enough."""
+    came, began = 0, time.monotonic()
+    try:
+        piece = response.read(16)
+        while piece:
+            yield piece
+            came += len(piece)
+            if (lasted := time.monotonic() - began) > window:
+                if came < LEAST_RATE * lasted:
+                    raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
+                came, began = 0, time.monotonic()
+            piece = response.read1(CHUNK)
+    except (OSError, HTTPException) as error:
+        raise _broken(url, part, type(error).__name__) from error
 
 
 def _not_the_file(url: str, answered: str, first: bytes) -> str:
@@ -282,26 +234,6 @@ def _not_the_file(url: str, answered: str, first: bytes) -> str:
     what = "a web page (a login, a proxy's notice?)" if page else "something else" if first else "nothing"
     detour = f", redirected to {answered}," if answered != url else ""
     return f"{url}{detour} sends {what} in place of the file"
-
-
-def _blocks(response: Any, url: str, part: Path, window: float) -> Iterator[bytes]:
-    """What comes, in large pieces; in every window of so many seconds it must be enough."""
-    block, came, began = bytearray(), 0, time.monotonic()
-    while True:
-        try:
-            piece = response.read1(CHUNK)
-        except (OSError, HTTPException) as error:
-            raise _broken(url, part, f"{type(error).__name__}") from error
-        block, came = block + piece, came + len(piece)
-        if block and (not piece or len(block) >= CHUNK):
-            yield bytes(block)
-            block = bytearray()
-        if not piece:
-            return
-        if (lasted := time.monotonic() - began) > window:
-            if came < LEAST_RATE * lasted:
-                raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
-            came, began = 0, time.monotonic()
 
 
 def _broken(url: str, part: Path, why: str) -> BrokenError:
@@ -316,8 +248,7 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
     size = part.stat().st_size
     if expected is not None and size < expected:
         raise _broken(url, part, f"{expected:,} were announced")
-    if sha256 is not None and sha256_of(part) != sha256.lower():
-        digest = sha256_of(part)
+    if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():
         _discard(part)
         raise BrokenError(
             f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
@@ -331,14 +262,6 @@ def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> N
 def digest_path(path: Path) -> Path:
     """Where a file's digest is kept, as `sha256sum -c` reads it."""
     return path.with_name(path.name + ".sha256")
-
-
-def recorded_digest(path: Path) -> str:
-    """The digest that a file had when it was downloaded, hexadecimal; empty where none is known."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        words = digest_path(path).read_text().split()
-        return words[0].lower() if words and len(words[0]) == 64 else ""
-    return ""
 
 
 def record_digest(path: Path, digest: str) -> None:
@@ -359,10 +282,57 @@ def forget_digest(path: Path) -> None:
 
 def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
-    known = recorded_digest(path)
-    if known in ("", digest):
+    known = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        known = digest_path(path).read_text()[:64].lower()
+    if len(known.strip()) != 64 or known == digest:
         return ""
     return (
         f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "
         f"delete {digest_path(path)}."
     )
+
+
+# where D4RL's files can be had
+
+
+def dataset_addresses(task: Task) -> list[str]:
+    """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
+    return [address for address in (task.url, hugging_face_address(task.file)) if address]
+
+
+def address_of(mirror: str, file: str) -> str:
+    """A mirror's address of a file.
+
+    Args:
+        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
+            `{name}`, for the file's name alone.
+        file: path on the original server.
+
+    Raises:
+        ConfigError: it is no address, or has other braces.
+    """
+    if not mirror.lower().startswith(WEB):
+        raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
+    pattern = mirror if "{" in mirror else mirror.rstrip("/") + "/{file}"
+    address = pattern.replace("{file}", file).replace("{name}", PurePosixPath(file).name)
+    if "{" in address or "}" in address:
+        raise ConfigError(f"A mirror's address may have {{file}} and {{name}} in braces, nothing else: {mirror!r}.")
+    return address
+
+
+def hugging_face_address(file: str) -> str:
+    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+
+    Args:
+        file: path on D4RL's server.
+
+    Returns:
+        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
+    """
+    home = D4RL["second_home"]
+    pairs = product(home["robots"], home["qualities"])
+    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
+        return ""
+    endpoint = (os.environ.get("HF_ENDPOINT") or home["endpoint"]).rstrip("/")
+    return address_of(f"{endpoint}{home['path']}", file)

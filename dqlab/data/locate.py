@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.data.addresses import dataset_addresses
+from dqlab.data.download import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
 from dqlab.data.formats.minari_store import local_ids, local_store, stored_facts
 from dqlab.data.sources import cache_path
@@ -132,6 +132,11 @@ def _by_file_name(path: Path) -> Task | None:
     return next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
 
 
+def reading_status(name: str) -> AbstractContextManager[object]:
+    """Within this, the terminal shows that a dataset is read."""
+    return Console(stderr=True).status(f"reading {name}")
+
+
 @dataclass(frozen=True)
 class DatasetListing:
     """What `dqlab data list` says of one dataset.
@@ -167,11 +172,11 @@ def print_datasets(console: Console) -> None:
     cached = [item for item in found["d4rl"] if item.size is not None]
     folder = Path(found["d4rl"][0].place).parent
     caption = f"cache: {folder}; {len(cached)} of {len(found['d4rl'])} are there"
-    console.print(_table("Tasks with a dataset of D4RL's", "task", found["d4rl"], caption))
-    console.print(_table("Small sets that ship with dqlab (not D4RL)", "path", found["embedded"], ""))
+    console.print(_table("Tasks with a dataset of D4RL's", found["d4rl"], caption))
+    console.print(_table("Small sets that ship with dqlab (not D4RL)", found["embedded"], ""))
     caption = f"store: {local_store()}"
     if found["minari"]:
-        console.print(_table("Minari's datasets on this machine", "dataset", found["minari"], caption))
+        console.print(_table("Minari's datasets on this machine", found["minari"], caption))
     else:
         console.print(Text(f"Minari's datasets on this machine: none ({caption})."), soft_wrap=True)
 
@@ -191,7 +196,7 @@ def _tasks() -> list[DatasetListing]:
 def _embedded() -> list[DatasetListing]:
     folder = Path(str(files("dqlab.data") / "embedded"))
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".hdf5")
-    return [DatasetListing(path.stem, str(path), path.stat().st_size) for path in paths]
+    return [DatasetListing(path.stem, str(path), path.stat().st_size, str(path)) for path in paths]
 
 
 def _minari() -> list[DatasetListing]:
@@ -208,18 +213,14 @@ def _count(known: Mapping[str, Any], name: str) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
 
 
-def _table(title: str, heading: str, items: list[DatasetListing], caption: str) -> Table:
+def _table(title: str, items: list[DatasetListing], caption: str) -> Table:
     table = Table(title=title, caption=Text(caption) if caption else None, caption_justify="left", title_justify="left")
-    table.add_column(heading, overflow="fold")
+    table.add_column("dataset", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
-    notes = any(item.note for item in items)
-    if notes:
-        table.add_column("what is there", overflow="fold")
-    if had := any(item.addresses for item in items):
-        table.add_column("can be had from", overflow="fold")
+    table.add_column("what is there", overflow="fold")
+    table.add_column("can be had from", overflow="fold")
     for item in items:
-        name = item.place if heading == "path" else item.name
-        cells = [Text(name), Text("-" if item.size is None else in_words(item.size))]
-        servers = Text(", ".join(str(urlsplit(address).hostname) for address in item.addresses))
-        table.add_row(*cells, *([Text(item.note)] if notes else []), *([servers] if had else []))
+        size = "-" if item.size is None else in_words(item.size)
+        servers = ", ".join(str(urlsplit(address).hostname) for address in item.addresses)
+        table.add_row(*map(Text, (item.name, size, item.note, servers)))
     return table

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import numpy as np
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
-from dqlab.data.addresses import address_of, dataset_addresses, fetch_from, hugging_face_address
-from dqlab.data.arrays import TransitionOptions, check_memory_map, load_or_map, map_folder_name
+from dqlab.data.arrays import check_memory_map, choose_memory, in_memory
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
     BrokenError,
     Progress,
     UnavailableError,
+    address_of,
+    dataset_addresses,
     digest_fault,
+    download,
+    hugging_face_address,
     no_progress,
     record_digest,
     refuse_if_planning,
@@ -30,7 +34,7 @@ from dqlab.data.formats.base import Columns, Format, check_widths, data_formats,
 from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
 from dqlab.data.formats.reading import DamagedError
 from dqlab.data.rewards import reward_transforms
-from dqlab.data.transitions import Transitions, caveat_of, transitions_of
+from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
@@ -60,6 +64,8 @@ class LocatedDataset:
         failed: addresses that were tried before that, and why they had nothing.
         mend: what to do where the file is damaged.
         downloaded: whether it must be what an earlier download has left a digest of, if one has.
+        source: that has it, as it was named.
+        skipped: why sources that were named before had nothing.
     """
 
     path: Path | None
@@ -71,6 +77,8 @@ class LocatedDataset:
     failed: tuple[str, ...] = ()
     mend: str = ""
     downloaded: bool = False
+    source: str = ""
+    skipped: tuple[str, ...] = ()
 
     @property
     def caveat(self) -> str:
@@ -80,10 +88,7 @@ class LocatedDataset:
     @property
     def place(self) -> Path | None:
         """The file or folder; None where there are `rows`."""
-        if self.path is None:
-            return None
-        chosen, path = self._what()
-        return chosen.place(path)
+        return None if self.path is None else self._format().place(self.path)
 
     def digest(self) -> str:
         """SHA-256 of the file, or of the rows.
@@ -93,18 +98,24 @@ class LocatedDataset:
         """
         if self.rows is not None:
             return digest_of_columns(self.rows, MADE_COLUMNS)
-        chosen, path = self._what()
-        digest = chosen.digest(path)
-        if self.downloaded and (fault := digest_fault(path, digest)):
-            raise DataError(f"{path} has changed: its {fault} {self.mend}")
+        assert self.path is not None
+        digest = self._format().digest(self.path)
+        if self.downloaded and (fault := digest_fault(self.path, digest)):
+            raise DataError(f"{self.path} has changed: its {fault} {self.mend}")
         return digest
 
     def origin(self) -> dict[str, Any]:
         """What `Provenance` wants to know of where it is from."""
-        if self.rows is not None:
-            return {"path": "", "digest": self.digest(), "is_d4rl": False, "synthetic": True}
-        facts = {"digest": self.digest(), "is_d4rl": self.is_d4rl, "stand_in": self.stand_in}
-        return {"path": str(self.path), **facts, "address": self.address}
+        return {
+            "source": self.source.partition(":")[0],
+            "skipped": (*self.skipped, *self.failed),
+            "path": str(self.path or ""),
+            "digest": self.digest(),
+            "is_d4rl": self.is_d4rl,
+            "stand_in": self.stand_in,
+            "synthetic": self.rows is not None,
+            "address": self.address,
+        }
 
     @contextmanager
     def open(self, task: Task) -> Iterator[Columns]:
@@ -116,17 +127,16 @@ class LocatedDataset:
         if self.rows is not None:
             yield self.rows
             return
-        chosen, path = self._what()
+        assert self.path is not None
         try:
-            with chosen.open(path) as columns:
+            with self._format().open(self.path) as columns:
                 check_widths(columns, task.state_dim, task.action_dim)
                 yield columns
         except DamagedError as error:
             raise DataError(f"{error} {self.mend}".strip()) from error
 
-    def _what(self) -> tuple[Format, Path]:
-        assert self.path is not None
-        return (self.format, self.path) if self.format is not None else format_of(str(self.path))
+    def _format(self) -> Format:
+        return self.format or format_of(str(self.path))[0]
 
 
 DataSource = Callable[[Task, str, Progress], LocatedDataset]
@@ -206,10 +216,17 @@ def d4rl_download(
             raise BrokenError(f"{address} sends another file than before: {fault}")
         record_digest(path, digest)
 
-    came_from, failed = fetch_from(
-        addresses, path, sha256=sha256, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout
-    )
-    return LocatedDataset(path, is_d4rl=True, address=came_from, failed=failed)
+    failed: list[UnavailableError | BrokenError] = []
+    for address in addresses:
+        seen = partial(check, address)
+        try:
+            download(address, path, sha256=sha256, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
+        except (UnavailableError, BrokenError) as error:
+            failed.append(error)
+        else:
+            return LocatedDataset(path, is_d4rl=True, address=address, failed=tuple(map(str, failed)))
+    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
+    raise kind("; ".join(map(str, failed)))
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
@@ -235,17 +252,32 @@ def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4
     return LocatedDataset(path, is_d4rl, format=chosen)
 
 
-def find_dataset(
-    task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress
-) -> tuple[str, LocatedDataset]:
-    """The first of the sources that has the task's dataset, as it was named, and what it found; nothing is read.
+def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress) -> LocatedDataset:
+    """What the first of the sources that has the task's dataset has found; nothing is read.
 
     Raises:
-        DataError: no source has it.
+        DataError: no source has it; each one's reason is given.
     """
-    sources = _as_tuple(sources)
-    _, found, skipped = _first_available(task, sources, progress)
-    return sources[len(skipped)], found
+    sources = (sources,) if isinstance(sources, str) else tuple(sources)
+    if not sources:
+        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
+    reasons: list[str] = []
+    for source in sources:
+        name, _, argument = source.partition(":")
+        try:
+            found = data_sources.get(name)(task, argument, progress)
+            return replace(found, source=source, skipped=tuple(reasons))
+        except UnavailableError as reason:
+            reasons.append(f"{name}: {message_of(reason)}")
+    copy = (
+        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
+        if task.file
+        else "Name a file"
+    )
+    raise DataError(
+        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
+        "--set \"load_dataset.sources=('file:PATH',)\"."
+    )
 
 
 @configurable("data")
@@ -267,9 +299,9 @@ def load_dataset(
         reward_transform: a name from the `reward_transform` registry.
         standardise_states: subtract the dataset's mean from states and divide by its deviation, as TD3+BC does; the
             policy then sees the environment's states likewise.
-        memory_map: `auto` writes transitions that would not fit into memory to the disk once and maps them from there;
-            `always` does so with all, `never` refuses them. Results are the same.
-        map_dir: where to; the folder `mapped` in D4RL's cache if empty.
+        memory_map: `auto` keeps transitions that would not fit into memory in files without a name, and maps them from
+            there; `always` does so with all, `never` refuses them. Results are the same.
+        map_dir: where these files lie; the folder `mapped` in D4RL's cache if empty.
         action_bounds: `unit` takes actions as shares of the environment's bounds, in [-1, 1], and refuses others; `env`
             rescales them from the environment's own bounds to [-1, 1]; `as_is` takes whatever there is.
         progress: called with bytes done and in all during a download.
@@ -282,14 +314,15 @@ def load_dataset(
     transform = reward_transforms.get(reward_transform)
     check_memory_map(memory_map)
     actions = action_rule(task, action_bounds)
-    name, found, skipped = _first_available(task, _as_tuple(sources), progress)
-    origin = {**found.origin(), **actions.origin(), "source": name, "skipped": (*skipped, *found.failed)}
-    options = TransitionOptions(task.episode_limit, standardise_states, actions=actions)
-    stem = found.path.stem if found.path else name
+    found = find_dataset(task, sources, progress)
+    origin = {**found.origin(), **actions.origin()}
     folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
     with found.open(task) as columns:
-        arrays = load_or_map(columns, options, memory_map, folder / map_folder_name(stem, origin["digest"], options))
-    return transitions_of(arrays, transform, origin)
+        files = choose_memory(columns, memory_map, folder)
+        origin["mapped"] = str(folder) if files else ""
+        return q_learning_view(
+            columns, task.episode_limit, transform, origin, standardise_states, actions, files or in_memory
+        )
 
 
 def absolute_source(source: str) -> str:
@@ -300,35 +333,6 @@ def absolute_source(source: str) -> str:
         name, argument = f"{name}:{form}", rest
     path = expanded(argument)
     return f"{name}:{path.resolve()}" if colon and path.exists() else source
-
-
-def _as_tuple(sources: tuple[str, ...] | str) -> tuple[str, ...]:
-    sources = (sources,) if isinstance(sources, str) else tuple(sources)
-    if not sources:
-        raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")
-    return sources
-
-
-def _first_available(
-    task: Task, sources: tuple[str, ...], progress: Progress
-) -> tuple[str, LocatedDataset, tuple[str, ...]]:
-    """The first source's name and file, and why those before it had none."""
-    reasons: list[str] = []
-    for source in sources:
-        name, _, argument = source.partition(":")
-        try:
-            return name, data_sources.get(name)(task, argument, progress), tuple(reasons)
-        except UnavailableError as reason:
-            reasons.append(f"{name}: {message_of(reason)}")
-    copy = (
-        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
-        if task.file
-        else "Name a file"
-    )
-    raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
-        "--set \"load_dataset.sources=('file:PATH',)\"."
-    )
 
 
 ACTION_STD = 0.05

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.data.arrays import TransitionArrays, TransitionOptions, in_memory
-from dqlab.data.bounds import bounds_text
+from dqlab.data.arrays import Allocate, in_memory, read_transitions
+from dqlab.data.bounds import AS_IS, ActionRule, bounds_text
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
 from dqlab.errors import DataError
@@ -64,8 +62,7 @@ class Transitions:
             DataError: the device has no room for them.
         """
         self._check_room(torch.device(device), dtype)
-        state, action, reward, next_state, terminal = (field.to(device, dtype) for field in self.fields)
-        return Transitions(state, action, reward, next_state, terminal, self.provenance)
+        return Transitions(*Batch(*(field.to(device, dtype) for field in self.fields)), self.provenance)
 
     def _check_room(self, device: torch.device, dtype: torch.dtype) -> None:
         if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type == "meta":
@@ -85,24 +82,29 @@ def gather_rows(fields: Batch, index: Tensor) -> Batch:
 
 
 def q_learning_view(
-    columns: Columns, episode_limit: int, transform: RewardTransform, origin: dict[str, Any]
+    columns: Columns,
+    episode_limit: int,
+    transform: RewardTransform,
+    origin: dict[str, Any],
+    standardise: bool = False,
+    actions: ActionRule = AS_IS,
+    allocate: Allocate = in_memory,
 ) -> Transitions:
-    """Transitions of a dataset, in memory.
+    """Transitions of a dataset.
 
     Args:
         columns: the dataset.
         episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
         transform: applied to the kept rewards.
-        origin: source, path, digest and is_d4rl of the `Provenance`.
+        origin: what `Provenance` says of where they are from.
+        standardise: whether states are standardised.
+        actions: which ones there may be, and what becomes of them.
+        allocate: gives the arrays for the large fields.
 
     Raises:
         DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    return transitions_of(in_memory(columns, TransitionOptions(episode_limit)), transform, origin)
-
-
-def transitions_of(arrays: TransitionArrays, transform: RewardTransform, origin: dict[str, Any]) -> Transitions:
-    """Transitions with their rewards transformed, and with what is known of them; no large field is copied."""
+    arrays = read_transitions(columns, episode_limit, standardise, actions, allocate)
     returns = arrays.returns
     provenance = Provenance(
         **origin,
@@ -115,11 +117,10 @@ def transitions_of(arrays: TransitionArrays, transform: RewardTransform, origin:
         return_max=float(returns.max()),
         state_mean=arrays.state_mean,
         state_std=arrays.state_std,
-        mapped=str(arrays.folder or ""),
     )
     reward = np.ascontiguousarray(transform(arrays.rewards, returns), dtype=np.float32)
-    state, action, following = map(_tensor, (arrays.state, arrays.action, arrays.next_state))
-    return Transitions(state, action, _tensor(reward), following, _tensor(arrays.terminal), provenance)
+    fields = (arrays.state, arrays.action, reward, arrays.next_state, arrays.terminal)
+    return Transitions(*Batch(*map(torch.from_numpy, fields)), provenance)
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
@@ -143,7 +144,7 @@ class Provenance:
         stand_in: whether it is a small set in place of the task's own data.
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
         address: where it was fetched from just now; empty where it lay there already.
-        mapped: the folder that the transitions are mapped from; empty where they are in memory.
+        mapped: the folder of the files that the transitions are mapped from; empty where they are in memory.
         action_rule: how actions were taken, as `load_dataset.action_bounds` says.
         action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
     """
@@ -188,10 +189,3 @@ class Provenance:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _tensor(array: NDArray[np.float32]) -> Tensor:
-    """A tensor of the array's own memory, which may be read-only: nobody writes into a field."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(array)

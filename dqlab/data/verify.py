@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.describe import reading_progress
 from dqlab.data.download import digest_fault
 from dqlab.data.formats.reading import UnreadError
-from dqlab.data.locate import Dataset, locate_dataset
-from dqlab.data.survey import UNKNOWN, ReportRows, Survey, survey_dataset
+from dqlab.data.locate import Dataset, locate_dataset, reading_status
+from dqlab.data.survey import UNKNOWN, Survey, survey_dataset
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, message_of, printable
 
@@ -49,7 +48,7 @@ class Verification:
         return any(finding.damage for finding in self.findings)
 
 
-def verify_dataset(dataset: Dataset, on_rows: ReportRows = lambda rows: None) -> Verification:
+def verify_dataset(dataset: Dataset) -> Verification:
     """Read everything and check it; nothing is raised for what is in the dataset.
 
     Raises:
@@ -58,7 +57,7 @@ def verify_dataset(dataset: Dataset, on_rows: ReportRows = lambda rows: None) ->
     try:
         digest = dataset.digest()
         with dataset.open() as columns:
-            found = survey_dataset(columns, dataset.task, on_rows)
+            found = survey_dataset(columns, dataset.task)
             changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
             findings = (*changed, *find_faults(found, dataset.task))
     except UnreadError:
@@ -75,8 +74,8 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
         DqlabError: there is no such dataset.
     """
     dataset = locate_dataset(name, task)
-    with reading_progress(name) as on_rows:
-        seen = verify_dataset(dataset, on_rows)
+    with reading_status(name):
+        seen = verify_dataset(dataset)
     for finding in seen.findings:
         out(f"{name}: {'damage' if finding.damage else 'note'}: {finding.text}")
     if seen.survey and not seen.damaged:
@@ -84,89 +83,57 @@ def report_findings(name: str, task: str | None = None, out: Callable[[str], Non
     return seen.damaged
 
 
-def find_faults(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+def find_faults(found: Survey, task: Task | None) -> list[DatasetFinding]:
     """What is wrong or strange, by what was counted; damage first."""
-    findings = [finding for look in CHECKS for finding in look(found, task)]
-    yield from sorted(findings, key=lambda finding: not finding.damage)
+    damage = [DatasetFinding(text, damage=True) for text in _damage(found, task)]
+    return damage + [DatasetFinding(text) for look in (_oddities, _odd_episodes) for text in look(found, task)]
 
 
-def _widths(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    wanted = {"observations": task.state_dim, "actions": task.action_dim} if task else {}
-    for name, width in wanted.items():
-        if found.shapes[name][1] != width:
-            assert task is not None
-            yield DatasetFinding(
-                f"'{name}' is {found.shapes[name][1]} wide, {task.name}'s is {width}: another task's", True
-            )
-
-
-def _finiteness(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+def _damage(found: Survey, task: Task | None) -> Iterator[str]:
+    for name, width in (("observations", task.state_dim), ("actions", task.action_dim)) if task else ():
+        if task and found.shapes[name][1] != width:
+            yield f"'{name}' is {found.shapes[name][1]} wide, {task.name}'s is {width}: another task's"
     for name, values in found.values.items():
-        if values.bad_rows:
+        if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
-            yield DatasetFinding(
-                f"'{name}' has {count} in {values.bad_rows:,} row(s), first in row {values.first_bad:,}", True
-            )
+            yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
+    for name, odd in found.odd_flags.items():
+        if odd:
+            yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
 
 
-def _flags(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    for name, rows in found.odd_flags.items():
-        if rows:
-            yield DatasetFinding(f"'{name}' is neither 0 nor 1 in {rows:,} row(s)", True)
+def _oddities(found: Survey, task: Task | None) -> Iterator[str]:
+    """Of columns."""
     if found.both:
-        yield DatasetFinding(f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them")
-
-
-def _ranges(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+        yield f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them"
     if found.actions_note:
-        yield DatasetFinding(f"{found.actions_note}; {BOUNDS_ADVICE}")
+        yield f"{found.actions_note}; {BOUNDS_ADVICE}"
     for name in ("observations", "actions"):
         values = found.values[name]
         still = np.flatnonzero(values.low == values.high)
         if len(still) and found.rows > 1:
-            yield DatasetFinding(f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}")
-
-
-def _episodes(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
-    if not len(found.lengths):
-        yield DatasetFinding(f"no episode ends within the {found.rows:,} rows")
-    elif found.unfinished:
-        yield DatasetFinding(f"the last {found.unfinished:,} row(s) belong to an episode that does not end")
-    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
-        long = int((found.lengths > task.episode_limit).sum())
-        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
-        yield DatasetFinding(f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}")
-    if found.cuts == UNKNOWN:
-        yield DatasetFinding(
-            "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
-        )
-    if found.breaks:
-        yield DatasetFinding(
-            f"{found.breaks:,} row(s) inside of episodes have a next observation that is not the next row's"
-        )
-
-
-def _rewards(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
+            yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
     if len(found.rewards) == 1:
-        yield DatasetFinding(f"all rewards are {found.rewards[0]:g}")
+        yield f"all rewards are {found.rewards[0]:g}"
     if found.rewards == (0.0, 1.0) and found.unrewarded_terminals:
-        yield DatasetFinding(
+        yield (
             f"rewards are 0 or 1, and {found.unrewarded_terminals:,} of {found.terminals:,} terminal row(s) have "
             "reward 0"
         )
-
-
-def _duplicates(found: Survey, task: Task | None) -> Iterator[DatasetFinding]:
     if found.duplicates:
-        yield DatasetFinding(f"{found.duplicates:,} row(s) repeat an earlier row's observation, action and reward")
+        yield f"{found.duplicates:,} row(s) repeat an earlier row's observation, action and reward"
 
 
-CHECKS: tuple[Callable[[Survey, Task | None], Iterator[DatasetFinding]], ...] = (
-    _widths,
-    _finiteness,
-    _flags,
-    _ranges,
-    _episodes,
-    _rewards,
-    _duplicates,
-)
+def _odd_episodes(found: Survey, task: Task | None) -> Iterator[str]:
+    if not len(found.lengths):
+        yield f"no episode ends within the {found.rows:,} rows"
+    elif found.unfinished:
+        yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
+    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
+        long = int((found.lengths > task.episode_limit).sum())
+        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
+        yield f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}"
+    if found.cuts == UNKNOWN:
+        yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
+    if found.breaks:
+        yield f"{found.breaks:,} row(s) inside of episodes have a next observation that is not the next row's"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dqlab.data.bounds import BOUNDS_ADVICE, action_blocks, action_rule, bounds_text
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import ReportRows, Survey, survey_dataset
+from dqlab.data.survey import Survey, survey_dataset
 from dqlab.data.verify import find_faults
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
@@ -35,7 +35,6 @@ def new_task(
     episode_limit: int = 0,
     episodes: int = 20,
     force: bool = False,
-    tell: ReportRows = lambda rows: None,
 ) -> list[str]:
     """Write the gin file; returns what has been found out, in lines.
 
@@ -48,7 +47,6 @@ def new_task(
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
         episodes: of random actions, by which they are scored.
         force: replace the file.
-        tell: called with the rows that are done.
 
     Raises:
         DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
@@ -64,7 +62,7 @@ def new_task(
     task = describe_environment(env_id, env_kwargs, episode_limit)
     with dataset.open() as columns:
         check_widths(columns, task.state_dim, task.action_dim)
-        found = survey_dataset(columns, task, tell)
+        found = survey_dataset(columns, task)
         notes = _notes(data, found, task)
         rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))

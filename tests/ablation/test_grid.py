@@ -279,5 +279,5 @@ def test_a_named_format_stays_named_for_packs(place: Path) -> None:
     (place / "made.pkl").rename(place / "odd.hdf5")
     source = data_of("file:trajectories:odd.hdf5").source
     assert source == f"file:trajectories:{place / 'odd.hdf5'}"
-    with find_dataset(tasks.get(WALKER), (source,))[1].open(tasks.get(WALKER)) as columns:
+    with find_dataset(tasks.get(WALKER), (source,)).open(tasks.get(WALKER)) as columns:
         assert len(columns) == 60

@@ -28,21 +28,15 @@ def load(*bindings: str) -> Transitions:
 
 
 def test_ten_thousand_terminal_transitions_of_four_equal_modes() -> None:
+    """Means within 5 standard errors (0.05 / 50 and 0.5 / 50), standard deviations within 5%."""
     data = load()
     assert data.state.shape == (10_000, 1)
     assert data.action.shape == (10_000, 2)
     assert not data.state.any()
     assert not data.next_state.any()
     assert bool((data.terminal == 1).all())
-    assert float(data.action.abs().max()) <= 1.0
     modes = modes_of(data.action.numpy())
     assert np.bincount(modes + 1, minlength=5).tolist() == [0, 2500, 2500, 2500, 2500]
-
-
-def test_moments_of_every_mode() -> None:
-    """Mean within 5 standard errors (0.05 / 50 and 0.5 / 50), standard deviations within 5%."""
-    data = load()
-    modes = modes_of(data.action.numpy())
     wanted = {(-0.8, 0.8): 3.0, (-0.8, -0.8): 0.0, (0.8, 0.8): 1.5, (0.8, -0.8): 5.0}
     for index, mode in enumerate(MODES):
         actions, rewards = data.action[modes == index], data.reward[modes == index]
@@ -50,6 +44,10 @@ def test_moments_of_every_mode() -> None:
         assert actions.std(0).tolist() == pytest.approx([0.05, 0.05], rel=0.05)
         assert float(rewards.mean()) == pytest.approx(wanted[mode.centre], abs=0.05)
         assert float(rewards.std()) == pytest.approx(0.5, rel=0.05)
+    known = data.provenance
+    assert (known.source, known.path, known.skipped, known.is_d4rl) == ("bandit", "", (), False)
+    assert (known.episodes, known.transitions, known.caveat) == (10_000, 10_000, "synthetic")
+    assert known.return_mean == pytest.approx(2.375, abs=0.1)  # the four modes' mean
 
 
 def test_actions_are_clipped() -> None:
@@ -57,15 +55,6 @@ def test_actions_are_clipped() -> None:
     actions = make_rows(0, 400_000).actions
     assert float(np.abs(actions).max()) == 1.0
     assert 5 <= int((np.abs(actions) == 1.0).sum()) <= 100
-
-
-def test_provenance() -> None:
-    provenance = load().provenance
-    assert (provenance.source, provenance.path, provenance.skipped) == ("bandit", "", ())
-    assert not provenance.is_d4rl
-    assert provenance.caveat == "synthetic"
-    assert (provenance.episodes, provenance.transitions) == (10_000, 10_000)
-    assert provenance.return_mean == pytest.approx(2.375, abs=0.1)  # the four modes' mean
 
 
 def test_the_seed_makes_the_data_and_its_digest() -> None:
@@ -95,12 +84,9 @@ def test_modes_are_equal_or_refused(count: int) -> None:
         load(f"bandit.transitions={count}")
 
 
-def test_it_makes_no_other_tasks_data() -> None:
+def test_whose_data_it_makes() -> None:
     with pytest.raises(DataError, match=r"No dataset for hopper-medium-v2. bandit: it makes data for bandit-2d only"):
         load_dataset(tasks.get("hopper-medium-v2"), ("bandit",))
-
-
-def test_d4rl_has_no_bandit() -> None:
     with pytest.raises(DataError, match=r"d4rl_cache: .*d4rl_download: bandit-2d is not a task of D4RL's. Name a file"):
         load_dataset(BANDIT, ("d4rl_cache", "d4rl_download"))
 
@@ -130,21 +116,13 @@ def test_a_mode_pays_what_its_data_pay(mode: GaussianMode) -> None:
     assert float(got.std()) == pytest.approx(0.5, rel=0.15)
 
 
-@pytest.mark.parametrize("action", [[0.0, 0.0], [0.8, -0.54], [1.0, -1.0], [-1.0, 0.5]])
-def test_elsewhere_pays_nothing(action: list[float]) -> None:
-    assert not rewards(action, 3).any()
-
-
-def test_a_mode_reaches_a_quarter_far() -> None:
+def test_what_actions_are_worth() -> None:
+    """A mode reaches a quarter far; elsewhere nothing is paid; rewards repeat from a seed."""
     assert modes_of(np.array([[0.8, -0.56], [0.8, -0.54], [0.57, 0.72], [-0.8, -0.8]])).tolist() == [3, -1, 2, 1]
     assert MODES[BEST].name == "lower right"
-
-
-def test_rewards_repeat_from_a_seed() -> None:
+    for action in ([0.0, 0.0], [0.8, -0.54], [1.0, -1.0], [-1.0, 0.5]):
+        assert not rewards(action, 3).any()
     assert np.array_equal(rewards([0.8, 0.8], 5), rewards([0.8, 0.8], 5))
-
-
-def test_scores() -> None:
     assert [BANDIT.score(value) for value in (0.0, 2.5, 5.0)] == [0.0, 50.0, 100.0]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-import torch
 from conftest import TINY
 from made_own import ENV_ID, task_gin, write_data, write_module
 
@@ -33,16 +31,27 @@ BOTH = ("load_dataset.action_bounds='env'", "'as_is'")
 WALKER = tasks.get("walker2d-medium-v2")
 
 
+def forget_rail() -> None:
+    sys.modules.pop("rail", None)
+    gymnasium.registry.pop("own/Rail-v0", None)
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules are found in an empty folder, and forgotten."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
+    yield
+    forget_rail()
+
+
 @pytest.fixture
-def rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
+def rail(tmp_path: Path) -> Callable[..., Task]:
     """The task of an environment whose forces lie in given bounds."""
 
     def make(low: float = -2.0, high: float = 2.0) -> Task:
         write_module(tmp_path, low, high)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it does not see what is written anew within a second
-        monkeypatch.delitem(sys.modules, "rail", raising=False)
-        gymnasium.registry.pop("own/Rail-v0", None)
+        forget_rail()
         return tasks.get(gymnasium_task(ENV_ID, -10.0, 0.0))
 
     return make
@@ -171,42 +180,29 @@ def test_wrong_choices(tmp_path: Path) -> None:
         load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
 
 
-def test_mapped_sets_follow_the_same_rule(tmp_path: Path, rail: Callable[..., Task]) -> None:
-    task, path = rail(), write_data(tmp_path)
-    mapped = {"memory_map": "always", "map_dir": str(tmp_path / "map")}
-    taken = load(task, path, "as_is", **mapped)
-    refusal(task, path, **mapped)
-    found, here = load(task, path, "env", **mapped), load(task, path, "env")
-    assert torch.equal(found.action, here.action)
-    folders = sorted((tmp_path / "map").iterdir())
-    assert folders == sorted(Path(each.provenance.mapped) for each in (taken, found))
-    other = rail(-4.0, 4.0)
-    assert torch.allclose(load(other, path, "env", **mapped).action, found.action / 2)
-
-
-def train(dqlab: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
-    """One short run in a process of its own."""
+def train(in_process: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
+    """One short run on the rail, whose module is imported anew."""
     text = task_gin(folder / "rail.npz", *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
     (folder / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
-    path = {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(folder)])}
-    return dqlab("train", "--gin", "own.gin", "--out", "run", *more, env=path)
+    forget_rail()
+    return in_process("train", "--gin", "own.gin", "--out", "run", *more)
 
 
-def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, dqlab: Dqlab) -> None:
+def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Dqlab) -> None:
     write_module(tmp_path)
     write_data(tmp_path)
-    done = train(dqlab, tmp_path)
+    done = train(in_process, tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert all(way in done.stderr for way in BOTH), done.stderr
     assert not (tmp_path / "run" / "config.gin").exists()
-    done = train(dqlab, tmp_path, "--set", "load_dataset.action_bounds='env'")
+    done = train(in_process, tmp_path, "--set", "load_dataset.action_bounds='env'")
     assert done.returncode == 0, done.stderr
     assert "actions rescaled from [-2, 2]" in done.stdout
     assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
     facts = tmp_path / "run" / "run.json"
     facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
-    other = train(dqlab, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
+    other = train(in_process, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
     assert other.returncode == 2
     assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,18 +147,3 @@ def test_what_is_there_stays(stores: Path) -> None:
     source.format.write(source.path, made([""] * 9, False))
     convert_dataset(source, target, force=True)
     assert len(transitions(target)[0]) == 8
-
-
-def test_no_room(stores: Path) -> None:
-    disk = stores / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("may not mount a disk")
-    try:
-        source, target = named("d4rl"), resolve_dataset(str(disk / "full.hdf5"))
-        source.format.write(source.path, made([""] * 9000, False))
-        with pytest.raises(DataError, match=r"full\.hdf5"):
-            convert_dataset(source, target)
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)

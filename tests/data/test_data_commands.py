@@ -108,7 +108,7 @@ def test_info(data: Callable[..., Said], folder: Path) -> None:
         "episode return",
         "algorithm",
         "25%",
-        "0 to 2",
+        "dimension by dimension: 1.0%, 1.0%, 5.0%",
     ):
         assert words in out
     picture = folder / "runs" / "data" / f"{Path(FILE).stem}.png"
@@ -209,7 +209,7 @@ def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., S
     assert "marked as not D4RL's" in out
     known = json.loads(data("info", "hopper-medium-v2", "--json")[1])
     assert known["rows"] == 100
-    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"
+    assert find_dataset(HOPPER, "d4rl_cache").caveat == "not D4RL"
     own = json.loads(data("list", "--json")[1])["embedded"][0]["place"]
     code, _, err = data("import", own, "hopper-medium-v2", "--force")
     assert code == 2
@@ -218,14 +218,14 @@ def test_import_of_another_format_and_of_what_is_not_d4rls(data: Callable[..., S
 
 def test_only_d4rls_own_file_counts_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = write(folder / "cache" / FILE)
-    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"  # an excerpt: D4RL's has a million rows
+    assert find_dataset(HOPPER, "d4rl_cache").caveat == "not D4RL"  # an excerpt: D4RL's has a million rows
     monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 1e-4)
-    assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
+    assert find_dataset(HOPPER, "d4rl_cache").is_d4rl
     with h5py.File(target, "a") as file:
         file["metadata/provenance"] = "Collected by dqlab; not D4RL."
-    assert find_dataset(HOPPER, "d4rl_cache")[1].caveat == "not D4RL"
+    assert find_dataset(HOPPER, "d4rl_cache").caveat == "not D4RL"
     target.write_bytes(b"damaged")  # whoever reads it says so
-    assert find_dataset(HOPPER, "d4rl_cache")[1].is_d4rl
+    assert find_dataset(HOPPER, "d4rl_cache").is_d4rl
 
 
 MISTAKES = {

@@ -1,15 +1,9 @@
-"""Transitions mapped from the disk: the same as in memory, written once, whole or not at all."""
+"""Transitions mapped from the disk: the same as in memory, and nothing is left of them."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +12,6 @@ import torch
 from dqlab.config import gin_files
 from dqlab.data import arrays as data_arrays
 from dqlab.data import load_dataset, transitions
-from dqlab.data.arrays import TransitionOptions, map_transitions
-from dqlab.data.formats.base import Columns
 from dqlab.envs import tasks
 from dqlab.errors import ConfigError, DataError
 from dqlab.runs import Experiment
@@ -39,15 +31,21 @@ def load(memory_map: str, folder: Path, standardise: bool = False) -> transition
 @pytest.mark.parametrize("standardise", [False, True])
 def test_the_same_to_the_last_bit(tmp_path: Path, standardise: bool) -> None:
     there, here = load("always", tmp_path, standardise), load("never", tmp_path, standardise)
-    again = load("always", tmp_path, standardise)
-    for name in here.fields._fields:
-        assert torch.equal(getattr(there, name), getattr(here, name))
-        assert torch.equal(getattr(again, name), getattr(here, name))
-    assert there.provenance.mapped == again.provenance.mapped
-    assert Path(there.provenance.mapped).parent == tmp_path
+    assert all(map(torch.equal, there.fields, here.fields))
+    assert there.provenance.mapped == str(tmp_path)
     assert there.provenance.as_dict() | {"mapped": ""} == here.provenance.as_dict()
     index = torch.randint(0, len(here), (2, 32))
     assert all(map(torch.equal, there.batch(index), here.batch(index)))
+
+
+def test_it_is_never_copied_and_leaves_nothing(tmp_path: Path) -> None:
+    data = load("always", tmp_path)
+    assert data.to("cpu", torch.float32).state.data_ptr() == data.state.data_ptr()
+    maps = "/proc/self/maps"
+    assert Path(maps).read_text().count(f"{tmp_path}/") == 4
+    assert not list(tmp_path.iterdir())
+    del data
+    assert f"{tmp_path}/" not in Path(maps).read_text()
 
 
 def trained(memory_map: str, folder: Path) -> torch.Tensor:
@@ -64,17 +62,6 @@ def trained(memory_map: str, folder: Path) -> torch.Tensor:
 def test_training_is_the_same(tmp_path: Path) -> None:
     there, here = trained("always", tmp_path), trained("never", tmp_path)
     assert torch.equal(there, here)
-
-
-def test_it_is_written_once_and_never_copied(tmp_path: Path) -> None:
-    first = load("always", tmp_path)
-    folder = Path(first.provenance.mapped)
-    stamp = (folder / "state.f32").stat().st_mtime_ns
-    again = load("always", tmp_path)
-    assert (folder / "state.f32").stat().st_mtime_ns == stamp
-    assert again.to("cpu", torch.float32).state.data_ptr() == again.state.data_ptr()
-    assert str(folder / "state.f32") in Path("/proc/self/maps").read_text()
-    assert load("always", tmp_path, True).provenance.mapped != str(folder)
 
 
 def test_what_does_not_fit_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,106 +88,8 @@ def test_unknown_choices_name_the_others(tmp_path: Path) -> None:
         load("sometimes", tmp_path)
 
 
-def test_a_damaged_folder_is_not_used(tmp_path: Path) -> None:
-    folder = Path(load("always", tmp_path).provenance.mapped)
-    with (folder / "action.f32").open("r+b") as file:
-        file.truncate(1000)
-    with pytest.raises(DataError, match=r"is damaged .* Delete it"):
-        load("always", tmp_path)
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def without(*keys: str) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        facts = json.loads(path.read_text())
-        path.write_text(json.dumps({key: value for key, value in facts.items() if key not in keys}))
-
-    return change
-
-
-def no_object(path: Path) -> None:
-    path.write_text("[]")
-
-
-def with_shapes(shapes: Any) -> Callable[[Path], None]:
-    return lambda path: with_facts(path, shapes=shapes)
-
-
-def with_facts(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "no returns": ("returns.f64", truncated),
-    "no rewards": ("rewards.f32", truncated),
-    "no states": ("state.f32", truncated),
-    "no facts": ("facts.json", truncated),
-    "no rows": ("facts.json", without("rows")),
-    "no mean": ("facts.json", without("state_mean")),
-    "a list of shapes": ("facts.json", with_shapes([])),
-    "no shapes": ("facts.json", with_shapes({})),
-    "another field": ("facts.json", with_shapes({"state": [1], "rows": [1]})),
-    "rows that are none": ("facts.json", lambda path: with_facts(path, rows=None)),
-    "a list of facts": ("facts.json", no_object),
-}
-
-
-@pytest.mark.parametrize("what", DAMAGE)
-def test_every_damage_is_one_message(tmp_path: Path, small: Columns, what: str) -> None:
-    map_transitions(small, TransitionOptions(1000), tmp_path / "map")
-    name, change = DAMAGE[what]
-    change(tmp_path / "map" / name)
-    with pytest.raises(DataError, match=r"map is damaged \(.+\). Delete it"):
-        map_transitions(small, TransitionOptions(1000), tmp_path / "map")
-
-
-@pytest.fixture
-def small() -> Columns:
-    values, flag = np.ones((40, 3), np.float32), np.arange(40) % 10 == 9
-    return Columns(values, values, values[:, 0], flag, flag)
-
-
-def test_all_files_are_on_the_disk_before_the_folder_appears(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Columns
-) -> None:
-    synced, sync = set(), os.fsync
-
-    def seen(descriptor: int) -> None:
-        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", seen)
-    map_transitions(small, TransitionOptions(1000), tmp_path / "map")
-    assert synced >= {item.name for item in (tmp_path / "map").iterdir()}
-
-
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Columns) -> None:
-    def refused(*about: Any) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    assert map_transitions(small, TransitionOptions(1000), tmp_path / "map").rows == 40
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size: str) -> Path:
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "t", str(folder)]).returncode != 0:
-            pytest.skip("disks can't be mounted here")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", str(folder)], check=folder.is_mount())
-
-
-def test_too_small_a_disk_leaves_nothing(disk: Callable[[str], Path]) -> None:
-    folder = disk("1m")
+def test_too_small_a_disk_leaves_nothing(mounted: Callable[[str], Path]) -> None:
+    folder = mounted("1m")
     with pytest.raises(
         DataError, match=r"Cannot write .*No space left on device. It takes .* MB: free some space, or set load_dataset"
     ):

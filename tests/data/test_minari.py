@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -26,6 +25,7 @@ from dqlab.data.formats.minari import MinariFormat  # noqa: E402
 from dqlab.data.formats.minari_store import is_whole, local_ids  # noqa: E402
 from dqlab.errors import DataError  # noqa: E402
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 FORMAT = MinariFormat()
 
@@ -183,12 +183,6 @@ def test_rows_that_do_not_follow_on_end_an_episode() -> None:
     np.testing.assert_array_equal(found["next_observations"], shuffled)
 
 
-def test_nothing_to_write() -> None:
-    with pytest.raises(DataError, match="no row has a next observation"):
-        FORMAT.write(Path("made/empty-v0"), rows(timeouts=np.ones(5, dtype=bool)))
-    assert local_ids() == []
-
-
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, "tests/data")
@@ -223,55 +217,37 @@ def test_killed_while_writing(store: Path) -> None:
     assert sorted(os.listdir(store / "made")) == ["namespace_metadata.json", "slow-v0"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("may not mount a disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_no_room(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(small_disk))
+def test_no_room(mounted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = mounted("256k")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(disk))
     FORMAT.write(Path("small-v0"), rows())
     n = 600
     arrays = {"observations": np.zeros((n, 2)), "actions": np.zeros((n, 1)), "rewards": np.zeros(n)}
     short = rows(**arrays, terminals=np.arange(n) % 10 == 9, timeouts=None)
     with pytest.raises(DataError, match="Cannot write the Minari dataset 'small-v0'.*Free some space"):
         FORMAT.write(Path("small-v0"), short)
-    assert os.listdir(small_disk) == ["small-v0"]
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert os.listdir(disk) == ["small-v0"]
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(DataError, match="Cannot write the Minari dataset 'small-v0'.*Read-only"):
         FORMAT.write(Path("small-v0"), rows())
     assert minari.load_dataset("small-v0").total_steps == 4
-    assert os.listdir(small_disk) == ["small-v0"]
+    assert os.listdir(disk) == ["small-v0"]
 
 
-WITHOUT = """
-import sys
-sys.modules["minari"] = None
-from dqlab.cli import main
-sys.exit(main(["data", "info", "minari:made/small-v0"]))
-"""
-
-
-def test_without_minari_one_line(store: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True)
+def test_without_minari_one_line(in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "minari", None)
+    done = in_process("data", "info", "minari:made/small-v0")
     assert done.returncode == 2
     assert done.stderr.startswith("dqlab: error: Minari's datasets need the package minari")
     assert "pip install 'dqlab[minari]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_metadata_is_json(store: Path) -> None:
+def test_what_is_written_of_metadata_and_of_no_rows(store: Path) -> None:
+    with pytest.raises(DataError, match="no row has a next observation"):
+        FORMAT.write(Path("made/empty-v0"), rows(timeouts=np.ones(5, dtype=bool)))
+    assert local_ids() == []
     FORMAT.write(Path("made/rows-v0"), rows(metadata={"note": "ü", "total_steps": "9"}))
     known = json.loads((store / "made/rows-v0/data/metadata.json").read_text())
     assert known["total_steps"] == 4
     assert known["dqlab"] == {"note": "ü"}
-    with h5py.File(store / "made/rows-v0/data/main_data.hdf5") as file:
-        assert len(file) == 2

@@ -71,8 +71,8 @@ def test_no_id() -> None:
 
 def test_planning_fetches_nothing() -> None:
     with no_downloads() as refused:
-        name, found = find_dataset(HOPPER, ("minari:made/absent-v0", "embedded"))
-    assert (name, found.stand_in) == ("embedded", True)
+        found = find_dataset(HOPPER, ("minari:made/absent-v0", "embedded"))
+    assert (found.source, found.stand_in) == ("embedded", True)
     assert refused == ["minari:made/absent-v0"]
 
 
@@ -90,21 +90,34 @@ def test_fetched_by_minari_also_where_that_broke_off(store: Path, tmp_path: Path
         env = isolated(tmp_path) | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         env |= {"MINARI_DATASETS_PATH": str(store)}
         hub.withheld = {"main_data.hdf5"}
-        done = download(env, "minari:made/hopper-v2", "embedded")
-        assert done.returncode == 0, done.stderr
-        assert "hopper-medium-expert-mini.hdf5" in done.stdout
-        assert (store / "made/hopper-v2/data/metadata.json").exists()
-        hub.withheld = set()
-        done = download(env, "minari:made/hopper-v2")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"hopper-medium-v2: {store / 'made/hopper-v2'} (")
+        with subprocess.Popen(
+            [sys.executable, "-c", DOWNLOADS],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert "hopper-medium-expert-mini.hdf5" in process.stdout.readline()
+            assert (store / "made/hopper-v2/data/metadata.json").exists()
+            hub.withheld = set()
+            said, _ = process.communicate("\n", timeout=300)
+        assert process.returncode == 0
+        assert said.startswith(f"hopper-medium-v2: {store / 'made/hopper-v2'} (")
         assert hub.served.count("main_data.hdf5") == 1
     assert MinariFormat().digest(Path("made/hopper-v2")) == digest
 
 
-def download(env: dict[str, str], *sources: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "dqlab.cli", "data", "download", "hopper-medium-v2", "--from", *sources]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+DOWNLOADS = """
+import sys
+from dqlab.cli import main
+command = ["data", "download", "hopper-medium-v2", "--from", "minari:made/hopper-v2"]
+assert main([*command, "embedded"]) == 0
+sys.stdin.readline()
+sys.exit(main(command))
+"""
+"""Twice in one process: the address of the Hub is read once."""
 
 
 def test_a_server_that_minari_does_not_know_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:

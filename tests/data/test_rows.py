@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dqlab.data.arrays import TransitionOptions, in_memory
+from dqlab.data.arrays import read_transitions
 from dqlab.data.formats.base import Columns
 from dqlab.data.rows import transition_episodes, transition_rows
 
@@ -28,7 +28,7 @@ def columns(timeouts: bool, following: bool, rows: int = 23) -> Columns:
 def test_arrays_and_episodes_are_the_same_transitions(timeouts: bool, following: bool) -> None:
     given = columns(timeouts, following)
     terminals, cuts = np.asarray(given.terminals), np.asarray(given.timeouts if timeouts else np.zeros(23, bool))
-    arrays, episodes = in_memory(given, TransitionOptions(1000)), transition_episodes(given, terminals, cuts)
+    arrays, episodes = read_transitions(given, 1000), transition_episodes(given, terminals, cuts)
     rows = np.concatenate(episodes)
     np.testing.assert_array_equal(arrays.rewards, np.asarray(given.rewards)[rows])
     np.testing.assert_array_equal(arrays.state, np.asarray(given.observations)[rows])

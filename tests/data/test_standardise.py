@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, bindings
 
 from dqlab.data import load_dataset
-from dqlab.data.arrays import TransitionOptions, in_memory
+from dqlab.data.arrays import read_transitions
 from dqlab.data.formats.base import Columns
 from dqlab.envs import tasks
 
@@ -24,7 +24,7 @@ def test_by_hand() -> None:
     """States 1 and 3: mean 2, deviation 1, floor 0.001; next states by the same numbers."""
     states, other, flag = np.array([[1.0], [3.0]]), np.zeros((2, 1)), np.zeros(2)
     columns = Columns(states, other, flag, flag, next_observations=states + 2)
-    data = in_memory(columns, TransitionOptions(1000, standardised=True))
+    data = read_transitions(columns, 1000, standardise=True)
     assert data.state.flatten().tolist() == pytest.approx([-1 / 1.001, 1 / 1.001])
     assert data.next_state.flatten().tolist() == pytest.approx([1 / 1.001, 3 / 1.001])
     assert data.state_mean == (2.0,)

@@ -1,4 +1,4 @@
-"""What is counted of a dataset: by hand, against plain loops, and independent of how the rows are cut into blocks."""
+"""What is counted of a dataset: by hand, and against plain loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
-from dqlab.data.survey import repeated_rows, row_hashes, survey_dataset
+from dqlab.data.survey import repeated_rows, survey_dataset
 from dqlab.data.verify import find_faults
 from dqlab.envs import tasks
 
@@ -51,7 +51,7 @@ def test_counts_by_hand() -> None:
     assert found.saturation.tolist() == [4 / 6, 1 / 6]
     assert found.action_range.rows_outside == 1
     values = found.values["observations"]
-    assert (values.nans, values.infinities, values.bad_rows, values.first_bad) == (1, 0, 1, 4)
+    assert (values.nans, values.infinities, values.bad_rows.tolist()) == (1, 0, [4])
     assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])
     assert found.values["rewards"].infinities == 1
     assert found.cuts == "recorded"
@@ -67,18 +67,17 @@ def test_distribution_by_hand() -> None:
 
 @given(
     ends=st.lists(st.sampled_from(["", "", "terminal", "timeout", "both"]), min_size=1, max_size=40),
-    block=st.integers(1, 45),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40)
-def test_blocks_do_not_matter_and_loops_agree(ends: list[str], block: int, seed: int) -> None:
+@settings(max_examples=20)
+def test_loops_agree(ends: list[str], seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = len(ends)
     terminals = np.array([end in ("terminal", "both") for end in ends])
     timeouts = np.array([end in ("timeout", "both") for end in ends])
     rewards = rng.integers(-3, 3, n).astype(float)
     columns = Columns(rng.integers(0, 2, (n, 1)), rng.integers(-1, 2, (n, 1)), rewards, terminals, timeouts)
-    found = survey_dataset(columns, block=block)
+    found = survey_dataset(columns)
     returns, lengths, total, length = [], [], 0.0, 0
     for row in range(n):
         total, length = total + rewards[row], length + 1
@@ -94,16 +93,14 @@ def test_blocks_do_not_matter_and_loops_agree(ends: list[str], block: int, seed:
     assert found.both == ends.count("both")
 
 
-def test_hashes_tell_rows_apart() -> None:
-    """One changed bit in one word of a row changes its hash; minus zero is zero; NaNs are alike."""
+def test_repeated_rows() -> None:
+    """Minus zero is zero, NaNs are alike, and one changed bit makes another row."""
     row = np.arange(30, dtype=np.float32)[None]
     changed = np.repeat(row, 30, axis=0)
     np.fill_diagonal(changed, np.nextafter(np.diag(changed), np.float32(np.inf)))
-    hashes = row_hashes(np.concatenate([row, changed]))
-    assert len(set(hashes.tolist())) == 31
-    assert repeated_rows(row_hashes(np.array([[0.0], [-0.0], [1.0], [np.nan], [np.nan]]))) == 2
-    many = row_hashes(np.arange(300_000, dtype=np.float32)[:, None])
-    assert repeated_rows(many) == 0
+    assert repeated_rows(np.concatenate([row, changed, row])) == 1
+    assert repeated_rows(np.array([[0.0], [-0.0], [1.0], [np.nan], [np.nan]])) == 2
+    assert repeated_rows(np.arange(300_000, dtype=np.float32)) == 0
 
 
 def test_step_limit_where_cuts_are_not_recorded() -> None:

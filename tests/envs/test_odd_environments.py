@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from conftest import ROOT
 from made_environments import write_odd
@@ -21,15 +23,25 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def odd(dqlab: Run, tmp_path: Path) -> Run:
-    """Runs a command with the environment going wrong as `ODD` and its like say."""
+def odd(in_process: Run, dqlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command with the environment going wrong as `ODD` and its like say, its module imported anew."""
     gin = write_odd(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
 
-    def run(command: str, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(command: str, *args: str, fresh: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         chosen = {"train": ["--gin", str(gin), "--out", "run", "-q"]}.get(command, [])
-        return dqlab(command, *chosen, *args, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
+        if fresh:
+            return dqlab(command, *chosen, *args, env={"PYTHONPATH": f"{tmp_path}:{ROOT}", **variables})
+        forget_odd()
+        return in_process(command, *chosen, *args, env=variables)
 
-    return run
+    yield run
+    forget_odd()
+
+
+def forget_odd() -> None:
+    sys.modules.pop("odd", None)
+    gymnasium.registry.pop("Odd-v0", None)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> str:
@@ -110,7 +122,7 @@ def test_one_replica_whose_last_evaluation_failed_is_mended_by_a_resume(odd: Run
 
 def test_an_environment_that_raises_ends_the_run_which_can_go_on(odd: Run, tmp_path: Path) -> None:
     """`SystemExit` included; other errors are told alike (test_checked_env.py)."""
-    said, run = told(odd("train", ODD="exit")), tmp_path / "run"
+    said, run = told(odd("train", ODD="exit", fresh=True)), tmp_path / "run"
     raised = "'odd:Odd-v0' raised SystemExit: no licence"
     for part in ("after 20 updates", raised, "odd.py:", "at step 3 of an episode with seed"):
         assert part in said
@@ -122,13 +134,13 @@ def test_an_environment_that_raises_ends_the_run_which_can_go_on(odd: Run, tmp_p
     assert state(run) == "finished"
 
 
-@pytest.mark.parametrize("fault", ["infinite_reward", "exit"])
-def test_nothing_wrong_is_collected(odd: Run, tmp_path: Path, fault: str) -> None:
+def test_nothing_wrong_is_collected(odd: Run, tmp_path: Path) -> None:
     sets: list[Any] = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=3"]
     sets += ["Collection.mixture={'random': 1.0}", "Collection.reference_scores=(0.0, 1.0)"]
-    args = ("--gin", "gin/collect/random.gin", "--set", "Collection.transitions=0", *sets)
-    said = told(odd("collect", *args, ODD=fault))
-    assert "The environment 'odd:Odd-v0'" in said
-    assert "at step 3 of an episode with seed" in said
-    assert not list((tmp_path / "collected").rglob("*.hdf5"))
+    args = ("--gin", str(ROOT / "gin/collect/random.gin"), "--set", "Collection.transitions=0", *sets)
+    for fault in ("infinite_reward", "exit"):
+        said = told(odd("collect", *args, ODD=fault))
+        assert "The environment 'odd:Odd-v0'" in said
+        assert "at step 3 of an episode with seed" in said
+        assert not list((tmp_path / "collected").rglob("*.hdf5"))
     assert odd("collect", *args).returncode == 0

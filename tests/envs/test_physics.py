@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
@@ -36,11 +38,17 @@ def replay(env: Any, golden: Any, steps: int) -> float:
     return worst
 
 
-def test_capsule_by_hand() -> None:
-    """r = 0.1, h = 0.2: length 0.5, mass 1000 pi 0.005, inertia m r^2 / 2 and m (3 r^2 + L^2) / 12."""
+def test_solids_by_hand() -> None:
+    """A capsule, r = 0.1, h = 0.2: length 0.5, mass 1000 pi 0.005, inertia m r^2 / 2 and m (3 r^2 + L^2) / 12.
+
+    A sphere, r = 0.25, density 5 (the ant's torso): mass 5 * 4/3 pi r^3 = 0.3272492, inertia 2/5 m r^2.
+    """
     mass, inertia = capsule_as_cylinder(0.1, 0.2)
     assert mass == pytest.approx(15.70796, abs=1e-5)
     assert inertia == pytest.approx([0.3665191, 0.3665191, 0.0785398], abs=1e-7)
+    mass, inertia = sphere(0.25, 5.0)
+    assert mass == pytest.approx(0.3272492, abs=1e-7)
+    assert inertia == pytest.approx([0.0081812] * 3, abs=1e-7)
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
@@ -93,13 +101,6 @@ def test_every_replayable_row_of_real_d4rl(shared: Path, robot: str) -> None:
     assert worst_reward < 1e-4
 
 
-def test_sphere_by_hand() -> None:
-    """r = 0.25, density 5 (the ant's torso): mass 5 * 4/3 pi r^3 = 0.3272492, inertia 2/5 m r^2."""
-    mass, inertia = sphere(0.25, 5.0)
-    assert mass == pytest.approx(0.3272492, abs=1e-7)
-    assert inertia == pytest.approx([0.0081812] * 3, abs=1e-7)
-
-
 def compiled(world: str) -> Any:
     import mujoco
 
@@ -143,6 +144,30 @@ def test_corrected_bodies_keep_their_contacts(robot: str) -> None:
 def test_other_geoms_are_refused() -> None:
     with pytest.raises(ValueError, match="capsules and spheres only"):
         legacy_inertia(compiled("<body><geom type='box' size='1 1 1'/></body>"))
+
+
+@pytest.mark.parametrize("name", ["pen-human-v1", "kitchen-complete-v0"])
+def test_copies_vectors_and_seeded_episodes(name: str) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    task = tasks.get(name)
+    env, other, limit = make_env(task), make_env(task), task.episode_limit
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    assert np.array_equal(twin.reset(seed=3)[0], env.reset(seed=3)[0])
+    vector = gymnasium.vector.SyncVectorEnv([lambda: make_env(task) for _ in range(3)])
+    observations, _ = vector.reset(seed=[3, 4, 3])
+    assert np.array_equal(observations[0], observations[2])
+    assert not np.array_equal(observations[0], observations[1])
+    assert vector.step(np.zeros((3, task.action_dim), np.float32))[0].shape == (3, task.state_dim)
+    assert len({id(each.unwrapped.model) for each in vector.envs}) == 1, "compiled once"
+
+    def episode(made: Any, steps: int) -> list[Any]:
+        made.reset(seed=3, options={"group": 4})
+        return [made.step(np.zeros(task.action_dim))[1:4] for _ in range(steps)]
+
+    other.reset(seed=9)  # with a state of its own: environments share a file, not a model
+    whole = episode(env, limit)
+    assert [truncated for _, _, truncated in whole] == [False] * (limit - 1) + [True]
+    assert episode(other, 20) == whole[:20]
 
 
 @pytest.mark.parametrize("name", tasks.names())

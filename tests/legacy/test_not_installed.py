@@ -36,8 +36,10 @@ def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stand_in(tmp_path, "") == legacy_python()
 
 
-def test_a_command_says_it_in_one_line(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = dqlab("fidelity", "--out", "table.md", env={"DQLAB_LEGACY": str(tmp_path)})
+def test_a_command_says_it_in_one_line(
+    in_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = in_process("fidelity", "--out", "table.md", env={"DQLAB_LEGACY": str(tmp_path)})
     assert done.returncode == 2
     assert "make legacy" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What every format of datasets is made of: columns that are read by rows, checks of them, and blocks."""
+"""What every format of datasets is made of: columns, checks of them, and blocks of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,8 @@ from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError, DataError, printable_names
 from dqlab.files import expanded, sha256_of
 
-
-class Column(Protocol):
-    """An array on disk or in memory, of which rows `[a:b]` are read without the others; h5py's and numpy's are."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-
-    @property
-    def dtype(self) -> Any:
-        """numpy's."""
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Some rows, in memory."""
+Column = NDArray[Any]
+"""An array, or what is sliced by rows as one is and not in memory: `StoredColumn` of HDF5."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Columns:
     where: str = "the dataset"
 
     def __len__(self) -> int:
-        return self.observations.shape[0]
+        return int(self.observations.shape[0])
 
 
 class Format(ABC):
@@ -94,7 +82,7 @@ class Format(ABC):
         return file_digest(self.place(path))
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write a dataset, block by block, whole or not at all.
+        """Write a dataset, whole or not at all.
 
         Raises:
             DataError: the file cannot be written, or this format cannot say what is in the columns.
@@ -216,48 +204,16 @@ def _shaped(where: str, name: str, column: Column) -> Column:
         raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
     if expected == 2 and shape[1] == 0:
         raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
-    return FlatColumn(column) if flat else column
-
-
-@dataclass(frozen=True)
-class FlatColumn:
-    """A column (n, 1), as some files keep them, seen as (n,)."""
-
-    column: Column
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.column.shape[:1]
-
-    @property
-    def dtype(self) -> Any:
-        return self.column.dtype
-
-    @property
-    def chunks(self) -> Any:
-        return getattr(self.column, "chunks", None)
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return self.column[rows].reshape(-1)
+    return column[:].reshape(-1) if flat else column
 
 
 BLOCK = 4 << 20
-"""Bytes that `block_rows` aims at."""
+"""Bytes that are read at once, about; whole chunks where a column is stored in chunks."""
 
 
-def raw_blocks(column: Column) -> Iterator[tuple[int, NDArray[Any]]]:
-    """First row and values of one block after the other."""
-    step, rows = block_rows(column), column.shape[0]
-    for start in range(0, rows, step):
-        yield start, column[start : min(start + step, rows)]
-
-
-def block_rows(column: Column) -> int:
-    """Rows that are read at once: about 4 MiB of them, and whole chunks where the column is stored in chunks."""
-    width = max(1, prod(column.shape[1:]) * int(column.dtype.itemsize))
-    rows = max(1, BLOCK // width)
-    chunks = getattr(column, "chunks", None)
-    at_once = int(chunks[0]) if chunks else 1
+def _block_rows(column: Column) -> int:
+    rows = max(1, BLOCK // max(1, prod(column.shape[1:]) * int(column.dtype.itemsize)))
+    at_once = int((getattr(column, "chunks", None) or (1,))[0])
     return max(1, rows // at_once) * at_once
 
 
@@ -272,9 +228,10 @@ def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, N
     Raises:
         DataError: a value is NaN, infinite or too large for float32; the message names its row.
     """
-    for start, block in raw_blocks(column):
+    step = _block_rows(column)
+    for start in range(0, column.shape[0], step):
         with np.errstate(over="ignore"):
-            values = block.astype(np.float32, copy=False)
+            values = column[start : start + step].astype(np.float32, copy=False)
         _check_finite(where, name, start, values)
         yield start, values
 
@@ -306,6 +263,5 @@ def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
     sha = hashlib.sha256()
     for name in names:
         if (column := getattr(columns, name)) is not None:
-            for _, block in raw_blocks(column):
-                sha.update(np.ascontiguousarray(block).tobytes())
+            sha.update(np.ascontiguousarray(column[:]).tobytes())
     return sha.hexdigest()

@@ -6,13 +6,13 @@ import contextlib
 import errno
 import json
 import math
-import re
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
 from dqlab.data.download import Progress, UnavailableError, no_progress, refuse_if_planning
-from dqlab.data.formats.base import Column, Columns, checked_columns, data_formats, whole_columns
+from dqlab.data.formats.base import Column, Columns, Format, checked_columns, data_formats, whole_columns
 from dqlab.data.formats.minari_store import (
     check_local,
     check_version,
@@ -33,16 +33,18 @@ from dqlab.data.formats.minari_store import (
     open_local,
     stored_facts,
 )
-from dqlab.data.formats.reading import Answer, CrashedError, IsolatedFormat, allow_memory, child_process
+from dqlab.data.formats.reading import check_room, write_errors
 from dqlab.data.rows import cuts_of, transition_episodes
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line
 from dqlab.files import new_folder
 
+STORE_ADVICE = "Free some space, or set MINARI_DATASETS_PATH to another folder."
+
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
-class MinariFormat(IsolatedFormat):
+class MinariFormat(Format):
     """A dataset in Minari's local store ($MINARI_DATASETS_PATH, or ~/.minari/datasets), named by its id.
 
     Paths are ids, such as `mujoco/walker2d/medium-v0`. Observations are the first T of an episode's T + 1, next
@@ -50,14 +52,11 @@ class MinariFormat(IsolatedFormat):
     that neither did, as cut.
     """
 
-    def title(self, path: Path) -> str:
-        return f"minari:{path.as_posix()}"
-
-    def prepare(self, path: Path) -> None:
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Columns]:
         check_local(path.as_posix())
-
-    def load(self, path: Path) -> Columns:
-        return columns_of(open_local(path.as_posix()))
+        columns = columns_of(open_local(path.as_posix()))
+        yield columns
 
     def place(self, path: Path) -> Path:
         return folder_of(path.as_posix())
@@ -66,16 +65,14 @@ class MinariFormat(IsolatedFormat):
         """Write a dataset, whole or not at all: beside the store's others under a hidden name, checked, then renamed.
 
         Without next observations, rows at which an episode was cut give their observation only, as in D4RL's view.
-        Episodes end where next observations do not follow on. All rows are in memory.
+        Episodes end where next observations do not follow on.
         """
-        from minari.dataset.minari_storage import MinariStorage  # noqa: F401  once, not in the process that writes
-
         name = path.as_posix()
         folder = folder_of(name)
-        with _writable(name), new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset") as temporary:
-            writing = partial(_write, temporary, name, columns)
-            with child_process(str(folder), writing, "cannot be written", waits=True) as (steps, _):
-                _make_namespaces(name)
+        whole = new_folder(folder, lambda old: bool(stored_facts(old)), "a Minari dataset")
+        with write_errors(f"the Minari dataset '{name}' to {local_store()}", STORE_ADVICE), whole as temporary:
+            steps = _write_apart(temporary, name, columns)
+            _make_namespaces(name)
         if (found := open_local(name).total_steps) != steps:
             raise DataError(
                 f"Minari reads {found} steps of the {steps} that were written to '{name}' in {local_store()}."
@@ -83,27 +80,24 @@ class MinariFormat(IsolatedFormat):
 
 
 def columns_of(dataset: Any) -> Columns:
-    """The columns of a Minari dataset; all of it is in memory, each observation once.
+    """The columns of a Minari dataset.
 
     Raises:
         DataError: observations or actions are not flat, or there is no step.
     """
     key = key_of(dataset)
     width = sum(math.prod(space.shape) for space in (_observed(dataset, key), dataset.action_space)) + 3
-    allow_memory(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
+    check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
     with minari_errors(dataset.id):
         parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
     if not parts:
         raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
-    states = np.concatenate([part.pop("states") for part in parts])
     arrays: dict[str, Column] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    first = np.delete(np.arange(len(states)), np.cumsum([len(part["rewards"]) + 1 for part in parts]) - 1)
-    arrays |= {"observations": IndexedColumn(states, first), "next_observations": IndexedColumn(states, first + 1)}
     return checked_columns(f"minari:{dataset.id}", arrays, metadata_of(dataset))
 
 
 def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
-    """One episode's observations (T + 1, S), and what else is recorded of its T steps; its last one ends it."""
+    """One episode's T steps by the names of `Columns`; its last one ends it."""
     states = np.asarray(episode["observations"][key] if key else episode["observations"])
     terminals = np.asarray(episode["terminations"], dtype=bool).reshape(-1)
     steps = len(terminals)
@@ -111,31 +105,13 @@ def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
         raise ValueError(f"episode {episode['id']} has {len(states)} observations for {steps} steps")
     timeouts = np.asarray(episode["truncations"], dtype=bool).reshape(-1) | (np.arange(steps) == steps - 1)
     return {
-        "states": states,
+        "observations": states[:-1],
+        "next_observations": states[1:],
         "actions": np.asarray(episode["actions"]),
         "rewards": np.asarray(episode["rewards"]).reshape(-1),
         "terminals": terminals,
         "timeouts": timeouts & ~terminals,
     }
-
-
-@dataclass(frozen=True)
-class IndexedColumn:
-    """Some rows of a table (m, S), by their indices (n,)."""
-
-    table: NDArray[Any]
-    index: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.index), *self.table.shape[1:])
-
-    @property
-    def dtype(self) -> Any:
-        return self.table.dtype
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return self.table[self.index[rows]]
 
 
 OBSERVATION = "observation"
@@ -177,25 +153,38 @@ def _brief(space: Any) -> str:
     return f"{type(space).__name__}(shape {space.shape})"
 
 
-REASON = re.compile(r"error message = '([^']*)'")
-"""Where HDF5's messages say what the system said."""
+def _write_apart(folder: Path, name: str, columns: Columns) -> int:
+    """Write in a process of its own, for HDF5's library may crash when a disk is full."""
+    from minari.dataset.minari_storage import MinariStorage  # noqa: F401  once, not in every process
 
-
-@contextmanager
-def _writable(name: str) -> Iterator[None]:
-    """Full disks and read-only stores, as one message."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send_written, args=(there, folder, name, columns))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there may be threads; the child uses none of their locks
+        process.start()
+    there.close()
     try:
-        yield
-    except (OSError, RuntimeError, ValueError, CrashedError) as error:  # h5py raises all of them, or crashes
-        why = REASON.search(str(error))
-        raise DataError(
-            f"Cannot write the Minari dataset '{name}' to {local_store()}: {why.group(1) if why else error}. "
-            "Free some space, or set MINARI_DATASETS_PATH to another folder."
-        ) from error
+        written = here.recv()
+    except EOFError as error:
+        raise OSError("HDF5's library crashed") from error
+    finally:
+        process.join()
+    if isinstance(written, Exception):
+        raise written
+    return int(written)
 
 
-def _write(folder: Path, name: str, columns: Columns) -> tuple[int, Answer]:
-    """In a child: write a whole dataset into a folder; gives how many steps it has."""
+def _send_written(pipe: Connection, folder: Path, name: str, columns: Columns) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # h5py tells of each object that it cannot close
+    try:
+        pipe.send(_write(folder, name, columns))
+    except Exception as error:
+        pipe.send(error)
+
+
+def _write(folder: Path, name: str, columns: Columns) -> int:
+    """Write a whole dataset into a folder; gives how many steps it has."""
     from minari.dataset.minari_storage import MinariStorage
 
     columns = Columns(**whole_columns(columns), metadata=columns.metadata)
@@ -203,16 +192,15 @@ def _write(folder: Path, name: str, columns: Columns) -> tuple[int, Answer]:
     if not episodes:
         raise DataError(f"There is nothing to write to '{name}': no row has a next observation.")
     bound = 1.0 if np.abs(np.asarray(columns.actions)).max() <= 1.0 else np.inf
-    with _writable(name):
-        storage = MinariStorage.new(
-            folder / "data",
-            observation_space=_space(columns.observations, np.inf),
-            action_space=_space(columns.actions, bound),
-            env_spec=_environment(columns.metadata),
-        )
-        storage.update_metadata(_metadata(name, columns.metadata))
-        storage.update_episodes(episodes)
-    return sum(len(episode.rewards) for episode in episodes), lambda: None
+    storage = MinariStorage.new(
+        folder / "data",
+        observation_space=_space(columns.observations, np.inf),
+        action_space=_space(columns.actions, bound),
+        env_spec=_environment(columns.metadata),
+    )
+    storage.update_metadata(_metadata(name, columns.metadata))
+    storage.update_episodes(episodes)
+    return sum(len(episode.rewards) for episode in episodes)
 
 
 def _episodes(columns: Columns) -> Iterator[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,14 +15,16 @@ from numpy.typing import NDArray
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
     Columns,
+    Format,
     check_names,
     checked_columns,
     data_formats,
     whole_columns,
 )
-from dqlab.data.formats.reading import IsolatedFormat, allow_memory, write_errors
+from dqlab.data.formats.reading import check_readable, check_room, reading_errors, write_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.files import atomic_path
+from dqlab.machine import memory_limit
 
 Trajectory = dict[str, NDArray[Any]]
 
@@ -28,28 +32,23 @@ Trajectory = dict[str, NDArray[Any]]
 @data_formats.register(
     "trajectories", source="Chen et al. 2021 (Decision Transformer), its data files", cites=("chen2021decision",)
 )
-class Trajectories(IsolatedFormat):
+class Trajectories(Format):
     """A pickled list of dicts of arrays, one a trajectory; read without running anything that the pickle names.
 
     A trajectory that does not end in a terminal state was cut. With `next_observations` every row is kept.
     """
 
     suffixes = (".pkl", ".pickle")
-    damaged = "is truncated or no pickle of arrays"
 
-    def load(self, path: Path) -> Columns:
-        """The columns of all trajectories, joined in memory."""
-        allow_memory(path, path.stat().st_size)
-        with path.open("rb") as file:
-            found = ArrayUnpickler(path, file).load()
-        if not isinstance(found, (list, tuple)) or not found:
-            raise DataError(f"{path} holds no list of trajectories.")
-        trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
-        names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
-        return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
+    @contextmanager
+    def open(self, path: Path) -> Iterator[Columns]:
+        check_readable(path)
+        with reading_errors(path, "is truncated or no pickle of arrays"):
+            columns = _read_pickle(path)
+        yield columns
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write the rows as trajectories; all of them are in memory."""
+        """Write the rows as trajectories."""
         if columns.timeouts is None and columns.next_observations is None:
             raise DataError(f"{columns.where} does not say where episodes were cut, as trajectories must.")
         arrays = whole_columns(columns)
@@ -58,6 +57,19 @@ class Trajectories(IsolatedFormat):
         pieces = [{name: array[a:b] for name, array in arrays.items()} for a, b in pairwise(bounds)]
         with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
             pickle.dump(pieces, file, protocol=4)
+
+
+def _read_pickle(path: Path) -> Columns:
+    """The columns of all trajectories, joined."""
+    size = path.stat().st_size
+    check_room(path, size)
+    with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes of a pickle may ask for all memory
+        found = ArrayUnpickler(path, file).load()
+    if not isinstance(found, (list, tuple)) or not found:
+        raise DataError(f"{path} holds no list of trajectories.")
+    trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
+    names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
+    return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
 
 
 class _Array:
