@@ -56,19 +56,20 @@ TINY = [
     "Tracking.mlflow=False",
 ]
 
+PERCEPTRONS = (
+    *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
+    *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
+)
 SMALL = [
-    *(
-        f"{part}.hidden_dim = 16"
-        for part in ("MLPDenoiser", "LNResnet", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble")
-    ),
-    *(f"{part}.hidden_dim = 16" for part in ("CVAEPolicy", "TanhGaussianPolicy", "DeterministicPolicy")),
-    *(f"{part}.hidden_dim = 16" for part in ("ValueNetwork", "Perturbation")),
+    *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
     "DiffusionPolicy.n_timesteps = 2",
     "OneStepFlowPolicy.n_steps = 2",
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
 ]
 """Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
+SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
+"""One hidden layer instead of two or three, which are traced and compiled alike."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

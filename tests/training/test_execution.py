@@ -12,7 +12,7 @@ from pathlib import Path
 import gin
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import PERCEPTRONS, ROOT, SHALLOW, SMALL
 from torch._dynamo.utils import counters
 
 from dqlab.algorithms import algorithms
@@ -78,13 +78,7 @@ def largest_difference(one: Step, other: Step, row: int = 0, other_row: int = 0)
     return max(float((left[net][key] - right[net][key]).abs().max()) for net in left for key in left[net])
 
 
-COMPONENTS = (
-    *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
-    *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
-)
-SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in COMPONENTS)]
-"""One hidden layer instead of two or three, which are compiled alike."""
-PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *COMPONENTS))]
+PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *PERCEPTRONS))]
 """Mish is many operations, and the embedding has it too; Diffusion-QL keeps both."""
 
 

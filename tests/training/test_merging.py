@@ -9,7 +9,7 @@ from typing import Any
 import gin
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SHALLOW, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,7 +45,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(rows=st.lists(st.integers(1, 5), min_size=1, max_size=5), batch=st.integers(0, 2), seed=st.integers(0, 9))
 def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batch: int, seed: int) -> None:
     """Of its weight one product, of its bias one sum over rows, whatever the numbers of rows are; packed or not."""
@@ -222,34 +222,29 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
-def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
-    gin.parse_config(SMALL)
-    program = step_of(name, replicas)._program(slice(0, replicas))
-    graph, tensors = for_a_gpu(program), program.tensors
+def test_what_a_gpu_computes_is_the_update_and_the_action(
+    name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch
+) -> None:
+    """Every algorithm's, twice: with merged sums, narrow products written out, and critics called as one."""
+    gin.parse_config([*SMALL, *SHALLOW])
+    step, rows = step_of(name, replicas), slice(0, replicas)
+    core = SamplerCore(step.pack, 2, Eager())
+    core._state.copy_(numbers(*core._state.shape))
+    update, action = step._program(rows), core._program(rows, 0)
+    graphs = [for_a_gpu(update), for_a_gpu(action)]
     as_on_a_gpu.undo()
+    acted = action.function(action.tensors)
+    assert float(acted.std()) > 0
+    torch.testing.assert_close(graphs[1](*nested_tensors(action.tensors)), acted, rtol=1e-10, atol=1e-10)
     as_written = step_of(name, replicas)
-    for _ in range(3):
-        graph(*nested_tensors(tensors))
+    for _ in range(2):
+        graphs[0](*nested_tensors(update.tensors))
         as_written()
     state = as_written.pack.state
     wanted = {"parameters": state.parameters, "moments": state.moments, "targets": state.targets}
     for part, value in {**wanted, "sums": as_written.sums}.items():
-        for found, right in zip(nested_tensors(tensors[part]), nested_tensors(value), strict=True):
+        for found, right in zip(nested_tensors(update.tensors[part]), nested_tensors(value), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
-def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    gin.parse_config(SMALL)
-    core = SamplerCore(step_of(name, replicas).pack, 2, Eager())
-    core._state.copy_(numbers(*core._state.shape))
-    program = core._program(slice(0, replicas), 0)
-    graph = for_a_gpu(program)
-    as_on_a_gpu.undo()
-    wanted = program.function(program.tensors)
-    assert float(wanted.std()) > 0
-    torch.testing.assert_close(graph(*nested_tensors(program.tensors)), wanted, rtol=1e-10, atol=1e-10)
 
 
 PRODUCTS = 156  # of an update of Diffusion-QL as written: see test_waste.py
