@@ -58,7 +58,7 @@ print(json.dumps(told))
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What every command said, and what the card was asked for."""
     folder = tmp_path_factory.mktemp("machine")
-    run_pack(folder / "run", {}, "Experiment.seeds = (0,)", "Training.steps = 20", "Experiment.device = 'cpu'")
+    run_pack(folder / "run", {}, "Experiment.seeds = (0,)", "Training.steps = 20")
     axes = "Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2,)}}"
     (folder / "made.gin").write_text(f"include 'gin/quickstart.gin'\n{axes}\n")
 

@@ -20,7 +20,7 @@ from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
 from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
-from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
+from dqlab.training.execution.modes import Eager, execution_modes
 from dqlab.training.probe import flops_of_update
 from dqlab.training.programs import SamplerCore, Step
 
@@ -88,7 +88,7 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
         replicas.synchronize()
 
     work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
-    mode = execution_modes.get(plan.execution)().resolve(ComputeBudget(device, work))
+    mode = execution_modes.get(plan.execution)().resolve(device, work)
     factor = COMPILED if mode.preparation else 1.0
     updating = plan.steps * factor * _seconds(update, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained

@@ -22,7 +22,7 @@ from dqlab.data import Transitions
 from dqlab.data.transitions import gather_rows
 from dqlab.machine import cores
 from dqlab.noise import NoiseStream, integers
-from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
+from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree, to_device, tree_map
 from dqlab.training.pack import Pack
 from dqlab.training.probe import flops_of_update
@@ -61,7 +61,7 @@ class Step:
         }
         self.names = self._loss_names()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
-        self.mode = mode.resolve(ComputeBudget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
+        self.mode = mode.resolve(pack.device, float(flops_of_update(pack, batch_size) * updates))
         on_execution(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 

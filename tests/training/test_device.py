@@ -31,6 +31,7 @@ from dqlab.training.execution.program import tree_map
 from dqlab.training.programs import SamplerCore
 from dqlab.training.programs import Step
 
+algorithms.names()
 gin.parse_config(SMALL)
 dims, n = Dims(17, 6), 50
 data = Transitions(torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n), None)
@@ -55,7 +56,7 @@ def run(program, mistake=""):
 
 table = process._table
 for name in algorithms.names():
-    for replicas in (1, 3):
+    for replicas in (2,) if name != "diffusion_ql" else (1, 2):
         process._table = table
         pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
         step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
@@ -80,7 +81,7 @@ with FakeTensorMode():
     not hasattr(registration, SETUP), reason="this PyTorch has no devices written in Python (2.10 and later have)"
 )
 def test_nothing_crosses_to_the_host() -> None:
-    """The updates and the actions of every algorithm, alone and packed; where one would, the test sees it."""
+    """The updates and the actions of every algorithm, packed; where one would, the test sees it."""
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["stayed on the card", *2 * ["host True", "read True"]], done.stderr[-2000:]

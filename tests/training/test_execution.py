@@ -13,21 +13,19 @@ import gin
 import pytest
 import torch
 from conftest import PERCEPTRONS, ROOT, SHALLOW, SMALL
+from made_updates import CPU, DIMS, largest_difference, random_transitions
 from torch._dynamo.utils import counters
 
 from dqlab.algorithms import algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Transitions
 from dqlab.errors import ConfigError
-from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.execution import program
-from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
+from dqlab.training.execution.modes import Auto, Compile, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program, compile_program
 from dqlab.training.programs import Lanes, SamplerCore, Step
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-DIMS = Dims(17, 6)
+CUDA = torch.device("cuda")
 MODES = [
     pytest.param(device, name, marks=[pytest.mark.gpu] if device == CUDA else [])
     for device in (CPU, CUDA)
@@ -46,36 +44,18 @@ def short_chains() -> Iterator[None]:
     gin.clear_config()
 
 
-def made_up(device: torch.device, dtype: torch.dtype, rows: int = 400) -> Transitions:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
-    action, terminal = normal(rows, DIMS.action).clamp(-1, 1), (normal(rows) > 1.5).to(dtype)
-    return Transitions(
-        normal(rows, DIMS.state),
-        action,
-        normal(rows),
-        normal(rows, DIMS.state),
-        terminal,
-        provenance=None,  # type: ignore[arg-type]
-    )
-
-
 def trained(
     name: str, mode: str, device: torch.device, dtype: torch.dtype, seeds: tuple[int, ...] = (1,), steps: int = 50
 ) -> Step:
     pack = Pack([algorithms.get(name)()] * len(seeds), DIMS, seeds, dtype=dtype, device=device)
-    step = Step(pack, made_up(device, dtype), 32, execution_modes.get(mode)(), steps)
+    step = Step(pack, random_transitions(400, dtype, device), 32, execution_modes.get(mode)(), steps)
     for _ in range(steps):
         step()
     return step
 
 
-def largest_difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> float:
-    left, right = one.pack.weights(row), other.pack.weights(other_row)
-    return max(float((left[net][key] - right[net][key]).abs().max()) for net in left for key in left[net])
+def difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> float:
+    return largest_difference(one.pack.weights(row), other.pack.weights(other_row))
 
 
 PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *PERCEPTRONS))]
@@ -88,8 +68,8 @@ def test_every_mode_agrees_with_eager(device: torch.device, mode: str, name: str
     """Weights, averages and targets after 50 updates, and the losses reported on the way, in float64."""
     gin.parse_config([*SHALLOW, *(PLAIN if name != "diffusion_ql" else [])])
     ours, eager = trained(name, mode, device, torch.float64), trained(name, "eager", device, torch.float64)
-    assert largest_difference(ours, eager) <= 1e-9
-    assert largest_difference(ours, trained(name, "eager", device, torch.float64, steps=0)) > 1e-3
+    assert difference(ours, eager) <= 1e-9
+    assert difference(ours, trained(name, "eager", device, torch.float64, steps=0)) > 1e-3
     sums, wanted = ours.take_sums(), eager.take_sums()
     assert sums.keys() == wanted.keys()
     for key in wanted:
@@ -107,27 +87,27 @@ def test_nothing_is_compiled_twice_in_a_run() -> None:
     core = SamplerCore(step.pack, 2, step.mode)
     compiled = counters["stats"]["unique_graphs"] - before
     assert compiled == 2, "one program for updates and one for acting, whatever the number of replicas"
-    assert largest_difference(step, fresh, 1) == float(step.sums.abs().sum()) == 0
+    assert difference(step, fresh, 1) == float(step.sums.abs().sum()) == 0
     stream = core.noise_stream("test")
     for time in range(110):
         step()
         if time % 40 == 0:
             core.sample_actions(torch.zeros(3, 2, DIMS.state), stream.at(time))
     assert counters["stats"]["unique_graphs"] - before == compiled
-    assert largest_difference(step, alone, 1) <= 1e-4
+    assert difference(step, alone, 1) <= 1e-4
 
 
 @pytest.mark.parametrize(("device", "mode"), [mode for mode in MODES if mode.values != (CPU, "compile")], ids=str)
 def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> None:
     alone = trained("bc", mode, device, torch.float64, (1,))
     together = trained("bc", mode, device, torch.float64, (0, 1, 2))
-    assert largest_difference(alone, together, 0, 1) <= 1e-9
+    assert difference(alone, together, 0, 1) <= 1e-9
 
 
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
-    core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(ComputeBudget(device, 0.0)))
+    core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(device))
     stream = core.noise_stream("test")
     generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
@@ -162,6 +142,7 @@ CACHED = """
 from dqlab.training.execution.modes import Compile
 from dqlab.training.execution.program import Program
 import torch
+from made_updates import CPU, DIMS, largest_difference, random_transitions
 from torch._dynamo.utils import counters
 run = Compile()(Program(lambda tensors: (tensors["x"] * 3).cos().sum(-1), {"x": torch.ones(5, 7)}))
 assert torch.allclose(run(), torch.tensor(3.0).cos() * 7)
@@ -183,10 +164,10 @@ def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
 
 
 def test_auto_compiles_where_it_pays_and_says_why() -> None:
-    short, long = Auto().resolve(ComputeBudget(CPU, 2.9e12)), Auto().resolve(ComputeBudget(CPU, 3.1e12))
+    short, long = Auto().resolve(CPU, 2.9e12), Auto().resolve(CPU, 3.1e12)
     assert (name_of(short), name_of(long)) == ("eager", "compile")
     assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
-    assert name_of(Auto().resolve(ComputeBudget(torch.device("meta"), 1e15))) == "eager"
+    assert name_of(Auto().resolve(torch.device("meta"), 1e15)) == "eager"
 
 
 @pytest.fixture
@@ -204,8 +185,8 @@ def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
-    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e13))) == "cuda_graph"
-    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e15))) == "compile+cuda_graph"
+    assert name_of(Auto().resolve(CUDA, 1e13)) == "cuda_graph"
+    assert name_of(Auto().resolve(CUDA, 1e15)) == "compile+cuda_graph"
 
 
 @pytest.mark.parametrize(
@@ -218,29 +199,29 @@ def test_a_gpu_without_what_triton_needs(
     (gpu_toolchain / lacking).unlink(missing_ok=True)
     if lacking == "triton":
         monkeypatch.setattr(program, "find_spec", lambda name: None)
-    settled = Auto().resolve(ComputeBudget(CUDA, 1e15))
+    settled = Auto().resolve(CUDA, 1e15)
     assert name_of(settled) == "cuda_graph"
     assert said in settled.reason
     for mode in ("compile", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
-            execution_modes.get(mode)().resolve(ComputeBudget(CUDA, 1.0))
+            execution_modes.get(mode)().resolve(CUDA, 1.0)
 
 
 def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    settled = Auto().resolve(ComputeBudget(CPU, 1e15))
+    settled = Auto().resolve(CPU, 1e15)
     assert name_of(settled) == "eager"
     assert "C++ compiler" in settled.reason
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        Compile().resolve(ComputeBudget(CPU, 1.0))
+        Compile().resolve(CPU, 1.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_need_a_gpu() -> None:
     for name in ("cuda_graph", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match="needs a CUDA device"):
-            execution_modes.get(name)().resolve(ComputeBudget(CPU, 1.0))
+            execution_modes.get(name)().resolve(CPU, 1.0)
 
 
 def test_a_program_that_looks_at_values_is_told_of() -> None:
@@ -251,7 +232,7 @@ def test_a_program_that_looks_at_values_is_told_of() -> None:
 
 def test_a_step_is_an_update() -> None:
     """The program reads the same noise and batches as one who injects them, across a chunk's edge and from any step."""
-    data = made_up(CPU, torch.float64)
+    data = random_transitions(400)
 
     def begun() -> Step:
         pack = Pack([DiffusionQL()], DIMS, [1], dtype=torch.float64)
@@ -265,5 +246,5 @@ def test_a_step_is_an_update() -> None:
         by_hand.pack.update(data.batch(noise.pop("batch_index")), noise)
         two = two if number % 4 else Step(two.pack, data, 32, Eager())
         two()
-    assert largest_difference(one, by_hand) == largest_difference(one, two) == 0
-    assert largest_difference(one, begun()) > 1e-3
+    assert difference(one, by_hand) == difference(one, two) == 0
+    assert difference(one, begun()) > 1e-3

@@ -9,34 +9,14 @@ import gin
 import pytest
 import torch
 from conftest import SMALL
+from made_updates import DIMS, largest_difference, random_transitions
 
 from dqlab.algorithms import Algorithm, algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Batch, Transitions
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.noise import NoiseStream, integers
-from dqlab.policies.base import Dims
 from dqlab.training import Pack
-
-DIMS = Dims(17, 6)
-
-
-def make_data(dtype: torch.dtype) -> Transitions:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    terminal = (normal(500) > 1.5).to(dtype)
-    return Transitions(
-        normal(500, 17),
-        normal(500, 6).clamp(-1, 1),
-        normal(500),
-        normal(500, 17),
-        terminal,
-        provenance=None,  # type: ignore[arg-type]
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +28,11 @@ def train(each: list[Algorithm], seeds: list[int], dtype: torch.dtype, steps: in
     pack, batch = Pack(each, DIMS, seeds, dtype=dtype, **options), 8
     specs = {**each[0].update_noise(DIMS, batch), "batch_index": integers(500, batch)}
     stream = NoiseStream(specs, tuple(seeds), "update", dtype=dtype)
-    data = make_data(dtype)
+    data = random_transitions(500, dtype)
     for step in range(steps):
         noise = stream.at(step)
         pack.update(data.batch(noise.pop("batch_index")), noise)
     return pack
-
-
-def largest_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[group][name] - b[group][name]).abs().max()) for group in a for name in a[group])
 
 
 ALONE = [(name, torch.float64, 2, 1e-9) for name in algorithms.names()]
@@ -133,21 +108,10 @@ def test_the_moving_average_starts_late_and_moves_every_fifth_step() -> None:
     assert not torch.equal(after[15], after[16])
 
 
-def test_no_gradient_reaches_frozen_networks() -> None:
-    pack = train([DiffusionQL()], [0], torch.float64, steps=1)
-    assert not any(value.requires_grad for value in (*pack.state.parameters.values(), *pack.state.targets.values()))
-
-
 def test_initial_networks_do_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
     Pack([DiffusionQL()], DIMS, [0])
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_batches_hold_what_they_say() -> None:
-    batch = make_data(torch.float32).batch(torch.tensor([[0, 1]]))
-    assert isinstance(batch, Batch)
-    assert batch.next_state.shape == (1, 2, 17)
 
 
 def test_parameters_begin_where_tensor_cores_can_read_them() -> None:

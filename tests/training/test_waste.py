@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
+from made_updates import DIMS, counted, graph_of, products, random_transitions
+from torch.fx import GraphModule
 
+from dqlab.algorithms import Algorithm
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Transitions
-from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.execution.modes import Eager
-from dqlab.training.execution.program import nested_tensors, trace_program, tree_map
 from dqlab.training.programs import Step
 
 N = 5
@@ -38,48 +36,28 @@ PRODUCTS = {
 MISHES = (3 * N + 1) + 6 + 6 + (3 + 1) + (3 * N + 1) + 6
 
 
-def operations(algorithm: object, replicas: int = 1) -> Counter[str]:
-    dims, n = Dims(17, 6), 50
-    fields = torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n)
-    data = Transitions(*fields, provenance=None)  # type: ignore[arg-type]
-    pack = Pack([algorithm] * replicas, dims, range(replicas), width=replicas)  # type: ignore[list-item]
-    program = Step(pack, data, 16, Eager())._program(slice(0, replicas))
-
-    def flat(*values: torch.Tensor) -> None:
-        given = iter(values)
-        program.function(tree_map(lambda _: next(given), program.tensors))
-
-    graph = trace_program(flat, nested_tensors(program.tensors)).graph
-    names = [str(node.target).split(".") for node in graph.nodes if node.op == "call_function"]
-    return Counter(name[1] for name in names if name[0] in ("aten", "dqlab"))
-
-
-def products(counted: Counter[str]) -> int:
-    return sum(counted[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
-
-
-def test_diffusion_ql_has_the_products_that_it_needs() -> None:
-    counted = operations(DiffusionQL())
-    assert sum(PRODUCTS.values()) == 156
-    assert products(counted) == 156
-    assert counted["exp"] + counted["exp_"] == MISHES == 54
+def operations(algorithm: Algorithm, replicas: int = 1) -> GraphModule:
+    pack = Pack([algorithm] * replicas, DIMS, range(replicas), width=replicas)
+    return graph_of(Step(pack, random_transitions(50, torch.float32), 16, Eager())._program(slice(0, replicas)))
 
 
 def test_behaviour_cloning_has_the_products_that_it_needs() -> None:
-    counted = operations(BehaviourCloning())
-    assert products(counted) == CLONING + CLONING_BACK == 17
-    assert counted["exp"] + counted["exp_"] == 4
+    graph = operations(BehaviourCloning())
+    assert products(graph) == CLONING + CLONING_BACK == 17
+    assert counted(graph)["exp"] + counted(graph)["exp_"] == 4
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_an_update_is_one_program_however_many_replicas(replicas: int) -> None:
-    """Packed replicas share every operation; none is read back, none is drawn inside."""
-    counted = operations(DiffusionQL(), replicas)
-    assert products(counted) == 156
+def test_diffusion_ql_has_the_operations_that_it_needs(replicas: int) -> None:
+    """Packed replicas share every operation; none is read back, none is drawn inside.
+
+    Two targets and, of the two trained networks, the first moments move as one operation each.
+    """
+    graph = operations(DiffusionQL(), replicas)
+    found = counted(graph)
+    assert products(graph) == sum(PRODUCTS.values()) == 156
+    assert found["lerp_"] == 4
+    if replicas == 1:
+        assert found["exp"] + found["exp_"] == MISHES == 54
     forbidden = {"_local_scalar_dense", "item", "randn", "rand", "randint", "normal", "bernoulli", "nonzero"}
-    assert not forbidden & set(counted)
-
-
-def test_targets_and_averages_move_as_one_operation_each() -> None:
-    """Two targets and, of the two trained networks, the first moments."""
-    assert operations(DiffusionQL())["lerp_"] == 4
+    assert not forbidden & set(found)
