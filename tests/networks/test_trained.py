@@ -11,6 +11,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.config.registry import RegistryEntry
 from dqlab.networks import critics, denoisers
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.selection import SoftmaxQ
 from dqlab.tools.conformance.policies import check_algorithm
 
 
@@ -20,6 +21,7 @@ def conforms(critic: str = "twin", denoiser: str = "mlp", **options: Any) -> Non
         DiffusionQL,
         policy=partial(DiffusionPolicy, n_timesteps=2, denoiser=part),
         critic=partial(critics.get(critic), hidden_dim=8, depth=1),
+        selection=partial(SoftmaxQ, n_candidates=2),
         **options,
     )
     check_algorithm(RegistryEntry("made", make, "", "", ""))

@@ -23,7 +23,7 @@ from dqlab.training import Pack
 from dqlab.training.execution import program
 from dqlab.training.execution.modes import Auto, Compile, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program, compile_program
-from dqlab.training.programs import Lanes, SamplerCore, Step
+from dqlab.training.programs import SamplerCore, Step, lanes_of
 
 CUDA = torch.device("cuda")
 MODES = [
@@ -124,8 +124,8 @@ def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) ->
 
 def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
     """The pack acting lane by lane: 7 states are lanes of 4 and 3 on a CPU, with one to spare."""
-    lanes = core.lanes
-    padded = torch.nn.functional.pad(state, (0, 0, 0, lanes.count * lanes.size - 7)).chunk(lanes.count, dim=1)
+    size = core.lane_size
+    padded = torch.nn.functional.pad(state, (0, 0, 0, core.lanes * size - 7)).chunk(core.lanes, dim=1)
     parts = [
         pack.act(part, {name: value[:, lane] for name, value in noise.items()}) for lane, part in enumerate(padded)
     ]
@@ -133,10 +133,10 @@ def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str,
 
 
 def test_lanes() -> None:
-    assert Lanes.of(10, CPU) == Lanes(2, 5)
-    assert Lanes.of(7, CPU) == Lanes(2, 4)
-    assert Lanes.of(1, CPU) == Lanes(1, 1)
-    assert Lanes.of(100, CUDA) == Lanes(1, 100)
+    assert lanes_of(10, CPU) == (2, 5)
+    assert lanes_of(7, CPU) == (2, 4)
+    assert lanes_of(1, CPU) == (1, 1)
+    assert lanes_of(100, CUDA) == (1, 100)
 
 
 CACHED = """
