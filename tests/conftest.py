@@ -33,6 +33,7 @@ for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING")]:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes more for each server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that compile start no others
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ import gin, torch
 from torch.utils.backend_registration import {SETUP}
 {SETUP}("card")
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from conftest import SMALL
+from conftest import SHALLOW, SMALL
 from dqlab.algorithms import algorithms
 from dqlab.data import Transitions
 from dqlab.diffusion import process
@@ -32,7 +32,7 @@ from dqlab.training.programs import SamplerCore
 from dqlab.training.programs import Step
 
 algorithms.names()
-gin.parse_config(SMALL)
+gin.parse_config([*SMALL, *SHALLOW])
 dims, n = Dims(17, 6), 50
 data = Transitions(torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n), None)
 
