@@ -23,7 +23,6 @@ from dqlab.tools.conformance.diffusion import (
     even_process,
     exact_denoiser,
     flow_moments,
-    moments_of,
 )
 
 STATE = torch.zeros(1, 1)
