@@ -68,7 +68,7 @@ def run_isolated(code: str, *args: str, timeout: float, env: Mapping[str, str | 
 def attempt_command(
     command: Sequence[str], *, timeout: float, env: Mapping[str, str | None] | None = None
 ) -> IsolatedOutcome:
-    """Run a command; arguments as in `attempt`."""
+    """Run a command; arguments as in `run_isolated`."""
     changed = {**os.environ, **(env or {})}
     given = {name: value for name, value in changed.items() if value is not None}
     try:

@@ -33,6 +33,7 @@ for name in [name for name in os.environ if name.startswith("MLFLOW_TRACKING")]:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight processes more for each server
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # processes that compile start no others
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # read when ray is imported; without it Ray writes one to ~
 torch.set_num_threads(1)
@@ -56,19 +57,20 @@ TINY = [
     "Tracking.mlflow=False",
 ]
 
+PERCEPTRONS = (
+    *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
+    *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
+)
 SMALL = [
-    *(
-        f"{part}.hidden_dim = 16"
-        for part in ("MLPDenoiser", "LNResnet", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble")
-    ),
-    *(f"{part}.hidden_dim = 16" for part in ("CVAEPolicy", "TanhGaussianPolicy", "DeterministicPolicy")),
-    *(f"{part}.hidden_dim = 16" for part in ("ValueNetwork", "Perturbation")),
+    *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
     "DiffusionPolicy.n_timesteps = 2",
     "OneStepFlowPolicy.n_steps = 2",
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
 ]
 """Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
+SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
+"""One hidden layer instead of two or three, which are traced and compiled alike."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

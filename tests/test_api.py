@@ -105,8 +105,8 @@ def test_a_policy_acts_as_the_evaluator_does(run: dqlab.Run) -> None:
     """The same noise: the same actions of seven states, and the same returns in environments that it drives."""
     policy = run.policy("last", seed=1)
     core = SamplerCore(policy.pack, 7, Eager())
-    noise, size = core.noise_stream("any").at(0), core.lanes.size
-    states = RNG.normal(size=(core.lanes.count * size, 17))
+    noise, size = core.noise_stream("any").at(0), core.lane_size
+    states = RNG.normal(size=(core.lanes * size, 17))
     expected = core.sample_actions(policy.standardise(torch.from_numpy(states[:7])).unsqueeze(0), noise)[0]
     lanes = [policy(states[lane * size :][:size], {k: v[0, lane] for k, v in noise.items()}) for lane in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(lanes)[:7], expected.numpy())

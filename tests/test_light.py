@@ -55,18 +55,23 @@ def test_core_with_torch_numpy_and_gin_only() -> None:
 
 
 HELP = """
-import sys
+import contextlib, os, sys
 import dqlab.cli
-try:
-    dqlab.cli.main(["--help"])
-except SystemExit:
-    pass
+for given, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    if given:
+        os.environ["OMP_WAIT_POLICY"] = given
+    with contextlib.suppress(SystemExit):
+        dqlab.cli.main(["--help"])
+    assert os.environ["OMP_WAIT_POLICY"] == wanted
 assert "torch" not in sys.modules
 """
 
 
-def test_help_imports_no_torch() -> None:
-    assert subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True).returncode == 0
+def test_help_imports_no_torch_and_idle_threads_will_sleep() -> None:
+    """The command line says so before PyTorch, and OpenMP with it, is loaded, unless the environment says otherwise."""
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 EAGER = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqlab.noise import NoiseStream, gumbel, integers, normal
@@ -13,6 +13,7 @@ from dqlab.noise import NoiseStream, gumbel, integers, normal
 SPECS = {"eps": normal(3, 2), "t": integers(5, 4), "coin": integers(2), "g": gumbel(2)}
 
 
+@settings(max_examples=15)
 @given(step=st.integers(0, 500), seed=st.integers(0, 2**31))
 def test_a_step_is_the_same_whatever_came_before(step: int, seed: int) -> None:
     jumped = NoiseStream(SPECS, (seed,), "update", chunk=7).at(step)

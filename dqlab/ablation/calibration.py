@@ -12,17 +12,14 @@ import numpy as np
 import torch
 
 from dqlab.ablation.planning import PlannedPack, load_pack
-from dqlab.data import Batch, Transitions
-from dqlab.data.transitions import Provenance
 from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
-from dqlab.runs.experiment import DTYPES
 from dqlab.training import Pack as Replicas
-from dqlab.training.execution.modes import ComputeBudget, Eager, execution_modes
-from dqlab.training.probe import flops_of_update
-from dqlab.training.programs import SamplerCore, Step
+from dqlab.training.execution.modes import Eager, execution_modes
+from dqlab.training.probe import flops_of_update, made_up_update
+from dqlab.training.programs import SamplerCore
 
 LONG, SHORT = 0.3, 0.05
 """Seconds for which each part is timed: to be shown, and only to put packs into an order."""
@@ -81,14 +78,14 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     plan, device = experiment.plan, experiment.resolved_device
     times = len(pack.cells) if device.type == "cpu" else 1
     replicas = build_pack(experiment, experiment.resolved_replicas[:1] if device.type == "cpu" else None)
-    step = Step(replicas, _made_up(experiment), plan.batch_size, Eager())
+    batch, noise = made_up_update(replicas, plan.batch_size, replicas.replicas)
 
     def update() -> None:
-        step()
+        replicas.update(batch, noise)
         replicas.synchronize()
 
     work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
-    mode = execution_modes.get(plan.execution)().resolve(ComputeBudget(device, work))
+    mode = execution_modes.get(plan.execution)().resolve(device, work)
     factor = COMPILED if mode.preparation else 1.0
     updating = plan.steps * factor * _seconds(update, seconds)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
@@ -113,14 +110,6 @@ def _act_seconds(experiment: Experiment, replicas: Replicas, seconds: float) -> 
     noise = core.noise_stream("calibration").at(0)
     states = torch.zeros(replicas.replicas, experiment.plan.eval_episodes, experiment.dims.state)
     return _seconds(lambda: core.sample_actions(states, noise).cpu(), seconds)
-
-
-def _made_up(experiment: Experiment, rows: int = 4096) -> Transitions:
-    """A dataset of zeros."""
-    state, action = torch.zeros(rows, experiment.dims.state), torch.zeros(rows, experiment.dims.action)
-    batch = Batch(state, action, torch.zeros(rows), state, torch.zeros(rows))
-    made = Provenance("made up", "", "", False, rows, 1, rows, 0.0, 0.0, 0.0, 0.0, synthetic=True)
-    return Transitions(*batch, made).to(experiment.resolved_device, DTYPES[experiment.dtype])
 
 
 def _seconds(function: Callable[[], object], least: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.algorithms.implicit_q import ImplicitQ
+from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.policies.base import Dims

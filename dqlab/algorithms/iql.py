@@ -1,19 +1,82 @@
-"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1."""
+"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1, which never asks for an action outside of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
-from dqlab.algorithms.implicit_q import ImplicitQ
+from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
+from dqlab.networks.ensembles import ensemble_of
+from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
+from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
+
+
+@dataclass(frozen=True)
+class ImplicitQ(ActorCritic):
+    """A state value V by an asymmetric loss of Q - V, and critics against r + gamma V(s'): what IQL and IDQL share.
+
+    Attributes:
+        value_loss: a name from the `value_loss` registry, or the function.
+        value_learning_rate: Adam's, of V.
+    """
+
+    value_loss: str | ValueLoss = "expectile"
+    value_learning_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.value_learning_rate >= 0, self, "value_learning_rate", "at least 0")
+
+    @cached_property
+    def _asymmetric(self) -> ValueLoss:
+        return value_losses.choose(self.value_loss)
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        return {"value": ValueNetwork(dims.state), **super().build(dims)}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """V, then the actor and the critics, which see the new V; the learning-rate schedule is the actor's alone."""
+        return {
+            "value": TrainedNetwork(
+                partial(self.state_value_loss, dims), "value_learning_rate", "grad_norm", decays=False
+            ),
+            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
+            "critic": TrainedNetwork(
+                partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", decays=False
+            ),
+        }
+
+    def state_value(self, nets: Nets, state: Tensor) -> Tensor:
+        return nets["value"](state)
+
+    def advantage(self, nets: Nets, batch: Batch) -> Tensor:
+        """Q'(s, a) - V(s), (B,), with the target critics' Q as candidates are ranked by (the minimum of two)."""
+        q = ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](batch.state, batch.action))
+        return q.detach() - self.state_value(nets, batch.state)
+
+    def state_value_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, section 4)."""
+        loss = self._asymmetric(self.advantage(nets, batch)).mean()
+        return loss, detach_info({"value/loss": loss})
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What the policy's own loss needs: values are learned without actions of its own."""
+        return self.resolved_policy.loss_noise(dims, batch)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """V(s') (B, 1) (Kostrikov et al. 2022, section 4)."""
+        return self.state_value(nets, next_state).unsqueeze(-1)
 
 
 @algorithms.register("iql", source="Kostrikov, Nair, Levine 2022, section 4", cites=("kostrikov2022offline",))

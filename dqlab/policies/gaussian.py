@@ -141,12 +141,10 @@ class TanhGaussianPolicy(PerceptronPolicy):
     def log_prob(self, network: Network, dims: Dims, state: Tensor, action: Tensor) -> Tensor:
         """log pi(a|s) (B,) of actions (B, A), with the tanh's change of variables (SAC, appendix C) if squashed."""
         mean, std = self.distribution(network, dims, state)
-        return self._log_density(dims, unsquash(action, dims.max_action) if self.squashed else action, mean, std)
-
-    def _log_density(self, dims: Dims, u: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """log pi (B,) of the actions that come from u (B, A)."""
-        density = log_normal(u, mean, std)
-        return (density - log_slope(u, dims.max_action) if self.squashed else density).sum(dim=-1)
+        if not self.squashed:
+            return log_normal(action, mean, std).sum(dim=-1)
+        u = unsquash(action, dims.max_action)
+        return (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """-log pi(a|s) (B,), summed over action dimensions."""
@@ -158,15 +156,8 @@ class TanhGaussianPolicy(PerceptronPolicy):
 
     def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Actions (B, A) of u = mean + std * eps."""
-        return self.sample_with_log_prob(network, dims, state, noise)[0]
-
-    def sample_with_log_prob(
-        self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Actions (B, A) and their log pi(a|s) (B,), from u itself: exact at the edge too, differentiable in both."""
         mean, std = self.distribution(network, dims, state)
-        u = mean + std * noise["eps"]
-        return self._action(dims, u), self._log_density(dims, u, mean, std)
+        return self._action(dims, mean + std * noise["eps"])
 
     def _action(self, dims: Dims, u: Tensor) -> Tensor:
         return squash(u, dims.max_action) if self.squashed else u.clamp(-dims.max_action, dims.max_action)

@@ -18,7 +18,7 @@ from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks
 from dqlab.policies.base import Dims
 from dqlab.runs.experiment import DTYPES, Experiment
 from dqlab.training import Evaluator, Pack, Probe
-from dqlab.training.execution.modes import ComputeBudget, ExecutionMode, execution_modes
+from dqlab.training.execution.modes import ExecutionMode, execution_modes
 from dqlab.training.pack import default_width
 from dqlab.training.probe import free_bytes
 
@@ -36,7 +36,7 @@ def check_experiment(experiment: Experiment) -> None:
     if device.type == "cuda" and device.index is not None:  # PyTorch takes none without one here
         torch.cuda.set_device(device)
     torch.set_float32_matmul_precision(experiment.resolved_precision.float32_products)
-    execution_modes.get(experiment.plan.execution)().resolve(ComputeBudget(device, 0.0))
+    execution_modes.get(experiment.plan.execution)().resolve(device)
     experiment.plan.try_rules()
     experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0)
     physics_laws.get(experiment.physics)

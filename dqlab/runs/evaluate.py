@@ -23,7 +23,6 @@ from dqlab.runs.video import VideoJob, VideoRequest
 from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import Evaluator, Pack, checkpoint
-from dqlab.training.execution.modes import ComputeBudget
 from dqlab.training.model_selection import EvaluationEpisodes
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def evaluate_checkpoints(
     experiment, facts = load_experiment(folder, bindings)
     evaluated = RunEvaluation(experiment, facts["caveat"])
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
-    mode = execution_mode(experiment, facts).resolve(ComputeBudget(experiment.resolved_device, 0.0))
+    mode = execution_mode(experiment, facts).resolve(experiment.resolved_device)
     evaluator.standardised_by = standardisation(facts)
     files = checkpoint_files(folder, seed, which)
     filming = VideoJob(evaluator, film, len(files)) if film else None

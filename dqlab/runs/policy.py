@@ -44,7 +44,6 @@ from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
 from dqlab.training import Pack
 from dqlab.training.evaluation import initial_seeds
-from dqlab.training.execution.modes import ComputeBudget
 from dqlab.training.model_selection import EvaluationEpisodes
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -276,7 +275,7 @@ class LoadedPolicy:
             if env is not None:
                 return self._episodes_in(env, evaluator.episodes)
             evaluator.standardised_by = self._standardised_by
-            mode = execution_mode(self.experiment, self.source.facts).resolve(ComputeBudget(self.device, 0.0))
+            mode = execution_mode(self.experiment, self.source.facts).resolve(self.device)
             try:
                 return evaluator.run(self.pack, self.source.step, mode)[0]
             finally:

@@ -214,10 +214,10 @@ def write_replica_results(
         "scored": known["scored"],
         "physics": known["physics"],
         "selection": {rule: asdict(row) for rule, row in chosen.items()},
-        "untrained": untrained.as_dict() if untrained else None,
+        "untrained": asdict(untrained) if untrained else None,
         "data_return_mean": known["data"]["return_mean"],
-        "evaluations": [evaluation.as_dict() for evaluation in evaluations],
-        "failed_evaluations": [evaluation.as_dict() for evaluation in failed],
+        "evaluations": list(map(asdict, evaluations)),
+        "failed_evaluations": list(map(asdict, failed)),
     }
     own = folder.replica(replica.name)
     rules = {"best_online": "online", "offline": "offline"} if known["scored"] else {}  # the official code has scores

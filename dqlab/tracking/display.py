@@ -201,7 +201,7 @@ def draw_score_curve(
     """Score over updates with its spread over episodes, and the selection loss below; selected points are marked.
 
     Args:
-        evaluations: in order, as `Evaluated.as_dict`.
+        evaluations: in order, as `Evaluated` has them, in dicts.
         selection: rule -> `Chosen` as a dict.
         title: names task, algorithm and caveat.
         path: the PNG.

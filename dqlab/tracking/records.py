@@ -75,7 +75,7 @@ class RunRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class EvaluationRecord(TypedDict):
-    """One evaluation: `Evaluated.as_dict`."""
+    """One evaluation: `Evaluated` as a dict."""
 
     step: Count
     return_mean: float
@@ -88,7 +88,7 @@ class EvaluationRecord(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class FailedEvaluationRecord(TypedDict):
-    """An evaluation that gave no score: `FailedEvaluation.as_dict`."""
+    """An evaluation that gave no score: `FailedEvaluation` as a dict."""
 
     step: Count
     reason: str

@@ -16,7 +16,7 @@ from dqlab.envs.backend import Environments
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, StoppedError
 from dqlab.training.execution.modes import Eager, ExecutionMode
-from dqlab.training.model_selection import EvaluationEpisodes, Fault
+from dqlab.training.model_selection import EvaluationEpisodes
 from dqlab.training.pack import Pack
 from dqlab.training.programs import SamplerCore
 
@@ -60,9 +60,7 @@ class Evaluator:
         episodes = self.roll_out(pack, step, mode or self._eager, range(pack.replicas))
         for seed, of_replica in zip(pack.seeds, episodes, strict=True):
             if of_replica.fault:
-                raise RunError(
-                    f"The evaluation of seed {seed} after {step:,} updates failed: {of_replica.fault.reason}"
-                )
+                raise RunError(f"The evaluation of seed {seed} after {step:,} updates failed: {of_replica.fault}")
         return episodes
 
     def roll_out(self, pack: Pack, step: int, mode: ExecutionMode, rows: Collection[int]) -> list[EvaluationEpisodes]:
@@ -84,7 +82,7 @@ class Evaluator:
         rolling = _EpisodesUnderWay(self, states, seeds, rows)
         returns, lengths = rolling.run(self._actor(self._core_of(pack, mode), step))
         pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
-        return [EvaluationEpisodes(*pair, rolling.faults.get(row)) for row, pair in enumerate(pairs)]
+        return [EvaluationEpisodes(*pair, *rolling.faults.get(row, ())) for row, pair in enumerate(pairs)]
 
     @cached_property
     def environments(self) -> Environments:
@@ -122,7 +120,7 @@ class _EpisodesUnderWay:
         rows: the replicas that act.
 
     Attributes:
-        faults: of replicas that were left out, by row.
+        faults: of replicas that were left out, by row: why, and whether their policy has diverged.
     """
 
     def __init__(self, evaluator: Evaluator, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int]) -> None:
@@ -130,7 +128,7 @@ class _EpisodesUnderWay:
         self._replica = np.arange(len(states)) // evaluator.episodes
         self._live = np.flatnonzero(np.isin(self._replica, list(rows)))
         self._time = 0
-        self.faults: dict[int, Fault] = {}
+        self.faults: dict[int, tuple[str, bool]] = {}
 
     def run(self, act: Callable[[NDArray[Any], int], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Returns (K * E,) and lengths (K * E,) of all episodes."""
@@ -164,7 +162,7 @@ class _EpisodesUnderWay:
         for episode in among[bad[among]].tolist():
             whose = "its policy" if diverged else f"the environment '{self._evaluator.task.environment}'"
             when = f"at step {self._time} of the episode with seed {self._seeds[episode]}"
-            self.faults.setdefault(int(self._replica[episode]), Fault(f"{whose} gives {what}, {when}.", diverged))
+            self.faults.setdefault(int(self._replica[episode]), (f"{whose} gives {what}, {when}.", diverged))
         self._live = self._live[~np.isin(self._replica[self._live], list(self.faults))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -230,14 +231,13 @@ class Loop:
         episodes = self._roll_out(running)
         for row, replica in running.items():
             fault = episodes[row].fault
-            if fault is None:
+            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {fault}"
+            if not fault:
                 recorded[replica.name] = self._record_one(row, replica, episodes[row])
-                continue
-            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {fault.reason}"
-            if fault.diverged:
+            elif episodes[row].diverged:
                 self._fail(replica, what)
             else:
-                self._record_failed(row, replica, fault.reason)
+                self._record_failed(row, replica, fault)
                 self._callbacks.on_failed_evaluation(what)
         self._interval, self._interval_steps = {}, 0
         self._callbacks.on_evaluation(self.step, recorded)
@@ -272,7 +272,7 @@ class Loop:
 
     def _write_snapshot(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
         """Write a replica's weights, and stop it early if it is time."""
-        record = {"replica": replica.name, "seed": replica.seed, **evaluated.as_dict()}
+        record = {"replica": replica.name, "seed": replica.seed, **asdict(evaluated)}
         checkpoint.write_checkpoint(self.folder.snapshot(replica.name, self.step), self.pack.weights(row), record)
         losses = self.states.selection_losses(replica.name)
         if losses and early_stops.get(self.plan.early_stop)(losses):

@@ -26,28 +26,19 @@ STEPS_PER_EPOCH = 1000  # the official code's epoch
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Why a replica has no episodes of an evaluation.
+class EvaluationEpisodes:
+    """What one replica did in one evaluation.
 
     Attributes:
-        reason: a sentence.
+        returns, lengths: of its episodes, undiscounted, (E,).
+        fault: a sentence that says why the numbers mean nothing; empty where they mean something.
         diverged: whether its policy is at fault, and has no use any more; the environment is, otherwise.
-    """
-
-    reason: str
-    diverged: bool = False
-
-
-@dataclass(frozen=True)
-class EvaluationEpisodes:
-    """What one replica did in one evaluation: undiscounted returns (E,) and lengths (E,) of its episodes.
-
-    Where there is a `fault`, the numbers mean nothing.
     """
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
-    fault: Fault | None = None
+    fault: str = ""
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,9 +54,6 @@ class FailedEvaluation:
     step: int
     reason: str
     selection_loss: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -87,9 +75,6 @@ class Evaluated:
     score_std: float
     selection_loss: float | None
     losses: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 OfflineRule = Callable[[Sequence[float], int], int]
@@ -243,8 +228,8 @@ class ReplicaStates:
         return {
             "stopped": sorted(self._stopped),
             "failed": {name: asdict(failure) for name, failure in self.failed.items()},
-            "evaluations": {name: [e.as_dict() for e in done] for name, done in self.evaluations.items()},
-            "failed_evaluations": {name: [e.as_dict() for e in bad] for name, bad in self.failed_evaluations.items()},
+            "evaluations": {name: list(map(asdict, done)) for name, done in self.evaluations.items()},
+            "failed_evaluations": {name: list(map(asdict, bad)) for name, bad in self.failed_evaluations.items()},
         }
 
     def running(self) -> dict[int, Replica]:

@@ -138,16 +138,16 @@ def flops_of_update(pack: Pack, batch_size: int) -> int:
     return flops * pack.replicas
 
 
-def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec]) -> dict[str, Tensor]:
-    """A draw of what `specs` ask for, for a pack of one replica."""
-    return draw_noise(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=1)
+def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec], replicas: int = 1) -> dict[str, Tensor]:
+    """A draw of what `specs` ask for, for so many replicas of a pack."""
+    return draw_noise(specs, generator_for(0, "rehearsal", 0, pack.device), pack.dtype, count=replicas)
 
 
-def made_up_update(pack: Pack, rows: int) -> tuple[Batch, dict[str, Tensor]]:
-    """A batch of zeros and the noise of one update, for a pack of one replica."""
-    zeros = torch.zeros(1, rows, dtype=pack.dtype, device=pack.device)
-    state, action = (zeros.unsqueeze(-1).expand(1, rows, size) for size in (pack.dims.state, pack.dims.action))
-    noise = made_up_noise(pack, pack.algorithm.update_noise(pack.dims, rows))
+def made_up_update(pack: Pack, rows: int, replicas: int = 1) -> tuple[Batch, dict[str, Tensor]]:
+    """A batch of zeros and the noise of one update, for so many replicas of a pack."""
+    zeros = torch.zeros(replicas, rows, dtype=pack.dtype, device=pack.device)
+    state, action = (zeros.unsqueeze(-1).expand(-1, -1, size) for size in (pack.dims.state, pack.dims.action))
+    noise = made_up_noise(pack, pack.algorithm.update_noise(pack.dims, rows), replicas)
     return Batch(state, action, zeros, state, zeros), noise
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from dqlab.data import Transitions
 from dqlab.data.transitions import gather_rows
 from dqlab.machine import cores
 from dqlab.noise import NoiseStream, integers
-from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
+from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree, to_device, tree_map
 from dqlab.training.pack import Pack
 from dqlab.training.probe import flops_of_update
@@ -61,7 +61,7 @@ class Step:
         }
         self.names = self._loss_names()
         self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
-        self.mode = mode.resolve(ComputeBudget(pack.device, float(flops_of_update(pack, batch_size) * updates)))
+        self.mode = mode.resolve(pack.device, float(flops_of_update(pack, batch_size) * updates))
         on_execution(self.mode)
         self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
 
@@ -133,18 +133,13 @@ LANE = 5
 """States that a CPU computes together: with 50 candidates each, enough rows for its products to be fast."""
 
 
-@dataclass(frozen=True)
-class Lanes:
-    """How B states are cut: into `count` lanes of `size`, the last of which may have states to spare."""
+def lanes_of(states: int, device: torch.device) -> tuple[int, int]:
+    """How many lanes B states are cut into, and the size of each; the last one may have states to spare.
 
-    count: int
-    size: int
-
-    @classmethod
-    def of(cls, states: int, device: torch.device) -> Lanes:
-        """One lane on a GPU; on a CPU lanes of at most five states, for its cores to share."""
-        count = math.ceil(states / LANE) if device.type == "cpu" else 1
-        return cls(count, math.ceil(states / count))
+    One lane on a GPU; on a CPU lanes of at most five states, for its cores to share.
+    """
+    count = math.ceil(states / LANE) if device.type == "cpu" else 1
+    return count, math.ceil(states / count)
 
 
 class SamplerCore:
@@ -160,21 +155,22 @@ class SamplerCore:
     """
 
     def __init__(self, pack: Pack, states: int, mode: ExecutionMode) -> None:
-        self.pack, self.states, self.lanes = pack, states, Lanes.of(states, pack.device)
-        shape = pack.replicas, self.lanes.count, self.lanes.size, pack.dims.state
+        self.pack, self.states = pack, states
+        self.lanes, self.lane_size = lanes_of(states, pack.device)
+        shape = pack.replicas, self.lanes, self.lane_size, pack.dims.state
         self._state = torch.zeros(shape, dtype=pack.dtype, device=pack.device)
         self._noise = {name: value.clone() for name, value in self.noise_stream("rehearsal").at(0).items()}
         pack.act(self._state[:, 0], {name: value[:, 0] for name, value in self._noise.items()})
         self._groups = pack.groups()
-        self._runs = [mode(self._program(rows, lane)) for rows in self._groups for lane in range(self.lanes.count)]
+        self._runs = [mode(self._program(rows, lane)) for rows in self._groups for lane in range(self.lanes)]
         workers = min(cores(), len(self._runs)) if pack.device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
 
     def noise_stream(self, name: str) -> NoiseStream:
         """A stream of what `sample_actions` needs at each call, under a name of its own: (K, lanes, ...)."""
         pack = self.pack
-        specs = pack.algorithm.act_noise(pack.dims, self.lanes.size)
-        by_lane = {key: replace(spec, shape=(self.lanes.count, *spec.shape)) for key, spec in specs.items()}
+        specs = pack.algorithm.act_noise(pack.dims, self.lane_size)
+        by_lane = {key: replace(spec, shape=(self.lanes, *spec.shape)) for key, spec in specs.items()}
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
     def sample_actions(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
@@ -192,10 +188,10 @@ class SamplerCore:
 
     def _together(self, actions: list[Tensor]) -> Tensor:
         """Actions of groups and lanes (k, size, A) as one tensor (K, B, A)."""
-        count = self.lanes.count
         if len(actions) == 1:
             return actions[0]
-        groups = [torch.cat(actions[first : first + count], dim=1) for first in range(0, len(actions), count)]
+        starts = range(0, len(actions), self.lanes)
+        groups = [torch.cat(actions[first : first + self.lanes], dim=1) for first in starts]
         return torch.cat(groups)[:, : self.states]
 
     def _program(self, rows: slice, lane: int) -> Program:

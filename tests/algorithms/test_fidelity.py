@@ -118,8 +118,7 @@ def official_names(agent: plain.DiffusionQL) -> dict[str, dict[str, torch.Tensor
     }
 
 
-@pytest.mark.parametrize("candidates_axis", [False, True])
-@pytest.mark.parametrize("max_q_backup", [False, True])
+@pytest.mark.parametrize(("max_q_backup", "candidates_axis"), [(False, False), (True, False), (True, True)])
 def test_recordings_of_other_sizes_replay(tmp_path: Path, max_q_backup: bool, candidates_axis: bool) -> None:
     """Seven updates of the plain rendering written as a recording: N = 3, linear, 12 wide, late moving average."""
     changes: dict[str, Any] = {"n": 3, "schedule": "linear", "eta": 0.7, "grad_norm": 0.3, "ema_start": 2}

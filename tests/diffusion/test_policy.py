@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import gin
 import pytest
 import torch
 from conftest import ROOT
@@ -27,7 +26,7 @@ from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs import Experiment
 from dqlab.runs.build import check_experiment
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
-from dqlab.tools.conformance.made import check_device, check_pure, check_traceable
+from dqlab.tools.conformance.made import check_pure, check_traceable
 from dqlab.training import Pack
 
 SMALL = partial(MLPDenoiser, hidden_dim=16)
@@ -143,11 +142,6 @@ def test_deterministic_samplers_ask_for_no_noise() -> None:
     assert policy.sample_noise(DIMS, BATCH)["noise"].shape == (2, BATCH, DIMS.action)
 
 
-def test_samplers_are_set_in_gin() -> None:
-    gin.parse_config(["DiffusionPolicy.sampler = 'ddim'", "DDIM.steps = 2", "DDIM.stride = 'log_snr'"])
-    assert DiffusionPolicy().resolved_sampler == DDIM(steps=2, stride="log_snr")
-
-
 def test_reconstruct_gives_the_losses_and_clipped_starts() -> None:
     """As EDP's code does, no gradient passes where x_0 is clipped, and the whole of it where it is not."""
     policy = DiffusionPolicy(denoiser=SMALL)
@@ -190,26 +184,6 @@ def test_a_denoiser_is_given_the_noise_that_it_asks_for_in_training() -> None:
         DiffusionPolicy(denoiser=SMALL).losses(network_of(DiffusionPolicy(denoiser=SMALL)), DIMS, kept, action, plain),
     )
     assert not torch.equal(losses, policy.losses(network, DIMS, state, action, {**noise, "denoiser_keep": 0 * kept}))
-
-
-def test_everything_stays_on_its_device() -> None:
-    policy = DiffusionPolicy(
-        denoiser=SMALL, prediction="v", weighting="min_snr", sampler=partial(DDIM, steps=3, eta=1.0)
-    )
-    layout = Layout.of(policy.build(DIMS))
-    row = torch.zeros(layout.size)
-    layout.to(torch.device("meta"))
-    batch, noise = make_batch(dtype=torch.float32), one_noise(policy.loss_noise(DIMS, BATCH))
-    drawn = one_noise(policy.sample_noise(DIMS, BATCH))
-
-    def all_of_it(row: Tensor, state: Tensor, action: Tensor, noise: object, drawn: object) -> tuple[Tensor, ...]:
-        network = layout.bind(row)
-        return (
-            *policy.reconstruct(network, DIMS, state, action, noise),  # type: ignore[arg-type]
-            policy.sample(network, DIMS, state, drawn),  # type: ignore[arg-type]
-        )
-
-    check_device(all_of_it, row, batch.state[0], batch.action[0], noise, drawn)
 
 
 @pytest.mark.parametrize(

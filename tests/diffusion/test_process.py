@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dqlab.diffusion import Process, noise_schedules
 from dqlab.diffusion.schedules import build_betas
-from dqlab.training.execution.program import trace_program
 
 FREE = [entry.name for entry in noise_schedules if not entry.example]
 CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 30))
@@ -72,12 +71,3 @@ def test_respaced_to_all_timesteps_it_is_the_same() -> None:
     """Not an equal one: rounding must not touch the usual chain."""
     process = Process.from_betas(build_betas("vp", 5))
     assert process.respaced((4, 3, 2, 1, 0)) is process
-
-
-def test_constants_hold_numbers_even_when_first_wanted_in_a_trace() -> None:
-    process = Process.from_betas(torch.tensor([0.2, 0.4, 0.123456], dtype=torch.float64))
-    start, t = torch.ones(3, 1).double(), torch.arange(3)
-    graph = trace_program(lambda x: process.diffuse(x, t, 0 * x), [start])
-    alphas = torch.tensor([process.alpha(t) for t in range(3)], dtype=torch.float64)
-    assert torch.allclose(graph(start)[:, 0], alphas)
-    assert torch.allclose(process.diffuse(start, t, 0 * start)[:, 0], alphas)

@@ -23,7 +23,6 @@ from dqlab.tools.conformance.diffusion import (
     even_process,
     exact_denoiser,
     flow_moments,
-    moments_of,
 )
 
 STATE = torch.zeros(1, 1)
@@ -167,13 +166,6 @@ def test_identities_between_samplers(schedule: str, stride: str) -> None:
         assert torch.allclose(stochastic, ancestral, rtol=0, atol=1e-7)
 
 
-def test_ddim_with_all_the_noise_has_the_moments_of_ddpm() -> None:
-    process = even_process(20)
-    denoise = exact_denoiser(process)
-    one, other = (moments_of(sampler, process, denoise) for sampler in (DDPM(), DDIM(eta=1.0)))
-    assert float((one - other).abs().max()) < 1e-12
-
-
 GRIDS = (17, 33, 65, 129)
 ORDERS: list[tuple[Sampler, float]] = [
     (DDIM(), 1),
@@ -195,12 +187,11 @@ def test_orders_of_convergence(sampler: Sampler, order: float) -> None:
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDPM(), DPMSolverPP(), Heun()], ids=str)
-@pytest.mark.parametrize("stride", ["log_snr", "quadratic"])
-def test_fewer_steps_of_a_fine_training_process(sampler: Sampler, stride: str) -> None:
+def test_fewer_steps_of_a_fine_training_process(sampler: Sampler) -> None:
     """1000 timesteps of Ho et al., of which 8 to 128 are visited."""
     process = Process.from_betas(build_betas("linear", 1000))
     steps = (8, 16, 32, 64, 128)
-    errors = [error_of(replace(sampler, steps=k, stride=stride), process) for k in steps]
+    errors = [error_of(replace(sampler, steps=k, stride="log_snr"), process) for k in steps]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.04
     assert convergence_orders(steps, errors)[-1] > 0.85

@@ -12,7 +12,7 @@ from dqlab.training.execution.products import NARROW, is_narrow, narrow_product,
 sides = st.integers(1, 12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20)
 @given(rows=sides, terms=sides, columns=sides, batch=st.integers(0, 3))
 def test_it_is_the_product(rows: int, terms: int, columns: int, batch: int) -> None:
     lead = (batch,) if batch else ()

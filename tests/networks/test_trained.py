@@ -11,6 +11,7 @@ from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.config.registry import RegistryEntry
 from dqlab.networks import critics, denoisers
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.selection import SoftmaxQ
 from dqlab.tools.conformance.policies import check_algorithm
 
 
@@ -20,13 +21,16 @@ def conforms(critic: str = "twin", denoiser: str = "mlp", **options: Any) -> Non
         DiffusionQL,
         policy=partial(DiffusionPolicy, n_timesteps=2, denoiser=part),
         critic=partial(critics.get(critic), hidden_dim=8, depth=1),
+        selection=partial(SoftmaxQ, n_candidates=2),
         **options,
     )
     check_algorithm(RegistryEntry("made", make, "", "", ""))
 
 
-@pytest.mark.parametrize("critic", critics.names())
-@pytest.mark.parametrize("max_q_backup", [False, True])
+@pytest.mark.parametrize(
+    ("critic", "max_q_backup"),
+    [*((name, False) for name in critics.names()), ("twin", True), ("redq", True), ("tqc", True)],
+)
 def test_critics(critic: str, max_q_backup: bool) -> None:
     conforms(critic=critic, max_q_backup=max_q_backup)
 

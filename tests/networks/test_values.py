@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import gin
 import pytest
 import torch
 from torch import Tensor
 
-from dqlab.networks.values import ValueNetwork, expectile_loss, exponential_loss, quantile_loss, value_losses
+from dqlab.networks.values import expectile_loss, exponential_loss, quantile_loss
 
 SAMPLE = torch.tensor([-1.0, 0.0, 0.5, 2.0, 4.0], dtype=torch.float64)
 
@@ -62,25 +61,3 @@ def test_exponential_goes_on_as_its_tangent() -> None:
     assert torch.allclose(loss[0], torch.tensor(math.e**2 - 2, dtype=torch.float64))
     assert torch.allclose(loss[1], torch.tensor(math.e**2 * 99 - 100, dtype=torch.float64))
     assert torch.allclose(slope[1:], torch.full((2,), 2 * (math.e**2 - 1), dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", value_losses.names())
-def test_more_weight_on_good_actions(name: str) -> None:
-    """Every implicit loss puts V above the mean of Q."""
-    assert minimiser(value_losses.get(name)) > float(SAMPLE.mean())
-
-
-def test_value_network_is_configured_by_gin() -> None:
-    gin.parse_config(
-        [
-            "ValueNetwork.hidden_dim = 8",
-            "ValueNetwork.depth = 2",
-            "ValueNetwork.layer_norm = True",
-            "quantile_loss.tau = 0.9",
-        ]
-    )
-    module = ValueNetwork(3)
-    kinds = [type(layer).__name__ for layer in module.layers]
-    assert kinds == ["Linear", "LayerNorm", "Mish", "Linear", "LayerNorm", "Mish", "Linear"]
-    assert module(torch.randn(6, 3)).shape == (6,)
-    assert math.isclose(float(quantile_loss(torch.tensor(1.0))), 0.9, rel_tol=1e-6)

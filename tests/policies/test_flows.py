@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,10 +10,9 @@ from made_policies import bind, drawn
 from torch import Tensor, nn
 
 from dqlab.errors import ConfigError
-from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
-from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.base import Dims
 from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy
 
 DIMS = Dims(3, 2, 2.0)
@@ -117,24 +115,6 @@ def test_distillation_by_hand() -> None:
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn() -> None:
     policy, noise = OneStepFlowPolicy(n_steps=4), {"start": 0.1 * torch.ones(5, 2, dtype=torch.float64)}
     assert float(policy.distillation_losses(one_step(0.6, 1.15**4), DIMS, states(), noise).max()) < 1e-20
-
-
-def test_each_loss_trains_its_own_network() -> None:
-    policy = OneStepFlowPolicy(denoiser=SMALL, one_step=SMALL)
-    module = policy.build(DIMS).double()
-    layout = Layout.of(module)
-    row = layout.flatten(dict(module.named_parameters())).detach().requires_grad_()
-    network, state, action = layout.bind(row), states(), torch.rand(5, 2, dtype=torch.float64)
-    noise = drawn(policy.loss_noise(DIMS, 5))
-    flow = policy.flow_losses(network, DIMS, state, action, strip_prefix("flow", noise))
-    distilled = policy.distillation_losses(network, DIMS, state, strip_prefix("distill", noise))
-    for losses, trained in ((flow, "flow."), (distilled, "one_step.")):
-        (gradient,) = torch.autograd.grad(losses.sum(), row)
-        for name, values in layout.unflatten(gradient).items():
-            assert bool(values.any()) is name.startswith(trained), name
-    for alpha in (1.0, 10.0):
-        both = replace(policy, alpha=alpha).losses(network, DIMS, state, action, noise)
-        assert torch.allclose(both, flow + alpha * distilled)
 
 
 def test_the_teacher_is_the_rectified_flow() -> None:

@@ -20,14 +20,6 @@ def network_of(dims: Dims) -> Network:
     return bind(POLICY.build(dims))
 
 
-@pytest.mark.parametrize("max_action", [1.0, 2.0])
-def test_probabilities_integrate_to_one(max_action: float) -> None:
-    dims = Dims(1, 1, max_action)
-    grid = torch.linspace(-20, 20, 100_001, dtype=torch.float64).unsqueeze(-1)
-    density = POLICY.log_prob(network_of(dims), dims, torch.full_like(grid, 0.3), grid).exp()
-    assert float(torch.trapezoid(density, grid.squeeze(-1))) == pytest.approx(1.0, abs=1e-6)
-
-
 def test_log_probabilities_are_those_of_torch() -> None:
     dims = Dims(4, 3, 2.0)
     network, state = network_of(dims), torch.randn(6, 4, dtype=torch.float64)

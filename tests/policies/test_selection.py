@@ -104,13 +104,6 @@ def test_implicit_policies_draw_by_their_weights(selection: ImplicitPolicy, weig
     assert shares(selection, q, value=3.0) == pytest.approx(normalised(weights), abs=0.01)
 
 
-@pytest.mark.parametrize(("q", "tau", "value"), [([0, 1], 0.75, 0.75), ([0, 4, 0, 0], 0.9, 3.0), ([5], 0.3, 5.0)])
-def test_expectiles_by_hand(q: list[float], tau: float, value: float) -> None:
-    """0.75 (1 - V) = 0.25 V; 0.9 (4 - V) = 0.1 * 3 V."""
-    got = IDQLExpectile(tau=tau).value_of(torch.tensor(q, dtype=torch.float64).unsqueeze(-1))
-    assert got.tolist() == pytest.approx([value])
-
-
 VALUES = st.lists(st.floats(-50, 50), min_size=1, max_size=12).map(lambda q: torch.tensor(q).double().unsqueeze(-1))
 TAUS = st.floats(0.01, 0.99)
 
@@ -160,14 +153,6 @@ def test_weights_near_an_advantage_of_zero() -> None:
     assert torch.allclose(IDQLExponential().log_ratio(x), x / 2, atol=1e-6)
     ratio = IDQLQuantile(tau=0.5, floor=0.01).log_ratio(torch.tensor([0.0, 0.01, -0.01, 0.02]).double())
     assert ratio.exp().tolist() == pytest.approx([50.0, 50.0, 50.0, 25.0])
-
-
-@pytest.mark.parametrize("make", [IDQLExpectile, IDQLQuantile, IDQLExponential])
-def test_only_advantages_count(make: Callable[..., ImplicitPolicy]) -> None:
-    selection, q = make(), torch.randn(64, 5, dtype=torch.float64)
-    own = selection.log_weights(q, None)
-    assert torch.allclose(own, selection.log_weights(q + 7, None))
-    assert torch.allclose(own, selection.log_weights(q, selection.value_of(q)))
 
 
 @pytest.mark.parametrize(

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.registry import Registry
-from dqlab.noise import NoiseSpec, normal
-from dqlab.policies import policies, selections
-from dqlab.policies.base import Dims
+from dqlab.config.registry import RegistryEntry
+from dqlab.noise import normal
 from dqlab.policies.gaussian import DeterministicPolicy
 from dqlab.policies.selection import Argmax
-from dqlab.testing import check
-
-Call = Callable[..., Tensor]
+from dqlab.tools.conformance.policies import check_policy, check_selection
 
 
-@pytest.fixture
-def file_as_bad() -> Iterator[Callable[[str, object], None]]:
-    """Files a part under the name `bad`, until the test is over."""
-    filed: list[Registry] = []
+def spoilt(base: type, **methods: Callable[..., Any]) -> RegistryEntry[Any]:
+    """A component with some methods that call the sound one's, given as their first argument, and do wrong."""
+    wrong = {
+        name: lambda self, *given, name=name, method=method: method(partial_of(base, name, self), *given)
+        for name, method in methods.items()
+    }
+    return RegistryEntry("bad", dataclass(frozen=True)(type("Bad", (base,), wrong)), "", "", "")
 
-    def file(kind: str, part: object) -> None:
-        registry = Registry.kinds[kind]
-        registry.add("bad", part, summary="Does something wrong.", source="no paper")
-        filed.append(registry)
 
-    policies.names(), selections.names()
-    yield file
-    for registry in filed:
-        registry.remove("bad")
+def partial_of(base: type, name: str, self: Any) -> Callable[..., Any]:
+    return lambda *given: getattr(base, name)(self, *given)
+
+
+def own_dice(sound: Callable[..., Tensor], *given: Any) -> Tensor:
+    action = sound(*given)
+    return (action + 1e-3 * torch.randn(action.shape)).clamp(-1, 1)
 
 
 class Spare(nn.Linear):
@@ -44,123 +43,58 @@ class Spare(nn.Linear):
         self.spare = nn.Parameter(torch.zeros(2))
 
 
-@dataclass(frozen=True)
-class TooFar(DeterministicPolicy):
-    def sample(self, network: Call, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return network(state)
+def of_mean(sound: Callable[..., Tensor], network: Any, dims: Any, state: Tensor, noise: Any) -> Tensor:
+    return sound(network, dims, state - state.mean(dim=0), noise)
 
 
-@dataclass(frozen=True)
-class MixesRows(DeterministicPolicy):
-    def sample(self, network: Call, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return super().sample(network, dims, state - state.mean(dim=0), noise)
-
-
-@dataclass(frozen=True)
-class OwnDice(DeterministicPolicy):
-    def sample(self, network: Call, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return (super().sample(network, dims, state, noise) + 1e-3 * torch.randn(len(state), dims.action)).clamp(-1, 1)
-
-
-@dataclass(frozen=True)
-class Untrained(DeterministicPolicy):
-    def build(self, dims: Dims) -> nn.Module:
-        return Spare(dims.state, dims.action)
-
-
-@dataclass(frozen=True)
-class Detached(DeterministicPolicy):
-    def sample(self, network: Call, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return super().sample(network, dims, state, noise).detach()
-
-
-@dataclass(frozen=True)
-class OnTheHost(DeterministicPolicy):
-    def losses(self, network: Call, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return super().losses(network, dims, state, action, noise) * torch.arange(1, len(state) + 1)
-
-
-@dataclass(frozen=True)
-class OneLoss(DeterministicPolicy):
-    def losses(self, network: Call, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return super().losses(network, dims, state, action, noise).mean()
+def on_the_host(sound: Callable[..., Tensor], network: Any, dims: Any, state: Tensor, *given: Any) -> Tensor:
+    return sound(network, dims, state, *given) * torch.arange(1, len(state) + 1)
 
 
 @pytest.mark.parametrize(
-    ("policy", "message"),
+    ("message", "methods"),
     [
-        (TooFar, "out of range"),
-        (MixesRows, "depends on other rows"),
-        (OwnDice, "random numbers of its own"),
-        (Untrained, "no gradient reaches spare"),
-        (Detached, "does not depend on the parameters"),
-        (OnTheHost, "leaves the device"),
-        (OneLoss, "losses have shape"),
+        ("out of range", {"sample": lambda sound, network, dims, state, noise: network(state)}),
+        ("depends on other rows", {"sample": of_mean}),
+        ("random numbers of its own", {"sample": own_dice}),
+        ("no gradient reaches spare", {"build": lambda sound, dims: Spare(dims.state, dims.action)}),
+        ("does not depend on the parameters", {"sample": lambda sound, *given: sound(*given).detach()}),
+        ("leaves the device", {"losses": on_the_host}),
+        ("losses have shape", {"losses": lambda sound, *given: sound(*given).mean()}),
     ],
 )
-def test_of_policies(policy: object, message: str, file_as_bad: Callable[[str, object], None]) -> None:
-    file_as_bad("policy", policy)
+def test_of_policies(message: str, methods: dict[str, Callable[..., Any]]) -> None:
     with pytest.raises(AssertionError, match=message):
-        check("policy", "bad")
+        check_policy(spoilt(DeterministicPolicy, **methods))
 
 
-@dataclass(frozen=True)
-class Beyond(Argmax):
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return super().__call__(candidates, q, noise) + self.n_candidates
+def best_of_all_states(sound: Callable[..., Tensor], candidates: Tensor, q: Tensor, *given: Any) -> Tensor:
+    return q.amin(dim=0).sum(dim=1).argmax().expand(q.shape[-1])
 
 
-@dataclass(frozen=True)
-class First(Argmax):
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return torch.zeros_like(super().__call__(candidates, q, noise))
-
-
-@dataclass(frozen=True)
-class BestOfAllStates(Argmax):
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return q.amin(dim=0).sum(dim=1).argmax().expand(q.shape[-1])
-
-
-@dataclass(frozen=True)
-class ReadsBack(Argmax):
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return torch.full((q.shape[-1],), int(q.sum() > 0), device=q.device)
-
-
-@dataclass(frozen=True)
-class WrongShape(Argmax):
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return super().__call__(candidates, q, noise).unsqueeze(-1)
-
-
-@dataclass(frozen=True)
-class NoiseByPosition(Argmax):
-    """Allowed: its noise has no axis of candidates, so that nothing is asked of their order."""
-
-    def noise(self, batch: int) -> dict[str, NoiseSpec]:
-        return {"choice": normal(batch)}
-
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
-        return (noise["choice"] > 0).to(torch.int64)
+def read_back(sound: Callable[..., Tensor], candidates: Tensor, q: Tensor, *given: Any) -> Tensor:
+    return torch.full((q.shape[-1],), int(q.sum() > 0), device=q.device)
 
 
 @pytest.mark.parametrize(
-    ("selection", "message"),
+    ("message", "call"),
     [
-        (Beyond, "out of range"),
-        (First, "order of the candidates"),
-        (BestOfAllStates, "another state's candidates"),
-        (ReadsBack, "reads a value back"),
-        (WrongShape, "index has shape"),
+        ("out of range", lambda sound, *given: sound(*given) + len(given[0])),
+        ("order of the candidates", lambda sound, *given: torch.zeros_like(sound(*given))),
+        ("another state's candidates", best_of_all_states),
+        ("reads a value back", read_back),
+        ("index has shape", lambda sound, *given: sound(*given).unsqueeze(-1)),
     ],
 )
-def test_of_selections(selection: object, message: str, file_as_bad: Callable[[str, object], None]) -> None:
-    file_as_bad("selection", selection)
+def test_of_selections(message: str, call: Callable[..., Tensor]) -> None:
     with pytest.raises(AssertionError, match=message):
-        check("selection", "bad")
+        check_selection(spoilt(Argmax, __call__=call))
 
 
-def test_noise_without_candidates_frees_from_their_order(file_as_bad: Callable[[str, object], None]) -> None:
-    file_as_bad("selection", NoiseByPosition)
-    check("selection", "bad")
+def test_noise_without_candidates_frees_from_their_order() -> None:
+    """It has no axis of candidates, so that nothing is asked of their order."""
+    by_position = {
+        "noise": lambda sound, batch: {"choice": normal(batch)},
+        "__call__": lambda sound, candidates, q, noise, *value: (noise["choice"] > 0).to(torch.int64),
+    }
+    check_selection(spoilt(Argmax, **by_position))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqlab.training.adam import adam_step, bias_corrections, clip_by_norm
@@ -11,6 +11,7 @@ from dqlab.training.adam import adam_step, bias_corrections, clip_by_norm
 RATES = [1e-2, 3e-4, 0.0]
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 1000))
 def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -30,6 +31,7 @@ def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
         assert torch.allclose(row, parameter.detach(), rtol=0, atol=1e-14)
 
 
+@settings(max_examples=8)
 @given(scale=st.floats(1e-3, 1e3))
 def test_rows_are_torchs_clipping_with_their_own_bound(scale: float) -> None:
     bounds = torch.tensor([1.0, 7.0, 0.0], dtype=torch.float64)

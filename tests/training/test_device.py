@@ -5,6 +5,7 @@ They stay on it (a tensor made on the host would be refused), and never read a v
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,10 +16,11 @@ from conftest import ROOT
 SETUP = "_setup_privateuseone_for_python_backend"
 
 CODE = f"""
-import sys, torch
+import gin, torch
 from torch.utils.backend_registration import {SETUP}
 {SETUP}("card")
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from conftest import SHALLOW, SMALL
 from dqlab.algorithms import algorithms
 from dqlab.data import Transitions
 from dqlab.diffusion import process
@@ -29,7 +31,8 @@ from dqlab.training.execution.program import tree_map
 from dqlab.training.programs import SamplerCore
 from dqlab.training.programs import Step
 
-mistake = sys.argv[1]
+algorithms.names()
+gin.parse_config([*SMALL, *SHALLOW])
 dims, n = Dims(17, 6), 50
 data = Transitions(torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n), None)
 
@@ -42,7 +45,7 @@ def move_buffers(pack):
             owner, _, leaf = path.rpartition(".")
             setattr(layout.module.get_submodule(owner), leaf, card(buffer))
 
-def run(program):
+def run(program, mistake=""):
     tensors = tree_map(card, program.tensors)
     if mistake == "host":
         tensors["parameters"] = tree_map(lambda t: torch.empty(t.shape), tensors["parameters"])
@@ -53,7 +56,7 @@ def run(program):
 
 table = process._table
 for name in algorithms.names():
-    for replicas in (1, 3):
+    for replicas in (2,) if name != "diffusion_ql" else (1, 2):
         process._table = table
         pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
         step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
@@ -64,26 +67,21 @@ for name in algorithms.names():
             for program in programs:
                 run(program)
 print("stayed on the card")
+with FakeTensorMode():
+    for program in programs:
+        for mistake in ("host", "read"):
+            try:
+                run(program, mistake)
+            except (RuntimeError, DataDependentOutputException) as error:
+                print(mistake, "device" in str(error) or "_local_scalar_dense" in str(error))
 """
 
 
-def run(mistake: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", CODE, mistake], cwd=ROOT, capture_output=True, text=True)
-
-
-pytestmark = pytest.mark.skipif(
+@pytest.mark.skipif(
     not hasattr(registration, SETUP), reason="this PyTorch has no devices written in Python (2.10 and later have)"
 )
-
-
 def test_nothing_crosses_to_the_host() -> None:
-    """The updates and the actions of every algorithm, alone and packed."""
-    done = run("none")
-    assert done.stdout.strip() == "stayed on the card", done.stderr[-2000:]
-
-
-@pytest.mark.parametrize("mistake", ["host", "read"])
-def test_the_test_sees_mistakes(mistake: str) -> None:
-    done = run(mistake)
-    assert done.returncode != 0
-    assert "device" in done.stderr or "DataDependent" in done.stderr
+    """The updates and the actions of every algorithm, packed; where one would, the test sees it."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["stayed on the card", *2 * ["host True", "read True"]], done.stderr[-2000:]

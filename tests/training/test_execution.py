@@ -12,22 +12,20 @@ from pathlib import Path
 import gin
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import PERCEPTRONS, ROOT, SHALLOW, SMALL
+from made_updates import CPU, DIMS, largest_difference, random_transitions
 from torch._dynamo.utils import counters
 
 from dqlab.algorithms import algorithms
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Transitions
 from dqlab.errors import ConfigError
-from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.execution import program
-from dqlab.training.execution.modes import Auto, Compile, ComputeBudget, Eager, execution_modes, name_of
+from dqlab.training.execution.modes import Auto, Compile, Eager, execution_modes, name_of
 from dqlab.training.execution.program import Program, compile_program
-from dqlab.training.programs import Lanes, SamplerCore, Step
+from dqlab.training.programs import SamplerCore, Step, lanes_of
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-DIMS = Dims(17, 6)
+CUDA = torch.device("cuda")
 MODES = [
     pytest.param(device, name, marks=[pytest.mark.gpu] if device == CUDA else [])
     for device in (CPU, CUDA)
@@ -46,79 +44,71 @@ def short_chains() -> Iterator[None]:
     gin.clear_config()
 
 
-def made_up(device: torch.device, dtype: torch.dtype, rows: int = 400) -> Transitions:
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
-    action, terminal = normal(rows, DIMS.action).clamp(-1, 1), (normal(rows) > 1.5).to(dtype)
-    return Transitions(
-        normal(rows, DIMS.state),
-        action,
-        normal(rows),
-        normal(rows, DIMS.state),
-        terminal,
-        provenance=None,  # type: ignore[arg-type]
-    )
-
-
 def trained(
     name: str, mode: str, device: torch.device, dtype: torch.dtype, seeds: tuple[int, ...] = (1,), steps: int = 50
 ) -> Step:
     pack = Pack([algorithms.get(name)()] * len(seeds), DIMS, seeds, dtype=dtype, device=device)
-    step = Step(pack, made_up(device, dtype), 32, execution_modes.get(mode)(), steps)
+    step = Step(pack, random_transitions(400, dtype, device), 32, execution_modes.get(mode)(), steps)
     for _ in range(steps):
         step()
     return step
 
 
-def largest_difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> float:
-    left, right = one.pack.weights(row), other.pack.weights(other_row)
-    return max(float((left[net][key] - right[net][key]).abs().max()) for net in left for key in left[net])
+def difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> float:
+    return largest_difference(one.pack.weights(row), other.pack.weights(other_row))
 
 
-CASES = [(name, torch.float64, 1e-9) for name in algorithms.names() if name != "bc"] + [("bc", torch.float32, 1e-4)]
-"""bc in float64: as a replica in a pack, below."""
-SHALLOW = ["LNResnet.n_blocks = 1"] + [
-    f"{component}.depth = 1"
-    for component in (
-        *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
-        *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
-    )
-]
-"""One hidden layer instead of two or three, which are compiled alike; Diffusion-QL has all of them."""
+PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *PERCEPTRONS))]
+"""Mish is many operations, and the embedding has it too; Diffusion-QL keeps both."""
 
 
-@pytest.mark.parametrize(("name", "dtype", "tolerance"), CASES, ids=str)
+@pytest.mark.parametrize("name", sorted(set(algorithms.names()) - {"bc"}))
 @pytest.mark.parametrize(("device", "mode"), OTHERS, ids=str)
-def test_every_mode_agrees_with_eager(
-    device: torch.device, mode: str, name: str, dtype: torch.dtype, tolerance: float
-) -> None:
-    """Weights, averages and targets after 50 updates, and the losses reported on the way."""
-    if name != "diffusion_ql":
-        gin.parse_config(SHALLOW)
-    ours, eager = trained(name, mode, device, dtype), trained(name, "eager", device, dtype)
-    assert largest_difference(ours, eager) <= tolerance
-    untrained = trained(name, "eager", device, dtype, steps=0)
-    assert largest_difference(ours, untrained) > 1e-3
+def test_every_mode_agrees_with_eager(device: torch.device, mode: str, name: str) -> None:
+    """Weights, averages and targets after 50 updates, and the losses reported on the way, in float64."""
+    gin.parse_config([*SHALLOW, *(PLAIN if name != "diffusion_ql" else [])])
+    ours, eager = trained(name, mode, device, torch.float64), trained(name, "eager", device, torch.float64)
+    assert difference(ours, eager) <= 1e-9
+    assert difference(ours, trained(name, "eager", device, torch.float64, steps=0)) > 1e-3
     sums, wanted = ours.take_sums(), eager.take_sums()
     assert sums.keys() == wanted.keys()
     for key in wanted:
-        assert torch.allclose(sums[key], wanted[key], rtol=10 * tolerance, atol=0), key
+        assert torch.allclose(sums[key], wanted[key], rtol=1e-8, atol=0), key
 
 
-@pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
+def test_nothing_is_compiled_twice_in_a_run() -> None:
+    """Chunks of noise, learning rates, moving averages and evaluations change; the compiled programs do not.
+
+    In float32, whose products are oneDNN's; compiling changes nothing, and a replica is as it is alone.
+    """
+    alone, fresh = (trained("bc", "eager", CPU, torch.float32, steps=steps) for steps in (110, 0))
+    before = counters["stats"]["unique_graphs"]
+    step = trained("bc", "compile", CPU, torch.float32, seeds=(0, 1, 2), steps=0)
+    core = SamplerCore(step.pack, 2, step.mode)
+    compiled = counters["stats"]["unique_graphs"] - before
+    assert compiled == 2, "one program for updates and one for acting, whatever the number of replicas"
+    assert difference(step, fresh, 1) == float(step.sums.abs().sum()) == 0
+    stream = core.noise_stream("test")
+    for time in range(110):
+        step()
+        if time % 40 == 0:
+            core.sample_actions(torch.zeros(3, 2, DIMS.state), stream.at(time))
+    assert counters["stats"]["unique_graphs"] - before == compiled
+    assert difference(step, alone, 1) <= 1e-4
+
+
+@pytest.mark.parametrize(("device", "mode"), [mode for mode in MODES if mode.values != (CPU, "compile")], ids=str)
 def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> None:
-    alone = trained("bc", mode, device, torch.float64, (1,))
+    """And so behaviour cloning agrees with eager in every mode."""
+    alone = trained("bc", "eager", device, torch.float64, (1,))
     together = trained("bc", mode, device, torch.float64, (0, 1, 2))
-    assert largest_difference(alone, together, 0, 1) <= 1e-9
+    assert difference(alone, together, 0, 1) <= 1e-9
 
 
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
-    core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(ComputeBudget(device, 0.0)))
+    core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(device))
     stream = core.noise_stream("test")
     generator = torch.Generator().manual_seed(0)
     for time in (0, 25):
@@ -134,8 +124,8 @@ def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) ->
 
 def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str, torch.Tensor]) -> torch.Tensor:
     """The pack acting lane by lane: 7 states are lanes of 4 and 3 on a CPU, with one to spare."""
-    lanes = core.lanes
-    padded = torch.nn.functional.pad(state, (0, 0, 0, lanes.count * lanes.size - 7)).chunk(lanes.count, dim=1)
+    size = core.lane_size
+    padded = torch.nn.functional.pad(state, (0, 0, 0, core.lanes * size - 7)).chunk(core.lanes, dim=1)
     parts = [
         pack.act(part, {name: value[:, lane] for name, value in noise.items()}) for lane, part in enumerate(padded)
     ]
@@ -143,33 +133,10 @@ def by_hand(pack: Pack, core: SamplerCore, state: torch.Tensor, noise: dict[str,
 
 
 def test_lanes() -> None:
-    assert Lanes.of(10, CPU) == Lanes(2, 5)
-    assert Lanes.of(7, CPU) == Lanes(2, 4)
-    assert Lanes.of(1, CPU) == Lanes(1, 1)
-    assert Lanes.of(100, CUDA) == Lanes(1, 100)
-
-
-def test_nothing_is_compiled_twice_in_a_run() -> None:
-    """Chunks of noise, learning rates, moving averages and evaluations change; the compiled programs do not."""
-    before = counters["stats"]["unique_graphs"]
-    step = trained("bc", "compile", CPU, torch.float32, seeds=(0, 1, 2), steps=3)
-    core = SamplerCore(step.pack, 2, step.mode)
-    compiled = counters["stats"]["unique_graphs"] - before
-    assert compiled == 2, "one program for updates and one for acting, whatever the number of replicas"
-    stream = core.noise_stream("test")
-    for time in range(220):
-        step()
-        if time % 40 == 0:
-            core.sample_actions(torch.zeros(3, 2, DIMS.state), stream.at(time))
-    assert counters["stats"]["unique_graphs"] - before == compiled
-
-
-def test_the_count_sees_a_program_compiled_again() -> None:
-    before = counters["stats"]["unique_graphs"]
-    mode = Compile()
-    for rows in (3, 4):
-        mode(Program(lambda tensors: tensors["x"] + 1, {"x": torch.zeros(rows)}))()
-    assert counters["stats"]["unique_graphs"] - before == 2
+    assert lanes_of(10, CPU) == (2, 5)
+    assert lanes_of(7, CPU) == (2, 4)
+    assert lanes_of(1, CPU) == (1, 1)
+    assert lanes_of(100, CUDA) == (1, 100)
 
 
 CACHED = """
@@ -181,26 +148,24 @@ run = Compile()(Program(lambda tensors: (tensors["x"] * 3).cos().sum(-1), {"x": 
 assert torch.allclose(run(), torch.tensor(3.0).cos() * 7)
 print("hits", counters["inductor"]["fxgraph_cache_hit"])
 """
+"""dqlab first: PyTorch's compiler chooses a folder as soon as it is imported."""
 
 
 def test_compiled_code_is_kept_between_runs(tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
-    env = clean | {"XDG_CACHE_HOME": str(tmp_path)}
-
-    def run() -> str:
-        command = [sys.executable, "-c", CACHED]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.strip()
-
-    assert run() == "hits 0"
-    assert list((tmp_path / "dqlab" / "inductor").rglob("*")), "the cache is where it is said to be"
-    assert run() == "hits 1"
+    env = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    env |= {"XDG_CACHE_HOME": str(tmp_path), "TORCHINDUCTOR_VEC_ISA_OK": "1"}  # the latter saves trials of the compiler
+    command = [sys.executable, "-c", CACHED]
+    for hits in (0, 1):
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"hits {hits}"
+        assert list((tmp_path / "dqlab" / "inductor").rglob("*")), "the cache is where it is said to be"
 
 
 def test_auto_compiles_where_it_pays_and_says_why() -> None:
-    short, long = Auto().resolve(ComputeBudget(CPU, 2.9e12)), Auto().resolve(ComputeBudget(CPU, 3.1e12))
+    short, long = Auto().resolve(CPU, 2.9e12), Auto().resolve(CPU, 3.1e12)
     assert (name_of(short), name_of(long)) == ("eager", "compile")
     assert short.reason == "2.9 TFLOP to do; compiling pays from 3 on"
-    assert name_of(Auto().resolve(ComputeBudget(torch.device("meta"), 1e15))) == "eager"
+    assert name_of(Auto().resolve(torch.device("meta"), 1e15)) == "eager"
 
 
 @pytest.fixture
@@ -218,8 +183,8 @@ def gpu_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_auto_on_a_gpu(gpu_toolchain: Path) -> None:
-    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e13))) == "cuda_graph"
-    assert name_of(Auto().resolve(ComputeBudget(CUDA, 1e15))) == "compile+cuda_graph"
+    assert name_of(Auto().resolve(CUDA, 1e13)) == "cuda_graph"
+    assert name_of(Auto().resolve(CUDA, 1e15)) == "compile+cuda_graph"
 
 
 @pytest.mark.parametrize(
@@ -232,29 +197,29 @@ def test_a_gpu_without_what_triton_needs(
     (gpu_toolchain / lacking).unlink(missing_ok=True)
     if lacking == "triton":
         monkeypatch.setattr(program, "find_spec", lambda name: None)
-    settled = Auto().resolve(ComputeBudget(CUDA, 1e15))
+    settled = Auto().resolve(CUDA, 1e15)
     assert name_of(settled) == "cuda_graph"
     assert said in settled.reason
     for mode in ("compile", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match=rf"'{re.escape(mode)}' needs .*{said}.*execution='auto'"):
-            execution_modes.get(mode)().resolve(ComputeBudget(CUDA, 1.0))
+            execution_modes.get(mode)().resolve(CUDA, 1.0)
 
 
 def test_auto_does_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    settled = Auto().resolve(ComputeBudget(CPU, 1e15))
+    settled = Auto().resolve(CPU, 1e15)
     assert name_of(settled) == "eager"
     assert "C++ compiler" in settled.reason
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        Compile().resolve(ComputeBudget(CPU, 1.0))
+        Compile().resolve(CPU, 1.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_need_a_gpu() -> None:
     for name in ("cuda_graph", "compile+cuda_graph"):
         with pytest.raises(ConfigError, match="needs a CUDA device"):
-            execution_modes.get(name)().resolve(ComputeBudget(CPU, 1.0))
+            execution_modes.get(name)().resolve(CPU, 1.0)
 
 
 def test_a_program_that_looks_at_values_is_told_of() -> None:
@@ -263,26 +228,21 @@ def test_a_program_that_looks_at_values_is_told_of() -> None:
         compile_program(program)
 
 
-def test_compiling_changes_nothing() -> None:
-    pack = Pack([algorithms.get("bc")()], DIMS, [0])
-    before = {name: matrix.clone() for name, matrix in pack.state.parameters.items()}
-    step = Step(pack, made_up(CPU, torch.float32), 32, Compile())
-    assert all(torch.equal(before[name], matrix) for name, matrix in pack.state.parameters.items())
-    assert float(step.sums.abs().sum()) == 0
-
-
 def test_a_step_is_an_update() -> None:
     """The program reads the same noise and batches as one who injects them, across a chunk's edge and from any step."""
-    gin.parse_config(["MLPDenoiser.hidden_dim = 16", "TwinCritic.hidden_dim = 16"])
-    one = trained("diffusion_ql", "eager", CPU, torch.float64, steps=120)
-    data, pack = made_up(CPU, torch.float64), Pack([algorithms.get("diffusion_ql")()], DIMS, [1], dtype=torch.float64)
-    step = Step(pack, data, 32, Eager())
-    for number in range(120):
-        noise = step.noise_at(number)
-        pack.update(data.batch(noise.pop("batch_index")), noise)
-    assert largest_difference(one, step) == 0
-    half = trained("diffusion_ql", "eager", CPU, torch.float64, steps=77)
-    again = Step(half.pack, data, 32, Eager())
-    for _ in range(43):
-        again()
-    assert largest_difference(one, again) == 0
+    data = random_transitions(400)
+
+    def begun() -> Step:
+        pack = Pack([DiffusionQL()], DIMS, [1], dtype=torch.float64)
+        pack.state.step = 95
+        return Step(pack, data, 32, Eager())
+
+    one, two, by_hand = begun(), begun(), begun()
+    for number in range(95, 105):
+        one()
+        noise = by_hand.noise_at(number)
+        by_hand.pack.update(data.batch(noise.pop("batch_index")), noise)
+        two = two if number % 4 else Step(two.pack, data, 32, Eager())
+        two()
+    assert difference(one, by_hand) == difference(one, two) == 0
+    assert difference(one, begun()) > 1e-3

@@ -6,11 +6,10 @@ import warnings
 
 import pytest
 import torch
+from made_updates import DIMS, random_transitions
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Transitions
 from dqlab.networks.precision import precisions
-from dqlab.policies.base import Dims
 from dqlab.training import Pack, Probe
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.probe import USABLE, WORKSPACES
@@ -18,12 +17,11 @@ from dqlab.training.programs import Step
 
 pytestmark = pytest.mark.gpu
 
-DIMS, ROWS, BATCH = Dims(17, 6), 10_000, 256
+BATCH = 256
 
 
 def step_on_the_card(mode: str, replicas: int, precision: str = "full") -> Step:
-    fields = torch.randn(ROWS, 17), torch.rand(ROWS, 6), torch.randn(ROWS), torch.randn(ROWS, 17), torch.zeros(ROWS)
-    data = Transitions(*(field.cuda() for field in fields), provenance=None)  # type: ignore[arg-type]
+    data = random_transitions(10_000, torch.float32, torch.device("cuda"))
     chosen = precisions.get(precision)()
     torch.set_float32_matmul_precision(chosen.float32_products)
     pack = Pack([DiffusionQL()] * replicas, DIMS, range(replicas), device="cuda", precision=chosen)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import gin
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SHALLOW, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_updates import DIMS, graph_of, products, random_transitions
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dqlab.algorithms import algorithms
-from dqlab.data import Transitions
 from dqlab.networks import stacking
-from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.execution.merging import merge_sums
 from dqlab.training.execution.modes import Eager
-from dqlab.training.execution.program import Program, nested_tensors, trace_program, tree_map
+from dqlab.training.execution.program import nested_tensors
 from dqlab.training.programs import SamplerCore, Step
 
+CUDA = torch.device("cuda")
 N, LAYERS = 5, 4  # diffusion steps; layers of the denoiser and of each critic, as in test_waste.py
 
 
@@ -37,15 +35,11 @@ def merged(function: Callable[..., Tensor], *values: Tensor) -> tuple[GraphModul
     return graph, saved
 
 
-def counted(graph: GraphModule) -> Counter[str]:
-    return Counter(node.target.__name__.split(".")[0] for node in graph.graph.nodes if node.op == "call_function")
-
-
 def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(rows=st.lists(st.integers(1, 5), min_size=1, max_size=5), batch=st.integers(0, 2), seed=st.integers(0, 9))
 def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batch: int, seed: int) -> None:
     """Of its weight one product, of its bias one sum over rows, whatever the numbers of rows are; packed or not."""
@@ -67,8 +61,7 @@ def test_gradients_of_a_layer_that_is_called_several_times(rows: list[int], batc
         graph(weight, bias, *inputs), gradients(weight, bias, *inputs), strict=True
     ):  # one product for each call, and one for all gradients
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    products = counted(graph)
-    assert products["mm"] + products["addmm"] + products["bmm"] + products["baddbmm"] == len(rows) + 1
+    assert products(graph) == len(rows) + 1
 
 
 def test_what_is_overwritten_before_the_sum_is_not_read_after() -> None:
@@ -92,7 +85,7 @@ def test_products_that_are_wanted_themselves_stay() -> None:
     values = numbers(3, 3), numbers(3, 3, seed=1), numbers(3, 3, seed=2)
     graph, saved = merged(function, *values)  # type: ignore[arg-type]
     assert saved == 0
-    assert counted(graph)["mm"] == 2
+    assert products(graph) == 2
 
 
 def test_products_of_different_shapes_are_merged_among_their_like() -> None:
@@ -104,7 +97,7 @@ def test_products_of_different_shapes_are_merged_among_their_like() -> None:
     values = numbers(1, 2), numbers(2, 4), numbers(1, 5), numbers(5, 4), numbers(1, 4)
     graph, saved = merged(function, *values)
     assert saved == 1
-    assert counted(graph)["mm"] == 1
+    assert products(graph) == 1
     torch.testing.assert_close(graph(*values), function(*values))
 
 
@@ -198,21 +191,8 @@ PACKS = [("diffusion_ql", 1), *((name, 3) for name in algorithms.names())]
 
 
 def step_of(name: str, replicas: int) -> Step:
-    dims, rows = Dims(17, 6), 40
-    action, terminal = numbers(rows, 6, seed=1).clamp(-1, 1), (numbers(rows, seed=2) > 1).double()
-    fields = numbers(rows, 17), action, numbers(rows, seed=3), numbers(rows, 17, seed=4), terminal
-    pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), dtype=torch.float64, width=replicas)
-    return Step(pack, Transitions(*fields, provenance=None), 16, Eager())  # type: ignore[arg-type]
-
-
-def for_a_gpu(program: Program) -> GraphModule:
-    """The program as it is compiled for a GPU."""
-
-    def flat(*values: Tensor) -> Any:
-        given = iter(values)
-        return program.function(tree_map(lambda _: next(given), program.tensors))
-
-    return trace_program(flat, nested_tensors(program.tensors), torch.device("cuda"))
+    pack = Pack([algorithms.get(name)()] * replicas, DIMS, range(replicas), dtype=torch.float64, width=replicas)
+    return Step(pack, random_transitions(40), 16, Eager())
 
 
 @pytest.fixture
@@ -222,34 +202,29 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
-def test_the_program_for_a_gpu_is_the_update(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    """Every algorithm's, three times: with merged sums, narrow products written out, and critics called as one."""
-    gin.parse_config(SMALL)
-    program = step_of(name, replicas)._program(slice(0, replicas))
-    graph, tensors = for_a_gpu(program), program.tensors
+def test_what_a_gpu_computes_is_the_update_and_the_action(
+    name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch
+) -> None:
+    """Every algorithm's, twice: with merged sums, narrow products written out, and critics called as one."""
+    gin.parse_config([*SMALL, *SHALLOW])
+    step, rows = step_of(name, replicas), slice(0, replicas)
+    core = SamplerCore(step.pack, 2, Eager())
+    core._state.copy_(numbers(*core._state.shape))
+    update, action = step._program(rows), core._program(rows, 0)
+    graphs = [graph_of(update, CUDA), graph_of(action, CUDA)]
     as_on_a_gpu.undo()
+    acted = action.function(action.tensors)
+    assert float(acted.std()) > 0
+    torch.testing.assert_close(graphs[1](*nested_tensors(action.tensors)), acted, rtol=1e-10, atol=1e-10)
     as_written = step_of(name, replicas)
-    for _ in range(3):
-        graph(*nested_tensors(tensors))
+    for _ in range(2):
+        graphs[0](*nested_tensors(update.tensors))
         as_written()
     state = as_written.pack.state
     wanted = {"parameters": state.parameters, "moments": state.moments, "targets": state.targets}
     for part, value in {**wanted, "sums": as_written.sums}.items():
-        for found, right in zip(nested_tensors(tensors[part]), nested_tensors(value), strict=True):
+        for found, right in zip(nested_tensors(update.tensors[part]), nested_tensors(value), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("name", "replicas"), PACKS, ids=str)
-def test_the_sampler_for_a_gpu_acts_as_written(name: str, replicas: int, as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    gin.parse_config(SMALL)
-    core = SamplerCore(step_of(name, replicas).pack, 2, Eager())
-    core._state.copy_(numbers(*core._state.shape))
-    program = core._program(slice(0, replicas), 0)
-    graph = for_a_gpu(program)
-    as_on_a_gpu.undo()
-    wanted = program.function(program.tensors)
-    assert float(wanted.std()) > 0
-    torch.testing.assert_close(graph(*nested_tensors(program.tensors)), wanted, rtol=1e-10, atol=1e-10)
 
 
 PRODUCTS = 156  # of an update of Diffusion-QL as written: see test_waste.py
@@ -264,5 +239,5 @@ NARROW = 2 * N + 2 * N + 1 + (N + 1) + (N - 1) + 2 + 3
 
 
 def test_how_many_products_a_gpu_is_given(as_on_a_gpu: pytest.MonkeyPatch) -> None:
-    found = counted(for_a_gpu(step_of("diffusion_ql", 1)._program(slice(0, 1))))
-    assert sum(found[name] for name in ("mm", "addmm", "bmm", "baddbmm")) == PRODUCTS - STACKED - MERGED - NARROW == 78
+    found = products(graph_of(step_of("diffusion_ql", 1)._program(slice(0, 1)), CUDA))
+    assert found == PRODUCTS - STACKED - MERGED - NARROW == 78

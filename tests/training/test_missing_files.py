@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -51,6 +52,16 @@ def test_a_resume_that_misses_a_file(in_process: Run, trained: Path, tmp_path: P
     done = in_process(*TRAIN, "--resume", *more)
     assert done.returncode == 2
     assert f"dqlab: error: The run in run has begun, and its {missing} is missing: it cannot go on" in done.stderr
+    assert content(run) == before
+
+
+def test_a_resume_that_differs_says_what_differs(in_process: Run, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = content(run)
+    done = in_process(*TRAIN, "--resume", *GIN, *bindings("DiffusionQL.eta=0.5", "Training.batch_size=16"))
+    assert done.returncode == 2
+    assert re.search(r"DiffusionQL\.eta: .*0\.5 now.*Training\.batch_size: .*16 now", done.stderr, re.DOTALL)
     assert content(run) == before
 
 

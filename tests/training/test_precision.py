@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.networks.precision import Precision, precisions
+from dqlab.networks.precision import precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
 from dqlab.training.probe import made_up_update
@@ -47,13 +47,3 @@ def test_full_precision_is_the_default() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_tf32_needs_a_gpu() -> None:
     assert "CUDA" in precisions.get("tf32")().unavailable_reason(torch.device("cpu"))
-
-
-@pytest.mark.parametrize("name", precisions.names())
-def test_every_precision_says_what_it_is(name: str) -> None:
-    precision = precisions.get(name)()
-    assert isinstance(precision, Precision)
-    assert precision.float32_products in ("highest", "high", "medium")
-    with precision.region(torch.device("cpu")):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert torch.equal(product.float(), torch.full((2, 2), 2.0))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,12 @@ from ray_cluster import until
 
 from dqlab.training import checkpoint
 
-STEPS = 90
-
 
 def command(out: Path, *more: str) -> list[str]:
-    gin = str(ROOT / "gin" / "quickstart.gin")
-    start = [sys.executable, "-m", "dqlab.cli", "train", "--gin", gin, *write_hold(out.parent), "--out", str(out)]
-    own = ("Training.checkpoint_seconds=0.0", "Training.eval_every=30", "Training.early_stop=official")
+    gin = ROOT / "gin" / "quickstart.gin"
+    own = ("Training.checkpoint_seconds=0.0", "Training.early_stop=official")
     sets = bindings(*own, diffusion="Experiment.algorithm=td3_bc" not in more)
-    return [*start, "--seeds", "0", "1", "--steps", str(STEPS), "-q", *sets, *more]
+    return ["train", "--gin", str(gin), "--out", str(out), "--seeds", "0", "1", "--steps", "60", "-q", *sets, *more]
 
 
 def run_killed(out: Path, whole: Path, kills: int, *more: str) -> None:
@@ -36,12 +33,12 @@ def run_killed(out: Path, whole: Path, kills: int, *more: str) -> None:
     env = isolated(out.parent) | held(steps[-1] - 1, out.parent / "never")
     for line in sorted(dice.sample(range(1, steps.index(steps[-1]) + 1), kills)):
         resume = ["--resume"] if (out / "run.json").exists() else []
-        process = subprocess.Popen(command(out, *resume, *more), cwd=out.parent, env=env)
+        arguments = [*command(out, *resume, *more), *write_hold(out.parent)]
+        process = subprocess.Popen([sys.executable, "-m", "dqlab.cli", *arguments], cwd=out.parent, env=env)
         until(lambda line=line: written(out) >= line, 240)  # type: ignore[misc]
         time.sleep(dice.uniform(0.0, 0.05))
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    subprocess.run(command(out, "--resume", *more), cwd=out.parent, env=isolated(out.parent), check=True, timeout=300)
 
 
 def written(out: Path) -> int:
@@ -57,12 +54,15 @@ def journal(out: Path, seed: int) -> list[Any]:
     return records(out, f"seed-{seed}")
 
 
-@pytest.mark.parametrize(("algorithm", "kills"), [("diffusion_ql", 3), ("td3_bc", 1)])
-def test_kill_and_resume_is_bit_identical(tmp_path: Path, algorithm: str, kills: int) -> None:
+@pytest.mark.parametrize(("algorithm", "kills"), [("diffusion_ql", 2), ("td3_bc", 1)])
+def test_kill_and_resume_is_bit_identical(
+    tmp_path: Path, in_process: Callable[..., Any], algorithm: str, kills: int
+) -> None:
     """With candidates and without, delayed networks included; evaluations, too."""
     whole, killed, more = tmp_path / "whole", tmp_path / "killed", ("--set", f"Experiment.algorithm={algorithm}")
-    subprocess.run(command(whole, *more), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
+    assert in_process(*command(whole, *more)).returncode == 0
     run_killed(killed, whole, kills, *more)
+    assert in_process(*command(killed, "--resume", *more)).returncode == 0
     (tensors, record), (expected, expected_record) = final_state(killed), final_state(whole)
     assert record == expected_record
     assert record["step"] > 0
@@ -78,19 +78,3 @@ def test_kill_and_resume_is_bit_identical(tmp_path: Path, algorithm: str, kills:
         assert [path.name for path in weights[0]] == [path.name for path in weights[1]]
         assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*weights, strict=True))
     assert not list(killed.rglob("*.tmp")), "half-written files are left"
-
-
-def test_a_resume_that_differs_says_what_differs(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    subprocess.run(command(out, "--steps", "20"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
-    facts = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps({**facts, "state": "running"}))
-    before = (out / "checkpoint.safetensors").read_bytes()
-    differing = command(out, "--steps", "20", "--resume", "--set", "DiffusionQL.eta=0.5", "Training.batch_size=16")
-    again = subprocess.run(differing, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=300)
-    assert again.returncode == 2
-    assert "DiffusionQL.eta: " in again.stderr
-    assert "0.5 now" in again.stderr
-    assert "Training.batch_size: " in again.stderr
-    assert "16 now" in again.stderr
-    assert (out / "checkpoint.safetensors").read_bytes() == before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +15,7 @@ from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.runs.build import check_varied
 from dqlab.testing import check
-from dqlab.training import Pack, Probe
+from dqlab.training import Pack
 
 DIMS = Dims(5, 3)
 
@@ -72,10 +72,3 @@ def test_a_pack_refuses_to_vary_what_is_read_directly() -> None:
     with pytest.raises(ConfigError, match="Shrunk reads self.share, .* or name it in Shrunk.structural"):
         check_varied([Shrunk(), Shrunk(share=0.6)], DIMS)
     check_varied([Shrunk(), Shrunk(learning_rate=0.6)], DIMS)
-
-
-@pytest.mark.parametrize("name", algorithms.names())
-def test_no_algorithm_reads_its_scalars_directly(name: str) -> None:
-    algorithm = algorithms.get(name)()
-    assert Probe(algorithm, DIMS).shared_hyperparameters == set()
-    assert replace(algorithm, **algorithm.hyper()) == algorithm  # type: ignore[type-var]

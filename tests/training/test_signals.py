@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,79 +29,74 @@ FAR = (f"Training.log_every={STEPS}", f"Training.eval_every={STEPS}", "Training.
 QUICK = ("Training.execution=eager", "DiffusionPolicy.n_timesteps=2", "Training.eval_episodes=1")
 
 
-def command(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
+def arguments(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
     gin = str(ROOT / "gin" / "quickstart.gin")
-    start = [sys.executable, "-m", "dqlab.cli", "train", "--gin", gin, "--out", str(out), "--steps", str(STEPS)]
-    return [*start, *write_hold(out.parent), *more, *bindings(*FAR, *QUICK, *sets)]
+    return ["train", "--gin", gin, "--out", str(out), "--steps", str(STEPS), *more, *bindings(*FAR, *QUICK, *sets)]
 
 
-def signalled(out: Path, number: int, step: int, *more: str) -> tuple[int, str]:
-    """Exit code and last line of a run that gets a signal between two logs, after so many updates; it ends soon."""
-    release = out.parent / f"signal-{number}"
-    process = subprocess.Popen(
-        command(out, *more),
-        cwd=out.parent,
-        env=isolated(out.parent) | held(step, release),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_until_held(release)
-    sent = time.monotonic()
-    process.send_signal(number)
-    release.touch()
-    said = process.communicate(timeout=120)[1]
-    assert time.monotonic() - sent < SOON
-    return process.returncode, said.splitlines()[-1]
+def command(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, "-m", "dqlab.cli", *arguments(out, *write_hold(out.parent), *more, sets=sets)]
 
 
-def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    subprocess.run(command(whole, "-q"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
-    steps = [0]
-    for number, code, step, resume in (
-        (signal.SIGTERM, 143, 30, ()),
-        (signal.SIGHUP, 129, 60, ("--resume",)),
-        (2, 130, 90, ("--resume",)),
-    ):
-        ended, said = signalled(stopped, number, step, *resume)
-        assert ended == code, said
-        assert f"--resume --out {stopped} continues" in said
-        facts = RunFolder(stopped).facts()
-        assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
-        steps.append(checkpoint.read_checkpoint(stopped / "checkpoint.safetensors")[1]["step"])
-    assert steps == sorted({*steps}), "each went on"
-    assert steps[-1] < STEPS
-    subprocess.run(command(stopped, "-q", "--resume"), cwd=tmp_path, env=isolated(tmp_path), check=True, timeout=300)
-    (tensors, record), (expected, expected_record) = (
-        checkpoint.read_checkpoint(out / "checkpoint.safetensors") for out in (stopped, whole)
-    )
-    assert record == expected_record
-    assert all(torch.equal(tensors[g][n], value) for g, named in expected.items() for n, value in named.items())
-    assert records(stopped, "seed-0") == records(whole, "seed-0")
-    assert RunFolder(stopped).facts()["state"] == "finished"
+def until_held(out: Path, step: int, before: Sequence[str] = (), *more: str, **streams: Any) -> Held:
+    """A run that is held between two logs, after so many updates; `before` starts it."""
+    release = out.parent / f"at-{step}"
+    env = isolated(out.parent) | held(step, release)
+    process = subprocess.Popen([*before, *command(out, *more)], cwd=out.parent, env=env, **streams)
+    return Held(process, release)
 
 
-def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
-    """The run writes to a terminal, which hangs up: the checkpoint is written all the same."""
-    out, (ours, theirs) = tmp_path / "run", pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", LEADER, *command(out)],
-        cwd=tmp_path,
-        env=isolated(tmp_path) | held(30, tmp_path / "closed"),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+@dataclass
+class Held:
+    """A run, and the file that lets it go on."""
+
+    process: subprocess.Popen[str]
+    release: Path
+
+    def ended(self) -> tuple[int, str]:
+        """Exit code and last line of the run, which is let go on, and has been asked to stop: it ends soon."""
+        self.release.touch()
+        started = time.monotonic()
+        said = self.process.communicate(timeout=120)[1] or "-"
+        assert time.monotonic() - started < SOON
+        return self.process.returncode, said.splitlines()[-1]
+
+
+def saved_step(out: Path) -> int:
+    return int(checkpoint.read_checkpoint(out / "checkpoint.safetensors")[1]["step"])
+
+
+def ignored_then_sigterm(out: Path) -> None:
+    """nohup dqlab train ...: SIGHUP is ignored, and stays so."""
+    run = until_held(out, 30, ["nohup"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until_held(run.release)
+    run.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert run.process.poll() is None
+    run.process.terminate()
+    code, said = run.ended()
+    assert (code, f"--resume --out {out} continues" in said) == (143, True), said
+
+
+def closed_terminal(out: Path) -> None:
+    """The run writes to a terminal, which hangs up (SIGHUP): the checkpoint is written all the same."""
+    ours, theirs = pty.openpty()
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
+    run = until_held(out, 60, [sys.executable, "-c", LEADER], "--resume", **streams)
     os.close(theirs)
     with os.fdopen(ours, errors="replace") as lines:
         assert any("ready after" in line for line in lines)
-        wait_until_held(tmp_path / "closed")
-    (tmp_path / "closed").touch()
-    assert process.wait(timeout=120) == 129
-    assert RunFolder(out).facts()["state"] == "interrupted"
-    assert checkpoint.read_checkpoint(out / "checkpoint.safetensors")[1]["step"] > 0
+        wait_until_held(run.release)
+    assert run.ended()[0] == 129
+
+
+def interrupted(out: Path) -> None:
+    """Ctrl-C."""
+    run = until_held(out, 90, (), "--resume", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until_held(run.release)
+    run.process.send_signal(signal.SIGINT)
+    code, said = run.ended()
+    assert (code, f"--resume --out {out} continues" in said) == (130, True), said
 
 
 LEADER = """
@@ -111,18 +107,25 @@ os.execv(sys.argv[1], sys.argv[1:])
 """Makes the terminal the session's own, as a terminal window does."""
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
-    """nohup dqlab train ..."""
-    out = tmp_path / "run"
-    env = isolated(tmp_path) | held(30, tmp_path / "go")
-    process = subprocess.Popen(["nohup", *command(out, "-q")], cwd=tmp_path, env=env)
-    wait_until_held(tmp_path / "go")
-    process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.terminate()
-    (tmp_path / "go").touch()
-    assert process.wait(timeout=120) == 143
+def test_each_signal_saves_and_a_resume_is_bit_identical(tmp_path: Path, in_process: Callable[..., Any]) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert in_process(*arguments(whole, "-q")).returncode == 0
+    steps = [0]
+    for stop in (ignored_then_sigterm, closed_terminal, interrupted):
+        stop(stopped)
+        facts = RunFolder(stopped).facts()
+        assert (facts["state"], facts["reason"][:15]) == ("interrupted", "stopped at step")
+        steps.append(saved_step(stopped))
+    assert steps == sorted({*steps}), "each went on"
+    assert steps[-1] < STEPS
+    assert in_process(*arguments(stopped, "-q", "--resume")).returncode == 0
+    (tensors, record), (expected, expected_record) = (
+        checkpoint.read_checkpoint(out / "checkpoint.safetensors") for out in (stopped, whole)
+    )
+    assert record == expected_record
+    assert all(torch.equal(tensors[g][n], value) for g, named in expected.items() for n, value in named.items())
+    assert records(stopped, "seed-0") == records(whole, "seed-0")
+    assert RunFolder(stopped).facts()["state"] == "finished"
 
 
 SLOW = """

@@ -1,19 +1,25 @@
-"""The update computes what the algorithm needs and nothing else: its operations, counted by hand."""
+"""The update computes what the algorithm needs and nothing else: its operations, counted by hand; and CPU threads."""
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 
 import pytest
 import torch
+from made_updates import DIMS, counted, graph_of, products, random_transitions
+from torch.fx import GraphModule
 
+from dqlab import machine
+from dqlab.algorithms import Algorithm
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.algorithms.diffusion_ql import DiffusionQL
-from dqlab.data import Transitions
+from dqlab.machine import cores
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies.base import Dims
+from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Pack
 from dqlab.training.execution.modes import Eager
-from dqlab.training.execution.program import nested_tensors, trace_program, tree_map
+from dqlab.training.probe import flops_of_update
 from dqlab.training.programs import Step
 
 N = 5
@@ -38,48 +44,82 @@ PRODUCTS = {
 MISHES = (3 * N + 1) + 6 + 6 + (3 + 1) + (3 * N + 1) + 6
 
 
-def operations(algorithm: object, replicas: int = 1) -> Counter[str]:
-    dims, n = Dims(17, 6), 50
-    fields = torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n)
-    data = Transitions(*fields, provenance=None)  # type: ignore[arg-type]
-    pack = Pack([algorithm] * replicas, dims, range(replicas), width=replicas)  # type: ignore[list-item]
-    program = Step(pack, data, 16, Eager())._program(slice(0, replicas))
-
-    def flat(*values: torch.Tensor) -> None:
-        given = iter(values)
-        program.function(tree_map(lambda _: next(given), program.tensors))
-
-    graph = trace_program(flat, nested_tensors(program.tensors)).graph
-    names = [str(node.target).split(".") for node in graph.nodes if node.op == "call_function"]
-    return Counter(name[1] for name in names if name[0] in ("aten", "dqlab"))
-
-
-def products(counted: Counter[str]) -> int:
-    return sum(counted[name] for name in ("mm", "addmm", "bmm", "baddbmm"))
-
-
-def test_diffusion_ql_has_the_products_that_it_needs() -> None:
-    counted = operations(DiffusionQL())
-    assert sum(PRODUCTS.values()) == 156
-    assert products(counted) == 156
-    assert counted["exp"] + counted["exp_"] == MISHES == 54
+def operations(algorithm: Algorithm, replicas: int = 1) -> GraphModule:
+    pack = Pack([algorithm] * replicas, DIMS, range(replicas), width=replicas)
+    return graph_of(Step(pack, random_transitions(50, torch.float32), 16, Eager())._program(slice(0, replicas)))
 
 
 def test_behaviour_cloning_has_the_products_that_it_needs() -> None:
-    counted = operations(BehaviourCloning())
-    assert products(counted) == CLONING + CLONING_BACK == 17
-    assert counted["exp"] + counted["exp_"] == 4
+    graph = operations(BehaviourCloning())
+    assert products(graph) == CLONING + CLONING_BACK == 17
+    assert counted(graph)["exp"] + counted(graph)["exp_"] == 4
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_an_update_is_one_program_however_many_replicas(replicas: int) -> None:
-    """Packed replicas share every operation; none is read back, none is drawn inside."""
-    counted = operations(DiffusionQL(), replicas)
-    assert products(counted) == 156
+def test_diffusion_ql_has_the_operations_that_it_needs(replicas: int) -> None:
+    """Packed replicas share every operation; none is read back, none is drawn inside.
+
+    Two targets and, of the two trained networks, the first moments move as one operation each.
+    """
+    graph = operations(DiffusionQL(), replicas)
+    found = counted(graph)
+    assert products(graph) == sum(PRODUCTS.values()) == 156
+    assert found["lerp_"] == 4
+    if replicas == 1:
+        assert found["exp"] + found["exp_"] == MISHES == 54
     forbidden = {"_local_scalar_dense", "item", "randn", "rand", "randint", "normal", "bernoulli", "nonzero"}
-    assert not forbidden & set(counted)
+    assert not forbidden & set(found)
 
 
-def test_targets_and_averages_move_as_one_operation_each() -> None:
-    """Two targets and, of the two trained networks, the first moments."""
-    assert operations(DiffusionQL())["lerp_"] == 4
+SMALL_DIMS, BATCH, HIDDEN, TIME = Dims(5, 3), 8, 32, 4
+
+
+def denoiser(state_dim: int, action_dim: int) -> MLPDenoiser:
+    return MLPDenoiser(state_dim, action_dim, hidden_dim=HIDDEN, time_dim=TIME)
+
+
+def test_operations_of_behaviour_cloning_by_hand() -> None:
+    """A layer from n to m: 2 B n m operations for its output, as many for its weights' gradient, and as many for its
+    input's, which only the first layer of the time embedding does not need."""
+    layers = [
+        (TIME, 2 * TIME),
+        (2 * TIME, TIME),
+        (3 + TIME + 5, HIDDEN),
+        (HIDDEN, HIDDEN),
+        (HIDDEN, HIDDEN),
+        (HIDDEN, 3),
+    ]
+    each = [2 * BATCH * n * m for n, m in layers]
+    pack = Pack([BehaviourCloning(policy=lambda: DiffusionPolicy(denoiser=denoiser))], SMALL_DIMS, [0])
+    assert flops_of_update(pack, BATCH) == 3 * sum(each) - each[0]
+
+
+def test_replicas_cost_the_same_alone_and_together() -> None:
+    algorithm = DiffusionQL(policy=lambda: DiffusionPolicy(denoiser=denoiser))
+    alone = flops_of_update(Pack([algorithm], SMALL_DIMS, [0]), BATCH)
+    assert alone > 0
+    assert flops_of_update(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2]), BATCH) == 3 * alone
+    assert flops_of_update(Pack([algorithm] * 3, SMALL_DIMS, [0, 1, 2], width=3), BATCH) == 3 * alone
+
+
+def test_counting_changes_nothing() -> None:
+    pack = Pack([DiffusionQL(policy=lambda: DiffusionPolicy(denoiser=denoiser))], SMALL_DIMS, [0])
+    before = pack.weights(0)
+    generator = torch.get_rng_state()
+    flops_of_update(pack, BATCH)
+    after = pack.weights(0)
+    assert all(torch.equal(before[net][name], after[net][name]) for net in before for name in before[net])
+    assert torch.equal(generator, torch.get_rng_state())
+    assert pack.state.step == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "rows", "wanted"), [(8, 64, 1), (8, 256, 1), (8, 2048, 2), (2, 10**6, 2), (1, 4096, 1)]
+)
+def test_threads_by_size(monkeypatch: pytest.MonkeyPatch, cores: int, rows: int, wanted: int) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    assert machine.threads_for(rows) == wanted
+
+
+def test_only_the_cores_this_process_may_use_count() -> None:
+    assert cores() == len(os.sched_getaffinity(0))

@@ -18,7 +18,7 @@ from dqlab.errors import ConfigError, message_of
 from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
 from dqlab.tools.conformance.made import UncheckedError
-from dqlab.training.execution.modes import ComputeBudget, ExecutionMode
+from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
 from dqlab.training.plan import LearningRateSchedule
@@ -42,7 +42,7 @@ def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
         total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
         return total * 2
 
-    run = mode.resolve(ComputeBudget(torch.device("cpu"), 0.0))(Program(add, tensors, ("sum",)))
+    run = mode.resolve(torch.device("cpu"))(Program(add, tensors, ("sum",)))
     assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"
     for times in (1, 2):
         wanted = times * torch.tensor([3.0, 5.0, 7.0])

@@ -36,27 +36,23 @@ class ExecutionMode:
         """What this machine lacks to run programs on that device this way; empty where nothing is."""
         return ""
 
-    def resolve(self, budget: ComputeBudget) -> ExecutionMode:
-        """The mode to use for this budget: itself.
+    def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
+        """The mode to use: itself.
+
+        Args:
+            device: to run on.
+            flops: floating-point operations of all updates' matrix products, which `auto` goes by.
 
         Raises:
             ConfigError: it cannot run on this machine.
         """
-        if lacking := self.unavailable_reason(budget.device):
+        if lacking := self.unavailable_reason(device):
             raise ConfigError(f"Execution mode '{name_of(self)}' needs {lacking}. Use Training.execution='auto'.")
         return self
 
     def __call__(self, program: Program) -> RunProgram:
         """A function without arguments that runs the program once and returns what it returns."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class ComputeBudget:
-    """What a choice of mode goes by: the device, and the floating-point operations of all updates' matrix products."""
-
-    device: torch.device
-    flops: float
 
 
 execution_modes: Registry[Callable[[], ExecutionMode]] = Registry(
@@ -173,12 +169,12 @@ class Auto(ExecutionMode):
     It goes by the work, not by a clock: a run that is repeated is executed in the same way.
     """
 
-    def resolve(self, budget: ComputeBudget) -> ExecutionMode:
+    def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
         """Compiled if all updates together are worth it; the reason says so."""
-        pick = AUTO_CHOICES.get(budget.device.type, AutoChoice(Eager, Eager, 0.0))
-        lacking = pick.fast().unavailable_reason(budget.device)
-        mode = pick.quick() if lacking or budget.flops < pick.worth else pick.fast()
-        work = f"{budget.flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
+        pick = AUTO_CHOICES.get(device.type, AutoChoice(Eager, Eager, 0.0))
+        lacking = pick.fast().unavailable_reason(device)
+        mode = pick.quick() if lacking or flops < pick.worth else pick.fast()
+        work = f"{flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
         mode.reason = f"compiling needs {lacking}, which is not here" if lacking else work
         return mode
 
