@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -254,12 +253,7 @@ def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
 
 def _ships(place: str) -> bool:
     """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
-    return os.path.realpath(place).startswith(_shipped())
-
-
-@cache
-def _shipped() -> tuple[str, ...]:
-    return tuple(os.path.realpath(root) + os.sep for root in SHIPPED)
+    return os.path.realpath(place).startswith(tuple(os.path.realpath(root) + os.sep for root in SHIPPED))
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
@@ -267,22 +261,12 @@ def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
 
     A file is read once, so that files may share a base, or include each other; `files` lists those that were read.
     """
-    seen, opened = {file.resolve() for file in files}, []
-
-    def enter(file: Path) -> None:
-        if file.resolve() not in seen:
-            seen.add(file.resolve())
-            files.append(file)
-            opened.append((file.parent, parse_statements(text_of(file), str(file))))
-
-    enter(path)
-    while opened:
-        folder, left = opened[-1]
-        statement, place = next(left, (None, ""))
-        if statement is None:
-            opened.pop()
-        elif isinstance(statement, config_parser.IncludeStatement):
-            enter(_included(statement.filename, folder, place))
+    if path.resolve() in (file.resolve() for file in files):
+        return
+    files.append(path)
+    for statement, place in parse_statements(text_of(path), str(path)):
+        if isinstance(statement, config_parser.IncludeStatement):
+            yield from _of_file(_included(statement.filename, path.parent, place), files)
         else:
             yield statement, place
 

@@ -88,14 +88,6 @@ def docstring_of(item: Any) -> str:
     return "" if text.startswith(f"{item.__name__}(") else inspect.cleandoc(text)
 
 
-def source_place(item: Any) -> str:
-    """`module:line` of a function or class."""
-    try:
-        return f"{item.__module__}:{inspect.getsourcelines(item)[1]}"
-    except (OSError, TypeError):
-        return str(item.__module__)
-
-
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
@@ -155,10 +147,10 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is taken, by another place in the code; or its Python name is, in gin files.
         """
-        module, _ = _caller()
+        module, line = _caller()
 
         def decorate(item: Decorated) -> Decorated:
-            facts = (source, source_place(item), module, docstring_of(item), item.__name__)
+            facts = (source, f"{module}:{line}", module, docstring_of(item), item.__name__)
             entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
             self._check_names(entry)
             component = configurable(self.kind)(item)
@@ -234,8 +226,9 @@ class Registry(Generic[T]):
             raise ConfigError(reason)
         taken = gin_state.wrapped_configurable(selector) if entry.gin_name else None
         if taken is not None and taken is not entry.item:
+            first = next((each.place for each in self.entries.values() if each.gin_name == entry.gin_name), "a plugin")
             raise ConfigError(
-                f"The gin name '{selector}' is taken twice: by {source_place(taken)} and by {entry.place}. "
+                f"The gin name '{selector}' is taken twice: by {first} and by {entry.place}. "
                 "Rename one of the two functions or classes."
             )
 
