@@ -60,11 +60,11 @@ def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Command)
     torch.set_num_threads(2)
     torch.set_float32_matmul_precision("high")
     try:
-        first = train(tmp_path / "first", set={"Experiment.precision": "full"})
+        first = train(tmp_path / "first", steps=20, set={"Experiment.precision": "full"})
         policy = first.policy("last")
         before = policy.seed(3)(np.ones(17))
         dqlab.evaluate(first)
-        second = train(tmp_path / "second", set={"Experiment.algorithm": "edp"}, seeds=[5])
+        second = train(tmp_path / "second", steps=20, set={"Experiment.algorithm": "edp"}, seeds=[5])
         assert np.array_equal(policy.seed(3)(np.ones(17)), before)
         assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (2, "high")
         assert gin.query_parameter("Training.steps") == 7
@@ -73,7 +73,7 @@ def test_calls_do_not_disturb_each_other(tmp_path: Path, dqlab_command: Command)
         torch.set_float32_matmul_precision("highest")
     for made, more in ((first, ()), (second, ("Experiment.algorithm='edp'",))):
         alone = tmp_path / "alone" / made.path.name
-        own = ["--gin", "quickstart.gin", "--steps", "40", "--seeds", "5" if more else "0"]
+        own = ["--gin", "quickstart.gin", "--steps", "20", "--seeds", "5" if more else "0"]
         done = dqlab_command("train", *own, "-q", "--out", str(alone), *bindings(*more))
         assert done.returncode == 0, done.stderr
         assert weights(made.path) == weights(alone)
@@ -209,7 +209,7 @@ def test_mistakes_are_exceptions_of_one_line(call: Callable[[], object], says: s
 
 def test_an_interrupted_run_goes_on(tmp_path: Path, run: dqlab.Run) -> None:
     """A notebook's stop button, in the evaluation after 20 updates."""
-    pressed = []
+    pressed, before = [], signal.getsignal(signal.SIGINT)
 
     class PressingStop(GymnasiumEnvironments):
         def reset(self, *args: object) -> np.ndarray:
@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, run: dqlab.Run) -> None:
             train(tmp_path / "stopped", seeds=[0, 1], set={**STANDARDISED, "Experiment.env_backend": "pressing_stop"})
         stopped = dqlab.Run(tmp_path / "stopped")
         assert stopped.state == "interrupted"
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is before
         assert weights(stopped.resume(quiet=True).path) == weights(run.path)
     finally:
         env_backends.remove("pressing_stop")

@@ -120,13 +120,6 @@ def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, 
     assert "damaged" not in compared
 
 
-def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
-    from dqlab.ablation.engines.ray import IMPORT
-
-    text = f"import mylab.parts\nenvs.gymnasium_task.env_id = {ENV_ID!r}\n"
-    assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}
-
-
 def test_wrong_folders_are_said(tmp_path: Path, in_process: Dqlab) -> None:
     (tmp_path / "wrong.gin").write_text("import_path.folders = 'mine'\n")
     done = in_process("train", "--gin", "wrong.gin")

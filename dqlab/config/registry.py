@@ -69,10 +69,6 @@ class RegistryEntry(Generic[T]):
             return []
         return [p for p in found if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of the component and their defaults (`inspect.Parameter.empty` where the caller supplies them)."""
-        return {parameter.name: parameter.default for parameter in self.signature()}
-
 
 class NameTakenError(ConfigError):
     """A component claims a name of a kind that another one has."""
