@@ -72,9 +72,9 @@ def overrides(seed: int) -> Iterator[tuple[str, bool]]:
 def _names() -> list[str]:
     gin_files.load_gin([])
     found = []
-    for selector, entry in configurables().items():
+    for selector, item in configurables().items():
         with contextlib.suppress(ValueError, TypeError):
-            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(entry.wrapped).parameters]
+            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(item).parameters]
     return [*sorted(found), "x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
 
 

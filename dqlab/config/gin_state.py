@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from difflib import SequenceMatcher, get_close_matches
 from graphlib import CycleError, TopologicalSorter
-from types import TracebackType
 from typing import Any
 
 import gin
@@ -100,13 +99,8 @@ def plain_value(value: Any) -> Any:
 
 
 def configurables() -> dict[str, Any]:
-    """gin's record of every configurable, by complete name `module.name`."""
-    return dict(gin_config._REGISTRY.items())
-
-
-def wrapped_configurables() -> dict[str, Any]:
-    """The function or class, as written, behind every complete name."""
-    return {selector: record.wrapped for selector, record in configurables().items()}
+    """Every configurable's function or class, as written, by complete name `module.name`."""
+    return {selector: record.wrapped for selector, record in gin_config._REGISTRY.items()}
 
 
 def wrapped_configurable(selector: str) -> Any:
@@ -142,9 +136,7 @@ class OtherConfiguration(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._exchange()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exchange()
 
     def _exchange(self) -> None:
