@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _use_utf8()
     quiet_threads()
-    gc.set_threshold(10_000)  # a tenth of a start: with Python's 700 it looks for garbage all along PyTorch's import
+    gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
     if "_ARGCOMPLETE" in os.environ:
         _complete()
     try:
