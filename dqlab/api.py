@@ -30,7 +30,7 @@ from dqlab.config.plugins import load_plugins
 from dqlab.config.replica import Replica
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError, StoppedError, nearest
-from dqlab.files import expanded, read_bytes
+from dqlab.files import expanded
 from dqlab.printing import Console
 from dqlab.runs.evaluate import checkpoint_files, evaluate_checkpoints
 from dqlab.runs.experiment import Experiment
@@ -38,10 +38,9 @@ from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder
-from dqlab.tracking.folders import SkippedRecords
 from dqlab.tracking.mlflow.client import tracking_uri
-from dqlab.tracking.records import parse_journal
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
+from dqlab.tracking.tables import list_runs, logged_metrics
 from dqlab.training.model_selection import EvaluationEpisodes
 
 __all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
@@ -107,14 +106,7 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """All that was logged so far, a row a number: replica, seed, step, metric, value."""
-        rows = []
-        for replica in self._folder.replicas():
-            journal = self._folder.replica(replica.name) / "metrics.jsonl"
-            written = read_bytes(journal).split(b"\n")[:-1] if journal.exists() else ()  # a line may be half written
-            for record in parse_journal(written):
-                about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
-                rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
-        return self._with_caveat(pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"]))
+        return self._with_caveat(logged_metrics(self._folder))
 
     def plot(self, metric: str | None = None) -> Figure:
         """A metric over updates, a line a replica: the score by default, or the return where there are no scores.
@@ -436,36 +428,6 @@ def compare(
     for text in compared.warnings:
         warnings.warn(text, stacklevel=2)
     return table
-
-
-def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
-    """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
-
-    The name `dqlab.runs` is that of a package. Runs whose records are damaged are left out, with a warning.
-    """
-    rows, leaving = [], SkippedRecords()
-    for path in sorted(expanded(folder).rglob("run.json")):
-        with leaving.damaged():
-            run = RunFolder(path.parent)
-            facts: Mapping[str, Any] = run.facts()
-            about = {name: facts.get(name, "") for name in ("state", "task", "algorithm", "caveat")}
-            for replica in run.replicas():
-                own = {"path": str(run.replica(replica.name)), "cell": replica.cell, "seed": replica.seed}
-                rows.append({**about, **own, **_standing(run, replica)})
-    for text in leaving.out:
-        warnings.warn(f"Left out: {text}", stacklevel=2)
-    columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
-    """A replica's scores, or that it has failed; nothing while it trains."""
-    if run.failure(replica):
-        return {"state": "failed"}
-    if not (run.replica(replica.name) / "summary.json").exists():
-        return {}
-    selection = run.summary(replica)["selection"]
-    return {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
 
 
 def _rules(names: Sequence[str]) -> list[str]:

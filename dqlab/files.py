@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import ctypes
 import errno
 import glob
 import hashlib
@@ -11,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,10 +131,6 @@ def size_of(place: Path) -> int:
     return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
 
 
-EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-HERE = -100  # AT_FDCWD
-
-
 @contextmanager
 def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
@@ -171,17 +165,9 @@ def _flush(folder: Path) -> None:
 
 
 def _replace(new: Path, old: Path) -> None:
-    """Give `new` the name `old`: one step on Linux, so that there is a whole folder under that name at any time."""
-    if not old.exists():
-        os.rename(new, old)
-    elif not _exchange(new, old):
-        aside = new.with_suffix(".old")
+    """Give `new` the name `old`, and remove what had it."""
+    aside = new.with_suffix(".old")
+    if old.exists():
         os.rename(old, aside)
-        os.rename(new, old)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths swap their names at once; False where the system cannot."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    return rename is not None and rename(HERE, os.fsencode(one), HERE, os.fsencode(other), EXCHANGE) == 0
+    os.rename(new, old)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -45,8 +45,8 @@ SHARED = (
     "safetensors.torch",
 )
 """Not MuJoCo: it chooses how it draws while it is imported, as the command wants it."""
-MODULES = ("dqlab.", "gpu", "pytest")
-"""That are run in forks: dqlab's, and tests and benchmarks that use it."""
+MODULES = ("dqlab.", "gpu", "page", "pytest")
+"""That are run in forks: dqlab's, and tests, benchmarks and scripts that use it."""
 READ_EARLY = (
     "CUDA_HOME",
     "KMP_AFF",

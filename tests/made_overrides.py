@@ -35,58 +35,14 @@ FILES = [
 BASE = ["Experiment.task='walker2d-medium-v2'", *TINY, *SMALL]
 READ = ("Experiment", "Training", "Tracking", "Grid", "Collection", "DiffusionQL", "DiffusionPolicy", "MLPDenoiser")
 """What is built from every text; half of the overrides are of these."""
-VALUES = (
-    *(
-        "",
-        "0",
-        "-1",
-        "1e400",
-        "nan",
-        "10**9",
-        "0x10",
-        "1_000",
-        "True",
-        "None",
-        "''",
-        "'",
-        '"""',
-        "'''",
-        "[]",
-        "()",
-        "{}",
-    ),
-    *(
-        "(1,",
-        "[[[[]]]]",
-        "{'a': 1}",
-        "{1: {2: [3]}}",
-        "@",
-        "@vp",
-        "@vp()",
-        "@a/b/vp()",
-        "@nobody",
-        "@Experiment()",
-        "(@Training, [@vp()])",
-        "%",
-        "%x",
-        "%a/x",
-    ),
-    *("'vp'", "('embedded',)", "('file:',)", "('file:/dev/null',)", "{'x': {'seed': -1}}", "{'x': None}", "b'x'", "1j"),
-    *(
-        "\u201cvp\u201d",
-        "\u22121",
-        "\u00a01",
-        "\ufeff",
-        "\x00",
-        "\x1b[31m",
-        "\ud800",
-        "'\u2028'",
-        "1 2",
-        "1;2",
-        "1 # x",
-    ),
-    *("[" * 300, "(" * 90 + ")" * 90, "-" * 500 + "1", "9" * 5000, "'" + "x" * 100_000 + "'", "...", "lambda: 1", "*"),
-)
+PLAIN = """
+0 -1 1e400 nan 10**9 0x10 1_000 True None '' ' [] () {} (1, [[[[]]]] ... * lambda:1 b'x' 1j 1;2 ('file:/dev/null',)
+@ @vp @vp() @a/b/vp() @nobody @Experiment() (@Training,[@vp()]) % %x %a/x 'vp' ('embedded',) ('file:',)
+{'a':1} {1:{2:[3]}} {'x':{'seed':-1}} {'x':None}
+"""
+ODD = ("", "1 2", "1 # x", "\u201cvp\u201d", "\u22121", "\u00a01", "\ufeff", "\x00", "\x1b[31m", "\ud800", "'\u2028'")
+LONG = ("[" * 300, "(" * 90 + ")" * 90, "-" * 500 + "1", "9" * 5000, "'" + "x" * 100_000 + "'", "'''", '"""')
+VALUES = (*PLAIN.split(), *ODD, *LONG)
 CHARACTERS = "abzAZ019_./@%=()[]{}'\"\\#,:;- \t\n\r\0\x0c\u00a0\u201c\u2028\ufeff\u0430\ud800\U0001f600"
 
 
@@ -98,15 +54,11 @@ def overrides(seed: int) -> Iterator[tuple[str, bool]]:
     while True:
         kind, names = dice.random(), dice.choice((known, read))
         if kind < 0.1:
-            yield (
-                f"Experiment.algorithm='{dice.choice(algorithms.names())}'\n{dice.choice(known)}={dice.choice(VALUES)}",
-                False,
-            )
+            algorithm = f"Experiment.algorithm='{dice.choice(algorithms.names())}'"
+            yield f"{algorithm}\n{dice.choice(known)}={dice.choice(VALUES)}", False
         elif kind < 0.5:
-            yield (
-                f"{dice.choice(names)}{dice.choice(('=', '=', '=', ' = ', ' ', ':', '=='))}{dice.choice(VALUES)}",
-                False,
-            )
+            sign = dice.choice(("=", "=", "=", " = ", " ", ":", "=="))
+            yield f"{dice.choice(names)}{sign}{dice.choice(VALUES)}", False
         elif kind < 0.7:
             yield _mutated(dice, f"{dice.choice(names)}={dice.choice(VALUES)}"), False
         elif kind < 0.75:
@@ -120,9 +72,9 @@ def overrides(seed: int) -> Iterator[tuple[str, bool]]:
 def _names() -> list[str]:
     gin_files.load_gin([])
     found = []
-    for selector, entry in configurables().items():
+    for selector, item in configurables().items():
         with contextlib.suppress(ValueError, TypeError):
-            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(entry.wrapped).parameters]
+            found += [f"{shortest_name(selector)}.{name}" for name in inspect.signature(item).parameters]
     return [*sorted(found), "x", "a/x", "a/Training.steps", "Experiment", "Experiment.", ".seeds", "gin.macro.value"]
 
 

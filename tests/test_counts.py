@@ -47,10 +47,10 @@ def whole_numbers() -> Iterator[tuple[str, str]]:
     fill_registries()
     for module in CONFIGURABLE:
         importlib.import_module(module)
-    for selector, record in configurables().items():
-        if selector.startswith("gin.") or not record.wrapped.__module__.startswith("dqlab."):
+    for selector, item in configurables().items():
+        if selector.startswith("gin.") or not item.__module__.startswith("dqlab."):
             continue
-        for parameter in inspect.signature(record.wrapped).parameters.values():
+        for parameter in inspect.signature(item).parameters.values():
             if str(parameter.annotation) in ("int", "<class 'int'>") and isinstance(parameter.default, int):
                 yield selector, parameter.name
 
@@ -59,7 +59,7 @@ EACH = sorted(whole_numbers())
 
 
 def make(selector: str, **given: Any) -> Any:
-    wrapped = configurables()[selector].wrapped
+    wrapped = configurables()[selector]
     parameters = inspect.signature(wrapped).parameters
     needed = {name: ARGUMENTS[name] for name, p in parameters.items() if p.default is p.empty and name in ARGUMENTS}
     return wrapped(**{**needed, **BESIDE.get(wrapped.__name__, {}), **given})
@@ -67,7 +67,7 @@ def make(selector: str, **given: Any) -> Any:
 
 @pytest.mark.parametrize(("selector", "parameter"), EACH, ids=[".".join(each) for each in EACH])
 def test_sizes_and_counts(selector: str, parameter: str) -> None:
-    wrapped = configurables()[selector].wrapped
+    wrapped = configurables()[selector]
     default, name = inspect.signature(wrapped).parameters[parameter].default, f"{wrapped.__name__}.{parameter}"
     make(selector, **{parameter: default})
     wrong = [-1, 0] if default > 0 and name not in ZERO else [-1]

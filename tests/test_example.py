@@ -19,14 +19,14 @@ TASK = "walker2d-medium-expert-v2"
 
 
 def test_trained_and_evaluated(
-    d4rl_file: Callable[..., Path], dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    d4rl_file: Callable[..., Path], in_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     command = [sys.executable, str(ROOT / "examples" / "diffusion_ql.py"), str(d4rl_file()), "--out", "plain-run"]
     done = subprocess.run(
         [*command, "--steps", "3", "--batch", "8"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "3 of 3: critic" in done.stdout
-    evaluated = dqlab("eval", "--official", "plain-run", "--task", TASK, "--episodes", "1")
+    evaluated = in_process("eval", "--official", "plain-run", "--task", TASK, "--episodes", "1")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "score" in evaluated.stdout.lower()
 

@@ -45,20 +45,14 @@ def fine(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, dqlab: Dqlab, in_process: Dqlab) -> None:
+def test_a_grid_on_a_collected_set(collected: Path, tmp_path: Path, in_process: Dqlab) -> None:
     """Planned, trained, reported, compared, and again in part: every command knows the task that the file makes."""
     (tmp_path / "grid.gin").write_text(f"include '{collected}'\n" + "\n".join(SHORT) + "\n" + AXES)
     grid = ["ablate", "--grid", "grid.gin", "--out", "grid"]
-    assert "Pendulum-v1" in fine(in_process(*grid, "--dry-run"))
-    assert not (tmp_path / "grid").exists()
-    fine(dqlab(*grid, "--tasks", "Pendulum-v1"))
+    fine(in_process(*grid, "--tasks", "Pendulum-v1"))
     assert json.loads((tmp_path / "grid" / "grid.json").read_text())["tasks"] == ["Pendulum-v1"]
-    ids = sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*"))
-    assert "Nothing is left to train" in fine(
-        in_process(*grid, "--dry-run")
-    )  # the same cells, with and without --tasks
-    fine(in_process(*grid, "--report-only"))
-    assert sorted(path.name for path in (tmp_path / "grid" / "packs").glob("*/cell-*")) == ids
+    left = fine(in_process(*grid, "--dry-run"))
+    assert "Nothing is left to train" in left, "the same cells, with and without --tasks"
     said = fine(in_process("compare", "grid"))
     assert "damaged" not in said
     assert "Pendulum-v1: scores" in said
@@ -93,39 +87,37 @@ def own(folder: Path, *more: str) -> Path:
 
 
 def test_a_module_beside_the_gin_file_is_found_in_every_command(tmp_path: Path, dqlab: Dqlab) -> None:
-    own(tmp_path / "mine")
+    """The task has no reference scores: in every command numbers are returns, and called so."""
+    path = own(tmp_path / "mine")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "_score =" not in line) + "\n")
     (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
-    fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
+    assert "return" in said
+    assert " score " not in said
     stored = (tmp_path / "run" / "config.gin").read_text()
     assert f"import_path.folders = ('{tmp_path}/mine',)" in stored
     assert f"load_dataset.sources = ('file:{tmp_path}/mine/rail.npz',)" in stored
     (tmp_path / "else").mkdir()
-    again = dqlab("train", "--gin", str(tmp_path / "run" / "config.gin"), "--out", "else/run")
-    fine(again)
-    first, second = (
-        json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")
-    )
-    assert first == second
-    evaluation = ["eval", "run", "--checkpoint", "best"]
-    refused = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's
-    allowed = f"import_path.folders=('{tmp_path}/mine',)"
+    fine(dqlab("train", "--gin", str(tmp_path / "run" / "config.gin"), "--out", "else/run"))
+    summaries = [json.loads((tmp_path / run / "seed-0" / "summary.json").read_text()) for run in ("run", "else/run")]
+    assert summaries[0] == summaries[1]
+    assert summaries[0]["caveat"] == "not D4RL; returns, no scores"
+    assert all(row["score_mean"] == row["return_mean"] for row in summaries[0]["selection"].values())
+    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
+    evaluation, allowed = ["eval", "run", "--checkpoint", "best"], f"import_path.folders=('{tmp_path}/mine',)"
+    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")
+    refused = dqlab(*evaluation, env=SAFE)  # not on the word of a run's folder, which may be a stranger's, nor from it
     assert (refused.returncode, allowed in refused.stderr) == (2, True)
-    fine(dqlab(*evaluation, "--set", allowed, env=SAFE))
-    shutil.copy(tmp_path / "mine" / "rail.py", tmp_path / "run")  # nor from the folder itself
-    assert "No module named 'rail'" in dqlab(*evaluation, env=SAFE).stderr
-    assert "own/Rail-v0" in fine(dqlab("ablate", "--grid", "mine/grid.gin", "--dry-run")).replace(
-        "own-Rail", "own/Rail"
-    )
+    assert "No module named 'rail'" in refused.stderr
+    assert "score" not in fine(dqlab(*evaluation, "--set", allowed, env=SAFE)).replace("no scores", "")
     fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
-    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid", "--report-only"))
-    assert "damaged" not in fine(dqlab("compare", "run", "else/run", "grid"))
-
-
-def test_what_a_pack_needs_of_the_users_travels(tmp_path: Path) -> None:
-    from dqlab.ablation.engines.ray import IMPORT
-
-    text = f"import mylab.parts\nenvs.gymnasium_task.env_id = {ENV_ID!r}\n"
-    assert {name for pair in IMPORT.findall(text) for name in pair} == {"mylab", "rail", ""}
+    report = (tmp_path / "grid" / "report" / "index.html").read_text()
+    assert "Returns (not D4RL; returns, no scores)." in report
+    assert "ormalised score" not in report
+    compared = fine(dqlab("compare", "run", "else/run", "grid"))
+    assert "returns (not D4RL; returns, no scores)" in compared
+    assert "damaged" not in compared
 
 
 def test_wrong_folders_are_said(tmp_path: Path, in_process: Dqlab) -> None:
@@ -133,28 +125,6 @@ def test_wrong_folders_are_said(tmp_path: Path, in_process: Dqlab) -> None:
     done = in_process("train", "--gin", "wrong.gin")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "wrong.gin:1: import_path.folders must be a tuple of folders" in done.stderr
-
-
-def test_without_reference_scores_returns_are_shown(tmp_path: Path, dqlab: Dqlab) -> None:
-    """In every command numbers are returns, and called so: the same as the scores of a scale from 0 to 100."""
-    path = own(tmp_path / "mine")
-    text = path.read_text()
-    path.write_text("\n".join(line for line in text.splitlines() if "_score =" not in line) + "\n")
-    (tmp_path / "mine" / "grid.gin").write_text("include 'own.gin'\n" + AXES)
-    said = fine(dqlab("train", "--gin", "mine/own.gin", "--out", "run"))
-    assert "return" in said
-    assert " score " not in said
-    run = json.loads((tmp_path / "run" / "seed-0" / "summary.json").read_text())
-    assert run["caveat"] == "not D4RL; returns, no scores"
-    assert all(row["score_mean"] == row["return_mean"] for row in run["selection"].values())
-    assert not list((tmp_path / "run").rglob("best_score_*.txt"))
-    place = f"import_path.folders=('{tmp_path}/mine',)"
-    assert "score" not in fine(dqlab("eval", "run", "--set", place)).replace("no scores", "")
-    fine(dqlab("ablate", "--grid", "mine/grid.gin", "--out", "grid"))
-    report = (tmp_path / "grid" / "report" / "index.html").read_text()
-    assert "Returns (not D4RL; returns, no scores)." in report
-    assert "ormalised score" not in report
-    assert "returns (not D4RL; returns, no scores)" in fine(dqlab("compare", "run", "grid"))
 
 
 ONE = [({"min_score": 1.0}, "max_score is None"), ({"max_score": float("nan"), "min_score": 0}, "max_score is nan")]

@@ -7,22 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, isolated
+from conftest import ROOT, TINY, isolated
 
+SMALL = {
+    name: int(value)
+    for name, _, value in (line.partition("=") for line in TINY)
+    if name.endswith(("_dim", "_candidates"))
+}
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_the_page_works_as_written(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "python.md").read_text())
     code = "".join(text for language, text in blocks if language == "python")
+    told = 'short["Tracking.mlflow"] = False\n'
+    assert told in code
+    code = code.replace(told, f"{told}short |= {SMALL!r}\n").replace('"Report.reps": 1000', '"Report.reps": 100')
     (tmp_path / "page.py").write_text(f"print('begins')\n{code}")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "page.py"],
-        cwd=tmp_path,
-        env=isolated(tmp_path),
-        capture_output=True,
-        text=True,
-    )
+    command, env = [sys.executable, "-m", "page"], isolated(tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
     assert said.count("begins") == 1, "no process of the library runs its caller's script again"

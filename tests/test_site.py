@@ -24,7 +24,7 @@ from conftest import ROOT, TINY, isolated
 from dqlab import __version__
 from dqlab.ablation import Grid
 from dqlab.cli import build_parser
-from dqlab.cli.options import load_configuration
+from dqlab.cli.parser import load_configuration
 from dqlab.config.gin_files import load_gin
 from dqlab.data import load_dataset
 from dqlab.envs import tasks
@@ -204,13 +204,8 @@ def run(line: str, folder: Path) -> str:
         return ""
     words = [found for word in words for found in sorted(glob(word, root_dir=folder)) or [word]]
     if words[:2] in (["dqlab", "train"], ["dqlab", "ablate"]) and "--dry-run" not in words:
-        words += [
-            "--steps",
-            "40",
-            "--set",
-            *SMALL,
-            *(["Grid.pack=6", "Report.reps=100"] if words[1] == "ablate" else []),
-        ]
+        words += ["--steps", "20", "--set", *SMALL]
+        words += ["Grid.pack=6", "Report.reps=100"] if words[1] == "ablate" else []
     start = {"dqlab": [sys.executable, "-m", "dqlab.cli"], "python": [sys.executable]}.get(words[0], [words[0]])
     env = isolated(folder) | {"PYTHONPATH": f"{folder}:{ROOT}"}
     done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)

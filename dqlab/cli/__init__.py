@@ -1,35 +1,27 @@
-"""The command line: a file a command, and one for those that extend dqlab."""
+"""The command line."""  # PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import locale
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dqlab import __version__
-from dqlab.cli.ablate import add_ablate
-from dqlab.cli.bench import add_bench
-from dqlab.cli.collect import add_collect
-from dqlab.cli.compare import add_compare
-from dqlab.cli.data import add_data
-from dqlab.cli.doctor import add_doctor
-from dqlab.cli.eval import add_eval
-from dqlab.cli.export import add_export
-from dqlab.cli.extending import add_check, add_describe, add_list, add_new_plugin
-from dqlab.cli.fidelity import add_fidelity
-from dqlab.cli.figure import add_figure
-from dqlab.cli.new_task import add_new_task
+from dqlab.cli.ablate import add_ablate, add_compare, add_figure
+from dqlab.cli.data import add_collect, add_data, add_new_task, add_score
+from dqlab.cli.eval import add_eval, add_export
+from dqlab.cli.extending import add_check, add_describe, add_doctor, add_fidelity, add_list, add_new_plugin
 from dqlab.cli.parser import Parser
 from dqlab.cli.runs import add_runs
-from dqlab.cli.score import add_score
-from dqlab.cli.sync import add_sync
+from dqlab.cli.tracking import add_bench, add_sync, add_ui
 from dqlab.cli.train import add_train
-from dqlab.cli.ui import add_ui
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
 from dqlab.machine import quiet_threads
 
@@ -48,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         _use_utf8()
     quiet_threads()
+    gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     try:
         args = build_parser().parse_args(argv)
         return int(args.command(args) or 0)
@@ -86,6 +81,14 @@ def build_parser() -> Parser:
         listed += [f"  {name:<12}{known.description}" for name, known in list(parser.commands.items())[before:]]
     parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
     return parser
+
+
+def _complete() -> None:
+    """Tell a shell what could be typed next, and end, where argcomplete is installed (docs/howto/train.md)."""
+    with suppress(ImportError):
+        import argcomplete
+
+        argcomplete.autocomplete(build_parser())
 
 
 def _about_memory(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""`dqlab eval`: evaluate, and film."""
+"""`dqlab eval`: evaluate, and film; `dqlab export`: a trained policy as one model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from os.path import expanduser
 from typing import Any
 
-from dqlab.cli.options import add_command, add_set
+from dqlab.cli.parser import add_command, add_set, bindings_of
 from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
-EXAMPLES = """
+EVAL_EXAMPLES = """
 dqlab eval runs/mine --checkpoint best --episodes 100
 dqlab eval runs/mine --render walk.mp4
 dqlab eval --official results/DIR --task walker2d-medium-expert-v2
@@ -19,61 +19,69 @@ dqlab eval --official results/DIR --task walker2d-medium-expert-v2
 
 def add_eval(commands: Any) -> None:
     """`dqlab eval`."""
-    parser = add_command(
-        commands, "eval", _eval, "Evaluate a run's checkpoint, or an official one, on its task.", EXAMPLES
-    )
+    text = "Evaluate a run's checkpoint, or an official one, on its task."
+    parser = add_command(commands, "eval", _eval, text, EVAL_EXAMPLES)
     parser.add_argument("run", nargs="?", type=expanded, help="the run's folder")
-    parser.add_argument(
-        "--checkpoint", default="last", type=expanduser, help="last, best, offline, or a .safetensors file"
-    )
+    text = "last, best, offline, or a .safetensors file"
+    parser.add_argument("--checkpoint", default="last", type=expanduser, help=text)
     parser.add_argument("--seed", type=int, help="which replica; all of them by default")
     parser.add_argument("--episodes", type=int, help="episodes; as many as in training by default (official: 10)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N; as in training by default")
     parser.add_argument("--env-backend", metavar="NAME", help="gymnasium, or d4rl after `make legacy`; as in training")
-    parser.add_argument(
-        "--official", type=expanded, metavar="DIR", help="folder of the official code's actor_*.pth, critic_*.pth"
-    )
+    text = "folder of the official code's actor_*.pth, critic_*.pth"
+    parser.add_argument("--official", type=expanded, metavar="DIR", help=text)
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
-    _add_render(parser)
-    add_set(parser)
-
-
-def _add_render(parser: argparse.ArgumentParser) -> None:
-    """Options of a video."""
     text = "make a video of what is evaluated, .mp4 or .gif; one for each replica, if there are several"
     parser.add_argument("--render", type=expanded, metavar="FILE", help=text)
     parser.add_argument("--render-episodes", type=int, metavar="N", help="that it shows, the first ones; 1 by default")
-    parser.add_argument(
-        "--render-size", metavar="WxH", help="in pixels; the environment's own by default, e.g. 480x480"
-    )
+    text = "in pixels; the environment's own by default, e.g. 480x480"
+    parser.add_argument("--render-size", metavar="WxH", help=text)
+    add_set(parser)
 
 
-def _eval(args: argparse.Namespace) -> int:
-    from dqlab.config.plugins import load_plugins
+def _eval(args: argparse.Namespace) -> None:
     from dqlab.runs import evaluate_run
     from dqlab.runs.evaluate import evaluate_official
+    from dqlab.runs.video import VideoRequest
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
-    load_plugins(args.plugin)
-    chosen = {"device": args.device, "env_backend": args.env_backend}
-    bindings = [*args.set, *(f"Experiment.{name}={value!r}" for name, value in chosen.items() if value)]
-    film = _film(args)
+    if args.render is None and (args.render_episodes is not None or args.render_size):
+        raise ConfigError("--render-episodes and --render-size belong to --render FILE.")
+    film = VideoRequest.read(args.render, args.render_episodes, args.render_size) if args.render else None
+    chosen = {"Experiment.device": args.device, "Experiment.env_backend": args.env_backend}
+    bindings = [*args.set, *bindings_of(chosen)]
     if args.official is not None:
         episodes = 10 if args.episodes is None else args.episodes
         evaluate_official(args.official, args.task, args.epoch, episodes, bindings, film)
     else:
         evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, film)
-    return 0
 
 
-def _film(args: argparse.Namespace) -> Any:
-    """The video that is wanted, if one is."""
-    from dqlab.runs.video import VideoRequest
+EXPORT_EXAMPLES = """
+dqlab export runs/mine --out walker
+dqlab export runs/mine --seed 1 --format torch --out walker
+dqlab export runs/mine --out walker --push hf:USER/REPO
+"""
 
-    if args.render is None and (args.render_episodes is not None or args.render_size):
-        raise ConfigError("--render-episodes and --render-size belong to --render FILE.")
-    return VideoRequest.read(args.render, args.render_episodes, args.render_size) if args.render else None
+
+def add_export(commands: Any) -> None:
+    """`dqlab export`."""
+    text = "Write a policy as one ONNX or PyTorch model, with a card and an example."
+    parser = add_command(commands, "export", _export, text, EXPORT_EXAMPLES)
+    parser.add_argument("run", type=expanded, help="the run's folder, or one replica's in it")
+    parser.add_argument("--out", type=expanded, required=True, help="the folder that is written")
+    parser.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="onnx by default")
+    text = "best (by default), last, offline, or a .safetensors file"
+    parser.add_argument("--checkpoint", default="best", type=expanduser, help=text)
+    parser.add_argument("--seed", type=int, help="which replica, where the run has several")
+    parser.add_argument("--push", default="", metavar="hf:USER/REPO", help="upload it to the Hugging Face Hub, too")
+
+
+def _export(args: argparse.Namespace) -> None:
+    from dqlab.runs.export import export_policy
+
+    print(*export_policy(args.run, args.out, args.format, args.checkpoint, args.seed, args.push), sep="\n")

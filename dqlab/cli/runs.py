@@ -14,14 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqlab.cli.options import add_group, add_subcommand
+from dqlab.cli.parser import Function, Parser, add_group, add_parser
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dqlab.api import Run
+    from dqlab.tracking.run_folder import RunFolder
+
+RUN = "folder of a run, or of a grid"
 EXAMPLES = """
 dqlab runs list
 dqlab runs show runs/mine
@@ -35,36 +37,36 @@ dqlab runs rm runs/mine
 def add_runs(commands: Any) -> None:
     """`dqlab runs` and its commands."""
     group = add_group(commands, "runs", "List runs and grids, follow, tag, annotate and delete them.", EXAMPLES)
-    parser = add_subcommand(group, "list", _list, "Show the runs and grids in a folder.", "dqlab runs list runs")
+
+    def add(name: str, function: Function, text: str, example: str, run: str = "") -> Parser:
+        parser = add_parser(group, name, function, text, example, help=text)
+        if run:
+            parser.add_argument("run", type=expanded, metavar="RUN", help=run)
+        return parser
+
+    parser = add("list", _list, "Show the runs and grids in a folder.", "dqlab runs list runs")
     parser.add_argument("folder", nargs="?", type=expanded, default=Path("runs"), help="runs by default")
-    parser = add_subcommand(group, "show", _show, "Show a run's facts and scores.", "dqlab runs show runs/mine")
-    _add_run(parser)
-    parser = add_subcommand(group, "tail", _tail, "Show a run's curves until it ends.", "dqlab runs tail runs/mine")
-    _add_run(parser, "folder of a run, or of a grid's pack")
+    add("show", _show, "Show a run's facts and scores.", "dqlab runs show runs/mine", RUN)
+    text, run = "Show a run's curves until it ends.", "folder of a run, or of a grid's pack"
+    parser = add("tail", _tail, text, "dqlab runs tail runs/mine", run)
     parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; 2 by default")
     examples = "dqlab runs tag runs/mine baseline paper=table1\ndqlab runs tag runs/mine baseline --remove"
-    parser = add_subcommand(group, "tag", _tag, "Give a run tags, or take them away.", examples)
-    _add_run(parser)
+    parser = add("tag", _tag, "Give a run tags, or take them away.", examples, RUN)
     parser.add_argument("tags", nargs="+", metavar="NAME[=VALUE]", help="letters, digits, dots and dashes in names")
     parser.add_argument("--remove", action="store_true", help="take these away")
-    parser = add_subcommand(group, "note", _note, "Write a note about a run.", 'dqlab runs note runs/mine "as it was"')
-    _add_run(parser)
+    parser = add("note", _note, "Write a note about a run.", 'dqlab runs note runs/mine "as it was"', RUN)
     parser.add_argument("text", help="in place of the note that there is; '' removes it")
-    parser = add_subcommand(group, "rm", _rm, "Delete runs, or grids as a whole.", "dqlab runs rm runs/a runs/b --yes")
-    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="folder of a run, or of a grid")
+    parser = add("rm", _rm, "Delete runs, or grids as a whole.", "dqlab runs rm runs/a runs/b --yes")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help=RUN)
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def _add_run(parser: argparse.ArgumentParser, text: str = "folder of a run, or of a grid") -> None:
-    parser.add_argument("run", type=expanded, metavar="RUN", help=text)
-
-
-def _list(args: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> None:
     from rich.table import Table
 
-    from dqlab.api import list_runs
     from dqlab.printing import Console
     from dqlab.tracking.folders import SkippedRecords, grid_of
+    from dqlab.tracking.tables import list_runs
 
     if not args.folder.is_dir():
         raise RunError(f"There is no folder '{args.folder}'.")
@@ -89,7 +91,6 @@ def _list(args: argparse.Namespace) -> int:
         print(f"There are no runs in '{args.folder}'.")
     else:
         Console().print(table)
-    return 0
 
 
 def _one_of(names: Iterable[str], kind: str) -> str:
@@ -130,7 +131,7 @@ def _in_use(path: Path) -> bool:
     return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
-def _show(args: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from dqlab.printing import Console
@@ -150,7 +151,6 @@ def _show(args: argparse.Namespace) -> int:
     console.print(table)
     if not is_grid(args.run):
         console.print(_scores(args.run, facts))
-    return 0
 
 
 def _of_run(facts: Mapping[str, Any]) -> Mapping[str, str]:
@@ -196,16 +196,16 @@ def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
     return summary_table(summaries, data, facts["caveat"], failed, facts.get("scored", True))
 
 
-def _tail(args: argparse.Namespace) -> int:
+def _tail(args: argparse.Namespace) -> None:
     from rich.live import Live
 
-    from dqlab.api import Run
     from dqlab.printing import Console
+    from dqlab.tracking.run_folder import RunFolder
 
     if not 0.1 <= args.every <= 3600:
         raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
-    run, over = Run(args.run), False
-    console = Console()
+    run, over, console = RunFolder(args.run), False, Console()
+    run.facts()
     with Live(console=console, auto_refresh=False) as live:
         while not over:
             over = _state(args.run) != "running"
@@ -214,14 +214,16 @@ def _tail(args: argparse.Namespace) -> int:
                 time.sleep(args.every)
     if not console.is_terminal:
         console.line()
-    return 0
 
 
-def _curves(run: Run) -> Table:
+def _curves(run: RunFolder) -> Table:
     """Scores and losses so far, a line a replica and metric."""
     from rich.table import Table
 
-    facts, known = run.facts, run.metrics()
+    from dqlab.tracking.tables import logged_metrics
+
+    facts: Mapping[str, Any] = run.facts()
+    known = logged_metrics(run)
     steps = facts.get("parameters", {}).get("Training.steps")
     done = f"{int(known['step'].max()) if len(known) else 0:,}{f' of {steps:,}' if steps else ''}"
     table = Table(box=None, title=f"{run.path}: {_state(run.path)}, step {done}", title_justify="left")
@@ -250,7 +252,7 @@ def sparkline(values: Iterable[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
-def _tag(args: argparse.Namespace) -> int:
+def _tag(args: argparse.Namespace) -> None:
     from dqlab.tracking.folders import read_notes
 
     given = dict(tag.partition("=")[::2] for tag in args.tags)
@@ -263,13 +265,11 @@ def _tag(args: argparse.Namespace) -> int:
     else:
         tags = {**tags, **given}
     _write_notes(args.run, tags=tags)
-    return 0
 
 
-def _note(args: argparse.Namespace) -> int:
+def _note(args: argparse.Namespace) -> None:
     _check_own(args.run)
     _write_notes(args.run, note=args.text)
-    return 0
 
 
 def _check_own(path: Path) -> None:
@@ -298,7 +298,7 @@ def _write_notes(path: Path, **changed: Any) -> None:
         print(f"For MLflow to have it: dqlab sync {path}")
 
 
-def _rm(args: argparse.Namespace) -> int:
+def _rm(args: argparse.Namespace) -> None:
     for path in args.runs:
         _check_own(path)
         _check_unused(path)
@@ -307,7 +307,6 @@ def _rm(args: argparse.Namespace) -> int:
             _delete(path)
         else:
             print(f"{path} is kept.")
-    return 0
 
 
 def _check_unused(path: Path) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.options import add_command, add_gin, load_configuration
+from dqlab.cli.parser import add_gin, add_parser, bindings_of, load_configuration
 from dqlab.errors import ConfigError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
@@ -30,23 +30,18 @@ dqlab train --gin ablations/steps.gin --cell N=10
 
 def add_train(commands: Any) -> None:
     """`dqlab train`."""
-    parser = add_command(
-        commands, "train", _train, "Train what a gin file describes, one or many seeds together.", EXAMPLES
-    )
+    text = "Train what a gin file describes, one or many seeds together."
+    parser = add_parser(commands, "train", _train, text, EXAMPLES)
     add_gin(parser, required=False)
     parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
     parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
     parser.add_argument("--cell", metavar="LABEL", help="one cell of an ablation's file, e.g. --cell N=10")
     parser.add_argument("--out", type=expanded, help="the run's folder; runs/NAME-TIME by default")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in --out (or the newest one by default)"
-    )
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto",
-    )
+    text = "continue the run in --out (or the newest one by default)"
+    parser.add_argument("--resume", action="store_true", help=text)
+    text = "record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto"
+    parser.add_argument("--profile", action="store_true", help=text)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
 
 
@@ -56,11 +51,7 @@ def _train(args: argparse.Namespace) -> int:
     from dqlab.runs.run import new_run_folder
     from dqlab.tracking.mlflow.mirror import warn_unsent
 
-    chosen = {
-        "Experiment.seeds": args.seeds and tuple(args.seeds),
-        "Experiment.device": args.device,
-        "Training.steps": args.steps,
-    }
+    chosen = {"Experiment.seeds": args.seeds, "Experiment.device": args.device, "Training.steps": args.steps}
     stem = expanded(args.gin[-1]).stem if args.gin else "*"
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
@@ -70,9 +61,7 @@ def _train(args: argparse.Namespace) -> int:
     typed = args.set
     if args.cell:
         args.set = [*_cell(args), *args.set]
-    loaded = load_configuration(
-        args, [f"{name}={value!r}" for name, value in chosen.items() if value is not None], stored
-    )
+    loaded = load_configuration(args, bindings_of(chosen), stored)
     with asked_to_stop() as asked:
         try:
             tell = partial(_note_start, asked)

@@ -57,17 +57,9 @@ def gin_example(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]
 def choosers(registry: Registry[Any]) -> list[str]:
     """Every gin parameter that chooses a component of this kind: those called as the one that the registry names."""
     parameter = registry.chosen_by.rpartition(".")[2]
-    dqlab = {name: known.wrapped for name, known in configurables().items() if is_dataclass(known.wrapped)}
-    return sorted(
-        f"{shortest_name(name)}.{parameter}"
-        for name, item in dqlab.items()
-        if parameter and parameter in fields_of(item)
-    )
-
-
-def fields_of(item: Any) -> set[str]:
-    """Names of a dataclass's fields."""
-    return {field.name for field in fields(item)}
+    dataclasses = [(name, item) for name, item in configurables().items() if is_dataclass(item)]
+    choosing = [name for name, item in dataclasses if parameter in {field.name for field in fields(item)}]
+    return sorted(f"{shortest_name(name)}.{parameter}" for name in choosing)
 
 
 def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from gin import config_parser
 from dqlab.config.gin_state import (
     check_calls,
     complete_name,
+    configurables,
     nearest_parameter_read,
     shortest_name,
-    wrapped_configurables,
 )
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
 from dqlab.config.registry import configurable, fill_registries, unknown_name
@@ -216,24 +215,20 @@ def _import_from(folders: Iterable[Path], loaded: LoadedConfig) -> None:
             sys.path.append(str(folder))
 
 
-def _known(folders: Sequence[Path], loaded: LoadedConfig, place: str) -> Iterator[Path]:
-    """Of the folders that a file names for modules, those that are looked into: of a run's own file not any."""
+def _add_folders(given: Any, place: str, loaded: LoadedConfig) -> None:
+    """Look for modules in the folders that `import_path.folders` names; a run's own file is not taken at its word."""
+    if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
+        raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
     known = {str(Path.cwd()), *sys.path}
-    for folder in folders:
-        if not loaded.stored or str(folder) in known:
-            yield folder
+    for folder in map(Path, given):
+        if not loaded.stored or place.startswith("--") or str(folder) in known:
+            _import_from([folder], loaded)
         elif folder.is_dir():
             print(
                 f"dqlab: warning: {place} names {folder} for modules: not looked into on the word of that file alone. "
                 f'If it is yours: --set "import_path.folders=({str(folder)!r},)", or PYTHONPATH.',
                 file=sys.stderr,
             )
-
-
-def _texts(given: Any, place: str) -> Sequence[str]:
-    if not isinstance(given, (tuple, list)) or not all(isinstance(text, str) for text in given):
-        raise ConfigError(f"{place}: import_path.folders must be a tuple of folders, such as ('/home/me/lab',).")
-    return given
 
 
 def _has_modules(folder: Path) -> bool:
@@ -248,18 +243,12 @@ def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
         if not place.startswith("--") and not _ships(place):
             loaded.own[written_name(statement)] = place
         if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
-            folders = list(map(Path, _texts(statement.value, place)))
-            _import_from(folders if place.startswith("--") else _known(folders, loaded, place), loaded)
+            _add_folders(statement.value, place, loaded)
 
 
 def _ships(place: str) -> bool:
     """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
-    return os.path.realpath(place).startswith(_shipped())
-
-
-@cache
-def _shipped() -> tuple[str, ...]:
-    return tuple(os.path.realpath(root) + os.sep for root in SHIPPED)
+    return os.path.realpath(place).startswith(tuple(os.path.realpath(root) + os.sep for root in SHIPPED))
 
 
 def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
@@ -267,22 +256,12 @@ def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
 
     A file is read once, so that files may share a base, or include each other; `files` lists those that were read.
     """
-    seen, opened = {file.resolve() for file in files}, []
-
-    def enter(file: Path) -> None:
-        if file.resolve() not in seen:
-            seen.add(file.resolve())
-            files.append(file)
-            opened.append((file.parent, parse_statements(text_of(file), str(file))))
-
-    enter(path)
-    while opened:
-        folder, left = opened[-1]
-        statement, place = next(left, (None, ""))
-        if statement is None:
-            opened.pop()
-        elif isinstance(statement, config_parser.IncludeStatement):
-            enter(_included(statement.filename, folder, place))
+    if path.resolve() in (file.resolve() for file in files):
+        return
+    files.append(path)
+    for statement, place in parse_statements(text_of(path), str(path)):
+        if isinstance(statement, config_parser.IncludeStatement):
+            yield from _of_file(_included(statement.filename, path.parent, place), files)
         else:
             yield statement, place
 
@@ -348,7 +327,7 @@ def check_binding(name: Any, place: str) -> None:
 
 def binding_fault(selector: str, parameter: str) -> str:
     """What is wrong with a binding's name, with the nearest ones: of the configurable, or of its parameter."""
-    registered = wrapped_configurables()
+    registered = configurables()
     matches = [name for name in registered if name == selector or name.endswith("." + selector)]
     if not matches:
         return unknown_name(selector)

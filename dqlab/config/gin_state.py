@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from difflib import SequenceMatcher, get_close_matches
-from types import TracebackType
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import gin
@@ -99,13 +99,8 @@ def plain_value(value: Any) -> Any:
 
 
 def configurables() -> dict[str, Any]:
-    """gin's record of every configurable, by complete name `module.name`."""
-    return dict(gin_config._REGISTRY.items())
-
-
-def wrapped_configurables() -> dict[str, Any]:
-    """The function or class, as written, behind every complete name."""
-    return {selector: record.wrapped for selector, record in configurables().items()}
+    """Every configurable's function or class, as written, by complete name `module.name`."""
+    return {selector: record.wrapped for selector, record in gin_config._REGISTRY.items()}
 
 
 def wrapped_configurable(selector: str) -> Any:
@@ -141,9 +136,7 @@ class OtherConfiguration(AbstractContextManager[None]):
     def __enter__(self) -> None:
         self._exchange()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._exchange()
 
     def _exchange(self) -> None:
@@ -155,7 +148,6 @@ class OtherConfiguration(AbstractContextManager[None]):
 
 Config = Mapping[tuple[str, str], Mapping[str, Any]]
 """gin's: (scope, complete name) -> parameter -> value."""
-Key = tuple[str, str]
 
 
 def check_calls() -> None:
@@ -164,27 +156,24 @@ def check_calls() -> None:
     Raises:
         ConfigError: a call lacks an argument, or is made of itself.
     """
-    done: set[Key] = set()
+    config, graph, left = gin_config._CONFIG, {}, [*gin_config._CONFIG]
+    while left:
+        key = left.pop()
+        if key not in graph:
+            calls = [*_calls(config, key)]
+            for name, reference, (_, selector) in calls:
+                if lacking := [other for other in _required(reference) if not _is_bound(config, selector, other)]:
+                    add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
+                    raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
+            graph[key] = [child for _, _, child in calls]
+            left += graph[key]
     try:
-        for key in gin_config._CONFIG:
-            _follow(gin_config._CONFIG, key, (), done)
-    except RecursionError as error:
-        raise ConfigError("References lead from one to the next too often to be followed.") from error
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise ConfigError(f"{_called(error.args[1][0])} is made of itself: its bindings lead back to it.") from error
 
 
-def _follow(config: Config, key: Key, above: tuple[Key, ...], done: set[Key]) -> None:
-    if key in above:
-        raise ConfigError(f"{_called(key)} is made of itself: its bindings lead back to it.")
-    if key not in done:
-        for name, reference, child in _calls(config, key):
-            if lacking := [other for other in _required(reference) if not _is_bound(config, child[1], other)]:
-                add = f"add {reference.scoped_selector}.{lacking[0]} = ..., or leave off the ()"
-                raise ConfigError(f"{_called(key)}.{name} = {reference}: it needs '{lacking[0]}': {add}.")
-            _follow(config, child, (*above, key), done)
-        done.add(key)
-
-
-def _calls(config: Config, key: Key) -> Iterator[tuple[str, Any, Key]]:
+def _calls(config: Config, key: tuple[str, str]) -> Iterator[tuple[str, Any, tuple[str, str]]]:
     """The calls that arguments of something consist of: the parameter, gin's reference, and what is called."""
     scope, selector = key
     scopes = ["", *("/".join(scope.split("/")[: end + 1]) for end in range(scope.count("/") + 1))]
@@ -208,7 +197,7 @@ def _is_bound(config: Config, selector: str, name: str) -> bool:
     return any(other == selector and name in parameters for (_, other), parameters in config.items())
 
 
-def _called(key: Key) -> str:
+def _called(key: tuple[str, str]) -> str:
     scope, selector = key
     name = selector.rpartition(".")[2]
     return f"%{scope}" if selector == "gin.macro" else f"{scope}/{name}".lstrip("/")

@@ -126,8 +126,8 @@ def all_or_nothing(package: str) -> Iterator[None]:
                 failed.add(entry.package)
             if kind not in kinds and _package(registry.module) != "dqlab":
                 del Registry.kinds[kind]
-        for selector, record in configurables().items():
-            if selector not in selectors and _package(record.wrapped.__module__) != "dqlab":
+        for selector, item in configurables().items():
+            if selector not in selectors and _package(item.__module__) != "dqlab":
                 remove_configurable(selector)
         for module in set(sys.modules) - modules:  # a later plugin that imports one of them registers its components
             if _package(module) in failed:

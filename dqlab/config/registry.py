@@ -69,10 +69,6 @@ class RegistryEntry(Generic[T]):
             return []
         return [p for p in found if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of the component and their defaults (`inspect.Parameter.empty` where the caller supplies them)."""
-        return {parameter.name: parameter.default for parameter in self.signature()}
-
 
 class NameTakenError(ConfigError):
     """A component claims a name of a kind that another one has."""
@@ -86,14 +82,6 @@ def docstring_of(item: Any) -> str:
     """An item's own docstring; that of a base class, or a dataclass's list of fields, says nothing of it."""
     text = item.__doc__ if isinstance(item.__doc__, str) else ""
     return "" if text.startswith(f"{item.__name__}(") else inspect.cleandoc(text)
-
-
-def source_place(item: Any) -> str:
-    """`module:line` of a function or class."""
-    try:
-        return f"{item.__module__}:{inspect.getsourcelines(item)[1]}"
-    except (OSError, TypeError):
-        return str(item.__module__)
 
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -155,10 +143,10 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is taken, by another place in the code; or its Python name is, in gin files.
         """
-        module, _ = _caller()
+        module, line = _caller()
 
         def decorate(item: Decorated) -> Decorated:
-            facts = (source, source_place(item), module, docstring_of(item), item.__name__)
+            facts = (source, f"{module}:{line}", module, docstring_of(item), item.__name__)
             entry = RegistryEntry(name, cast(T, item), *facts, dict(example or {}), tuple(cites))
             self._check_names(entry)
             component = configurable(self.kind)(item)
@@ -234,8 +222,9 @@ class Registry(Generic[T]):
             raise ConfigError(reason)
         taken = gin_state.wrapped_configurable(selector) if entry.gin_name else None
         if taken is not None and taken is not entry.item:
+            first = next((each.place for each in self.entries.values() if each.gin_name == entry.gin_name), "a plugin")
             raise ConfigError(
-                f"The gin name '{selector}' is taken twice: by {source_place(taken)} and by {entry.place}. "
+                f"The gin name '{selector}' is taken twice: by {first} and by {entry.place}. "
                 "Rename one of the two functions or classes."
             )
 

@@ -411,8 +411,7 @@ def test_what_fails_or_is_killed_while_writing_leaves_the_old_report(
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_systems_that_cannot_exchange_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "_exchange", lambda one, other: False)
+def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     for text in ("first", "second"):
         with files_module.new_folder(tmp_path / "report", lambda folder: True) as new:
             (new / "file").write_text(text)

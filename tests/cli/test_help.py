@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import isolated
 
 from dqlab.cli import GROUPS, build_parser
 from dqlab.cli.parser import Parser
@@ -47,7 +51,7 @@ def test_the_help_lists_every_command_in_its_group() -> None:
     ("typed", "meant"),
     [
         ("trian", "dqlab has no command 'trian'. Did you mean `dqlab train`?"),
-        ("components", "Did you mean `dqlab list`?"),
+        ("evaluate", "Did you mean `dqlab eval`?"),
         ("data dowload", "dqlab data has no command 'dowload'. Did you mean `dqlab data download`?"),
         ("convert mine.npz", "Did you mean `dqlab data convert`?"),
     ],
@@ -62,6 +66,25 @@ def test_negative_numbers_are_no_options() -> None:
     """By an attribute of argparse's own: without it, this fails."""
     words = ["hopper-medium-v2", "-20.5", "-1e3", "-.5", "-inf"]
     assert build_parser().parse_args(["score", *words]).returns == words[1:]
-    plain = argparse.ArgumentParser(exit_on_error=False)
-    plain.add_argument("returns", nargs="+")
-    assert hasattr(plain, "_negative_number_matcher")
+    assert hasattr(argparse.ArgumentParser(), "_negative_number_matcher")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("dqlab tra", {"train"}),
+        ("dqlab train --gin gin/quick", {"gin/quickstart.gin"}),
+        ("dqlab ablate --grid mi", {"mine.gin"}),
+        ("dqlab describe noise_sch", {"noise_schedule"}),
+        ("dqlab describe noise_schedule k", {"karras"}),
+        ("dqlab eval ru", {"runs/"}),
+    ],
+)
+def test_what_a_shell_offers(typed: str, offered: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete")
+    (tmp_path / "mine.gin").touch()
+    (tmp_path / "runs").mkdir()
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "_ARGCOMPLETE_IFS": "\n"}
+    env = isolated(tmp_path) | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "said")}
+    subprocess.run([sys.executable, "-m", "dqlab.cli"], cwd=tmp_path, env=env, check=True)
+    assert {word.strip() for word in (tmp_path / "said").read_text().splitlines()} == offered

@@ -33,11 +33,11 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def test_the_list_has_runs_and_grids_and_fits(runs: Path, dqlab: Command) -> None:
-    assert dqlab("runs", "tag", "runs/steps", "paper=table1").returncode == 0
+def test_the_list_has_runs_and_grids_and_fits(runs: Path, in_process: Command) -> None:
+    assert in_process("runs", "tag", "runs/steps", "paper=table1").returncode == 0
     for name, file in (("mangled", "run.json"), ("noted", "notes.json")):
         (write_run(runs / name) / file).write_text("{")
-    done = dqlab("runs", "list", env=NARROW)
+    done = in_process("runs", "list", env=NARROW)
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.count("is damaged") for line in done.stderr.splitlines()] == [1, 1]
@@ -106,18 +106,18 @@ def test_curves_of_a_line() -> None:
     assert list(rising) == sorted(rising)
 
 
-def test_tags_and_the_note_go_to_mlflow_and_away(runs: Path, dqlab: Command, in_process: Command) -> None:
+def test_tags_and_the_note_go_to_mlflow_and_away(runs: Path, in_process: Command) -> None:
     from mlflow.tracking import MlflowClient
 
     fresh_store(runs)
     name = f"runs/{LONG}"
-    assert dqlab("sync", name).returncode == 0
+    assert in_process("sync", name).returncode == 0
     tagged = in_process("runs", "tag", name, "baseline", "paper=table1")
     assert tagged.stdout == f"{name}: baseline, paper=table1\nFor MLflow to have it: dqlab sync {name}\n"
     in_process("runs", "note", name, "as it was")
 
     def stored() -> list[dict[str, str]]:
-        assert dqlab("sync", name).returncode == 0
+        assert in_process("sync", name).returncode == 0
         client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
         found = client.search_runs([each.experiment_id for each in client.search_experiments()])
         own = ("tag.", "mlflow.note")
@@ -164,16 +164,11 @@ def test_what_is_deleted(runs: Path, in_process: Command, monkeypatch: pytest.Mo
     assert sorted(path.name for path in runs.iterdir()) == ["killed", LONG]
 
 
-def test_nobody_answers(runs: Path, dqlab: Command) -> None:
-    done = dqlab("runs", "rm", "runs/killed", "--yes")
+def test_nobody_answers(runs: Path) -> None:
+    command = [sys.executable, "-m", "dqlab.cli", "runs", "rm"]
+    options = {"cwd": runs.parent, "env": isolated(runs.parent), "capture_output": True, "text": True}
+    done = subprocess.run([*command, "runs/killed", "--yes"], **options)  # type: ignore[call-overload]
     assert (done.returncode, done.stdout) == (0, "runs/killed is deleted.\n")
-    kept = subprocess.run(
-        [sys.executable, "-m", "dqlab.cli", "runs", "rm", "runs/steps"],
-        cwd=runs.parent,
-        env=isolated(runs.parent),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    kept = subprocess.run([*command, "runs/steps"], stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
     assert (kept.returncode, "--yes deletes without asking" in kept.stderr) == (2, True)
     assert (runs / "steps").exists()

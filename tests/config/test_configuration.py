@@ -15,7 +15,6 @@ from made_overrides import faults
 from made_overrides import load as load_and_build
 
 from dqlab.config import gin_files
-from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import EXPERIMENT_FIELDS, changed_results
 from dqlab.envs import tasks
@@ -107,7 +106,7 @@ def test_calls_with_arguments_are_bound() -> None:
 
 def test_overrides_that_nobody_would_write(tmp_path: Path) -> None:
     """Of 20,000, none was more than a message: `python tests/made_overrides.py 20000`."""
-    found = faults(300, 1, tmp_path)
+    found = faults(150, 1, tmp_path)
     assert not found, found[0]
     with pytest.raises(ConfigError, match="Experiment.seeds must be a tuple of different integers"):
         load_and_build("Experiment.seeds=[[1]]", False, tmp_path)
@@ -122,17 +121,6 @@ def test_files_as_windows_editors_write_them(tmp_path: Path, encoding: str) -> N
     assert gin_files.bindings_in_file(path) == {"DiffusionQL.eta": 2.0}
 
 
-def test_a_long_chain_of_files_is_read(tmp_path: Path) -> None:
-    """Each includes the next one, before its own value: the first file's is the last."""
-    for number in range(1500):
-        write(tmp_path, f"include '{number + 1}.gin'\nDiffusionQL.eta = {number}.0\n", f"{number}.gin")
-    write(tmp_path, "include '0.gin'\nTraining.steps = 7\n", "1500.gin")
-    loaded = gin_files.load_gin([tmp_path / "0.gin"])
-    assert len(loaded.files) == 1501
-    assert abbreviate_names(bound_parameters()) == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
-    assert gin_files.bindings_in_file(tmp_path / "0.gin") == {"DiffusionQL.eta": 0.0, "Training.steps": 7}
-
-
 def test_the_home_folder_has_its_usual_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "DiffusionQL.eta = 2.0\n", "base.gin")
@@ -145,9 +133,6 @@ def test_the_home_folder_has_its_usual_name(tmp_path: Path, monkeypatch: pytest.
 def test_mistakes_on_the_command_line_are_named() -> None:
     with pytest.raises(ConfigError, match=r"--set DiffusionQL.etaa=1: .*'eta'"):
         gin_files.load_gin([], ["DiffusionQL.etaa=1"])
-
-
-def test_missing_file_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"There is no gin file '.*quickstrat.gin'. Did you mean '.*quickstart.gin'"):
         gin_files.load_gin([ROOT / "gin" / "quickstrat.gin"])
 

@@ -1,0 +1,59 @@
+"""What lies in run folders, as tables: the runs of a folder, and all that a run has logged."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dqlab.config.replica import Replica
+from dqlab.files import expanded, read_bytes
+from dqlab.tracking.folders import SkippedRecords
+from dqlab.tracking.records import parse_journal
+from dqlab.tracking.run_folder import RunFolder
+from dqlab.tracking.selection_rules import SELECTION_RULES
+
+
+def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
+    """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
+
+    The name `dqlab.runs` is that of a package. Runs whose records are damaged are left out, with a warning.
+    """
+    rows, leaving = [], SkippedRecords()
+    for path in sorted(expanded(folder).rglob("run.json")):
+        with leaving.damaged():
+            run = RunFolder(path.parent)
+            facts: Mapping[str, Any] = run.facts()
+            about = {name: facts.get(name, "") for name in ("state", "task", "algorithm", "caveat")}
+            for replica in run.replicas():
+                own = {"path": str(run.replica(replica.name)), "cell": replica.cell, "seed": replica.seed}
+                rows.append({**about, **own, **_standing(run, replica)})
+    for text in leaving.out:
+        warnings.warn(f"Left out: {text}", stacklevel=2)
+    columns = ["path", "task", "algorithm", "cell", "seed", "state", "caveat", *SELECTION_RULES]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
+    """A replica's scores, or that it has failed; nothing while it trains."""
+    if run.failure(replica):
+        return {"state": "failed"}
+    if not (run.replica(replica.name) / "summary.json").exists():
+        return {}
+    selection = run.summary(replica)["selection"]
+    return {"state": "finished", **{rule: selection[rule]["score_mean"] for rule in SELECTION_RULES}}
+
+
+def logged_metrics(run: RunFolder) -> pd.DataFrame:
+    """All that a run has logged so far, a row a number: replica, seed, step, metric, value."""
+    rows = []
+    for replica in run.replicas():
+        journal = run.replica(replica.name) / "metrics.jsonl"
+        written = read_bytes(journal).split(b"\n")[:-1] if journal.exists() else ()  # a line may be half written
+        for record in parse_journal(written):
+            about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
+            rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
+    return pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"])
