@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from dqlab.errors import RunError, one_line
 
@@ -95,6 +96,20 @@ def check_ordinary(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is not a file")
+
+
+def open_lock(path: Path) -> TextIO:
+    """Open a file that processes lock, made if it is not there.
+
+    Raises:
+        RunError: it cannot be written, or is a link, a pipe or the like, which another may have put there.
+    """
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "r+")
+        check_ordinary(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be locked ({error.strerror}).") from error
+    return file
 
 
 def read_text(path: Path) -> str:

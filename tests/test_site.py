@@ -177,31 +177,40 @@ def test_forms_hooks_and_citation_are_whole() -> None:
 
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_a_page_works_as_written(page: str, tmp_path: Path) -> None:
-    """Python blocks are files, bash blocks run with small networks and budgets, text blocks are in what they say."""
-    said = ""
+    """Python blocks are files, bash blocks run with small networks and budgets, text blocks are in what they say.
+
+    What ends in a mistake is followed by the text that names it.
+    """
+    said, mistaken = "", ""
     for _, language, text in BLOCK.findall((ROOT / page).read_text()):
         if language == "python":
             name, code = text.removeprefix("# ").split("\n", 1)
             (tmp_path / name).write_text(code)
         elif language == "bash":
-            said = "".join(run(line, tmp_path) for line in text.splitlines())
+            assert not mistaken
+            done = [run(line, tmp_path) for line in text.splitlines()]
+            said = "".join(each.stdout + each.stderr for each in done)
+            mistaken = "".join(each.stderr for each in done if each.returncode)
         elif language == "text":
             for line in text.splitlines():
                 pattern = re.escape(line.strip()).replace(r"\.\.\.", ".*")
                 assert re.search(pattern, said), f"{line!r} is not in:\n{said}"
+            mistaken = ""
+    assert not mistaken
 
 
 def unindented(code: str) -> str:
     return re.sub(r"^ +", "", code, flags=re.MULTILINE)
 
 
-def run(line: str, folder: Path) -> str:
-    """What one line of a page prints; it may end with a mistake that dqlab names."""
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one line of a page; it may end with a mistake that dqlab names."""
     words = shlex.split(line)
     if words[0] == "make":
-        return "".join(run(recipe, folder) for recipe in recipes(words[1]))
+        (recipe,) = recipes(words[1])
+        return run(recipe, folder)
     if words[0] == "export":
-        return ""
+        return subprocess.CompletedProcess(words, 0, "", "")
     words = [found for word in words for found in sorted(glob(word, root_dir=folder)) or [word]]
     if words[:2] in (["dqlab", "train"], ["dqlab", "ablate"]) and "--dry-run" not in words:
         words += ["--steps", "20", "--set", *SMALL]
@@ -211,7 +220,7 @@ def run(line: str, folder: Path) -> str:
     done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode in (0, 2), done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
+    return done
 
 
 def recipes(target: str, commands: str = "$(BIN)/") -> list[str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from dqlab.config.replica import Replica, replicas_of
 from dqlab.errors import RunError
-from dqlab.files import atomic_path, read_bytes, write_text
+from dqlab.files import atomic_path, open_lock, read_bytes, write_text
 
 if TYPE_CHECKING:
     from dqlab.tracking.records import FailureRecord, RunRecord, SummaryRecord
@@ -91,7 +91,7 @@ def claim_folder(folder: Path, owner: str = "") -> TextIO:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+")
+        lock = open_lock(folder / LOCK)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RunError(f"{folder} is in use by another run{owner}. Choose another --out.") from error
@@ -206,7 +206,7 @@ class RunFolder:
         """Whether some process trains in the folder now."""
         if not (self.path / LOCK).exists():
             return False
-        with (self.path / LOCK).open("a") as probe:
+        with open_lock(self.path / LOCK) as probe:
             try:
                 fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -240,3 +241,17 @@ def test_a_password_is_in_no_file_and_on_no_screen(in_process: Run, tmp_path: Pa
 )
 def test_what_is_masked(text: str, shown: str) -> None:
     assert masked(text) == shown
+
+
+@pytest.mark.parametrize("name", ["run.lock", "mlflow.lock"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_lock_that_is_no_file(name: str, kind: str, tmp_path: Path, in_process: Any) -> None:
+    """A pipe would have no end, and what a link leads to is another's."""
+    run, other = write_run(tmp_path / "runs" / "run"), tmp_path / "other"
+    other.write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name) if kind == "pipe" else (run / name).symlink_to(other)
+    done = in_process("sync", run)
+    assert done.returncode == 2
+    assert f"{name} cannot be locked (" in done.stderr
+    assert other.read_text() == "mine"

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from dqlab.errors import RunError, masked
-from dqlab.files import path_within, write_text
+from dqlab.files import open_lock, path_within, write_text
 from dqlab.tracking.folders import SkippedRecords, grid_facts, is_grid
 from dqlab.tracking.mlflow.client import (
     KEY,
@@ -56,7 +56,7 @@ def send_folder(folder: Path, uri: str, experiment: str, over: bool = False) -> 
         LeftOutError: something in the folder is damaged, or a link; all else was sent.
         Exception: whatever MLflow's client raises; what was sent before is remembered.
     """
-    with (folder / "mlflow.lock").open("a") as lock:
+    with open_lock(folder / "mlflow.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         writer = MlflowWriter(folder, uri, experiment, over)
         if is_grid(folder):
