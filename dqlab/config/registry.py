@@ -237,7 +237,12 @@ def registry_of(kind: str) -> Registry[Any]:
     """
     fill_registries()
     if kind not in Registry.kinds:
-        raise ConfigError(f"Unknown kind '{kind}'. {nearest(kind, Registry.kinds)}")
+        entries = [
+            (each, registry.entry(name)) for each, registry in Registry.kinds.items() for name in registry.names()
+        ]
+        meant = [f"'{each} {entry.name}'" for each, entry in entries if kind in (entry.name, entry.gin_name)]
+        hint = f"Did you mean {' or '.join(meant)}?" if meant else nearest(kind, Registry.kinds)
+        raise ConfigError(f"Unknown kind '{kind}'. {hint}")
     return Registry.kinds[kind]
 
 

@@ -124,6 +124,8 @@ def test_unknown_kinds_and_names_get_the_nearest() -> None:
     for text in (components_as_json, components_markdown):
         with pytest.raises(ConfigError, match="Did you mean 'sampler'"):
             text("samplr")
+    with pytest.raises(ConfigError, match="Did you mean 'algorithm diffusion_ql'"):
+        describe("DiffusionQL", "vp")
 
 
 def test_the_doors_print_it(in_process: Run) -> None:
