@@ -99,7 +99,7 @@ ENGINES: dict[str, tuple[str, Callable[[], Engine]]] = {
     "local": ("json", lambda: LocalEngine(devices=("0",), retries=0)),
     "slurm": ("submitit", lambda: SlurmEngine(cluster="local", retries=0)),
 }
-"""Ray's workers are looked at in ablation/test_ray.py."""
+"""Ray's workers are looked at in ablation/test_engines.py."""
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -109,7 +109,7 @@ class GridResults:
         tasks, seeds: of every setting.
         results, failures, pending: every cell is in one of them; those with results have their summaries.
         gin: the grid's configuration, flattened, as a gin text.
-        facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `started`, `seconds`, ...
+        facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...
         components: that its cells use, algorithms first.
         known_tasks: names of all tasks that there are, in this grid or not.
     """

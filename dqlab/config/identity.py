@@ -18,7 +18,7 @@ class Role(Enum):
     COMPUTED = "it decides what is computed"
     TASK = "it is the task: part of a cell, and what comparisons are made on"
     REPLICA = "it says which replicas of a setting these are; each of them is a run of its own"
-    MACHINE = "it says where and how fast: last bits only, so a cell is the same; a resume still refuses another device"
+    MACHINE = "it says where and how fast: last bits only; a cell is the same, a resume wants the configured device"
 
 
 EXPERIMENT_FIELDS: Mapping[str, Role] = {

@@ -1,1 +1,1 @@
-"""Programs on top, one folder behind one command; nothing below imports them."""
+"""Programs on top, a file or folder behind a command; nothing below imports them."""
