@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import subprocess
@@ -93,3 +94,15 @@ def test_what_is_printable() -> None:
     assert printable_names(["b\n", "a", LONG]).startswith(r"a, b\n, yyyy")
     assert len(printable_names([LONG] * 100)) < 5_000
     assert printable_names(map(str, range(100))).endswith(", ... (100 in all)")
+
+
+def test_a_spinner_is_nothing_where_there_is_no_terminal() -> None:
+    """Not an empty line either, as rich would leave."""
+    file = io.StringIO()
+    with Console(file=file).status("reading") as status:
+        status.update("still reading")
+    assert file.getvalue() == ""
+    shown = io.StringIO()
+    with Console(file=shown, force_terminal=True).status("reading"):
+        pass
+    assert "reading" in shown.getvalue()

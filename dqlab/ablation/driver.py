@@ -253,7 +253,7 @@ def _ablate(request: GridRequest, console: Console) -> int:
     started = time.monotonic()
     session = open_session(request)
     announce_grid(session, console)
-    with console.status("calibrating") if console.is_terminal else nullcontext():
+    with console.status("calibrating"):
         session.costs = costs_of_packs(session.packs, SHORT)
     with recorded(session):
         interrupted = run_packs(session, console) if session.packs else False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +69,7 @@ SHOWN = 40
 
 def report_and_print(results: GridResults, settings: Report, folder: Path, console: Console) -> None:
     """Write the report, and say what it says."""
-    with console.status("computing intervals") if console.is_terminal else nullcontext():
+    with console.status("computing intervals"):
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
     shown, gaps = aggregate_table(analysis, settings.rules, ("iqm",)), gap_table(analysis)
