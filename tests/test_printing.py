@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import subprocess
@@ -98,11 +97,11 @@ def test_what_is_printable() -> None:
 
 def test_a_spinner_is_nothing_where_there_is_no_terminal() -> None:
     """Not an empty line either, as rich would leave."""
-    file = io.StringIO()
+    file = StringIO()
     with Console(file=file).status("reading") as status:
         status.update("still reading")
     assert file.getvalue() == ""
-    shown = io.StringIO()
+    shown = StringIO()
     with Console(file=shown, force_terminal=True).status("reading"):
         pass
     assert "reading" in shown.getvalue()
