@@ -102,6 +102,6 @@ def test_a_spinner_is_nothing_where_there_is_no_terminal() -> None:
         status.update("still reading")
     assert file.getvalue() == ""
     shown = StringIO()
-    with Console(file=shown, force_terminal=True).status("reading"):
+    with Console(file=shown, force_terminal=True, _environ={"TERM": "xterm"}).status("reading"):
         pass
     assert "reading" in shown.getvalue()
