@@ -5,11 +5,10 @@ No call changes anything for the next one, or for whoever calls: `isolated`.
 
 from __future__ import annotations
 
-import io
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from dqlab.ablation.driver import EXIT_CODES
 from dqlab.ablation.folder import GridFolder
 from dqlab.analysis.compare import compare_groups
 from dqlab.analysis.finished_runs import find_runs
+from dqlab.analysis.report.figures import new_figure
+from dqlab.analysis.report.inspection import actions_figure, animate_chain, chain_figure, values_figure
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
@@ -34,25 +35,18 @@ from dqlab.files import expanded
 from dqlab.printing import Console
 from dqlab.runs.evaluate import checkpoint_files, evaluate_checkpoints
 from dqlab.runs.experiment import Experiment
+from dqlab.runs.inspection import inspect_replica, last_inspection
 from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.client import tracking_uri
+from dqlab.tracking.records import InspectionRecord
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 from dqlab.tracking.tables import list_runs, logged_metrics
 from dqlab.training.model_selection import EvaluationEpisodes
 
 __all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
-
-
-class Plot(Figure):
-    """A figure that notebooks show."""
-
-    def _repr_png_(self) -> bytes:
-        content = io.BytesIO()
-        self.savefig(content, format="png", dpi=110)
-        return content.getvalue()
 
 
 class Run:
@@ -111,16 +105,22 @@ class Run:
     def plot(self, metric: str | None = None) -> Figure:
         """A metric over updates, a line a replica: the score by default, or the return where there are no scores.
 
+        Three names look inside the last policies, as `inspect` does: `actions` draws their distribution beside the
+        data's, `values` what critics predicted over the returns that came, `chain` how noise becomes actions in one
+        state, of the first replica.
+
         Raises:
-            RunError: nothing of that name was logged.
+            RunError: nothing of that name was logged, or can be seen.
         """
+        if metric is not None and metric in INSIDE:
+            return INSIDE[metric](self.inspect())
         known = self.metrics()
         metric = metric or ("score/mean" if self.facts.get("scored", True) else "eval/return_mean")
         shown = known[known["metric"] == metric]
         if shown.empty:
             names = ", ".join(sorted(set(known["metric"]))) or "nothing yet"
             raise RunError(f"{self.path} has no metric '{metric}'. It has {names}.")
-        figure = Plot(figsize=(7, 4), layout="constrained")
+        figure: Figure = new_figure(7, 4)
         axes = figure.subplots()
         for name, line in shown.groupby("replica", sort=False):
             axes.plot(line["step"], line["value"], marker="o", markersize=3, label=name)
@@ -129,6 +129,27 @@ class Run:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         return figure
+
+    def inspect(self, checkpoint: str = "last") -> dict[str, InspectionRecord]:
+        """What is inside its policies, by replica: actions beside the data's, values beside returns, denoising chains.
+
+        What was seen of last policies is kept in their folders, and not computed again.
+
+        Raises:
+            RunError: no such checkpoint. DataError: its data are not to be had.
+        """
+        folders = {replica.title: self._folder.replica(replica.name) for replica in self._folder.replicas()}
+        if checkpoint == "last":
+            return {title: last_inspection(folder) for title, folder in folders.items()}
+        return {title: inspect_replica(folder, checkpoint) for title, folder in folders.items()}
+
+    def animate_chain(self, path: str | Path) -> None:
+        """Write a GIF of how noise becomes actions, their first two numbers, in one state.
+
+        Raises:
+            RunError: it has no diffusion policy, or the file cannot be written.
+        """
+        animate_chain(next(iter(self.inspect().values())), expanded(path))
 
     def policy(self, checkpoint: str = "best", seed: int | None = None, device: str | None = None) -> LoadedPolicy:
         """One of its policies, as `load_policy` loads it."""
@@ -147,6 +168,12 @@ class Run:
         table.attrs["caveat"] = self.facts["caveat"]
         return table
 
+
+INSIDE: Mapping[str, Callable[[Mapping[str, InspectionRecord]], Figure]] = {
+    "actions": actions_figure,
+    "values": values_figure,
+    "chain": lambda seen: chain_figure(next(iter(seen.values()))),
+}
 
 Gin = str | Path | Sequence[str | Path]
 """A gin file that ships with dqlab by its name, a path, or several, of which later ones override earlier ones."""
@@ -335,7 +362,7 @@ class Ablation:
         """Interquartile means by a selection rule with their intervals, a line a setting."""
         table = self.table()
         shown = table[table["rule"] == _rules([rule])[0]][::-1]
-        figure = Plot(figsize=(7, 1.2 + 0.4 * len(shown)), layout="constrained")
+        figure: Figure = new_figure(7, 1.2 + 0.4 * len(shown))
         axes = figure.subplots()
         axes.hlines(shown["label"], shown["iqm_low"], shown["iqm_high"], linewidth=3, alpha=0.4)
         axes.plot(shown["iqm"], shown["label"], "o")

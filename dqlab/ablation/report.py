@@ -21,7 +21,8 @@ from dqlab.config.registry import Registry
 from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
 from dqlab.printing import Console
-from dqlab.tracking.records import DataRecord, GridRecord, RunRecord, SummaryRecord, read_record
+from dqlab.tracking.records import DataRecord, GridRecord, InspectionRecord, RunRecord, SummaryRecord, read_record
+from dqlab.tracking.run_folder import INSPECTION
 
 if TYPE_CHECKING:
     from dqlab.ablation.driver import GridRequest
@@ -117,7 +118,20 @@ def collect_results(folder: GridFolder) -> GridResults:
         facts={**_facts_of(runs), **of_sessions},
         components=components_used([parse_bindings(facts["gin"]), *map(_parameters_of, runs)]),
         known_tasks=tuple(tasks.names()),
+        inspections=_inspections(finished, facts["base"]),
     )
+
+
+def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[str, InspectionRecord]]:
+    """Task -> label -> what is inside of the policy of the lowest seed that has been looked at; the base first."""
+    found: dict[str, dict[str, InspectionRecord]] = {}
+    for status in sorted(finished, key=lambda status: (status.cell.label != base, status.cell.seed)):
+        of_task = found.setdefault(status.cell.task, {})
+        if status.folder is None or status.cell.label in of_task:
+            continue
+        if (path := status.folder / INSPECTION).exists():
+            of_task[status.cell.label] = read_record(path, InspectionRecord)
+    return found
 
 
 def _facts_of(runs: Sequence[RunRecord]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def _work(path: Path, tell: Events, stop: Event) -> int:
         return STOPPED
     if not folder.finished:
         _train(path, tell, stop)
+    if not stop.is_set():
+        _inspect(folder)
     tell({"event": "finished"})
     return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
 
@@ -91,6 +93,19 @@ def _train(path: Path, tell: Events, stop: Event) -> None:
     load_plugins()
     loaded = gin_files.load_gin([path / PACK])
     train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
+
+
+def _inspect(folder: RunFolder) -> None:
+    """Look inside the policies of the pack's lowest seed, for the report; where that fails, nothing else does."""
+    from dqlab.runs.inspection import last_inspection
+
+    replicas = [replica for replica in folder.replicas() if not folder.failure(replica)]
+    for replica in replicas:
+        if replica.seed == min(other.seed for other in replicas):
+            try:
+                last_inspection(folder.replica(replica.name))
+            except Exception as error:  # a plugin's part may fail in any way
+                print(f"dqlab: warning: no look inside of {replica.title}: {message_of(error)}", file=sys.stderr)
 
 
 def _stopped_waiting(folder: RunFolder, tell: Events, stop: Event) -> bool:

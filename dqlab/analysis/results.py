@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from dqlab.tracking.records import SummaryRecord
+    from dqlab.tracking.records import InspectionRecord, SummaryRecord
 
 
 WAITING, STARTING, RUNNING, FINISHED, FAILED = "waiting", "starting", "running", "finished", "failed"
@@ -112,6 +112,7 @@ class GridResults:
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...
         components: that its cells use, algorithms first.
         known_tasks: names of all tasks that there are, in this grid or not.
+        inspections: task -> label -> what is inside of that setting's policy of the lowest seed.
     """
 
     name: str
@@ -127,6 +128,7 @@ class GridResults:
     facts: Mapping[str, Any] = field(default_factory=dict)
     components: tuple[UsedComponent, ...] = ()
     known_tasks: tuple[str, ...] = ()
+    inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)
 
     @property
     def caveat(self) -> str:

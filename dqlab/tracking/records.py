@@ -127,6 +127,25 @@ class SummaryRecord(TypedDict):
     data_return_mean: NotRequired[float | None]
 
 
+class InspectionRecord(TypedDict):
+    """inspection.json of a replica: what `inspect_replica` saw of its policy.
+
+    `data_actions` and `policy_actions` are (n, A) in [-1, 1], in the same states; `values` and `returns` belong
+    together; `chain` is (M, n, A), after `chain_steps` denoising steps.
+    """
+
+    replica: str
+    step: Count
+    task: str
+    algorithm: str
+    data_actions: list[list[float]]
+    policy_actions: list[list[float]]
+    values: list[float]
+    returns: list[float]
+    chain: list[list[list[float]]]
+    chain_steps: list[Count]
+
+
 class FailureRecord(TypedDict):
     """failure.json of a replica."""
 
@@ -260,6 +279,7 @@ class StateRecord(TypedDict):
 AGAIN = "Restore it from a copy, or move the folder away and train again."
 REMEDIES: dict[object, str] = {
     SummaryRecord: "Delete it to have the cell trained again, or restore it from a copy.",
+    InspectionRecord: "Delete it: it is made anew where it is asked for.",
     FailureRecord: "Delete it, and run the same command again.",
     dict[str, Any]: "Delete it, and run the same command again.",
     BegunGridRecord: "Delete it, and run the grid's command again.",

@@ -29,6 +29,7 @@ FAILURE = "failure.json"
 EVALUATION = "evaluation"
 """The kind of a failure that a resume may mend: the last evaluation gave no score."""
 PACK, LOG = "pack.gin", "worker.log"
+INSPECTION = "inspection.json"
 LEFTOVERS = (".*.tmp", f".tmp{6 * '[A-Za-z0-9]'}")
 """What a process that is killed while writing leaves: temporary files of dqlab's, and of safetensors'."""
 BEFORE_A_RUN = ("*.lock", *LEFTOVERS, PACK, LOG)

@@ -101,6 +101,8 @@ def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
     page = (place / "calm" / "report" / "index.html").read_text()
     assert "N=2" in page
     assert "Grid.axes" in page
+    for seen in ("actions", "values", "chain"):
+        assert f'<figure id="figure-{seen}_walker2d-medium-expert-v2"' in page
     facts = json.loads((place / "calm" / "grid.json").read_text())
     assert (facts["state"], facts["finished"], facts["failed"]) == ("finished", 4, 0)
     runs = all_runs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,18 @@ def test_it_waits_for_an_earlier_process_of_the_same_pack(whole: Path) -> None:
     held.close()
     wait_for(patient, "finished")
     assert patient.wait(120) == 0
+
+
+def test_the_lowest_seed_is_looked_into(whole: Path, tmp_path: Path) -> None:
+    """What fails of that costs a warning."""
+    assert {path.parent.name for path in whole.glob("*/inspection.json")} == {"cell-a", "cell-b"}
+    folder = shutil.copytree(whole, tmp_path / "copied")
+    write_hold(tmp_path)
+    (folder / "cell-a" / "inspection.json").write_text("{")
+    (folder / "cell-b" / "inspection.json").unlink()
+    assert run(folder) == (0, [{"event": "finished"}])
+    assert "warning: no look inside of eta=0.5, seed 0:" in (folder / "worker.log").read_text()
+    assert (folder / "cell-b" / "inspection.json").read_text() == (whole / "cell-b" / "inspection.json").read_text()
 
 
 def test_stopped_then_killed_then_finished_as_if_undisturbed(whole: Path, tmp_path: Path) -> None:

@@ -51,9 +51,18 @@ def choose_labels(analysis: Analysis, labels: Sequence[str], most: int, few: int
     return [label for label in labels if label in kept], note + "are drawn; the tables have all."
 
 
+class ShownFigure(Figure):
+    """A figure that notebooks show."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=110)
+        return content.getvalue()
+
+
 def new_figure(width: float, height: float) -> Any:
     """A figure of its own canvas: pyplot and its state are not used."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -352,11 +361,11 @@ def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     painters = (interval_figure, score_by_value, learning_curves, profile_figure, improvement_figure)
     drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
     for each in drawn:
-        _settle(each)
+        fix_layout(each)
     return {figure.name: figure for figure in drawn}
 
 
-def _settle(drawn: ReportFigure) -> None:
+def fix_layout(drawn: ReportFigure) -> None:
     """Lay the figure out once, for all formats."""
     with _quietly():
         drawn.figure.draw_without_rendering()

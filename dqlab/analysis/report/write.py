@@ -11,6 +11,7 @@ from rich.text import Text
 from dqlab.analysis.report.bibtex import bibtex_file
 from dqlab.analysis.report.exports import aggregates_csv, latex_tables, results_json, scores_csv
 from dqlab.analysis.report.figures import draw_figures, figure_bytes
+from dqlab.analysis.report.inspection import inspection_figures
 from dqlab.analysis.report.page import report_page
 from dqlab.analysis.report.tables import aggregate_table, gap_table, rich_table
 from dqlab.analysis.results import GridResults
@@ -47,7 +48,7 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
         RunError: the folder holds something else than a report.
     """
     analysis = analysis or analyse(results, settings)
-    drawn = draw_figures(analysis)
+    drawn = draw_figures(analysis) | inspection_figures(analysis)
     files = {"index.html": report_page(analysis, drawn).encode()}
     files |= {name: write(analysis).encode() for name, write in FILES.items()}
     for name, figure in drawn.items():

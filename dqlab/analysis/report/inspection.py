@@ -1,0 +1,189 @@
+"""Figures of what an inspection saw inside of policies: actions, values, the denoising chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from numpy.typing import NDArray
+from PIL import Image
+
+from dqlab.analysis.report.figures import (
+    COLOURS,
+    GRID,
+    INK,
+    TEXT_WIDTH,
+    ReportFigure,
+    choose_labels,
+    fix_layout,
+    legend_below,
+    new_figure,
+    plain_label,
+    setting_style,
+    shorten_label,
+    style_axes,
+)
+from dqlab.analysis.statistics import Analysis
+from dqlab.errors import RunError
+from dqlab.files import atomic_path
+
+if TYPE_CHECKING:
+    from dqlab.tracking.records import InspectionRecord
+
+Inspections = Mapping[str, "InspectionRecord"]
+"""What was seen of several policies, by the labels of their settings; the first one is drawn in ink."""
+MOST_DIMENSIONS, MOST_POINTS, COLUMNS = 12, 6, 4
+ACTION_BINS = np.linspace(-1.0, 1.0, 31)
+NOISE_BINS = np.linspace(-2.0, 2.0, 34)
+
+
+MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
+
+
+def inspection_figures(analysis: Analysis) -> dict[str, ReportFigure]:
+    """Name -> figure of what is inside of a grid's policies, of its first tasks."""
+    known = {task: seen for task, seen in analysis.results.inspections.items() if seen}
+    drawn = [figure for task in list(known)[:MOST_TASKS] for figure in _of_task(analysis, task)]
+    for each in drawn:
+        fix_layout(each)
+    return {figure.name: figure for figure in drawn}
+
+
+def _of_task(analysis: Analysis, task: str) -> Iterator[ReportFigure]:
+    every = analysis.results.inspections[task]
+    labels, note = choose_labels(analysis, list(every), MOST_SETTINGS, FEWER_SETTINGS)
+    seen = {label: every[label] for label in labels}
+    where = f"{task}, seed {analysis.results.seeds[0]}, last checkpoint"
+    said = f"Actions of policies and data in the same states of the data ({where}). {note}".strip()
+    yield ReportFigure(f"actions_{task}", said, actions_figure(seen))
+    if any(each["values"] for each in seen.values()):
+        said = f"Values that the critics predicted along episodes, over the discounted returns that came ({where}). "
+        said += f"Above the line they were too high. {note}"
+        yield ReportFigure(f"values_{task}", said.strip(), values_figure(seen))
+    for label, each in [item for item in seen.items() if item[1]["chain"]][:1]:
+        said = f"How noise becomes actions in one state: {label} ({where})."
+        yield ReportFigure(f"chain_{task}", said, chain_figure(each))
+
+
+def actions_figure(seen: Inspections) -> Any:
+    """Distribution of each action dimension: of the data, filled, and of policies in the same states, a line each."""
+    first = next(iter(seen.values()))
+    data = np.array(first["data_actions"])
+    figure, panels = _panels(min(data.shape[1], MOST_DIMENSIONS), 1.5)
+    for dimension, axes in enumerate(panels):
+        axes.hist(data[:, dimension], ACTION_BINS, density=True, color=GRID, alpha=0.55, label="data")
+        for label, each in seen.items():
+            own, _ = np.histogram(np.array(each["policy_actions"])[:, dimension], ACTION_BINS, density=True)
+            axes.stairs(own, ACTION_BINS, label=_name(label), **setting_style(label, list(seen), next(iter(seen))))
+        style_axes(axes, f"action {dimension + 1}")
+        axes.set_yticks([])
+    legend_below(figure, panels[0], ["data", *seen])
+    return figure
+
+
+def values_figure(seen: Inspections) -> Any:
+    """Values that critics predicted along episodes, over the discounted returns that came; a panel a policy.
+
+    Raises:
+        RunError: there are none.
+    """
+    known = {label: each for label, each in seen.items() if each["values"]}
+    if not known:
+        raise RunError("There are no values to be drawn: no critics, or no episode from which a return is known.")
+    figure, panels = _panels(len(known), 1.9, 3)
+    for (label, each), axes in zip(known.items(), panels, strict=True):
+        returns, values = np.array(each["returns"]), np.array(each["values"])
+        ends = [min(returns.min(), values.min()), max(returns.max(), values.max())]
+        axes.plot(ends, ends, color=GRID, linewidth=1)
+        axes.scatter(returns, values, s=7, alpha=0.5, linewidths=0, color=COLOURS[0])
+        style_axes(axes, _name(label), "discounted return", "predicted value" if axes is panels[0] else "")
+        over = (values - returns).mean()
+        axes.text(0.03, 0.97, f"bias {over:+.3g}", transform=axes.transAxes, va="top", fontsize=7, color=INK)
+    return figure
+
+
+def chain_figure(seen: InspectionRecord) -> Any:
+    """How noise becomes actions in one state: clouds where actions are two numbers, else a strip for each of them.
+
+    Raises:
+        RunError: the policy has no chain.
+    """
+    points = _chain_of(seen)
+    if points.shape[2] == 2:
+        kept = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+        figure, panels = _panels(len(kept), 1.5, len(kept))
+        for point, axes in zip(kept, panels, strict=True):
+            axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=COLOURS[0])
+            axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
+            style_axes(axes, _title(seen["chain_steps"], point))
+        return figure
+    figure, panels = _panels(min(points.shape[2], MOST_DIMENSIONS), 1.5)
+    clear = LinearSegmentedColormap.from_list("clear", [to_rgba(COLOURS[0], alpha) for alpha in (0.0, 1.0)])
+    for dimension, axes in enumerate(panels):
+        strips = [np.histogram(np.clip(each[:, dimension], -2, 2), NOISE_BINS)[0] for each in points]
+        image = np.array([strip / strip.max() for strip in strips]).T
+        axes.pcolormesh(np.arange(len(points) + 1) - 0.5, NOISE_BINS, image, cmap=clear, rasterized=True)
+        style_axes(axes, f"action {dimension + 1}", "denoising steps done")
+        axes.set_xticks(range(0, len(points), 2), [str(step) for step in seen["chain_steps"][::2]])
+    return figure
+
+
+BETWEEN = 6
+"""Pictures from one denoising step to the next."""
+
+
+def animate_chain(seen: InspectionRecord, path: Path, seconds: float = 4.0) -> None:
+    """Write a GIF of the first two numbers of actions while noise becomes them.
+
+    Raises:
+        RunError: the policy has no chain, or the file cannot be written.
+    """
+    points = _chain_of(seen)[:, :, :2]
+    figure = new_figure(3.2, 3.4)
+    figure.set_dpi(110)
+    axes = figure.subplots()
+    axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
+    cloud = axes.scatter(*points[0].T, s=8, alpha=0.6, linewidths=0, color=COLOURS[0])
+    pictures = []
+    for place in np.arange(0.0, len(points) - 1 + 1e-9, 1 / BETWEEN):
+        before = int(place)
+        after = min(before + 1, len(points) - 1)
+        cloud.set_offsets(points[before] + (place - before) * (points[after] - points[before]))
+        style_axes(axes, _title(seen["chain_steps"], before))
+        figure.canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+    moving = {"save_all": True, "append_images": pictures[1:], "loop": 0}
+    each = [1000 * seconds / len(pictures)] * (len(pictures) - 1)
+    try:
+        with atomic_path(path) as temporary:
+            pictures[0].save(temporary, "GIF", duration=[*each, 1500], **moving)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}. Choose another place.") from error
+
+
+def _chain_of(seen: InspectionRecord) -> NDArray[np.float64]:
+    if not seen["chain"]:
+        raise RunError(f"The algorithm '{seen['algorithm']}' has no diffusion policy: there is no chain.")
+    return np.array(seen["chain"])
+
+
+def _title(steps: Sequence[int], point: int) -> str:
+    return "actions" if point == len(steps) - 1 else "noise" if point == 0 else f"after step {steps[point]}"
+
+
+def _name(label: str) -> str:
+    return plain_label(shorten_label(label))
+
+
+def _panels(count: int, height: float, most: int = COLUMNS) -> tuple[Any, list[Any]]:
+    """A figure with that many panels, and those."""
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = new_figure(TEXT_WIDTH if columns > 2 else 4.5, height * rows + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]

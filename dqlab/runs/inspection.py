@@ -1,0 +1,182 @@
+"""A look inside a trained policy: its actions beside the data's, its values beside returns, its denoising chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.algorithms import ActorCritic
+from dqlab.data import Transitions, load_dataset
+from dqlab.envs.backend import Environments, StepResult
+from dqlab.envs.tasks import from_unit, to_unit
+from dqlab.files import write_text
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs.build import load_data
+from dqlab.runs.evaluate import build_ready_evaluator
+from dqlab.runs.policy import LoadedPolicy, load_policy
+from dqlab.tracking.records import InspectionRecord, read_record
+from dqlab.tracking.run_folder import INSPECTION
+
+Array = NDArray[np.float64]
+STATES, EPISODES, PAIRS = 256, 3, 150
+"""States of the data that are acted in; episodes played; values kept of them."""
+CHAINS, POINTS = 200, 11
+"""Actions denoised in one state; points of their chains kept."""
+NEGLIGIBLE = 0.05
+"""A value is compared with a return while what came after the episode's cut weighs no more than this in it."""
+
+
+def last_inspection(folder: Path) -> InspectionRecord:
+    """What is inside a replica's last policy: as it was seen before, or else seen now and kept there.
+
+    Args, raises: as `inspect_replica`.
+    """
+    kept = folder / INSPECTION
+    newest = max((file.stem for file in (folder / "checkpoints").glob("step-*.safetensors")), default="")
+    if kept.exists() and newest:
+        known = read_record(kept, InspectionRecord)
+        if newest == f"step-{known['step']:09d}":
+            return known
+    found = inspect_replica(folder)
+    write_text(kept, json.dumps(found))
+    return found
+
+
+def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
+    """Look inside a policy of a run.
+
+    Actions are compared in `STATES` states of the data. Values are the critics', as they rank candidates, along
+    `EPISODES` episodes; beside them stand the discounted sums of the rewards that followed, in training's units (both
+    are empty without critics, or where the reward transform is no straight line). The chain denoises `CHAINS` draws of
+    noise in the first of the states.
+
+    Args:
+        folder: the replica's, in its run's folder.
+        checkpoint: as `load_policy` takes it.
+
+    Raises:
+        DataError: the data are not to be had. RunError: no such checkpoint, or the episodes gave no score.
+    """
+    policy = load_policy(folder, checkpoint)
+    with policy.ready():
+        data = load_data(policy.experiment)
+        rows = np.random.default_rng(policy.replica.seed).permutation(len(data))[:STATES]
+        states = data.state[rows].double().cpu().numpy()
+        if len(policy.state_mean):
+            states = states * policy.state_std.numpy() + policy.state_mean.numpy()
+        actions = to_unit(policy(states), policy.action_low, policy.action_high)
+        values, returns = _values_and_returns(policy, data)
+        chain = _chain(policy, states[:1])
+        kept = spaced(len(chain), POINTS)
+        return {
+            "replica": policy.replica.name,
+            "step": policy.source.step,
+            "task": policy.task.name,
+            "algorithm": policy.experiment.algorithm,
+            "data_actions": _rounded(data.action[rows].double().cpu().numpy()),
+            "policy_actions": _rounded(actions),
+            "values": _rounded(values),
+            "returns": _rounded(returns),
+            "chain": _rounded(chain[kept]),
+            "chain_steps": kept.tolist(),
+        }
+
+
+def _rounded(values: NDArray[Any]) -> list[Any]:
+    """Numbers that are drawn only, as short as they may be."""
+    return np.asarray(values, np.float64).round(3).tolist()  # type: ignore[no-any-return]
+
+
+def _chain(policy: LoadedPolicy, state: Array) -> Array:
+    """What noise becomes in one state (1, S), (M, CHAINS, A); empty without a diffusion policy."""
+    if not isinstance(getattr(policy.pack.algorithm, "resolved_policy", None), DiffusionPolicy):
+        return np.zeros(0)
+    return policy.denoising_chain(np.repeat(state, CHAINS, axis=0))
+
+
+def _values_and_returns(policy: LoadedPolicy, data: Transitions) -> Array:
+    """The critics' values along episodes, and the discounted returns that followed, (2, n); none without critics."""
+    algorithm = policy.experiment.algorithm_of(policy.replica)
+    if not isinstance(algorithm, ActorCritic):
+        return np.zeros((2, 0))
+    line = reward_line(data, policy)
+    if line is None:
+        return np.zeros((2, 0))
+    pairs = []
+    for states, actions, rewards in _episodes(policy):
+        returns = discounted_returns(line[0] * rewards + line[1], algorithm.discount)
+        left = np.arange(len(rewards), 0, -1)
+        cut = len(rewards) == policy.task.episode_limit > 1
+        known = algorithm.discount**left <= NEGLIGIBLE if cut else left > 0
+        units = from_unit(actions, policy.action_low, policy.action_high)
+        pairs.append(np.stack([policy.q(states, units), returns])[:, known])
+    found = np.concatenate(pairs, axis=1)
+    return found[:, spaced(found.shape[1], PAIRS)]
+
+
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers 0 to count - 1, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, max(count - 1, 0), min(most, count)).round().astype(np.int64))
+
+
+def _episodes(policy: LoadedPolicy) -> list[list[Array]]:
+    """States (T, S), actions (T, A) in [-1, 1] and rewards (T,) of the policy's episodes."""
+    evaluator = build_ready_evaluator(policy.experiment, EPISODES)
+    evaluator.standardised_by = (policy.state_mean.tolist(), policy.state_std.tolist())
+    watched = evaluator.environments = _WatchedEnvironments(evaluator.environments)
+    try:
+        evaluator.run(policy.pack, policy.source.step)
+    finally:
+        watched.close()
+    return [[np.stack(column) for column in episode] for episode in watched.episodes]
+
+
+class _WatchedEnvironments(Environments):
+    """Other environments, whose episodes are kept: of each the states, actions and rewards of its steps."""
+
+    def __init__(self, watched: Environments) -> None:
+        self._watched = watched
+
+    def prepare(self, count: int) -> None:
+        self._watched.prepare(count)
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        self.episodes: list[tuple[list[Array], list[Array], list[Array]]] = [([], [], []) for _ in seeds]
+        self._now = self._watched.reset(seeds, groups)
+        return self._now.copy()
+
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
+        stepped = self._watched.step(which, actions)
+        for number, action, reward in zip(which, actions, stepped.reward, strict=True):
+            for column, value in zip(self.episodes[number], (self._now[number], action, reward), strict=True):
+                column.append(np.array(value))
+        self._now[list(which)] = stepped.state
+        return stepped
+
+    def close(self) -> None:
+        self._watched.close()
+
+
+def discounted_returns(rewards: Array, discount: float) -> Array:
+    """The sums (T,) of gamma^k r_{t+k} to the end of an episode of rewards (T,)."""
+    returns, following = np.empty(len(rewards)), 0.0
+    for time in range(len(rewards) - 1, -1, -1):
+        following = returns[time] = rewards[time] + discount * following
+    return returns
+
+
+def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:
+    """Slope and offset of the line on which training's rewards lie over the recorded ones; None where it is no line."""
+    raw = load_dataset(policy.task, reward_transform="none").reward.double().numpy()
+    trained = data.reward.double().cpu().numpy()
+    if np.array_equal(raw, trained) or np.ptp(raw) == 0:
+        return 1.0, float((trained - raw).mean())
+    scale, shift = np.polyfit(raw, trained, 1)
+    if np.abs(scale * raw + shift - trained).max() > 1e-3 * np.ptp(trained):
+        return None
+    return float(scale), float(shift)

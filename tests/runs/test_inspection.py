@@ -1,0 +1,123 @@
+"""What is seen inside of policies: actions, values beside returns, chains; what is kept of it, and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL, TINY
+from PIL import Image
+
+import dqlab
+from dqlab.algorithms import ActorCritic, algorithms
+from dqlab.analysis.report.inspection import animate_chain
+from dqlab.data import load_dataset
+from dqlab.data.rewards import reward_transforms
+from dqlab.envs import tasks
+from dqlab.errors import RunError
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.runs.inspection import discounted_returns, inspect_replica, reward_line, spaced
+
+TASK = "walker2d-medium-expert-v2"
+FEW = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
+
+
+def train(folder: Path, *more: str, steps: int = 4) -> dqlab.Run:
+    """Four updates with small networks."""
+    lines = ["include 'gin/quickstart.gin'", *FEW, *SMALL, "Training.eval_every = 4", "Training.eval_episodes = 1"]
+    (folder / "small.gin").write_text("\n".join([*lines, *more]))
+    return dqlab.train(folder / "small.gin", steps=steps, out=folder / "run", quiet=True)
+
+
+def test_discounted_returns_by_hand() -> None:
+    assert discounted_returns(np.array([1.0, 2.0, 3.0]), 0.5).tolist() == [2.75, 3.5, 3.0]
+
+
+def test_spaced_numbers_have_both_ends() -> None:
+    assert spaced(21, 11).tolist() == list(range(0, 21, 2))
+    assert spaced(3, 11).tolist() == [0, 1, 2]
+    assert spaced(0, 11).tolist() == []
+
+
+def test_returns_are_those_of_evaluated_episodes(tmp_path: Path) -> None:
+    """Without discount the first return is what an evaluation of as many episodes says, in training's units."""
+    more = ["DiffusionQL.discount = 1.0", "load_dataset.reward_transform = 'cql_antmaze'"]
+    run = train(tmp_path, *more, "load_dataset.standardise_states = True")
+    seen = run.inspect()["seed 0"]
+    first = dqlab.evaluate(run, episodes=3).iloc[0]
+    assert first["length"] < 1000  # it fell: nothing of its return is missing
+    assert seen["returns"][0] == pytest.approx(4 * first["return"] - 2 * first["length"], abs=2e-3)
+    rows = load_dataset(tasks.get(TASK), ("embedded",)).action.double().numpy().round(3)
+    assert {tuple(row) for row in seen["data_actions"]} <= {tuple(row) for row in rows.tolist()}
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.names()))
+def test_every_algorithm_shows_what_it_has(tmp_path: Path, name: str) -> None:
+    run = train(tmp_path, f"Experiment.algorithm = '{name}'")
+    seen = run.inspect()["seed 0"]
+    assert np.shape(seen["policy_actions"]) == np.shape(seen["data_actions"]) == (256, 6)
+    assert np.abs(seen["policy_actions"]).max() <= 1.0
+    algorithm = algorithms.get(name)()
+    assert bool(seen["values"]) == isinstance(algorithm, ActorCritic)
+    assert len(seen["values"]) == len(seen["returns"])
+    has_chain = isinstance(getattr(algorithm, "resolved_policy", None), DiffusionPolicy)
+    assert bool(seen["chain"]) == has_chain == bool(seen["chain_steps"])
+    known = {"actions": True, "values": bool(seen["values"]), "chain": has_chain}
+    for view, there in known.items():
+        if there:
+            assert run.plot(view)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+        else:
+            with pytest.raises(RunError, match="no values|no chain"):
+                run.plot(view)
+
+
+def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None:
+    run = train(tmp_path, "DiffusionPolicy.n_timesteps = 30")
+    seen = run.inspect()["seed 0"]
+    chain = np.array(seen["chain"])
+    assert seen["chain_steps"] == list(range(0, 31, 3))
+    assert chain.shape == (11, 200, 6)
+    assert chain[0].mean() == pytest.approx(0.0, abs=0.1)
+    assert chain[0].std() == pytest.approx(1.0, abs=0.1)
+    assert np.abs(chain[-1]).max() <= 1.0 < np.abs(chain[0]).max()
+    run.animate_chain(tmp_path / "chain.gif")
+    with Image.open(tmp_path / "chain.gif") as moving:
+        assert (moving.format, moving.n_frames) == ("GIF", 61)  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="could not be written"):
+        animate_chain(seen, tmp_path / "small.gin" / "chain.gif")
+
+
+def test_what_was_seen_is_kept_while_the_weights_are_the_last(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    first = run.inspect()
+    kept = run.path / "seed-0" / "inspection.json"
+    written = kept.stat().st_mtime_ns
+    assert run.inspect() == first
+    assert kept.stat().st_mtime_ns == written
+    assert run.inspect("best")["seed 0"]["step"] == 4
+    (run.path / "seed-0" / "checkpoints" / "step-000000004.safetensors").rename(
+        run.path / "seed-0" / "checkpoints" / "step-000000008.safetensors"
+    )
+    run.inspect()
+    assert kept.stat().st_mtime_ns > written
+    kept.write_text("{}")
+    with pytest.raises(RunError, match=r"inspection.json is damaged .* Delete it: it is made anew"):
+        run.inspect()
+
+
+def test_rewards_that_lie_on_no_line_are_not_compared(tmp_path: Path) -> None:
+    @reward_transforms.register("squared")
+    def squared(reward: np.ndarray, returns: np.ndarray) -> np.ndarray:
+        """r * r."""
+        return np.asarray(reward * reward, np.float32)
+
+    try:
+        run = train(tmp_path, "load_dataset.reward_transform = 'squared'")
+        seen = inspect_replica(run.path / "seed-0")
+        assert (seen["values"], seen["returns"]) == ([], [])
+        policy = run.policy("last")
+        with policy.ready():
+            assert reward_line(load_dataset(policy.task, reward_transform="standardise"), policy) is not None
+    finally:
+        reward_transforms.remove("squared")
