@@ -13,6 +13,7 @@ from dqlab.files import expanded
 EVAL_EXAMPLES = """
 dqlab eval runs/mine --checkpoint best --episodes 100
 dqlab eval runs/mine --render walk.mp4
+dqlab eval pretrained:walker2d-mini --render walk.mp4
 dqlab eval --official results/DIR --task walker2d-medium-expert-v2
 """
 
@@ -21,7 +22,9 @@ def add_eval(commands: Any) -> None:
     """`dqlab eval`."""
     text = "Evaluate a run's checkpoint, or an official one, on its task."
     parser = add_command(commands, "eval", _eval, text, EVAL_EXAMPLES)
-    parser.add_argument("run", nargs="?", type=expanded, help="the run's folder")
+    parser.add_argument(
+        "run", nargs="?", help="the run's folder, an exported policy's, hf:USER/REPO or pretrained:NAME"
+    )
     text = "last, best, offline, or a .safetensors file"
     parser.add_argument("--checkpoint", default="last", type=expanduser, help=text)
     parser.add_argument("--seed", type=int, help="which replica; all of them by default")
@@ -43,6 +46,7 @@ def add_eval(commands: Any) -> None:
 def _eval(args: argparse.Namespace) -> None:
     from dqlab.runs import evaluate_run
     from dqlab.runs.evaluate import evaluate_official
+    from dqlab.runs.policy import source_folder
     from dqlab.runs.video import VideoRequest
 
     if (args.run is None) == (args.official is None):
@@ -58,7 +62,7 @@ def _eval(args: argparse.Namespace) -> None:
         episodes = 10 if args.episodes is None else args.episodes
         evaluate_official(args.official, args.task, args.epoch, episodes, bindings, film)
     else:
-        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, film)
+        evaluate_run(source_folder(args.run), args.checkpoint, args.seed, args.episodes, bindings, film)
 
 
 EXPORT_EXAMPLES = """
@@ -72,7 +76,7 @@ def add_export(commands: Any) -> None:
     """`dqlab export`."""
     text = "Write a policy as one ONNX or PyTorch model, with a card and an example."
     parser = add_command(commands, "export", _export, text, EXPORT_EXAMPLES)
-    parser.add_argument("run", type=expanded, help="the run's folder, or one replica's in it")
+    parser.add_argument("run", help="the run's folder, one replica's in it, hf:USER/REPO or pretrained:NAME")
     parser.add_argument("--out", type=expanded, required=True, help="the folder that is written")
     parser.add_argument("--format", default="onnx", choices=("onnx", "torch"), help="onnx by default")
     text = "best (by default), last, offline, or a .safetensors file"

@@ -26,7 +26,7 @@ from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
-from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, one_line, printable_name
+from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, nearest_of_few, one_line, printable_name
 from dqlab.files import expanded
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
@@ -371,8 +371,8 @@ def load_policy(
 
     Args:
         source: a run's folder, one replica's folder in it, a file of its checkpoints, what `dqlab export` has written,
-            here or on the Hugging Face Hub (`hf:USER/REPO`), or a folder of the official code's `actor_*.pth` and
-            `critic_*.pth`.
+            here or on the Hugging Face Hub (`hf:USER/REPO`), a policy that ships with dqlab (`pretrained:NAME`), or a
+            folder of the official code's `actor_*.pth` and `critic_*.pth`.
         checkpoint: `best` (as scored in the environment: best-online), `last` or `offline`; of the official code's, the
             epoch, the latest one for `best` and `last`.
         seed: which replica, where the run has several.
@@ -383,7 +383,7 @@ def load_policy(
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
-    path, configuration = _downloaded(str(source)) or expanded(source), OtherConfiguration()
+    path, configuration = source_folder(source), OtherConfiguration()
     bindings = as_bindings({**({"Experiment.device": device} if device else {}), **(set or {})})
     with isolated(configuration):
         if path.is_dir() and not (path / "run.json").exists() and any(path.glob("actor*.pth")):
@@ -393,27 +393,39 @@ def load_policy(
         folder, file = _find(path, checkpoint, seed)
         experiment, facts = load_experiment(folder, bindings)
         pack, replica, step = load_replica(experiment, folder, file)
-        name = source if str(source).startswith(HUB) else folder.path.name
+        name = source if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
         source_of = PolicySource(f"{name}, {replica.title}, step {step:,}", step, facts, file)
         return LoadedPolicy(configuration, experiment, pack, source_of, replica, standardisation(facts))
 
 
-HUB = "hf:"
-"""What the names of repositories on the Hugging Face Hub begin with."""
+HUB, PRETRAINED = "hf:", "pretrained:"
+"""What the names of repositories on the Hugging Face Hub, and of policies that ship with dqlab, begin with."""
 
 
-def _downloaded(source: str) -> Path | None:
-    """The folder of a repository, if the source is one on the Hub; fetched once, and again where it has changed.
+def pretrained_policies() -> dict[str, Path]:
+    """The policies that ship with dqlab: name -> folder, which is an exported policy's without its models."""
+    folders = sorted((Path(__file__).parent / "pretrained").glob(f"*/{EXPORTED}"))
+    return {folder.parent.name: folder.parent for folder in folders}
+
+
+def source_folder(source: str | Path) -> Path:
+    """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it has changed.
 
     Raises:
         RunError: it is not to be had.
     """
-    if not source.startswith(HUB):
-        return None
+    kind, _, name = str(source).partition(":")
+    if f"{kind}:" == PRETRAINED:
+        known = pretrained_policies()
+        if name not in known:
+            raise RunError(f"No pretrained policy is called '{name}'. {nearest_of_few(name, known)}")
+        return known[name]
+    if f"{kind}:" != HUB:
+        return expanded(source)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source.removeprefix(HUB), ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
+        return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.pt2", "*.py"]))
     except Exception as error:  # the Hub's client raises those of several libraries
         raise RunError(f"{source} cannot be had: {one_line(error)}") from error
 
