@@ -20,6 +20,7 @@ KEPT = ("policy.json", "run.json", "config.gin")
 
 
 def make(run: Path, name: str, episodes: int) -> None:
+    """Write the policy's folder, and print what is in it."""
     out = Path(policies.__file__).parent / "pretrained" / name
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "exported"
@@ -38,7 +39,9 @@ def make(run: Path, name: str, episodes: int) -> None:
     found = dqlab.evaluate(dqlab.load_policy(out), episodes=episodes)
     score = f"{found.score.mean():.1f} +- {found.score.std(ddof=0):.1f}"
     scores = f"Kept in half precision, it scores {score} in {episodes} new episodes.\n"
-    (out / "README.md").write_text(card.partition("\n`policy.")[0] + f"\n\n{scores}\n" + card[card.index("**not D4RL") :])
+    (out / "README.md").write_text(
+        card.partition("\n`policy.")[0] + f"\n\n{scores}\n" + card[card.index("**not D4RL") :]
+    )
     print(scores, *(f"{path.stat().st_size:>9,} {path}" for path in sorted(out.rglob("*")) if path.is_file()), sep="\n")
 
 
