@@ -256,3 +256,15 @@ def test_a_grid_its_table_and_what_is_compared_and_listed(tmp_path: Path, run: d
 @pytest.fixture
 def dqlab_command(dqlab: Command) -> Command:
     return dqlab
+
+
+def test_a_compiled_policy_acts_as_it_does_otherwise(tmp_path: Path) -> None:
+    """For one state and several, with standardised states and actions in other units."""
+    odd = dqlab.train(write_odd(tmp_path), set=STANDARDISED, out=tmp_path / "run", quiet=True)
+    policy, compiled = odd.policy("last"), dqlab.load_policy(odd.path, "last", compiled=True)
+    for count in (1, 2, 7):
+        states = RNG.normal(size=(count, 3)).astype(np.float32)
+        noise = policy.draw(count)
+        np.testing.assert_allclose(compiled(states, noise), policy(states, noise), atol=2e-5)
+    assert np.array_equal(compiled.seed(1)(states[0]), compiled.seed(1)(states[0]))
+    assert compiled(torch.from_numpy(states)).shape == (7, 2)

@@ -22,82 +22,15 @@ from torch.fx import GraphModule
 
 from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, read_text, write_text
-from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.noise import NoiseSpec, generator_for
 from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
 from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
+from dqlab.runs.policy_module import PolicyModule, traced_program
 from dqlab.tracking import RunFolder
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-5
 """Of an exported model's actions, in the range [-1, 1] times the environment's."""
-
-
-class PolicyModule(nn.Module):
-    """Actions (B, A) in the environment's units for raw states (B, S) and noise, by a policy of `load_policy`.
-
-    Where the policy draws noise for B states times m candidates in one dimension, the module takes (..., m, B, ...).
-
-    Args:
-        policy: on the CPU.
-    """
-
-    state_mean: Tensor
-    state_std: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, policy: LoadedPolicy) -> None:
-        super().__init__()
-        pack = policy.pack
-        self._algorithm, self._dims, self._dtype = pack.algorithm, pack.dims, pack.dtype
-        self._sources = {name: target.source for name, target in pack.algorithm.targets().items()}
-        self._layouts = pack.layouts
-        self._places: dict[str, dict[str, str]] = {}
-        for network, named in pack.weights(0).items():
-            self._places[network] = {name: f"{network}__{name.replace('.', '__')}" for name in named}
-            for name, value in named.items():
-                self.register_buffer(self._places[network][name], value)
-        self.register_buffer("state_mean", policy.state_mean)
-        self.register_buffer("state_std", policy.state_std)
-        low, high = torch.from_numpy(policy.action_low), torch.from_numpy(policy.action_high)
-        self.register_buffer("low", low.double())
-        self.register_buffer("high", high.double())
-        self.specs = pack.algorithm.act_noise(pack.dims, 1)
-        twice = pack.algorithm.act_noise(pack.dims, 2)
-        self.batch_dims = {name: _grown(spec.shape, twice[name].shape) for name, spec in self.specs.items()}
-
-    def shapes(self, count: int | str = "B") -> dict[str, list[int | str]]:
-        """What noise it takes for so many states."""
-        return {name: self._shape(name, count) for name in self.specs}
-
-    def _shape(self, name: str, count: Any) -> list[Any]:
-        shape, place = list(self.specs[name].shape), self.batch_dims[name]
-        return shape if place is None else [*shape[: place + 1], count, *shape[place + 1 :]]
-
-    def forward(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        seen = state.double()
-        if len(self.state_mean):
-            seen = (seen - self.state_mean) / self.state_std
-        flat = {
-            name: value if (place := self.batch_dims[name]) is None else value.flatten(place, place + 1)
-            for name, value in noise.items()
-        }
-        nets = {
-            name: Network(
-                self._layouts[self._sources.get(name, name)].module,
-                {own: getattr(self, place) for own, place in places.items()},
-            )
-            for name, places in self._places.items()
-        }
-        unit = self._algorithm.act(self._dims, nets, seen.to(self._dtype), flat).double()
-        action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
-        return torch.maximum(torch.minimum(action, self.high), self.low).to(self._dtype)
-
-
-def _grown(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
-    """The dimension that counts states; None where the noise does not depend on how many there are."""
-    return next((place for place, (first, second) in enumerate(zip(one, two, strict=True)) if first != second), None)
 
 
 class DrawingModule(nn.Module):
@@ -195,19 +128,11 @@ def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPo
     Raises:
         ConfigError: it cannot be traced or converted, or a package is missing.
     """
-    count = 3
-    states = torch.zeros(count, policy.task.state_dim, dtype=module._dtype)
-    batch = torch.export.Dim("B", min=1)
-    sizes: dict[str, Any] = {"state": {0: batch}}
-    inputs: tuple[Any, ...] = (states,)
-    if model is module:
-        inputs = (states, _noise(module, count))
-        places = module.batch_dims
-        sizes["noise"] = {name: {} if (p := places[name]) is None else {p + 1: batch} for name in places}
+    inputs: tuple[Any, ...] = module.example_inputs() if model is module else module.example_inputs()[:1]
     try:
         with warnings.catch_warnings(), _without_logs():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
+            program = traced_program(model, module, inputs)
             _forget_places(program)
             if form == "torch":
                 return program
@@ -243,12 +168,6 @@ def is_exported(folder: Path) -> bool:
     return (folder / EXPORTED).is_file()
 
 
-def _noise(module: PolicyModule, count: int) -> dict[str, Tensor]:
-    """Noise for so many states, as the module takes it."""
-    specs = {n: NoiseSpec(spec.draw, tuple(module.shapes(count)[n])) for n, spec in module.specs.items()}  # type: ignore[arg-type]
-    return draw_noise(specs, generator_for(0, "export", 0), module._dtype)
-
-
 def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) -> None:
     """See that the model acts as the policy does.
 
@@ -259,9 +178,8 @@ def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) 
         states = torch.randn(count, policy.task.state_dim, generator=generator_for(0, "states", count)).to(
             module._dtype
         )
-        noise = _noise(module, count)
-        flat = {n: v if (p := module.batch_dims[n]) is None else v.flatten(p, p + 1) for n, v in noise.items()}
-        expected = policy.act(states, flat)
+        noise = module.example_inputs(count)[1]
+        expected = policy.act(states, module.flat(noise))
         actions = (
             run_onnx(program.model_proto.SerializeToString(), states, noise)
             if form == "onnx"

@@ -9,6 +9,7 @@ import ast
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -28,7 +29,7 @@ from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, RunError, masked, message_of, nearest_of_few, one_line, printable_name
 from dqlab.files import expanded
-from dqlab.noise import draw_noise, generator_for
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import execution_mode
 from dqlab.runs.evaluate import (
@@ -40,6 +41,7 @@ from dqlab.runs.evaluate import (
     standardisation,
 )
 from dqlab.runs.experiment import Experiment
+from dqlab.runs.policy_module import CompiledPolicy
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
 from dqlab.training import Pack
@@ -146,11 +148,14 @@ class LoadedPolicy:
         source: PolicySource,
         replica: Replica,
         standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ()),
+        compiled: bool = False,
     ) -> None:
         self._configuration, self._standardised_by, self._within = configuration, standardised_by, False
         self.experiment, self.pack, self.source, self.replica = experiment, pack, source, replica
         self.state_mean, self.state_std = (torch.tensor(list(each), dtype=torch.float64) for each in standardised_by)
         self.action_low, self.action_high = (np.asarray(each) for each in action_bounds(self.task))
+        self._specs: dict[int, dict[str, NoiseSpec]] = {}
+        self._compiles = compiled
         self.seed(replica.seed)
 
     @property
@@ -189,11 +194,19 @@ class LoadedPolicy:
     def act(self, states: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         """Actions (B, A) in the environment's units for states (B, S), on the CPU."""
         drawn = self.draw(len(states)) if noise is None else noise
-        own = {name: value.to(self.device).unsqueeze(0) for name, value in drawn.items()}
+        own = {name: value.to(self.device) for name, value in drawn.items()}
+        if self._compiles:
+            with _threads(self.experiment.resolved_threads):
+                return self._compiled(states.to(self.device, self.pack.dtype), own).cpu()
+        own = {name: value.unsqueeze(0) for name, value in own.items()}
         with self.ready():
             unit = self.pack.act(self.standardise(states).unsqueeze(0), own)[0]
         actions = from_unit(unit.cpu().double().numpy(), self.action_low, self.action_high)
         return torch.from_numpy(np.clip(actions, self.action_low, self.action_high)).to(unit.dtype)
+
+    @cached_property
+    def _compiled(self) -> CompiledPolicy:
+        return CompiledPolicy(self)
 
     def standardise(self, states: Tensor) -> Tensor:
         """States (B, S) as its networks see them, on its device."""
@@ -204,9 +217,10 @@ class LoadedPolicy:
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The noise of acting in that many states, on the CPU: the next of the policy's sequence, or of another."""
-        with self.ready():
-            specs = self.pack.algorithm.act_noise(self.pack.dims, count)
-        return draw_noise(specs, generator or self._generator, self.pack.dtype)
+        if count not in self._specs:
+            with self.ready():
+                self._specs[count] = self.pack.algorithm.act_noise(self.pack.dims, count)
+        return draw_noise(self._specs[count], generator or self._generator, self.pack.dtype)
 
     def q(self, states: States, actions: ArrayLike | Tensor) -> States:
         """Values () or (B,) by which it ranks candidates: of actions (A,) or (B, A) in the environment's units.
@@ -329,6 +343,20 @@ class LoadedPolicy:
             )
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Within this, alone, PyTorch computes with so many threads."""
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        if before != count:
+            torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            if before != count:
+                torch.set_num_threads(before)
+
+
 def _as_tensor(values: ArrayLike | Tensor) -> Tensor:
     return values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=np.float64))
 
@@ -366,6 +394,7 @@ def load_policy(
     device: str | None = None,
     task: str | None = None,
     set: Mapping[str, Any] | None = None,
+    compiled: bool = False,
 ) -> LoadedPolicy:
     """Load a trained policy.
 
@@ -379,6 +408,7 @@ def load_policy(
         device: `auto`, `cpu`, `cuda` or `cuda:N`; as in training by default.
         task: of the official code's policy.
         set: gin names and values, over the run's.
+        compiled: act by compiled code: some ten seconds at the first call, and a fraction of the time at all others.
 
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
@@ -387,7 +417,7 @@ def load_policy(
     bindings = as_bindings({**({"Experiment.device": device} if device else {}), **(set or {})})
     with isolated(configuration):
         if path.is_dir() and not (path / "run.json").exists() and any(path.glob("actor*.pth")):
-            return _load_official(configuration, path, checkpoint, task, bindings)
+            return _load_official(configuration, path, checkpoint, task, bindings, compiled)
         if task is not None:
             raise ConfigError("`task` belongs to the official code's checkpoints; a run knows its own.")
         folder, file = _find(path, checkpoint, seed)
@@ -395,7 +425,8 @@ def load_policy(
         pack, replica, step = load_replica(experiment, folder, file)
         name = source if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
         source_of = PolicySource(f"{name}, {replica.title}, step {step:,}", step, facts, file)
-        return LoadedPolicy(configuration, experiment, pack, source_of, replica, standardisation(facts))
+        by = standardisation(facts)
+        return LoadedPolicy(configuration, experiment, pack, source_of, replica, by, compiled)
 
 
 HUB, PRETRAINED = "hf:", "pretrained:"
@@ -452,11 +483,16 @@ def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, Pat
 
 
 def _load_official(
-    configuration: OtherConfiguration, path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
+    configuration: OtherConfiguration,
+    path: Path,
+    checkpoint: str,
+    task: str | None,
+    bindings: Sequence[str],
+    compiled: bool,
 ) -> LoadedPolicy:
     if task is None:
         raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
     epoch = None if checkpoint in ("best", "last") else checkpoint
     experiment, pack, trained = load_official(path, task, epoch, bindings)
     source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path)
-    return LoadedPolicy(configuration, experiment, pack, source, Replica.plain(0))
+    return LoadedPolicy(configuration, experiment, pack, source, Replica.plain(0), compiled=compiled)

@@ -1,0 +1,148 @@
+"""A policy as one module of PyTorch's: states and noise in, actions in the environment's units out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.errors import ConfigError, first_line
+from dqlab.networks.stacking import Network
+from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.training.execution.modes import Compile
+from dqlab.training.execution.program import tree_map
+
+if TYPE_CHECKING:
+    from dqlab.runs.policy import LoadedPolicy
+
+
+class PolicyModule(nn.Module):
+    """Actions (B, A) in the environment's units for raw states (B, S) and noise, by a policy of `load_policy`.
+
+    Where the policy draws noise for B states times m candidates in one dimension, the module takes (..., m, B, ...).
+
+    Args:
+        policy: on the CPU.
+    """
+
+    state_mean: Tensor
+    state_std: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, policy: LoadedPolicy) -> None:
+        super().__init__()
+        pack = policy.pack
+        self._algorithm, self._dims, self._dtype = pack.algorithm, pack.dims, pack.dtype
+        self._sources = {name: target.source for name, target in pack.algorithm.targets().items()}
+        self._layouts = pack.layouts
+        self._places: dict[str, dict[str, str]] = {}
+        for network, named in pack.weights(0).items():
+            self._places[network] = {name: f"{network}__{name.replace('.', '__')}" for name in named}
+            for name, value in named.items():
+                self.register_buffer(self._places[network][name], value)
+        self.register_buffer("state_mean", policy.state_mean)
+        self.register_buffer("state_std", policy.state_std)
+        low, high = torch.from_numpy(policy.action_low), torch.from_numpy(policy.action_high)
+        self.register_buffer("low", low.double())
+        self.register_buffer("high", high.double())
+        self.specs = pack.algorithm.act_noise(pack.dims, 1)
+        twice = pack.algorithm.act_noise(pack.dims, 2)
+        self.batch_dims = {name: _grown(spec.shape, twice[name].shape) for name, spec in self.specs.items()}
+
+    def shapes(self, count: int | str = "B") -> dict[str, list[int | str]]:
+        """What noise it takes for so many states."""
+        return {name: self._shape(name, count) for name in self.specs}
+
+    def _shape(self, name: str, count: Any) -> list[Any]:
+        shape, place = list(self.specs[name].shape), self.batch_dims[name]
+        return shape if place is None else [*shape[: place + 1], count, *shape[place + 1 :]]
+
+    def flat(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Noise as the policy draws it, of what the module takes."""
+        places = self.batch_dims
+        return {
+            name: value if (place := places[name]) is None else value.flatten(place, place + 1)
+            for name, value in noise.items()
+        }
+
+    def grown(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Noise as the module takes it, of what the policy draws."""
+        return {
+            name: value
+            if (place := self.batch_dims[name]) is None
+            else _split(value, place, self.specs[name].shape[place])
+            for name, value in noise.items()
+        }
+
+    def example_inputs(self, count: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
+        """States of zeros, so many, and noise for them."""
+        specs = {name: NoiseSpec(spec.draw, tuple(self._shape(name, count))) for name, spec in self.specs.items()}
+        states = torch.zeros(count, self._dims.state, dtype=self._dtype)
+        return states, draw_noise(specs, generator_for(0, "export", 0), self._dtype)
+
+    def forward(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        seen = state.double()
+        if len(self.state_mean):
+            seen = (seen - self.state_mean) / self.state_std
+        flat = self.flat(noise)
+        nets = {
+            name: Network(
+                self._layouts[self._sources.get(name, name)].module,
+                {own: getattr(self, place) for own, place in places.items()},
+            )
+            for name, places in self._places.items()
+        }
+        unit = self._algorithm.act(self._dims, nets, seen.to(self._dtype), flat).double()
+        action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
+        return torch.maximum(torch.minimum(action, self.high), self.low).to(self._dtype)
+
+
+def _grown(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
+    """The dimension that counts states; None where the noise does not depend on how many there are."""
+    return next((place for place, (first, second) in enumerate(zip(one, two, strict=True)) if first != second), None)
+
+
+def _split(value: Tensor, place: int, many: int) -> Tensor:
+    """A dimension of m * B as two, m and B."""
+    return value.reshape(*value.shape[:place], many, -1, *value.shape[place + 1 :])
+
+
+def traced_program(model: nn.Module, module: PolicyModule, inputs: tuple[Any, ...]) -> Any:
+    """A model that takes what the module takes, or states alone, as a program for any number of states."""
+    batch = torch.export.Dim("B", min=1)
+    sizes: dict[str, Any] = {"state": {0: batch}}
+    if len(inputs) > 1:
+        places = module.batch_dims
+        sizes["noise"] = {name: {} if (p := places[name]) is None else {p + 1: batch} for name in places}
+    return torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
+
+
+class CompiledPolicy:
+    """The same as compiled code, for a policy whose weights stay as they are now: products get them ready packed.
+
+    The first call takes some ten seconds, another number of states once more; compiled code is kept between processes.
+
+    Raises:
+        ConfigError: this machine cannot compile, or the policy not be traced.
+    """
+
+    def __init__(self, policy: LoadedPolicy) -> None:
+        Compile().resolve(policy.device)
+        with policy.ready(), torch.no_grad():
+            self._module = PolicyModule(policy).to(policy.device)
+            try:
+                inputs = tree_map(lambda tensor: tensor.to(policy.device), self._module.example_inputs())
+                program = traced_program(self._module, self._module, inputs).module(check_guards=False)
+            except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
+                name = policy.experiment.algorithm
+                raise ConfigError(f"'{name}' with these components cannot be compiled: {first_line(error)}") from error
+        self._run: Any = torch.compile(program, dynamic=True, options={"freezing": True})
+
+    def __call__(self, states: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """Actions (B, A) in the environment's units for raw states (B, S) and noise as the policy draws it."""
+        with torch.no_grad():
+            actions: Tensor = self._run(states, self._module.grown(noise))
+        return actions
