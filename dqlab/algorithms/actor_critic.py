@@ -157,6 +157,15 @@ class ActorCritic(Algorithm):
         heads = torch.zeros((), dtype=torch.int64, device=q.device)
         return ensemble_of(nets["critic"]).actor_objective(q, heads)[0]
 
+    def action_gradient(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """The gradient (B, A) of the target critics' mean with respect to actions (B, A); nothing else gets one."""
+
+        def total(action: Tensor) -> Tensor:
+            return nets["critic_target"](state, action).mean(dim=0).sum()
+
+        gradient: Tensor = torch.func.grad(total)(action)
+        return gradient.detach()
+
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) by which candidate actions are ranked: the target critics', as the ensemble ranks."""
         return ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](state, action))

@@ -79,7 +79,7 @@ class DiffusionPolicy(Policy):
 
     def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """Weighted squared errors (B,) of what is predicted, means over action dimensions (Ho et al. 2020, eq. 14)."""
-        return self._denoise(network, state, action, noise)[0]
+        return self.denoise(network, state, action, noise)[0]
 
     def reconstruct(
         self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]
@@ -93,11 +93,11 @@ class DiffusionPolicy(Policy):
             Losses (B,), and the one-step estimates of x_0 (B, A), clipped to the action range. No gradient passes where
             they are clipped: late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
         """
-        losses, noisy, output = self._denoise(network, state, action, noise)
+        losses, noisy, output = self.denoise(network, state, action, noise)
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
         return losses, start.clamp(-dims.max_action, dims.max_action)
 
-    def _denoise(
+    def denoise(
         self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (B,), noisy actions (B, A), and the denoiser's output (B, A) for them."""

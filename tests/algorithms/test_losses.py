@@ -10,15 +10,18 @@ from torch import Tensor
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.cvae_ql import CVAEQL
+from dqlab.algorithms.dac import DAC
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.gaussian_ql import GaussianQL
 from dqlab.algorithms.idql import IDQL
 from dqlab.algorithms.iql import IQL
 from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
+from dqlab.algorithms.qsm import QSM
 from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
+from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
@@ -206,3 +209,82 @@ def test_the_multiplier_rises_while_its_constraint_is_broken(log_value: float, e
     multiplier.log_value.data.fill_(log_value)
     (found,) = torch.autograd.grad(multiplier.ascent(torch.tensor(excess).double()), multiplier.log_value)
     assert float(found) == pytest.approx(gradient)
+
+
+def shift_of(scene: Scene, action: Tensor) -> Tensor:
+    """The gradient of the target critics' mean with respect to actions, by autograd."""
+    leaf = action.detach().requires_grad_()
+    return torch.autograd.grad(scene.nets["critic_target"](scene.batch.state, leaf).mean(dim=0).sum(), leaf)[0]
+
+
+def gradient_of(loss: Tensor, scene: Scene) -> Tensor:
+    return torch.autograd.grad(loss, scene.pack.state.parameters["actor"])[0]
+
+
+def denoised(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noised actions, their sigma_t, the noise, and what the actor makes of them."""
+    policy, state = DiffusionPolicy(), scene.batch.state
+    t, eps = scene.noise["bc_t"], scene.noise["bc_eps"]
+    abar = torch.tensor(policy.process.alphas_cumprod, dtype=torch.float64)[t].unsqueeze(-1)
+    noisy = abar.sqrt() * scene.batch.action + (1 - abar).sqrt() * eps
+    return noisy, (1 - abar).sqrt(), eps, scene.nets["actor"](noisy, t, state)
+
+
+def with_gradients(algorithm: Algorithm) -> Scene:
+    scene = Scene(algorithm)
+    row = scene.pack.state.parameters["actor"].requires_grad_()
+    scene.nets["actor"] = scene.pack.layouts["actor"].bind(row[0])
+    return scene
+
+
+@pytest.mark.parametrize("learns_eta", [False, True])
+def test_dac_fits_the_noise_that_its_critics_shift(learns_eta: bool) -> None:
+    """Its gradient is that of eta * |eps_theta - (eps - sigma_t * grad Q / (2 eta |Q|))|^2 (eq. 11)."""
+    eta = 1.0 if learns_eta else 0.3
+    scene = with_gradients(DAC(eta=0.3, learns_eta=learns_eta))
+    noisy, sigma, eps, predicted = denoised(scene)
+    scale = scene.nets["critic_target"](scene.batch.state, scene.batch.action).mean(dim=0).abs().mean()
+    shifted = eps - sigma * shift_of(scene, noisy) / (2 * eta * scale)
+    wanted = gradient_of(eta * (predicted - shifted.detach()).square().mean(), scene)
+    torch.testing.assert_close(
+        gradient_of(scene.loss("actor"), scene), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max())
+    )
+
+
+def test_dac_raises_eta_while_actions_are_badly_denoised() -> None:
+    for threshold, sign in ((0.0, -1.0), (1e3, 1.0)):
+        scene = Scene(DAC(learns_eta=True, threshold=threshold))
+        row = scene.pack.state.parameters["eta"].requires_grad_()
+        scene.nets["eta"] = scene.pack.layouts["eta"].bind(row[0])
+        assert float(torch.autograd.grad(scene.loss("eta"), row)[0].sum()) * sign > 0
+
+
+def test_dac_backs_up_the_mean_of_candidates_and_a_lower_bound_of_critics() -> None:
+    scene = Scene(DAC(backup_candidates=3))
+    state = scene.batch.next_state.repeat_interleave(3, dim=0)
+    noise = {name.removeprefix("target_"): value for name, value in scene.noise.items() if name.startswith("target_")}
+    actions = DiffusionPolicy().sample(scene.nets["actor_ema"], DIMS, state, noise)
+    q = scene.nets["critic_target"](state, actions).view(-1, BATCH, 3).mean(dim=2)
+    beta = LowerBoundEnsemble(DIMS.state, DIMS.action).beta
+    following = q.mean(dim=0) - beta * q.std(dim=0, unbiased=False)
+    target = scene.batch.reward + 0.99 * (1 - scene.batch.terminal) * following
+    wanted = (scene.nets["critic"](scene.batch.state, scene.batch.action) - target).square().mean()
+    assert float(scene.loss("critic")) == pytest.approx(float(wanted))
+
+
+def test_qsm_matches_its_score_to_the_critics_gradient() -> None:
+    """Without the data's own term eps_theta is pulled to -sigma_t * grad Q / (temperature * mean |grad Q|)."""
+    scene = with_gradients(QSM(temperature=0.5, alpha=0.0))
+    noisy, sigma, _, predicted = denoised(scene)
+    gradient = shift_of(scene, noisy)
+    wanted = (predicted + sigma * gradient / (0.5 * (gradient.abs().mean() + 1e-6))).square().mean()
+    assert float(scene.loss("actor")) == pytest.approx(float(wanted), rel=1e-4)
+    beside = Scene(QSM(temperature=0.5, alpha=2.0))
+    bc_loss = (denoised(beside)[3] - beside.noise["bc_eps"]).square().mean()
+    assert float(beside.loss("actor") - scene.loss("actor")) == pytest.approx(2 * float(bc_loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [DAC(policy="gaussian"), QSM(policy=lambda: DiffusionPolicy(prediction="x0"))])
+def test_what_fits_noise_wants_a_policy_that_predicts_it(algorithm: Algorithm) -> None:
+    with pytest.raises(ConfigError, match=r"fits noise: \w+\.policy must be a diffusion that predicts eps"):
+        Scene(algorithm).loss("actor")

@@ -1,0 +1,148 @@
+"""DAC (Fang et al. 2024): a denoiser that learns the noise that a critic's gradient shifts, without a chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.algorithms.actor_critic import ActorCritic, best_of
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.errors import ConfigError
+from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
+from dqlab.networks.mlp import Multiplier
+from dqlab.noise import NoiseSpec
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.selection import Selection
+
+
+@algorithms.register(
+    "dac", source="Fang et al. 2024, eq. 11, 13 and 14; details of its codes", cites=("fang2024diffusion",)
+)
+@dataclass(frozen=True)
+class DAC(ActorCritic):
+    """Diffusion actor-critic: KL-constrained policy iteration as the regression of noise.
+
+    The best policy near the data's has the score of the data's plus that of Q / eta. So the denoiser is fitted to
+    eps - sigma_t * grad Q(s, x_t) / (2 eta) at the data's noised actions x_t, which is to descend
+    eta * L_bc + mean sigma_t * grad Q * eps_theta; the gradient is in units of mean |Q(s, a)|. No chain is run for it.
+
+    Attributes:
+        policy: a diffusion policy that predicts the noise.
+        critic: a lower confidence bound of ten, as in the paper.
+        selection: how it acts: the best of ten by the critics' mean.
+        eta: weight of behaviour cloning; where it is learned, it starts at 1.
+        learns_eta: raise eta while the denoising loss is above `threshold`, and lower it otherwise.
+        threshold: the denoising loss that is allowed.
+        backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
+        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
+        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
+        discount, tau: gamma; rate of the critics' targets.
+        learning_rate, critic_learning_rate, eta_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
+    selection: str | Callable[[], Selection] = "argmax"
+    eta: float = 1.0
+    learns_eta: bool = False
+    threshold: float = 1.0
+    backup_candidates: int = 10
+    max_q_backup: bool = False
+    ema_rate: float = 0.005
+    ema_every: int = 5
+    ema_start: int = 1000
+    lr_schedule: str = "cosine"
+    grad_norm: float = 1.0
+    eta_learning_rate: float = 1e-3
+
+    averages_critics = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("backup_candidates", "ema_every"):
+            check_field(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in ("eta", "threshold", "ema_start", "eta_learning_rate"):
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """Actor and critics, and eta's multiplier where it is learned."""
+        return {**super().build(dims), **({"eta": Multiplier()} if self.learns_eta else {})}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """Critics, the actor, then eta by what the actor reached."""
+        eta = TrainedNetwork(partial(self.eta_loss, dims), "eta_learning_rate", decays=False)
+        return {**super().trained(dims), **({"eta": eta} if self.learns_eta else {})}
+
+    def targets(self) -> dict[str, Target]:
+        return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What `next_value` needs, and `bc_*`: timesteps and noise of the data's actions."""
+        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
+        return {**self.next_value_noise(dims, batch), **bc_noise}
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of B * backup_candidates next actions, a state's candidates side by side."""
+        return super().next_value_noise(dims, rows * self.backup_candidates)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The backup (B, Z) of each critic's mean over candidates of the averaged actor, or of its best one."""
+        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
+        action = self.resolved_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
+        outputs = nets["critic_target"].call("outputs", state, action)
+        if self.max_q_backup:
+            outputs = best_of(outputs, self.backup_candidates)
+        else:
+            outputs = outputs.unflatten(1, (-1, self.backup_candidates)).mean(dim=2)
+        return ensemble_of(nets["critic_target"]).backup(outputs, strip_prefix("backup", noise))
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """eta * L_bc + mean sigma_t * grad Q * eps_theta, by the target critics."""
+        policy, own = noise_predicting(self), strip_prefix("bc", noise)
+        losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
+        with torch.no_grad():
+            scale = nets["critic_target"](batch.state, batch.action).mean(dim=0).abs().mean()
+            sigma = policy.process.scales(own["t"], noisy)[1]
+            shift = sigma * self.action_gradient(nets, batch.state, noisy) / (scale + 1e-6)
+        bc_loss, guidance = losses.mean(), (shift * eps).mean()
+        eta = nets["eta"]().detach() if self.learns_eta else hyper["eta"]
+        loss = eta * bc_loss + guidance
+        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/guidance_loss": guidance}
+        return loss, detach_info(info)
+
+    def eta_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Dual ascent: eta rises while the denoising loss is above the threshold."""
+        own = strip_prefix("bc", noise)
+        with torch.no_grad():
+            losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own)
+        loss = nets["eta"].call("ascent", losses.mean() - hyper["threshold"])
+        return loss, {"eta/value": nets["eta"]().detach()}
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """The target critics' mean (B,)."""
+        return nets["critic_target"](state, action).mean(dim=0)
+
+
+def noise_predicting(algorithm: ActorCritic) -> DiffusionPolicy:
+    """An algorithm's policy, where it is a diffusion policy that predicts the noise.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    policy: Policy = algorithm.resolved_policy
+    if not isinstance(policy, DiffusionPolicy) or policy.prediction != "eps":
+        name = type(algorithm).__name__
+        raise ConfigError(f"{name} fits noise: {name}.policy must be a diffusion that predicts eps, not {policy}.")
+    return policy

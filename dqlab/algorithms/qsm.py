@@ -1,0 +1,65 @@
+"""QSM (Psenka et al. 2024): a denoiser whose score is matched to the gradient of a critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
+from dqlab.algorithms.dac import noise_predicting
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.noise import NoiseSpec
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+
+
+@algorithms.register(
+    "qsm", source="Psenka et al. 2024, algorithm 1, eq. 14; details of its codes", cites=("psenka2024learning",)
+)
+@dataclass(frozen=True)
+class QSM(ActorCritic):
+    """Q-score matching: eps_theta(x_t) is fitted to -sigma_t * grad Q(s, x_t) / temperature at noised actions.
+
+    With alpha > 0 the denoising loss of the data's actions is added, without which nothing keeps actions near them.
+
+    Attributes:
+        policy: a diffusion policy that predicts the noise.
+        critic, selection: names from their registries, or factories.
+        temperature: of the policy exp(Q / temperature), in units of mean |grad Q|.
+        alpha: weight of the denoising loss; 0 in the paper, which is online.
+        discount, tau: gamma; rate of the critics' targets.
+        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    temperature: float = 1.0
+    alpha: float = 1.0
+
+    averages_critics = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.temperature > 0, self, "temperature", "above 0")
+        check_field(self.alpha >= 0, self, "alpha", "at least 0")
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What `next_value` needs, and `bc_*`: timesteps and noise of the data's actions."""
+        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
+        return {**self.next_value_noise(dims, batch), **bc_noise}
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """mean |eps_theta + sigma_t * grad Q / temperature|^2 + alpha * L_bc, by the target critics."""
+        policy, own = noise_predicting(self), strip_prefix("bc", noise)
+        losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
+        with torch.no_grad():
+            gradient = self.action_gradient(nets, batch.state, noisy)
+            scale = hyper["temperature"] * (gradient.abs().mean() + 1e-6)
+            target = -policy.process.scales(own["t"], noisy)[1] * gradient / scale
+        bc_loss, score_loss = losses.mean(), (eps - target).square().mean()
+        loss = score_loss + hyper["alpha"] * bc_loss
+        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/score_loss": score_loss}
+        return loss, detach_info(info)
