@@ -29,6 +29,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 """What else a part wants to be made."""
 ZERO = {
+    "DAC.ema_start",
     "DiffusionQL.ema_start",
     "EDP.ema_start",
     "Training.top_k",

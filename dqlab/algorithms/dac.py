@@ -13,6 +13,7 @@ from dqlab.algorithms.actor_critic import ActorCritic, best_of
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
+from dqlab.diffusion.predictions import Epsilon
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.mlp import Multiplier
@@ -142,7 +143,7 @@ def noise_predicting(algorithm: ActorCritic) -> DiffusionPolicy:
         ConfigError: it is not.
     """
     policy: Policy = algorithm.resolved_policy
-    if not isinstance(policy, DiffusionPolicy) or policy.prediction != "eps":
+    if not isinstance(policy, DiffusionPolicy) or not isinstance(policy.resolved_prediction, Epsilon):
         name = type(algorithm).__name__
         raise ConfigError(f"{name} fits noise: {name}.policy must be a diffusion that predicts eps, not {policy}.")
     return policy
