@@ -59,7 +59,7 @@ TINY = [
 
 PERCEPTRONS = (
     *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
-    *("DeterministicPolicy", "ValueNetwork", "Perturbation"),
+    *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble"),
 )
 SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
@@ -70,7 +70,8 @@ SMALL = [
 ]
 """Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
-"""One hidden layer instead of two or three, which are traced and compiled alike."""
+SHALLOW += ["LowerBoundEnsemble.n_critics = 2"]
+"""One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
