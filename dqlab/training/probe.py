@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import flop_registry
 
 from dqlab.algorithms import Algorithm
@@ -178,22 +179,22 @@ def _with_reads_noted(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
 
 def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: dict[str, Tensor]) -> int:
     """Bytes that a network's loss takes: what its backward pass keeps, and its widest single result."""
-    tensors, kept, widest = pack.tensors(slice(0, 1)), {}, 0
+    tensors, widest = pack.tensors(slice(0, 1)), 0
+    made: dict[int, tuple[Any, int]] = {}
+    reference: Any = StorageWeakRef
     own = {tensor.untyped_storage().data_ptr() for tensor in nested_tensors(tensors)}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
     def measure(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         nonlocal widest
-        if isinstance(result, Tensor) and result.untyped_storage().data_ptr() not in own:
+        if isinstance(result, Tensor) and (storage := result.untyped_storage()).data_ptr() not in own:
+            made[storage.data_ptr()] = reference(storage), storage.nbytes()
             widest = max(widest, result.nbytes)
 
-    with OperationObserver(measure), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with OperationObserver(measure):
         result = pack.loss(name, tensors, batch, noise)
-    del result  # until here, what is kept is there: no storage is another one's again
-    return sum(size for storage, size in kept.items() if storage not in own) + widest
+    kept = sum(size for storage, size in made.values() if not storage.expired())
+    del result  # until here, what its gradient needs is there
+    return kept + widest
 
 
 def _bytes(tensors: Any) -> int:
