@@ -31,7 +31,7 @@ fidelity: $(VENV)/.dev legacy
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/pytest benchmarks/ --quick --mlflow
-	$(BIN)/dqlab bench report
+	$(BIN)/python benchmarks/history.py compare
 
 components: $(VENV)/.base
 	$(BIN)/dqlab list --markdown > docs/.components.md

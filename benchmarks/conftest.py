@@ -17,12 +17,11 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # baseline.py, measuring.py and subjects.py
+sys.path.insert(0, str(HERE))  # baseline.py, history.py, measuring.py and subjects.py
 
+from history import FOLDER, HEADINGS, SEND, align_columns, benchmark_cells, machine_facts  # noqa: E402
 from measuring import Measure  # noqa: E402
 
-from dqlab.runs.measuring import HEADINGS, align_columns, benchmark_cells  # noqa: E402
-from dqlab.tools.benchmarks import FOLDER, machine_facts  # noqa: E402
 from dqlab.tracking.mlflow.client import mirror_environment  # noqa: E402
 
 LIMIT = 3600.0
@@ -80,7 +79,7 @@ def measure(benchmark: Any) -> Measure:
 
 
 def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
-    """Machine, versions and the session's own id, which `dqlab bench` wants to know."""
+    """Machine, versions and the session's own id, which `history.py` wants to know."""
     output_json["dqlab"] = {"session": SESSION, "machine": machine_facts()}
 
 
@@ -98,7 +97,7 @@ def send(config: pytest.Config) -> str:
     kept = list(Path(config.option.benchmark_storage).glob(f"*/*{SESSION[:6]}.json"))
     if not kept:
         return "Nothing was measured, so nothing was sent to MLflow."
-    command, later = [sys.executable, "-m", "dqlab.cli", "bench", "send", str(kept[0])], f"dqlab bench send {kept[0]}"
+    command, later = [sys.executable, str(HERE / "history.py"), "send", str(kept[0])], f"{SEND} {kept[0]}"
     place = {"cwd": config.invocation_params.dir, "env": mirror_environment()}
     try:
         done = subprocess.run(command, **place, capture_output=True, text=True, timeout=SECONDS)

@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from measuring import Call, wait_for_nothing
 from torch import Tensor, nn
 
 from dqlab.algorithms import algorithms
@@ -22,7 +23,6 @@ from dqlab.networks.precision import FULL, Precision
 from dqlab.noise import draw_noise
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.measuring import Call, wait_for_nothing
 from dqlab.training import Pack
 from dqlab.training.execution.modes import ExecutionMode, execution_modes
 from dqlab.training.execution.program import Program, TensorTree

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dqlab.tools.benchmarks import machine_kind
+from history import machine_kind
 
 PEAK = 1e11
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
+from measuring import Call, Stopwatch
 from subjects import synchronizer
-
-from dqlab.runs.measuring import Call, Stopwatch
 
 ROUNDS = 5
 

@@ -20,7 +20,7 @@ from dqlab.cli.eval import add_eval, add_export
 from dqlab.cli.extending import add_check, add_describe, add_doctor, add_fidelity, add_list, add_new_plugin
 from dqlab.cli.parser import Parser
 from dqlab.cli.runs import add_runs
-from dqlab.cli.tracking import add_bench, add_sync, add_ui
+from dqlab.cli.tracking import add_sync, add_ui
 from dqlab.cli.train import add_train
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
 from dqlab.machine import quiet_threads
@@ -28,7 +28,7 @@ from dqlab.machine import quiet_threads
 GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure, add_export),
     "data": (add_data, add_collect, add_new_task, add_score),
-    "records": (add_runs, add_sync, add_ui, add_bench),
+    "records": (add_runs, add_sync, add_ui),
     "extending": (add_list, add_describe, add_check, add_new_plugin),
     "checking": (add_doctor, add_fidelity),
 }

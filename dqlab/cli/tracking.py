@@ -1,13 +1,12 @@
-"""MLflow: `dqlab sync`: send what it lacks; `dqlab ui`: its pages; `dqlab bench`: benchmarks, which it keeps."""
+"""MLflow: `dqlab sync`: send what it lacks; `dqlab ui`: its pages."""
 
 from __future__ import annotations
 
 import argparse
 from os.path import expanduser
-from pathlib import Path
 from typing import Any
 
-from dqlab.cli.parser import add_group, add_parser, add_uri
+from dqlab.cli.parser import add_parser
 from dqlab.files import expanded
 
 SYNC_EXAMPLES = """
@@ -47,64 +46,3 @@ def _ui(args: argparse.Namespace) -> int:
     from dqlab.tracking.mlflow.ui import serve_ui
 
     return serve_ui(args.place, args.host, args.port)
-
-
-BENCH_EXAMPLES = """
-dqlab bench compare
-dqlab bench report --out docs/benchmarks
-"""
-COMPARE_EXAMPLES = """
-dqlab bench compare
-dqlab bench compare before.json after.json --fail
-"""
-
-
-def add_bench(commands: Any) -> None:
-    """`dqlab bench`."""
-    group = add_group(commands, "bench", "Compare, report or send what `pytest benchmarks/` measured.", BENCH_EXAMPLES)
-    text = "Show each benchmark's history, and say which got worse."
-    compare = add_parser(group, "compare", _bench_compare, text, COMPARE_EXAMPLES, help=text)
-    _add_figures(compare)
-    compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
-    text, example = (
-        "Write the latest figures as Markdown tables.",
-        "dqlab bench report --out docs/benchmarks",
-    )
-    report = add_parser(group, "report", _bench_report, text, example, help=text)
-    _add_figures(report)
-    folder = Path("runs/benchmarks/report")
-    report.add_argument("--out", type=expanded, default=folder, help=f"folder; {folder} by default")
-    text = "Send to MLflow what could not be sent after the benchmarks."
-    example = "dqlab bench send runs/benchmarks/latest.json --uri http://127.0.0.1:5000"
-    send = add_parser(group, "send", _bench_send, text, example, help=text)
-    send.add_argument("files", nargs="+", type=expanded, metavar="FILE.json", help="written by pytest --mlflow")
-    add_uri(send)
-
-
-def _add_figures(parser: argparse.ArgumentParser) -> None:
-    """Options of what reads benchmark figures."""
-    text = "written by pytest --benchmark-json or --mlflow; those in runs/benchmarks if none is named"
-    parser.add_argument("files", nargs="*", type=expanded, metavar="FILE.json", help=text)
-    parser.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")
-
-
-def _bench_compare(args: argparse.Namespace) -> bool:
-    from dqlab.tools.benchmarks import compare_benchmarks, read_benchmarks
-
-    worse = compare_benchmarks(read_benchmarks(args.files, args.machine))
-    return bool(worse and args.fail)
-
-
-def _bench_report(args: argparse.Namespace) -> None:
-    from dqlab.tools.benchmarks import read_benchmarks, write_benchmark_report
-
-    print(f"Wrote {write_benchmark_report(read_benchmarks(args.files, args.machine), args.out)}")
-
-
-def _bench_send(args: argparse.Namespace) -> None:
-    from dqlab.errors import masked
-    from dqlab.tools.benchmarks import send_benchmarks, uri_or_default
-
-    for path in args.files:
-        send_benchmarks(path, uri_or_default(args.uri))
-        print(f"{path}: MLflow ({masked(uri_or_default(args.uri))}) has all of it.")

@@ -40,7 +40,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument("--out", type=expanded, help="the run's folder; runs/NAME-TIME by default")
     text = "continue the run in --out (or the newest one by default)"
     parser.add_argument("--resume", action="store_true", help=text)
-    text = "record some 50 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto"
+    text = "record some 20 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto"
     parser.add_argument("--profile", action="store_true", help=text)
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
 

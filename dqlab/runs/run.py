@@ -198,7 +198,7 @@ class RunUnderWay(RunCallbacks):
             prune(folder, summaries)
         folder.write_facts(state="finished" if summaries else "failed")
         sent = self.mirror.close(self.tracking.patience) if self.mirror else None
-        about = _about_profile(self.recorder) if self.recorder else ()
+        about = self.recorder.lines() if self.recorder else ()
         finished = TrainingResult(folder, summaries, states.failed, self.facts, sent, about)
         if not summaries:
             finished.check_complete()
@@ -242,13 +242,6 @@ def _recording_an_end(folder: RunFolder) -> Iterator[None]:
         with suppress(OSError, RunError):
             folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
         raise
-
-
-def _about_profile(recorder: ProfileRecorder) -> Sequence[str]:
-    """What the end of a run says about its profile; a warning where there is none."""
-    if complaint := recorder.complaint():
-        print(f"dqlab: warning: {complaint}.", file=sys.stderr)
-    return recorder.lines()
 
 
 def _load_data(experiment: Experiment, console: Console) -> Transitions:

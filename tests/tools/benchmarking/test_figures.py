@@ -1,21 +1,21 @@
-"""`dqlab bench compare` and `report`: what is compared with what, what counts as worse, and the page."""
+"""`benchmarks/history.py compare`: what is compared with what, and what counts as worse."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import history
 import pytest
+from history import machine_kind
 from made_benchmarks import benchmark, session
-
-from dqlab.cli import main
-from dqlab.runs import measuring
-from dqlab.tools.benchmarks import machine_kind
 
 OTHER = "another CPU, 64 cores"
 
 
 def bench(*args: object) -> int:
-    return main(["bench", *map(str, args)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["history.py", *map(str, args)])
+        return history.main()
 
 
 def ratios(folder: Path, *values: float, machine: str | None = None) -> list[Path]:
@@ -87,38 +87,11 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "runs").exists(), "looking makes nothing"
 
 
-SAMPLER = {"part": "sampler", "batch": 256, "sampler": "ddpm", "device": "cpu"}
-
-
-def sampler(n: int, mode: str, median: float) -> dict[str, object]:
-    return benchmark(f"test_sampler[{mode}-{n}]", median, 1.5, 0.4, n_timesteps=n, mode=mode, **SAMPLER)
-
-
-def test_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    benchmarks = [sampler(n, mode, n * 1e-3) for n in (20, 5) for mode in ("eager", "compiled")]
-    old = session(tmp_path / "old.json", 1, sampler(5, "eager", 7.0))
-    new = session(tmp_path / "new.json", 2, *benchmarks, benchmark("test_rows", 0.5, part="data", rows=1000))
-    other = session(tmp_path / "other.json", 3, benchmark("test_plain", 0.5), machine=OTHER)
-    assert bench("report", new, other, old, "--machine", "all", "--out", tmp_path / "out") == 0
-    assert capsys.readouterr().out == f"Wrote {tmp_path}/out/benchmarks.md\n"
-    page = (tmp_path / "out" / "benchmarks.md").read_text()
-    assert f"\n## {machine_kind()}\n" in page
-    assert "- Threads: 1\n- Versions: torch 2.9.0\n- Commit: 020202020\n- Date: 2026-01-02\n" in page
-    header = "| benchmark | n_timesteps | mode | batch | sampler | device | median | per second | ratio | of peak |"
-    rows = page[page.index(header) :].splitlines()[2:6]
-    assert rows[0] == "| test_sampler[compiled-5] | 5 | compiled | 256 | ddpm | cpu | 5.00 ms | 200 | 1.50x | 40.0% |"
-    assert [row.split("|")[2].strip() for row in rows] == ["5", "5", "20", "20"], "numbers are sorted as numbers"
-    assert "| test_rows | 1000 | 500 ms | 2.00 | - | - |" in page
-    assert "7.00 s" not in page, "the latest counts"
-    assert f"\n## {OTHER}\n" in page
-    assert "| test_plain | 500 ms | 2.00 | - | - |" in page
-
-
 def test_figures_as_text() -> None:
     """Three digits; a dash for what was not measured."""
     seconds = {2.0: "2.00 s", 123.4: "123 s", 4321.0: "4320 s", 0.0123: "12.3 ms", 0.9999: "1.00 s", 3e-9: "3.00 ns"}
     counts = {0.238: "0.238", 17.0: "17.0", 999.7: "1.00 k", 12658.0: "12.7 k", 3.2e11: "320 G"}
-    assert {value: measuring.format_seconds(value) for value in seconds} == seconds
-    assert {value: measuring.format_count(value) for value in counts} == counts
-    assert (measuring.format_times(1.5234), measuring.format_share(0.1234)) == ("1.52x", "12.3%")
-    assert measuring.benchmark_cells(None, {}) == ["-"] * 4
+    assert {value: history.format_seconds(value) for value in seconds} == seconds
+    assert {value: history.format_count(value) for value in counts} == counts
+    assert (history.format_times(1.5234), history.format_share(0.1234)) == ("1.52x", "12.3%")
+    assert history.benchmark_cells(None, {}) == ["-"] * 4

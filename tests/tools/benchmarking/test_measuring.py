@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from conftest import ROOT
+from measuring import Measure, Stopwatch, figures_of, full_precision, measure_peak
 
 from dqlab.errors import BenchmarkError
-from dqlab.runs.measuring import Stopwatch, full_precision, measure_peak
-
-
-@pytest.fixture
-def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """benchmarks/measuring.py."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import measuring
-
-    return measuring
 
 
 class Clock:
@@ -37,9 +25,9 @@ class Clock:
         self.now += seconds
 
 
-def test_figures_by_hand(measuring: Any) -> None:
+def test_figures_by_hand() -> None:
     # a round in which the machine was busy (3.0 against 9.0) changes no ratio
-    figures = measuring.figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0)
+    figures = figures_of([1.0, 2.0, 3.0], [2.0, 8.0, 9.0], work=4, flops=10.0, peak=50.0)
     assert figures == {
         "work": 4,
         "per_second": 2.0,
@@ -50,7 +38,7 @@ def test_figures_by_hand(measuring: Any) -> None:
         "peak": 50.0,
         "peak_share": 0.1,
     }
-    assert measuring.figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
+    assert figures_of([0.5], [], work=1, flops=None, peak=None) == {"work": 1, "per_second": 2.0}
 
 
 def test_seconds_of_one_call_with_synchronised_readings() -> None:
@@ -70,9 +58,9 @@ def test_a_round_is_long_enough_and_not_much_longer(seconds: float, calls: tuple
     assert low <= Stopwatch(clock=clock).calls_a_round(lambda: clock.work("call", seconds)) <= high
 
 
-def test_a_parameter_is_not_called_like_a_figure(measuring: Any) -> None:
+def test_a_parameter_is_not_called_like_a_figure() -> None:
     with pytest.raises(BenchmarkError, match="cannot be called ratio"):
-        measuring.Measure(None, lambda *_: None)(lambda: None, parameters={"ratio": 2})
+        Measure(None, lambda *_: None)(lambda: None, parameters={"ratio": 2})
 
 
 def test_the_peak_is_measured_once_and_leaves_the_chosen_precision() -> None:

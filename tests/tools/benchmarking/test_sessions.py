@@ -6,17 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, isolated
-
-from dqlab.cli import main
-from dqlab.tools.benchmarks import machine_kind, send_benchmarks, uri_or_default
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from history import compare_benchmarks, machine_kind, read_benchmarks, send_benchmarks, uri_or_default
 
 TINY = """
 import pytest
@@ -152,7 +147,7 @@ def test_disabled_benchmarks_run_once_and_send_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
-    dqlab: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Candidate and baseline alternate (`test_order`); nothing is sent twice."""
     dead = "http://127.0.0.1:9"
@@ -162,9 +157,10 @@ def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
     assert all(word in table for word in ("test_update[1]", "median", "per second", "ratio", "of peak"))
     (kept,) = (tmp_path / "runs" / "benchmarks").glob("*/*.json")
     assert json.loads(kept.read_text())["dqlab"] == json.loads((tmp_path / "also.json").read_text())["dqlab"]
-    assert sum(f"dqlab bench send {kept}" in line for line in done.stdout.splitlines()) == 1
+    assert sum(f"history.py send {kept}" in line for line in done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stdout + done.stderr
-    sent = dqlab("bench", "send", str(kept))
+    command = [sys.executable, str(ROOT / "benchmarks" / "history.py"), "send", str(kept)]
+    sent = subprocess.run(command, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=240)
     assert (sent.returncode, "has all of it" in sent.stdout) == (0, True), sent.stderr
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -174,7 +170,7 @@ def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
     send_benchmarks(kept, store)
     check_complete(client(store), kept)
     capsys.readouterr()
-    assert main(["bench", "compare"]) == 0
+    assert compare_benchmarks(read_benchmarks([], "this")) == 0
     said = capsys.readouterr().out
     assert "test_update[2]  part=update, replicas=2, mode=eager, device=cpu" in said
     assert "0 of 6 benchmarks" in said

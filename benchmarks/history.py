@@ -1,10 +1,17 @@
-"""`dqlab bench`: benchmarks over time, kept in pytest-benchmark's files and sent to MLflow; which of them got worse."""
+"""Benchmarks over time, kept in pytest-benchmark's files and sent to MLflow; which of them got worse.
+
+python benchmarks/history.py compare [FILE.json ...] [--machine KIND] [--fail]
+python benchmarks/history.py send FILE.json [--uri URI]
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,10 +22,7 @@ import pandas as pd
 import torch
 
 from dqlab import __version__
-from dqlab.errors import BenchmarkError, masked, one_line
-from dqlab.files import write_text
-from dqlab.printing import markdown_table
-from dqlab.runs import measuring
+from dqlab.errors import BenchmarkError, DqlabError, masked, message_of, one_line, printable
 from dqlab.tracking.mlflow.client import (
     LONGEST_VALUE,
     PARENT,
@@ -37,8 +41,8 @@ EXPERIMENT = "benchmarks"
 TOLERANCE = 0.10
 """A ratio may fall by this much below the best before it is called worse: machines are noisy."""
 SHOWN = 10
-NONE = "none"
-"""The version of what is not there."""
+SEND = "python benchmarks/history.py send"
+NO_VERSION = "none"
 FIGURES = (
     "ratio",
     "baseline_seconds",
@@ -66,7 +70,7 @@ def machine_facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "dqlab": __version__,
-        "cuda": torch.version.cuda or NONE,
+        "cuda": torch.version.cuda or NO_VERSION,
     }
     about = {"kind": machine_kind(), "cpu": _cpu(), "gpu": _gpu(), "cores": os.cpu_count()}
     return {**about, "versions": {name: str(version) for name, version in versions.items()}}
@@ -138,7 +142,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "machine": tags["machine"],
         "when": datetime.fromisoformat(tags["when"]).astimezone(timezone.utc),
         "commit": (commit[:9] + ("+" if changes else "")) or "-",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version != NONE),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version != NO_VERSION),
     }
     for item in document["benchmarks"]:
         name, parameters, figures = item["fullname"], _parameters(item), _figures(item)
@@ -191,8 +195,8 @@ def compare_benchmarks(found: pd.DataFrame) -> int:
             best, latest = history["ratio"].iloc[:-1].max(), history.iloc[-1]
             loss = 1 - latest["ratio"] / best
             total, worse = total + 1, worse + (loss > TOLERANCE)
-            verdict = f"  WORSE: {loss:.0%} below the best, {measuring.format_times(best)}" if loss > TOLERANCE else ""
-            print("\n" + f"{latest['name']}  {measuring.format_parameters(latest['parameters'])}".rstrip())
+            verdict = f"  WORSE: {loss:.0%} below the best, {format_times(best)}" if loss > TOLERANCE else ""
+            print("\n" + f"{latest['name']}  {format_parameters(latest['parameters'])}".rstrip())
             print("\n".join(_history_lines(history)) + verdict)
     print(f"\n{worse} of {total} benchmarks got worse by more than {TOLERANCE:.0%}.")
     return worse
@@ -204,49 +208,12 @@ def _history_lines(history: pd.DataFrame) -> list[str]:
         for _, row in history.tail(SHOWN).iterrows()
     ]
     hidden = [f"  ({len(history) - SHOWN} earlier)"] if len(history) > SHOWN else []
-    return [*hidden, *(f"  {line}" for line in measuring.align_columns(rows))]
+    return [*hidden, *(f"  {line}" for line in align_columns(rows))]
 
 
 def figure_cells(row: pd.Series[Any]) -> list[str]:
-    """The figures of a measurement as text, in the order of `measuring.HEADINGS`."""
-    return measuring.benchmark_cells(row["median"], row.dropna().to_dict())
-
-
-def write_benchmark_report(found: pd.DataFrame, folder: Path) -> Path:
-    """Write the latest figures of each benchmark as `benchmarks.md`: kinds of machines, a table for each part."""
-    lines = ["# Benchmarks"]
-    for machine, rows in found.groupby(["machine", "identity"], sort=False).tail(1).groupby("machine", sort=False):
-        lines += ["", f"## {machine}", "", *_session_lines(rows)]
-        for part, members in rows.groupby("part"):
-            lines += ["", f"### {str(part).capitalize()}", "", _table(members)]
-    write_text(folder / "benchmarks.md", "\n".join(lines) + "\n")
-    return folder / "benchmarks.md"
-
-
-def _session_lines(rows: pd.DataFrame) -> list[str]:
-    """Threads, versions, commit and date; where they differ, all of them."""
-    threads = rows["threads"].map(lambda threads: "-" if pd.isna(threads) else f"{threads:.0f}")
-    dates = rows["when"].dt.strftime("%Y-%m-%d")
-    said = {"Threads": threads, "Versions": rows["versions"], "Commit": rows["commit"], "Date": dates}
-    return [f"- {name}: {'; '.join(dict.fromkeys(values))}" for name, values in said.items()]
-
-
-def _table(rows: pd.DataFrame) -> str:
-    """A Markdown table: every parameter of this part a column, then the figures; numbers sorted as numbers."""
-    conditions = pd.DataFrame(rows["parameters"].tolist(), rows.index, dtype=object)
-    conditions = conditions.where(conditions.notna(), "").drop(columns="part", errors="ignore")
-    if len(conditions.columns):
-        conditions = conditions.sort_values(list(conditions), key=_sortable)
-    cells = [
-        [rows.at[index, "name"].rpartition("::")[2], *map(str, conditions.loc[index]), *figure_cells(rows.loc[index])]
-        for index in conditions.index
-    ]
-    heads = ["benchmark", *conditions, *measuring.HEADINGS]
-    return markdown_table(heads, cells, numbers=range(1, len(heads)))
-
-
-def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
-    return column.map(lambda value: (1, 0.0, value) if isinstance(value, str) else (0, float(value), ""))
+    """The figures of a measurement as text, in the order of `HEADINGS`."""
+    return benchmark_cells(row["median"], row.dropna().to_dict())
 
 
 def uri_or_default(uri: str | None) -> str:
@@ -267,7 +234,7 @@ def send_benchmarks(path: Path, uri: str) -> None:
     except Exception as error:  # whatever the client raises; the file is still there
         raise BenchmarkError(
             f"MLflow ({masked(uri)}) could not take the figures: {one_line(error, 200)}. They are in {path}; later: "
-            f"dqlab bench send {path}"
+            f"{SEND} {path}"
         ) from error
 
 
@@ -303,3 +270,99 @@ def _metrics(figures: Mapping[str, float], when: float) -> list[Any]:
 
 def _as_text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, default=str))[:LONGEST_VALUE]
+
+
+NONE = "-"
+TIMES = ((1.0, " s"), (1e-3, " ms"), (1e-6, " us"), (0.0, " ns"))
+COUNTS = ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"), (0.0, ""))
+SMALLEST = {" ns": 1e-9}
+
+
+def format_digits(value: float) -> str:
+    """Three significant digits, never in exponential form."""
+    rounded = float(f"{value:.3g}")
+    decimals = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{rounded:.{max(decimals, 0)}f}"
+
+
+def _scaled(value: float | None, scales: Sequence[tuple[float, str]]) -> str:
+    if value is None:
+        return NONE
+    factor, unit = next(scale for scale in scales if value >= scale[0] * 0.9995)
+    return format_digits(value / (factor or SMALLEST.get(unit, 1.0))) + unit
+
+
+def format_seconds(value: float | None) -> str:
+    """A duration, e.g. 12.3 ms."""
+    return _scaled(value, TIMES)
+
+
+def format_count(value: float | None) -> str:
+    """A number or a rate, e.g. 123 or 45.6 k."""
+    return _scaled(value, COUNTS)
+
+
+def format_times(ratio: float | None) -> str:
+    """How many times faster, e.g. 1.52x."""
+    return NONE if ratio is None else f"{format_digits(ratio)}x"
+
+
+def format_share(part: float | None) -> str:
+    """A part of a whole, e.g. 12.3%."""
+    return NONE if part is None else f"{100 * part:.1f}%"
+
+
+def format_parameters(parameters: Mapping[str, Any]) -> str:
+    """Parameters in one line, e.g. batch=256, mode=eager."""
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def benchmark_cells(median: float | None, figures: Mapping[str, float]) -> list[str]:
+    """The five columns of every table of benchmarks, without the name: see `HEADINGS`."""
+    return [
+        format_seconds(median),
+        format_count(figures.get("per_second")),
+        format_times(figures.get("ratio")),
+        format_share(figures.get("peak_share")),
+    ]
+
+
+HEADINGS = ("median", "per second", "ratio", "of peak")
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines; the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def main() -> int:
+    """The command line; returns the exit code (2: a mistake that the user can mend, told in one line)."""
+    parser = argparse.ArgumentParser(description="Compare or send what `pytest benchmarks/` measured.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    text = "written by pytest --benchmark-json or --mlflow; those in runs/benchmarks if none is named"
+    compare = commands.add_parser("compare", help="each benchmark's history, and which got worse")
+    compare.add_argument("files", nargs="*", type=Path, metavar="FILE.json", help=text)
+    compare.add_argument("--machine", default="this", help="this kind of machine (default), all, or the name of a kind")
+    compare.add_argument("--fail", action="store_true", help="exit with 1 if any got worse")
+    send = commands.add_parser("send", help="send to MLflow what could not be sent after the benchmarks")
+    send.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="written by pytest --mlflow")
+    send.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db, by default")
+    args = parser.parse_args()
+    try:
+        if args.command == "compare":
+            return int(compare_benchmarks(read_benchmarks(args.files, args.machine)) > 0 and args.fail)
+        for path in args.files:
+            send_benchmarks(path, uri_or_default(args.uri))
+            print(f"{path}: MLflow ({masked(uri_or_default(args.uri))}) has all of it.")
+    except DqlabError as error:
+        print(f"history.py: error: {printable(masked(message_of(error)))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
