@@ -35,11 +35,8 @@ def add_eval(commands: Any) -> None:
     parser.add_argument("--official", type=expanded, metavar="DIR", help=text)
     parser.add_argument("--epoch", help="which official checkpoint; the latest by default")
     parser.add_argument("--task", help="the official checkpoint's task")
-    text = "make a video of what is evaluated, .mp4 or .gif; one for each replica, if there are several"
+    text = "make a video of the first episode, .mp4 or .gif; one for each replica, if there are several"
     parser.add_argument("--render", type=expanded, metavar="FILE", help=text)
-    parser.add_argument("--render-episodes", type=int, metavar="N", help="that it shows, the first ones; 1 by default")
-    text = "in pixels; the environment's own by default, e.g. 480x480"
-    parser.add_argument("--render-size", metavar="WxH", help=text)
     add_set(parser)
 
 
@@ -47,22 +44,18 @@ def _eval(args: argparse.Namespace) -> None:
     from dqlab.runs import evaluate_run
     from dqlab.runs.evaluate import evaluate_official
     from dqlab.runs.policy import source_folder
-    from dqlab.runs.video import VideoRequest
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
     if args.run is not None and (args.task or args.epoch):
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
-    if args.render is None and (args.render_episodes is not None or args.render_size):
-        raise ConfigError("--render-episodes and --render-size belong to --render FILE.")
-    film = VideoRequest.read(args.render, args.render_episodes, args.render_size) if args.render else None
     chosen = {"Experiment.device": args.device, "Experiment.env_backend": args.env_backend}
     bindings = [*args.set, *bindings_of(chosen)]
     if args.official is not None:
         episodes = 10 if args.episodes is None else args.episodes
-        evaluate_official(args.official, args.task, args.epoch, episodes, bindings, film)
+        evaluate_official(args.official, args.task, args.epoch, episodes, bindings, args.render)
     else:
-        evaluate_run(source_folder(args.run), args.checkpoint, args.seed, args.episodes, bindings, film)
+        evaluate_run(source_folder(args.run), args.checkpoint, args.seed, args.episodes, bindings, args.render)
 
 
 EXPORT_EXAMPLES = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +20,7 @@ from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.official import OfficialCheckpoint, load_checkpoint
-from dqlab.runs.video import VideoJob, VideoRequest
+from dqlab.runs.video import VideoRecorder
 from dqlab.tracking import RunFolder
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
 from dqlab.training import Evaluator, Pack, checkpoint
@@ -70,7 +71,7 @@ def evaluate_run(
     seed: int | None,
     episodes: int | None,
     bindings: Sequence[str] = (),
-    film: VideoRequest | None = None,
+    video: Path | None = None,
 ) -> None:
     """Evaluate as `evaluate_checkpoints` does, and print the table; a video goes to the replica's folder and to MLflow.
 
@@ -78,7 +79,7 @@ def evaluate_run(
         RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
         ConfigError: a video is wanted and cannot be made here.
     """
-    evaluated = evaluate_checkpoints(path, which, seed, episodes, bindings, film)
+    evaluated = evaluate_checkpoints(path, which, seed, episodes, bindings, video)
     experiment = evaluated.experiment
     title = f"{experiment.task}, checkpoint {which}, physics {experiment.stepped_by}"
     rows = [(row.replica.title, row.step, row.episodes) for row in evaluated.rows]
@@ -92,7 +93,7 @@ def evaluate_checkpoints(
     seed: int | None = None,
     episodes: int | None = None,
     bindings: Sequence[str] = (),
-    film: VideoRequest | None = None,
+    video: Path | None = None,
 ) -> RunEvaluation:
     """Evaluate a checkpoint of each replica (or one), with the run's own configuration, which becomes the current one.
 
@@ -109,18 +110,16 @@ def evaluate_checkpoints(
     mode = execution_mode(experiment, facts).resolve(experiment.resolved_device)
     evaluator.standardised_by = standardisation(facts)
     files = checkpoint_files(folder, seed, which)
-    filming = VideoJob(evaluator, film, len(files)) if film else None
+    recorder = VideoRecorder(evaluator, video, len(files)) if video else None
     for file in files:
         pack, replica, step = load_replica(experiment, folder, file)
         try:
-            evaluated.rows.append(CheckpointEvaluation(replica, step, evaluator.run(pack, step, mode)[0]))
+            with recorder.film(replica.name, step) if recorder else nullcontext():
+                evaluated.rows.append(CheckpointEvaluation(replica, step, evaluator.run(pack, step, mode)[0]))
         except RunError as error:
             evaluated.failed.append(error)
-            continue
-        if filming:
-            filming.note(replica.name, step)
-    if filming:
-        filming.finish(folder)
+    if recorder:
+        recorder.keep(folder)
     return evaluated
 
 
@@ -186,7 +185,7 @@ def evaluate_official(
     epoch: str | None,
     episodes: int,
     bindings: Sequence[str] = (),
-    film: VideoRequest | None = None,
+    video: Path | None = None,
 ) -> None:
     """Evaluate the official code's checkpoint as the official code acts, and print the table.
 
@@ -197,13 +196,10 @@ def evaluate_official(
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     experiment, pack, trained = load_official(path, task_name, epoch, bindings)
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
-    filming = VideoJob(evaluator, film, 1) if film else None
-    result = evaluator.run(pack, 0)[0]
+    with VideoRecorder(evaluator, video).film(trained.stem, 0) if video else nullcontext():
+        result = evaluator.run(pack, 0)[0]
     title = f"{task_name}, official checkpoint {trained.stem} ({trained.schedule}), physics {experiment.stepped_by}"
     _print_table(title, "", experiment.resolved_task, [(trained.stem, 0, result)])
-    if filming:
-        filming.note(trained.stem, 0)
-        filming.finish(None)
 
 
 def load_official(

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,13 +25,14 @@ from PIL import Image
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.envs import tasks
+from dqlab.envs.backend import Environments
 from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run, video
-from dqlab.runs.video import GIF_FPS, VideoJob, VideoRequest, ffmpeg, picture_of, write_video
+from dqlab.runs.video import GIF_FPS, VideoRecorder, drawn_env, ffmpeg, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
@@ -38,7 +40,6 @@ from dqlab.training import Evaluator, Pack
 HOPPER = tasks.get("hopper-medium-v2")
 FPS = 125.0
 """Of gym's hopper."""
-FILM = partial(VideoRequest, episodes=2, size=(64, 48))
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,12 @@ def chosen(opengl: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "choose_gl", lambda: opengl)
 
 
-def evaluated(film: VideoRequest) -> tuple[VideoJob, Any]:
-    """The job, and what an untrained policy did in three episodes."""
+def evaluated(path: Path | None) -> Any:
+    """What an untrained policy did in three episodes, filmed or not."""
     evaluator = Evaluator(HOPPER, "mujoco210", 3)
-    job = VideoJob(evaluator, film)
     pack = Pack([BehaviourCloning()], Dims(HOPPER.state_dim, HOPPER.action_dim), [4])
-    return job, evaluator.run(pack, 0)[0]
+    with VideoRecorder(evaluator, path).film("seed-4", 0) if path else nullcontext():
+        return evaluator.run(pack, 0)[0]
 
 
 def frames(path: Path) -> list[np.ndarray]:
@@ -81,33 +82,23 @@ def frames(path: Path) -> list[np.ndarray]:
     return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
-def test_it_shows_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first episodes, one after the other; each is a state more than it has steps. The GIF has every fifth."""
-    job, result = evaluated(film := FILM(tmp_path / "new" / "a.mp4"))
-    takes = job.recording.episodes
-    assert [take.total for take in takes] == result.returns[:2].tolist()
-    assert [len(take.actions) for take in takes] == result.lengths[:2].tolist()
-    assert job.render(takes, film.path) == "64x48, 125 frames/s"
-    count = int(result.lengths[:2].sum()) + 2
-    shown = frames(film.path)
+def test_it_shows_the_evaluation(tmp_path: Path) -> None:
+    """Its first episode, a state more than it has steps; the evaluation is the same. The GIF has every fifth."""
+    result, plain = evaluated(tmp_path / "new" / "a.mp4"), evaluated(None)
+    assert result.returns.tolist() == plain.returns.tolist()
+    count = int(plain.lengths[0]) + 1
+    shown = frames(tmp_path / "new" / "a.mp4")
     assert len(shown) == count
-    assert shown[0].shape == (48, 64, 3)
+    assert shown[0].shape == (480, 480, 3)
     apart = [float(np.abs(frame.astype(float) - shown[0]).mean()) for frame in shown]
-    begins = int(result.lengths[0]) + 1
-    assert apart[begins] < 0.7 * apart[begins - 1], "the second episode begins where the first one did"
-    assert apart[begins - 1] > 2 * apart[1], "the first one moves"
-    gif = FILM(tmp_path / "a.gif")
-    job.render(takes, gif.path)
+    assert apart[-1] > 2 * apart[1], "it moves"
+    evaluated(tmp_path / "a.GIF")
     every = math.ceil(FPS / GIF_FPS)
-    with Image.open(gif.path) as picture:
+    with Image.open(tmp_path / "a.GIF") as picture:
         assert picture.n_frames == math.ceil(count / every)
-        assert (picture.size, picture.info["duration"], picture.info["loop"]) == ((64, 48), 1000 * every / FPS, 0)
+        assert (picture.size, picture.info["duration"], picture.info["loop"]) == ((480, 480), 1000 * every / FPS, 0)
         assert np.abs(np.asarray(picture.convert("RGB")).astype(float) - shown[0]).mean() < 12
-    assert capsys.readouterr().err == "", "the episodes repeat"
-    takes[0].seed += 1
-    job.render(takes[:1], gif.path)
-    assert "Hopper-v4 does not repeat an episode" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.gif", "a.mp4"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a.GIF", "a.mp4"]
 
 
 def robot(model: Any) -> list[int]:
@@ -151,21 +142,25 @@ def drawable() -> list[str]:
 
 
 @pytest.mark.parametrize("name", [*drawable(), "Hopper-v5", "Ant-v5"])
-def test_the_robot_is_seen_from_start_to_end(tmp_path: Path, name: str) -> None:
+def test_the_robot_is_seen_from_start_to_end(name: str) -> None:
     """A camera that stands still sees an empty floor after a tenth of an episode; so for environments of the user's."""
     task = tasks.get(name) if name in tasks else describe_environment(name)
     if task.extra == "robotics":
         pytest.importorskip("gymnasium_robotics")
-    size = None if "pen" in name or name not in tasks else (200, 200)
-    job = VideoJob(Evaluator(task, "mujoco210", 1), VideoRequest(tmp_path / "a.mp4", 1, size))
-    with job.camera() as env:
+    with closing(drawn_env(task, "mujoco210")) as env:
         for share in (0.0, 1.0):
             go_on(env, share)
             assert pixels_of_the_robot(env) > 12, f"after {share:.0%} of the episode"
 
 
-def interrupted(done: int) -> Iterator[np.ndarray]:
-    yield from np.zeros((done, 48, 64, 3), np.uint8)
+def write(path: Path, pictures: Iterator[np.ndarray]) -> None:
+    with write_video(path, 30.0) as add_frame:
+        for picture in pictures:
+            add_frame(picture)
+
+
+def interrupted() -> Iterator[np.ndarray]:
+    yield np.zeros((48, 64, 3), np.uint8)
     raise KeyboardInterrupt
 
 
@@ -175,7 +170,7 @@ def write_on_a_full_disk(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     noise = np.random.default_rng(0)
     with pytest.raises(RunError, match=r"The video .* Free some space"):
-        write_video(path, (noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)), 30.0)
+        write(path, (noise.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(60)))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])
@@ -187,28 +182,20 @@ def test_whole_or_not_at_all(tmp_path: Path, name: str) -> None:
     process.join()
     assert process.exitcode == 0
     with pytest.raises(KeyboardInterrupt):
-        write_video(tmp_path / name, interrupted(5), 30.0)
+        write(tmp_path / name, interrupted())
     assert (tmp_path / name).read_text() == "an earlier one"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for arguments, message in (
-        ((tmp_path / "a.avi", None, None), r"ends with \.mp4 or \.gif"),
-        ((tmp_path / "a.mp4", 0, None), "at least 1"),
-        ((tmp_path / "a.mp4", 1, "64"), "WIDTHxHEIGHT"),
-        ((tmp_path / "a.mp4", 1, "63x64"), "even numbers"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            VideoRequest.read(*arguments)
-    with pytest.raises(ConfigError, match="the evaluation has 3 only"):
-        evaluated(VideoRequest(tmp_path / "a.gif", 4))
+    hopper = Evaluator(HOPPER, "mujoco210", 1)
+    with pytest.raises(ConfigError, match=r"ends with \.mp4 or \.gif"):
+        VideoRecorder(hopper, tmp_path / "a.avi")
     with pytest.raises(ConfigError, match="bandit-2d has nothing to draw"):
-        VideoJob(Evaluator(BANDIT, "mujoco210", 1), VideoRequest(tmp_path / "a.gif"))
-    other = Evaluator(HOPPER, "mujoco210", 1)
-    other.environments = VideoJob(Evaluator(HOPPER, "mujoco210", 1), VideoRequest(tmp_path / "a.gif")).recording
+        VideoRecorder(Evaluator(BANDIT, "mujoco210", 1), tmp_path / "a.gif")
+    hopper.environments = Mock(spec=Environments)
     with pytest.raises(ConfigError, match="Gymnasium's environments only"):
-        VideoJob(other, VideoRequest(tmp_path / "a.gif"))
+        VideoRecorder(hopper, tmp_path / "a.gif")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
         ffmpeg()
@@ -264,7 +251,7 @@ def test_a_runs_videos_are_its_artifacts(
     The command line draws with the user's own OpenGL, without a display.
     """
     store = f"sqlite:///{trained.parent}/mlflow.db"
-    command = [sys.executable, "-m", "dqlab.cli", "eval", str(trained), "--render", "a.mp4", "--render-size", "64x48"]
+    command = [sys.executable, "-m", "dqlab.cli", "eval", str(trained), "--render", "a.mp4"]
     env = {name: value for name, value in isolated(tmp_path).items() if name != "DISPLAY"}
     own = "OSMesa" if opengl == "osmesa" else "EGL"  # as MuJoCo takes it and Gymnasium does not
     env |= {"MUJOCO_GL": own, "MLFLOW_TRACKING_URI": dead_server(), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -272,8 +259,7 @@ def test_a_runs_videos_are_its_artifacts(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"dqlab sync {trained}" in done.stderr
-    assert "Filming: after the evaluation, 2 videos of up to 1,001 frames: up to " in done.stdout
-    assert "Video: a-cell-b.mp4 (64x48, 125 frames/s)\n  episode 1:" in done.stdout
+    assert "Video: a-cell-a.mp4\nVideo: a-cell-b.mp4\n" in done.stdout
     assert len(frames(tmp_path / "a-cell-b.mp4")) > 5
     name = "videos/step-000000010"
     assert artifacts(store, trained) == {"cell-a": [], "cell-b": []}
@@ -281,7 +267,7 @@ def test_a_runs_videos_are_its_artifacts(
     sync_to_mlflow(trained)
     assert artifacts(store, trained) == {cell: [f"{name}.mp4"] for cell in ("cell-a", "cell-b")}
     file = next((trained / "cell-b" / "checkpoints").glob("*.safetensors"))
-    evaluate_run(trained, str(file), None, None, film=VideoRequest(tmp_path / "b.gif", 1, (64, 48)))
+    evaluate_run(trained, str(file), None, None, video=tmp_path / "b.gif")
     printed, summary = capsys.readouterr().out, json.loads((trained / "cell-b" / "summary.json").read_text())
     assert f"{summary['selection']['last']['return_mean']:.1f}" in printed, "the evaluation is the recorded one"
     assert artifacts(store, trained) == {"cell-a": [f"{name}.mp4"], "cell-b": [f"{name}.gif", f"{name}.mp4"]}
@@ -290,5 +276,5 @@ def test_a_runs_videos_are_its_artifacts(
 
 def test_videos_of_a_run_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not the folder"):
-        evaluate_run(tmp_path, "last", None, None, film=VideoRequest(tmp_path / "a.gif"))
+        evaluate_run(tmp_path, "last", None, None, video=tmp_path / "a.gif")
     assert not (tmp_path / "a.gif").exists()
