@@ -127,6 +127,28 @@ class SingleObservationPolicy(PolicyBehaviour):
         return lambda observations: np.stack([*map(self.action, observations, generators)])
 
 
+class BlockPolicy(PolicyBehaviour):
+    """A policy that computes a fixed number of episodes together, the last ones padded, with noise of their own."""
+
+    rows = 10
+
+    @abstractmethod
+    def begin_block(self, seed: int) -> ActionFunction:
+        """Begin `rows` episodes, whose noise is a function of the seed."""
+
+    def begin(self, seeds: Sequence[int]) -> ActionFunction:
+        blocks = [slice(start, start + self.rows) for start in range(0, len(seeds), self.rows)]
+        acts = [self.begin_block(seeds[block.start]) for block in blocks]
+
+        def act(observations: Array) -> Array:
+            shape = self.rows, observations.shape[1]
+            each = [observations[block] for block in blocks]
+            actions = [act(np.resize(seen, shape))[: len(seen)] for act, seen in zip(acts, each, strict=True)]
+            return np.concatenate(actions)
+
+        return act
+
+
 def environment_key(task: Task, physics: str) -> str:
     """What an environment's steps depend on, as a text."""
     return f"{task.env_id} {sorted(task.env_kwargs.items())} {task.episode_limit} {physics if task.body else ''}"
@@ -204,7 +226,7 @@ class PythonFunction(SingleObservationPolicy):
 
 
 @behaviours.register("run", source="dqlab, `dqlab train`")
-class DqlabRun(PolicyBehaviour):
+class DqlabRun(BlockPolicy):
     """A run of dqlab's, `run:PATH`, acting as in its evaluations, with noise of its own.
 
     Args:
@@ -252,41 +274,79 @@ class DqlabRun(PolicyBehaviour):
         config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
         return f"run {sha256_of(self._policy.source.file)} {config} {self.rows}"
 
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """Rows in blocks of a fixed size, each with a stream of noise of its own."""
-        starts = range(0, len(seeds), self.rows)
+    def begin_block(self, seed: int) -> ActionFunction:
+        import torch
+
         with self._policy.ready():
-            streams = [self._core.noise_stream(f"collection {seeds[start]}") for start in starts]
+            stream = self._core.noise_stream(f"collection {seed}")
         time = count()
 
-        def act(observations: NDArray[Any]) -> NDArray[Any]:
-            now = next(time)
-            blocks = [
-                self._block(observations[start : start + self.rows], stream.at(now))
-                for start, stream in zip(starts, streams, strict=True)
-            ]
-            return np.concatenate(blocks)
+        def act(observations: Array) -> Array:
+            with self._policy.ready():
+                seen = self._policy.standardise(torch.from_numpy(observations))
+                actions = self._core.sample_actions(seen[None], stream.at(next(time)))
+            return np.array(actions[0].double().cpu().numpy())
 
         return act
 
-    def _block(self, observations: NDArray[Any], noise: Any) -> NDArray[Any]:
+
+class SavedPolicy(BlockPolicy):
+    """A policy in a file of stable-baselines3's. Actions are mapped from its own bounds to [-1, 1].
+
+    Attributes:
+        path: the file, once it is read.
+    """
+
+    def read(self, path: Path, statistics: Path | None, deterministic: bool = False) -> None:
+        """Read the policy, and the statistics of VecNormalize by which it sees observations; see that it fits the task.
+
+        Raises:
+            ConfigError: a file is missing, or holds something else; or the policy does not fit.
+        """
+        if not path.is_file():
+            raise ConfigError(f"There is no file '{path}' (sb3:PATH.zip in Collection.mixture).")
+        self.path, self._statistics, self._deterministic = path, statistics, deterministic
+        self._policy = _read_policy(path)
+        self._normalise = _normaliser(statistics) if statistics else np.asarray
+        task = self.context.task
+        spaces = self._policy.observation_space, self._policy.action_space
+        if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
+            raise ConfigError(
+                f"{path} is a policy for observations {spaces[0]} and actions {spaces[1]}; {task.robot} has "
+                f"{task.state_dim} and {task.action_dim}."
+            )
+
+    def about(self) -> str:
+        how = "deterministic" if self._deterministic else "stochastic"
+        return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, {how}"
+
+    def identity(self) -> str:
+        files = [self.path, *([self._statistics] if self._statistics else [])]
+        return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
+
+    def begin_block(self, seed: int) -> ActionFunction:
+        """torch's generator is seeded anew for each step."""
         import torch
 
-        padded = torch.from_numpy(np.resize(observations, (self.rows, observations.shape[1])))
-        with self._policy.ready():
-            actions = self._core.sample_actions(self._policy.standardise(padded)[None], noise)
-        return np.array(actions[0, : len(observations)].double().cpu().numpy())
+        generator = np.random.default_rng(seed)
+
+        def act(observations: Array) -> Array:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(generator.integers(2**62)))
+                actions, _ = self._policy.predict(self._normalise(observations), deterministic=self._deterministic)
+            return to_unit(np.asarray(actions), self._policy.action_space.low, self._policy.action_space.high)
+
+        return act
 
 
 STATISTICS = "vecnormalize.pkl"
 
 
 @behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
-class SB3Policy(SingleObservationPolicy):
+class SB3Policy(SavedPolicy):
     """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
 
-    Actions are mapped from the model's own bounds to [-1, 1]. Such files run code when they are read: open only what
-    you trust.
+    Such files run code when they are read: open only what you trust.
 
     Args:
         argument: the file.
@@ -300,40 +360,13 @@ class SB3Policy(SingleObservationPolicy):
         self, argument: str, context: CollectionContext, deterministic: bool = False, statistics: str = ""
     ) -> None:
         super().__init__(argument, context)
-        self._deterministic, self._path = deterministic, expanded(argument)
-        self._statistics = expanded(statistics) if statistics else self._path.with_name(STATISTICS)
-        self._must = bool(statistics)
+        self._given, self._by_mean = statistics, deterministic
 
     def prepare(self) -> None:
-        """Read the policy, and the statistics beside it; see that it fits the task."""
-        if not self._path.is_file():
-            raise ConfigError(f"There is no file '{self._path}' (sb3:PATH.zip in Collection.mixture).")
-        self._policy = _read_policy(self._path)
-        self._normalise = _normaliser(self._statistics) if self._must or self._statistics.exists() else np.asarray
-        task = self.context.task
-        spaces = self._policy.observation_space, self._policy.action_space
-        if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
-            raise ConfigError(
-                f"{self._path} is a policy for observations {spaces[0]} and actions {spaces[1]}; {task.robot} has "
-                f"{task.state_dim} and {task.action_dim}."
-            )
-
-    def about(self) -> str:
-        how = "deterministic" if self._deterministic else "stochastic"
-        return f"stable-baselines3's {type(self._policy).__name__} in {self._path.name}, {how}"
-
-    def identity(self) -> str:
-        files = [self._path, *([self._statistics] if self._statistics.exists() else [])]
-        return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
-
-    def action(self, observation: Array, generator: np.random.Generator) -> Array:
-        """torch's generator is seeded anew for each observation."""
-        import torch
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator.integers(2**62)))
-            action, _ = self._policy.predict(self._normalise(observation), deterministic=self._deterministic)
-        return to_unit(np.asarray(action), self._policy.action_space.low, self._policy.action_space.high)
+        path = expanded(self.argument)
+        beside = path.parent / STATISTICS
+        statistics = expanded(self._given) if self._given else beside if beside.exists() else None
+        self.read(path, statistics, self._by_mean)
 
 
 def _read_policy(path: Path) -> Any:
@@ -353,7 +386,7 @@ def _read_policy(path: Path) -> Any:
             f"{path} needs a module that cannot be imported here ({error}): install it, or put it on PYTHONPATH."
         ) from error
     except Exception as error:  # unpickling may fail in any way
-        raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged: {error!r:.200}") from error
+        raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged ({error!r:.200}).") from error
     policy.set_training_mode(False)
     return policy
 
@@ -361,11 +394,9 @@ def _read_policy(path: Path) -> Any:
 def _normaliser(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            known = pickle.load(file)
-        mean, std, clip = known.obs_rms.mean, np.sqrt(known.obs_rms.var + known.epsilon), known.clip_obs
+            return pickle.load(file).normalize_obs
     except Exception as error:  # unpickling may fail in any way
-        raise ConfigError(f"{path} holds no statistics of VecNormalize: {error!r:.200}") from error
-    return lambda observation: np.clip((observation - mean) / std, -clip, clip).astype(np.float32)
+        raise ConfigError(f"{path} holds no statistics of VecNormalize, or is damaged ({error!r:.200}).") from error
 
 
 def import_sb3() -> Any:

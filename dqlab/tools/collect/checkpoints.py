@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,17 +15,16 @@ import numpy as np
 
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import sha256_of
 from dqlab.tools.collect.behaviours import (
-    ActionFunction,
     Behaviour,
     CollectionContext,
     PolicyBehaviour,
+    SavedPolicy,
     UniformRandom,
     behaviours,
 )
-from dqlab.tools.collect.episodes import Amount, EpisodeRows, lengths_of, load_episodes, save_text
-from dqlab.tools.collect.ppo import BehaviourTraining, GaussianMLP, experience_of
+from dqlab.tools.collect.episodes import REMAKE_ADVICE, Amount, EpisodeRows, lengths_of, load_episodes, save_text
+from dqlab.tools.collect.ppo import BehaviourTraining, experience_of, statistics_of
 
 Range = tuple[float, float]
 RANKING = "ranking"
@@ -136,7 +135,7 @@ class CheckpointRanking:
         return float(known[name]["return"])
 
 
-class PPOPolicy(PolicyBehaviour):
+class PPOPolicy(SavedPolicy):
     """A checkpoint, acting with its own noise."""
 
     trains = True
@@ -146,7 +145,10 @@ class PPOPolicy(PolicyBehaviour):
 
     def use(self, path: Path) -> PPOPolicy:
         """Act by this checkpoint; returns itself."""
-        self.path, self._policy = path, GaussianMLP(path)
+        try:
+            self.read(path, statistics_of(path))
+        except ConfigError as error:
+            raise DataError(f"{error} {REMAKE_ADVICE}") from error
         return self
 
     @abstractmethod
@@ -155,19 +157,6 @@ class PPOPolicy(PolicyBehaviour):
 
     def about(self) -> str:
         return f"PPO checkpoint {self.path.stem}, stochastic"
-
-    def identity(self) -> str:
-        return sha256_of(self.path)
-
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        policy = self._policy
-        generators = [np.random.default_rng(seed) for seed in seeds]
-
-        def act(observations: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-            noise = np.stack([generator.standard_normal(len(policy.std)) for generator in generators])
-            return policy.mean(observations) + policy.std * noise
-
-        return act
 
 
 @behaviours.register(

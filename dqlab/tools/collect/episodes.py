@@ -107,38 +107,14 @@ def check_shares(mixture: Mapping[str, float]) -> None:
 Array = NDArray[Any]
 Rows = dict[str, Array]
 """Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
-LENGTHS = "lengths"
 RESUME_ADVICE = "Free some space and run the same command again: it continues."
-
-
-def save_arrays(path: Path, arrays: Rows) -> None:
-    """Write arrays by name into one file, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+REMAKE_ADVICE = "Delete it and run the same command again: it is made anew."
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all; raises as `save_arrays` does."""
+    """Write a text, whole or not at all; raises as `save_episodes` does."""
     with write_errors(path, RESUME_ADVICE):
         write_text(path, text)
-
-
-def load_arrays(path: Path, *names: str) -> Rows:
-    """Arrays of a file that `save_arrays` wrote: those named, or all.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names or stored.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        mend = "Delete it and run the same command again: it is made anew."
-        raise reading_error(str(path), "is damaged", error, mend) from error
 
 
 def join_rows(episodes: Sequence[Rows]) -> Rows:
@@ -147,20 +123,39 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
-    """Write whole episodes into one file."""
+    """Write whole episodes into one file, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
-    save_arrays(path, {**(join_rows(episodes) if episodes else {}), LENGTHS: lengths})
+    rows = join_rows(episodes) if episodes else {}
+    with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **rows, lengths=lengths)  # type: ignore[arg-type]
+
+
+def _load(path: Path, *names: str) -> Rows:
+    """Arrays of such a file: those named, or all.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names or stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise reading_error(str(path), "is damaged", error, REMAKE_ADVICE) from error
 
 
 def lengths_of(path: Path) -> list[int]:
     """Lengths of a file's episodes."""
-    return [int(length) for length in load_arrays(path, LENGTHS)[LENGTHS]]
+    return [int(length) for length in _load(path, "lengths")["lengths"]]
 
 
 def load_episodes(path: Path) -> list[Rows]:
     """A file's episodes."""
-    arrays = load_arrays(path)
-    ends = np.cumsum(arrays.pop(LENGTHS))
+    arrays = _load(path)
+    ends = np.cumsum(arrays.pop("lengths"))
     split = {name: np.split(values, ends[:-1]) for name, values in arrays.items()}
     return [{name: parts[number] for name, parts in split.items()} for number in range(len(ends))]
 

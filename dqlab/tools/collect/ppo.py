@@ -1,9 +1,4 @@
-"""PPO: its training, in stages that can be continued, and the files that it leaves.
-
-Of stable-baselines3's private names two are used, both here: `_n_updates`, from which a continued training goes on, and
-`_setup_model`, which `_init_setup_model` puts off until the learning rate can be asked for. Without them a training
-that was killed would not go on to the same policies (`tests/tools/collect/test_resuming.py`).
-"""
+"""PPO: its training, in stages that can be continued, and the files that stable-baselines3 writes of it."""
 
 from __future__ import annotations
 
@@ -17,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dqlab.config.fields import check_field, check_fields
 from dqlab.config.registry import configurable
 from dqlab.config.replica import is_seed
+from dqlab.data.formats.reading import write_errors
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
+from dqlab.files import atomic_path
 from dqlab.tools.collect.behaviours import environment_key, import_sb3
-from dqlab.tools.collect.episodes import Rows, load_arrays, save_arrays, save_episodes, save_text
+from dqlab.tools.collect.episodes import REMAKE_ADVICE, RESUME_ADVICE, Rows, save_episodes, save_text
 
 SETTINGS = "settings.json"
 
@@ -89,8 +85,8 @@ class BehaviourTraining:
             ConfigError: the folder holds policies of other settings, or PPO is not installed.
             DataError: a file is damaged or not writable.
         """
-        paths = [folder / f"step-{target:09d}.npz" for target in self.targets]
-        left = [path for path in paths if not path.exists() or (record and not experience_of(path).exists())]
+        paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
+        left = [path for path in paths if not all(part.exists() for part in _parts(path, record))]
         if left:
             import_sb3()  # before anything is written
         self._claim(task, folder)
@@ -120,9 +116,7 @@ class BehaviourTraining:
         keep = episodes.append if record else _ignore
         recorders = [EpisodeRecorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]
         with _one_thread():
-            model = self._model(recorders)
-            if before:
-                restore_ppo(model, before)
+            model = self._model(recorders, before, target)
             model.set_random_seed(self._stage_seed(target))
             model.learn(target - model.num_timesteps, reset_num_timesteps=False)
         for recorder in recorders:
@@ -137,16 +131,25 @@ class BehaviourTraining:
     def _stage_seed(self, target: int) -> int:
         return int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
 
-    def _model(self, envs: list[Any]) -> Any:
+    def _model(self, envs: list[Any], before: Path | None, target: int) -> Any:
+        """PPO as in the file before, or at its beginning; its learning rate goes on to what it is at the target."""
         sb3 = import_sb3()
         from stable_baselines3.common.monitor import Monitor
         from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+        begun = self.targets[self.targets.index(target) - 1] if before else 0
+        rate = partial(_falling, *(self.learning_rate * (1.0 - done / self.targets[-1]) for done in (begun, target)))
         venv = DummyVecEnv([partial(Monitor, env) for env in envs])
-        model: Any = sb3.PPO(
+        if before:
+            try:
+                normalised = VecNormalize.load(str(statistics_of(before)), venv)
+                return sb3.PPO.load(before, normalised, device="cpu", custom_objects={"learning_rate": rate})
+            except Exception as error:  # unpickling may fail in any way
+                raise DataError(f"{before} is damaged ({error!r:.200}). {REMAKE_ADVICE}") from error
+        return sb3.PPO(
             "MlpPolicy",
             VecNormalize(venv, gamma=self.discount),
-            learning_rate=lambda _: self.learning_rate * max(0.0, 1.0 - model.num_timesteps / self.targets[-1]),
+            learning_rate=rate,
             n_steps=self.n_steps,
             batch_size=self.batch_size,
             n_epochs=self.epochs,
@@ -155,15 +158,22 @@ class BehaviourTraining:
             vf_coef=0.25,
             seed=self.seed,
             device="cpu",
-            _init_setup_model=False,
         )
-        model._setup_model()  # now that the learning rate can be asked for
-        return model
+
+
+def _falling(first: float, last: float, remaining: float) -> float:
+    """A learning rate that falls linearly; `remaining` is the share of the stage that is to come."""
+    return last + (first - last) * remaining
+
+
+def statistics_of(path: Path) -> Path:
+    """The file of VecNormalize's statistics beside a policy."""
+    return path.with_suffix(".pkl")
 
 
 def experience_of(path: Path) -> Path:
     """The file of what was experienced in the stage that ended with a policy."""
-    return path.parent / "experience" / path.name
+    return path.parent / "experience" / f"{path.stem}.npz"
 
 
 def _ignore(rows: object) -> None:
@@ -183,93 +193,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-MOMENTS = ("mean", "var", "count")
-"""What VecNormalize keeps of observations and of returns."""
+def _parts(path: Path, record: bool) -> list[Path]:
+    """The files of a policy."""
+    return [path, statistics_of(path), *([experience_of(path)] if record else [])]
 
 
 def save_ppo(model: Any, path: Path) -> None:
-    """Write all that training continues from.
+    """Write all that training continues from; the policy last, by which the stage is known to be done.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: a file cannot be written.
     """
-    arrays = {f"policy|{name}": value.numpy() for name, value in model.policy.state_dict().items()}
-    for number, moments in model.policy.optimizer.state_dict()["state"].items():
-        arrays |= {f"adam|{number}|{name}": value.numpy() for name, value in moments.items()}
-    normaliser = model.get_vec_normalize_env()
-    for which in ("obs_rms", "ret_rms"):
-        arrays |= {f"{which}|{name}": np.asarray(getattr(getattr(normaliser, which), name)) for name in MOMENTS}
-    arrays["steps"], arrays["updates"] = np.array(model.num_timesteps), np.array(model._n_updates)
-    save_arrays(path, arrays)
-
-
-def restore_ppo(model: Any, path: Path) -> None:
-    """Put a freshly made model into a saved state.
-
-    Raises:
-        DataError: the file is damaged, or of other networks.
-    """
-    import torch
-
-    arrays = load_arrays(path)
-    try:
-        model.policy.load_state_dict({name: torch.from_numpy(value) for name, value in _group(arrays, "policy")})
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in _group(arrays, "adam"):
-            number, _, moment = name.partition("|")
-            state.setdefault(int(number), {})[moment] = torch.from_numpy(value)
-        groups = model.policy.optimizer.state_dict()["param_groups"]
-        model.policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        normaliser = model.get_vec_normalize_env()
-        for which in ("obs_rms", "ret_rms"):
-            for name, value in _group(arrays, which):
-                setattr(getattr(normaliser, which), name, value if value.ndim else float(value))
-        model.num_timesteps, model._n_updates = int(arrays["steps"]), int(arrays["updates"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path} is no state of this training ({error}). Delete it: it is made anew.") from error
-
-
-def _group(arrays: dict[str, NDArray[Any]], name: str) -> list[tuple[str, NDArray[Any]]]:
-    return [(key.partition("|")[2], value) for key, value in arrays.items() if key.startswith(f"{name}|")]
-
-
-CLIP = 10.0
-"""Normalised observations are clipped to +-10, as in stable-baselines3's VecNormalize."""
-
-
-class GaussianMLP:
-    """The policy in a file: a Gaussian around a tanh network of the normalised observation, in float64.
-
-    Rows are multiplied one by one, so that each one's result is the same whatever the others are.
-    """
-
-    def __init__(self, path: Path) -> None:
-        arrays = load_arrays(path)
-        try:
-            self._mean = arrays["obs_rms|mean"]
-            self._std = np.sqrt(arrays["obs_rms|var"] + 1e-8)
-            hidden = sorted(
-                {name.split(".")[2] for name in arrays if name.startswith("policy|mlp_extractor.policy_net")}
-            )
-            names = [*(f"mlp_extractor.policy_net.{number}" for number in hidden), "action_net"]
-            self._layers = [_layer(arrays, name) for name in names]
-            self.std = np.exp(arrays["policy|log_std"].astype(np.float64))
-        except KeyError as error:
-            raise DataError(f"{path} holds no policy ({error}). Delete it: it is made anew.") from error
-
-    def mean(self, observations: NDArray[Any]) -> NDArray[np.float64]:
-        """Means (B, A) for observations (B, S)."""
-        x = np.clip((observations - self._mean) / self._std, -CLIP, CLIP)
-        for weight, bias in self._layers[:-1]:
-            x = np.tanh(_rows(x, weight) + bias)
-        weight, bias = self._layers[-1]
-        return _rows(x, weight) + bias
-
-
-def _layer(arrays: dict[str, NDArray[Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    weight, bias = (arrays[f"policy|{name}.{part}"].astype(np.float64) for part in ("weight", "bias"))
-    return np.ascontiguousarray(weight.T), bias
-
-
-def _rows(x: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((x[:, None, :] @ weight)[:, 0, :])
+    for save, place in ((model.get_vec_normalize_env().save, statistics_of(path)), (model.save, path)):
+        with write_errors(place, RESUME_ADVICE), atomic_path(place) as temporary:
+            save(str(temporary))

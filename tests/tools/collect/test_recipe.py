@@ -79,11 +79,11 @@ def test_rows_can_be_replayed(collected: Path) -> None:
 
 def test_a_second_call_reuses_what_is_trained(collected: Path) -> None:
     out = collected / "out"
-    trained = {path: path.stat().st_mtime_ns for path in (out / "behaviour").rglob("*.npz")}
+    trained = {path: path.stat().st_mtime_ns for path in (out / "behaviour").rglob("*.zip")}
     ranking = json.loads((out / "ranking.json").read_text())
     before = (out / "hopper-medium-expert-mini.hdf5").read_bytes()
     assert main(command(collected)) == 0
-    assert trained == {path: path.stat().st_mtime_ns for path in (out / "behaviour").rglob("*.npz")}
+    assert trained == {path: path.stat().st_mtime_ns for path in (out / "behaviour").rglob("*.zip")}
     assert ranking == json.loads((out / "ranking.json").read_text())
     assert (out / "hopper-medium-expert-mini.hdf5").read_bytes() == before, "the same seeds, the same file"
 
