@@ -27,7 +27,7 @@ test-legacy: $(VENV)/.dev legacy
 	$(BIN)/pytest -n 2 --dist worksteal -m legacy tests/legacy
 
 fidelity: $(VENV)/.dev legacy
-	$(BIN)/dqlab fidelity --episodes 6 --out docs/fidelity.md
+	$(BIN)/python scripts/fidelity.py --episodes 6 --out docs/fidelity.md
 
 benchmarks: $(VENV)/.dev
 	$(BIN)/pytest benchmarks/ --quick --mlflow

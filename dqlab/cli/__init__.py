@@ -17,7 +17,7 @@ from dqlab import __version__
 from dqlab.cli.ablate import add_ablate, add_compare, add_figure
 from dqlab.cli.data import add_collect, add_data, add_new_task, add_score
 from dqlab.cli.eval import add_eval, add_export
-from dqlab.cli.extending import add_check, add_describe, add_doctor, add_fidelity, add_list, add_new_plugin
+from dqlab.cli.extending import add_check, add_describe, add_doctor, add_list, add_new_plugin
 from dqlab.cli.parser import Parser
 from dqlab.cli.runs import add_runs
 from dqlab.cli.tracking import add_sync, add_ui
@@ -30,7 +30,7 @@ GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "data": (add_data, add_collect, add_new_task, add_score),
     "records": (add_runs, add_sync, add_ui),
     "extending": (add_list, add_describe, add_check, add_new_plugin),
-    "checking": (add_doctor, add_fidelity),
+    "checking": (add_doctor,),
 }
 """What adds each command, under the titles of the help."""
 

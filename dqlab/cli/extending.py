@@ -105,25 +105,3 @@ def _doctor(args: argparse.Namespace) -> bool:
     else:
         print_findings(findings)
     return not can_train(findings)
-
-
-FIDELITY_EXAMPLES = """
-dqlab fidelity --robot hopper
-dqlab fidelity --episodes 6 --out docs/fidelity.md
-"""
-
-
-def add_fidelity(commands: Any) -> None:
-    """`dqlab fidelity`."""
-    text = "Step today's environments and D4RL's own (`make legacy`) side by side; write a Markdown page on it."
-    parser = add_command(commands, "fidelity", _fidelity, text, FIDELITY_EXAMPLES)
-    parser.add_argument("--out", type=expanded, default=Path("fidelity.md"), help="the page; fidelity.md by default")
-    parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
-    parser.add_argument("--episodes", type=int, default=10, help="roll-outs and episodes of each figure; 10 by default")
-
-
-def _fidelity(args: argparse.Namespace) -> None:
-    from dqlab.tools.fidelity.page import write_fidelity_page
-
-    write_fidelity_page(args.out, args.robot, args.episodes, print)
-    print(args.out)

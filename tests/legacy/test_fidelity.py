@@ -1,16 +1,16 @@
-"""`dqlab fidelity`: its page says what was measured, of both stacks."""
+"""`make fidelity`: its page says what was measured, of both stacks."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from dqlab.tools.fidelity.page import linear_policy
-from dqlab.tools.fidelity.stacks import NEAR, states_near_goals
+from both_stacks import NEAR, states_near_goals
+from conftest import ROOT, isolated
+from fidelity import linear_policy
 
 
 def test_the_policy_by_hand() -> None:
@@ -30,9 +30,20 @@ def test_starts_near_goals() -> None:
     assert states_near_goals([runner], np.zeros((1, 1))) == [runner]
 
 
+def make_page(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "fidelity.py"), *args]
+    return subprocess.run(command, cwd=folder, env=isolated(folder) | env, capture_output=True, text=True, timeout=500)
+
+
+def test_without_the_original_stack_it_says_so_in_one_line(tmp_path: Path) -> None:
+    done = make_page(tmp_path, "--out", "table.md", DQLAB_LEGACY=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n"), "make legacy" in done.stderr) == (2, 1, True)
+    assert not (tmp_path / "table.md").exists()
+
+
 @pytest.mark.legacy
-def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
-    done = dqlab("fidelity", "--robot", "hopper", "--episodes", "2", "--out", "page.md")
+def test_the_page_of_one_environment(tmp_path: Path) -> None:
+    done = make_page(tmp_path, "--robot", "hopper", "--episodes", "2", "--out", "page.md")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "page.md").read_text()
     lines = [
@@ -44,5 +55,5 @@ def test_the_page_of_one_environment(dqlab: Callable[..., subprocess.CompletedPr
     earned = {cells[1]: cells for cells in lines[3:]}
     assert float(earned["gymnasium, mujoco210"][-1]) < 1e-9
     assert "mujoco 2.1.0" in text
-    unknown = dqlab("fidelity", "--robot", "hoper", "--out", "other.md")
+    unknown = make_page(tmp_path, "--robot", "hoper", "--out", "other.md")
     assert (unknown.returncode, "Did you mean 'hopper'" in unknown.stderr) == (2, True)

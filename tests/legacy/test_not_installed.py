@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,16 +32,6 @@ def test_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DQLAB_LEGACY", str(tmp_path))
     assert stand_in(tmp_path, "") == legacy_python()
-
-
-def test_a_command_says_it_in_one_line(
-    in_process: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    done = in_process("fidelity", "--out", "table.md", env={"DQLAB_LEGACY": str(tmp_path)})
-    assert done.returncode == 2
-    assert "make legacy" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "table.md").exists()
 
 
 def test_tasks_that_d4rl_does_not_have() -> None:

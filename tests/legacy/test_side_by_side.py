@@ -7,12 +7,12 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from both_stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
+from fidelity import linear_policy, many_steps, one_step, returns_in_both, shared_environments
 from scipy.stats import ks_2samp
 
 from dqlab.envs import make_env, tasks
 from dqlab.envs.legacy.backend import Worker, legacy_python
-from dqlab.tools.fidelity.page import linear_policy, many_steps, one_step, returns_in_both, shared_environments
-from dqlab.tools.fidelity.stacks import D4RLStack, EnvironmentStack, GymnasiumStack, State, physical, state_of
 
 pytestmark = pytest.mark.legacy
 

@@ -1,26 +1,17 @@
-"""`dqlab fidelity`: what both stacks do from the same states, measured, and the Markdown page on it."""
+"""What today's environments and D4RL's own do from the same states, measured, and docs/fidelity.md: `make fidelity`."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import date
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-from dqlab.envs import tasks
-from dqlab.envs.legacy.backend import Worker, legacy_python
-from dqlab.envs.physics import physics_laws
-from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, nearest_of_few
-from dqlab.files import write_text
-from dqlab.machine import package_version
-from dqlab.printing import markdown_table
-from dqlab.tools.fidelity.stacks import (
+from both_stacks import (
     Array,
     D4RLStack,
     EnvironmentStack,
@@ -29,6 +20,16 @@ from dqlab.tools.fidelity.stacks import (
     physical,
     states_near_goals,
 )
+from numpy.typing import NDArray
+
+from dqlab.envs import tasks
+from dqlab.envs.legacy.backend import Worker, legacy_python
+from dqlab.envs.physics import physics_laws
+from dqlab.envs.tasks import Task
+from dqlab.errors import ConfigError, DqlabError, message_of, nearest_of_few
+from dqlab.files import write_text
+from dqlab.machine import package_version
+from dqlab.printing import markdown_table
 
 Policy = Callable[[Array], Array]
 """Observations (n, S) -> actions (n, A)."""
@@ -68,8 +69,12 @@ def write_fidelity_page(out: Path, chosen: Sequence[str], copies: int, say: Call
     tables = FidelityTables([], [], [])
     for name in chosen or known:
         measure_environment(known[name], copies, tables, say)
-    words = ["dqlab fidelity", *(["--robot", *chosen] if chosen else []), f"--episodes {copies} --out {out}"]
-    template = (files("dqlab.tools.fidelity") / "page.md").read_text()
+    words = [
+        "python scripts/fidelity.py",
+        *(["--robot", *chosen] if chosen else []),
+        f"--episodes {copies} --out {out}",
+    ]
+    template = Path(__file__).with_name("fidelity_page.md").read_text()
     page = template.format(
         command=" ".join(words),
         date=date.today().isoformat(),
@@ -288,3 +293,22 @@ def _step_both(
         np.abs(one.reward - other.reward),
     )
     return np.array(differences), one.terminated, int((one.terminated != other.terminated).sum())
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("fidelity.md"), help="the page; fidelity.md by default")
+    parser.add_argument("--robot", nargs="+", default=[], metavar="NAME", help="these of D4RL's environments; all")
+    parser.add_argument("--episodes", type=int, default=10, help="roll-outs and episodes of each figure; 10 by default")
+    args = parser.parse_args()
+    try:
+        write_fidelity_page(args.out, args.robot, args.episodes, print)
+    except DqlabError as error:
+        print(f"fidelity.py: error: {message_of(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

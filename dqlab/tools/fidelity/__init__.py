@@ -1,1 +1,0 @@
-"""Both stacks side by side: `dqlab fidelity`."""
