@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import reprlib
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError, RunError
+from dqlab.networks import Layout
+from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.networks.ensembles import TwinCritic
 
 OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")
 """Those of the official code; dqlab's have the same names."""
@@ -27,38 +30,17 @@ BUFFERS |= {"posterior_variance", "posterior_log_variance_clipped", "posterior_m
 Weights = dict[str, Tensor]
 Rules = list[tuple[re.Pattern[str], str]]
 # official name -> dqlab name; the official time_mlp counts the sinusoidal embedding as layer 0
-ACTOR_NAMES: Rules = [
+ACTOR: Rules = [
     (re.compile(r"^(?:model\.)?time_mlp\.1\."), "time_mlp.0."),
     (re.compile(r"^(?:model\.)?time_mlp\.3\."), "time_mlp.2."),
     (re.compile(r"^(?:model\.)?(mid_layer\.\d+|final_layer)\."), r"\1."),
 ]
-CRITIC_NAMES: Rules = [
+CRITIC: Rules = [
     (re.compile(r"^q1_model\."), "members.0.layers."),
     (re.compile(r"^q2_model\."), "members.1.layers."),
 ]
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One of the two files.
-
-    Attributes:
-        name: of what it holds, which its file's name begins with.
-        rules: how its weights are renamed.
-        layers: (dqlab's) lists of layers, beside which there may be no others; every second entry is a layer.
-    """
-
-    name: str
-    rules: Rules
-    layers: tuple[str, ...]
-
-    def matches(self, names: Collection[str]) -> bool:
-        """Whether any of these is the name of such a weight."""
-        return any(renamed(name, self.rules) for name in names)
-
-
-ACTOR = WeightFile("actor", ACTOR_NAMES, ("time_mlp", "mid_layer"))
-CRITIC = WeightFile("critic", CRITIC_NAMES, ("members.0.layers", "members.1.layers"))
+WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
+"""What DataParallel and torch.compile put before the names of what they wrap."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +86,19 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
         RunError: no such files; or they cannot be read, or hold something else.
     """
     actor_file, critic_file = _pair(folder, epoch)
-    actor, critic = _weights(actor_file, ACTOR), _weights(critic_file, CRITIC)
-    buffers = {name: value for name, value in actor.items() if not renamed(name, ACTOR.rules)}
-    weights = {
-        "actor": _complete(actor_file, {name: actor[name] for name in actor.keys() - buffers.keys()}, ACTOR),
-        "critic": _complete(critic_file, critic, CRITIC),
-    }
-    betas = _schedule(actor_file, buffers)
-    action_dim = len(weights["actor"]["final_layer.bias"])
-    state_dim = weights["critic"]["members.0.layers.0.weight"].shape[1] - action_dim
-    settings = {**_widths(weights["actor"], weights["critic"]), **_as_settings(betas)}
-    return OfficialCheckpoint(actor_file.stem, weights, betas, state_dim, action_dim, settings)
+    actor, critic = _tensors(actor_file), _tensors(critic_file)
+    betas = _schedule(actor_file, {name: actor.pop(name) for name in BUFFERS & actor.keys()})
+    weights = {"actor": _renamed(actor_file, actor, ACTOR), "critic": _renamed(critic_file, critic, CRITIC)}
+    try:
+        dims, sizes = _sizes(**weights)
+        for path, name, network in ((actor_file, "actor", MLPDenoiser), (critic_file, "critic", TwinCritic)):
+            _check_fit(path, network(*dims, **sizes[network.__name__]), weights[name])
+    except (LookupError, TypeError, ValueError, ConfigError) as error:
+        raise RunError(
+            f"{actor_file} and {critic_file} are no linear layers of the official code's: {error}."
+        ) from error
+    settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
+    return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings | _as_settings(betas))
 
 
 def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
@@ -140,89 +124,72 @@ def _epoch_of(path: Path) -> int:
     return int(numbers[0]) if numbers else -1
 
 
-def _weights(path: Path, kind: WeightFile) -> dict[str, Tensor]:
+def _tensors(path: Path) -> Weights:
     """The file's tensors, by the official code's names.
 
     Raises:
-        RunError: it holds something else than such a network's.
+        RunError: it holds something else.
     """
     held = _read(path)
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise RunError(f"{path} holds no state dict (names of weights, each with its tensor).")
     found = {WRAPPERS.sub("", str(name)): value.detach() for name, value in held.items()}
-    if not kind.matches(found):
-        other = CRITIC if kind is ACTOR else ACTOR
-        names = f"its names are {', '.join(map(shown, list(found)[:3]))}{', ...' if len(found) > 3 else ''}"
-        swapped = f"it has {other.name}'s weights. Have the two files' names been swapped?"
-        instead = swapped if other.matches(found) else f"{names}."
-        raise RunError(f"{path} holds no {kind.name} of the official code's: {instead}")
     for name, value in found.items():
-        _check_tensor(f"{path}: {shown(name)}", value)
+        if value.layout != torch.strided or not value.is_floating_point() or not bool(value.isfinite().all()):
+            raise RunError(f"{path}: {shown(name)} is no array of finite floating-point numbers.")
     return found
 
 
-def _check_tensor(what: str, value: Tensor) -> None:
-    """Refuse what is no plain array of finite numbers."""
-    if value.layout != torch.strided or not value.is_floating_point():
-        raise RunError(f"{what} is no array of floating-point numbers.")
-    if not bool(value.isfinite().all()):
-        raise RunError(f"{what} has values that are NaN or infinite.")
-
-
-def _complete(path: Path, official: Mapping[str, Tensor], kind: WeightFile) -> Weights:
-    """The weights under dqlab's names, all of them and no others.
+def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
+    """The weights under dqlab's names.
 
     Raises:
-        RunError: a name is missing, or none of the official code's; the message has the file and the name.
+        RunError: a name is none of the official code's.
     """
-    named = {renamed(name, kind.rules): name for name in official if renamed(name, kind.rules)}
-    wanted = {f"{layer}.{kind_of}" for layer in _layers(named, kind) for kind_of in ("weight", "bias")}
-    strange = sorted(set(official) - {named[name] for name in named.keys() & wanted})
-    if strange:
+    if strange := [name for name in official if not renamed(name, rules)]:
+        kind = "actor" if rules is ACTOR else "critic"
         names = ", ".join(map(shown, strange[:4]))
-        raise RunError(f"{path} has {names}: no names of the official {kind.name}'s. It is another network's.")
-    if missing := sorted(wanted - named.keys()):
-        raise RunError(f"{path} lacks {', '.join(missing[:4])} (dqlab's names) of the official {kind.name}'s weights.")
-    weights = {name: official[named[name]] for name in sorted(wanted)}
-    for name, value in weights.items():
-        if value.ndim != (2 if name.endswith("weight") else 1) or 0 in value.shape:
-            raise RunError(f"{path}: {shown(named[name])} has the shape {tuple(value.shape)}: no linear layer's.")
-    return weights
+        raise RunError(
+            f"{path} has {names}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
+        )
+    return {renamed(name, rules): value for name, value in official.items()}
 
 
-def _layers(names: Collection[str], kind: WeightFile) -> set[str]:
-    """The linear layers that there should be, by dqlab's names: each list without gaps, activations between them."""
-    found = {f"{prefix}.{2 * place}" for prefix in kind.layers for place in range(_count(names, prefix))}
-    return found | ({"final_layer"} if kind is ACTOR else set())
-
-
-def _count(names: Collection[str], prefix: str) -> int:
-    """The layers of a list up to its last one; at least the two of the official code's time embedding."""
-    places = (re.match(rf"{re.escape(prefix)}\.(\d{{1,4}})\.", name) for name in names)
-    return 1 + min(len(names), max([2, *(int(place[1]) for place in places if place)]) // 2)
-
-
-def _widths(actor: Weights, critic: Weights) -> dict[str, int]:
-    """Sizes of the networks, as gin parameters."""
-    return {
-        "MLPDenoiser.hidden_dim": actor["final_layer.weight"].shape[1],
-        "MLPDenoiser.time_dim": len(actor["time_mlp.2.bias"]),
-        "MLPDenoiser.depth": _count(actor, "mid_layer"),
-        "TwinCritic.hidden_dim": len(critic["members.0.layers.0.bias"]),
-        "TwinCritic.depth": _count(critic, "members.0.layers") - 1,
+def _sizes(actor: Weights, critic: Weights) -> tuple[tuple[int, int], dict[str, dict[str, Any]]]:
+    """S and A, and the parameters of the networks, by their gin names."""
+    action_dim, hidden = actor["final_layer.weight"].shape
+    width, inputs = critic["members.0.layers.0.weight"].shape
+    depth, layers = (
+        sum(name.startswith(prefix) and name.endswith(".weight") for name in weights)
+        for prefix, weights in (("mid_layer.", actor), ("members.0.", critic))
+    )
+    denoiser = {"hidden_dim": hidden, "time_dim": len(actor["time_mlp.2.bias"]), "depth": depth}
+    return (inputs - action_dim, action_dim), {
+        "MLPDenoiser": denoiser,
+        "TwinCritic": {"hidden_dim": width, "depth": layers - 1},
     }
+
+
+def _check_fit(path: Path, network: nn.Module, weights: Weights) -> None:
+    """See that these are all weights of a network.
+
+    Raises:
+        RunError: they are not; the message has the file and the names.
+    """
+    try:
+        Layout.of(network).flatten(weights)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from error
 
 
 def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Tensor:
     """The betas (N,) float64 among an actor's buffers, none if there are no buffers.
 
     Raises:
-        RunError: they are no schedule, or missing; or a buffer is none of the official actor's.
+        RunError: they are no schedule, or missing.
     """
     if not buffers:
         return torch.empty(0, dtype=torch.float64)
-    if strange := sorted(set(buffers) - BUFFERS):
-        raise RunError(f"{path} has {shown(strange[0])}: no name of the official actor's. It is another network's.")
     betas = buffers.get("betas", torch.empty(0)).double()
     if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
         fault = "has no betas" if "betas" not in buffers else "has betas that are no schedule, numbers between 0 and 1"
@@ -270,10 +237,6 @@ def _read(path: Path) -> Any:
             f"{path} is damaged, or no plain state dict that torch.save has written ({type(error).__name__}). Copy it "
             "anew; nothing in a file is run."
         ) from error
-
-
-WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
-"""What DataParallel and torch.compile put before the names of what they wrap."""
 
 
 def renamed(name: str, rules: Rules) -> str:
