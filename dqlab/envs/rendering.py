@@ -34,13 +34,11 @@ class OpenGL:
         value: of $MUJOCO_GL.
         title: as people call it.
         fix: what to install where it does not work.
-        wants: variables of the environment, one of which it needs.
     """
 
     value: str
     title: str
     fix: str
-    wants: tuple[str, ...] = ()
 
     def draws(self) -> IsolatedOutcome:
         """Whether it draws: one picture, in a process of its own."""
@@ -50,7 +48,7 @@ class OpenGL:
 GL_BACKENDS = (
     OpenGL("egl", "EGL", "apt-get install libegl1 libgl1-mesa-dri (or an NVIDIA driver)"),
     OpenGL("osmesa", "OSMesa", "apt-get install libosmesa6 (libosmesa6-dev on older systems)"),
-    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1", ("DISPLAY", "WAYLAND_DISPLAY")),
+    OpenGL("glfw", "GLFW", "only windows need it; apt-get install libgl1"),
 )
 """In the order in which they are tried."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sqlite3
 import sysconfig
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from importlib.resources import files
@@ -21,10 +21,10 @@ import numpy as np
 from dqlab import __version__
 from dqlab.data.sources import cache_folder
 from dqlab.envs.physics import legacy_inertia
-from dqlab.envs.rendering import GL_BACKENDS, VARIABLE, OpenGL
+from dqlab.envs.rendering import GL_BACKENDS, VARIABLE
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
-from dqlab.machine import attempt_command, available_disk, available_memory, cores, run_isolated
+from dqlab.machine import attempt_command, available_disk, run_isolated
 from dqlab.tools.doctor.report import DoctorFinding, State, register_check
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
@@ -158,17 +158,7 @@ def toolchain() -> DoctorFinding:
     return DoctorFinding(State.BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
 
-@register_check(TRAINING, "processor")
-def processor() -> DoctorFinding:
-    """Cores, how busy they are, and memory."""
-    usable, load, free = cores(), os.getloadavg()[0], available_memory() / GIB
-    troubles = ["others are computing: updates will be slow"] if load > 1.5 * usable else []
-    troubles += ["less than 1 GiB of memory is free"] if free < 1 else []
-    text = f"{usable} cores, load {load:.1f}, {free:.1f} GiB memory free"
-    return DoctorFinding(State.WARNING if troubles else State.OK, text, "; ".join(troubles))
-
-
-LITTLE, TOO_LITTLE = 2.0, 0.2
+LITTLE = 1.0
 """GiB: a run's checkpoints, and a dataset, take some hundred MiB."""
 
 
@@ -186,9 +176,8 @@ def find_space(folder: Path, otherwise: str) -> DoctorFinding:
     except OSError as error:
         return DoctorFinding(State.BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
     free = available_disk(folder) / GIB
-    state = State.OK if free > LITTLE else State.WARNING if free > TOO_LITTLE else State.BROKEN
-    fix = "" if state is State.OK else f"free some space; {otherwise}"
-    return DoctorFinding(state, f"{folder.absolute()} can be written; {free:.1f} GiB free", fix)
+    text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
+    return DoctorFinding(State.OK, text) if free > LITTLE else DoctorFinding(State.WARNING, text, "free some space")
 
 
 @register_check(RECORDS, "D4RL cache", needed=True)
@@ -217,40 +206,21 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIE
 
 @register_check(RECORDS, "MLflow")
 def mlflow() -> DoctorFinding:
-    """The store that runs are recorded in: asked for its experiments, or locked for writing."""
+    """The store that runs are recorded in: a server is asked for its experiments."""
     uri = tracking_uri(Path("runs") / "run")
     local = store_path(uri)
-    trouble = _server_trouble(uri) if local is None else _sqlite_trouble(local)
-    if trouble:
-        fix = "training goes on without it, and `dqlab sync RUN` sends later; set MLFLOW_TRACKING_URI"
-        return DoctorFinding(State.BROKEN, f"{masked(uri)}: {trouble}", fix)
-    said = "answers" if local is None else "can be written" if local.exists() else "will be made"
-    return DoctorFinding(State.OK, f"{masked(uri)} {said}")
-
-
-def _server_trouble(uri: str) -> str:
-    """Why a server does not answer, without a password; empty where it does."""
+    fix = "training goes on without it, and `dqlab sync RUN` sends later; set MLFLOW_TRACKING_URI"
+    if local is not None:
+        place = find_space(local.parent, fix)
+        return replace(place, text=f"{masked(uri)}: {place.text}")
     try:
         password = urlsplit(uri).password
     except ValueError as error:
-        return str(error)
-    return masked(run_isolated(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble.replace(password or "\0", "***"))
-
-
-def _sqlite_trouble(path: Path) -> str:
-    """Why a store cannot be written; empty where it can."""
-    if not path.exists():
-        found = find_space(path.parent, "")
-        return found.text if found.state is State.BROKEN else ""
-    store = sqlite3.connect(path, timeout=2.0)
-    try:
-        store.execute("BEGIN IMMEDIATE")
-        store.rollback()
-    except sqlite3.Error as error:
-        return str(error)
-    finally:
-        store.close()
-    return ""
+        return DoctorFinding(State.BROKEN, f"{masked(uri)}: {error}", fix)
+    trouble = run_isolated(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble.replace(password or "\0", "***")
+    return DoctorFinding(
+        State.BROKEN if trouble else State.OK, masked(f"{uri} {trouble or 'answers'}"), fix * bool(trouble)
+    )
 
 
 EXACT = 1e-9
@@ -302,19 +272,18 @@ def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
     return len(recorded["actions"]), worst
 
 
-def drawing(way: OpenGL) -> DoctorFinding:
-    """One picture."""
-    tried = way.draws()
-    chosen = f", which {VARIABLE} chooses" if os.environ.get(VARIABLE, "").lower() == way.value else ""
-    if tried.fine:
-        return DoctorFinding(State.OK, f"draws MuJoCo's pictures{chosen}")
-    shown = any(map(os.environ.get, way.wants)) or not way.wants
-    trouble = tried.trouble if shown else "there is no display"
-    return DoctorFinding(State.BROKEN if chosen else State.MISSING, f"cannot draw ({trouble}){chosen}", way.fix)
-
-
-for _way in GL_BACKENDS:
-    register_check(PICTURES, _way.title)(partial(drawing, _way))
+@register_check(PICTURES, "OpenGL")
+def opengl() -> DoctorFinding:
+    """One picture, by the first way that draws it; or by $MUJOCO_GL's."""
+    chosen = os.environ.get(VARIABLE, "").lower()
+    tried = {way: way.draws() for way in GL_BACKENDS if chosen in ("", way.value)}
+    drawn = [way.title for way, outcome in tried.items() if outcome.fine]
+    by = f", which {VARIABLE} chooses" if chosen else ""
+    if drawn:
+        return DoctorFinding(State.OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
+    troubles = "; ".join(f"{way.title}: {outcome.trouble}" for way, outcome in tried.items())
+    fix = "; or ".join(way.fix for way in tried) or f"unset {VARIABLE}"
+    return DoctorFinding(State.BROKEN if chosen else State.MISSING, f"nothing draws ({troubles}){by}", fix)
 
 
 def find_extra(name: str, purpose: str) -> DoctorFinding:
