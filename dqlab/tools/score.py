@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from dqlab.envs.tasks import D4RL, Task, tasks
-from dqlab.errors import ConfigError, DataError, nearest, odd_character
+from dqlab.errors import ConfigError, DataError, nearest
 from dqlab.files import expanded, read_user_text
 from dqlab.printing import Console
 
@@ -53,82 +53,55 @@ KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}
 def _returns_of(item: str, column: str) -> list[float]:
     if _is_number(item):
         return [float(item)]
-    path = expanded(item)
+    path = Path("Standard input") if item == "-" else expanded(item)
     if item != "-" and not path.is_file():
         raise DataError(f"'{item}' is neither a number nor a file.")
     try:
-        if item == "-":
-            return _lines("standard input", sys.stdin.read())
-        if path.suffix == ".npy":
-            return _numbers(path, np.load(path, allow_pickle=False))
-        text = read_user_text(path)
-        if path.suffix == ".json":
-            return _numbers(path, json.loads(text))
-        return _csv(path, text, column) if path.suffix == ".csv" else _lines(str(path), text)
+        values = _values(path, sys.stdin.read() if item == "-" else None, column)
     except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
-        where, kind = ("Standard input", "text") if item == "-" else (path, KINDS.get(path.suffix, "text"))
-        raise DataError(f"{where} cannot be read as {kind}: {error}.") from error
-
-
-def _lines(where: str, text: str) -> list[float]:
-    """A number a line; which of several is a return, or whether a comma parts thousands, is not guessed."""
-    found: list[float] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
-        words = line.replace(",", " ").split()
-        if not all(map(_is_number, words)):
-            raise _no_number(where, number, line)
-        if len(words) > 1:
-            raise DataError(
-                f"{where}, line {number}: '{line.strip()[:60]}' is more than one number. Write a return a line; of a "
-                f"table, call it .csv and name the column with --column. {odd_character(line)}".strip()
-            )
-        found += map(float, words)
-    return found
-
-
-def _no_number(where: Path | str, number: int, text: str) -> DataError:
-    return DataError(f"{where}, line {number}: '{text.strip()[:60]}' is no number. {odd_character(text)}".strip())
-
-
-def _numbers(path: Path, values: Any) -> list[float]:
-    """A list of numbers, of whatever shape."""
-    try:
-        array = np.asarray(values)
-    except ValueError:  # lists of several lengths
-        array = np.asarray(None)
-    if array.dtype.kind not in "iuf":
+        raise DataError(f"{path} cannot be read as {KINDS.get(path.suffix, 'text')}: {error}.") from error
+    if values.dtype.kind not in "iuf":
         raise DataError(f"{path} holds no plain list of numbers.")
-    return [float(value) for value in array.ravel()]
+    return [float(value) for value in values.ravel()]
+
+
+def _values(path: Path, text: str | None, column: str) -> NDArray[Any]:
+    """The numbers in a file, or in a text that is there already."""
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    text = read_user_text(path) if text is None else text
+    if path.suffix == ".json":
+        return np.asarray(json.loads(text))
+    text = text.strip("\ufeff\r\n ")
+    if not text:
+        return np.empty(0)
+    if path.suffix == ".csv":
+        first = next(csv.reader([text.partition("\n")[0]]))
+        header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
+        index = _column(path, header or [str(number) for number in range(len(first))], column)
+        body = text.partition("\n")[2] if header else text
+        return np.loadtxt(io.StringIO(body), delimiter=",", usecols=index, quotechar='"', comments=None, ndmin=1)
+    values = np.loadtxt(io.StringIO(text), comments=None, ndmin=2)
+    if values.shape[1] > 1:
+        raise ValueError("it has more than one number a line; call a table .csv, and name the column with --column")
+    return values
 
 
 FIGURE = re.compile(r"[+-]?\.?\d")
 
 
-def _csv(path: Path, text: str, column: str) -> list[float]:
-    """One column; with a header if the first row is not all numbers."""
-    reader = csv.reader(io.StringIO(text))
-    rows = [(reader.line_num, row) for row in reader if row]
-    if not rows:
-        return []
-    first = rows[0][1]
-    header = [] if all(map(_is_number, first)) else [name.strip() for name in first]
-    for name in header:
-        if FIGURE.match(name):  # a number that is badly written, and would not be counted
-            raise _no_number(path, rows[0][0], name)
-    names = header or [str(number) for number in range(len(first))]
-    index = _column(path, names, column)
-    body = rows[1:] if header else rows
-    for number, row in body:
-        if index >= len(row) or not _is_number(row[index]):
-            raise DataError(f"{path}, line {number}: no number in column '{names[index]}'.")
-    return [float(row[index]) for _, row in body]
-
-
 def _column(path: Path, names: Sequence[str], column: str) -> int:
-    wanted = [column] if column else list(COLUMNS)
+    """Which column are the returns.
+
+    Raises:
+        DataError: it cannot be told; or a name is a number that is badly written, and would not be counted.
+    """
+    for name in names:
+        if FIGURE.match(name) and not _is_number(name):
+            raise DataError(f"{path}: '{name}' in the first line is no number.")
     if not column and len(names) == 1:
         return 0
-    found = [names.index(name) for name in wanted if name in names]
+    found = [names.index(name) for name in ([column] if column else COLUMNS) if name in names]
     if not found:
         raise DataError(f"{path}: which column are the returns? Name one with --column: {', '.join(names)}.")
     return found[0]
