@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,10 @@ from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import BOXED, action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError
-from dqlab.files import remove_leftovers
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, behaviour_of
-from dqlab.tools.collect.checkpoints import POLICIES, RANKING_FILE, CheckpointRanking, Range
+from dqlab.tools.collect.checkpoints import CheckpointRanking, Range
 from dqlab.tools.collect.episodes import (
-    EPISODES,
     Amount,
     EpisodeRows,
     behaviour_slug,
@@ -72,7 +69,7 @@ class Collection:
         seed: of the initial states and the action noise of the episodes.
         formats: in which the set is written, names of the `data_format` registry.
         minari_id: of the set in Minari's store; `dqlab/NAME-v0` by default.
-        author, licence: as the set's metadata shall say.
+        licence: as the set's metadata shall say.
     """
 
     task: str = ""
@@ -91,7 +88,6 @@ class Collection:
     seed: int = 0
     formats: tuple[str, ...] = ("d4rl",)
     minari_id: str = ""
-    author: str = ""
     licence: str = "MIT, as dqlab"
 
     def __post_init__(self) -> None:
@@ -173,7 +169,6 @@ class Collection:
             data_formats.get(name)().place(path)  # what cannot be written there shows before anything is trained
         training = BehaviourTraining()
         with claim_folder(folder):
-            remove_leftovers(self._temporary(task, folder))
             context = self._context(task, known, training, folder, log)
             chosen = {key: behaviour_of(key, context) for key in self.mixture}
             self._check_amount(chosen)
@@ -185,13 +180,6 @@ class Collection:
             amounts = self.amount.split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
             return write_set(CollectedSet(self, context, chosen, rows, config), folder)
-
-    def _temporary(self, task: Task, folder: Path) -> Iterator[Path]:
-        """What processes that write a collection's files may have left in its folder."""
-        for name in (RANKING_FILE, self.task_name(task)):
-            yield from folder.glob(f".{escape(name)}.*.tmp")
-        for name in (POLICIES, EPISODES):
-            yield from (folder / name).rglob(".*.tmp")
 
     def _check_amount(self, chosen: Mapping[str, Behaviour]) -> None:
         recorded = len(chosen) == 1 and all(behaviour.records for behaviour in chosen.values())
@@ -256,13 +244,12 @@ class CollectedSet:
         task, origin = self.reference
         low, high = action_bounds(task)
         policies = [self._policy(key, task) for key in self.behaviours]
-        facts = {
+        return {
             "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, context.physics),
             "env_spec": environment_spec(task, context.physics),
-            "task": json.dumps(task_facts(recipe.task, task)),
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
             "behaviour": str(context.checkpoints.training) if self._trains else "none",
@@ -272,9 +259,7 @@ class CollectedSet:
             "versions": ", ".join(f"{name} {package_version(name)}" for name in VERSIONED),
             "config": self.config,
             "licence": recipe.licence,
-            **({"author": recipe.author} if recipe.author else {}),
         }
-        return facts | {f"{behaviour_slug(known['name'])}_policy": known["text"] for known in policies}
 
     @property
     def _trains(self) -> bool:
@@ -313,15 +298,6 @@ def _environment(task: Task, physics: str) -> str:
     known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
     given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
     return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
-
-
-def task_facts(name: str, task: Task) -> dict[str, Any]:
-    """What makes the task again: its name among dqlab's, or the parameters of `gymnasium_task`."""
-    if name:
-        return {"task": name}
-    scores = {"min_score": task.min_score, "max_score": task.max_score}
-    sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
-    return {**task.env_kwargs, **scores, **sizes}
 
 
 def write_set(collected: CollectedSet, folder: Path) -> list[str]:

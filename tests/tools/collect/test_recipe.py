@@ -59,7 +59,7 @@ def test_the_set_is_d4rls_layout_with_provenance(collected: Path) -> None:
         notes = {name: file[f"metadata/{name}"][()].decode() for name in file["metadata"]}
     assert "mujoco210" in notes["environment"]
     assert "Collection.episodes = 6" in notes["config"]
-    assert "3 episodes" in notes["medium_policy"]
+    assert "3 episodes" in notes["description"]
 
 
 def test_rows_can_be_replayed(collected: Path) -> None:
