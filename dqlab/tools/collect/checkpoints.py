@@ -11,8 +11,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.tools.collect.behaviours import (
@@ -23,7 +21,7 @@ from dqlab.tools.collect.behaviours import (
     UniformRandom,
     behaviours,
 )
-from dqlab.tools.collect.episodes import REMAKE_ADVICE, Amount, EpisodeRows, lengths_of, load_episodes, save_text
+from dqlab.tools.collect.episodes import REMAKE_ADVICE, Amount, EpisodeRows, load_episodes, save_text
 from dqlab.tools.collect.ppo import BehaviourTraining, experience_of, statistics_of
 
 Range = tuple[float, float]
@@ -225,14 +223,8 @@ class Replay(Behaviour):
 
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         """Episodes spread evenly over training, in its order."""
-        paths = [experience_of(path) for path in self.context.checkpoints.paths]
-        paths = paths[: paths.index(experience_of(self._last)) + 1]
-        lengths = [lengths_of(path) for path in paths]
-        chosen = np.array(amount.spread_evenly([length for each in lengths for length in each], f"'{key}'"))
-        episodes, first = [], 0
-        for path, each in zip(paths, lengths, strict=True):
-            own = chosen[(chosen >= first) & (chosen < first + len(each))] - first
-            there = load_episodes(path) if len(own) else []
-            episodes += [{name: rows.copy() for name, rows in there[number].items()} for number in own]
-            first += len(each)
+        paths = self.context.checkpoints.paths
+        known = [each for path in paths[: paths.index(self._last) + 1] for each in load_episodes(experience_of(path))]
+        chosen = amount.spread_evenly([len(each["rewards"]) for each in known], f"'{key}'")
+        episodes = [known[number] for number in chosen]
         return EpisodeRows.take(episodes, Amount(transitions=amount.transitions))

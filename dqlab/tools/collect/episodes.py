@@ -134,27 +134,17 @@ def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
         np.savez(file, **rows, lengths=lengths)  # type: ignore[arg-type]
 
 
-def _load(path: Path, *names: str) -> Rows:
-    """Arrays of such a file: those named, or all.
+def load_episodes(path: Path) -> list[Rows]:
+    """A file's episodes.
 
     Raises:
         DataError: it is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names or stored.files}
+            arrays = dict(stored)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise reading_error(str(path), "is damaged", error, REMAKE_ADVICE) from error
-
-
-def lengths_of(path: Path) -> list[int]:
-    """Lengths of a file's episodes."""
-    return [int(length) for length in _load(path, "lengths")["lengths"]]
-
-
-def load_episodes(path: Path) -> list[Rows]:
-    """A file's episodes."""
-    arrays = _load(path)
     ends = np.cumsum(arrays.pop("lengths"))
     split = {name: np.split(values, ends[:-1]) for name, values in arrays.items()}
     return [{name: parts[number] for name, parts in split.items()} for number in range(len(ends))]

@@ -9,10 +9,11 @@ import sysconfig
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +25,7 @@ from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
-from dqlab.machine import attempt_command, available_disk, run_isolated
+from dqlab.machine import IsolatedOutcome, attempt_command, available_disk, run_isolated
 from dqlab.tools.doctor.report import DoctorFinding, State, register_check
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
@@ -101,19 +102,41 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or ""
 """
 
 
+@cache
+def _torch_outcome() -> IsolatedOutcome:
+    return run_isolated(TORCH, timeout=SECONDS)
+
+
+def _tried_torch() -> IsolatedOutcome:
+    with _ONCE:  # two checks ask, at the same time
+        return _torch_outcome()
+
+
+_ONCE = Lock()
+
+
 @register_check(TRAINING, "PyTorch", needed=True)
-def pytorch() -> list[DoctorFinding]:
+def pytorch() -> DoctorFinding:
     """Imported, and used on every device."""
-    tried = run_isolated(TORCH, timeout=SECONDS)
+    tried = _tried_torch()
     if not tried.fine:
-        return [DoctorFinding(State.BROKEN, tried.trouble, "pip install --force-reinstall torch")]
+        return DoctorFinding(State.BROKEN, tried.trouble, "pip install --force-reinstall torch")
     facts = json.loads(tried.output.splitlines()[-1])
     build = f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for CPUs"
-    found = [DoctorFinding(State.OK, f"{facts['version']}, {build}"), device_finding(facts)]
+    return DoctorFinding(State.OK, f"{facts['version']}, {build}")
+
+
+@register_check(TRAINING, "device")
+def device() -> DoctorFinding:
+    """What PyTorch computes on; and whether it can compile for it."""
+    tried = _tried_torch()
+    if not tried.fine:
+        return DoctorFinding(State.MISSING, "not known without PyTorch")
+    facts = json.loads(tried.output.splitlines()[-1])
+    found = device_finding(facts)
     if facts["devices"] and (lacking := missing_for_triton()):
-        text = f"compiling for a GPU needs {lacking}: without it updates are recorded, not compiled"
-        fix = "pip install triton; apt-get install gcc python3-dev"
-        found.append(DoctorFinding(State.MISSING, text, fix, "GPU compiler"))
+        text = f"{found.text}; compiling for it needs {lacking}: without it updates are recorded, not compiled"
+        return DoctorFinding(State.WARNING, text, "pip install triton; apt-get install gcc python3-dev")
     return found
 
 
@@ -135,7 +158,7 @@ def device_finding(facts: dict[str, Any]) -> DoctorFinding:
     else:
         state, text = State.WARNING, "CPU: PyTorch finds no device of the NVIDIA driver"
         fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
-    return DoctorFinding(state, text, fix, "device")
+    return DoctorFinding(state, text, fix)
 
 
 INCLUDES = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'

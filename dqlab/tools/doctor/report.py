@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -31,9 +31,8 @@ class DoctorFinding:
         state: how it is.
         text: what was found.
         fix: what to do; empty where there is nothing to be done.
-        name: of what was looked at; the check's own where it is empty.
-        group: heading that it is shown under; the check's own.
-        needed: whether `dqlab train` cannot work without it; the check's own line where its check is needed.
+        name, group: of the check: what was looked at, and the heading that it is shown under.
+        needed: whether `dqlab train` cannot work without it.
     """
 
     state: State
@@ -49,27 +48,25 @@ class DoctorFinding:
         return self.needed and self.state in (State.MISSING, State.BROKEN)
 
 
-Look = Callable[[], "DoctorFinding | Sequence[DoctorFinding]"]
+Look = Callable[[], DoctorFinding]
 
 
 @dataclass(frozen=True)
 class Check:
-    """Looks at one thing; attributes as those of its findings."""
+    """Looks at one thing; attributes as those of its finding."""
 
     group: str
     name: str
     look: Look
     needed: bool = False
 
-    def findings(self) -> Iterator[DoctorFinding]:
-        """Its lines, whatever happens: a machine may be broken in any way."""
+    def finding(self) -> DoctorFinding:
+        """What is found, whatever happens: a machine may be broken in any way."""
         try:
             found = self.look()
         except Exception as error:
             found = DoctorFinding(State.BROKEN, f"{type(error).__name__}: {str(error)[:200]}")
-        for each in [found] if isinstance(found, DoctorFinding) else found:
-            own = each if each.name else replace(each, name=self.name, needed=self.needed)
-            yield replace(own, group=self.group)
+        return replace(found, name=self.name, group=self.group, needed=self.needed)
 
 
 CHECKS: list[Check] = []
@@ -93,7 +90,7 @@ def examine_machine() -> list[DoctorFinding]:
     except ImportError as error:
         return [DoctorFinding(State.BROKEN, str(error), "pip install dqlab", "packages", "Training", needed=True)]
     with ThreadPoolExecutor(len(CHECKS)) as pool:
-        return [finding for found in pool.map(lambda check: list(check.findings()), CHECKS) for finding in found]
+        return list(pool.map(Check.finding, CHECKS))
 
 
 def can_train(findings: Sequence[DoctorFinding]) -> bool:

@@ -21,12 +21,6 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 WELL = {"packages", "PyTorch", "D4RL physics", "runs", "D4RL cache"}
 
 
-def only(check: Check) -> DoctorFinding:
-    found = list(check.findings())
-    assert len(found) == 1
-    return found[0]
-
-
 def test_one_screen_on_this_machine(dqlab: Run) -> None:
     done = dqlab("doctor", env={"COLUMNS": "100"})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -83,11 +77,11 @@ def test_a_child_may_crash_hang_or_fail() -> None:
 
 
 def test_a_check_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> list[DoctorFinding]:
+    def fail() -> DoctorFinding:
         raise ValueError("odd machine")
 
-    def fine() -> list[DoctorFinding]:
-        return [DoctorFinding(State.OK, "yes")]
+    def fine() -> DoctorFinding:
+        return DoctorFinding(State.OK, "yes")
 
     monkeypatch.setattr(report, "CHECKS", [Check("a", "fails", fail, needed=True), Check("b", "fine", fine)])
     found = report.examine_machine()
@@ -104,7 +98,7 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     broken.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    found = only(checks.toolchain)
+    found = checks.toolchain.finding()
     assert found.state is State.BROKEN
     assert "Python.h" in found.text
     assert "python3-dev" in found.fix
@@ -120,15 +114,15 @@ def test_devices_are_told() -> None:
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
-    assert "1 of" in (found := only(checks.d4rl_cache)).text
+    assert "1 of" in (found := checks.d4rl_cache.finding()).text
     assert "hopper-medium-v2" in found.text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
-    assert only(checks.d4rl_cache).hinders  # a file, not a folder
+    assert checks.d4rl_cache.finding().hinders  # a file, not a folder
 
 
 def test_passwords_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql://h:bad/x?password=s3cret")
-    found = only(checks.mlflow)
+    found = checks.mlflow.finding()
     assert found.state is State.BROKEN
     assert "s3cret" not in found.text
     assert "***" in found.text
@@ -138,7 +132,7 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", "/nonexistent")
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    found = only(checks.opengl)
+    found = checks.opengl.finding()
     assert found.state is State.BROKEN
     assert "libegl1" in found.fix
 
