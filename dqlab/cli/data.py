@@ -209,7 +209,6 @@ def _dict(text: str) -> dict[str, Any]:
 SCORE_EXAMPLES = """
 dqlab score hopper-medium-v2 -20.27 3234.3
 dqlab score walker2d returns.csv --column return
-dqlab score --list
 """
 
 
@@ -218,33 +217,14 @@ def add_score(commands: Any) -> None:
     parser: Parser = add_command(commands, "score", _score, "D4RL-normalised scores of raw returns.", SCORE_EXAMPLES)
     parser.accept_numbers()
     text = "a number; a file (.npy, .json, .csv, or a number a line); or - for standard input"
-    wanted = [
-        parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d"),
-        parser.add_argument("returns", nargs="+", metavar="RETURN", help=text),
-    ]
+    parser.add_argument("task", metavar="TASK", help="e.g. hopper-medium-v2; or a robot, e.g. walker2d")
+    parser.add_argument("returns", nargs="+", metavar="RETURN", help=text)
     parser.add_argument("--column", default="", metavar="NAME", help="of a CSV file; 'return' by default")
-    text = "show every task's reference returns and episode limit"
-    parser.add_argument("--list", action=_WithoutArguments, nargs=0, default=False, const=wanted, help=text)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-class _WithoutArguments(argparse.Action):
-    """A flag with which the positional arguments of `const` are not wanted."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, *_: Any) -> None:
-        """It was given."""
-        setattr(namespace, self.dest, True)
-        for argument in self.const:
-            argument.required = False
-
-
 def _score(args: argparse.Namespace) -> None:
-    from dqlab.tools import score
+    from dqlab.tools.score import print_scored, score_returns
 
-    found: Any = score.all_references() if args.list else score.score_returns(args.task, args.returns, args.column)
-    if args.json:
-        print(json.dumps(found, indent=1))
-    elif args.list:
-        score.print_references()
-    else:
-        score.print_scored(found)
+    found = score_returns(args.task, args.returns, args.column)
+    print(json.dumps(found, indent=1)) if args.json else print_scored(found)

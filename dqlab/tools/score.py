@@ -185,31 +185,3 @@ def print_scored(scored: Mapping[str, Any]) -> None:
     console.print(f"n = {scored['n']}; a return of {low} scores 0, {high} scores 100.")
     console.print(f"Source: {scored['source']}.")
     console.print(MEAN_NOTE)
-
-
-def all_references() -> list[dict[str, Any]]:
-    """Reference returns and episode limit of every task."""
-    return [
-        {
-            "task": task.name,
-            "min_return": task.min_score,
-            "max_return": task.max_score,
-            "episode_limit": task.episode_limit,
-            "source": source_of(task),
-        }
-        for task in (entry.item for entry in tasks)
-    ]
-
-
-def print_references() -> None:
-    """Print `all_references` as a table."""
-    table = Table(title="Returns that score 0 and 100")
-    for name in ("task", "scores 0", "scores 100", "episode limit"):
-        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
-    rows = all_references()
-    for row in rows:
-        table.add_row(row["task"], str(row["min_return"]), str(row["max_return"]), str(row["episode_limit"]))
-    console = Console()
-    console.print(table)
-    for source in dict.fromkeys(row["source"] for row in rows):
-        console.print(f"Source: {source}.")
