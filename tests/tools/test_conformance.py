@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from numpy.random import default_rng
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
@@ -69,26 +68,18 @@ class RollingSelection:
         return torch.randint(0, 50, (candidates.shape[1],))
 
 
-class SharedDice(UniformRandom):
-    """All episodes draw from one generator."""
-
-    def begin(self, seeds: Sequence[int]) -> Any:
-        draw, width = default_rng(seeds[0]), self.context.task.action_dim
-        return lambda observations: draw.uniform(-1, 1, (len(observations), width))
-
-
 class OwnDice(UniformRandom):
     """The episodes' numbers are ignored."""
 
-    def begin(self, seeds: Sequence[int]) -> Any:
+    def begin(self, seed: int) -> Any:
         return lambda observations: np.random.uniform(-1, 1, (len(observations), self.context.task.action_dim))
 
 
 class Wild(UniformRandom):
     """Actions beyond the environment's."""
 
-    def begin(self, seeds: Sequence[int]) -> Any:
-        act = super().begin(seeds)
+    def begin(self, seed: int) -> Any:
+        act = super().begin(seed)
         return lambda observations: 3 * act(observations)
 
 
@@ -165,7 +156,6 @@ def reads_the_loss(loss: torch.Tensor, info: Any) -> Any:
 CASES = [
     ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), "outside"),
     ("selection", RollingSelection, "random numbers of its own"),
-    ("behaviour", SharedDice, "an episode depends on those that are begun with it"),
     ("behaviour", OwnDice, "begun again, act otherwise"),
     ("behaviour", Wild, r"out of \[-1, 1\]"),
     ("task", replace(HOPPER, state_dim=12), "the task hopper-medium-v2 says 12"),

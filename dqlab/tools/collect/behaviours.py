@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dqlab.tools.collect.checkpoints import CheckpointRanking
 Array = NDArray[np.floating[Any]]
 ActionFunction = Callable[[Array], Array]
-"""Observations (G, S) of all episodes that were begun together -> actions (G, A) in [-1, 1]; called once a step."""
+"""Observations (rows, S) of episodes that were begun together -> actions (rows, A) in [-1, 1]; called once a step."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class CollectionContext:
         task, physics: the environment's.
         folder: of the collection.
         seed: from which those of all episodes are derived.
-        n_envs: episodes stepped together.
         checkpoints: PPO's, trained and ranked when they are asked for.
         log: is told of what is done.
     """
@@ -49,7 +48,6 @@ class CollectionContext:
     physics: str
     folder: Path
     seed: int
-    n_envs: int
     checkpoints: CheckpointRanking
     log: Callable[[str], None]
 
@@ -86,8 +84,7 @@ class PolicyBehaviour(Behaviour):
     """A policy, rolled out: an episode is a function of the policy and the episode's number.
 
     Attributes:
-        rows: how many rows `begin`'s function computes together where that matters to the last bit; episodes are
-            begun in multiples of it, so that nothing depends on how many are stepped at once.
+        rows: how many episodes are stepped together: more are faster where a network acts.
     """
 
     rows = 1
@@ -97,8 +94,8 @@ class PolicyBehaviour(Behaviour):
         """What its actions depend on, as a text: another one means other episodes."""
 
     @abstractmethod
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        """Begin G episodes; row i of the actions depends on seeds[i] and on the observations in row i alone.
+    def begin(self, seed: int) -> ActionFunction:
+        """Begin `rows` episodes, whose noise is a function of the seed.
 
         Observations of episodes that have ended are repeated; their actions mean nothing.
         """
@@ -113,40 +110,6 @@ class PolicyBehaviour(Behaviour):
         """Name of the folder for its episodes."""
         facts = f"{self.identity()} {environment_key(self.context.task, self.context.physics)} {self.context.seed}"
         return hashlib.sha256(facts.encode()).hexdigest()[:10]
-
-
-class SingleObservationPolicy(PolicyBehaviour):
-    """A policy that is asked for one observation at a time, with the generator of its episode."""
-
-    @abstractmethod
-    def action(self, observation: Array, generator: np.random.Generator) -> Array:
-        """The action (A,) for an observation (S,)."""
-
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        generators = [np.random.default_rng(seed) for seed in seeds]
-        return lambda observations: np.stack([*map(self.action, observations, generators)])
-
-
-class BlockPolicy(PolicyBehaviour):
-    """A policy that computes a fixed number of episodes together, the last ones padded, with noise of their own."""
-
-    rows = 10
-
-    @abstractmethod
-    def begin_block(self, seed: int) -> ActionFunction:
-        """Begin `rows` episodes, whose noise is a function of the seed."""
-
-    def begin(self, seeds: Sequence[int]) -> ActionFunction:
-        blocks = [slice(start, start + self.rows) for start in range(0, len(seeds), self.rows)]
-        acts = [self.begin_block(seeds[block.start]) for block in blocks]
-
-        def act(observations: Array) -> Array:
-            shape = self.rows, observations.shape[1]
-            each = [observations[block] for block in blocks]
-            actions = [act(np.resize(seen, shape))[: len(seen)] for act, seen in zip(acts, each, strict=True)]
-            return np.concatenate(actions)
-
-        return act
 
 
 def environment_key(task: Task, physics: str) -> str:
@@ -174,7 +137,7 @@ def behaviour_of(key: str, context: CollectionContext) -> Behaviour:
 
 
 @behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets", cites=("fu2020d4rl",))
-class UniformRandom(SingleObservationPolicy):
+class UniformRandom(PolicyBehaviour):
     """Actions drawn uniformly from [-1, 1]."""
 
     def about(self) -> str:
@@ -183,12 +146,13 @@ class UniformRandom(SingleObservationPolicy):
     def identity(self) -> str:
         return "uniform"
 
-    def action(self, observation: Array, generator: np.random.Generator) -> Array:
-        return generator.uniform(-1.0, 1.0, self.context.task.action_dim)
+    def begin(self, seed: int) -> ActionFunction:
+        generator, width = np.random.default_rng(seed), self.context.task.action_dim
+        return lambda observations: generator.uniform(-1.0, 1.0, (1, width))
 
 
 @behaviours.register("python", source="a function of yours")
-class PythonFunction(SingleObservationPolicy):
+class PythonFunction(PolicyBehaviour):
     """A function of yours, `python:MODULE:FUNCTION`: `(observation (S,), generator) -> action (A,)` in [-1, 1].
 
     The generator is a `numpy.random.Generator`, the only place from which it may draw.
@@ -218,15 +182,20 @@ class PythonFunction(SingleObservationPolicy):
             text = ""
         return f"python {self.argument} {hashlib.sha256(text.encode()).hexdigest()}"
 
-    def action(self, observation: Array, generator: np.random.Generator) -> Array:
-        action, width = np.asarray(self._function(observation, generator), np.float64), self.context.task.action_dim
-        if action.shape != (width,):
-            raise RunError(f"'python:{self.argument}' gives an action of shape {action.shape}, not ({width},).")
-        return action
+    def begin(self, seed: int) -> ActionFunction:
+        generator, width = np.random.default_rng(seed), self.context.task.action_dim
+
+        def act(observations: Array) -> Array:
+            action = np.asarray(self._function(observations[0], generator), np.float64)
+            if action.shape != (width,):
+                raise RunError(f"'python:{self.argument}' gives an action of shape {action.shape}, not ({width},).")
+            return action[None]
+
+        return act
 
 
 @behaviours.register("run", source="dqlab, `dqlab train`")
-class DqlabRun(BlockPolicy):
+class DqlabRun(PolicyBehaviour):
     """A run of dqlab's, `run:PATH`, acting as in its evaluations, with noise of its own.
 
     Args:
@@ -274,7 +243,7 @@ class DqlabRun(BlockPolicy):
         config = hashlib.sha256(self._folder.config.read_bytes()).hexdigest()
         return f"run {sha256_of(self._policy.source.file)} {config} {self.rows}"
 
-    def begin_block(self, seed: int) -> ActionFunction:
+    def begin(self, seed: int) -> ActionFunction:
         import torch
 
         with self._policy.ready():
@@ -290,12 +259,14 @@ class DqlabRun(BlockPolicy):
         return act
 
 
-class SavedPolicy(BlockPolicy):
+class SavedPolicy(PolicyBehaviour):
     """A policy in a file of stable-baselines3's. Actions are mapped from its own bounds to [-1, 1].
 
     Attributes:
         path: the file, once it is read.
     """
+
+    rows = 10
 
     def read(self, path: Path, statistics: Path | None, deterministic: bool = False) -> None:
         """Read the policy, and the statistics of VecNormalize by which it sees observations; see that it fits the task.
@@ -324,7 +295,7 @@ class SavedPolicy(BlockPolicy):
         files = [self.path, *([self._statistics] if self._statistics else [])]
         return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
 
-    def begin_block(self, seed: int) -> ActionFunction:
+    def begin(self, seed: int) -> ActionFunction:
         """torch's generator is seeded anew for each step."""
         import torch
 

@@ -111,9 +111,7 @@ class CheckpointRanking:
 
     @property
     def _context(self) -> CollectionContext:
-        return CollectionContext(
-            self.task, self.training.physics, self.folder, self.seed, self.episodes, self, self.log
-        )
+        return CollectionContext(self.task, self.training.physics, self.folder, self.seed, self, self.log)
 
     def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
         """The mean return of a policy: measured once, and kept."""

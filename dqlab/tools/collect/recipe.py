@@ -65,7 +65,6 @@ class Collection:
             full. Where neither is given, a mixture of `replay` alone has all there is.
         medium_scores, expert_scores: scores between which each level's mean must lie.
         ranking_episodes: by which a checkpoint is ranked.
-        n_envs: episodes stepped together: changes nothing but the speed.
         seed: of the initial states and the action noise of the episodes.
         formats: in which the set is written, names of the `data_format` registry.
         minari_id: of the set in Minari's store; `dqlab/NAME-v0` by default.
@@ -84,7 +83,6 @@ class Collection:
     medium_scores: Range = (25.0, 45.0)
     expert_scores: Range = (85.0, 150.0)
     ranking_episodes: int = 10
-    n_envs: int = 10
     seed: int = 0
     formats: tuple[str, ...] = ("d4rl",)
     minari_id: str = ""
@@ -100,8 +98,7 @@ class Collection:
         check_shares(self.mixture)
         for name in ("episodes", "transitions", "episode_limit", "seed"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        for name in ("ranking_episodes", "n_envs"):
-            check_field(getattr(self, name) > 0, self, name, "above 0")
+        check_field(self.ranking_episodes > 0, self, "ranking_episodes", "above 0")
         if self.episodes and self.transitions:
             raise ConfigError("Set Collection.episodes or Collection.transitions, not both.")
         for name in ("medium_scores", "expert_scores", "reference_scores"):
@@ -194,7 +191,7 @@ class Collection:
             "expert": (self.expert_scores, self.expert_scores[1]),
         }
         checkpoints = CheckpointRanking(training, task, known, levels, self.ranking_episodes, folder, self.seed, log)
-        return CollectionContext(task, training.physics, folder, self.seed, self.n_envs, checkpoints, log)
+        return CollectionContext(task, training.physics, folder, self.seed, checkpoints, log)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,9 +111,11 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRow
     while (path := folder / f"from-{len(episodes):08d}.npz").exists():
         episodes += load_episodes(path)
     wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
-    with open_environments(behaviour, context.n_envs) as envs:
+    with open_environments(behaviour) as envs:
         while amount.exceeds(_lengths(episodes)):
-            shard = _shard(behaviour, envs, key, episodes, amount)
+            shard: list[Rows] = []
+            while sum(_lengths(shard)) < SHARD_ROWS and amount.exceeds(_lengths([*episodes, *shard])):
+                shard += run_episodes(behaviour, envs, key, len(episodes) + len(shard))
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
             context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions of {wanted}")
@@ -122,17 +123,18 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRow
 
 
 def mean_return(behaviour: PolicyBehaviour, key: str, count: int) -> float:
-    """Mean return of the first episodes, stepped together."""
-    with open_environments(behaviour, count) as envs:
-        episodes = run_episodes(behaviour, envs, key, 0)[:count]
-    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes]))
+    """Mean return of the first episodes."""
+    episodes: list[Rows] = []
+    with open_environments(behaviour) as envs:
+        while len(episodes) < count:
+            episodes += run_episodes(behaviour, envs, key, len(episodes))
+    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes[:count]]))
 
 
 @contextmanager
-def open_environments(behaviour: PolicyBehaviour, count: int) -> Iterator[list[Any]]:
-    """So many environments, or a few more, so that the behaviour's groups are whole."""
-    context = behaviour.context
-    envs = [make_env(context.task, context.physics) for _ in range(_whole_groups(count, behaviour))]
+def open_environments(behaviour: PolicyBehaviour) -> Iterator[list[Any]]:
+    """As many environments as the behaviour acts in together."""
+    envs = [make_env(behaviour.context.task, behaviour.context.physics) for _ in range(behaviour.rows)]
     try:
         yield envs
     finally:
@@ -140,22 +142,8 @@ def open_environments(behaviour: PolicyBehaviour, count: int) -> Iterator[list[A
             env.close()
 
 
-def _whole_groups(count: int, behaviour: PolicyBehaviour) -> int:
-    return math.ceil(count / behaviour.rows) * behaviour.rows
-
-
 def _lengths(episodes: Sequence[Rows]) -> list[int]:
     return [len(episode["rewards"]) for episode in episodes]
-
-
-def _shard(behaviour: PolicyBehaviour, envs: list[Any], key: str, known: Sequence[Rows], amount: Amount) -> list[Rows]:
-    """Whole groups of episodes, as many as fill a file or are missing."""
-    new: list[Rows] = []
-    while sum(_lengths(new)) < SHARD_ROWS and amount.exceeds(_lengths([*known, *new])):
-        first = len(known) + len(new)
-        wanted = _whole_groups(amount.episodes - first, behaviour) if amount.episodes else len(envs)
-        new += run_episodes(behaviour, envs[:wanted], key, first)
-    return new
 
 
 def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
@@ -169,7 +157,7 @@ def run_episodes(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: i
     recorded: dict[int, Rows] = {}
     recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
     seeds = [episode_seeds(behaviour.context.seed, key, first + number) for number in range(len(envs))]
-    act = behaviour.begin([noise for _, noise in seeds])
+    act = behaviour.begin(seeds[0][1])
     pairs = zip(recorders, seeds, strict=True)
     observations = np.stack([recorder.reset(seed=start)[0] for recorder, (start, _) in pairs])
     while len(recorded) < len(envs):
