@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +19,10 @@ from dqlab.config.replica import is_seed
 from dqlab.data.formats.reading import write_errors
 from dqlab.envs import make_env
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError
+from dqlab.errors import DataError
 from dqlab.files import atomic_path
 from dqlab.tools.collect.behaviours import environment_key, import_sb3
-from dqlab.tools.collect.episodes import REMAKE_ADVICE, RESUME_ADVICE, Rows, save_episodes, save_text
-
-SETTINGS = "settings.json"
+from dqlab.tools.collect.episodes import REMAKE_ADVICE, RESUME_ADVICE, Rows, save_episodes
 
 
 @configurable("collection")
@@ -77,36 +75,23 @@ class BehaviourTraining:
 
         Args:
             task: whose environment.
-            folder: of the files.
+            folder: of such trainings; each has a folder of its own in it, by its settings.
             record: keep all that is experienced, too: `experience_of(path)`.
             log: is told of every stage.
 
         Raises:
-            ConfigError: the folder holds policies of other settings, or PPO is not installed.
+            ConfigError: PPO is not installed.
             DataError: a file is damaged or not writable.
         """
+        facts = f"{self} {environment_key(task, self.physics)}"
+        folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
         left = [path for path in paths if not all(part.exists() for part in _parts(path, record))]
-        if left:
-            import_sb3()  # before anything is written
-        self._claim(task, folder)
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
             if path in left:
                 reward = self._stage(task, before, path, target, record)
                 log(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
         return paths
-
-    def _claim(self, task: Task, folder: Path) -> None:
-        settings = {"training": str(self), "environment": environment_key(task, self.physics)}
-        known = folder / SETTINGS
-        if not known.exists():
-            if folder.exists() and any(folder.iterdir()):
-                raise ConfigError(f"{folder} holds something else than policies of this version. Choose another --out.")
-            save_text(known, json.dumps(settings, indent=1))
-        elif known.read_text() != json.dumps(settings, indent=1):
-            raise ConfigError(
-                f"{folder} holds behaviour policies trained with other settings ({known}). Choose another --out."
-            )
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""

@@ -123,6 +123,14 @@ def test_minari_has_the_same_rows(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert env.action_space.low == -1.0
 
 
+def test_other_settings_of_ppo_are_another_training(folder: Path) -> None:
+    for discount in (0.9, 0.95):
+        collect(
+            folder, "Collection.mixture={'ppo': 1.0}", "Collection.episodes=1", f"BehaviourTraining.discount={discount}"
+        )
+    assert len({path.parent for path in (folder / "behaviour").rglob("step-*.zip")}) == 2
+
+
 def test_another_seed_gives_other_rows(folder: Path) -> None:
     sets = [
         collect(

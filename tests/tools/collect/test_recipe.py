@@ -88,14 +88,7 @@ def test_a_second_call_reuses_what_is_trained(collected: Path) -> None:
     assert (out / "hopper-medium-expert-mini.hdf5").read_bytes() == before, "the same seeds, the same file"
 
 
-def test_other_settings_are_refused_in_a_line(collected: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(collected, "BehaviourTraining.seed=9")) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "trained with other settings" in line
-
-
 def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
-    """So that other settings can be chosen once it is installed."""
     (tmp_path / "stable_baselines3.py").write_text("raise ImportError('not installed')")
     done = collect(tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
