@@ -44,13 +44,12 @@ def add_describe(commands: Any) -> None:
     kind: Any = parser.add_argument("kind", help="e.g. noise_schedule")
     name: Any = parser.add_argument("name", nargs="?", default="", help="e.g. vp")
     kind.completer = name.completer = complete_component
-    parser.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _describe(args: argparse.Namespace) -> None:
-    from dqlab.tools import describe
+    from dqlab.tools.describe import describe
 
-    print((describe.describe_json if args.json else describe.describe)(args.kind, args.name))
+    print(describe(args.kind, args.name))
 
 
 def add_check(commands: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,17 +32,6 @@ def describe(kind: str, name: str) -> str:
     for title, lines in sections.items():
         text += "".join(["\n\n", title, ":", *(f"\n  {line}" for line in lines)]) if lines else ""
     return text
-
-
-def describe_json(kind: str, name: str) -> str:
-    """The same as a JSON object.
-
-    Raises:
-        ConfigError: unknown kind or name; the message names the nearest ones.
-    """
-    registry = registry_of(kind)
-    entry = registry.entry(name)
-    return json.dumps({**component_record(registry, entry), "contract": contract(registry, entry)}, indent=2)
 
 
 def _inherited(entry: RegistryEntry[Any]) -> list[str]:

@@ -17,7 +17,8 @@ from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.registry import Registry
 from dqlab.diffusion import noise_schedules
 from dqlab.errors import ConfigError
-from dqlab.tools.describe import describe, describe_json
+from dqlab.testing import CHECKS
+from dqlab.tools.describe import contract, describe
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,10 +37,10 @@ def test_every_gin_example_is_a_gin_file_and_every_part_is_described(kind: str, 
         if registry.chosen_by:
             assert entry.name in gin.query_parameter(registry.chosen_by)  # the name, or a tuple that has it
         assert len(parse_bindings(gin.config_str())) == len(lines)
-        text, known = describe(kind, entry.name), json.loads(describe_json(kind, entry.name))
-        assert all(line in text for line in (known["summary"], known["source"], *known["gin_example"]))
-        assert known["contract"][0] == registry.summary
-        assert known["contract"][-1].startswith("dqlab.testing.check: ")
+        text, said = describe(kind, entry.name), contract(registry, entry)
+        assert all(line in text for line in (entry.summary, entry.source, *lines, *said))
+        assert said[0] == registry.summary
+        assert said[-1].startswith("dqlab.testing.check: ") == (kind in CHECKS)
 
 
 def test_a_gin_example_has_defaults_and_examples_but_nothing_that_the_caller_gives() -> None:
@@ -107,11 +108,14 @@ def test_json_has_all_of_every_part() -> None:
 
 
 def test_a_contract_comes_from_the_base_class_or_from_the_call() -> None:
-    selection = json.loads(describe_json("selection", "softmax_q"))["contract"]
+    def contract_of(kind: str, name: str) -> list[str]:
+        return contract(Registry.kinds[kind], Registry.kinds[kind].entry(name))
+
+    selection = contract_of("selection", "softmax_q")
     assert "made as Component(), derived from dqlab.policies.selection.Selection" in selection
     assert any(line.startswith("must define component(candidates, q, noise, value): ") for line in selection)
-    assert "called as component(n_timesteps)" in json.loads(describe_json("noise_schedule", "vp"))["contract"]
-    denoiser = json.loads(describe_json("denoiser", "mlp"))["contract"]
+    assert "called as component(n_timesteps)" in contract_of("noise_schedule", "vp")
+    denoiser = contract_of("denoiser", "mlp")
     assert "made as Component(state_dim, action_dim), such as MLPDenoiser" in denoiser
     assert any(line.startswith("forward(noisy_action, t, state): ") for line in denoiser)
 
