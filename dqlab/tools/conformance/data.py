@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
+from dqlab.data.download import UnavailableError, no_downloads, no_progress
 from dqlab.data.formats.base import Columns, Format, checked_columns
 from dqlab.data.formats.minari_store import VARIABLE
 from dqlab.data.rewards import RewardTransform, reward_transforms
+from dqlab.data.sources import DataSource, LocatedDataset
 from dqlab.data.transitions import q_learning_view
-from dqlab.envs.tasks import tasks
+from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, PolicyBehaviour
 from dqlab.tools.collect.checkpoints import CheckpointRanking
@@ -27,6 +29,8 @@ from dqlab.tools.collect.ppo import BehaviourTraining
 from dqlab.tools.conformance.made import UncheckedError
 
 Array = NDArray[Any]
+ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
+"""Tasks whose data sources are asked for."""
 NOWHERE = "nowhere"
 """An argument for behaviours; those that want a path or a module say that there is none."""
 
@@ -163,6 +167,40 @@ def _check_damage(chosen: Format, path: Path) -> None:
         except DataError:
             continue
         raise AssertionError(f"a dataset that is {what} is read")
+
+
+def check_data_source(entry: RegistryEntry[DataSource]) -> None:
+    """Columns as wide as the task's, with a digest that stays; or UnavailableError, or what else it wants to be told.
+
+    Nothing is fetched: a source asks `refuse_if_planning` before it does.
+    """
+    source, reasons = entry.make(), []
+    for task in (tasks.get(name) for name in ROBOTS):
+        try:
+            with no_downloads():
+                found = source(task, "", no_progress)
+        except UnavailableError as error:
+            reasons.append(message_of(error))
+        except (ConfigError, DataError) as error:  # it wants an argument
+            raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
+        else:
+            _check_located(found, task)
+    if len(reasons) == len(ROBOTS):
+        raise UncheckedError(reasons[0])
+
+
+def _check_located(found: LocatedDataset, task: Task) -> None:
+    """A dataset that is there, read."""
+    assert isinstance(found, LocatedDataset), f"it gives a {type(found).__name__} instead of a LocatedDataset"
+    assert found.digest() == found.digest(), "the digest of a dataset changes"
+    with found.open(task) as columns:
+        assert isinstance(columns, Columns), f"it opens a {type(columns).__name__} instead of Columns"
+        for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
+            shape = getattr(columns, name).shape
+            assert shape == (len(columns), width), f"{name} of {task.name} have shape {tuple(shape)}"
+        for field in fields(columns):
+            column = getattr(columns, field.name)
+            assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
 
 
 def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.envs import make_env
+from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.tasks import Task
+from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.tools.conformance.made import UncheckedError
 
@@ -105,3 +106,41 @@ def check_task(entry: RegistryEntry[Task]) -> None:
     finally:
         for copy in copies:
             copy.close()
+
+
+def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
+    """States (n, S), rewards and ends (m,);
+    an episode is a function of seed, group and actions, whatever runs beside.
+    """
+    task = tasks.get("hopper-medium-v2")
+    try:
+        environments = entry.make()(task, "mujoco210")
+        environments.prepare(2)
+    except ConfigError as error:
+        raise UncheckedError(message_of(error)) from error
+    assert isinstance(environments, Environments), "a backend must be derived from Environments"
+    try:
+        first = _episode_pair(environments, task, (3, 4))
+        for before, after in zip(first, _episode_pair(environments, task, (3, 4)), strict=True):
+            assert np.array_equal(before, after), "the same episode, begun again, goes otherwise"
+        alone = environments.reset([4], [0])
+        assert np.array_equal(alone[0], first[0][1]), "an episode's start depends on those that are begun with it"
+        step = environments.step([0], np.full((1, task.action_dim), 0.5))
+        assert np.array_equal(step.state[0], first[1][1]), "a step depends on the other environments"
+    finally:
+        environments.close()
+
+
+def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
+    """States, rewards and ends of two short episodes; the second is stepped alone at last."""
+    found: list[Array] = [environments.reset(seeds, [0, 0])]
+    assert found[0].shape == (2, task.state_dim), f"states (n, S) have shape {found[0].shape}"
+    for which in ([0, 1], [0, 1], [1]):
+        stepped = environments.step(which, np.full((len(which), task.action_dim), 0.5))
+        for name, width in (("state", (task.state_dim,)), ("reward", ()), ("over", ())):
+            shape = np.shape(getattr(stepped, name))
+            assert shape == (len(which), *width), f"{name} has shape {shape} where {len(which)} are stepped"
+        assert np.asarray(stepped.over).dtype == np.bool_, "over must be of bools"
+        found += [stepped.state, stepped.reward, stepped.over]
+    assert not np.array_equal(found[0][0], found[0][1]), "the seed is ignored"
+    return found

@@ -33,6 +33,8 @@ CHECKS: dict[str, Callable[[RegistryEntry[Any]], None]] = {
     "offline_rule": training.check_offline_rule,
     "early_stop": training.check_early_stop,
     "task": environments.check_task,
+    "env_backend": environments.check_env_backend,
+    "data_source": data.check_data_source,
     "data_format": data.check_data_format,
     "reward_transform": data.check_reward_transform,
     "behaviour": data.check_behaviour,
@@ -71,7 +73,7 @@ def check(kind: str, name: str) -> str:
 def _skip_reason(kind: str, entry: RegistryEntry[Any]) -> str:
     """Look at what a component does; why that could not be, if it could not."""
     if kind not in CHECKS:
-        return f"there is no suite for the kind {kind}"
+        return f"there is no suite for a {kind}"
     try:
         CHECKS[kind](entry)
     except UncheckedError as reason:
