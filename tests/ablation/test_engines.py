@@ -16,9 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import counting_job
 import pytest
-from counting_job import made_job
 from made_packs import CELLS, check_same, pack_text, summary
 from ray_cluster import Cluster, lives, until
 
@@ -27,6 +25,7 @@ from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine, modules_of
 from dqlab.ablation.engines.slurm import SlurmEngine
 from dqlab.errors import ConfigError
+from dqlab.tools.conformance.training import made_job
 from dqlab.tracking.run_folder import claim_folder
 
 NEEDED = {"local": "json", "slurm": "submitit", "ray": "ray"}
@@ -228,7 +227,7 @@ from pathlib import Path
 from dqlab.ablation.engines.base import Job
 from dqlab.ablation.engines.{module} import {engine}
 
-jobs = [Job(path.name, path, worker=({worker!r},)) for path in map(Path, sys.argv[1:])]
+jobs = [Job(path.name, path, worker="dqlab.tools.conformance.counting_job") for path in map(Path, sys.argv[1:])]
 def tell(job, event):
     if "pid" in event:
         (job.folder.parent / (job.id + ".pid")).write_text(str(event["pid"]))
@@ -239,7 +238,7 @@ for ended in {engine}({arguments}).run(jobs, tell):
 
 def kill_driver(module: str, engine: str, arguments: str, jobs: list[Job]) -> list[int]:
     """Run jobs by a driver of its own and kill it when all have a checkpoint; their process ids."""
-    code = DRIVER.format(module=module, engine=engine, arguments=arguments, worker=counting_job.__file__)
+    code = DRIVER.format(module=module, engine=engine, arguments=arguments)
     paths = [str(job.folder) for job in jobs]
     driver = subprocess.Popen([sys.executable, "-c", code, *paths])
     pids = [job.folder.parent / f"{job.id}.pid" for job in jobs]

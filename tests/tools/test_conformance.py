@@ -52,7 +52,7 @@ def test_every_component_conforms(kind: str, name: str) -> None:
 
 def test_every_kind_is_checked_by_what_it_does() -> None:
     """But for what nobody's research adds to."""
-    assert set(Registry.kinds) - set(CHECKS) == {"engine", "execution", "precision", "physics", "goal_law"}
+    assert set(Registry.kinds) - set(CHECKS) == {"execution", "precision", "physics", "goal_law"}
     assert all(check.__module__.startswith("dqlab.tools.conformance.") for check in CHECKS.values())
 
 

@@ -43,7 +43,7 @@ class Job:
         memory: bytes of memory that it is expected to take, on the host.
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
-        worker: what Python runs.
+        worker: the module that is run.
 
     Events have an `event`; whatever ends a job or a cell early has a `reason`. A job that ends without any event died:
     its interpreter failed.
@@ -56,12 +56,12 @@ class Job:
     memory: int = 0
     gpu_memory: int = 0
     seconds: float = 0.0
-    worker: Sequence[str] = ("-m", "dqlab.ablation.worker")
+    worker: str = "dqlab.ablation.worker"
 
     @property
     def command(self) -> list[str]:
         """What is run."""
-        return [sys.executable, *self.worker, str(self.folder.resolve())]
+        return [sys.executable, "-m", self.worker, str(self.folder.resolve())]
 
     @property
     def log(self) -> Path:

@@ -30,6 +30,7 @@ CHECKS: dict[str, Callable[[RegistryEntry[Any]], None]] = {
     "algorithm": policies.check_algorithm,
     "kernel": policies.check_kernel,
     "lr_schedule": training.check_lr_schedule,
+    "engine": training.check_engine,
     "offline_rule": training.check_offline_rule,
     "early_stop": training.check_early_stop,
     "task": environments.check_task,

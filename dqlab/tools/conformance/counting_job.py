@@ -1,4 +1,4 @@
-"""A job that trains nothing: what engines are tried with. `python counting_job.py FOLDER`.
+"""A job that trains nothing: what engines are tried with. `python -m dqlab.tools.conformance.counting_job FOLDER`.
 
 FOLDER/pack.gin has lines `name = value` of these names:
 
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Job
+from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED
 from dqlab.config.gin_syntax import parse_bindings
 from dqlab.files import write_text
 from dqlab.tracking.run_folder import Journal, RunFolder
@@ -30,13 +30,6 @@ DEFAULTS: dict[str, Any] = {"steps": 3, "seconds": 0.0, "die_at": 0, "deaths": 1
 DEFAULTS |= {"gate": (0, ""), "deaf": False}
 TOLD = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "D4RL_DATASET_DIR", "DQLAB_GPU_SHARE")
 """Variables of the environment that it tells."""
-
-
-def made_job(folder: Path, **plan: Any) -> Job:
-    """One in a new folder; `plan` is its pack.gin."""
-    folder.mkdir(parents=True)
-    (folder / "pack.gin").write_text("".join(f"{name} = {value!r}\n" for name, value in plan.items()))
-    return Job(folder.name, folder, worker=(__file__,))
 
 
 def main(path: Path) -> int:
