@@ -30,6 +30,7 @@ from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, error_place
 from dqlab.networks.denoiser import MLPDenoiser
+from dqlab.networks.precision import Precision
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Argmax
 from dqlab.testing import CHECKS, check, examine
@@ -51,8 +52,8 @@ def test_every_component_conforms(kind: str, name: str) -> None:
 
 
 def test_every_kind_is_checked_by_what_it_does() -> None:
-    """But for what nobody's research adds to."""
-    assert set(Registry.kinds) - set(CHECKS) == {"execution", "precision", "physics", "goal_law"}
+    """No kind is left to its names."""
+    assert set(CHECKS) == set(Registry.kinds)
     assert all(check.__module__.startswith("dqlab.tools.conformance.") for check in CHECKS.values())
 
 
@@ -121,6 +122,38 @@ class Credulous(Npz):
             yield self.last
 
 
+class Lasting(Precision):
+    """Never ends."""
+
+    def region(self, device: torch.device) -> Any:
+        torch.autocast("cpu", dtype=torch.bfloat16).__enter__()
+        return nullcontext()
+
+
+class Loose(Precision):
+    """Says float32, and rounds to three bits."""
+
+    @contextmanager
+    def region(self, device: torch.device) -> Iterator[None]:
+        rounded = torch.nn.Linear.forward
+        torch.nn.Linear.forward = lambda layer, x: (rounded(layer, x) * 8).round() / 8  # type: ignore[method-assign]
+        yield
+        torch.nn.Linear.forward = rounded  # type: ignore[method-assign]
+
+
+def weightless(model: Any, body: Any) -> None:
+    model.body_mass[1] = 0.0
+
+
+def icy(model: Any, body: Any) -> None:
+    model.geom_friction *= 0.1
+
+
+def heavier(model: Any, body: Any) -> None:
+    model.body_mass *= 2.0
+    model.body_inertia *= 2.0
+
+
 def narrow(task: Task, argument: str, progress: Any) -> LocatedDataset:
     found = data_sources.get("bandit")(tasks.get("bandit-2d"), "", progress)
     assert found.rows is not None
@@ -161,6 +194,11 @@ CASES = [
     ("task", replace(HOPPER, state_dim=12), "the task hopper-medium-v2 says 12"),
     ("task", replace(HOPPER, min_score=9000.0), "max_score must be larger"),
     ("task", replace(HOPPER, env_id="Nowhere-v0"), "Cannot build Nowhere-v0"),
+    ("physics", weightless, "a mass is not positive"),
+    ("physics", icy, "it changes geom_friction"),
+    ("physics", heavier, "a mass of 14.0 kg becomes 28.00"),
+    ("goal_law", lambda episode, group, has_goal: default_rng(), "the same seeds and groups give other goals"),
+    ("goal_law", lambda episode, group, has_goal: None, "first episode has no goal"),
     ("env_backend", Unseeded, "begun again, goes otherwise"),
     ("env_backend", Together, "a step depends on the other environments"),
     ("data_source", lambda *_: "walker2d.hdf5", "gives a str instead of a LocatedDataset"),
@@ -174,6 +212,8 @@ CASES = [
     ("offline_rule", lambda losses, top_k: np.argmin(losses), "an index must be an int"),
     ("early_stop", lambda losses: losses[-1] < 0.3, "whose last loss is higher"),
     ("early_stop", lambda losses: len(losses) > 6, "each has the lowest loss so far"),
+    ("precision", Lasting, "it outlives its context"),
+    ("precision", Loose, "values are off by"),
     ("selection", Undecorated, "decorate the class with @dataclass"),
     ("denoiser", Clamps, "it writes into its arguments"),
     ("denoiser", Dice, "it draws random numbers of its own"),
@@ -192,6 +232,7 @@ def test_the_suite_says_what_is_broken(kind: str, component: Any, message: str) 
             check(kind, "broken")
     finally:
         Registry.kinds[kind].remove("broken")
+        torch.set_autocast_enabled("cpu", False)
 
 
 def test_an_undocumented_component_is_caught() -> None:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.envs import make_env
+from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
 from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
+from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.tools.conformance.made import UncheckedError
@@ -144,3 +146,70 @@ def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) 
         found += [stepped.state, stepped.reward, stepped.over]
     assert not np.array_equal(found[0][0], found[0][1]), "the seed is ignored"
     return found
+
+
+KEPT = (
+    *("qpos0", "body_parentid", "body_pos", "body_quat", "body_jntnum", "body_geomnum", "body_gravcomp"),
+    *("jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "dof_damping", "dof_armature"),
+    *("geom_type", "geom_size", "geom_pos", "geom_quat", "geom_friction", "geom_solref", "geom_solimp", "geom_margin"),
+    *("geom_contype", "geom_conaffinity", "actuator_gear", "actuator_ctrlrange", "actuator_gainprm"),
+)
+"""What belongs to a robot's shape, joints, contacts and motors: no law about masses and inertias changes it."""
+OPTIONS = ("timestep", "gravity", "integrator", "cone", "solver", "iterations", "tolerance", "density", "viscosity")
+
+
+def check_physics(entry: RegistryEntry[Any]) -> None:
+    """Masses and inertias alone change, are positive and possible, and the same each time; a fixed total mass stays."""
+    try:
+        import mujoco
+    except ImportError as error:
+        raise UncheckedError("it needs MuJoCo: pip install dqlab") from error
+    for task in (tasks.get("hopper-medium-v2"), tasks.get("halfcheetah-medium-v2")):
+        assert task.body is not None
+        before, model, again = (make_env(task, "modern").unwrapped.model for _ in range(3))
+        for changed in (model, again):
+            entry.make()(changed, task.body)
+        for owner, names in (("", KEPT), ("opt", OPTIONS)):
+            for name in names:
+                values = [getattr(getattr(each, owner) if owner else each, name) for each in (before, model)]
+                assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
+        _check_masses(model, task.body)
+        assert np.array_equal(model.body_mass, again.body_mass), "twice, it gives other masses"
+        assert np.array_equal(model.body_inertia, again.body_inertia), "twice, it gives other inertias"
+        data = mujoco.MjData(model)
+        mujoco.mj_step(model, data, 100)
+        assert np.isfinite(data.qpos).all(), "the robot flies apart"
+
+
+def _check_masses(model: Any, body: Body) -> None:
+    """What the masses and inertias of real bodies are like; the world has neither."""
+    masses, inertias = model.body_mass[1:], model.body_inertia[1:]
+    assert bool((masses > 0).all()), f"a mass is not positive: {masses.tolist()}"
+    assert bool((inertias > 0).all()), f"an inertia is not positive: {inertias.tolist()}"
+    assert bool((2 * inertias.max(axis=1) <= inertias.sum(axis=1) * (1 + 1e-9)).all()), "no body has such an inertia"
+    assert np.allclose(np.linalg.norm(model.body_iquat, axis=1), 1.0), "the axes of an inertia are no rotation"
+    assert model.body_mass[0] == 0, "the world has a mass"
+    if body.total_mass is not None:
+        assert np.isclose(masses.sum(), body.total_mass), f"a mass of {body.total_mass} kg becomes {masses.sum():.2f}"
+
+
+def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:
+    """A first episode has a goal; goals lie where one can walk, and repeat from seeds and groups alone."""
+    for maze in MAZES.values():
+        for groups in ((None,) * 4, (0, 0, 1, 1)):
+            goals = _goals(entry.make(), maze, groups)
+            assert goals == _goals(entry.make(), maze, groups), "the same seeds and groups give other goals"
+            for x, y in goals:
+                column, row = round(x / SCALE) + maze.start[1], round(y / SCALE) + maze.start[0]
+                assert (row, column) in maze.cells(FREE + START + GOAL), f"a goal at ({x:.1f}, {y:.1f}) is in a wall"
+
+
+def _goals(law: GoalLaw, maze: Maze, groups: Sequence[int | None]) -> list[tuple[float, float]]:
+    """The goals of an environment's episodes, one after the other, as AntMaze draws them."""
+    goals: list[tuple[float, float]] = []
+    for number, group in enumerate(groups):
+        draws = law(np.random.default_rng(number), group, bool(goals))
+        assert draws is not None or goals, "an environment's first episode has no goal"
+        x, y = goals[-1] if draws is None else draw_goal(maze, draws)
+        goals.append((float(x), float(y)))
+    return goals

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError, message_of
+from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
 from dqlab.tools.conformance.made import UncheckedError
+from dqlab.training.execution.modes import ExecutionMode
+from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
 from dqlab.training.plan import LearningRateSchedule
 
@@ -23,6 +29,25 @@ def check_lr_schedule(entry: RegistryEntry[LearningRateSchedule]) -> None:
     schedule = entry.make()
     assert schedule(0, 1000, 100) == 1.0, "does not start at 1"
     assert all(0 <= schedule(step, 1000, 100) <= 1 for step in range(0, 1001, 50)), "a factor is outside [0, 1]"
+
+
+def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
+    """A program gives what its function gives, twice, on tensors that stay in place; or the mode says what it lacks."""
+    mode = entry.make()()
+    if missing := mode.unavailable_reason(torch.device("cpu")):
+        raise UncheckedError(f"it needs {missing}")
+    tensors = {"x": torch.arange(6.0).view(2, 3), "sum": torch.zeros(3)}
+
+    def add(tensors: TensorTree) -> Tensor:
+        total: Tensor = tensors["sum"].add_(tensors["x"].sum(0))
+        return total * 2
+
+    run = mode.resolve(torch.device("cpu"))(Program(add, tensors, ("sum",)))
+    assert not bool(tensors["sum"].any()), "making a program ready changes its tensors"
+    for times in (1, 2):
+        wanted = times * torch.tensor([3.0, 5.0, 7.0])
+        assert torch.allclose(run(), 2 * wanted), "it gives something else"
+        assert torch.allclose(tensors["sum"], wanted), "it does not change its tensors as the function does"
 
 
 CURVES = 200
@@ -70,6 +95,40 @@ def check_early_stop(entry: RegistryEntry[EarlyStop]) -> None:
         assert not stops(falling[:count]), (
             f"it stops after {count} evaluations, of which each has the lowest loss so far"
         )
+
+
+ROUNDING = {"highest": torch.finfo(torch.float32).eps, "high": 2.0**-10, "medium": 2.0**-7}
+"""Relative rounding of an operand, by what `torch.set_float32_matmul_precision` is told."""
+
+
+def check_precision(entry: RegistryEntry[Callable[[], Precision]]) -> None:
+    """Values and gradients of a network as its type rounds them; parameters stay float32, and nothing outlives it."""
+    precision, device = entry.make()(), torch.device("cpu")
+    assert precision.float32_products in ROUNDING, f"float32_products must be one of {', '.join(ROUNDING)}"
+    if missing := precision.unavailable_reason(device):
+        raise UncheckedError(f"it needs {missing}")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 32, generator=generator)
+    network = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+    exact, exact_gradient = _value_and_gradient(network.double(), x.double(), nullcontext())
+    value, gradient = _value_and_gradient(network.float(), x, precision.region(device))
+    tolerance = 16 * max(torch.finfo(value.dtype).eps, ROUNDING[precision.float32_products])
+    for what, found, wanted in (("values", value, exact), ("gradients", gradient, exact_gradient)):
+        error = float((found.double() - wanted).abs().max() / wanted.abs().max())
+        assert error <= tolerance, f"{what} are off by {error:.1e}; {value.dtype} explains {tolerance:.1e}"
+    assert gradient.dtype == torch.float32, f"gradients of float32 parameters are {gradient.dtype}"
+    assert network(x).dtype == torch.float32, "it outlives its context"
+
+
+def _value_and_gradient(network: nn.Module, x: Tensor, region: AbstractContextManager[object]) -> tuple[Tensor, Tensor]:
+    """What a network gives, and the gradient of its mean square with respect to the first weights."""
+    with region:
+        value = network(x)
+    (gradient,) = torch.autograd.grad(value.to(x.dtype).square().mean(), next(network.parameters()))
+    return value.detach(), gradient
 
 
 def made_job(folder: Path, **plan: Any) -> Job:
