@@ -68,7 +68,7 @@ def add_data(commands: Any) -> None:
     text = "Write a dataset in another format."
     parser = add_command(group, "convert", _convert, text, CONVERT_EXAMPLES, help=text)
     parser.add_argument("source", metavar="FROM", help=DATASET)
-    parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz, .pkl), or minari:ID")
+    parser.add_argument("target", metavar="TO", help="a path with a format's suffix: .hdf5 or .npz")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     _add_task(parser)
 
@@ -148,12 +148,12 @@ def add_collect(commands: Any) -> None:
     text = (
         "Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed."
     )
-    example = "dqlab collect --gin mine.gin --out collected --format d4rl minari"
+    example = "dqlab collect --gin mine.gin --out collected --format d4rl npz"
     parser = add_parser(commands, "collect", _collect, text, example)
     add_gin(parser)
     text = "folder; a second call continues or reuses what is there"
     parser.add_argument("--out", type=expanded, default=Path("collected"), help=text)
-    text = "what is written: d4rl, minari, or both (Collection.formats)"
+    text = "what is written: d4rl, npz, or both (Collection.formats)"
     parser.add_argument("--format", action="extend", nargs="+", help=text)
 
 

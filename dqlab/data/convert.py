@@ -39,11 +39,10 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     if target.place.exists() and target.place.samefile(source.place):
         raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
-    with source.open() as columns:
-        before = survey_dataset(columns, task)
-        target.format.write(target.path, _with_known_facts(columns, source, task))
-    with target.open() as columns:
-        after = survey_dataset(columns, task)
+    columns = source.read()
+    before = survey_dataset(columns, task)
+    target.format.write(target.path, _with_known_facts(columns, source, task))
+    after = survey_dataset(target.read(), task)
     return [f"{target.place}: {after.counts}", *conversion_losses(before, after)]
 
 
@@ -58,24 +57,12 @@ def check_target(target: Dataset, force: bool) -> None:
 
 
 def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> Columns:
-    """The columns with what is known of them elsewhere: cuts, where they are from, the task's environment."""
+    """The columns with what is known of them elsewhere: cuts, and where they are from."""
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    if task and "env_spec" not in said and (spec := _specification(task)):
-        said["env_spec"] = spec
     timeouts = columns.timeouts
     if timeouts is None and task:
-        timeouts = cuts_of(columns.terminals[:].astype(bool), None, task.episode_limit)
+        timeouts = cuts_of(columns.terminals.astype(bool), None, task.episode_limit)
     return replace(columns, timeouts=timeouts, metadata=said)
-
-
-def _specification(task: Task) -> str:
-    """The task's environment as Gymnasium writes it; empty where Gymnasium does not know it."""
-    import gymnasium
-
-    try:
-        return str(gymnasium.spec(task.env_id).to_json())
-    except gymnasium.error.Error:
-        return ""
 
 
 def conversion_losses(before: Survey, after: Survey) -> Iterator[str]:

@@ -79,8 +79,8 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
         DqlabError: there is no such dataset, or it cannot be read.
     """
     dataset = locate_dataset(name, task)
-    with reading_status(name), dataset.open() as columns:
-        found = survey_dataset(columns, dataset.task)
+    with reading_status(name):
+        found = survey_dataset(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if png is not None:
         picture = png if png.name else default_picture_path(dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from dqlab.data.download import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
-from dqlab.data.formats.minari_store import local_ids, local_store, stored_facts
+from dqlab.data.formats.minari_store import local_store, stored_datasets
 from dqlab.data.sources import cache_path
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
@@ -49,9 +48,9 @@ class Dataset:
     def size(self) -> int:
         return size_of(self.place)
 
-    def open(self) -> AbstractContextManager[Columns]:
-        """The columns, readable within the context; raises as `Format.open` does."""
-        return self.format.open(self.path)
+    def read(self) -> Columns:
+        """All rows; raises as `Format.read` does."""
+        return self.format.read(self.path)
 
     def digest(self) -> str:
         return self.format.digest(self.path)
@@ -201,16 +200,10 @@ def _embedded() -> list[DatasetListing]:
 
 def _minari() -> list[DatasetListing]:
     found = []
-    for name in local_ids():
-        known = stored_facts(local_store() / name)
-        note = f"{_count(known, 'total_steps')} steps, {_count(known, 'total_episodes')} episodes"
+    for name, known in stored_datasets().items():
+        note = f"{known.get('total_steps', '?')} steps, {known.get('total_episodes', '?')} episodes"
         found.append(DatasetListing(f"minari:{name}", str(local_store() / name), size_of(local_store() / name), note))
     return found
-
-
-def _count(known: Mapping[str, Any], name: str) -> str:
-    value = known.get(name)
-    return f"{value:,}" if isinstance(value, int) else "?"
 
 
 def _table(title: str, items: list[DatasetListing], caption: str) -> Table:
