@@ -70,6 +70,16 @@ def test_a_file_that_somebody_writes_is_in_use(in_process: Run, tmp_path: Path) 
     assert "60 rows" in in_process("data", "verify", "mine.hdf5").stdout
 
 
+def test_a_file_that_its_writer_has_not_closed(in_process: Run, tmp_path: Path) -> None:
+    """In HDF5's latest format that is marked in the file, also after the writer has been killed."""
+    path = tmp_path / "mine.hdf5"
+    with writer("swmr", path) as process:
+        check_words(in_process("data", "info", "mine.hdf5"), "marked as being written: it is in use")
+        process.kill()
+        process.wait()
+        check_words(in_process("data", "info", "mine.hdf5"), "h5clear")
+
+
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data folder of a Minari dataset, `made/pendulum-v0`."""

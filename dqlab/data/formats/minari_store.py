@@ -79,9 +79,11 @@ def minari_errors(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # of storages, spaces and environments
+        if "does not support the dataset" in str(error):
+            raise UnreadError(f"{where} is of another version: {first_line(error)}") from error
         if type(error).__module__.startswith("gymnasium."):
             raise UnreadError(
                 f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
                 "registers it: --plugin MODULE."
             ) from error
-        raise reading_error(where, "cannot be read by the installed Minari", error) from error
+        raise reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
