@@ -195,7 +195,7 @@ def test_what_lies_outside_of_a_grid_is_not_sent(in_process: Run, tmp_path: Path
     refused(in_process("sync", "runs/grid"), "report/config.gin is a link", f"{pack.name} is a link")
     kept = sent(tmp_path / "runs")
     assert not any(SECRET.encode() in content for content in kept.values())
-    assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 4
+    assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 3
     write_state(grid, packs=["../../../elsewhere/packs/00000000"])
     refused(in_process("sync", "runs/grid"), "grid.json is damaged (packs.0: ")
 
