@@ -29,7 +29,7 @@ dqlab data verify mine.hdf5 --task walker2d-medium-v2
 """
 INFO_EXAMPLES = """
 dqlab data info walker2d-medium-v2
-dqlab data info mine.npz --png mine.png
+dqlab data info mine.npz --json
 """
 CONVERT_EXAMPLES = """
 dqlab data convert mine.npz mine.hdf5
@@ -62,8 +62,6 @@ def add_data(commands: Any) -> None:
     parser.add_argument("dataset", metavar="DATASET", help=DATASET)
     _add_task(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
-    text = "draw histograms of returns and lengths; into runs/data/NAME.png if no file is named"
-    parser.add_argument("--png", nargs="?", type=expanded, const=Path(), metavar="FILE", help=text)
 
     text = "Write a dataset in another format."
     parser = add_command(group, "convert", _convert, text, CONVERT_EXAMPLES, help=text)
@@ -71,13 +69,6 @@ def add_data(commands: Any) -> None:
     parser.add_argument("target", metavar="TO", help="a path with a format's suffix: .hdf5 or .npz")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     _add_task(parser)
-
-    text = "Put your copy of a task's dataset into D4RL's cache, if it fits."
-    example = "dqlab data import downloads/walker2d_medium-v2.hdf5 walker2d-medium-v2"
-    parser = add_command(group, "import", _import, text, example, help=text)
-    parser.add_argument("source", metavar="FILE", help="a path, or minari:ID")
-    parser.add_argument("task", metavar="TASK", help="whose it is")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +112,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> None:
     from dqlab.data.describe import print_info
 
-    print_info(args.dataset, args.task, args.json, args.png)
+    print_info(args.dataset, args.task, args.json)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -131,15 +122,6 @@ def _convert(args: argparse.Namespace) -> None:
     with reading_status(args.source):
         source, target = locate_dataset(args.source, args.task), conversion_target(args.target, args.task)
         lines = convert_dataset(source, target, args.force)
-    print(*lines, sep="\n")
-
-
-def _import(args: argparse.Namespace) -> None:
-    from dqlab.data.convert import import_dataset
-    from dqlab.data.locate import reading_status
-
-    with reading_status(args.source):
-        lines = import_dataset(args.source, args.task, args.force)
     print(*lines, sep="\n")
 
 

@@ -36,7 +36,13 @@ EXPERIMENT_FIELDS: Mapping[str, Role] = {
 }
 """The role of every field; a field without one fails a test."""
 
-RETIRED = ("load_dataset.memory_map", "load_dataset.map_dir", "Collection.minari_id")
+RETIRED = (
+    "load_dataset.memory_map",
+    "load_dataset.map_dir",
+    "Collection.minari_id",
+    "d4rl_download.root",
+    "d4rl_download.sha256",
+)
 """Parameters that earlier versions stored and that never had an effect on results; read over in gin files."""
 
 WITHOUT_EFFECT = (

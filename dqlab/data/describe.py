@@ -1,11 +1,10 @@
-"""`dqlab data info`: what is known of a dataset, as plain values, as tables, and as a histogram."""
+"""`dqlab data info`: what is known of a dataset, as plain values and as tables."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,66 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
 from dqlab.data.survey import BY_LIMIT, RECORDED, Survey, survey_dataset
-from dqlab.errors import DataError, printable_name
-from dqlab.files import atomic_path
+from dqlab.errors import printable_name
 from dqlab.machine import in_words
 from dqlab.printing import Console
-
-BINS = 50
-
-
-def default_picture_path(dataset: Dataset) -> Path:
-    """Where the picture goes if nobody says: runs/data/NAME.png."""
-    name = dataset.named.replace(":", "-").strip("./").replace("/", "-")
-    return Path("runs") / "data" / f"{name.removesuffix(dataset.path.suffix) or name}.png"
-
-
-def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
-    """Write a PNG: returns, with the normalised score above where the task is known, and lengths.
-
-    Raises:
-        DataError: no episode ends, or the file cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    returns = found.returns[np.isfinite(found.returns)]
-    if not len(returns):
-        raise DataError(f"{dataset.named}: there is nothing to draw: no episode with a finite return ends in it.")
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
-    title = f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes"
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    drawn = {"episode return": returns, "episode length (steps)": found.lengths}
-    for axes, (label, values) in zip(figure.subplots(1, 2), drawn.items(), strict=True):
-        axes.hist(values, bins=BINS)
-        axes.axvline(values.mean(), color="black", linewidth=1, linestyle="--")
-        axes.set_xlabel(f"{label}; dashed: mean {values.mean():,.1f}")
-        axes.set_ylabel("episodes")
-        axes.ticklabel_format(axis="x", useOffset=False)
-    if task := dataset.task:
-        span = task.max_score - task.min_score
-        scores = (task.score, lambda score: score * span / 100 + task.min_score)
-        figure.axes[0].secondary_xaxis("top", functions=scores).set_xlabel("normalised score")
-    with write_errors(path, "Choose another --png."), atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-
 
 MOST_TEXT = 300
 
 
-def print_info(name: str, task: str | None = None, as_json: bool = False, png: Path | None = None) -> None:
+def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
     """Read a dataset and print what is known of it.
 
     Args:
         name: as `locate_dataset` takes it.
         task: whose data it holds.
         as_json: one JSON object instead of tables.
-        png: a picture to draw; `Path()` for the default one.
 
     Raises:
         DqlabError: there is no such dataset, or it cannot be read.
@@ -82,10 +37,6 @@ def print_info(name: str, task: str | None = None, as_json: bool = False, png: P
     with reading_status(name):
         found = survey_dataset(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
-    if png is not None:
-        picture = png if png.name else default_picture_path(dataset)
-        draw_histogram(dataset, found, picture)
-        known["png"] = str(picture)
     if as_json:
         print(json.dumps(known, indent=1))
     else:
@@ -173,8 +124,6 @@ def print_dataset(known: Mapping[str, Any], console: Console) -> None:
         console.print(
             _table("Metadata", ["", ""], [_note_row(*note) for note in sorted(known["metadata"].items())], left=2)
         )
-    if "png" in known:
-        console.print(Text(f"Figure: {known['png']}"), soft_wrap=True)
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:

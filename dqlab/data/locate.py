@@ -120,10 +120,7 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
         ConfigError: it is a task's name, whose file is D4RL's own; or as `resolve_dataset` does.
     """
     if dataset in tasks:
-        raise ConfigError(
-            f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path; your copy of D4RL's file is "
-            f"put there by `dqlab data import FILE {dataset}`."
-        )
+        raise ConfigError(f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path.")
     return resolve_dataset(dataset, task)
 
 

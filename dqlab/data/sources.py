@@ -174,10 +174,8 @@ def d4rl_download(
     task: Task,
     argument: str = "",
     progress: Progress = no_progress,
-    root: str = "",
     mirrors: tuple[str, ...] = (),
     mirrors_first: bool = False,
-    sha256: str | None = None,
     timeout: float = 30.0,
 ) -> LocatedDataset:
     """Download D4RL's file into D4RL's cache, from the first address that has it.
@@ -189,26 +187,24 @@ def d4rl_download(
         task: which task's file.
         argument: the only mirror to ask, in place of all other addresses.
         progress: called with bytes done and in all.
-        root: the same as `argument`, for every use of this source.
         mirrors: further addresses, in order: a base with D4RL's folders, or an address with `{file}` (path on D4RL's
             server) or `{name}` (the file's name).
         mirrors_first: ask them before D4RL's server.
-        sha256: expected digest of the file, if you know it; D4RL publishes none.
         timeout: seconds without a byte after which an address is given up.
     """
-    path, only = cache_path(task), argument or root
+    path = cache_path(task)
     others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
     own = dataset_addresses(task)
     addresses = [*others, *own] if mirrors_first else [*own, *others]
-    if only:
-        addresses = [address_of(only, task.file)]
+    if argument:
+        addresses = [address_of(argument, task.file)]
     refuse_if_planning(addresses[0])
 
     def check(address: str, part: Path) -> None:
         if address == hugging_face_address(task.file):
             check_row_count(address, part, task)
         digest = sha256_of(part)
-        if sha256 is None and address in own and (fault := digest_fault(path, digest)):
+        if address in own and (fault := digest_fault(path, digest)):
             raise BrokenError(f"{address} sends another file than before: {fault}")
         record_digest(path, digest)
 
@@ -216,7 +212,7 @@ def d4rl_download(
     for address in addresses:
         seen = partial(check, address)
         try:
-            download(address, path, sha256=sha256, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
+            download(address, path, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
         except (UnavailableError, BrokenError) as error:
             failed.append(error)
         else:
@@ -265,11 +261,7 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    copy = (
-        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
-        if task.file
-        else "Name a file"
-    )
+    copy = f"Put your copy at {cache_path(task)}, or name it" if task.file else "Name a file"
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
         "--set \"load_dataset.sources=('file:PATH',)\"."
