@@ -107,8 +107,8 @@ def test_info(data: Callable[..., Said], folder: Path) -> None:
         "normalised score",
         "episode return",
         "algorithm",
-        "25%",
-        "dimension by dimension: 1.0%, 1.0%, 5.0%",
+        "quartile 1 22.5",
+        "0.01 | 0.01 | 0.05",
     ):
         assert words in out
     known = json.loads(data("info", FILE, "--json")[1])
