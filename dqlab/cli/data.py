@@ -80,7 +80,7 @@ def _list(args: argparse.Namespace) -> None:
     from dqlab.printing import Console
 
     if args.json:
-        print(json.dumps(locate.listings_as_dicts(), indent=1))
+        print(json.dumps(locate.list_datasets(), indent=1))
     else:
         locate.print_datasets(Console())
 

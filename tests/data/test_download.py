@@ -24,7 +24,7 @@ import pytest
 from dqlab.data import load_dataset
 from dqlab.data.download import UnavailableError, address_of, download, hugging_face_address
 from dqlab.data.formats.hdf5 import HDF5_MAGIC
-from dqlab.data.locate import listings_as_dicts, locate_dataset
+from dqlab.data.locate import list_datasets, locate_dataset
 from dqlab.data.sources import d4rl_cache, d4rl_download
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks
@@ -357,7 +357,7 @@ def test_a_downloaded_file_that_changes_is_told(second: Path) -> None:
 
 def test_where_each_file_can_be_had(second: Path) -> None:
     """`dqlab data list`, as data."""
-    had = {item["name"]: item["addresses"] for item in listings_as_dicts()["d4rl"]}
+    had = {item["name"]: item["addresses"] for item in list_datasets()["d4rl"]}
     assert had["walker2d-medium-v2"] == ("http://127.0.0.1:9/" + WALKER.file, hugging_face_address(WALKER.file))
     assert had["pen-human-v1"] == ("http://127.0.0.1:9/hand_dapg_v1/pen-human-v1.hdf5",)
 
