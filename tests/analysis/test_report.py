@@ -43,7 +43,7 @@ QUICK = Report(reps=100)
 REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
 LABELS = {"N=2": '<b>"a" & b_1</b>, 50%', "N=5": "base, ~#{}\\ it's η=½ $x$ 中", "N=10": "Diffusion-QL, 5 steps"}
 FILES = ["index.html", "scores.csv", "aggregates.csv", "results.json", "tables.tex", "references.bib"]
-FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles", "improvement"]
+FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles"]
 HO = ("ho2020denoising",)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
