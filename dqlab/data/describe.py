@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.data.bounds import BOUNDS_ADVICE
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
 from dqlab.data.survey import Survey, survey_dataset
 from dqlab.errors import printable_name
@@ -109,6 +110,8 @@ def print_dataset(known: Mapping[str, Any], console: Console) -> None:
             title = " ".join(filter(None, (name.replace("_", " "), printable_name(part) if part else "")))
             table.add_row(Text(title), Text(_as_text(said)))
     console.print(table)
+    if known["actions_note"]:
+        console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
 
 
 def _as_text(value: Any) -> str:
