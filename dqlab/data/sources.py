@@ -261,7 +261,7 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    copy = f"Put your copy at {cache_path(task)}, or name it" if task.file else "Name a file"
+    copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
         "--set \"load_dataset.sources=('file:PATH',)\"."
