@@ -153,12 +153,11 @@ def print_datasets(console: Console) -> None:
     )
     for head in ("dataset", "size", "what is there", "can be had from"):
         table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
-    for kind, listed in list_datasets().items():
+    for listed in list_datasets().values():
         for item in listed:
             size = "-" if item["size"] is None else in_words(item["size"])
-            note = "ships with dqlab; not D4RL" if kind == "embedded" else item["note"]
             servers = ", ".join(str(urlsplit(address).hostname) for address in item["addresses"])
-            table.add_row(*map(Text, (item["name"], size, note, servers)))
+            table.add_row(*map(Text, (item["name"], size, item["note"], servers)))
         table.add_section()
     console.print(table)
 
@@ -177,7 +176,7 @@ def _of_task(task: Task) -> dict[str, Any]:
 
 def _embedded() -> list[dict[str, Any]]:
     folder = Path(str(files("dqlab.data") / "embedded"))
-    return [_listing(path.stem, path, str(path)) for path in sorted(folder.glob("*.hdf5"))]
+    return [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in sorted(folder.glob("*.hdf5"))]
 
 
 def _minari() -> list[dict[str, Any]]:
