@@ -72,8 +72,7 @@ def made_file(path: Path, rows: int, stored: str) -> Path:
 
 def read(path: Path) -> Transitions:
     origin = {"source": "made", "path": str(path), "digest": "", "is_d4rl": False}
-    with D4RL().open(path) as columns:
-        return q_learning_view(columns, EPISODE, reward_transforms.get("none"), origin)
+    return q_learning_view(D4RL().read(path), EPISODE, reward_transforms.get("none"), origin)
 
 
 def memory_ratio(path: Path) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dqlab.analysis.results import FINISHED, Cell, CellStatus, GridResults
-from dqlab.envs.tasks import tasks as dqlab_tasks
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 TASKS = ("walker2d-medium-expert-v2", "hopper-medium-expert-v2")
@@ -63,5 +62,4 @@ def made_grid(
         results=tuple(made_result(cell, score(value, cell.task, cell.seed)) for value, cell in cells),
         gin="Grid.axes = {'N': {'DiffusionPolicy.n_timesteps': (2, 5, 10)}}\n",
         facts={"versions": {"dqlab": "0.1.0", "torch": "2.13.0"}, "device_names": ["a processor"], "seconds": 600.0},
-        known_tasks=tuple(dqlab_tasks.names()),
     )

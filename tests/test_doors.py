@@ -81,14 +81,6 @@ def test_the_home_folder_in_paths(in_process: Run, tmp_path: Path, home: dict[st
     assert not (tmp_path / "~").exists()
 
 
-def test_minari_knows_the_home_folder(dqlab: Run, tmp_path: Path, home: dict[str, str]) -> None:
-    pytest.importorskip("minari")
-    done = dqlab("data", "convert", str(MINI), "minari:made/walker-v0", env=home)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "home" / "minari" / "made" / "walker-v0" / "data" / "main_data.hdf5").exists()
-    assert not (tmp_path / "~").exists()
-
-
 @pytest.mark.parametrize("device", ["mps", "xpu:0", "cude", "cuda:-1"])
 def test_devices_that_dqlab_does_not_compute_on(in_process: Run, tmp_path: Path, device: str) -> None:
     done = in_process(*QUICK, "--out", "run", "--device", device, "--set", *TINY)

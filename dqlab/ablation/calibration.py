@@ -39,14 +39,12 @@ class Cost(NamedTuple):
         memory: bytes on the host, of the process.
         gpu_memory: bytes on a GPU; 0 without one.
         threads: CPU threads that it computes with.
-        measured: whether it was measured, or is taken to be as large as others.
     """
 
     seconds: float
     memory: int
     gpu_memory: int
     threads: int
-    measured: bool = True
 
 
 PROCESS = 600 * 2**20
@@ -64,7 +62,7 @@ def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[
     torch.cuda.empty_cache()  # of a GPU that packs are about to share; nothing without one
     if not measured:
         return {}
-    largest = Cost(*map(max, zip(*measured.values(), strict=True)))._replace(measured=False)
+    largest = Cost(*map(max, zip(*measured.values(), strict=True)))
     return {pack.id: measured.get((id(pack.kind), len(pack.cells)), largest) for pack in packs}
 
 

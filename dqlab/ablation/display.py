@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from rich.console import Group, RenderableType
-from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -37,46 +34,22 @@ class GridProgress:
     Args:
         cells: by their ids; kept up to date.
         packs: that are to be run.
-        seconds: what each pack is expected to take, by its id.
     """
 
-    def __init__(
-        self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack], seconds: Mapping[str, float]
-    ) -> None:
+    def __init__(self, cells: Mapping[str, CellStatus], packs: Sequence[PlannedPack]) -> None:
         self.cells = cells
         self._packs = {pack.id: [cell.id for cell in pack.cells] for pack in packs}
-        self._seconds = dict(seconds)
-        self._done: dict[str, float] = dict.fromkeys(self._packs, 0.0)
-        self._begun: dict[str, float] = {}
-        self._totals: dict[str, float] = {}
-        self._started = time.monotonic()
+        self._steps: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def on_event(self, job: Job, event: Mapping[str, Any]) -> list[CellStatus]:
         """Follow an event of a pack; returns the cells whose state changed."""
         with self._changes(job) as changed:
-            if event.get("event") in ("started", "progress"):
-                self._totals[job.id] = float(event.get("steps", self._totals.get(job.id, 0.0)))
-                self._done[job.id] = float(event["step"]) / self._totals[job.id] if self._totals[job.id] else 0.0
-            if event.get("event") == "started":
-                self._begun[job.id] = self._done[job.id]
+            if "steps" in event:
+                self._steps[job.id] = float(event["steps"])
             for status in [self.cells[cell] for cell in self._packs[job.id] if self.cells[cell].state != FAILED]:
-                self._follow(status, event, self._done[job.id])
+                _follow(status, event, self._steps.get(job.id, 0.0))
         return changed
-
-    def _follow(self, status: CellStatus, event: Mapping[str, Any], done: float) -> None:
-        """What an event means for one of the cells of its pack, of which that share is done."""
-        match event.get("event"):
-            case "starting":
-                status.state = STARTING
-            case "started":
-                status.state, status.share = RUNNING, done
-            case "progress":
-                status.share = done
-            case "evaluated":
-                status.last_score = event["scores"].get(status.cell.replica, status.last_score)
-            case "cell_failed" if status.cell.replica == event["replica"]:
-                status.state, status.reason = FAILED, str(event["reason"])
 
     def on_end(self, ended: Ended) -> list[CellStatus]:
         """Read what a pack that has ended left of its cells; returns those whose state changed.
@@ -85,7 +58,6 @@ class GridProgress:
             RunError: a summary or a failure's record is damaged.
         """
         with self._changes(ended.job) as changed:
-            self._done[ended.job.id] = self._done[ended.job.id] if ended.code == STOPPED else 1.0
             for cell in self._packs[ended.job.id]:
                 read_outcome(self.cells[cell], ended)
         return changed
@@ -99,20 +71,22 @@ class GridProgress:
             yield changed
             changed += [self.cells[cell] for cell, state in before.items() if self.cells[cell].state != state]
 
-    def counts(self) -> dict[str, int]:
-        """How many cells are in each state."""
-        with self._lock:
-            states = [status.state for status in self.cells.values()]
-        return {state: states.count(state) for state in (FINISHED, RUNNING, STARTING, WAITING, FAILED)}
+    def done(self) -> float:
+        """How many cells' worth of updates are done; a failed one counts as done."""
+        return sum(1.0 if status.state == FAILED else status.share for status in self.cells.values())
 
-    def seconds_left(self) -> float | None:
-        """An estimate by the pace so far; None before there is any."""
-        with self._lock:
-            weights = {pack: (self._seconds.get(pack) or 1.0) * len(cells) for pack, cells in self._packs.items()}
-            done = sum(weights[pack] * (self._done[pack] - self._begun.get(pack, 0.0)) for pack in weights)
-            left = sum(weight * (1.0 - self._done[pack]) for pack, weight in weights.items())
-        elapsed = time.monotonic() - self._started
-        return elapsed * left / done if done > 0.0 else None
+
+def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
+    """What an event means for one of the cells of its pack, which takes so many updates."""
+    match event.get("event"):
+        case "starting":
+            status.state = STARTING
+        case "started" | "progress":
+            status.state, status.share = RUNNING, float(event["step"]) / steps if steps else 0.0
+        case "evaluated":
+            status.last_score = event["scores"].get(status.cell.replica, status.last_score)
+        case "cell_failed" if status.cell.replica == event["replica"]:
+            status.state, status.reason = FAILED, str(event["reason"])
 
 
 NO_RESULT = "it ended without a result"
@@ -177,9 +151,8 @@ def say_what_is_missing(session: GridSession, console: Console) -> None:
 
 
 def show_plan(session: GridSession, console: Console) -> None:
-    """Show the cells and packs of a grid whose packs have been measured, and what they take."""
+    """Show the cells of a grid whose packs have been measured, and what they take."""
     console.print(_cells(session))
-    console.print(_packs(session))
     for line in _sums(session):
         console.print(Text(line), soft_wrap=True)
 
@@ -205,22 +178,6 @@ def _few(seeds: list[int]) -> str:
     return " ".join(map(str, seeds[:8])) + (f" ... ({len(seeds)})" if len(seeds) > 8 else "")
 
 
-def _packs(session: GridSession) -> Table:
-    table = Table(title="Packs: cells that are trained together, in one process", title_justify="left")
-    gpus = any(cost.gpu_memory for cost in session.costs.values())
-    for column in ("pack", "task", "cells", "of", "time, at most", "memory", *(["on the GPU"] if gpus else [])):
-        table.add_column(column, justify="left" if column in ("pack", "task", "of") else "right")
-    for pack in session.packs[:SHOWN]:
-        cost = session.costs[pack.id]
-        labels = ", ".join(dict.fromkeys(cell.label for cell in pack.cells))
-        time = ("" if cost.measured else "~") + readable_duration(cost.seconds)
-        memory = [_bytes(cost.memory), *([_bytes(cost.gpu_memory)] if gpus else [])]
-        table.add_row(pack.id[:8], pack.kind.task, str(len(pack.cells)), labels, time, *memory)
-    if len(session.packs) > SHOWN:
-        table.add_row(f"... and {len(session.packs) - SHOWN:,} more")
-    return table
-
-
 def _sums(session: GridSession) -> list[str]:
     """How long it takes, what it takes, and what these figures leave out."""
     unfetched = [f"Not here yet, fetched when the grid is run: {url}" for url in session.resolver.not_fetched or ()]
@@ -235,8 +192,8 @@ def _sums(session: GridSession) -> list[str]:
     ]
     if any(cost.gpu_memory for cost in found) and not torch.cuda.is_available():
         lines.append("The packs are for GPUs, of which there is none here: times are those of this machine's CPU.")
-    if any(not cost.measured for cost in found):
-        lines.append("~: not measured; as much as the costliest pack that was.")
+    if on_gpu := max(cost.gpu_memory for cost in found):
+        lines.append(f"About {_bytes(on_gpu)} on a GPU, for the largest pack.")
     return [*lines, *unfetched]
 
 
@@ -244,94 +201,56 @@ def _bytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-MARKS = {
-    FINISHED: ("●", "green"),
-    RUNNING: ("◐", "yellow"),
-    STARTING: ("◌", "yellow"),
-    WAITING: ("·", "dim"),
-    FAILED: ("✗", "bold red"),
-}
-ORDER = (FAILED, RUNNING, STARTING, FINISHED, WAITING)
-
-
 class GridDisplay:
-    """Shows how far a grid is.
+    """Shows how far a grid is: a bar on a terminal, and a line for every cell that begins or ends.
 
     Args:
         progress: how far every cell is.
-        console: where to; one that is not a terminal gets a line for every cell that ends.
-        title: of the table.
+        console: where to.
+        title: of the bar.
         note: what must stand beside every score ("not D4RL").
     """
 
     def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
-        self.progress, self.console, self.title = progress, console, title
+        self.progress, self.console = progress, console
         self._note = f" ({note})" if note else ""
-        self.message = ""
-        self._started = time.monotonic()
-        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=False)
-        self._is_live = console.is_terminal and not console.quiet
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=3600,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self._task = self._bar.add_task(title, total=len(progress.cells), completed=progress.done())  # type: ignore[arg-type]
 
     def __enter__(self) -> GridDisplay:
-        if self._is_live:
-            self._live.start()
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_live:
-            self._live.stop()
+        self._bar.stop()
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""
-        self.message = text
-        if not self._is_live:
-            self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(text), soft_wrap=True)
 
     def show_changes(self, statuses: Iterable[CellStatus]) -> None:
-        """Tell of cells whose state has changed, where there is no table."""
-        for status in statuses if not self._is_live else ():
-            cell = status.cell
+        """Tell of cells whose state has changed."""
+        self._bar.update(self._task, completed=self.progress.done())
+        for status in statuses:
             if status.state == WAITING:
                 continue
+            cell, every = status.cell, self.progress.cells.values()
             scored = status.last_score is not None and status.state != FAILED
             score = f"  score {status.last_score:.1f}{self._note}" if scored else ""
             why = f"  {status.reason}" if status.reason else ""
-            counts = self.progress.counts()
-            text = f"[{counts[FINISHED]}/{len(self.progress.cells)}] {cell.label}  {cell.task}  seed {cell.seed}"
-            self.console.print(Text(f"{text}  {status.state}{score}{why}"), soft_wrap=True)
-
-    def render(self) -> RenderableType:
-        """The table, what is left, failures."""
-        rows = _rows(self.progress.cells.values())
-        room = max(self.console.size.height - 9, 5)
-        shown = (
-            sorted(rows, key=lambda row: min(ORDER.index(s.state) for s in row))[:room] if len(rows) > room else rows
-        )
-        table = Table(title=self.title, title_justify="left")
-        for column in ("cell", "task", "seeds", "done", f"score so far{self._note}"):
-            table.add_column(column, justify="right" if column == "done" else "left", no_wrap=column != "task")
-        for row in shown:
-            marks = Text.assemble(*(MARKS[status.state] for status in row))
-            share = f"{100 * float(np.mean([status.share for status in row])):.0f}%"
-            table.add_row(row[0].cell.label, row[0].cell.task, marks, share, _scores(row))
-        parts: list[RenderableType] = [table]
-        if len(rows) > len(shown):
-            parts.append(Text(f"... and {len(rows) - len(shown):,} more rows", style="dim"))
-        parts.append(Text(self._line()))
-        failures = [status for status in self.progress.cells.values() if status.state == FAILED][-3:]
-        parts += [Text(f"✗ {s.cell.label}, seed {s.cell.seed}: {s.reason}", style="red") for s in failures]
-        if self.message:
-            parts.append(Text(self.message, style="bold"))
-        return Group(*parts)
-
-    def _line(self) -> str:
-        counts, left = self.progress.counts(), self.progress.seconds_left()
-        told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
-        return f"{told}; {readable_duration(time.monotonic() - self._started)} so far, " + (
-            "time left not known yet" if left is None else f"about {readable_duration(left)} left"
-        )
+            finished = sum(each.state == FINISHED for each in every)
+            text = f"[{finished}/{len(every)}] {cell.label}  {cell.task}  seed {cell.seed}"
+            self.say(f"{text}  {status.state}{score}{why}")
 
 
 def _rows(statuses: Iterable[CellStatus]) -> list[list[CellStatus]]:
@@ -340,9 +259,3 @@ def _rows(statuses: Iterable[CellStatus]) -> list[list[CellStatus]]:
     for status in statuses:
         rows.setdefault((status.cell.label, status.cell.task), []).append(status)
     return list(rows.values())
-
-
-def _scores(row: list[CellStatus]) -> str:
-    """Mean of the last evaluations, and how many seeds that are."""
-    scores = [status.last_score for status in row if status.last_score is not None]
-    return f"{np.mean(scores):6.1f}  ({len(scores)} of {len(row)})" if scores else "     -"

@@ -296,8 +296,7 @@ def run_packs(session: GridSession, console: Console) -> bool:
     for status in session.in_state(FINISHED):
         assert status.folder is not None
         status.last_score = read_last_score(status.folder)
-    seconds = {name: cost.seconds for name, cost in session.costs.items()}
-    progress = GridProgress(session.cells, session.packs, seconds)
+    progress = GridProgress(session.cells, session.packs)
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     display = GridDisplay(progress, console, f"{session.request.name} in {session.folder.path}", caveat)
 

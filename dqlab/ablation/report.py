@@ -18,7 +18,6 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import format_bindings, parse_bindings
 from dqlab.config.registry import Registry
-from dqlab.envs.tasks import tasks
 from dqlab.errors import RunError
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, GridRecord, InspectionRecord, RunRecord, SummaryRecord, read_record
@@ -117,7 +116,6 @@ def collect_results(folder: GridFolder) -> GridResults:
         gin=facts["gin"],
         facts={**_facts_of(runs), **of_sessions},
         components=components_used([parse_bindings(facts["gin"]), *map(_parameters_of, runs)]),
-        known_tasks=tuple(tasks.names()),
         inspections=_inspections(finished, facts["base"]),
     )
 

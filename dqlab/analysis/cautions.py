@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 
 import pandas as pd
 
@@ -61,10 +60,6 @@ def same_settings(results: GridResults) -> list[tuple[str, ...]]:
     return [tuple(group) for runs, group in alike.items() if runs and len(group) > 1]
 
 
-ALIKE = 0.7
-"""Likeness from which on a published label may be meant for one of the grid's; rivals' short names are less alike."""
-
-
 def cautions_of(
     results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame
 ) -> tuple[str, ...]:
@@ -89,7 +84,6 @@ def cautions_of(
         *_different_budgets(results),
         *_same(results),
         *_selection(settings),
-        *beside_nothing(results, settings),
     )
 
 
@@ -204,22 +198,6 @@ def _selection(settings: Report) -> Iterator[str]:
             "best_online picks each run's checkpoint by the score that it then reports: an upper bound, "
             "not what one gets without the environment."
         )
-
-
-def beside_nothing(results: GridResults, settings: Report) -> Iterator[str]:
-    """Published names that are nearly those of the grid's settings or tasks, and so perhaps mistakes."""
-    for label in settings.reference:
-        if _nearly(label, results.labels):
-            yield f"The reference names '{label}', which is no setting of this grid; nothing is beside it."
-    named = dict.fromkeys(task for published in settings.reference.values() for task in published)
-    for task in named:
-        if task not in (AVERAGE, *results.known_tasks) and _nearly(task, results.tasks):
-            yield f"The reference names '{task}', which is no task of this grid; nothing is beside it."
-
-
-def _nearly(name: str, known: Sequence[str]) -> bool:
-    """Whether a name is like one of those known, and yet none of them."""
-    return name not in known and bool(get_close_matches(name.lower(), [other.lower() for other in known], 1, ALIKE))
 
 
 def _named(labels: Mapping[str, None] | Sequence[str]) -> str:

@@ -111,7 +111,6 @@ class GridResults:
         gin: the grid's configuration, flattened, as a gin text.
         facts: versions (`versions`: package -> version), `device_names`, `git_commits`, `seconds`, ...
         components: that its cells use, algorithms first.
-        known_tasks: names of all tasks that there are, in this grid or not.
         inspections: task -> label -> what is inside of that setting's policy of the lowest seed.
     """
 
@@ -127,7 +126,6 @@ class GridResults:
     gin: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     components: tuple[UsedComponent, ...] = ()
-    known_tasks: tuple[str, ...] = ()
     inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)
 
     @property

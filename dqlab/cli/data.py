@@ -29,7 +29,7 @@ dqlab data verify mine.hdf5 --task walker2d-medium-v2
 """
 INFO_EXAMPLES = """
 dqlab data info walker2d-medium-v2
-dqlab data info mine.npz --png mine.png
+dqlab data info mine.npz --json
 """
 CONVERT_EXAMPLES = """
 dqlab data convert mine.npz mine.hdf5
@@ -62,22 +62,13 @@ def add_data(commands: Any) -> None:
     parser.add_argument("dataset", metavar="DATASET", help=DATASET)
     _add_task(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
-    text = "draw histograms of returns and lengths; into runs/data/NAME.png if no file is named"
-    parser.add_argument("--png", nargs="?", type=expanded, const=Path(), metavar="FILE", help=text)
 
     text = "Write a dataset in another format."
     parser = add_command(group, "convert", _convert, text, CONVERT_EXAMPLES, help=text)
     parser.add_argument("source", metavar="FROM", help=DATASET)
-    parser.add_argument("target", metavar="TO", help="a path with a format's suffix (.hdf5, .npz, .pkl), or minari:ID")
+    parser.add_argument("target", metavar="TO", help="a path with a format's suffix: .hdf5 or .npz")
     parser.add_argument("--force", action="store_true", help="replace what is there")
     _add_task(parser)
-
-    text = "Put your copy of a task's dataset into D4RL's cache, if it fits."
-    example = "dqlab data import downloads/walker2d_medium-v2.hdf5 walker2d-medium-v2"
-    parser = add_command(group, "import", _import, text, example, help=text)
-    parser.add_argument("source", metavar="FILE", help="a path, or minari:ID")
-    parser.add_argument("task", metavar="TASK", help="whose it is")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +80,7 @@ def _list(args: argparse.Namespace) -> None:
     from dqlab.printing import Console
 
     if args.json:
-        print(json.dumps(locate.listings_as_dicts(), indent=1))
+        print(json.dumps(locate.list_datasets(), indent=1))
     else:
         locate.print_datasets(Console())
 
@@ -121,7 +112,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> None:
     from dqlab.data.describe import print_info
 
-    print_info(args.dataset, args.task, args.json, args.png)
+    print_info(args.dataset, args.task, args.json)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -134,26 +125,17 @@ def _convert(args: argparse.Namespace) -> None:
     print(*lines, sep="\n")
 
 
-def _import(args: argparse.Namespace) -> None:
-    from dqlab.data.convert import import_dataset
-    from dqlab.data.locate import reading_status
-
-    with reading_status(args.source):
-        lines = import_dataset(args.source, args.task, args.force)
-    print(*lines, sep="\n")
-
-
 def add_collect(commands: Any) -> None:
     """`dqlab collect`."""
     text = (
         "Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed."
     )
-    example = "dqlab collect --gin mine.gin --out collected --format d4rl minari"
+    example = "dqlab collect --gin mine.gin --out collected --format d4rl npz"
     parser = add_parser(commands, "collect", _collect, text, example)
     add_gin(parser)
     text = "folder; a second call continues or reuses what is there"
     parser.add_argument("--out", type=expanded, default=Path("collected"), help=text)
-    text = "what is written: d4rl, minari, or both (Collection.formats)"
+    text = "what is written: d4rl, npz, or both (Collection.formats)"
     parser.add_argument("--format", action="extend", nargs="+", help=text)
 
 

@@ -27,6 +27,7 @@ from dqlab.config.gin_state import (
     shortest_name,
 )
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
+from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
 from dqlab.files import expanded
@@ -239,6 +240,8 @@ def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
     if isinstance(statement, config_parser.ImportStatement):
         _import(statement.module, place, loaded)
     elif isinstance(statement, config_parser.BindingStatement):
+        if written_name(statement).endswith(RETIRED) and not place.startswith("--"):
+            return
         _bind(statement, place)
         if not place.startswith("--") and not _ships(place):
             loaded.own[written_name(statement)] = place

@@ -36,6 +36,15 @@ EXPERIMENT_FIELDS: Mapping[str, Role] = {
 }
 """The role of every field; a field without one fails a test."""
 
+RETIRED = (
+    "load_dataset.memory_map",
+    "load_dataset.map_dir",
+    "Collection.minari_id",
+    "d4rl_download.root",
+    "d4rl_download.sha256",
+)
+"""Parameters that earlier versions stored and that never had an effect on results; read over in gin files."""
+
 WITHOUT_EFFECT = (
     "Tracking.mlflow",
     "Tracking.patience",
@@ -45,11 +54,10 @@ WITHOUT_EFFECT = (
     "Training.execution",
     "Experiment.threads",
     "load_dataset.sources",
-    "load_dataset.memory_map",
-    "load_dataset.map_dir",
     "d4rl_download.mirrors",
     "d4rl_download.mirrors_first",
     "import_path.folders",
+    *RETIRED,
 )
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""

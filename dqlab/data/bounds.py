@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Columns, float_blocks
+from dqlab.data.formats.base import Columns, float_column
 from dqlab.envs.custom import action_bounds
 from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, DataError, nearest_of_few
@@ -59,22 +59,20 @@ def action_rule(task: Task, name: str) -> ActionRule:
     return ActionRule(name, tuple(low), tuple(high))
 
 
-def action_blocks(columns: Columns, rule: ActionRule) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """First row and actions (n, A) of one block after the other, by the rule.
+def unit_actions(columns: Columns, rule: ActionRule) -> NDArray[np.float32]:
+    """Actions (n, A) by the rule.
 
     Raises:
-        DataError: a value is not finite; or, after the last block, actions are not as the rule wants them.
+        DataError: a value is not finite, or actions are not as the rule wants them.
     """
     change, complaint = RULES[rule.name]
-    low, high = np.full(columns.actions.shape[1], np.inf), np.full(columns.actions.shape[1], -np.inf)
-    beyond = 0
-    for start, block in float_blocks(columns.where, "actions", columns.actions):
-        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-        changed = change(block, rule)
-        beyond += int((np.abs(changed) > 1.0 + ROUNDING).any(axis=1).sum())
-        yield start, changed
-    if said := complaint(ActionRange(beyond, low, high, stored_bounds(columns.metadata)), rule):
+    actions = float_column(columns.where, "actions", columns.actions)
+    changed = change(actions, rule)
+    beyond = int((np.abs(changed) > 1.0 + ROUNDING).any(axis=1).sum())
+    found = ActionRange(beyond, actions.min(axis=0), actions.max(axis=0), stored_bounds(columns.metadata))
+    if said := complaint(found, rule):
         raise DataError(f"{columns.where}: {said}.")
+    return changed
 
 
 AS_IS = ActionRule()
@@ -130,14 +128,14 @@ def is_unit(low: Ends, high: Ends) -> bool:
     return bool(np.all(np.equal(low, -1.0)) and np.all(np.equal(high, 1.0)))
 
 
-def _unchanged(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
-    return block
+def _unchanged(actions: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
+    return actions
 
 
-def _rescaled(block: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
+def _rescaled(actions: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
     """In [-1, 1], what is rounding clipped; where a dimension has one value only, how far an action is from it."""
     low, high = np.array(rule.low), np.array(rule.high)
-    unit = np.where(high > low, to_unit(block, low, high), block - low)
+    unit = np.where(high > low, to_unit(actions, low, high), actions - low)
     return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
 
 

@@ -1,26 +1,21 @@
-"""Datasets fetched, imported into D4RL's cache, or written in another format, and what that format could not hold."""
+"""Datasets fetched, or written in another format, and what that format could not hold."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.download import CACHE_ADVICE, Progress, forget_digest, no_progress
+from dqlab.data.download import Progress, no_progress
 from dqlab.data.formats.base import Columns
-from dqlab.data.formats.hdf5 import COLLECTED, CONVERTED, PROVENANCE, SHARE
-from dqlab.data.formats.reading import write_errors
-from dqlab.data.locate import Dataset, locate_dataset, resolve_dataset, task_of
+from dqlab.data.formats.hdf5 import CONVERTED
+from dqlab.data.locate import Dataset, task_of
 from dqlab.data.rows import cuts_of
 from dqlab.data.sources import LocatedDataset, cache_folder, find_dataset
 from dqlab.data.survey import Survey, survey_dataset
-from dqlab.data.verify import verify_dataset
-from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
-from dqlab.errors import DataError, DqlabError, message_of, printable_names
-from dqlab.files import atomic_path, size_of
+from dqlab.errors import DataError, DqlabError, message_of
+from dqlab.files import size_of
 from dqlab.machine import in_words
 
 
@@ -39,11 +34,10 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     if target.place.exists() and target.place.samefile(source.place):
         raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
-    with source.open() as columns:
-        before = survey_dataset(columns, task)
-        target.format.write(target.path, _with_known_facts(columns, source, task))
-    with target.open() as columns:
-        after = survey_dataset(columns, task)
+    columns = source.read()
+    before = survey_dataset(columns, task)
+    target.format.write(target.path, _with_known_facts(columns, source, task))
+    after = survey_dataset(target.read(), task)
     return [f"{target.place}: {after.counts}", *conversion_losses(before, after)]
 
 
@@ -58,24 +52,12 @@ def check_target(target: Dataset, force: bool) -> None:
 
 
 def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> Columns:
-    """The columns with what is known of them elsewhere: cuts, where they are from, the task's environment."""
+    """The columns with what is known of them elsewhere: cuts, and where they are from."""
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    if task and "env_spec" not in said and (spec := _specification(task)):
-        said["env_spec"] = spec
     timeouts = columns.timeouts
     if timeouts is None and task:
-        timeouts = cuts_of(columns.terminals[:].astype(bool), None, task.episode_limit)
+        timeouts = cuts_of(columns.terminals.astype(bool), None, task.episode_limit)
     return replace(columns, timeouts=timeouts, metadata=said)
-
-
-def _specification(task: Task) -> str:
-    """The task's environment as Gymnasium writes it; empty where Gymnasium does not know it."""
-    import gymnasium
-
-    try:
-        return str(gymnasium.spec(task.env_id).to_json())
-    except gymnasium.error.Error:
-        return ""
 
 
 def conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
@@ -86,17 +68,6 @@ def conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
         yield f"Lost: {gone:,} of {before.transitions:,} transition(s){why}."
     if forgets and after.terminals:
         yield f"Not kept: the observations after {after.terminals:,} terminal row(s); nothing is learnt from them."
-    rows = before.rows - after.rows
-    if rows > 0 and not before.follows:
-        yield (
-            f"Left out: {rows:,} row(s) that are no transition, for it is not known what followed them "
-            "(ends of episodes that were cut, and the last row); their observations are kept, their rewards are not."
-        )
-    episodes = [len(found.lengths) + bool(found.unfinished) for found in (before, after)]
-    if episodes[0] != episodes[1]:
-        yield f"Episodes: {episodes[0]:,} before, {episodes[1]:,} after."
-    if notes := set(before.metadata) - set(after.metadata):
-        yield f"Not kept: metadata ({printable_names(notes)})."
     if after.actions_note:
         yield f"Note: {after.actions_note}; for training, {BOUNDS_ADVICE}."
 
@@ -152,60 +123,3 @@ def _fetched_text(found: LocatedDataset) -> str:
     cached = place.parent.resolve() == cache_folder().resolve()
     use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({found.source!r},)"
     return f"{there}{place} ({in_words(size_of(place))}){use}{failed}"
-
-
-CONVERTED_CAVEAT = (
-    "It was converted: scores obtained with it are marked as not D4RL's. Only D4RL's own file counts as such."
-)
-
-
-def import_dataset(name: str, task_name: str, force: bool = False) -> list[str]:
-    """Verify a dataset and put it into D4RL's cache, byte by byte, or converted from another format.
-
-    Args:
-        name: a path, or `FORMAT:NAME`.
-        task_name: whose data it is.
-        force: replace what is there.
-
-    Raises:
-        DqlabError: it does not fit the task, is damaged or not D4RL's, or the cache has that file.
-    """
-    task = task_of(task_name)
-    source, target = locate_dataset(name, task_name), resolve_dataset(task_name)
-    if target.place.exists() and target.place.samefile(source.place):
-        return [f"{target.place} is that file already."]
-    if other := _tasks_with_file(source.place.name) - {task.name}:
-        raise DataError(f"{name} is called as D4RL's {min(other)}, not {task.name}. If it is, give it another name.")
-    check_target(target, force)
-    seen = verify_dataset(source)
-    if seen.damaged or seen.survey is None:
-        wrong = "; ".join(finding.text for finding in seen.findings if finding.damage)
-        raise DataError(f"{name} is not put into D4RL's cache as {task.name}: {wrong}.")
-    if seen.survey.actions_note:
-        raise DataError(
-            f"{name} is not put into D4RL's cache as {task.name}: {seen.survey.actions_note}, and D4RL's in [-1, 1]. "
-            f"Use it as 'file:{name}': {BOUNDS_ADVICE}."
-        )
-    if seen.survey.metadata.get(PROVENANCE, "").startswith(COLLECTED):
-        raise DataError(f"{name} was collected by dqlab: it is not D4RL's {task.name}. Use it as 'file:{name}'.")
-    notes = [f"Note: {finding.text}." for finding in seen.findings]
-    if type(source.format) is type(target.format):
-        _copy(source, target)
-        forget_digest(target.place)
-        said = [f"{target.place}: {seen.survey.rows:,} rows, SHA-256 {seen.digest}", *notes]
-        if seen.survey.rows < SHARE * task.rows:
-            said.append(f"D4RL's has about {task.rows:,} rows: scores obtained with this are marked as not D4RL's.")
-        return [*said, CONVERTED_CAVEAT] if CONVERTED in seen.survey.metadata else said
-    lines = convert_dataset(source, target, force)
-    forget_digest(target.place)
-    return [*lines, *notes, CONVERTED_CAVEAT]
-
-
-def _tasks_with_file(file: str) -> set[str]:
-    """Tasks whose file D4RL calls so."""
-    return {entry.name for entry in tasks if entry.item.file and Path(entry.item.file).name == file}
-
-
-def _copy(source: Dataset, target: Dataset) -> None:
-    with write_errors(target.place, CACHE_ADVICE), atomic_path(target.place) as temporary:
-        shutil.copyfile(source.place, temporary)

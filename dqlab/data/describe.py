@@ -1,11 +1,10 @@
-"""`dqlab data info`: what is known of a dataset, as plain values, as tables, and as a histogram."""
+"""`dqlab data info`: what is known of a dataset, as plain values and as tables."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,78 +13,29 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE
-from dqlab.data.formats.reading import write_errors
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
-from dqlab.data.survey import BY_LIMIT, RECORDED, Survey, survey_dataset
-from dqlab.errors import DataError, printable_name
-from dqlab.files import atomic_path
-from dqlab.machine import in_words
+from dqlab.data.survey import Survey, survey_dataset
+from dqlab.errors import printable_name
 from dqlab.printing import Console
-
-BINS = 50
-
-
-def default_picture_path(dataset: Dataset) -> Path:
-    """Where the picture goes if nobody says: runs/data/NAME.png."""
-    name = dataset.named.replace(":", "-").strip("./").replace("/", "-")
-    return Path("runs") / "data" / f"{name.removesuffix(dataset.path.suffix) or name}.png"
-
-
-def draw_histogram(dataset: Dataset, found: Survey, path: Path) -> None:
-    """Write a PNG: returns, with the normalised score above where the task is known, and lengths.
-
-    Raises:
-        DataError: no episode ends, or the file cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    returns = found.returns[np.isfinite(found.returns)]
-    if not len(returns):
-        raise DataError(f"{dataset.named}: there is nothing to draw: no episode with a finite return ends in it.")
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    name = dataset.named if len(dataset.named) <= 60 else dataset.place.name
-    title = f"{name}: {found.rows:,} rows, {len(found.lengths):,} episodes"
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    drawn = {"episode return": returns, "episode length (steps)": found.lengths}
-    for axes, (label, values) in zip(figure.subplots(1, 2), drawn.items(), strict=True):
-        axes.hist(values, bins=BINS)
-        axes.axvline(values.mean(), color="black", linewidth=1, linestyle="--")
-        axes.set_xlabel(f"{label}; dashed: mean {values.mean():,.1f}")
-        axes.set_ylabel("episodes")
-        axes.ticklabel_format(axis="x", useOffset=False)
-    if task := dataset.task:
-        span = task.max_score - task.min_score
-        scores = (task.score, lambda score: score * span / 100 + task.min_score)
-        figure.axes[0].secondary_xaxis("top", functions=scores).set_xlabel("normalised score")
-    with write_errors(path, "Choose another --png."), atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-
 
 MOST_TEXT = 300
 
 
-def print_info(name: str, task: str | None = None, as_json: bool = False, png: Path | None = None) -> None:
+def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
     """Read a dataset and print what is known of it.
 
     Args:
         name: as `locate_dataset` takes it.
         task: whose data it holds.
         as_json: one JSON object instead of tables.
-        png: a picture to draw; `Path()` for the default one.
 
     Raises:
         DqlabError: there is no such dataset, or it cannot be read.
     """
     dataset = locate_dataset(name, task)
-    with reading_status(name), dataset.open() as columns:
-        found = survey_dataset(columns, dataset.task)
+    with reading_status(name):
+        found = survey_dataset(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
-    if png is not None:
-        picture = png if png.name else default_picture_path(dataset)
-        draw_histogram(dataset, found, picture)
-        known["png"] = str(picture)
     if as_json:
         print(json.dumps(known, indent=1))
     else:
@@ -149,67 +99,28 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-HEADINGS = {"min": "min", "quartile_1": "25%", "median": "median", "quartile_3": "75%", "max": "max"}
-HEADINGS |= {"mean": "mean", "std": "std"}
-
-
 def print_dataset(known: Mapping[str, Any], console: Console) -> None:
-    """Print what `describe_dataset` gives as tables."""
-    console.print(_table(known["dataset"], ["", ""], _summary(known).items(), left=2))
-    if known["episode_length"]:
-        rows = [
-            (name.replace("_", " "), *(f"{known[name][key]:,.1f}" for key in HEADINGS))
-            for name in ("episode_return", "normalised_score", "episode_length")
-            if known.get(name)
-        ]
-        console.print(_table("Episodes", ["", *HEADINGS.values()], rows))
-    headings = ["column", "shape", "dtype", "min", "max", "NaN", "infinite"]
-    console.print(_table("Columns", headings, [_column_row(*column) for column in known["columns"].items()], left=3))
+    """Print what `describe_dataset` gives, a row a fact, a column of the dataset, or a note in its metadata."""
+    table = Table("", "", show_header=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for name, value in known.items():
+        parts = value if name in ("columns", "metadata") else {"": value}
+        for part, said in parts.items():
+            title = " ".join(filter(None, (name.replace("_", " "), printable_name(part) if part else "")))
+            table.add_row(Text(title), Text(_as_text(said)))
+    console.print(table)
     if known["actions_note"]:
         console.print(Text(f"{known['actions_note'].capitalize()}; for training, {BOUNDS_ADVICE}."), soft_wrap=True)
-    shares = ", ".join(f"{share:.1%}" for share in known["action_saturation"])
-    console.print(Text(f"Actions: share of |a| > 0.99, dimension by dimension: {shares}"), soft_wrap=True)
-    if known["metadata"]:
-        console.print(
-            _table("Metadata", ["", ""], [_note_row(*note) for note in sorted(known["metadata"].items())], left=2)
-        )
-    if "png" in known:
-        console.print(Text(f"Figure: {known['png']}"), soft_wrap=True)
 
 
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Table:
-    """Rows of text; all columns but the first ones are aligned to the right."""
-    table = Table(title_justify="left", title=Text(title), show_header=any(headings))
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _summary(known: Mapping[str, Any]) -> dict[str, str]:
-    unfinished = f", and {known['unfinished_rows']:,} rows of one that does not end" if known["unfinished_rows"] else ""
-    cuts = {RECORDED: "", BY_LIMIT: " (by the task's step limit; none are recorded)"}.get(
-        known["timeouts_from"], " (not recorded)"
-    )
-    return {
-        "place": f"{known['place']} ({in_words(known['bytes'])})",
-        "SHA-256": known["sha256"],
-        "task": known["task"] or "not known (--task TASK)",
-        "rows": f"{known['rows']:,}; {known['transitions']:,} become transitions",
-        "episodes": f"{known['episodes']:,}{unfinished}",
-        "terminals": f"{known['terminals']:,}",
-        "timeouts": f"{known['timeouts']:,}{cuts}",
-        "duplicate rows": f"{known['duplicate_rows']:,} ({known['duplicate_rows'] / max(1, known['rows']):.2%})",
-    }
-
-
-def _column_row(name: str, column: Mapping[str, Any]) -> list[str]:
-    ends = ["" if column.get(end) is None else f"{column[end]:.4g}" for end in ("min", "max")]
-    counts = [f"{column[kind]:,}" if kind in column else "" for kind in ("nan", "infinite")]
-    return [name, str(tuple(column["shape"])), column["dtype"], *ends, *counts]
-
-
-def _note_row(name: str, text: str) -> list[str]:
-    shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"
-    return [printable_name(name), shown]
+def _as_text(value: Any) -> str:
+    """A value for people: texts are cut, for metadata may be pages long."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_as_text(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return " | ".join(map(_as_text, value))
+    if isinstance(value, (int, float)):
+        return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+    text = str("unknown" if value is None else value)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} ... ({len(text):,} characters; --json has all)"

@@ -19,7 +19,7 @@ from typing import Any
 from dqlab.data.formats.reading import write_errors
 from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import sha256_of, write_text
+from dqlab.files import write_text
 
 
 class UnavailableError(DataError):
@@ -77,7 +77,6 @@ def download(
     url: str,
     path: Path,
     *,
-    sha256: str | None = None,
     magic: bytes = b"",
     check: Callable[[Path], None] = accept_any,
     progress: Progress = no_progress,
@@ -90,7 +89,6 @@ def download(
     Args:
         url: http or https address.
         path: where the complete file appears, by an atomic rename.
-        sha256: expected digest, hexadecimal; None checks the length only.
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
@@ -99,8 +97,7 @@ def download(
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
-        BrokenError: the transfer broke off (what came is kept for a resume), or the digest is wrong (what came is
-            deleted).
+        BrokenError: the transfer broke off (what came is kept for a resume), or `check` raises it.
         DataError: the file cannot be written: the disk is full, or the folder read-only.
     """
     refuse_if_planning(url)
@@ -112,7 +109,8 @@ def download(
             if _stamp(path) != before:  # another process has brought it meanwhile
                 return
             expected = _fetch(url, part, magic, progress, timeout)
-            _verify(url, part, expected, sha256)
+            if expected is not None and part.stat().st_size < expected:
+                raise _broken(url, part, f"{expected:,} were announced")
             try:
                 check(part)
             except BrokenError:
@@ -244,18 +242,6 @@ def _broken(url: str, part: Path, why: str) -> BrokenError:
     )
 
 
-def _verify(url: str, part: Path, expected: int | None, sha256: str | None) -> None:
-    size = part.stat().st_size
-    if expected is not None and size < expected:
-        raise _broken(url, part, f"{expected:,} were announced")
-    if sha256 is not None and (digest := sha256_of(part)) != sha256.lower():
-        _discard(part)
-        raise BrokenError(
-            f"{url} has the wrong checksum: SHA-256 {digest} instead of {sha256}. The file was discarded; "
-            "the server's copy is damaged or not the one you expect."
-        )
-
-
 # SHA-256 of downloaded files, kept beside them: D4RL publishes none, so the first download's is the one to hold
 
 
@@ -272,12 +258,6 @@ def record_digest(path: Path, digest: str) -> None:
     """
     with write_errors(digest_path(path), ""):
         write_text(digest_path(path), f"{digest}  {path.name}\n")
-
-
-def forget_digest(path: Path) -> None:
-    """Remove the digest of a file that is replaced by one that was not downloaded."""
-    with contextlib.suppress(OSError):
-        digest_path(path).unlink(missing_ok=True)
 
 
 def digest_fault(path: Path, digest: str) -> str:

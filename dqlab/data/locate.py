@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from dqlab.data.download import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
-from dqlab.data.formats.minari_store import local_ids, local_store, stored_facts
-from dqlab.data.sources import cache_path
+from dqlab.data.formats.minari_store import local_store, stored_datasets
+from dqlab.data.sources import cache_folder, cache_path
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
@@ -49,9 +49,9 @@ class Dataset:
     def size(self) -> int:
         return size_of(self.place)
 
-    def open(self) -> AbstractContextManager[Columns]:
-        """The columns, readable within the context; raises as `Format.open` does."""
-        return self.format.open(self.path)
+    def read(self) -> Columns:
+        """All rows; raises as `Format.read` does."""
+        return self.format.read(self.path)
 
     def digest(self) -> str:
         return self.format.digest(self.path)
@@ -121,10 +121,7 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
         ConfigError: it is a task's name, whose file is D4RL's own; or as `resolve_dataset` does.
     """
     if dataset in tasks:
-        raise ConfigError(
-            f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path; your copy of D4RL's file is "
-            f"put there by `dqlab data import FILE {dataset}`."
-        )
+        raise ConfigError(f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path.")
     return resolve_dataset(dataset, task)
 
 
@@ -137,90 +134,57 @@ def reading_status(name: str) -> AbstractContextManager[object]:
     return Console(stderr=True).status(f"reading {name}")
 
 
-@dataclass(frozen=True)
-class DatasetListing:
-    """What `dqlab data list` says of one dataset.
+def list_datasets() -> dict[str, list[dict[str, Any]]]:
+    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's local ones; for JSON, too.
 
-    Attributes:
-        name: what it is called on the command line.
-        place: where it is, or would be.
-        size: its bytes; None if it is not there.
-        note: what is there.
-        addresses: where it can be had.
+    Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
+    the `addresses` where it can be had.
     """
-
-    name: str
-    place: str
-    size: int | None
-    note: str = ""
-    addresses: tuple[str, ...] = ()
-
-
-def list_datasets() -> dict[str, list[DatasetListing]]:
-    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's local ones."""
-    return {"d4rl": _tasks(), "embedded": _embedded(), "minari": _minari()}
-
-
-def listings_as_dicts() -> dict[str, Any]:
-    """`list_datasets` as plain values, for JSON."""
-    return {kind: [asdict(item) for item in items] for kind, items in list_datasets().items()}
+    return {"d4rl": [_of_task(task) for task in tasks_with_data()], "embedded": _embedded(), "minari": _minari()}
 
 
 def print_datasets(console: Console) -> None:
-    """Print `list_datasets` as tables."""
-    found = list_datasets()
-    cached = [item for item in found["d4rl"] if item.size is not None]
-    folder = Path(found["d4rl"][0].place).parent
-    caption = f"cache: {folder}; {len(cached)} of {len(found['d4rl'])} are there"
-    console.print(_table("Tasks with a dataset of D4RL's", found["d4rl"], caption))
-    console.print(_table("Small sets that ship with dqlab (not D4RL)", found["embedded"], ""))
-    caption = f"store: {local_store()}"
-    if found["minari"]:
-        console.print(_table("Minari's datasets on this machine", found["minari"], caption))
-    else:
-        console.print(Text(f"Minari's datasets on this machine: none ({caption})."), soft_wrap=True)
+    """Print `list_datasets` as a table."""
+    table = Table(
+        title="Datasets",
+        title_justify="left",
+        caption=f"D4RL's cache: {cache_folder()}\nMinari's store: {local_store()}",
+        caption_justify="left",
+    )
+    for head in ("dataset", "size", "what is there", "can be had from"):
+        table.add_column(head, overflow="fold", no_wrap=head in ("dataset", "size"))
+    for listed in list_datasets().values():
+        for item in listed:
+            size = "-" if item["size"] is None else in_words(item["size"])
+            servers = ", ".join(str(urlsplit(address).hostname) for address in item["addresses"])
+            table.add_row(*map(Text, (item["name"], size, item["note"], servers)))
+        table.add_section()
+    console.print(table)
 
 
-def _tasks() -> list[DatasetListing]:
-    found = []
-    for task in tasks_with_data():
-        path = cache_path(task)
-        there = path.exists()
-        part = path.with_name(f"{path.name}.part")
-        note = "cached" if there else "download broke off; continue it" if part.exists() else "not here"
-        size = path.stat().st_size if there else None
-        found.append(DatasetListing(task.name, str(path), size, note, tuple(dataset_addresses(task))))
-    return found
+def _listing(name: str, place: Path, note: str, addresses: Iterable[str] = ()) -> dict[str, Any]:
+    size = size_of(place) if place.exists() else None
+    return {"name": name, "place": str(place), "size": size, "note": note, "addresses": tuple(addresses)}
 
 
-def _embedded() -> list[DatasetListing]:
+def _of_task(task: Task) -> dict[str, Any]:
+    path = cache_path(task)
+    part = path.with_name(f"{path.name}.part")
+    note = "cached" if path.exists() else "download broke off; continue it" if part.exists() else "not here"
+    return _listing(task.name, path, note, dataset_addresses(task))
+
+
+def _embedded() -> list[dict[str, Any]]:
     folder = Path(str(files("dqlab.data") / "embedded"))
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".hdf5")
-    return [DatasetListing(path.stem, str(path), path.stat().st_size, str(path)) for path in paths]
+    return [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in sorted(folder.glob("*.hdf5"))]
 
 
-def _minari() -> list[DatasetListing]:
-    found = []
-    for name in local_ids():
-        known = stored_facts(local_store() / name)
-        note = f"{_count(known, 'total_steps')} steps, {_count(known, 'total_episodes')} episodes"
-        found.append(DatasetListing(f"minari:{name}", str(local_store() / name), size_of(local_store() / name), note))
-    return found
-
-
-def _count(known: Mapping[str, Any], name: str) -> str:
-    value = known.get(name)
-    return f"{value:,}" if isinstance(value, int) else "?"
-
-
-def _table(title: str, items: list[DatasetListing], caption: str) -> Table:
-    table = Table(title=title, caption=Text(caption) if caption else None, caption_justify="left", title_justify="left")
-    table.add_column("dataset", overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("what is there", overflow="fold")
-    table.add_column("can be had from", overflow="fold")
-    for item in items:
-        size = "-" if item.size is None else in_words(item.size)
-        servers = ", ".join(str(urlsplit(address).hostname) for address in item.addresses)
-        table.add_row(*map(Text, (item.name, size, item.note, servers)))
-    return table
+def _minari() -> list[dict[str, Any]]:
+    return [
+        _listing(
+            f"minari:{name}",
+            local_store() / name,
+            f"{known.get('total_steps', '?')} steps, {known.get('total_episodes', '?')} episodes",
+        )
+        for name, known in stored_datasets().items()
+    ]

@@ -59,21 +59,6 @@ def episode_returns(rewards: NDArray[np.float32], terminals: Flags, cuts: Flags)
     return np.diff(totals, prepend=0.0)
 
 
-def transition_episodes(columns: Columns, terminals: Flags, cuts: Flags) -> list[NDArray[np.int64]]:
-    """The rows of each episode's transitions, in order.
-
-    An episode ends at a terminal and at a cut, before a row that is no transition, and where recorded next observations
-    are not the next row's observation.
-    """
-    keep = transition_rows(columns, cuts)
-    ends = terminals | cuts | ~np.append(keep[1:], False)
-    if columns.next_observations is not None:
-        ends[:-1] |= rows_differ(columns.next_observations[:-1], columns.observations[1:])
-    kept = np.flatnonzero(keep)
-    pieces = np.split(kept, np.flatnonzero(ends[kept]) + 1)
-    return [piece for piece in pieces if len(piece)]
-
-
 def rows_differ(one: Array, other: Array) -> Flags:
     """Rows (n,) of two tables (n, S) that differ; NaN is equal to NaN."""
     same = (one == other) | (np.isnan(one) & np.isnan(other))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
@@ -15,7 +14,6 @@ import numpy as np
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
-from dqlab.data.arrays import check_memory_map, choose_memory, in_memory
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
     BrokenError,
@@ -117,23 +115,21 @@ class LocatedDataset:
             "address": self.address,
         }
 
-    @contextmanager
-    def open(self, task: Task) -> Iterator[Columns]:
-        """The columns, as wide as the task's states and actions.
+    def read(self, task: Task) -> Columns:
+        """All rows, as wide as the task's states and actions.
 
         Raises:
             DataError: it is damaged, or another task's.
         """
         if self.rows is not None:
-            yield self.rows
-            return
+            return self.rows
         assert self.path is not None
         try:
-            with self._format().open(self.path) as columns:
-                check_widths(columns, task.state_dim, task.action_dim)
-                yield columns
+            columns = self._format().read(self.path)
         except DamagedError as error:
             raise DataError(f"{error} {self.mend}".strip()) from error
+        check_widths(columns, task.state_dim, task.action_dim)
+        return columns
 
     def _format(self) -> Format:
         return self.format or format_of(str(self.path))[0]
@@ -178,10 +174,8 @@ def d4rl_download(
     task: Task,
     argument: str = "",
     progress: Progress = no_progress,
-    root: str = "",
     mirrors: tuple[str, ...] = (),
     mirrors_first: bool = False,
-    sha256: str | None = None,
     timeout: float = 30.0,
 ) -> LocatedDataset:
     """Download D4RL's file into D4RL's cache, from the first address that has it.
@@ -193,26 +187,24 @@ def d4rl_download(
         task: which task's file.
         argument: the only mirror to ask, in place of all other addresses.
         progress: called with bytes done and in all.
-        root: the same as `argument`, for every use of this source.
         mirrors: further addresses, in order: a base with D4RL's folders, or an address with `{file}` (path on D4RL's
             server) or `{name}` (the file's name).
         mirrors_first: ask them before D4RL's server.
-        sha256: expected digest of the file, if you know it; D4RL publishes none.
         timeout: seconds without a byte after which an address is given up.
     """
-    path, only = cache_path(task), argument or root
+    path = cache_path(task)
     others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
     own = dataset_addresses(task)
     addresses = [*others, *own] if mirrors_first else [*own, *others]
-    if only:
-        addresses = [address_of(only, task.file)]
+    if argument:
+        addresses = [address_of(argument, task.file)]
     refuse_if_planning(addresses[0])
 
     def check(address: str, part: Path) -> None:
         if address == hugging_face_address(task.file):
             check_row_count(address, part, task)
         digest = sha256_of(part)
-        if sha256 is None and address in own and (fault := digest_fault(path, digest)):
+        if address in own and (fault := digest_fault(path, digest)):
             raise BrokenError(f"{address} sends another file than before: {fault}")
         record_digest(path, digest)
 
@@ -220,7 +212,7 @@ def d4rl_download(
     for address in addresses:
         seen = partial(check, address)
         try:
-            download(address, path, sha256=sha256, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
+            download(address, path, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
         except (UnavailableError, BrokenError) as error:
             failed.append(error)
         else:
@@ -269,11 +261,7 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    copy = (
-        f"Put your copy into D4RL's cache: dqlab data import FILE {task.name}; or name it"
-        if task.file
-        else "Name a file"
-    )
+    copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
     raise DataError(
         f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
         "--set \"load_dataset.sources=('file:PATH',)\"."
@@ -286,8 +274,6 @@ def load_dataset(
     sources: tuple[str, ...] = ("d4rl_cache", "d4rl_download"),
     reward_transform: str = "none",
     standardise_states: bool = False,
-    memory_map: str = "auto",
-    map_dir: str = "",
     action_bounds: str = "unit",
     progress: Progress = no_progress,
 ) -> Transitions:
@@ -299,9 +285,6 @@ def load_dataset(
         reward_transform: a name from the `reward_transform` registry.
         standardise_states: subtract the dataset's mean from states and divide by its deviation, as TD3+BC does; the
             policy then sees the environment's states likewise.
-        memory_map: `auto` keeps transitions that would not fit into memory in files without a name, and maps them from
-            there; `always` does so with all, `never` refuses them. Results are the same.
-        map_dir: where these files lie; the folder `mapped` in D4RL's cache if empty.
         action_bounds: `unit` takes actions as shares of the environment's bounds, in [-1, 1], and refuses others; `env`
             rescales them from the environment's own bounds to [-1, 1]; `as_is` takes whatever there is.
         progress: called with bytes done and in all during a download.
@@ -312,17 +295,10 @@ def load_dataset(
         ConfigError: a choice is wrong, or the environment that has the bounds cannot be made.
     """
     transform = reward_transforms.get(reward_transform)
-    check_memory_map(memory_map)
     actions = action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
     origin = {**found.origin(), **actions.origin()}
-    folder = expanded(map_dir) if map_dir else cache_folder() / "mapped"
-    with found.open(task) as columns:
-        files = choose_memory(columns, memory_map, folder)
-        origin["mapped"] = str(folder) if files else ""
-        return q_learning_view(
-            columns, task.episode_limit, transform, origin, standardise_states, actions, files or in_memory
-        )
+    return q_learning_view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 
 
 def absolute_source(source: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dqlab.data.arrays import Allocate, in_memory, read_transitions
+from dqlab.data.arrays import read_transitions
 from dqlab.data.bounds import AS_IS, ActionRule, bounds_text
 from dqlab.data.formats.base import Columns
 from dqlab.data.rewards import RewardTransform
@@ -72,7 +72,7 @@ class Transitions:
         if needed > free:
             raise DataError(
                 f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
-                "where networks are computed. Use a smaller dataset, or the CPU with float32, where it can be mapped."
+                "where networks are computed. Use a smaller dataset, or the CPU."
             )
 
 
@@ -88,7 +88,6 @@ def q_learning_view(
     origin: dict[str, Any],
     standardise: bool = False,
     actions: ActionRule = AS_IS,
-    allocate: Allocate = in_memory,
 ) -> Transitions:
     """Transitions of a dataset.
 
@@ -99,12 +98,11 @@ def q_learning_view(
         origin: what `Provenance` says of where they are from.
         standardise: whether states are standardised.
         actions: which ones there may be, and what becomes of them.
-        allocate: gives the arrays for the large fields.
 
     Raises:
         DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    arrays = read_transitions(columns, episode_limit, standardise, actions, allocate)
+    arrays = read_transitions(columns, episode_limit, standardise, actions)
     returns = arrays.returns
     provenance = Provenance(
         **origin,
@@ -144,7 +142,6 @@ class Provenance:
         stand_in: whether it is a small set in place of the task's own data.
         synthetic: whether the rows are made from a formula and a seed, as the task itself is defined.
         address: where it was fetched from just now; empty where it lay there already.
-        mapped: the folder of the files that the transitions are mapped from; empty where they are in memory.
         action_rule: how actions were taken, as `load_dataset.action_bounds` says.
         action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
     """
@@ -166,7 +163,6 @@ class Provenance:
     stand_in: bool = False
     synthetic: bool = False
     address: str = ""
-    mapped: str = ""
     action_rule: str = "unit"
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()

@@ -56,10 +56,9 @@ def verify_dataset(dataset: Dataset) -> Verification:
     """
     try:
         digest = dataset.digest()
-        with dataset.open() as columns:
-            found = survey_dataset(columns, dataset.task)
-            changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
-            findings = (*changed, *find_faults(found, dataset.task))
+        found = survey_dataset(dataset.read(), dataset.task)
+        changed = [DatasetFinding(fault, damage=True) for fault in (digest_fault(dataset.place, digest),) if fault]
+        findings = (*changed, *find_faults(found, dataset.task))
     except UnreadError:
         raise
     except DataError as error:

@@ -7,7 +7,6 @@ import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_value
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
-from dqlab.config.identity import changed_results
+from dqlab.config.identity import SOURCES, changed_results
 from dqlab.config.replica import Replica
 from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
@@ -129,14 +128,9 @@ def _git_commit() -> str:
 
 def _absolute_paths() -> dict[str, Any]:
     """What names files and folders of the data, as it does from any folder."""
-    names = {name: f"data.load_dataset.{name}" for name in ("sources", "map_dir")}
-    sources, folder = (bound_value(name) for name in names.values())
+    sources = bound_value(SOURCES)
     sources = (sources,) if isinstance(sources, str) else tuple(sources or ())
-    found = {
-        "sources": tuple(map(absolute_source, sources)),
-        "map_dir": str(Path(folder or "").expanduser().absolute()),
-    }
-    return {names[name]: found[name] for name, given in (("sources", sources), ("map_dir", folder)) if given}
+    return {SOURCES: tuple(map(absolute_source, sources))} if sources else {}
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import BOUNDS_ADVICE, action_blocks, action_rule, bounds_text
+from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
 from dqlab.data.survey import Survey, survey_dataset
@@ -60,11 +60,11 @@ def new_task(
     if out.exists() and not force:
         raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
     task = describe_environment(env_id, env_kwargs, episode_limit)
-    with dataset.open() as columns:
-        check_widths(columns, task.state_dim, task.action_dim)
-        found = survey_dataset(columns, task)
-        notes = _notes(data, found, task)
-        rule = _rule(columns, task, rule)
+    columns = dataset.read()
+    check_widths(columns, task.state_dim, task.action_dim)
+    found = survey_dataset(columns, task)
+    notes = _notes(data, found, task)
+    rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
     write_text(out, _text(data, env_id, out, scored, origin, place, rule))
@@ -107,12 +107,12 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
         ConfigError: it cannot be told.
     """
     if given:
-        _read(columns, task, given)
+        unit_actions(columns, action_rule(task, given))
         return given
     refusals: dict[str, DataError] = {}
     for name in ("unit", "env"):
         try:
-            _read(columns, task, name)
+            unit_actions(columns, action_rule(task, name))
         except DataError as error:
             refusals[name] = error
     if len(refusals) == 2:
@@ -124,12 +124,6 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
         f"{columns.where}: all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}. "
         "Say how they are meant: --action-bounds unit (shares of the bounds), or env (the environment's units)."
     )
-
-
-def _read(columns: Columns, task: Task, rule: str) -> None:
-    """Read all actions by a rule; raises as `action_blocks` does."""
-    for _ in action_blocks(columns, action_rule(task, rule)):
-        pass
 
 
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:

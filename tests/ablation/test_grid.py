@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 from conftest import ROOT, TINY, bindings
 
@@ -268,16 +269,18 @@ def data_of(source: str) -> Any:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_grid_on_a_dataset_of_minaris(place: Path) -> None:
     pytest.importorskip("minari")
-    assert main(["data", "convert", "made.hdf5", "minari:made/walker-v0"]) == 0
+    from made_minari import create, roll_out
+
+    env = gymnasium.make("Walker2d-v4", max_episode_steps=20)
+    create("made/walker-v0", [roll_out(env, 0)], env=env)
     data = data_of("minari:made/walker-v0")
     assert data.path == place / "store" / "made" / "walker-v0"
     assert size_of(data.path) > 10_000
 
 
 def test_a_named_format_stays_named_for_packs(place: Path) -> None:
-    assert main(["data", "convert", "made.hdf5", "made.pkl"]) == 0
-    (place / "made.pkl").rename(place / "odd.hdf5")
-    source = data_of("file:trajectories:odd.hdf5").source
-    assert source == f"file:trajectories:{place / 'odd.hdf5'}"
-    with find_dataset(tasks.get(WALKER), (source,)).open(tasks.get(WALKER)) as columns:
-        assert len(columns) == 60
+    assert main(["data", "convert", "made.hdf5", "made.npz"]) == 0
+    (place / "made.npz").rename(place / "odd.hdf5")
+    source = data_of("file:npz:odd.hdf5").source
+    assert source == f"file:npz:{place / 'odd.hdf5'}"
+    assert len(find_dataset(tasks.get(WALKER), (source,)).read(tasks.get(WALKER))) == 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,11 +46,15 @@ def progress(tmp_path: Path) -> GridProgress:
     cells["0000"].last_score = 50.0
     cells["0001"].fail("diverged", "it diverged")
     packs = [pack("a", 2, 3), pack("b", 4, 5)]
-    return GridProgress(cells, packs, {"a": 30.0, "b": 10.0})
+    return GridProgress(cells, packs)
+
+
+def counts(progress: GridProgress) -> dict[str, int]:
+    return dict(Counter(status.state for status in progress.cells.values()))
 
 
 def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> None:
-    assert progress.counts() == {"finished": 1, "running": 0, "starting": 0, "waiting": 4, "failed": 1}
+    assert counts(progress) == {"finished": 1, "waiting": 4, "failed": 1}
     assert {each.state for each in progress.on_event(job("a"), {"event": "starting"})} == {"starting"}
     changed = progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
     assert [status.cell.id for status in changed] == ["0002", "0003"]
@@ -66,7 +71,8 @@ def test_progress_follows_the_packs(progress: GridProgress, tmp_path: Path) -> N
     write_cell(tmp_path / "a" / "cell-0002", "summary.json", made_result(cell(2), 13.0).summary)
     write_cell(tmp_path / "a" / "cell-0003", "failure.json", {"kind": "diverged", "reason": "NaN"})
     assert [each.state for each in progress.on_end(Ended(job_a, FINISHED))] == ["finished"]
-    assert progress.counts() == {"finished": 2, "running": 0, "starting": 0, "waiting": 2, "failed": 2}
+    assert counts(progress) == {"finished": 2, "waiting": 2, "failed": 2}
+    assert progress.done() == 4.0
     assert (progress.cells["0002"].last_score, progress.cells["0002"].share) == (13.0, 1.0)
     assert progress.cells["0002"].folder == tmp_path / "a" / "cell-0002"
     assert (progress.cells["0003"].failure, progress.cells["0003"].reason) == ("diverged", "NaN")
@@ -90,45 +96,19 @@ def test_cells_of_which_an_ended_pack_left_nothing(
     assert (status.state, status.failure, status.reason) == (state, failure, said)
 
 
-def test_time_left_goes_by_the_pace_of_this_session(progress: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("dqlab.ablation.display.time.monotonic", lambda: now[0])
-    progress._started = 0.0
-    assert progress.seconds_left() is None
-    progress.on_event(
-        job("a"), {"event": "started", "step": 50, "steps": 100}
-    )  # half of it was done by an earlier session
-    progress.on_event(job("a"), {"event": "progress", "step": 75})
-    now[0] = 10.0
-    # weights 60 and 20: a quarter of a's 60 took 10 s; left are 15 of a's and 20 of b's
-    assert progress.seconds_left() == pytest.approx(10.0 * (15 + 20) / 15)
-
-
-def text_of(progress: GridProgress, height: int = 40) -> str:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_cells_that_begin_and_end_have_lines(progress: GridProgress, terminal: bool) -> None:
     out = io.StringIO()
-    console = Console(file=out, width=120, height=height, force_terminal=False)
-    display = GridDisplay(progress, console, "steps in runs/steps", "not D4RL")
-    console.print(display.render())
-    return out.getvalue()
-
-
-def test_the_table_shows_states_scores_failures(progress: GridProgress) -> None:
-    progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100})
-    text = text_of(progress)
-    assert "●✗" in text
-    assert "◐◐" in text
-    assert "score so far (not D4RL)" in text
-    assert "50.0  (1 of 2)" in text
-    assert "✗ N=0, seed 1: it diverged" in text
-    assert "1 finished, 2 running, 2 waiting, 1 failed" in text
-
-
-def test_a_low_terminal_shows_what_matters_first() -> None:
-    cells = {cell(number).id: CellStatus(cell(number)) for number in range(40)}
-    cells["0024"].fail("diverged", "it diverged")
-    text = text_of(GridProgress(cells, [], {}), height=14)
-    assert "N=18 " in text  # cell 0x24 = 36
-    assert "... and 15 more rows" in text
+    console = Console(file=out, width=120, force_terminal=terminal, color_system=None)
+    with GridDisplay(progress, console, "steps in runs/steps", "not D4RL") as display:
+        progress.cells["0000"].last_score = 50.0
+        display.show_changes(progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100}))
+        display.show_changes(progress.cells.values())
+    text = out.getvalue()
+    assert "[1/6] N=0  walker2d-medium-expert-v2  seed 0  finished  score 50.0 (not D4RL)" in text
+    assert "N=0  walker2d-medium-expert-v2  seed 1  failed  it diverged" in text
+    assert "N=1  walker2d-medium-expert-v2  seed 0  running" in text
+    assert ("33%" in text) == terminal, "a result, a failure, and four cells to go"
 
 
 @pytest.mark.parametrize(

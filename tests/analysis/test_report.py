@@ -43,7 +43,7 @@ QUICK = Report(reps=100)
 REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
 LABELS = {"N=2": '<b>"a" & b_1</b>, 50%', "N=5": "base, ~#{}\\ it's η=½ $x$ 中", "N=10": "Diffusion-QL, 5 steps"}
 FILES = ["index.html", "scores.csv", "aggregates.csv", "results.json", "tables.tex", "references.bib"]
-FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles", "improvement"]
+FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles"]
 HO = ("ho2020denoising",)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -213,7 +213,7 @@ def test_latex_prints_every_text_as_it_is() -> None:
         r"50\% of a\_1 \& \#2 \{x\} \$y\$ \textasciitilde{}\textasciicircum{}\textbackslash{}"
     )
     assert escape_latex('<b> |x| "q"') == r"\textless{}b\textgreater{} \textbar{}x\textbar{} ''q''"
-    assert escape_latex("η = ½, λ, 中\n\ttwo") == r"$\eta$ = ½, $\lambda$, (U+4E2D) two"
+    assert escape_latex("η = ½\n\ttwo") == "η = ½ two"
     assert escape_latex("[1] \u22122.5 \u00b1 1") == r"{}[1] $-$2.5 $\pm$ 1"
 
 
@@ -232,12 +232,12 @@ def test_the_tables_are_booktabs(report: Path) -> None:
     assert escape_latex(GRID.base) in text
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.skipif(shutil.which("lualatex") is None, reason="no lualatex")
 def test_the_tables_compile(report: Path, tmp_path: Path) -> None:
     body = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables.tex}\end{document}"
     (tmp_path / "paper.tex").write_text(body)
     shutil.copy(report / "tables.tex", tmp_path)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    command = ["lualatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
 
@@ -287,7 +287,7 @@ def test_the_answer_says_what_is_decided() -> None:
         "By selection rule last, N=10 has the highest interquartile mean (IQM), 101.1"
     )
     assert re.search(r"Against the base, N=5: N=10 \(\+50\.0 .*?\) is better; N=2 \(\u221230\.0 .*?\) is worse\.", text)
-    assert text.endswith("is worth 3.0 points over the last one. All scores: not D4RL.")
+    assert text.endswith("All scores: not D4RL.")
     few = with_gaps(made_grid(seeds=2))
     text = summary_paragraph(analyse(few, QUICK))
     assert "Of 12 runs, 10 finished, 1 failed and 1 is still to come." in text

@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from made_grids import TASKS, made_grid, made_result
 
-from dqlab.ablation.grid import Grid
-from dqlab.analysis.cautions import beside_nothing
 from dqlab.analysis.report.exports import results_json
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, METRICS, Analysis, analyse
-from dqlab.config import gin_files
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 SETTINGS = Report(reps=100)
@@ -278,24 +274,6 @@ def test_a_published_average_stands_beside_ours_over_the_same_tasks(more: dict[s
     row = found.references.set_index("task").loc["average"]
     assert row.difference == (pytest.approx(-1.0) if compared else pytest.approx(math.nan, nan_ok=True))
     assert list(found.reference_means.tasks) == [(TASKS[0],)]  # the average row is no task of its own
-
-
-def test_a_published_name_that_is_nearly_one_of_the_grids_gets_a_caution() -> None:
-    published = {"N=50": {"average": (1.0,), "walker2d-medum-expert-v2": (1.0,)}, "CQL": {"hopper-medium-v2": (1.0,)}}
-    named = list(beside_nothing(made_grid(), replace(LAST, reference={**published, "N=5": {WALKER: (1.0,)}})))
-    assert named == [
-        "The reference names 'N=50', which is no setting of this grid; nothing is beside it.",
-        "The reference names 'walker2d-medum-expert-v2', which is no task of this grid; nothing is beside it.",
-    ]
-
-
-def test_the_papers_references_get_no_caution() -> None:
-    for path in sorted((ROOT / "ablations").glob("paper_*.gin")):
-        gin_files.load_gin([path])
-        grid = Grid()
-        renamed = replace(made_grid(), labels=tuple(s.label for s in grid.settings), tasks=grid.tasks)
-        assert not list(beside_nothing(renamed, Report()))
-        assert Report().reference
 
 
 def test_different_numbers_of_updates_get_a_caution() -> None:

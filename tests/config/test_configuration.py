@@ -267,3 +267,12 @@ def test_runs_of_diffusion_ql_that_are_older_than_its_rivals_options_are_continu
 
 def test_every_field_of_an_experiment_has_its_place_in_the_identity_of_a_run() -> None:
     assert set(EXPERIMENT_FIELDS) == {field.name for field in fields(Experiment)}
+
+
+def test_parameters_of_earlier_versions_are_read_over(tmp_path: Path) -> None:
+    """A run that an earlier version has stored binds them; the command line may not."""
+    stored = tmp_path / "config.gin"
+    stored.write_text("load_dataset.memory_map = 'auto'\nload_dataset.map_dir = ''\nDiffusionQL.eta = 0.5\n")
+    gin_files.load_gin([stored])
+    with pytest.raises(ConfigError, match="memory_map"):
+        gin_files.load_gin([stored], ["load_dataset.memory_map='auto'"])

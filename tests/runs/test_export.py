@@ -73,7 +73,7 @@ def paths_in(folder: Path, *paths: Path) -> list[str]:
 def odd(tmp_path_factory: pytest.TempPathFactory) -> library.Run:
     """Standardised states, actions between -2 and 2."""
     folder = tmp_path_factory.mktemp("odd")
-    own = {"load_dataset.standardise_states": True, "load_dataset.map_dir": folder / "a map"}
+    own = {"load_dataset.standardise_states": True}
     return library.train(write_odd(folder), seeds=[0, 1], set=own, out=folder / "run", quiet=True)
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -71,11 +71,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended: its exit code (negative: the signal that killed it), and the reason where it is not FINISHED."""
+    """How a job, or one attempt at it, ended.
+
+    Attributes:
+        job: the job.
+        code: the exit code; negative: the signal that killed it.
+        reason: why, where it is not FINISHED.
+    """
 
     job: Job
     code: int
     reason: str = ""
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt may end otherwise."""
+        return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
+
+    def when_stopping(self, stops: int) -> Ended:
+        """The same; but what died while all jobs were being stopped was stopped."""
+        return replace(self, code=STOPPED) if stops and self.retryable else self
 
 
 OnEvent = Callable[[Job, Mapping[str, Any]], None]
@@ -109,23 +124,6 @@ StopRequests = Callable[[], int]
 """How many times jobs have been asked to stop: once, to save and end; twice, to be killed."""
 
 
-@dataclass(frozen=True)
-class AttemptOutcome:
-    """How an attempt ended: the exit code (DIED, or a negative one: without a word), and why if not FINISHED."""
-
-    code: int
-    reason: str = ""
-
-    @property
-    def retryable(self) -> bool:
-        """Whether another attempt may end otherwise."""
-        return self.code not in (FINISHED, SOME_FAILED, FAILED, STOPPED)
-
-    def end_of(self, job: Job, stops: int) -> Ended:
-        """How the job ended of which this was the last attempt; one that died while all were stopped was stopped."""
-        return Ended(job, STOPPED if stops and self.retryable else self.code, self.reason)
-
-
 class StopCounter:
     """Counts how often an engine has been asked to stop: once, to save; twice, to kill. Safe in a signal's handler."""
 
@@ -152,7 +150,7 @@ def job_environment(threads: int, device: str | None, share: float = 1.0) -> dic
 
 def run_attempt(
     job: Job, variables: Mapping[str, str], on_event: Callable[[Event], None], stops: StopRequests
-) -> AttemptOutcome:
+) -> Ended:
     """Run a job's process to its end, in a session of its own, which a terminal's Ctrl-C does not reach.
 
     Args:
@@ -176,9 +174,9 @@ def run_attempt(
                         on_event(event)
             finally:
                 _kill(process)
-        return _judged(process.returncode, heard, why or _tail(job.log, written), stops())
+        return _judged(job, process.returncode, heard, why or _tail(job.log, written), stops())
     except OSError as error:  # no process, no log: a full disk ends one job, not all
-        return AttemptOutcome(DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
+        return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
 
 
 def _started(job: Job, variables: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -225,16 +223,16 @@ def _event_of(line: bytes) -> Event | None:
     return None
 
 
-def _judged(code: int, heard: bool, why: str, stops: int) -> AttemptOutcome:
+def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
     """What an exit code means; an interpreter that fails before any event has codes of its own."""
     if stops >= 2 and code < 0:
-        return AttemptOutcome(STOPPED, "killed on request; it continues from its last checkpoint")
+        return Ended(job, STOPPED, "killed on request; it continues from its last checkpoint")
     if code == STOPPED:
-        return AttemptOutcome(STOPPED, "stopped on request; it continues from its checkpoint")
+        return Ended(job, STOPPED, "stopped on request; it continues from its checkpoint")
     if heard and code in (FINISHED, SOME_FAILED, FAILED):
-        return AttemptOutcome(code, "" if code == FINISHED else why)
+        return Ended(job, code, "" if code == FINISHED else why)
     what = _signal(-code) if code < 0 else f"ended with exit code {code}"
-    return AttemptOutcome(code if code < 0 else DIED, f"{what}{why and ': ' + why}")
+    return Ended(job, code if code < 0 else DIED, f"{what}{why and ': ' + why}")
 
 
 def _signal(number: int) -> str:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from dqlab.ablation.engines.base import (
     STOPPED,
-    AttemptOutcome,
     Ended,
     Job,
     OnEvent,
@@ -84,11 +83,11 @@ class LocalEngine:
         slot = slots.get()
         variables = job_environment(job.threads, *slot) if job.gpu_memory else job_environment(job.threads, "")
         try:
-            return self._last_attempt(job, variables, on_event).end_of(job, self.stops())
+            return self._last_attempt(job, variables, on_event).when_stopping(self.stops())
         finally:
             slots.put(slot)
 
-    def _last_attempt(self, job: Job, variables: Mapping[str, str], on_event: OnEvent) -> AttemptOutcome:
+    def _last_attempt(self, job: Job, variables: Mapping[str, str], on_event: OnEvent) -> Ended:
         """The last of as many attempts as it takes."""
         for _ in range(self.retries + 1):
             outcome = run_attempt(job, variables, partial(on_event, job), self.stops)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from dqlab.ablation.engines.base import AttemptOutcome, Ended, Event, Job, OnEvent, StopCounter
+from dqlab.ablation.engines.base import Ended, Event, Job, OnEvent, StopCounter
 from dqlab.files import write_text
 
 POLL = 0.5
@@ -78,7 +78,7 @@ class RemoteJob(Protocol):
     job: Job
     mailbox: Mailbox
 
-    def outcome(self) -> AttemptOutcome | None:
+    def outcome(self) -> Ended | None:
         """How its last attempt ended; None while it waits, runs, or is started again."""
 
     def stop(self, times: int) -> None:
@@ -101,7 +101,7 @@ def follow(remote: Sequence[RemoteJob], on_event: OnEvent, stops: StopCounter) -
                     on_event(each.job, event)
                 if outcome is not None:
                     left.remove(each)
-                    yield outcome.end_of(each.job, stops())
+                    yield outcome.when_stopping(stops())
     finally:  # whoever listens may leave early: the jobs save what they have
         for each in left:
             each.stop(1)

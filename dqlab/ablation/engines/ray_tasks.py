@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from dqlab.ablation.engines.base import DIED, STOPPED, AttemptOutcome, Job, job_environment, run_attempt
+from dqlab.ablation.engines.base import DIED, STOPPED, Ended, Job, job_environment, run_attempt
 from dqlab.ablation.engines.mailbox import Mailbox
 from dqlab.errors import ConfigError
 from dqlab.files import sha256_of, size_of
@@ -30,25 +30,25 @@ class LostAttemptError(Exception):
     """An attempt died: Ray makes another."""
 
     @property
-    def outcome(self) -> AttemptOutcome:
-        """How it ended."""
-        outcome: AttemptOutcome = self.args[0]
-        return outcome
+    def ended(self) -> Ended:
+        """How."""
+        ended: Ended = self.args[0]
+        return ended
 
 
-def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> AttemptOutcome:
+def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> Ended:
     """One attempt at a pack, on a node.
 
     Raises:
         LostAttemptError: it died.
     """
     if mailbox.asked():
-        return AttemptOutcome(STOPPED, "not started")
+        return Ended(job, STOPPED, "not started")
     try:
         mailbox.begin()
     except OSError as error:  # a node that has joined later
         reason = f"the node {platform.node()} does not see {job.folder.parent}: {error.strerror}"
-        raise LostAttemptError(AttemptOutcome(DIED, reason)) from error
+        raise LostAttemptError(Ended(job, DIED, reason)) from error
     variables = job_environment(job.threads, *((None, gpus) if job.gpu_memory else ("",)))
     outcome = run_attempt(job, variables, mailbox.write, mailbox.asked)
     if outcome.retryable and not mailbox.asked():
@@ -79,23 +79,23 @@ class RayJob:
         self._reference = task.remote(replace(job, folder=job.folder.resolve()), self.mailbox, gpus)
         self._lost_after = float("inf")
 
-    def outcome(self) -> AttemptOutcome | None:
+    def outcome(self) -> Ended | None:
         """How it ended, if it has; one that was killed and says nothing is given up."""
         if not ray.wait([self._reference], timeout=0)[0]:
             if time.monotonic() > self._lost_after:
                 ray.cancel(self._reference, force=True)
             return None
         try:
-            outcome: AttemptOutcome = ray.get(self._reference)
+            outcome: Ended = ray.get(self._reference)
         except TaskCancelledError:
-            return AttemptOutcome(STOPPED, "stopped before it began, or killed")
+            return Ended(self.job, STOPPED, "stopped before it began, or killed")
         except RayTaskError as error:
             if isinstance(error.cause, LostAttemptError):
-                return error.cause.outcome
-            return AttemptOutcome(DIED, f"lost on the cluster ({type(error.cause).__name__}: {error.cause})")
+                return error.cause.ended
+            return Ended(self.job, DIED, f"lost on the cluster ({type(error.cause).__name__}: {error.cause})")
         except RayError as error:
             said = str(error).strip().splitlines() or [""]
-            return AttemptOutcome(DIED, f"lost on the cluster ({type(error).__name__}: {said[-1][:500]})")
+            return Ended(self.job, DIED, f"lost on the cluster ({type(error).__name__}: {said[-1][:500]})")
         return outcome
 
     def stop(self, times: int) -> None:

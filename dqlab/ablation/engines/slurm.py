@@ -10,7 +10,6 @@ from typing import Any
 
 from dqlab.ablation.engines.base import (
     DIED,
-    AttemptOutcome,
     Ended,
     Job,
     OnEvent,
@@ -32,10 +31,10 @@ class SlurmPack:
     mailbox: Mailbox
     preempted: bool = False
 
-    def __call__(self) -> AttemptOutcome:
+    def __call__(self) -> Ended:
         """Run the pack's process, in a thread: submitit's signals come to this one."""
         with ThreadPoolExecutor(1) as pool:
-            self._attempt: Future[AttemptOutcome] = pool.submit(self._run)
+            self._attempt: Future[Ended] = pool.submit(self._run)
             while not self._attempt.done():
                 time.sleep(POLL)
             return self._attempt.result()
@@ -49,7 +48,7 @@ class SlurmPack:
             time.sleep(POLL)
         return DelayedSubmission(SlurmPack(self.job, self.mailbox))
 
-    def _run(self) -> AttemptOutcome:
+    def _run(self) -> Ended:
         variables = job_environment(self.job.threads, None if self.job.gpu_memory else "")
         return run_attempt(self.job, variables, self.mailbox.write, lambda: self.mailbox.asked() or int(self.preempted))
 
@@ -115,14 +114,14 @@ class SlurmJob:
         self._engine, self._retries = engine, engine.retries
         self._submitted = engine.submit(job, self.mailbox)
 
-    def outcome(self) -> AttemptOutcome | None:
+    def outcome(self) -> Ended | None:
         """How it ended, if it has, and is not to be started again."""
         if not self._submitted.done():
             return None
         try:
-            outcome: AttemptOutcome = self._submitted.result()
+            outcome: Ended = self._submitted.result()
         except Exception as error:  # submitit's, for a job that left no result; or whatever the job raised
-            outcome = AttemptOutcome(DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
+            outcome = Ended(self.job, DIED, f"lost by SLURM: {str(error).strip().rpartition(chr(10))[2]}")
         if outcome.retryable and self._retries and not self._engine.stops():
             self._retries -= 1
             self._submitted = self._engine.submit(self.job, self.mailbox)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -151,9 +150,6 @@ SPECIAL = {
     "\u00d7": r"$\times$",
     "…": r"\ldots{}",
 }
-GREEK = (
-    "ALPHA BETA GAMMA DELTA EPSILON ZETA ETA THETA IOTA KAPPA LAMDA MU NU XI PI RHO SIGMA TAU UPSILON PHI CHI PSI OMEGA"
-)
 HEADS_LEFT_OUT = ("mean difference", "least p")
 """Of comparisons: what a paper's width has no room for."""
 
@@ -210,21 +206,10 @@ def _value(value: TableValue, strong: bool) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it literally, whatever characters it has."""
-    escaped = "".join(SPECIAL.get(character) or _character(character) for character in _one_line(text))
+    """Text as LaTeX prints it literally; letters that pdfLaTeX does not have are left as they are, for LuaLaTeX."""
+    escaped = "".join(SPECIAL.get(character, character) for character in _one_line(text))
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text)
-
-
-def _character(character: str) -> str:
-    """Western letters as they are, Greek ones as mathematics, others without accents, or as their code point."""
-    if character.isprintable() and ord(character) < 0x100:
-        return character
-    greek = re.fullmatch(r"GREEK SMALL LETTER (\w+)", unicodedata.name(character, ""))
-    if greek and greek[1] in GREEK.split():
-        return rf"$\{greek[1].lower().replace('lamda', 'lambda')}$"
-    plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
-    return "".join(SPECIAL.get(each, each) for each in plain) or rf"(U+{ord(character):04X})"

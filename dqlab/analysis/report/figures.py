@@ -1,11 +1,11 @@
-"""The figures of a report (scores, curves, profiles, improvement over the base, an axis), and their common look."""
+"""The figures of a report (scores, curves, profiles, an axis), and their common look."""
 
 from __future__ import annotations
 
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +16,6 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import ALL_TASKS, Analysis
 from dqlab.analysis.wording import counted
@@ -200,74 +199,27 @@ def profile_figure(analysis: Analysis) -> ReportFigure | None:
     return ReportFigure("profiles", caption.strip(), figure)
 
 
-Colour = Callable[[str, str], str]
-UNDECIDED = "#7b8794"
-VERDICTS = {"better": COLOURS[2], "worse": COLOURS[1]}
-
-
 def interval_figure(analysis: Analysis) -> ReportFigure | None:
-    """IQM of every setting with its interval; None where no run has finished."""
-    base = analysis.results.base
-    labels, note = choose_labels(analysis, analysis.results.labels, MOST_ROWS, MOST_ROWS)
-    found = _row_panels(analysis, labels, "iqm", lambda _, label: INK if label == base else COLOURS[0])
-    if found is None:
-        return None
-    figure, estimates = found
-    low, high = _span(estimates)
-    for axes in figure.axes:
-        axes.set_xlim(low, high)
-        axes.set_xlabel(f"IQM, {points_label(analysis.results.caveat)}", fontsize=8)
-    caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
-    return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
-
-
-def improvement_figure(analysis: Analysis) -> ReportFigure | None:
-    """Probability that a setting beats the base; None where nothing can be compared."""
-    base, caveat = analysis.results.base, analysis.results.caveat
-    verdicts = analysis.comparisons.set_index(["rule", "setting"]).verdict.map(VERDICTS).fillna(UNDECIDED)
-    others = [label for label in analysis.results.labels if label != base]
-    labels, note = choose_labels(analysis, others, MOST_ROWS, MOST_ROWS)
-    found = _row_panels(analysis, labels, "probability", lambda rule, label: verdicts[rule, label])
-    if found is None:
-        return None
-    figure, _ = found
-    for axes in figure.axes:
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel(f"P(better than {plain_label(shorten_label(base, 20))})", fontsize=8)
-    caption = (
-        f"Probability that a run of the setting beats one of the base, {base}, on a task drawn at random, with its "
-        f"{_interval(analysis)}, by selection rule. Green: better, orange: worse after {CORRECTION}'s correction; "
-        f"grey: undecided. {f'Scores: {caveat}. ' if caveat else ''}{note}"
-    )
-    return ReportFigure("improvement", caption.strip(), figure)
-
-
-def _span(estimates: pd.DataFrame) -> tuple[float, float]:
-    """From the lowest to the highest end, with some room: the same for all panels, so that rules can be compared."""
-    low, high = estimates.min(axis=None), estimates.max(axis=None)
-    room = 0.06 * (high - low) or 1.0
-    return low - room, high + room
-
-
-def _row_panels(analysis: Analysis, labels: Sequence[str], metric: str, colour: Colour) -> tuple[Any, Any] | None:
-    """A point and a bar for what is found; rows from top to bottom in the grid's order; None where nothing is found."""
-    rules = analysis.settings.rules
-    known = {rule: analysis.figure(rule, metric) for rule in rules}
-    labels = [label for label in labels if any(label in known[rule].index for rule in rules)]
+    """IQM of every setting with its interval, rows in the grid's order; None where no run has finished."""
+    base, rules = analysis.results.base, analysis.settings.rules
+    chosen, note = choose_labels(analysis, analysis.results.labels, MOST_ROWS, MOST_ROWS)
+    known = {rule: analysis.figure(rule, "iqm") for rule in rules}
+    labels = [label for label in chosen if any(label in known[rule].index for rule in rules)]
     if not labels:
         return None
     figure = new_figure(TEXT_WIDTH, 0.9 + 0.24 * max(len(labels), 2))
-    grid = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
+    grid = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
     for axes, rule in zip(grid, rules, strict=True):
+        axes.use_sticky_edges = False
         for place, row in enumerate(known[rule].reindex(labels).itertuples()):
             if not math.isnan(row.point):
-                _bar(axes, place, row, colour(rule, row.Index))
-        style_axes(axes, rule_name(rule))
+                _bar(axes, place, row, INK if row.Index == base else COLOURS[0])
+        style_axes(axes, rule_name(rule), f"IQM, {points_label(analysis.results.caveat)}")
         axes.set_yticks(range(len(labels)), [plain_label(shorten_label(label)) for label in labels], fontsize=8)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
-    return figure, pd.concat([known[rule].reindex(labels) for rule in rules])
+    caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
+    return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
 
 
 def _bar(axes: Any, place: int, row: Any, colour: str) -> None:
@@ -358,7 +310,7 @@ METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"D
 
 def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     """Name -> figure, of those that there are data for."""
-    painters = (interval_figure, score_by_value, learning_curves, profile_figure, improvement_figure)
+    painters = (interval_figure, score_by_value, learning_curves, profile_figure)
     drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
     for each in drawn:
         fix_layout(each)

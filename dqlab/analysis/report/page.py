@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from dqlab.analysis.cautions import ENOUGH
@@ -104,7 +103,7 @@ def summary_paragraph(analysis: Analysis) -> str:
     tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
     compared = f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."
     caveat = f"All scores: {results.caveat}." if results.caveat else ""
-    return " ".join(filter(None, [compared, _progress(results), *_decided(analysis), _optimism(analysis), caveat]))
+    return " ".join(filter(None, [compared, _progress(results), *_decided(analysis), caveat]))
 
 
 def _progress(results: GridResults) -> str:
@@ -118,8 +117,8 @@ def _progress(results: GridResults) -> str:
 
 
 def _decided(analysis: Analysis) -> Iterator[str]:
-    """The best setting and the verdicts by the first rule, then whether the other rules agree."""
-    first, *others = analysis.settings.rules
+    """The best setting and the verdicts by the first rule."""
+    first = analysis.settings.rules[0]
     found = analysis.figure(first, "iqm")
     if found.empty:
         yield "No setting has a seed that finished on every task: there is nothing to compare yet."
@@ -129,7 +128,6 @@ def _decided(analysis: Analysis) -> Iterator[str]:
     yield f"By selection rule {rule_name(first)}, {best.name} has the highest interquartile mean (IQM), {shown}."
     if not analysis.compared(first).empty:
         yield _verdicts(analysis, first)
-        yield from _agreement(analysis, first, others)
 
 
 def _verdicts(analysis: Analysis, rule: str) -> str:
@@ -152,26 +150,3 @@ def _evidence(row: Any) -> str:
     difference = f"{format_points(row.point, signed=True)} IQM points{f' {around}' if around else ''}"
     p = p_value(row.corrected)
     return f"{row.Index} ({difference}, corrected p {p if p.startswith('<') else f'= {p}'})"
-
-
-def _agreement(analysis: Analysis, first: str, others: Sequence[str]) -> Iterator[str]:
-    """Which of the other rules give other verdicts."""
-    verdicts: dict[str, pd.Series] = {rule: analysis.compared(rule).verdict for rule in (first, *others)}
-    same = [rule_name(rule) for rule in others if verdicts[rule].equals(verdicts[first])]
-    if same:
-        yield f"By {enumerate_names(same)} the verdicts are the same."
-    known = verdicts[first].to_dict()
-    for rule in others:
-        changed = [f"{label} {verdict}" for label, verdict in verdicts[rule].items() if known.get(label) != verdict]
-        if changed:
-            yield f"By {rule_name(rule)} they differ: {enumerate_names(changed)}."
-
-
-def _optimism(analysis: Analysis) -> str:
-    """How much higher best-online scores are than those of the last checkpoint, in a sentence."""
-    gaps = analysis.figure("best_online", "over_last").point
-    if gaps.empty:
-        return ""
-    low, high = format_points(gaps.min()), format_points(gaps.max())
-    worth = f"{low} points" if low == high else f"{low} to {high} points"
-    return f"Choosing each run's best checkpoint online is worth {worth} over the last one."

@@ -1,13 +1,11 @@
-"""What every format of datasets is made of: columns, checks of them, and blocks of rows."""
+"""What every format of datasets is made of: columns, and checks of them."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from dqlab.errors import ConfigError, DataError, printable_names
 from dqlab.files import expanded, sha256_of
 
 Column = NDArray[Any]
-"""An array, or what is sliced by rows as one is and not in memory: `StoredColumn` of HDF5."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,8 @@ class Format(ABC):
     suffixes: tuple[str, ...] = ()
 
     @abstractmethod
-    def open(self, path: Path) -> AbstractContextManager[Columns]:
-        """The columns, readable within the context.
+    def read(self, path: Path) -> Columns:
+        """All rows.
 
         Raises:
             DataError: the file is missing, damaged or not of this format; what is in it has wrong shapes or dtypes.
@@ -92,8 +89,8 @@ class Format(ABC):
 
 
 def whole_columns(columns: Columns) -> dict[str, Any]:
-    """All rows of the columns that there are, in memory, by name."""
-    return {name: column[:] for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
+    """The columns that there are, by name."""
+    return {name: column for name in COLUMN_NAMES if (column := getattr(columns, name)) is not None}
 
 
 def file_digest(path: Path) -> str:
@@ -204,57 +201,34 @@ def _shaped(where: str, name: str, column: Column) -> Column:
         raise DataError(f"{where}: '{name}' has dtype {column.dtype}, expected numbers.")
     if expected == 2 and shape[1] == 0:
         raise DataError(f"{where}: '{name}' has shape {shape}: rows of nothing.")
-    return column[:].reshape(-1) if flat else column
+    return column.reshape(-1) if flat else column
 
 
-BLOCK = 4 << 20
-"""Bytes that are read at once, about; whole chunks where a column is stored in chunks."""
-
-
-def _block_rows(column: Column) -> int:
-    rows = max(1, BLOCK // max(1, prod(column.shape[1:]) * int(column.dtype.itemsize)))
-    at_once = int((getattr(column, "chunks", None) or (1,))[0])
-    return max(1, rows // at_once) * at_once
-
-
-def float_blocks(where: str, name: str, column: Column) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """First row and values of one block after the other, as float32, all finite.
-
-    Args:
-        where: what messages call the dataset.
-        name: of the column.
-        column: of real numbers.
+def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
+    """A column (n, ...) of real numbers as float32, all finite.
 
     Raises:
         DataError: a value is NaN, infinite or too large for float32; the message names its row.
     """
-    step = _block_rows(column)
-    for start in range(0, column.shape[0], step):
-        with np.errstate(over="ignore"):
-            values = column[start : start + step].astype(np.float32, copy=False)
-        _check_finite(where, name, start, values)
-        yield start, values
-
-
-def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A whole column (n,) as float32, checked as by `float_blocks`."""
-    return np.concatenate([block for _, block in float_blocks(where, name, column)])
+    with np.errstate(over="ignore"):
+        values = column.astype(np.float32, copy=False)
+    _check_finite(where, name, values)
+    return values
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A whole column (n,) as booleans: whether a number is other than 0.
+    """A column (n,) as booleans: whether a number is other than 0.
 
     Raises:
         DataError: a value is NaN or infinite; the message names its row.
     """
-    values = column[:]
-    _check_finite(where, name, 0, values)
-    return values.astype(bool, copy=False)
+    _check_finite(where, name, column)
+    return column.astype(bool, copy=False)
 
 
-def _check_finite(where: str, name: str, start: int, block: NDArray[Any]) -> None:
-    if not (finite := np.isfinite(block)).all():
-        row = start + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
+def _check_finite(where: str, name: str, column: Column) -> None:
+    if not (finite := np.isfinite(column)).all():
+        row = int(np.argmin(finite.reshape(len(column), -1).all(axis=1)))
         raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
 
 
@@ -263,5 +237,5 @@ def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
     sha = hashlib.sha256()
     for name in names:
         if (column := getattr(columns, name)) is not None:
-            sha.update(np.ascontiguousarray(column[:]).tobytes())
+            sha.update(np.ascontiguousarray(column).tobytes())
     return sha.hexdigest()

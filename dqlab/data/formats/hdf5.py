@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from dqlab.data.download import BrokenError
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
@@ -21,7 +19,7 @@ from dqlab.data.formats.base import (
     checked_columns,
     data_formats,
 )
-from dqlab.data.formats.reading import UnreadError, check_readable, reading_errors, write_errors
+from dqlab.data.formats.reading import check_readable, check_room, reading_errors, write_errors
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path
@@ -30,9 +28,6 @@ from dqlab.machine import memory_limit
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """What every HDF5 file begins with."""
 DAMAGED = "is truncated or not an HDF5 file"
-CHUNK_CACHE = 8 << 20
-MARKED = "already open for"
-"""HDF5's library says so of files in its latest format that nobody has closed after writing."""
 D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts")
 
 
@@ -42,18 +37,13 @@ class D4RL(Format):
 
     suffixes = (".hdf5", ".h5")
 
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Columns]:
-        check_readable(path)
-        with reading_errors(path, DAMAGED):
-            file = _open_file(path)
-        with file:
-            with reading_errors(path, DAMAGED):
-                check_names(str(path), file)
-                names = [name for name in D4RL_COLUMNS if name in file]
-                arrays: dict[str, Any] = {name: _stored_column(path, file, name) for name in names}
-                columns = checked_columns(str(path), arrays, _read_metadata(file))
-            yield columns
+    def read(self, path: Path) -> Columns:
+        with _opened(path) as (stored, metadata):
+            size = sum(dataset.nbytes for dataset in stored.values())
+            check_room(path, size)
+            with memory_limit(4 * size + UNPACKING):
+                arrays = {name: dataset[:] for name, dataset in stored.items()}
+            return checked_columns(str(path), arrays, metadata)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed, `next_observations` too where they are known, and the extras."""
@@ -62,50 +52,22 @@ class D4RL(Format):
 
 
 UNPACKING = 1 << 29
-"""Bytes that reading a column may take beside those that it holds: chunks may unpack to more than they say."""
+"""Bytes that reading may take beside those of the rows: the chunks of a damaged file may unpack to more."""
 
 
-class StoredColumn:
-    """A dataset of an HDF5 file, whose rows are read when they are asked for; an error then is the file's."""
-
-    def __init__(self, path: Path, dataset: Any) -> None:
-        self.shape, self.dtype, self.chunks = dataset.shape, dataset.dtype, dataset.chunks
-        self._path, self._dataset = path, dataset
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        with reading_errors(self._path, DAMAGED), memory_limit(4 * self._dataset.nbytes + UNPACKING):
-            values: NDArray[Any] = self._dataset[rows]
-        return values
-
-
-def _open_file(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    """A file's columns, not read yet, and its metadata."""
     import h5py
 
-    try:
-        return h5py.File(path, "r", locking=False, rdcc_nbytes=CHUNK_CACHE)
-    except OSError as error:
-        if MARKED in str(error):
-            raise UnreadError(
-                f"{path} is marked as being written: it is in use, or its writer was killed. Wait until it is "
-                f"closed; where nothing writes it any more, `h5clear -s {path}` takes the mark off."
-            ) from error
-        raise
-
-
-def _stored_column(path: Path, file: Any, name: str) -> StoredColumn:
-    """A column that lies in this file, whose digest stands for it, and that can be unpacked here."""
-    import h5py
-
-    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None or dataset.external or dataset.is_virtual:
-        raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
-    created = dataset.id.get_create_plist()
-    for number in (created.get_filter(place)[0] for place in range(created.get_nfilters())):
-        if not h5py.h5z.filter_avail(number):
-            raise DataError(
-                f"{path}: '{name}' is compressed by HDF5's filter {number}, which is not installed. Use gzip."
-            )
-    return StoredColumn(path, dataset)
+    check_readable(path)
+    with reading_errors(path, DAMAGED), h5py.File(path, "r", locking=False) as file:
+        check_names(str(path), file)
+        stored = {name: file[name] for name in D4RL_COLUMNS if name in file}
+        for name, dataset in stored.items():
+            if not isinstance(dataset, h5py.Dataset) or not dataset.shape:
+                raise DataError(f"{path}: '{name}' is no array.")
+        yield stored, _read_metadata(file)
 
 
 def _read_metadata(file: Any) -> dict[str, str]:
@@ -137,7 +99,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, 
     made = io.BytesIO()
     with h5py.File(made, "w") as file:
         for name, array in arrays.items():
-            file.create_dataset(name, data=array[:], **PACKING)
+            file.create_dataset(name, data=array, **PACKING)
         for name, text in metadata.items():
             _write_note(file, path, name, text)
     with write_errors(path), atomic_path(path) as temporary:
@@ -157,11 +119,7 @@ def _write_note(file: Any, path: Path, name: str, text: str) -> None:
 
 
 PROVENANCE, CONVERTED = "provenance", "converted_from"
-
-
 COLLECTED = "Collected by dqlab"
-
-
 SHARE = 0.5
 """A file with a smaller share of the rows that D4RL's file has is an excerpt."""
 
@@ -173,8 +131,8 @@ def is_original_d4rl_file(path: Path, task: Task) -> bool:
     format.
     """
     try:
-        with D4RL().open(path) as columns:
-            notes, rows = dict(columns.metadata), len(columns)
+        with _opened(path) as (stored, notes):
+            rows = len(stored["observations"])
     except DataError:  # damaged: whoever reads the rows says so
         return True
     ours = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
@@ -188,8 +146,8 @@ def check_row_count(address: str, path: Path, task: Task) -> None:
         BrokenError: it has not, or is no file of D4RL's layout.
     """
     try:
-        with D4RL().open(path) as columns:
-            rows = len(columns)
+        with _opened(path) as (stored, _):
+            rows = len(stored["observations"])
     except DataError as error:
         raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
     if task.rows and rows != task.rows:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +32,10 @@ class Npz(Format):
 
     suffixes = (".npz",)
 
-    @contextmanager
-    def open(self, path: Path) -> Iterator[Columns]:
+    def read(self, path: Path) -> Columns:
         check_readable(path)
         with reading_errors(path, "is truncated or no .npz archive of numbers"):
-            columns = _read_archive(path)
-        yield columns
+            return _read_archive(path)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed."""

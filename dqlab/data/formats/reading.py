@@ -40,6 +40,8 @@ def reading_error(where: str, what: str, error: BaseException, mend: str = "") -
     why = " ".join(first_line(error)[:200].split())  # what a file says of itself may be endless
     if lacks_memory(error):
         return UnreadError(f"{where} cannot be read: there is not enough memory for what it claims to hold ({why}).")
+    if "already open for" in why:  # HDF5 marks files in its latest format until they are closed
+        return UnreadError(f"{where} is marked as being written: it is in use, or its writer was killed ({why}).")
     if isinstance(error, OSError) and error.errno in BUSY:
         return UnreadError(f"{where} {IN_USE}")
     if isinstance(error, OSError) and error.errno in MACHINES:

@@ -67,7 +67,6 @@ class Collection:
         ranking_episodes: by which a checkpoint is ranked.
         seed: of the initial states and the action noise of the episodes.
         formats: in which the set is written, names of the `data_format` registry.
-        minari_id: of the set in Minari's store; `dqlab/NAME-v0` by default.
         licence: as the set's metadata shall say.
     """
 
@@ -85,7 +84,6 @@ class Collection:
     ranking_episodes: int = 10
     seed: int = 0
     formats: tuple[str, ...] = ("d4rl",)
-    minari_id: str = ""
     licence: str = "MIT, as dqlab"
 
     def __post_init__(self) -> None:
@@ -104,9 +102,9 @@ class Collection:
         for name in ("medium_scores", "expert_scores", "reference_scores"):
             self._check_range(name)
         formats = self.formats if isinstance(self.formats, (tuple, list)) else ()
-        check_field(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'minari')")
+        check_field(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'npz')")
         for name in formats:
-            data_formats.get(name)
+            check_field(bool(data_formats.get(name).suffixes), self, "formats", "formats of files")
         ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
         if ignored:
             raise ConfigError(
@@ -140,11 +138,9 @@ class Collection:
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
     def targets(self, task: Task, folder: Path) -> dict[str, Path]:
-        """Format -> what it writes: a file in the folder, or a name in its own store."""
+        """Format -> the file that it writes."""
         name = self.task_name(task)
-        suffixes = {each: data_formats.get(each).suffixes for each in self.formats}
-        stored = Path(self.minari_id or f"dqlab/{name}-v0")
-        return {each: folder / f"{name}{own[0]}" if own else stored for each, own in suffixes.items()}
+        return {each: folder / f"{name}{data_formats.get(each).suffixes[0]}" for each in self.formats}
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
@@ -162,8 +158,6 @@ class Collection:
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
         task, known = self.resolved_task()
-        for name, path in self.targets(task, folder).items():
-            data_formats.get(name)().place(path)  # what cannot be written there shows before anything is trained
         training = BehaviourTraining()
         with claim_folder(folder):
             context = self._context(task, known, training, folder, log)
@@ -311,7 +305,7 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
     named = []
     for each, place in recipe.targets(collected.reference[0], folder).items():
         data_formats.get(each)().write(place, collected.columns)
-        named.append(str(place.resolve()) if data_formats.get(each).suffixes else f"{each}:{place}")
+        named.append(str(place.resolve()))
     file = folder / f"{name}.gin"
     save_text(file, training_gin(collected, named[0], file))
     return named

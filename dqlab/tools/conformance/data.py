@@ -128,7 +128,7 @@ def _written(chosen: Format, folder: Path, number: int, followed: bool) -> Path 
     _check_same(columns, chosen, path)
     assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
     assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
-    chosen.write(other, replace(columns, rewards=np.asarray(columns.rewards[:]) + np.float32(1)))
+    chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
     assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
     return path
 
@@ -138,13 +138,13 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
 
     Then rows at which an episode was cut make none, as in D4RL's files.
     """
-    with chosen.open(path) as read:
-        assert isinstance(read, Columns), f"it opens a {type(read).__name__} instead of Columns"
-        if read.next_observations is None:
-            columns = replace(columns, next_observations=None)
-        views = [_transitions(each) for each in (columns, read)]
-        told = read.metadata.get("about", "made up")  # a format need not have a place for it
-        assert told == "made up", f"metadata are read back as '{told}'"
+    read = chosen.read(path)
+    assert isinstance(read, Columns), f"it reads a {type(read).__name__} instead of Columns"
+    if read.next_observations is None:
+        columns = replace(columns, next_observations=None)
+    views = [_transitions(each) for each in (columns, read)]
+    told = read.metadata.get("about", "made up")  # a format need not have a place for it
+    assert told == "made up", f"metadata are read back as '{told}'"
     for name, before, after in zip(views[0]._fields, *views, strict=True):
         assert before.shape == after.shape, f"{name} {tuple(before.shape)} is read back as {tuple(after.shape)}"
         assert bool((before == after).all()), f"{name} is read back with other values"
@@ -162,8 +162,7 @@ def _check_damage(chosen: Format, path: Path) -> None:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     for what, where in (("damaged", path), ("missing", path.with_name(f"no{path.name}"))):
         try:
-            with chosen.open(where) as columns:
-                _transitions(columns)
+            _transitions(chosen.read(where))
         except DataError:
             continue
         raise AssertionError(f"a dataset that is {what} is read")
@@ -193,11 +192,11 @@ def _check_located(found: LocatedDataset, task: Task) -> None:
     """A dataset that is there, read."""
     assert isinstance(found, LocatedDataset), f"it gives a {type(found).__name__} instead of a LocatedDataset"
     assert found.digest() == found.digest(), "the digest of a dataset changes"
-    with found.open(task) as columns:
-        assert isinstance(columns, Columns), f"it opens a {type(columns).__name__} instead of Columns"
-        for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
-            shape = getattr(columns, name).shape
-            assert shape == (len(columns), width), f"{name} of {task.name} have shape {tuple(shape)}"
+    columns = found.read(task)
+    assert isinstance(columns, Columns), f"it reads a {type(columns).__name__} instead of Columns"
+    for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
+        shape = getattr(columns, name).shape
+        assert shape == (len(columns), width), f"{name} of {task.name} have shape {tuple(shape)}"
         for field in fields(columns):
             column = getattr(columns, field.name)
             assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"

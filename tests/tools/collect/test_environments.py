@@ -175,13 +175,6 @@ def test_mistakes_with_tasks() -> None:
         gymnasium_task("Pendulum-v1", -1000.0, -100.0, name="walker2d-medium-v2")
 
 
-def test_an_impossible_name_shows_before_anything_is_trained(tmp_path: Path) -> None:
-    pytest.importorskip("minari")
-    with pytest.raises(DqlabError, match="'dqlab/a b-v0' is no id of a Minari dataset: Malformed dataset ID"):
-        collect(tmp_path, "Collection.episodes=1", "Collection.name='a b'", "Collection.formats=('d4rl', 'minari')")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_ranking_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "ranking.json").write_text(text)

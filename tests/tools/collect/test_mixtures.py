@@ -107,22 +107,6 @@ def test_medium_replay_is_all_that_was_experienced(folder: Path) -> None:
         collect(folder, "Collection.mixture={'replay': 1.0}", "Collection.transitions=1000")
 
 
-def test_minari_has_the_same_rows(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    minari = pytest.importorskip("minari")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    formats = "Collection.formats=('d4rl', 'minari')"
-    path = collect(
-        folder, "Collection.mixture={'random': 1.0}", "Collection.transitions=120", "Collection.name='both'", formats
-    )
-    rows, episodes = arrays(path), list(minari.load_dataset("dqlab/both-v0"))
-    assert [len(episode.rewards) for episode in episodes] == [50, 50, 20]
-    assert np.array_equal(np.concatenate([episode.actions for episode in episodes]), rows["actions"])
-    assert np.array_equal(episodes[0].observations[1:], rows["next_observations"][:50])
-    assert "env_spec" in notes(path)
-    env = minari.load_dataset("dqlab/both-v0").recover_environment()
-    assert env.action_space.low == -1.0
-
-
 def test_other_settings_of_ppo_are_another_training(folder: Path) -> None:
     for discount in (0.9, 0.95):
         collect(
