@@ -40,6 +40,7 @@ from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder
+from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.records import InspectionRecord
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 from dqlab.tracking.tables import list_runs, logged_metrics
@@ -422,22 +423,26 @@ def ablate(
     return Ablation(folder)
 
 
-def compare(runs: Sequence[Run | Ablation | str | Path], rules: Sequence[str] | None = None) -> pd.DataFrame:
+def compare(
+    runs: Sequence[Run | Ablation | str | Path], rules: Sequence[str] | None = None, experiment: str | None = None
+) -> pd.DataFrame:
     """Score groups of runs of one configuration: `dqlab compare`. A row a group, task and selection rule.
 
     What must be known of the comparison is warned of, and stands in `.attrs['warnings']`; `.attrs['different']` has the
     parameters in which the groups differ.
 
     Args:
-        runs: runs, grids, or their folders.
+        runs: runs, grids, their folders, or MLflow run ids.
         rules: selection rules; last, offline and best-online by default.
+        experiment: of MLflow: all of its runs, too.
 
     Raises:
         ConfigError: nothing is named. RunError: something that is named is not there, or nothing has finished.
     """
     named = [str(run.path) if isinstance(run, (Run, Ablation)) else str(expanded(run)) for run in runs]
     with isolated(OtherConfiguration()):
-        compared = compare_groups(find_runs(named), rules or Report().rules)
+        found = find_runs(named, experiment, "", tracking_uri(Path("runs") / "any"))
+        compared = compare_groups(found, rules or Report().rules)
     means, iqms = (compared.scores[compared.scores.metric == metric] for metric in ("mean", "iqm"))
     table = means[["task", "group", "name", "rule"]].reset_index(drop=True).assign(seeds=[*map(list, means.seeds)])
     for metric, found_scores in (("mean", means), ("iqm", iqms)):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -26,6 +27,7 @@ from dqlab.analysis.wording import finite_or_none
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, nearest
 from dqlab.printing import Console
+from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 UNSET = "unset"
@@ -323,13 +325,24 @@ def _listed_seeds(seeds: Sequence[int]) -> str:
     return " ".join(map(str, seeds))
 
 
-def run_compare(folders: Sequence[str], rules: Sequence[str] | None, form: str | None) -> None:
+RUNS = Path("runs")
+
+
+def run_compare(
+    runs: Sequence[str],
+    experiment: str | None,
+    wanted: str,
+    uri: str | None,
+    rules: Sequence[str] | None,
+    form: str | None,
+) -> None:
     """Compare what is named, and print it: as tables, or in one of FORMATS.
 
     Raises:
         DqlabError: something that is named is not there, or nothing has finished.
     """
-    compared = compare_groups(find_runs(folders), rules or Report().rules)
+    found = find_runs(runs, experiment, wanted, uri or tracking_uri(RUNS / "any"))
+    compared = compare_groups(found, rules or Report().rules)
     if form is None:
         print_comparison(compared, Console())
     else:

@@ -1,9 +1,12 @@
-"""What is compared: finished runs with one seed each."""
+"""What is compared: finished runs with one seed each, wherever they were recorded."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 from dqlab.config.identity import describes_setting
 from dqlab.config.replica import Replica, replicas_of
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, RunError, masked, nearest, one_line
 from dqlab.files import read_text
 from dqlab.tracking.folders import (
     GRID,
@@ -23,6 +26,16 @@ from dqlab.tracking.folders import (
     reused_cells,
     run_facts,
 )
+from dqlab.tracking.mlflow.client import (
+    KEY,
+    LONGEST_VALUE,
+    OWNER,
+    PARENT,
+    all_runs,
+    client_environment,
+    mlflow_client,
+    store_path,
+)
 from dqlab.tracking.records import GridRecord, RunRecord, SummaryRecord, read_record
 from dqlab.tracking.run_folder import FAILURE, RunFolder
 
@@ -32,7 +45,7 @@ class FinishedRun:
     """One finished run of one seed.
 
     Attributes:
-        name: its folder.
+        name: where it is recorded: a folder or an MLflow run's id.
         label: of the grid's setting that it belongs to, or empty.
         task, seed, caveat, physics: of the run.
         digest: of its data.
@@ -81,26 +94,43 @@ class FoundRuns:
         return FoundRuns(tuple(runs.values()), failed, unfinished, tuple(damaged), tuple(gone))
 
 
-def find_runs(folders: Sequence[str]) -> FoundRuns:
-    """The runs in folders.
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str) -> FoundRuns:
+    """The runs that are named: folders, MLflow's run ids, or an MLflow experiment.
 
     Raises:
-        ConfigError: nothing is named.
+        ConfigError: nothing is named, or a filter without an experiment.
         RunError: something that is named is not there, or nothing has finished.
     """
-    if not folders:
-        raise ConfigError("dqlab compare wants folders of runs or grids.")
-    for name in folders:
-        if not Path(name).exists():
-            raise RunError(f"There is no folder '{name}'.")
-    found = FoundRuns.all_of([read_folder(Path(name)) for name in folders])
+    if not runs and not experiment:
+        raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
+    if wanted and not experiment:
+        raise ConfigError("--filter belongs to --experiment.")
+    parts = [_find(name, uri) for name in runs]
+    found = FoundRuns.all_of([*parts, *([read_experiment(uri, experiment, wanted)] if experiment else [])])
     if not found.runs:
-        lost = [*found.damaged, *(f"{path} is gone." for path in found.gone)]
+        where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
+        filtered = f' with the filter "{wanted}"' if wanted else ""
         raise RunError(
-            f"Nothing to compare: no run of {', '.join(folders)} has finished "
-            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in lost[:1])
+            f"Nothing to compare: no run of {where}{filtered} has finished "
+            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in _lost(found))
         )
     return found
+
+
+def _lost(found: FoundRuns) -> list[str]:
+    """Why the first of those is left out that are damaged or gone."""
+    return [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
+
+
+def _find(name: str, uri: str) -> FoundRuns:
+    if Path(name).exists():
+        return read_folder(Path(name))
+    if RUN_ID.fullmatch(name):
+        return read_run(uri, name)
+    raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
 
 
 def _bindings(config: Path) -> dict[str, Any]:
@@ -112,7 +142,7 @@ def _bindings(config: Path) -> dict[str, Any]:
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:
     """A flat configuration as text, without what makes no difference to a run; what came later, where it is chosen."""
-    return {name: str(value) for name, value in config.items() if describes_setting(name, value)}
+    return {name: str(value)[:LONGEST_VALUE] for name, value in config.items() if describes_setting(name, value)}
 
 
 SUMMARY = "summary.json"
@@ -187,4 +217,113 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
         config=comparable(config),
         made_with=made_with,
         scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
+    )
+
+
+SCORE = "score/"
+
+
+def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
+    """The runs of an experiment that an MLflow filter lets pass.
+
+    Raises:
+        RunError: there is no such experiment, the filter cannot be read, or MLflow does not answer.
+    """
+    with _asking(uri) as client:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            known = [item.name for item in client.search_experiments()]
+            raise RunError(f"MLflow ({masked(uri)}) has no experiment '{name}'. {nearest(name, known)}")
+        return _found(client, all_runs(client, [experiment.experiment_id], wanted))
+
+
+def read_run(uri: str, run_id: str) -> FoundRuns:
+    """A run, or, where it is a run's, a pack's or a grid's parent, those below it.
+
+    Raises:
+        RunError: there is no such run, or MLflow does not answer.
+    """
+    with _asking(uri) as client:
+        return _found(client, _below(client, client.get_run(run_id)))
+
+
+@contextmanager
+def _asking(uri: str) -> Iterator[Any]:
+    """A client whose failures are told in one line."""
+    if (path := store_path(uri)) and not path.exists():
+        raise RunError(f"There is no MLflow store {masked(uri)}. Name one with --uri, or by MLFLOW_TRACKING_URI.")
+    with client_environment():
+        try:
+            yield mlflow_client(uri)
+        except RunError:
+            raise
+        except Exception as error:  # whatever the client raises
+            raise RunError(f"MLflow ({masked(uri)}): {_in_short(error)}.") from error
+
+
+def _in_short(error: Exception) -> str:
+    return "the server does not answer" if "Max retries exceeded" in str(error) else one_line(error).rstrip(".")
+
+
+def _below(client: Any, run: Any) -> list[Any]:
+    if _is_replica(run):
+        return [run]
+    children = all_runs(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
+    return [found for child in children for found in _below(client, child)]
+
+
+def _is_replica(run: Any) -> bool:
+    """Whether it is one replica's run: parents have no seed."""
+    return "seed" in run.data.tags
+
+
+def _found(client: Any, runs: list[Any]) -> FoundRuns:
+    replicas = _latest(sorted((run for run in runs if _is_replica(run)), key=lambda run: run.info.start_time))
+    done = [run for run in replicas if run.info.status == "FINISHED"]
+    failed = sum(run.info.status == "FAILED" for run in replicas)
+    configure = _configurations(client, done)
+    return FoundRuns(tuple(_finished(run, configure) for run in done), failed, len(replicas) - len(done) - failed)
+
+
+def _latest(runs: list[Any]) -> list[Any]:
+    """The last of the attempts at each cell of a grid, and all runs that are no cells."""
+    tags = [run.data.tags for run in runs]
+    cells = [(tag[OWNER], tag[KEY].rpartition(" ")[2]) if KEY in tag else id(tag) for tag in tags]
+    return list(dict(zip(cells, runs, strict=True)).values())
+
+
+def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str, str]]:
+    """A run's configuration: its parameters, or of a grid's cell, which has few of them, its file config.gin.
+
+    The file is fetched once for all cells whose configurations have the same digest.
+    """
+    first = {run.data.tags["config_digest"]: run for run in runs if "config_digest" in run.data.tags}
+
+    @cache
+    def from_file(digest: str) -> Mapping[str, str]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = client.download_artifacts(first[digest].info.run_id, "config.gin", folder)
+            return comparable(_bindings(Path(path)))
+
+    def configure(run: Any) -> Mapping[str, str]:
+        digest = run.data.tags.get("config_digest")
+        return from_file(digest) if digest else comparable(run.data.params)
+
+    return configure
+
+
+def _finished(run: Any, configure: Callable[[Any], Mapping[str, str]]) -> FinishedRun:
+    tags, metrics = run.data.tags, run.data.metrics
+    versions = {name.removeprefix("version."): text for name, text in tags.items() if name.startswith("version.")}
+    return FinishedRun(
+        name=run.info.run_id,
+        label=tags.get("cell", ""),
+        task=tags["task"],
+        seed=int(tags["seed"]),
+        caveat=tags.get("caveat", ""),
+        physics=tags["physics"],
+        digest=tags["data_digest"],
+        config=configure(run),
+        made_with={**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")},
+        scores={name.removeprefix(SCORE): value for name, value in metrics.items() if name.startswith(SCORE)},
     )

@@ -1,4 +1,4 @@
-"""dqlab compare: groups by configuration, intervals, warnings."""
+"""dqlab compare: groups by configuration, intervals, warnings, the same from folders and from MLflow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from made_folders import folder_of, write_grid, write_reusing
 from made_grids import TASKS, made_grid
+from mlflow_stores import fresh_store
 from rliable import library, metrics
 
 from dqlab import cli
+from dqlab.analysis import finished_runs
 from dqlab.analysis.compare import (
     Comparison,
     _letter,
@@ -25,6 +27,9 @@ from dqlab.analysis.compare import (
 )
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
+from dqlab.tracking.mlflow import client as client_module
+from dqlab.tracking.mlflow.client import mlflow_client
+from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Run = Callable[..., Any]
@@ -32,7 +37,7 @@ GRID = made_grid(values=(2, 5), seeds=6)
 
 
 def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Comparison:
-    return compare_groups(find_runs([str(run) for run in runs]), rules)
+    return compare_groups(find_runs([str(run) for run in runs], None, "", "sqlite:////nowhere.db"), rules)
 
 
 def rows_of(result: Comparison, *columns: str) -> list[tuple[Any, ...]]:
@@ -67,6 +72,31 @@ def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
         {"x": matrix}, lambda x: np.array([metrics.aggregate_mean(x)]), reps=2000
     )
     assert (first.low, first.high) == pytest.approx(tuple(bounds["x"][:, 0]))
+
+
+def test_folders_and_mlflow_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid's folder, its packs, its experiment (page by page), and the id of its run; no config.gin twice."""
+    monkeypatch.setattr(client_module, "PAGE", 7)
+    folder, uri = write_grid(tmp_path / "steps", GRID), fresh_store(tmp_path)
+    send_folder(folder, uri, "steps")
+    client, fetched = mlflow_client(uri), []
+    download = client.download_artifacts
+    client.download_artifacts = lambda *args: (fetched.append(args[0]), download(*args))[1]
+    monkeypatch.setattr(finished_runs, "mlflow_client", lambda uri: client)
+    find_runs([], "steps", "", uri)
+    assert len(fetched) == 4, "one a configuration and task, however many seeds"
+    wanted = compared(folder).as_dict()
+    assert compared(*sorted((folder / "packs").iterdir())).as_dict() == wanted
+    assert compared(folder, folder).as_dict() == wanted, "named twice, counted once"
+    assert sorted_groups(compare_groups(find_runs([], "steps", "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    sent = [
+        json.loads(path.read_text())["runs"] for path in (folder / "mlflow.json", *folder.glob("packs/*/mlflow.json"))
+    ]
+    top, pack, *_ = (next(iter(runs.values()))["run"] for runs in sent)
+    assert sorted_groups(compare_groups(find_runs([top], None, "", uri), ["last"]).as_dict()) == sorted_groups(wanted)
+    assert len(find_runs([pack], None, "", uri).runs) == 6
+    some = find_runs([], "steps", f"params.N = '5' and tags.task = '{TASKS[0]}'", uri)
+    assert {(run.label, run.task) for run in some.runs} == {("N=5", TASKS[0])}
 
 
 def sorted_groups(said: dict[str, Any]) -> Any:
@@ -121,11 +151,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 
 def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
-    grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
+    """In MLflow, cells of both have the same parameters; their files config.gin tell them apart."""
+    grid, uri = made_grid(values=(5,), tasks=TASKS[:1], seeds=2), fresh_store(tmp_path)
     folders = [write_grid(tmp_path / name, grid) for name in ("one", "other")]
     for config in folders[1].glob("packs/*/*/config.gin"):
         config.write_text(config.read_text().replace("Training.steps = 5000", "Training.steps = 9000"))
-    result = compared(*folders)
+    for folder in folders:
+        send_folder(folder, uri, "steps")
+    result = compare_groups(find_runs([], "steps", "", uri), ["last"])
     assert result.different == ("Training.steps",)
     assert sorted(group.config["Training.steps"] for group in result.groups) == ["5000", "9000"]
 
@@ -168,13 +201,22 @@ def test_the_tables_name_rule_caveat_and_groups(
         (["nowhere"], "There is no folder 'nowhere'"),
         (["."], "is not the folder of a dqlab run or grid"),
         (["empty"], "no run of empty has finished (0 failed, 2 not finished)"),
-        (["grid", "--rule", "lats"], "There is no selection rule 'lats'. Did you mean 'last'?"),
+        (["--experiment", "step"], "has no experiment 'step'. Did you mean 'steps'?"),
+        (["--experiment", "steps", "--filter", "params.N ?? 3"], "Invalid clause"),
+        (["--experiment", "steps", "--filter", "params.N = '99'"], "with the filter \"params.N = '99'\" has finished"),
+        (["--experiment", "steps", "--rule", "lats"], "There is no selection rule 'lats'. Did you mean 'last'?"),
+        (["--filter", "params.N = '5'", "grid"], "--filter belongs to --experiment"),
+        (["0" * 32], "0" * 32),
+        (["--experiment", "steps", "--uri", "sqlite:///no.db"], "There is no MLflow store sqlite:///no.db"),
+        (["--experiment", "steps", "--uri", "http://127.0.0.1:9"], "the server does not answer"),
     ],
 )
 def test_mistakes_are_told_in_one_message(
     args: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert cli.main(["compare", *args]) == 2
     output = capsys.readouterr()
     assert said in output.err
@@ -184,10 +226,10 @@ def test_mistakes_are_told_in_one_message(
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a grid and one of which nothing has finished."""
+    """A folder with a recorded grid and one of which nothing has finished."""
     folder = tmp_path_factory.mktemp("place")
     grid = made_grid(values=(5,), tasks=TASKS[:1], seeds=2)
-    write_grid(folder / "grid", grid)
+    send_folder(write_grid(folder / "grid", grid), fresh_store(folder), "steps")
     write_grid(
         folder / "empty",
         replace(grid, results=(), pending=tuple(CellStatus(r.cell) for r in grid.results)),

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
+from numpy.random import default_rng
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry

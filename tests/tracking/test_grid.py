@@ -20,6 +20,7 @@ from made_folders import (
     folder_of,
     write_grid,
     write_pack,
+    write_reusing,
     write_run,
     write_state,
 )
@@ -27,6 +28,7 @@ from made_grids import made_grid
 from mlflow_stores import fresh_store
 from ray_cluster import until
 
+from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.errors import RunError
 from dqlab.runs.video import keep_video
@@ -35,7 +37,7 @@ from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
 from dqlab.tracking.mlflow.mirror import Mirror, is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.sync import send_folder
-from dqlab.tracking.mlflow.tree import axis_parameter
+from dqlab.tracking.mlflow.tree import axis_parameter, config_digest
 
 SMALL = made_grid(values=(2, 5), seeds=2)
 
@@ -44,7 +46,7 @@ def stored(uri: str) -> dict[str, list[Any]]:
     """Runs of the experiment by kind."""
     client = mlflow_client(uri)
     experiment = client.get_experiment_by_name("steps")
-    found: dict[str, list[Any]] = {"grid": [], "cell": []}
+    found: dict[str, list[Any]] = {"grid": [], "pack": [], "cell": []}
     for run in all_runs(client, [experiment.experiment_id]) if experiment else []:
         found[run.data.tags["kind"]].append(run)
     return found
@@ -68,15 +70,19 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
     """Every run once, nested, finished, with all of its metrics."""
     found = stored(uri)
     assert len(found["grid"]) == 1
-    top = found["grid"][0].info.run_id
+    assert len(found["pack"]) == len(grid.labels) * len(grid.tasks)
+    top, packs = found["grid"][0], {run.info.run_id: run for run in found["pack"]}
+    assert {run.data.tags["mlflow.parentRunId"] for run in packs.values()} == {top.info.run_id}
     by_place = {(run.data.tags["cell"], run.data.tags["task"], run.data.tags["seed"]): run for run in found["cell"]}
     assert len(found["cell"]) == len(by_place) == len(grid.results)
     for result in grid.results:
         run = by_place[result.cell.label, result.cell.task, str(result.cell.seed)]
-        assert run.data.tags["mlflow.parentRunId"] == top
-        assert run.data.tags["pack"] == folder_of(folder, grid, result.cell).parent.name
+        pack = packs[run.data.tags["mlflow.parentRunId"]]
+        assert pack.data.tags["pack"] == folder_of(folder, grid, result.cell).parent.name
         assert history(uri, run) == journal(folder_of(folder, grid, result.cell))
     assert {run.info.status for kind in found.values() for run in kind} == {"FINISHED"}
+    progress = mlflow_client(uri).get_metric_history(top.info.run_id, "finished_cells")
+    assert sorted(point.value for point in progress) == list(range(1, len(grid.results) + 1))
 
 
 def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(
@@ -97,6 +103,8 @@ def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(
         "curve.png",
     }
     assert cell.data.tags["data_digest"].startswith("digest of")
+    pack = next(run for run in found["pack"] if run.info.run_id == cell.data.tags["mlflow.parentRunId"])
+    assert pack.data.params == {"N": "2", "task": cell.data.tags["task"], "cells": "2"}, "what its cells share"
     top = found["grid"][0]
     assert top.data.tags["grid"] == "steps"
     assert top.data.tags["base"] == "N=2"
@@ -281,7 +289,7 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
         (pack / cell.replica).mkdir()
         fail_cell(folder, grid, CellStatus(cell, FAILED, "crashed", "killed by signal 9"))
     send_folder(folder, uri, "steps", over=True)
-    assert {run.info.status for run in stored(uri)["cell"]} == {"FAILED"}
+    assert {run.info.status for runs in stored(uri).values() for run in runs} == {"FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -289,6 +297,42 @@ def test_a_pack_that_never_trained_is_recorded(tmp_path: Path) -> None:
 )
 def test_axes_become_names_that_mlflow_takes(axis: str, name: str) -> None:
     assert axis_parameter(axis) == name
+
+
+def test_the_digest_of_a_configuration_leaves_out_seeds_and_labels_only() -> None:
+    text = "A.x = 1\nExperiment.cell = 'N=2'\nExperiment.seeds = \\\n    (0,\n     1)\nExperiment.task = 'a'\n"
+    assert config_digest(text) == config_digest("# made today\nExperiment.task = 'a'\nA.x = 1\nExperiment.seeds = (7,)")
+    assert config_digest(text) != config_digest(text.replace("A.x = 1", "A.x = 2"))
+    assert config_digest(text) != config_digest(text.replace("'a'", "'b'"))
+
+
+def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
+    """One each, however often they are sent; one that is gone is left out and told of, the others are not."""
+    other, uri = write_grid(tmp_path / "other", SMALL), fresh_store(tmp_path)
+    reused = [result.cell for result in SMALL.results[:3]]
+    (other / "packs").rename(tmp_path / "storage")
+    (other / "packs").symlink_to(tmp_path / "storage")
+    folder = write_reusing(tmp_path / "steps", SMALL, other, reused)
+    lost = folder_of(other, SMALL, reused[0])
+    lost.rename(tmp_path / "away")
+    with pytest.raises(LeftOutError, match=f"{lost} is gone"):
+        send_folder(folder, uri, "steps")
+    assert len(stored(uri)["cell"]) == 7
+    (tmp_path / "away").rename(lost)
+    for _ in range(2):
+        send_folder(folder, uri, "steps")
+    found = stored(uri)
+    by_source = {run.data.tags["reused_from"]: run for run in found["cell"] if "reused_from" in run.data.tags}
+    assert (len(found["cell"]), set(by_source)) == (8, {str(folder_of(other, SMALL, cell)) for cell in reused})
+    run, result = by_source[str(lost)], SMALL.results[0]
+    assert run.data.tags["mlflow.parentRunId"] == found["grid"][0].info.run_id
+    assert run.data.params == {"N": "2", "seed": "0", "task": result.cell.task}
+    assert run.data.metrics == {f"score/{rule}": row["score_mean"] for rule, row in result.summary["selection"].items()}
+    assert {item.path for item in mlflow_client(uri).list_artifacts(run.info.run_id)} >= {"config.gin", "summary.json"}
+    assert {run.info.status for run in found["cell"]} == {"FINISHED"}
+    progress = mlflow_client(uri).get_metric_history(found["grid"][0].info.run_id, "finished_cells")
+    assert sorted(point.value for point in progress) == list(range(1, 9))
+    assert len(find_runs([found["grid"][0].info.run_id], None, "", uri).runs) == 8
 
 
 def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +358,10 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
     assert {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new} == {
         ("FINISHED", 10.0)
     }
+    before = dict(os.environ)
+    found = find_runs([stored(uri)["grid"][0].info.run_id], None, "", uri)
+    assert dict(os.environ) == before
+    assert {run.scores["last"] - run.seed for run in found.runs} == {10.0}, "the last attempt counts"
 
 
 def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
@@ -365,22 +413,25 @@ def test_a_damaged_grid_is_named(text: str, tmp_path: Path, monkeypatch: pytest.
         sync_to_mlflow(folder)
 
 
-def test_deleted_runs_stay_deleted_and_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", ["cell", "pack"])
+def test_deleted_runs_stay_deleted_and_others_go_on(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri, folder = fresh_store(tmp_path), tmp_path / "steps"
     pending = tuple(CellStatus(result.cell) for result in SMALL.results)
     write_grid(folder, replace(SMALL, results=(), pending=pending), state="running")
     send_folder(folder, uri, "steps")
-    deleted = stored(uri)["cell"][0].info.run_id
+    deleted = stored(uri)[kind][0].info.run_id
     mlflow_client(uri).delete_run(deleted)
     write_grid(folder, SMALL)
     for _ in range(2):
         send_folder(folder, uri, "steps", over=True)
     assert capsys.readouterr().out.count(f"run {deleted} was deleted in MLflow") == 1
     runs = [run for found in stored(uri).values() for run in found]
-    assert (len(runs), {run.info.status for run in runs}) == (1 + 8 - 1, {"FINISHED"})
+    assert (len(runs), {run.info.status for run in runs}) == (1 + 4 + 8 - 1, {"FINISHED"})
     (folder / "mlflow.json").unlink()
     send_folder(folder, uri, "steps", over=True)
-    assert len(stored(uri)["cell"]) == 15, "all of it, anew"
+    assert len(stored(uri)["cell"]) == (15 if kind == "cell" else 16), "all of it, anew"
 
 
 def test_videos_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +452,7 @@ def test_videos_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pyt
         for _ in range(2):
             send_folder(grid, uri, "steps", over=True)
         state = json.loads((first.parent / "mlflow.json").read_text())
-        runs = {key.rpartition(" ")[2]: known["run"] for key, known in state["runs"].items()}
+        runs = {key.rpartition(" ")[2]: known["run"] for key, known in list(state["runs"].items())[1:]}
         run = runs.pop(first.name)
         assert [item.path for item in client.list_artifacts(run, "videos")] == ["videos/step-000000500.mp4"]
         assert Path(client.download_artifacts(run, "videos/step-000000500.mp4", tmp_path)).read_bytes() == content

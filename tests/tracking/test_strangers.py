@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, TINY
-from made_folders import folder_of, write_grid, write_run, write_state
+from made_folders import folder_of, write_grid, write_reusing, write_run, write_state
 from made_grids import made_grid
 from mlflow_stores import fresh_store
 
@@ -179,29 +179,30 @@ def test_a_replica_outside_of_its_run_is_refused(in_process: Run, tmp_path: Path
 
 
 def test_what_lies_outside_of_a_grid_is_not_sent(in_process: Run, tmp_path: Path) -> None:
-    """A pack, a cell and the report that are links: the rest is sent."""
+    """A pack, a cell and the report that are links, and a reused cell that is none: the rest is sent."""
     fresh_store(tmp_path / "runs")
     cells = [result.cell for result in SMALL.results]
     other = write_grid(tmp_path / "elsewhere", SMALL)
     for text in other.glob("packs/*/*/config.gin"):
         text.write_text(f"A.x = '{SECRET}'\n")
-    grid = write_grid(tmp_path / "runs" / "grid", SMALL)
+    grid = write_reusing(tmp_path / "runs" / "grid", SMALL, other, [cells[0]])
     folder_of(other, SMALL, cells[0]).rename(tmp_path / "private")
+    write_state(grid, elsewhere={cells[0].id: str(tmp_path / "private")})
     (grid / "report").symlink_to(tmp_path / "private")
     pack, cell = folder_of(grid, SMALL, cells[2]).parent, folder_of(grid, SMALL, cells[4])
     for place, there in ((pack, folder_of(other, SMALL, cells[2]).parent), (cell, folder_of(other, SMALL, cells[4]))):
         place.rename(tmp_path / f"gone {place.name}")
         place.symlink_to(there)
-    refused(in_process("sync", "runs/grid"), "report/config.gin is a link", f"{pack.name} is a link")
+    refused(in_process("sync", "runs/grid"), "private", f"{pack.name} is a link", "And 1 more")
     kept = sent(tmp_path / "runs")
     assert not any(SECRET.encode() in content for content in kept.values())
-    assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 3
+    assert sum(path.endswith("config.gin") for path in kept) == len(cells) - 4
     write_state(grid, packs=["../../../elsewhere/packs/00000000"])
     refused(in_process("sync", "runs/grid"), "grid.json is damaged (packs.0: ")
 
 
 def test_a_password_is_in_no_file_and_on_no_screen(in_process: Run, tmp_path: Path) -> None:
-    """A tracking URI with one, of a server that is not there: train, ablate, sync, ui."""
+    """A tracking URI with one, of a server that is not there: train, ablate, sync, compare, ui."""
     uri = "http://ann:s3cret@127.0.0.1:9/?token=s3cret"
     env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "PYTHONPATH": str(Path.cwd())}
     sets = [*SETS, "Training.eval_every=10", "Training.steps=10", "Training.eval_episodes=1", "Tracking.patience=1.0"]
@@ -212,10 +213,12 @@ def test_a_password_is_in_no_file_and_on_no_screen(in_process: Run, tmp_path: Pa
         in_process("ablate", "--grid", "small.gin", "--out", "grid", *sets, "Grid.seeds=(0,)", env=env),
         in_process("sync", "run", env=env),
         in_process("sync", "grid", env=env),
+        in_process("compare", "--experiment", "x", env=env),
+        in_process("compare", "--experiment", "x", "--uri", uri),
         in_process("ui", env=env),
         in_process("ui", uri),
     ]
-    assert [each.returncode for each in done] == [0, 0, 2, 2, 0, 0], [each.stderr for each in done]
+    assert [each.returncode for each in done] == [0, 0, 2, 2, 2, 2, 0, 0], [each.stderr for each in done]
     for each in done:
         assert "s3cret" not in each.stdout + each.stderr
     assert "http://***@127.0.0.1:9/?token=***" in done[0].stdout

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -37,7 +37,7 @@ from dqlab.tracking.mlflow.client import (
     new_records,
     store_path,
 )
-from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_run, pack_cells, run_tree
+from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
 from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
 
 MEMORY = "mlflow.json"
@@ -78,25 +78,28 @@ class Memory:
         RunError: the file is damaged.
 
     Attributes:
-        state: of a grid: when it `began`, packs `settled`, when the report was `reported`.
+        state: of a grid: cells `finished`, packs `settled`, when the report was `reported`.
         runs: what has been sent of each run, by key; the top one first.
         owner: a name that nobody else has, and MLflow's runs have as a tag.
         attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
+        new: whether nothing has ever been sent.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
-        self.path, new = path, not path.exists()
-        known: dict[str, Any] = {} if new else {**read_record(path, MemoryRecord)}
+        self.path, self.new = path, not path.exists()
+        known: dict[str, Any] = {} if self.new else {**read_record(path, MemoryRecord)}
         self.place = {"uri": masked(uri), "grid": grid[0]}
         same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
         self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
-        self.attempt: str = uuid.uuid4().hex[:8] if new else known.get("attempt", "")
+        self.attempt: str = uuid.uuid4().hex[:8] if self.new else known.get("attempt", "")
         kept = known if same else {}
         self.runs: dict[str, SentRecord] = kept.get("runs", {}) or _runs_of_earlier_versions(kept)
+        finished = kept.get("finished")
         self.state = {
             "began": known.get("began", 0.0),
             "reported": kept.get("reported", 0.0),
             "settled": kept.get("settled", []),
+            "finished": finished if isinstance(finished, dict) else {},
         }
         self._saved = ""
 
@@ -142,42 +145,42 @@ class MlflowWriter:
     def _experiment(self) -> str:
         return experiment_id(self._client, self._name, self._folder, self._uri)
 
-    def send_tree(self, memory: Memory, top: TrackedRun) -> None:
+    def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
         """A run and those below it."""
-        self._create(memory, [top])
-        self._create(memory, top.children, memory.runs[top.key]["run"])
+        self._create(memory, top, parent)
         try:
-            self._send_each(memory, top.children)
+            self._send_children(memory, top)
             with self.skipped.damaged():
-                self._send(memory, top)
+                self._send(memory, replace(top, status=top.status or _status_of(memory, top)))
         finally:
             memory.save()
 
-    def _create(self, memory: Memory, nodes: Sequence[TrackedRun], parent: str = "", scope: str = "") -> None:
+    def _create(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
         """Runs that MLflow does not have: nobody remembers them, and none has their tags."""
-        if all(node.key in memory.runs for node in nodes):
+        if all(node.key in memory.runs for node in (top, *top.children)):
             return
-        within = f" and tags.`{KEY}` LIKE '{scope}%'" if scope else ""
-        known = all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{within}")
+        scope = f" and tags.`{KEY}` LIKE '%{top.key.removeprefix('pack ')}%'" if parent else ""
+        known = all_runs(self._client, [self._experiment], f"tags.`{OWNER}` = '{memory.owner}'{scope}")
         memory.save()  # with the owner's name, by which they are found if this process does not come to remember them
         found = {run.data.tags[KEY]: _unsent(run.info.run_id, run.info.status) for run in known}
-        for node in nodes:
+        for node in (top, *top.children):
             if node.key not in memory.runs:
-                memory.runs[node.key] = found.get(node.key) or self._create_run(memory, node, parent)
+                above = parent if node is top else memory.runs[top.key]["run"]
+                memory.runs[node.key] = found.get(node.key) or self._create_run(memory, node, above)
 
     def _create_run(self, memory: Memory, node: TrackedRun, parent: str) -> SentRecord:
         tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: parent} if parent else {})}
         began = node.began or memory.state["began"]
         return _unsent(create_run(self._client, self._experiment, node.name, tags, began), tags=_digest(node.tags))
 
-    def _send_each(self, memory: Memory, nodes: Sequence[TrackedRun]) -> None:
-        for node in nodes:
+    def _send_children(self, memory: Memory, top: TrackedRun) -> None:
+        for child in top.children:
             with self.skipped.damaged():
-                self._send(memory, node)
+                self._send(memory, child)
                 continue
             if self._over:  # nobody trains it any more, and nothing that can be read says how it ended
-                with self._unless_deleted(memory, node):
-                    self._show(memory.runs[node.key], replace(node, status="KILLED"))
+                with self._unless_deleted(memory, child):
+                    self._show(memory.runs[child.key], replace(child, status="KILLED"))
 
     def _send(self, memory: Memory, node: TrackedRun) -> None:
         """What is new of one run.
@@ -284,14 +287,16 @@ class MlflowWriter:
             sent["status"] = node.status
 
     def send_grid(self) -> None:
-        """A grid's run, and below it the cells of its packs."""
+        """A grid's run, its packs with their cells, and cells that another grid has trained."""
         grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
         facts = grid_facts(grid)
         memory.state["began"] = memory.state["began"] or min(path.lstat().st_mtime for path in grid.iterdir())
-        top = grid_run(grid, facts, self._over)
+        top = grid_tree(grid, facts, self._over, lambda key: self._is_done(memory, key), self.skipped)
         due = top.status != "RUNNING" or time.time() - memory.state["reported"] > REPORT_SECONDS
-        self._create(memory, [top])
+        self._create(memory, top)
         try:
+            self._send_children(memory, top)
+            self._send_progress(memory, top, [(memory.state["began"], child) for child in top.children], memory)
             for pack in self._open_packs(memory, facts):
                 with self.skipped.damaged():
                     self._send_pack(memory, top, path_within(pack, pack.parent))  # `packs` may be a link
@@ -300,6 +305,10 @@ class MlflowWriter:
                 memory.state["reported"] = time.time() if due and top.files else memory.state["reported"]
         finally:
             memory.save()
+
+    def _is_done(self, memory: Memory, key: str) -> bool:
+        """Whether a reused cell has been sent, and nobody has asked for a last look."""
+        return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
 
     def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
         """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
@@ -313,19 +322,49 @@ class MlflowWriter:
         return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
 
     def _send_pack(self, grid: Memory, top: TrackedRun, path: Path) -> None:
-        parent = grid.runs[top.key]["run"]
-        memory = Memory(path / MEMORY, self._uri, (parent, grid.owner))
-        cells = pack_cells(path, memory.attempt, self._over)
-        grid.save()
-        self._create(memory, cells, parent, f"{path.name} {memory.attempt}".strip())
-        try:
-            self._send_each(memory, cells)
-        finally:
-            memory.save()
-        done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in cells)
+        memory = Memory(path / MEMORY, self._uri, (grid.runs[top.key]["run"], grid.owner))
+        pack = pack_tree(path, memory.attempt, self._over)
+        if memory.new:
+            for cell in pack.children:
+                grid.state["finished"].pop(_cell_of(cell), None)
+            grid.save()
+        self.send_tree(memory, pack, grid.runs[top.key]["run"])
+        ended = [(cell.ended_by.stat().st_mtime, cell) for cell in pack.children if cell.ended_by]
+        self._send_progress(grid, top, ended, memory)
+        done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in pack.children)
         if done and path.name not in grid.state["settled"]:
             grid.state["settled"].append(path.name)
         grid.save()
+
+    def _send_progress(
+        self, grid: Memory, top: TrackedRun, ended: list[tuple[float, TrackedRun]], memory: Memory
+    ) -> None:
+        """A point of `finished_cells` for each cell that is new, in the order of their ends."""
+        from mlflow.entities import Metric
+
+        known: dict[str, int] = grid.state["finished"]
+        numbers, points = dict(known), []
+        finished = [(at, _cell_of(cell)) for at, cell in ended if memory.runs[cell.key]["status"] == "FINISHED"]
+        for at, name in sorted(finished):
+            if name not in numbers:
+                numbers[name] = len(numbers) + 1
+                step = int(max(0.0, at - grid.state["began"]))
+                points.append(Metric("finished_cells", numbers[name], int(at * 1000), step))
+        if points:
+            with self._unless_deleted(grid, top):
+                log_all(self._client, grid.runs[top.key]["run"], points, {}, {})
+            known.update(numbers)
+
+
+def _cell_of(node: TrackedRun) -> str:
+    """The folder's name of a cell."""
+    return node.key.rpartition(" ")[2]
+
+
+def _status_of(memory: Memory, top: TrackedRun) -> str:
+    """A pack's status: the first of these that one of its cells has."""
+    found = {memory.runs[child.key]["status"] for child in top.children}
+    return next((status for status in ("RUNNING", "KILLED", "FAILED") if status in found), "FINISHED")
 
 
 def _digest(value: Any) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from dqlab.config.replica import Replica, replicas_of
-from dqlab.errors import DqlabError
-from dqlab.files import path_within
-from dqlab.tracking.folders import NOTES, SkippedRecords, read_notes, run_facts
+from dqlab.errors import DqlabError, RunError, printable_name
+from dqlab.files import path_within, read_text
+from dqlab.tracking.folders import NOTES, SkippedRecords, grid_of, planned_cells, read_notes, reused_cells, run_facts
 from dqlab.tracking.records import (
     ChosenRecord,
     FailureRecord,
@@ -49,8 +50,9 @@ class TrackedRun:
         key: which of the folder's runs it is.
         name, tags, parameters: as MLflow shows them.
         root: the folder out of which none of its files may lead.
-        status: MLflow's word.
+        status: MLflow's word; empty where it follows from the children's.
         place: of a replica, its own folder.
+        history: whether a replica's journal is sent.
         files: artifacts, each with its folder among the artifacts.
         texts: artifacts that are no files here, by name.
         results: reads what is known only at its end: final metrics, and tags.
@@ -64,6 +66,7 @@ class TrackedRun:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     status: str = ""
     place: Path | None = None
+    history: bool = True
     files: Mapping[Path, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     results: Callable[[], Results] = _no_results
@@ -77,7 +80,7 @@ class TrackedRun:
     @property
     def journal(self) -> Path | None:
         """The file of its metrics."""
-        return self.place / JOURNAL if self.place else None
+        return self.place / JOURNAL if self.place and self.history else None
 
     @property
     def began(self) -> float:
@@ -131,11 +134,11 @@ def run_tree(path: Path, over: bool) -> TrackedRun:
     )
 
 
-def pack_cells(path: Path, attempt: str, over: bool) -> list[TrackedRun]:
-    """The cells of a grid's pack.
+def pack_tree(path: Path, attempt: str, over: bool) -> TrackedRun:
+    """A pack of a grid, and a child for each of its cells.
 
     Args:
-        path: the pack's folder.
+        path: its folder.
         attempt: tells it from packs of the same name before it.
         over: nobody trains it any more.
 
@@ -144,12 +147,26 @@ def pack_cells(path: Path, attempt: str, over: bool) -> list[TrackedRun]:
     """
     facts, scope = run_facts(path), f"{path.name} {attempt}".strip()
     tags = {**run_tags(facts), "pack": path.name}
-    return [
+    cells = [
         _cell(path, replica, f"{scope} {replica.name}", facts["task"], tags, over) for replica in replicas_of(facts)
     ]
+    labels = list(dict.fromkeys(cell.tags["cell"] for cell in cells))
+    title = f"pack {path.name[:8]}: " + "; ".join(labels[:3]) + ("; ..." if len(labels) > 3 else "")
+    first, *others = (cell.parameters for cell in cells)
+    shared = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+    return TrackedRun(
+        f"pack {scope}",
+        title,
+        path,
+        {**tags, "kind": "pack"},
+        {**shared, "cells": len(cells)},
+        children=cells,
+    )
 
 
-def _cell(path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool) -> TrackedRun:
+def _cell(
+    path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, str], over: bool, history: bool = True
+) -> TrackedRun:
     """A cell: few parameters, so that MLflow's comparisons can be read."""
     own, seed = path / replica.name, str(replica.seed)
     points = {axis_parameter(axis): str(text) for axis, text in replica.points.items()}
@@ -163,18 +180,23 @@ def _cell(path: Path, replica: Replica, key: str, task: str, tags: Mapping[str, 
         {**points, "seed": seed, "task": task},
         status,
         own,
+        history,
         {**{own / name: "" for name in kept if (own / name).exists()}, **_videos(own)},
-        results=partial(_results, own, path, status),
+        results=partial(_results, own, path, status, digest=True),
     )
 
 
-def grid_run(grid: Path, facts: GridRecord, over: bool) -> TrackedRun:
-    """A grid's own run; its packs have cells of their own.
+def grid_tree(
+    grid: Path, facts: GridRecord, over: bool, sent: Callable[[str], bool], skipped: SkippedRecords
+) -> TrackedRun:
+    """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
 
     Args:
         grid: its folder.
         facts: its grid.json.
         over: its driver has ended.
+        sent: whether the child of a key needs nothing more.
+        skipped: takes reused cells that cannot be used.
     """
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
@@ -198,6 +220,7 @@ def grid_run(grid: Path, facts: GridRecord, over: bool) -> TrackedRun:
         status=status or _unended(over),
         files={path: str(path.parent.relative_to(grid)) for path in report},
         texts={"grid.gin": facts["gin"]},
+        children=list(_reused(grid, facts, sent, skipped)),
     )
 
 
@@ -210,6 +233,29 @@ def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
         with suppress(DqlabError):  # it is told where the pack is sent
             tags = run_tags(run_facts(path_within(first, first.parent)))
     return {name: text for name, text in tags.items() if name.startswith("version.") or name == "git_commit"}
+
+
+def _reused(
+    grid: Path, facts: GridRecord, sent: Callable[[str], bool], skipped: SkippedRecords
+) -> Iterator[TrackedRun]:
+    """Cells that another grid has trained: their scores and files, without their history."""
+    reused = {cell: path for cell, path in reused_cells(facts).items() if not sent(f"reused cell-{cell}")}
+    planned, read_facts = planned_cells(grid) if reused else {}, cache(run_facts)
+    for cell, path in reused.items():
+        with skipped.damaged():
+            if cell not in planned:
+                raise RunError(f"Cell {cell}, reused from {path}, is not in the grid's plan.")
+            if path.name != f"cell-{cell}" or grid_of(path.parent) is None:
+                raise RunError(
+                    f"{printable_name(path)}, from which cell {cell} is said to be reused, is no folder of that cell "
+                    "in a grid."
+                )
+            if not os.path.exists(path / "summary.json"):
+                raise RunError(f"{path} is gone, from which a cell was reused. Bring it back, or run the grid again.")
+            own = planned[cell]
+            replica = Replica(path.name, own["seed"], own["label"], own["points"])
+            tags = {**run_tags(read_facts(path.parent)), "reused_from": str(path)}
+            yield _cell(path.parent, replica, f"reused cell-{cell}", own["task"], tags, over=True, history=False)
 
 
 def run_tags(facts: RunRecord) -> dict[str, str]:
@@ -245,6 +291,13 @@ def axis_parameter(axis: str) -> str:
     return f"axis {name}" if name in ("seed", "task", "cells") else name
 
 
+def config_digest(text: str) -> str:
+    """Digest of a gin text without seeds and labels: equal for the seeds of one configuration."""
+    kept = re.sub(r"(?m)^Experiment\.(seeds|cell|replicas)\b.*\n(?:[ \t]+.*\n)*", "", text + "\n")
+    statements = sorted(line for line in kept.splitlines() if line.strip() and not line.startswith("#"))
+    return hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
+
+
 def _unended(over: bool) -> str:
     return "KILLED" if over else "RUNNING"
 
@@ -268,16 +321,18 @@ def _files_of_replica(path: Path, status: str) -> dict[Path, str]:
     return {**end, **dict.fromkeys(own, ""), **dict.fromkeys(weights, "checkpoints"), **_videos(path)}
 
 
-def _results(path: Path, root: Path, status: str) -> Results:
+def _results(path: Path, root: Path, status: str, digest: bool = False) -> Results:
     """A replica's final score by every selection rule, at the step of the rule's checkpoint; or why it failed.
 
     Raises:
         RunError: a file is damaged, or a link.
     """
     tags, metrics = {}, []
+    if digest and (config := path / "config.gin").exists():
+        tags["config_digest"] = config_digest(read_text(path_within(config, root)))
     if status == "FAILED":
         failure = read_record(path_within(path / "failure.json", root), FailureRecord)
-        tags = {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
+        tags |= {"failure": f"{failure['kind']}: {failure['reason']}", "failure_step": str(failure.get("step"))}
     if status == "FINISHED":
         selection, at = _selection(path, root)
         metrics = [_score(rule, row["score_mean"], at, row["step"] or 0) for rule, row in selection.items()]

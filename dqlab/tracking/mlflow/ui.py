@@ -7,10 +7,12 @@ import socket
 import sys
 from pathlib import Path
 
-from dqlab.errors import RunError, masked, one_line, printable_name
+from dqlab.errors import ConfigError, RunError, masked, one_line, printable_name
 from dqlab.tracking.folders import grid_of, is_known
 from dqlab.tracking.mlflow.client import mirror_environment, store_path, store_uri, tracking_uri
 
+PORTS = 100
+LAST_PORT = 65535
 STORE = "mlflow.db"
 
 
@@ -20,13 +22,13 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
     Args:
         place: a folder of runs, one run's or one grid's, a tracking URI, or None for what is found here.
         host: address to listen on.
-        port: to listen on.
+        port: the first one to try.
 
     Returns:
         0, of a server; otherwise this process is MLflow's from here on.
 
     Raises:
-        RunError: there is no store, or the port cannot be used.
+        RunError: there is no store, or no free port.
     """
     uri = store_of(place)
     if uri.startswith(("http:", "https:")):
@@ -35,7 +37,7 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
     path = store_path(uri)
     if path is not None and not path.exists():  # MLflow would make an empty one
         raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
-    check_port(host, port)
+    port = free_port(host, port)
     print(f"MLflow: http://{host}:{port} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
     environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
@@ -71,19 +73,26 @@ def _newest(folder: Path) -> str | None:
     return store_uri(stores[-1].resolve()) if stores else None
 
 
-def check_port(host: str, port: int) -> None:
-    """See that pages can be served there.
+def free_port(host: str, first: int) -> int:
+    """The first port from `first` on that nobody uses.
 
     Raises:
-        RunError: it is no port, or in use, or the host is not this machine.
+        ConfigError: it is no port, or no host.
+        RunError: there is none, or the host is not this machine.
     """
-    try:
-        if port < 1 or not host.strip():
-            raise ValueError("there is none like that")
+    if not 1 <= first <= LAST_PORT:
+        raise ConfigError(f"--port must be from 1 to {LAST_PORT}, not {first}.")
+    if not host.strip():
+        raise ConfigError("--host is empty. 127.0.0.1 is this machine only, 0.0.0.0 every address that it has.")
+    refused: OSError | UnicodeError
+    for port in range(first, min(first + PORTS, LAST_PORT + 1)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except (OSError, OverflowError, ValueError) as error:
-        raise RunError(
-            f"Port {port} of '{printable_name(host)}' cannot be used: {one_line(error)}. Choose --host and --port."
-        ) from error
+            try:
+                probe.bind((host, port))
+                return port
+            except (OSError, UnicodeError) as error:
+                refused = error
+    raise RunError(
+        f"No port of {printable_name(host)} from {first} on can be used: {one_line(refused)}. Choose --host and --port."
+    )
