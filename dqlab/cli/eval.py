@@ -61,6 +61,7 @@ def _eval(args: argparse.Namespace) -> None:
 EXPORT_EXAMPLES = """
 dqlab export runs/mine --out walker
 dqlab export runs/mine --seed 1 --format torch --out walker
+dqlab export runs/mine --out walker --push hf:USER/REPO
 """
 
 
@@ -74,9 +75,10 @@ def add_export(commands: Any) -> None:
     text = "best (by default), last, offline, or a .safetensors file"
     parser.add_argument("--checkpoint", default="best", type=expanduser, help=text)
     parser.add_argument("--seed", type=int, help="which replica, where the run has several")
+    parser.add_argument("--push", default="", metavar="hf:USER/REPO", help="upload it to the Hugging Face Hub, too")
 
 
 def _export(args: argparse.Namespace) -> None:
     from dqlab.runs.export import export_policy
 
-    print(*export_policy(args.run, args.out, args.format, args.checkpoint, args.seed), sep="\n")
+    print(*export_policy(args.run, args.out, args.format, args.checkpoint, args.seed, args.push), sep="\n")

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from dqlab.errors import ConfigError, first_line
+from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, read_text, write_text
 from dqlab.noise import NoiseSpec, generator_for
 from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
-from dqlab.runs.policy import EXPORTED, LoadedPolicy, load_policy
+from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
 from dqlab.runs.policy_module import PolicyModule, traced_program
 from dqlab.tracking import RunFolder
 
@@ -84,6 +84,7 @@ def export_policy(
     form: str = "onnx",
     checkpoint: str = "best",
     seed: int | None = None,
+    push: str = "",
 ) -> list[Path]:
     """Write a policy's models, its card, an example, and what `load_policy` needs; returns the files.
 
@@ -91,12 +92,15 @@ def export_policy(
         run, checkpoint, seed: as `load_policy` takes them.
         out: the folder, which may be that of an older export.
         form: `onnx` or `torch`.
+        push: `hf:USER/REPO` uploads the folder, too.
 
     Raises:
         RunError: there is no such policy, or the folder is something else. ConfigError: it cannot be exported: why.
     """
     if form not in FORMATS:
         raise ConfigError(f"There is no format '{form}'. Known: {', '.join(FORMATS)}.")
+    if push and not push.startswith(HUB):
+        raise ConfigError(f"--push wants {HUB}USER/REPO, not '{push}'.")
     policy = load_policy(run, checkpoint, seed=seed, device="cpu", set={"Experiment.precision": "full"})
     if not policy.source.facts:
         raise ConfigError(
@@ -113,6 +117,8 @@ def export_policy(
         _write_run(policy, module, new)
         write_text(new / "README.md", model_card(policy, FORMATS[form]))
         write_text(new / "example.py", EXAMPLES[form].format(width=policy.task.state_dim))
+    if push:
+        _upload(out, push.removeprefix(HUB))
     return sorted(path for path in out.rglob("*") if path.is_file())
 
 
@@ -214,3 +220,18 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     write_text(out / "run.json", json.dumps(facts, indent=1, default=str))
     record = {"weights": str(weights), "task": policy.task.name, "noise": module.shapes()}
     write_text(out / EXPORTED, json.dumps(record, indent=1))
+
+
+def _upload(folder: Path, repository: str) -> None:
+    """Make a repository on the Hugging Face Hub of a folder.
+
+    Raises:
+        RunError: it does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
+    except Exception as error:  # the Hub's client raises those of several libraries
+        raise RunError(f"{HUB}{repository} was not uploaded: {one_line(error)}. The files are in {folder}.") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import pickle
 import random
 import zipfile
 import zlib
@@ -119,6 +121,70 @@ def test_formats_are_chosen_by_name_or_suffix() -> None:
         format_of("set.csv")
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol(tmp_path: Path, protocol: int) -> None:
+    made = arrays(next_known=True)
+    del made["timeouts"]
+    pieces = [{name: array[a : a + 8] for name, array in made.items()} for a in range(0, N, 8)]
+    (tmp_path / "set.pkl").write_bytes(pickle.dumps(pieces, protocol=protocol))
+    found = format_of("a.pkl")[0].read(tmp_path / "set.pkl")
+    np.testing.assert_array_equal(found.observations[3:21], made["observations"][3:21])
+    np.testing.assert_array_equal(found.timeouts, (np.arange(N) % 8 == 7) & ~made["terminals"])
+
+
+def test_pickles_with_the_names_of_numpy_1(tmp_path: Path) -> None:
+    raw = pickle.dumps([arrays()], protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "set.pkl").write_bytes(raw)
+    assert len(read(tmp_path / "set.pkl")["state"])
+
+
+class Calls:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.what = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.what
+
+
+PROGRAMS = {
+    "os.system": (pickle.dumps(Calls(os.system, "touch pwned")), "wants posix.system"),
+    "getattr": (pickle.dumps(Calls(getattr, "", "format"), protocol=2), "wants __builtin__.getattr"),
+    "objects": (pickle.dumps([{"rewards": np.array([print, None])}]), "wants builtins.print"),
+    "persistent": (b"Pid\n.", "no pickle of arrays"),
+    "dotted": (b"\x80\x04\x8c\x05numpy\x8c\x0bmatrix.view\x93.", "wants numpy.matrix.view"),
+    "bytes as objects": (
+        b"cnumpy\nndarray\n(I1\ncnumpy\ndtype\n(S'O'\ntRC\x08" + bytes(8) + b"tR.",
+        "no pickle of arrays",
+    ),
+    "a shape of terabytes": (
+        pickle.dumps(np.zeros(3)).replace(b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"),
+        "truncated or no pickle",
+    ),
+    "a long name in lines": (b"\x80\x04X\x00\x10\x00\x00" + b"a\n" * 2048 + b"\x8c\x01b\x93.", "wants a.na.na"),
+    "texts among numbers": (
+        pickle.dumps([arrays() | {"rewards": [np.str_("a" * 99), *range(N - 1)]}]),
+        "'rewards' is no array",
+    ),
+    "no list": (pickle.dumps(3), "no list of trajectories"),
+    "no dict": (pickle.dumps([3]), "trajectory 0 is no dict"),
+    "lengths": (pickle.dumps([arrays() | {"rewards": np.zeros(3)}]), "'rewards' has 3 rows"),
+    "widths": (pickle.dumps([arrays(), arrays() | {"actions": np.zeros((N, 3))}]), "rows of different shapes"),
+    "half known": (pickle.dumps([arrays(), arrays(True)]), "trajectory 0 has no 'next_observations'"),
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw, message = PROGRAMS[what]
+    Path("set.pkl").write_bytes(raw)
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path / "set.pkl")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert not Path("pwned").exists()
+
+
 def replaced(**changes: Any) -> dict[str, Any]:
     return {name: array for name, array in (arrays() | changes).items() if array is not None}
 
@@ -169,17 +235,31 @@ def group(file: Any) -> None:
     file.create_group("rewards")
 
 
+def soft(file: Any) -> None:
+    file["rewards"] = h5py.SoftLink("/terminals")
+
+
+def raw_outside(file: Any) -> None:
+    file.create_dataset("rewards", (N,), "f4", external=[("/etc/passwd", 0, 4 * N)])
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout((N,), "f4")
+    layout[:] = h5py.VirtualSource("other.hdf5", "rewards", (N,))
+    file.create_virtual_dataset("rewards", layout)
+
+
 def null(file: Any) -> None:
     file["rewards"] = h5py.Empty("f4")
 
 
-@pytest.mark.parametrize("trick", [group, null])
+@pytest.mark.parametrize("trick", [group, soft, raw_outside, virtual, null])
 def test_columns_that_are_not_what_they_seem(tmp_path: Path, trick: Callable[[Any], None]) -> None:
     path = tmp_path / "set.hdf5"
     make_hdf5(path, replaced(rewards=None))
     with h5py.File(path, "a") as file:
         trick(file)
-    with pytest.raises(DataError, match="'rewards' is no array"):
+    with pytest.raises(DataError, match="'rewards' is no array that lies in this file"):
         read(path)
 
 

@@ -104,16 +104,15 @@ def test_onnx_and_what_lies_beside_it(odd: library.Run, tmp_path: Path) -> None:
 def test_the_command_the_hub_and_what_is_refused(
     odd: library.Run, tmp_path: Path, dqlab: Command, in_process: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Hub gives a policy back; no file names a folder of this machine."""
+    """The Hub takes a policy and gives it back; no file names a folder of this machine."""
+    files: dict[str, bytes] = {}
     run, more = str(odd.path / "seed-0"), ("--format", "torch", "--plugin", "odd")
     env = {"PYTHONPATH": str(odd.path.parent), "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hub")}
-    done = dqlab("export", run, "--out", "walker", *more, env=env)
-    assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
-    out = tmp_path / "walker"
-    files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
     with model_hub(files) as address:
         env |= {"HF_ENDPOINT": address}
+        done = dqlab("export", run, "--out", "walker", *more, "--push", "hf:me/odd", env=env)
+        assert (done.returncode, "walker/policy.pt2" in done.stdout) == (0, True), done.stderr
+        assert {"README.md", "policy.pt2", "policy.json", "run.json", "config.gin"} <= files.keys()
         code = "import dqlab, odd; print(dqlab.load_policy('hf:me/odd').seed(0)([1.0, 1.0, 1.0]).tolist())"
         told = subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True)
     expected = library.load_policy(odd.path / "seed-0").seed(0)([1.0, 1.0, 1.0])  # type: ignore[arg-type]
@@ -129,10 +128,13 @@ def test_the_command_the_hub_and_what_is_refused(
     for args, says in (
         ((run, "--out", "else", *more), "holds something else than an exported policy"),
         ((str(odd.path), "--out", "new", *more), "has 2 replicas"),
+        ((run, "--out", "new", "--push", "me/walker", *more), "--push wants hf:USER/REPO"),
+        ((run, "--out", "again", "--push", "hf:me/odd", *more), "hf:me/odd was not uploaded"),
     ):
         refused = in_process("export", *args)
         assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
     assert not (tmp_path / "new").exists()
+    assert (tmp_path / "again" / "policy.pt2").exists()
 
 
 @pytest.mark.parametrize(

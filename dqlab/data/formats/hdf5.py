@@ -63,10 +63,11 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     check_readable(path)
     with reading_errors(path, DAMAGED), h5py.File(path, "r", locking=False) as file:
         check_names(str(path), file)
-        stored = {name: file[name] for name in D4RL_COLUMNS if name in file}
+        stored = {name: file.get(name) for name in D4RL_COLUMNS if name in file}
         for name, dataset in stored.items():
-            if not isinstance(dataset, h5py.Dataset) or not dataset.shape:
-                raise DataError(f"{path}: '{name}' is no array.")
+            here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
+            if not here or not dataset.shape or dataset.external or dataset.is_virtual:
+                raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
         yield stored, _read_metadata(file)
 
 

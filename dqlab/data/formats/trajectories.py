@@ -1,0 +1,142 @@
+"""Decision Transformer's pickles: a list of trajectories, each a dict of numpy arrays by D4RL's names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.data.formats.base import (
+    COLUMN_NAMES,
+    Columns,
+    Format,
+    check_names,
+    checked_columns,
+    data_formats,
+)
+from dqlab.data.formats.reading import check_readable, check_room, reading_errors
+from dqlab.errors import DataError, printable_name
+from dqlab.machine import memory_limit
+
+Trajectory = dict[str, NDArray[Any]]
+
+
+@data_formats.register(
+    "trajectories", source="Chen et al. 2021 (Decision Transformer), its data files", cites=("chen2021decision",)
+)
+class Trajectories(Format):
+    """A pickled list of dicts of arrays, one a trajectory; read without running anything that the pickle names.
+
+    A trajectory that does not end in a terminal state was cut. With `next_observations` every row is kept.
+    """
+
+    suffixes = (".pkl", ".pickle")
+
+    def read(self, path: Path) -> Columns:
+        check_readable(path)
+        with reading_errors(path, "is truncated or no pickle of arrays"):
+            return _read_pickle(path)
+
+
+def _read_pickle(path: Path) -> Columns:
+    """The columns of all trajectories, joined."""
+    size = path.stat().st_size
+    check_room(path, size)
+    with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes of a pickle may ask for all memory
+        found = ArrayUnpickler(path, file).load()
+    if not isinstance(found, (list, tuple)) or not found:
+        raise DataError(f"{path} holds no list of trajectories.")
+    trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
+    names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
+    return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`, which is not to be called: it would take any bytes for objects."""
+
+
+def _empty_array(*_: Any) -> NDArray[Any]:
+    """What `_reconstruct` makes, before its values are set."""
+    return np.empty(0, "u1")
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _scalar(dtype: Any, data: bytes) -> Any:
+    return np.frombuffer(data, dtype)[0]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in protocols that know none."""
+    return text.encode("latin1")
+
+
+STAND_INS: dict[str, Any] = {
+    "collections.OrderedDict": dict,
+    "_codecs.encode": _encode,
+    "numpy.ndarray": _Array,
+    "numpy.dtype": np.dtype,
+}
+for _core in ("numpy.core", "numpy._core"):
+    STAND_INS |= {
+        f"{_core}.multiarray._reconstruct": _empty_array,
+        f"{_core}.multiarray.scalar": _scalar,
+        f"{_core}.numeric._frombuffer": _from_buffer,
+    }
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads lists, dicts, texts, numbers and numpy arrays. A pickle is a program: what it names beyond is refused."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        wanted = f"{module}.{name}"
+        if wanted not in STAND_INS:
+            raise DataError(
+                f"{self._path} wants {printable_name(wanted)}, which a pickle of arrays has no use for. "
+                "It is not read; nothing in it was run."
+            )
+        return STAND_INS[wanted]
+
+
+def _trajectory(where: str, found: Any) -> Trajectory:
+    """The arrays of one trajectory, all of one length; marked as cut at its last row, where that is not terminal."""
+    if not isinstance(found, dict):
+        raise DataError(f"{where} is no dict of arrays.")
+    check_names(where, found)
+    arrays = {name: _array(f"{where}: '{name}'", found[name]) for name in COLUMN_NAMES if name in found}
+    rows = len(arrays["observations"])
+    for name, array in arrays.items():
+        if len(array) != rows:
+            raise DataError(f"{where}: '{name}' has {len(array)} rows, 'observations' has {rows}.")
+    terminals = arrays["terminals"].astype(bool).reshape(rows)
+    timeouts = np.array(arrays.get("timeouts", np.zeros(rows)), dtype=bool).reshape(rows)
+    timeouts[-1:] |= ~terminals[-1:]
+    return {**arrays, "timeouts": timeouts}
+
+
+def _array(what: str, found: Any) -> NDArray[Any]:
+    """An array of numbers, or a list of them."""
+    array = np.asarray(found) if isinstance(found, (list, np.ndarray)) else np.empty(0, object)
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise DataError(f"{what} is no array of numbers.")
+    return array
+
+
+def _joined(where: str, name: str, trajectories: list[Trajectory]) -> NDArray[Any]:
+    lacking = next((place for place, each in enumerate(trajectories) if name not in each), None)
+    if lacking is not None:
+        raise DataError(f"{where}: trajectory {lacking} has no '{name}', others have.")
+    parts = [each[name] for each in trajectories]
+    widths = {part.shape[1:] for part in parts}
+    if len(widths) > 1:
+        raise DataError(f"{where}: '{name}' has rows of different shapes: {', '.join(map(str, sorted(widths)))}.")
+    return np.concatenate(parts)
