@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dqlab.envs import make_env
 from dqlab.envs.backend import Array, GymnasiumEnvironments, StepResult
+from dqlab.envs.checked_env import describe_error
 from dqlab.envs.rendering import choose_gl
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, message_of
@@ -197,13 +198,13 @@ class FilmedEnvironments(GymnasiumEnvironments):
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
         states = super().reset(seeds, groups)
-        self.show(picture_of(self.envs[0]))
+        self.show(picture_of(self.envs[0], self._task.name))
         return states
 
     def step(self, which: Sequence[int], actions: Array) -> StepResult:
         stepped = super().step(which, actions)
         if 0 in which:
-            self.show(picture_of(self.envs[0]))
+            self.show(picture_of(self.envs[0], self._task.name))
         return stepped
 
 
@@ -221,21 +222,40 @@ def drawn_env(task: Task, physics: str) -> Any:
             env = make_env(task, physics, render_mode=MODE)
         if MODE not in env.metadata.get("render_modes", ()):
             raise ConfigError(f"--render: {task.name} has nothing to draw.")
-        _follow(env)
-        env.reset(seed=0)
-        picture_of(env)
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(f"--render: {task.name} cannot be drawn here: {message_of(error)}") from error
     except ConfigError as error:
         if "render_mode" not in str(error):
             raise
         raise ConfigError(f"--render: {task.name} has nothing to draw.") from error
+    _follow(env)
+    env.reset(seed=0)
+    picture_of(env, task.name)
     return env
 
 
-def picture_of(env: Any) -> Frame:
-    """What an environment's camera sees, (height, width, 3)."""
-    return np.asarray(env.render())
+def picture_of(env: Any, name: str) -> Frame:
+    """What an environment's camera sees, (height, width, 3).
+
+    Args:
+        env: the environment.
+        name: what messages call it.
+
+    Raises:
+        ConfigError: it cannot be drawn, or gives no picture.
+    """
+    import gymnasium
+
+    try:
+        picture = np.asarray(env.render())
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
+    except (Exception, SystemExit) as error:  # somebody's environment
+        raise ConfigError(f"--render: {name} cannot be drawn: its render() raised {describe_error(error)}.") from error
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        given = f"{picture.dtype} of shape {picture.shape}"
+        raise ConfigError(f"--render: {name} gives no picture: uint8 of shape (height, width, 3), not {given}.")
+    return picture
 
 
 def _follow(env: Any) -> None:
