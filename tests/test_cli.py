@@ -231,12 +231,15 @@ def test_a_resume_needs_no_gin_file(dqlab: Run, in_process: Run, tmp_path: Path)
         time.sleep(0.02)
     first.kill()
     first.wait()
+    chosen = json.loads((tmp_path / "run" / "run.json").read_text())["execution_reason"]
     assert "seed 0" in in_process("eval", "run").stdout
     check_mistake(in_process("eval", "run", "--checkpoint", "best"), "the run has not finished. Continue it")
     done = dqlab("train", "--resume", "--out", "run")
     assert done.returncode == 0, done.stderr
     assert "resuming at step" in done.stdout
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+    assert chosen != "as configured"
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["state"], facts["execution_reason"]) == ("finished", chosen)
     check_mistake(in_process("train", "--resume", "--out", "run"), "has finished: there is nothing to resume")
 
 

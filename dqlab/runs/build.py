@@ -93,7 +93,11 @@ def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> Executi
         before: run.json of the run that is continued or repeated; empty for a new one.
     """
     unchanged = "execution" in before and before.get("execution_configured") == experiment.plan.execution
-    return execution_modes.get(before["execution"] if unchanged else experiment.plan.execution)()
+    if not unchanged:
+        return execution_modes.get(experiment.plan.execution)()
+    mode = execution_modes.get(before["execution"])()
+    mode.reason = before.get("execution_reason", mode.reason)
+    return mode
 
 
 def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
