@@ -118,11 +118,12 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
     """What is written under that name.
 
     Raises:
-        ConfigError: it is a task's name, whose file is D4RL's own; or as `resolve_dataset` does.
+        ConfigError: it is a task's name, whose file is D4RL's own, or no format has that suffix or name.
     """
     if dataset in tasks:
         raise ConfigError(f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path.")
-    return resolve_dataset(dataset, task)
+    form, path = format_of(dataset)
+    return Dataset(dataset, form, path, task_of(task) if task else _by_file_name(path))
 
 
 def _by_file_name(path: Path) -> Task | None:

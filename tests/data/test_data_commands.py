@@ -204,7 +204,7 @@ MISTAKES = {
     "misspelt task": (["info", "hoper-medium-v2"], "Did you mean 'hopper-medium-v2'"),
     "task without a file": (["info", "hopper-medium-v2"], "`dqlab data download hopper-medium-v2` fetches it"),
     "no such file": (["verify", "none.hdf5"], "There is no dataset at none.hdf5"),
-    "no such format": (["convert", "mine.hdf5", "mine.csv"], "'mine.csv'"),
+    "no such format": (["convert", "mine.hdf5", "mine.csv"], "No format of datasets has the suffix of 'mine.csv'"),
     "no such task": (["info", "mine.hdf5", "--task", "hoper-medium-v2"], "There is no task 'hoper-medium-v2'"),
     "task without data": (["download", "bandit-2d"], "bandit-2d"),
     "misspelt download": (["download", "hopper-medium-v2", "walker2d"], "There is no task 'walker2d'"),
