@@ -186,7 +186,8 @@ def _sums(session: GridSession) -> list[str]:
     slots, found = slots_of(session.engine), [session.costs[pack.id] for pack in session.packs]
     work, longest = sum(cost.seconds for cost in found), max(cost.seconds for cost in found)
     lines = [
-        f"About {readable_duration(max(work / slots, longest))} at most with {min(slots, len(found))} packs at a time "
+        f"About {readable_duration(max(work / slots, longest))} at most with "
+        f"{counted(min(slots, len(found)), 'pack')} at a time "
         f"({readable_duration(work)} of computing; episodes are counted at full length, which a bad policy's are not).",
         f"About {_bytes(sum(sorted((cost.memory for cost in found), reverse=True)[:slots]))} of memory.",
     ]

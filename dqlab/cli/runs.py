@@ -101,12 +101,13 @@ def _one_of(names: Iterable[str], kind: str) -> str:
 
 def _row(path: Path, rows: Any) -> Sequence[str]:
     """State, score and tags: of a run its mean score by the rule `last`, of a grid how many cells have one."""
+    from dqlab.analysis.wording import counted
     from dqlab.tracking.folders import is_grid, read_notes
 
     scores = rows["last"].dropna().astype(float)
     shown = f"{scores.mean():.1f}{'*' if rows['caveat'].any() else ''}" if len(scores) else "-"
     if is_grid(path):
-        shown = f"{len(scores)} cells"
+        shown = counted(len(scores), "cell")
     return _state(path), shown, _in_words(read_notes(path)["tags"])
 
 
