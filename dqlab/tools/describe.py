@@ -8,6 +8,7 @@ from typing import Any
 
 from dqlab.config.catalogue import choosers, component_record, gin_parameters
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
+from dqlab.errors import ConfigError
 from dqlab.tools.conformance.suite import CHECKS
 
 
@@ -17,8 +18,7 @@ def describe(kind: str, name: str) -> str:
     Raises:
         ConfigError: unknown kind or name; the message names the nearest ones.
     """
-    registry = registry_of(kind)
-    entry = registry.entry(name)
+    registry, entry = _find(kind, name)
     known = component_record(registry, entry)
     sections = {
         "Inherited": _inherited(entry),
@@ -32,6 +32,13 @@ def describe(kind: str, name: str) -> str:
     for title, lines in sections.items():
         text += "".join(["\n\n", title, ":", *(f"\n  {line}" for line in lines)]) if lines else ""
     return text
+
+
+def _find(kind: str, name: str) -> tuple[Registry[Any], RegistryEntry[Any]]:
+    registry = registry_of(kind)
+    if not name:
+        raise ConfigError(f"Which {kind}? Known: {', '.join(registry.names())}. `dqlab list {kind}` describes them.")
+    return registry, registry.entry(name)
 
 
 def _inherited(entry: RegistryEntry[Any]) -> list[str]:

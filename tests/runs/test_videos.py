@@ -111,10 +111,10 @@ def robot(model: Any) -> list[int]:
 
 def pixels_of_the_robot(env: Any) -> int:
     """Pixels of the film's picture that are others without the robot; the model, which several share, is put back."""
-    model, shown = env.unwrapped.model, picture_of(env).astype(int)
+    model, shown = env.unwrapped.model, picture_of(env, "the robot").astype(int)
     colours, materials = model.geom_rgba.copy(), model.geom_matid.copy()
     model.geom_rgba[robot(model), 3], model.geom_matid[robot(model)] = 0.0, -1
-    hidden = picture_of(env).astype(int)
+    hidden = picture_of(env, "the robot").astype(int)
     model.geom_rgba[:], model.geom_matid[:] = colours, materials
     return int((np.abs(shown - hidden).max(axis=-1) > 30).sum())
 
@@ -200,6 +200,34 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
         ffmpeg()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        ("return gymnasium.Env.render(self)", r"its render\(\) raised NotImplementedError"),
+        ("raise KeyError('camera')", r"its render\(\) raised KeyError: 'camera' \(.*drawn_by_hand"),
+        ("pass", "gives no picture: uint8 of shape"),
+    ],
+)
+def test_an_environment_that_draws_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: str, message: str
+) -> None:
+    """Its metadata say that it draws."""
+    module = f"drawn_by_hand_{len(drawn)}"
+    lines = (
+        "import gymnasium",
+        "from gymnasium.envs.classic_control import PendulumEnv",
+        "class Blank(PendulumEnv):",
+        "    def render(self):",
+        f"        {drawn}",
+        f"gymnasium.register('{module}-v0', Blank, max_episode_steps=5)",
+    )
+    (tmp_path / f"{module}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        drawn_env(describe_environment(f"{module}:{module}-v0"), "mujoco210")
+    assert "\n" not in str(caught.value)
 
 
 def test_no_opengl_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
