@@ -161,7 +161,7 @@ def summary_table(
         scored: whether the task has reference scores; the score is the return where it has none.
     """
     note = f", {caveat}" if caveat else ""
-    scale = "normalised" if data.get("synthetic") else "D4RL-normalised"
+    scale = "D4RL-normalised" if data.get("is_d4rl") else "normalised"
     table = Table(title=f"Scores ({scale}{note}) by selection rule" if scored else f"By selection rule ({caveat})")
     for column in ("replica", "rule", "step", *(("score", "+-", "return") if scored else ("return", "+-"))):
         table.add_column(column, justify="left" if column in ("replica", "rule") else "right")

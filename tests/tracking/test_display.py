@@ -57,6 +57,15 @@ def test_a_mean_of_one_evaluation_has_no_spread(count: int, spread: str) -> None
     assert spreads[0] == "1.0"
 
 
+@pytest.mark.parametrize(
+    ("is_d4rl", "caveat", "title"),
+    [(True, "", "Scores (D4RL-normalised) by"), (False, "not D4RL", "Scores (normalised, not D4RL) by")],
+)
+def test_a_score_is_called_d4rls_for_its_own_data_only(is_d4rl: bool, caveat: str, title: str) -> None:
+    data = {"score_mean": 1.0, "return_mean": 2.0, "is_d4rl": is_d4rl}
+    assert str(summary_table({}, data, caveat).title).startswith(title)
+
+
 def test_the_curve_is_a_png_of_some_size(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
