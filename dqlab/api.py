@@ -36,7 +36,8 @@ from dqlab.printing import Console
 from dqlab.runs.evaluate import checkpoint_files, evaluate_checkpoints
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.inspection import inspect_replica, last_inspection
-from dqlab.runs.policy import LoadedPolicy, as_bindings, isolated, load_policy
+from dqlab.runs.load_policy import as_bindings, load_policy
+from dqlab.runs.policy import LoadedPolicy, isolated
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import dqlab
-from dqlab.runs import policy as policies
+from dqlab.runs import load_policy as policies
 from dqlab.runs.export import export_policy
 from dqlab.training.checkpoint import read_checkpoint, write_checkpoint
 

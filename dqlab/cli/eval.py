@@ -43,7 +43,7 @@ def add_eval(commands: Any) -> None:
 def _eval(args: argparse.Namespace) -> None:
     from dqlab.runs import evaluate_run
     from dqlab.runs.evaluate import evaluate_official
-    from dqlab.runs.policy import source_folder
+    from dqlab.runs.load_policy import source_folder
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")

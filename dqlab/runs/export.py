@@ -23,8 +23,9 @@ from torch.fx import GraphModule
 from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, read_text, write_text
 from dqlab.noise import NoiseSpec, generator_for
+from dqlab.runs.load_policy import EXPORTED, HUB, load_policy
 from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
-from dqlab.runs.policy import EXPORTED, HUB, LoadedPolicy, load_policy
+from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.policy_module import PolicyModule, traced_program
 from dqlab.tracking import RunFolder
 

@@ -18,7 +18,8 @@ from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import load_data
 from dqlab.runs.evaluate import build_ready_evaluator
-from dqlab.runs.policy import LoadedPolicy, load_policy
+from dqlab.runs.load_policy import load_policy
+from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking.records import InspectionRecord, read_record
 from dqlab.tracking.run_folder import INSPECTION
 

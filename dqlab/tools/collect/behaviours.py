@@ -217,7 +217,7 @@ class DqlabRun(PolicyBehaviour):
 
     def prepare(self) -> None:
         """Load it, with a configuration of its own."""
-        from dqlab.runs.policy import load_policy
+        from dqlab.runs.load_policy import load_policy
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
