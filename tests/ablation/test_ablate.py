@@ -110,7 +110,7 @@ def test_a_grid_runs_to_its_report(place: Path, finished: Done) -> None:
         [mlflow_client(facts["mlflow_uri"]).get_experiment_by_name("made").experiment_id],
     )
     kinds = Counter((run.data.tags["kind"], run.info.status) for run in runs)
-    assert kinds == {("grid", "FINISHED"): 1, ("cell", "FINISHED"): 4}
+    assert kinds == {("grid", "FINISHED"): 1, ("pack", "FINISHED"): 2, ("cell", "FINISHED"): 4}
 
 
 def test_a_cell_gives_what_it_gives_alone(place: Path, finished: Done, here: Run) -> None:
