@@ -250,6 +250,8 @@ def picture_of(env: Any, name: str) -> Frame:
         picture = np.asarray(env.render())
     except (ImportError, gymnasium.error.Error) as error:
         raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
+    except NotImplementedError as error:
+        raise ConfigError(f"--render: {name} cannot be drawn: its render() is not implemented.") from error
     except (Exception, SystemExit) as error:  # somebody's environment
         raise ConfigError(f"--render: {name} cannot be drawn: its render() raised {describe_error(error)}.") from error
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:

@@ -205,7 +205,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        ("return gymnasium.Env.render(self)", r"its render\(\) raised NotImplementedError"),
+        ("return gymnasium.Env.render(self)", r"its render\(\) is not implemented"),
         ("raise KeyError('camera')", r"its render\(\) raised KeyError: 'camera' \(.*drawn_by_hand"),
         ("pass", "gives no picture: uint8 of shape"),
     ],
