@@ -143,7 +143,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["data", "lst"],
         "dqlab data has no command 'lst'. Did you mean `dqlab data list`?",
     ),
-    "nothing like it": (["\x1bzzzz"], r"no command '\x1bzzzz'. There are ablate, bench, "),
+    "nothing like it": (["\x1bzzzz"], r"no command '\x1bzzzz'. There are ablate, check, "),
     "no component named": (["describe", "sampler"], "Which sampler? Known: ddim, ddpm, "),
     "no gin file": (["train"], "Name a gin file"),
     "a folder as gin file": (["train", "--gin", str(ROOT / "gin")], "is a folder"),
