@@ -22,7 +22,7 @@ class Console(rich.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        if "ipykernel" in sys.modules:
+        if _in_notebook():
             options["force_terminal"] = False
         super().__init__(markup=False, emoji=False, force_jupyter=False, **options)
 
@@ -41,6 +41,12 @@ class Console(rich.Console):
                 yield segment
             else:
                 yield segment._replace(text=printable(segment.text, len(segment.text)))
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process; that its package was imported says nothing."""
+    ipython: Any = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:

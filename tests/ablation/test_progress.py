@@ -99,7 +99,7 @@ def test_cells_of_which_an_ended_pack_left_nothing(
 @pytest.mark.parametrize("terminal", [False, True])
 def test_cells_that_begin_and_end_have_lines(progress: GridProgress, terminal: bool) -> None:
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=terminal, color_system=None)
+    console = Console(file=out, width=120, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"})
     with GridDisplay(progress, console, "steps in runs/steps", "not D4RL") as display:
         progress.cells["0000"].last_score = 50.0
         display.show_changes(progress.on_event(job("a"), {"event": "started", "step": 0, "steps": 100}))

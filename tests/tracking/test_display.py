@@ -19,7 +19,7 @@ def evaluations() -> list[Evaluated]:
 
 def show(terminal: bool, quiet: bool = False) -> str:
     text = io.StringIO()
-    console = Console(file=text, force_terminal=terminal, width=160, color_system=None)
+    console = Console(file=text, force_terminal=terminal, width=160, color_system=None, _environ={"TERM": "xterm"})
     with Display(100, "not D4RL", quiet, console) as display:
         display.logged(10, {"actor/bc_loss": 0.25, "critic/loss": 3.0, "updates_per_second": 12.34})
         display.evaluated(10, {"seed 7": evaluations()[1]})
