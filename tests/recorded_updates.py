@@ -22,7 +22,7 @@ from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.official import ACTOR, CRITIC, WeightFile, Weights, renamed
+from dqlab.runs.official import ACTOR, CRITIC, Rules, Weights, renamed
 from dqlab.training import Pack
 
 
@@ -92,9 +92,9 @@ def _recorded_pack(meta: dict[str, Any], data: dict[str, Any], dtype: torch.dtyp
     return pack
 
 
-def official_weights(official: Mapping[str, Tensor], kind: WeightFile) -> Weights:
+def official_weights(official: Mapping[str, Tensor], rules: Rules) -> Weights:
     """An official state dict under dqlab's names; what no rule matches (schedule buffers) is dropped."""
-    return {own: value for name, value in official.items() if (own := renamed(name, kind.rules))}
+    return {own: value for name, value in official.items() if (own := renamed(name, rules))}
 
 
 def _group(data: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
