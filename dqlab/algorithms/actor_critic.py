@@ -100,11 +100,13 @@ class ActorCritic(Algorithm):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs, the policy's own loss (`bc_*`), and the actor's own actions (`actor_*`)."""
-        return {
-            **self.next_value_noise(dims, batch),
-            **add_prefix("bc", self.resolved_policy.loss_noise(dims, batch)),
-            **add_prefix("actor", self.resolved_policy.sample_noise(dims, batch)),
-        }
+        own = add_prefix("actor", self.resolved_policy.sample_noise(dims, batch))
+        return {**self.noise_without_actions(dims, batch), **own}
+
+    def noise_without_actions(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """`update_noise` of an actor whose loss samples no actions: what `next_value` needs, and `bc_*`."""
+        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
+        return {**self.next_value_noise(dims, batch), **bc_noise}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """The randomness of that many next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""

@@ -19,7 +19,7 @@ from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import Selection
 
@@ -86,9 +86,7 @@ class DAC(ActorCritic):
         return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs, and `bc_*`: timesteps and noise of the data's actions."""
-        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
-        return {**self.next_value_noise(dims, batch), **bc_noise}
+        return self.noise_without_actions(dims, batch)
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """Of B * backup_candidates next actions, a state's candidates side by side."""

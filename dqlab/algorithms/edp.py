@@ -15,7 +15,7 @@ from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies import Policy
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import Selection
 
@@ -89,8 +89,7 @@ class EDP(ActorCritic):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""
-        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
-        return {**self.next_value_noise(dims, batch), **bc_noise, "coin": integers(2)}
+        return {**self.noise_without_actions(dims, batch), "coin": integers(2)}
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -13,7 +13,7 @@ from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import Dims, strip_prefix
 
 
 @algorithms.register(
@@ -45,9 +45,7 @@ class QSM(ActorCritic):
         check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs, and `bc_*`: timesteps and noise of the data's actions."""
-        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
-        return {**self.next_value_noise(dims, batch), **bc_noise}
+        return self.noise_without_actions(dims, batch)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
