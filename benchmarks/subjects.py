@@ -72,7 +72,8 @@ def as_transitions(fields: dict[str, np.ndarray]) -> Transitions:
     """The same, as dqlab holds them; the memory is shared."""
     rows = len(fields["reward"])
     nowhere = Provenance("made", "", "", False, rows, 1, rows, 0.0, 0.0, 0.0, 0.0)
-    return Transitions(**{name: torch.from_numpy(values) for name, values in fields.items()}, provenance=nowhere)
+    tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
+    return Transitions(**tensors, provenance=nowhere, next_action=tensors["action"].roll(-1, 0))
 
 
 def new_pack(

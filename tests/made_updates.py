@@ -28,7 +28,8 @@ def random_transitions(rows: int, dtype: torch.dtype = torch.float64, device: to
 
     states, action = (normal(rows, DIMS.state), normal(rows, DIMS.state)), normal(rows, DIMS.action).clamp(-1, 1)
     terminal = (normal(rows) > 1.5).to(dtype)
-    return Transitions(states[0], action, normal(rows), states[1], terminal, provenance=None)  # type: ignore[arg-type]
+    made = (states[0], action, normal(rows), states[1], terminal)
+    return Transitions(*made, provenance=None, next_action=normal(rows, DIMS.action).clamp(-1, 1))  # type: ignore[arg-type]
 
 
 def largest_difference(one: Weights, other: Weights) -> float:

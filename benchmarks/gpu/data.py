@@ -19,7 +19,7 @@ MADE_ROWS = 100_000
 def load(file: Path | None) -> Transitions:
     """That file, or the set that ships with dqlab; made-up numbers, said to be that, where HDF5 cannot be read."""
     try:
-        return load_dataset(TASK, sources=(f"file:{file}" if file else "embedded",))
+        return load_dataset(TASK, sources=(f"file:{file}" if file else "embedded",), next_action=True)
     except ImportError:
         return as_transitions(made_fields(MADE_ROWS))
 

@@ -126,14 +126,21 @@ class ActorCritic(Algorithm):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The critics' loss against r + discount * (1 - terminal) * next_value.
 
+        With action chunks of h steps r is the sum of discount^i * r_i, and discount^h stands before the next value
+        (Li, Zhou, Levine 2025, eq. 7).
+
         Args:
             nets: `critic` among them.
             batch: transitions.
             next_value: the next states' values (B, Z), as `CriticEnsemble.backup` makes them; no gradient flows there.
             discount: a scalar.
         """
+        reward = batch.reward
+        if reward.ndim == 2:
+            powers = discount ** torch.arange(reward.shape[1], device=reward.device)
+            reward, discount = (powers * reward).sum(dim=1), discount ** reward.shape[1]
         going = (discount * (1 - batch.terminal)).unsqueeze(-1)
-        target = batch.reward.unsqueeze(-1) + going * next_value.detach()
+        target = reward.unsqueeze(-1) + going * next_value.detach()
         outputs = nets["critic"].call("outputs", batch.state, batch.action)
         loss = ensemble_of(nets["critic"]).loss(outputs, target)
         info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}

@@ -31,6 +31,8 @@ class TrainedNetwork:
         learning_rate: name of the hyper-parameter that is Adam's learning rate.
         grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
+        first, last: its phase: it is trained at steps first <= step < last only (None: to the end of the run).
+        starts_as: name of a network of the same layout whose parameters it has, and its targets, as its phase begins.
         decays: whether the run's learning-rate schedule applies to it.
         weight_decay: name of the hyper-parameter that is the decoupled weight decay (AdamW: Loshchilov & Hutter 2019),
             a rate per learning rate, or None.
@@ -44,14 +46,21 @@ class TrainedNetwork:
     decays: bool = True
     weight_decay: str | None = None
     clips_members: bool = False
+    first: int = 0
+    last: int | None = None
+    starts_as: str | None = None
+
+    def in_phase(self, step: int) -> bool:
+        """Whether this step (from 0) lies in its phase: else its loss is not computed."""
+        return step >= self.first and (self.last is None or step < self.last)
 
     def updates_at(self, step: int) -> bool:
         """Whether it is trained at this step (from 0)."""
-        return (step + 1) % self.every == 0
+        return self.in_phase(step) and (step + 1) % self.every == 0
 
     def update_count(self, step: int) -> int:
-        """How often it has been trained once this step is done."""
-        return (step + 1) // self.every
+        """How often it has been trained once this step, of its phase, is done."""
+        return (step + 1) // self.every - self.first // self.every
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,9 @@ class Algorithm(ABC):
     """Names of float fields that are read from `self`, and not from a loss's `hyper`: equal in all of a pack."""
 
     lr_schedule: str = "constant"
+
+    reads_next_action: ClassVar[bool] = False
+    """Whether batches have `next_action`, what the data did in the next state."""
 
     joint_update: bool = False
     """Whether all losses see the networks as they were before the update; else each sees those trained before it."""

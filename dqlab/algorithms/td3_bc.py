@@ -62,21 +62,27 @@ class TD3BC(ActorCritic):
         return {"smoothing": normal(batch, dims.action), **super().update_noise(dims, batch)}
 
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The backup (B, Z) of pi'(s') + clipped noise: target policy smoothing."""
+        """The backup (B, Z) of `smoothed_action`."""
+        return self.backup(nets, next_state, self.smoothed_action(dims, nets, next_state, noise, hyper), noise)
+
+    def smoothed_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """pi'(s') + clipped noise, (B, A): target policy smoothing."""
         bound, clip = dims.max_action, hyper["smoothing_clip"]
         action = self.resolved_policy.sample(nets["actor_target"], dims, next_state, strip_prefix("target", noise))
         shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
-        return self.backup(nets, next_state, (action + bound * shift).clamp(-bound, bound), noise)
+        return (action + bound * shift).clamp(-bound, bound)
 
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
-        bc_loss = self.resolved_policy.losses(
-            nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
-        ).mean()
-        action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
-        q = self.first_q(nets, batch.state, action)
-        q_loss = -q.mean() / q.abs().mean().detach()
+        bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = bc_loss + hyper["alpha"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
+
+    def bc_and_q_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The policy's BC loss, and -mean Q / mean |Q| of its actions by `first_q`."""
+        own = {name: strip_prefix(name, noise) for name in ("bc", "actor")}
+        bc_loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own["bc"]).mean()
+        q = self.first_q(nets, batch.state, self.resolved_policy.sample(nets["actor"], dims, batch.state, own["actor"]))
+        return bc_loss, -q.mean() / q.abs().mean().detach()

@@ -29,6 +29,7 @@ EXPERIMENT_FIELDS: Mapping[str, Role] = {
     "env_backend": Role.COMPUTED,
     "device": Role.MACHINE,
     "dtype": Role.COMPUTED,
+    "action_chunk": Role.COMPUTED,
     "precision": Role.COMPUTED,
     "threads": Role.MACHINE,
     "cell": Role.REPLICA,
@@ -62,8 +63,18 @@ WITHOUT_EFFECT = (
 """What a resumed run may change: its results do not depend on it (on execution and threads, in their last bits; and
 instead of where the dataset comes from, its digest is compared)."""
 
+_ENSEMBLES = (
+    "LowerBoundEnsemble",
+    "MeanEnsemble",
+    "MinimumEnsemble",
+    "REDQ",
+    "SoftClippedEnsemble",
+    "TQC",
+    "TwinCritic",
+)
 LATER: Mapping[str, Any] = {
     "Experiment.env_backend": "gymnasium",
+    "Experiment.action_chunk": 1,
     "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
     "FQL.joint_update": False,
@@ -74,11 +85,9 @@ LATER: Mapping[str, Any] = {
     "MLPDenoiser.time_endpoint": True,
     "MMDQL.match_noise_clip": 0.0,
     "MMDQL.multiplier_spread": 0.0,
-    "MeanEnsemble.norm_after": False,
-    "MeanEnsemble.norm_eps": 1e-5,
     "Perturbation.activation": "mish",
-    "TQC.norm_after": False,
-    "TQC.norm_eps": 1e-5,
+    **{f"{ensemble}.norm_after": False for ensemble in _ENSEMBLES},
+    **{f"{ensemble}.norm_eps": 1e-5 for ensemble in _ENSEMBLES},
 }
 """Parameters that were added after runs had been stored, with the value at which those ran."""
 

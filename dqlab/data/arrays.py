@@ -1,4 +1,4 @@
-"""The transitions of a dataset as arrays."""
+"""The transitions of a dataset as arrays: of one step, or of the several steps of an action chunk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.bounds import AS_IS, ActionRule, unit_actions
 from dqlab.data.formats.base import Columns, boolean_column, float_column
-from dqlab.data.rows import cuts_of, episode_returns, transition_rows
+from dqlab.data.rows import Flags, chunk_starts, cuts_of, episode_returns, leads_to, transition_rows
 from dqlab.errors import DataError
 
 FloatArray = NDArray[np.float32]
@@ -21,9 +21,13 @@ class TransitionArrays:
     """Arrays of n transitions, rewards as recorded.
 
     Attributes:
-        state (n, S), action (n, A), next_state (n, S), terminal (n,), rewards (n,): float32.
+        state (n, S), action (n, A), next_state (n, S), terminal (n,): float32.
+        rewards: of the rows that are transitions by themselves, float32; `chunked` makes the n transitions' of them.
         returns: of the episodes.
         rows: of the dataset.
+        next_action: (n, A), what the data did in next_state; None where nothing asked for it.
+        steps: each transition's places among `rewards` (n, h), and whether its steps are before its end (n, h); None
+            where transitions are single steps.
         state_mean, state_std: what states were standardised by, (S,) each; empty where they are as recorded.
     """
 
@@ -34,8 +38,18 @@ class TransitionArrays:
     rewards: FloatArray
     returns: NDArray[np.float64]
     rows: int
+    next_action: FloatArray | None = None
+    steps: tuple[NDArray[np.intp], Flags] | None = None
     state_mean: tuple[float, ...] = ()
     state_std: tuple[float, ...] = ()
+
+    def chunked(self, rewards: FloatArray) -> FloatArray:
+        """Rewards of `rewards`' rows, transformed perhaps, as transitions have them: (n,), or (n, h) of chunks."""
+        if self.steps is None:
+            return rewards
+        places, counts = self.steps
+        made = rewards[places] * counts
+        return made[:, 0] if made.shape[1] == 1 else made
 
 
 STD_FLOOR = 1e-3
@@ -43,15 +57,24 @@ STD_FLOOR = 1e-3
 
 
 def read_transitions(
-    columns: Columns, episode_limit: int, standardise: bool = False, actions: ActionRule = AS_IS
+    columns: Columns,
+    episode_limit: int,
+    standardise: bool = False,
+    actions: ActionRule = AS_IS,
+    chunk: int = 1,
+    next_action: bool = False,
 ) -> TransitionArrays:
     """All transitions of a dataset.
 
     Args:
         columns: the dataset.
         episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
-        standardise: whether states become (s - mean) / (std + 0.001) over the dataset's.
+        standardise: whether states become (s - mean) / (std + 0.001) over the transitions'.
         actions: which ones there may be, and what becomes of them.
+        chunk: h, steps of a transition (Q-chunking: Li, Zhou, Levine 2025, section 4): its action is h actions, one
+            after the other; one begins at every row that h steps of one episode follow.
+        next_action: whether transitions have the action, or chunk, that follows. Those that nothing follows, as where
+            an episode was cut, are left out; terminal ones stay, with zeros.
 
     Raises:
         DataError: a value is NaN or infinite, actions are not as their rule wants them, or there is no transition.
@@ -61,27 +84,46 @@ def read_transitions(
     timeouts = None if columns.timeouts is None else boolean_column(where, "timeouts", columns.timeouts)
     rewards = float_column(where, "rewards", columns.rewards)
     cuts = cuts_of(terminals, timeouts, episode_limit)
-    keep = transition_rows(columns, cuts)
-    if not keep.any():
-        raise DataError(f"{where} has no transition: an episode is cut at every row.")
+    keep, ends = transition_rows(columns, cuts), terminals | cuts
+    ends[-1] = True  # whatever it says, nothing follows it
+    starts = keep if chunk == 1 else chunk_starts(keep, ends, chunk)
+    if next_action:
+        starts = starts & (leads_to(terminals, chunk) | ~leads_to(ends, 2 * chunk - 1))
+    rows = np.flatnonzero(starts)
+    if not len(rows):
+        why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
+        raise DataError(f"{where} has no transition: {why}.")
+    steps = rows[:, None] + np.arange(chunk)
     states = float_column(where, "observations", columns.observations)
-    state = states[keep]
+    state = states[rows]
     if following is None:
-        next_state = states[1:][keep[:-1]]
+        next_state = states[rows + chunk]
     else:
-        next_state = float_column(where, "next_observations", following)[keep]
+        next_state = float_column(where, "next_observations", following)[rows + chunk - 1]
     mean, std = _standardise(state, next_state) if standardise else ((), ())
+    all_actions, stops = unit_actions(columns, actions), terminals[steps]
+    terminal = stops.any(axis=1)
+    plain = chunk == 1 and not next_action
     return TransitionArrays(
         state,
-        unit_actions(columns, actions)[keep],
+        all_actions[steps].reshape(len(rows), -1),
         next_state,
-        terminals[keep].astype(np.float32),
+        terminal.astype(np.float32),
         rewards[keep],
         episode_returns(rewards, terminals, cuts),
         len(columns),
+        _next_actions(all_actions, steps + chunk, terminal) if next_action else None,
+        None if plain else (np.cumsum(keep)[steps] - 1, np.cumsum(stops, axis=1) - stops == 0),
         mean,
         std,
     )
+
+
+def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: Flags) -> FloatArray:
+    """The actions (n, h * A) of rows (n, h); zeros where a terminal step came before."""
+    chosen = actions[np.minimum(steps, len(actions) - 1)].reshape(len(steps), -1)
+    chosen[terminal] = 0.0
+    return chosen
 
 
 AT_ONCE = 1 << 16

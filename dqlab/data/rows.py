@@ -1,4 +1,4 @@
-"""How a dataset's rows become transitions, and where episodes end."""
+"""How a dataset's rows become transitions, of one step or several, and where episodes end."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
     keep = ~cuts
     keep[-1] = False
     return keep
+
+
+def chunk_starts(keep: Flags, ends: Flags, chunk: int) -> Flags:
+    """Rows (n,) at which `chunk` transitions of one episode begin.
+
+    Args:
+        keep: which rows (n,) are transitions.
+        ends: at which rows (n,) an episode ends.
+        chunk: h, at least 1.
+    """
+    return ~leads_to(~keep, chunk) & ~leads_to(ends, chunk - 1)
+
+
+def leads_to(flags: Flags, steps: int) -> Flags:
+    """Whether one of that many rows from each row (n,) on is flagged, or there are not as many."""
+    count = np.concatenate([[0], np.cumsum(flags)])
+    last = np.arange(len(flags)) + steps
+    return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
 
 
 def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -18,13 +19,21 @@ from dqlab.machine import free_memory, in_words
 
 
 class Batch(NamedTuple):
-    """Transitions: state (B, S), action (B, A), reward (B,), next_state (B, S), terminal (B,) as 0.0 or 1.0."""
+    """Transitions.
+
+    Attributes:
+        state (B, S), action (B, A), next_state (B, S).
+        reward: (B,); with action chunks of h > 1 the rewards of the h steps, (B, h), 0 after a terminal one.
+        terminal: (B,), 1.0 where no value follows and 0.0 elsewhere: the mask of bootstrapping is 1 - terminal.
+        next_action: (B, A), what the data did in next_state; where an algorithm asks for it (`reads_next_action`).
+    """
 
     state: Tensor
     action: Tensor
     reward: Tensor
     next_state: Tensor
     terminal: Tensor
+    next_action: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Transitions:
     """A dataset of n transitions, float tensors on one device.
 
     Attributes:
-        state (n, S), action (n, A), reward (n,), next_state (n, S), terminal (n,) as 0.0 or 1.0.
+        state, action, reward, next_state, terminal, next_action: as in `Batch`, of all n.
         provenance: where they come from.
     """
 
@@ -42,6 +51,7 @@ class Transitions:
     next_state: Tensor
     terminal: Tensor
     provenance: Provenance
+    next_action: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -49,7 +59,7 @@ class Transitions:
     @property
     def fields(self) -> Batch:
         """All transitions, as one batch."""
-        return Batch(self.state, self.action, self.reward, self.next_state, self.terminal)
+        return Batch(self.state, self.action, self.reward, self.next_state, self.terminal, self.next_action)
 
     def batch(self, index: Tensor) -> Batch:
         """The transitions at index (K, B), gathered on the device: fields (K, B, ...)."""
@@ -62,12 +72,17 @@ class Transitions:
             DataError: the device has no room for them.
         """
         self._check_room(torch.device(device), dtype)
-        return Transitions(*Batch(*(field.to(device, dtype) for field in self.fields)), self.provenance)
+        return self.of_fields(map_fields(lambda field: field.to(device, dtype), self.fields), self.provenance)
+
+    @classmethod
+    def of_fields(cls, fields: Batch, provenance: Provenance) -> Transitions:
+        """Transitions from all of them as one batch."""
+        return cls(**fields._asdict(), provenance=provenance)
 
     def _check_room(self, device: torch.device, dtype: torch.dtype) -> None:
         if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type == "meta":
             return
-        needed = sum(field.numel() for field in self.fields) * dtype.itemsize
+        needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
         free = free_memory(device)
         if needed > free:
             raise DataError(
@@ -76,9 +91,14 @@ class Transitions:
             )
 
 
+def map_fields(function: Callable[[Tensor], Tensor], fields: Batch) -> Batch:
+    """A function of every field that there is."""
+    return Batch(*(None if field is None else function(field) for field in fields))  # type: ignore[arg-type]
+
+
 def gather_rows(fields: Batch, index: Tensor) -> Batch:
     """The rows of a batch (n, ...) at index (K, B): fields (K, B, ...)."""
-    return Batch(*(field[index] for field in fields))
+    return map_fields(lambda field: field[index], fields)
 
 
 def q_learning_view(
@@ -88,6 +108,8 @@ def q_learning_view(
     origin: dict[str, Any],
     standardise: bool = False,
     actions: ActionRule = AS_IS,
+    chunk: int = 1,
+    next_action: bool = False,
 ) -> Transitions:
     """Transitions of a dataset.
 
@@ -98,17 +120,18 @@ def q_learning_view(
         origin: what `Provenance` says of where they are from.
         standardise: whether states are standardised.
         actions: which ones there may be, and what becomes of them.
+        chunk, next_action: as in `read_transitions`.
 
     Raises:
         DataError: a value is NaN or infinite; no row becomes a transition.
     """
-    arrays = read_transitions(columns, episode_limit, standardise, actions)
+    arrays = read_transitions(columns, episode_limit, standardise, actions, chunk, next_action)
     returns = arrays.returns
     provenance = Provenance(
         **origin,
         rows=arrays.rows,
         episodes=len(returns),
-        transitions=len(arrays.rewards),
+        transitions=len(arrays.state),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         return_min=float(returns.min()),
@@ -116,9 +139,10 @@ def q_learning_view(
         state_mean=arrays.state_mean,
         state_std=arrays.state_std,
     )
-    reward = np.ascontiguousarray(transform(arrays.rewards, returns), dtype=np.float32)
-    fields = (arrays.state, arrays.action, reward, arrays.next_state, arrays.terminal)
-    return Transitions(*Batch(*map(torch.from_numpy, fields)), provenance)
+    reward = arrays.chunked(np.ascontiguousarray(transform(arrays.rewards, returns), dtype=np.float32))
+    fields = (arrays.state, arrays.action, reward, arrays.next_state, arrays.terminal, arrays.next_action)
+    made = Batch(*(None if field is None else torch.from_numpy(field) for field in fields))  # type: ignore[arg-type]
+    return Transitions.of_fields(made, provenance)
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool) -> str:

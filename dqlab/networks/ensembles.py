@@ -110,6 +110,8 @@ class QEnsemble(CriticEnsemble):
         hidden_dim, depth: width and number of each member's hidden layers.
         activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each activation.
+        norm_after, norm_eps: LayerNorm after each activation, not before it; what is added to its variance. FQL's and
+            ReBRAC's codes have True and 1e-6.
     """
 
     state_dim: int
@@ -119,11 +121,14 @@ class QEnsemble(CriticEnsemble):
     depth: int = 3
     activation: Activation = "mish"
     layer_norm: bool = False
+    norm_after: bool = False
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("n_critics", "hidden_dim", "depth"):
             check_field(getattr(self, name) >= 1, self, name, "at least 1")
+        check_field(self.norm_eps > 0, self, "norm_eps", "positive")
         super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
     def member(self) -> nn.Module:
@@ -133,7 +138,8 @@ class QEnsemble(CriticEnsemble):
     def network(self, n_outputs: int = 1) -> QNetwork:
         """A freshly initialised perceptron that gives so many numbers."""
         inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
-        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs)
+        norm = (self.norm_after, self.norm_eps)
+        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
 
 
 def ensemble_of(network: Network) -> CriticEnsemble:
@@ -158,7 +164,7 @@ class TwinCritic(QEnsemble):
     """Two critics; the target uses their minimum, the actor ascends one of them by a fair coin.
 
     Attributes:
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = field(default=2, init=False)
@@ -189,7 +195,7 @@ class MinimumEnsemble(AggregatedEnsemble):
 
     Attributes:
         n_critics: M; the paper has 10 to 500, a task.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
 
@@ -200,23 +206,10 @@ class MeanEnsemble(AggregatedEnsemble):
 
     Attributes:
         n_critics: M.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
-        norm_after, norm_eps: LayerNorm after each activation, not before it; what is added to its variance. FQL's code
-            has True and 1e-6.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = 2
-    norm_after: bool = False
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        check_field(self.norm_eps > 0, self, "norm_eps", "positive")
-        super().__post_init__()
-
-    def network(self, n_outputs: int = 1) -> QNetwork:
-        inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
-        norm = (self.norm_after, self.norm_eps)
-        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
 
     def aggregate(self, values: Tensor) -> Tensor:
         return values.mean(dim=0)
@@ -237,7 +230,7 @@ class LowerBoundEnsemble(AggregatedEnsemble):
     Attributes:
         n_critics: M, at least 2; the paper has 64.
         beta: standard deviations below the mean; the paper has 4 and 8.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     beta: float = 4.0
@@ -265,7 +258,7 @@ class SoftClippedEnsemble(AggregatedEnsemble):
     Attributes:
         n_critics: M, at least 2.
         weight: lambda, of the minimum; 1 is clipped double Q.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = 2
@@ -294,7 +287,7 @@ class REDQ(AggregatedEnsemble):
     Attributes:
         n_critics: M.
         n_subset: m, critics in the subset.
-        hidden_dim, depth, activation, layer_norm: the shape of each critic, as in `QEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_subset: int = 2
@@ -329,7 +322,7 @@ class TQC(MeanEnsemble):
         n_critics: M.
         n_quantiles: Z, quantiles that each critic predicts, at the levels (i + 1/2) / Z.
         n_dropped: d, quantiles dropped for each critic, so that Z' = M * (Z - d) are left.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `MeanEnsemble`.
+        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = 5

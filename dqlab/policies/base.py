@@ -16,11 +16,16 @@ from dqlab.noise import NoiseSpec
 
 @dataclass(frozen=True)
 class Dims:
-    """Sizes that a task gives: S, A, and the bound of its action range [-max_action, max_action]^A."""
+    """Sizes: S, A, and the bound of the action range [-max_action, max_action]^A.
+
+    Attributes:
+        chunk: h, how many of the environment's actions an action holds, one after the other; A counts all of them.
+    """
 
     state: int
     action: int
     max_action: float = 1.0
+    chunk: int = 1
 
 
 class Policy(ABC):

@@ -57,13 +57,19 @@ def check_experiment(experiment: Experiment) -> None:
 def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Evaluator:
     """Roll-outs on the task's environment."""
     wanted = experiment.plan.eval_episodes if episodes is None else episodes
-    return Evaluator(experiment.resolved_task, experiment.physics, wanted, experiment.env_backend)
+    task, chunk = experiment.resolved_task, experiment.action_chunk
+    return Evaluator(task, experiment.physics, wanted, experiment.env_backend, chunk)
 
 
 def load_data(experiment: Experiment, progress: Progress = no_progress) -> Transitions:
     """The dataset, on the device."""
-    data = load_dataset(experiment.resolved_task, progress=progress)
+    data = load_dataset(experiment.resolved_task, progress=progress, **transitions_of(experiment))
     return data.to(experiment.resolved_device, DTYPES[experiment.dtype])
+
+
+def transitions_of(experiment: Experiment) -> dict[str, Any]:
+    """What transitions its algorithm learns from, as `load_dataset` takes it."""
+    return {"chunk": experiment.action_chunk, "next_action": experiment.resolved_algorithm.reads_next_action}
 
 
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:

@@ -38,6 +38,8 @@ class Experiment:
         replicas: name -> `{'seed': 0, 'cell': 'eta=0.5', 'points': {'eta': '0.5'}, 'set': {'DiffusionQL.eta': 0.5}}`:
             what is trained together instead; `set` binds scalar hyper-parameters of the algorithm.
         device: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:<n>`.
+        action_chunk: h, actions that are chosen at once and played one after the other; the algorithm learns from
+            transitions of h steps (Q-chunking: Li, Zhou, Levine 2025).
         dtype: `float32` or `float64`.
         env_backend: what steps the environments of evaluations, a name from its registry.
         precision: of the networks' matrix products, a name from the `precision` registry; `full` is that of `dtype`.
@@ -50,6 +52,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     physics: str = "mujoco210"
     env_backend: str = "gymnasium"
+    action_chunk: int = 1
     device: str = "auto"
     dtype: str = "float32"
     precision: str = "full"
@@ -65,6 +68,7 @@ class Experiment:
         fine = bool(seeds) and all(is_seed(seed) for seed in seeds) and len(set(seeds)) == len(seeds)
         check_field(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
         check_field(self.threads >= 0, self, "threads", "at least 0")
+        check_field(self.action_chunk >= 1, self, "action_chunk", "at least 1")
         check_field(isinstance(self.replicas, Mapping), self, "replicas", "a dictionary, name -> settings")
         precisions.get(self.precision)
         _ = self.resolved_replicas
@@ -115,8 +119,9 @@ class Experiment:
 
     @property
     def dims(self) -> Dims:
-        """Sizes of state and action."""
-        return Dims(self.resolved_task.state_dim, self.resolved_task.action_dim)
+        """Sizes of state and action; an action holds those of a chunk."""
+        task, chunk = self.resolved_task, self.action_chunk
+        return Dims(task.state_dim, task.action_dim * chunk, chunk=chunk)
 
     @cached_property
     def resolved_device(self) -> torch.device:

@@ -16,7 +16,7 @@ from dqlab.envs.backend import Environments, StepResult
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import load_data
+from dqlab.runs.build import load_data, transitions_of
 from dqlab.runs.evaluate import build_ready_evaluator
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
@@ -108,14 +108,16 @@ def _values_and_returns(policy: LoadedPolicy, data: Transitions) -> Array:
     line = reward_line(data, policy)
     if line is None:
         return np.zeros((2, 0))
-    pairs = []
+    pairs, chunk = [], policy.experiment.action_chunk
     for states, actions, rewards in _episodes(policy):
         returns = discounted_returns(line[0] * rewards + line[1], algorithm.discount)
         left = np.arange(len(rewards), 0, -1)
         cut = len(rewards) == policy.task.episode_limit > 1
         known = algorithm.discount**left <= NEGLIGIBLE if cut else left > 0
-        units = from_unit(actions, policy.action_low, policy.action_high)
-        pairs.append(np.stack([policy.q(states, units), returns])[:, known])
+        whole = len(rewards) // chunk * chunk  # where an action was chosen, and all of its chunk was played
+        units = from_unit(actions[:whole].reshape(whole // chunk, -1), policy.action_low, policy.action_high)
+        asked = slice(0, whole, chunk)
+        pairs.append(np.stack([policy.q(states[asked], units), returns[asked]])[:, known[asked]])
     found = np.concatenate(pairs, axis=1)
     return found[:, spaced(found.shape[1], PAIRS)]
 
@@ -173,8 +175,8 @@ def discounted_returns(rewards: Array, discount: float) -> Array:
 
 def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:
     """Slope and offset of the line on which training's rewards lie over the recorded ones; None where it is no line."""
-    raw = load_dataset(policy.task, reward_transform="none").reward.double().numpy()
-    trained = data.reward.double().cpu().numpy()
+    recorded = load_dataset(policy.task, reward_transform="none", **transitions_of(policy.experiment))
+    raw, trained = (each.reward.reshape(len(data), -1)[:, 0].double().cpu().numpy() for each in (recorded, data))
     if np.array_equal(raw, trained) or np.ptp(raw) == 0:
         return 1.0, float((trained - raw).mean())
     scale, shift = np.polyfit(raw, trained, 1)

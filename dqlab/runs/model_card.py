@@ -36,7 +36,7 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
             f"# {policy.experiment.algorithm} on {policy.task.name}",
             "",
             f"`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives",
-            f"actions (B, {policy.task.action_dim}) in its units; `policy_given_noise{suffix}` takes the noise, too",
+            f"actions (B, {policy.pack.dims.action}) in its units; `policy_given_noise{suffix}` takes the noise, too",
             "(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.",
             "",
             *([f"**{facts['caveat']}**", ""] if facts["caveat"] else []),

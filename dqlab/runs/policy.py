@@ -106,7 +106,7 @@ class LoadedPolicy:
 
     Calling it gives actions for one state (S,) or several (B, S), of NumPy or PyTorch, likewise. States are raw, as the
     environment gives them: they are standardised here if that is what the policy was trained on. Actions are in the
-    environment's units, within its bounds.
+    environment's units, within its bounds; of an action chunk all h are in a row, to be played one after the other.
 
     Attributes:
         experiment, pack: its configuration, and its networks.
@@ -127,7 +127,9 @@ class LoadedPolicy:
         self._configuration, self._standardised_by, self._within = configuration, standardised_by, False
         self.experiment, self.pack, self.source, self.replica = experiment, pack, source, replica
         self.state_mean, self.state_std = (torch.tensor(list(each), dtype=torch.float64) for each in standardised_by)
-        self.action_low, self.action_high = (np.asarray(each) for each in action_bounds(self.task))
+        self.action_low, self.action_high = (
+            np.tile(np.asarray(each), experiment.action_chunk) for each in action_bounds(self.task)
+        )
         self._specs: dict[int, dict[str, NoiseSpec]] = {}
         self._compiles = compiled
         self.seed(replica.seed)
@@ -204,7 +206,7 @@ class LoadedPolicy:
         """
         given, taken = _as_tensor(states), _as_tensor(actions)
         self._check(given, self.task.state_dim, "states")
-        self._check(taken, self.task.action_dim, "actions")
+        self._check(taken, self.pack.dims.action, "actions")
         if given.shape[:-1] != taken.shape[:-1]:
             raise ConfigError(f"There are states of shape {tuple(given.shape)} and actions of {tuple(taken.shape)}.")
         algorithm = self.pack.algorithm
@@ -279,14 +281,17 @@ class LoadedPolicy:
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
-            while not over and lengths[episode] < self.task.episode_limit:
+            while not over:
                 seen = torch.as_tensor(gymnasium.spaces.flatten(made.observation_space, state)).reshape(1, -1)
                 self._check(seen, self.task.state_dim, "observations")
-                action = self.act(seen, self.draw(1, noise))[0].numpy().astype(made.action_space.dtype)
-                state, reward, terminated, truncated, _ = made.step(action)
-                returns[episode] += reward
-                lengths[episode] += 1
-                over = terminated or truncated
+                chosen = self.act(seen, self.draw(1, noise))[0].numpy().astype(made.action_space.dtype)
+                for action in np.split(chosen, self.experiment.action_chunk):
+                    state, reward, terminated, truncated, _ = made.step(action)
+                    returns[episode] += reward
+                    lengths[episode] += 1
+                    over = terminated or truncated or lengths[episode] >= self.task.episode_limit
+                    if over:
+                        break
         return EvaluationEpisodes(returns, lengths)
 
     @contextmanager

@@ -28,16 +28,17 @@ class Evaluator:
         task: whose environment; `physics` as in `make_env`.
         episodes: E, of each replica.
         backend: what steps the environments, a name from the `env_backend` registry.
+        chunk: h, actions that a policy chooses at once; they are played one after the other.
 
     Attributes:
         standardised_by: mean and deviation of the states (S,) that the policies were trained on; empty for none.
         stop: when it is set, an evaluation ends after the step under way.
     """
 
-    def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium") -> None:
+    def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium", chunk: int = 1) -> None:
         if episodes < 1:
             raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes}.")
-        self.task, self.physics, self.episodes = task, physics, episodes
+        self.task, self.physics, self.episodes, self.chunk = task, physics, episodes, chunk
         self.standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ())
         self._make = env_backends.get(backend)
         self.stop = Event()
@@ -96,15 +97,15 @@ class Evaluator:
         return self._core[2]
 
     def _actor(self, core: SamplerCore, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
-        """States (K * E, S) and time -> actions (K * E, A)."""
+        """States (K * E, S) and how often it was asked before -> actions (K * E, A), those of a chunk side by side."""
         pack, noise = core.pack, core.noise_stream(f"evaluation {step}")
 
         mean, std = (np.asarray(values) for values in self.standardised_by)
 
-        def act(states: NDArray[Any], time: int) -> NDArray[Any]:
+        def act(states: NDArray[Any], turn: int) -> NDArray[Any]:
             seen = (states - mean) / std if len(mean) else states
             state = torch.from_numpy(seen).view(pack.replicas, self.episodes, -1)
-            actions = core.sample_actions(state, noise.at(time)).double().cpu().numpy()
+            actions = core.sample_actions(state, noise.at(turn)).double().cpu().numpy()
             return np.asarray(actions.reshape(len(states), -1))
 
         return act
@@ -134,23 +135,28 @@ class _EpisodesUnderWay:
         """Returns (K * E,) and lengths (K * E,) of all episodes."""
         returns, lengths = np.zeros(len(self._states)), np.zeros(len(self._states), dtype=np.int64)
         self._leave_out(~np.isfinite(self._states).all(axis=1), "a NaN or infinite first observation")
+        chunk = self._evaluator.chunk
         while len(self._live):
             if self._evaluator.stop.is_set():
                 raise StoppedError("stopped in an evaluation")
-            actions = act(self._states, self._time)
+            actions = act(self._states, self._time // chunk)
             self._leave_out(~np.isfinite(actions).all(axis=1), "NaN or infinite actions", diverged=True)
-            if not len(self._live):
-                break
-            live = self._live
-            stepped = self._evaluator.environments.step(live.tolist(), actions[live])
-            self._states[live] = stepped.state
-            returns[live] += stepped.reward
-            lengths[live] += 1
-            self._time += 1
-            self._live = live[~stepped.over]
-            self._leave_out(~np.isfinite(self._states).all(axis=1), "a NaN or infinite observation", live)
-            self._leave_out(~np.isfinite(returns), "a NaN or infinite reward", live)
+            for action in np.split(actions, chunk, axis=1):
+                if len(self._live):
+                    self._step(action, returns, lengths)
         return returns, lengths
+
+    def _step(self, action: NDArray[Any], returns: NDArray[Any], lengths: NDArray[Any]) -> None:
+        """One step of the live episodes, with actions (K * E, A) for all; returns and lengths grow."""
+        live = self._live
+        stepped = self._evaluator.environments.step(live.tolist(), action[live])
+        self._states[live] = stepped.state
+        returns[live] += stepped.reward
+        lengths[live] += 1
+        self._time += 1
+        self._live = live[~stepped.over]
+        self._leave_out(~np.isfinite(self._states).all(axis=1), "a NaN or infinite observation", live)
+        self._leave_out(~np.isfinite(returns), "a NaN or infinite reward", live)
 
     def _leave_out(
         self, bad: NDArray[np.bool_], what: str, among: NDArray[np.int64] | None = None, diverged: bool = False

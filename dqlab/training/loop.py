@@ -159,9 +159,14 @@ class Loop:
             return self.plan.evaluate_untrained
         return self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
 
+    def _next_stop(self) -> int:
+        """The next step at which something is logged or evaluated, or a phase of training ends."""
+        phases = [step for step in self.pack.phases if step > self.step]
+        return min([self.plan.next_stop(self.step), *phases])
+
     def _train_on(self, update_context: UpdateContext) -> None:
         """Update until something is logged or evaluated, or it is asked to stop."""
-        stop, started, first = self.plan.next_stop(self.step), time.monotonic(), self.step
+        stop, started, first = self._next_stop(), time.monotonic(), self.step
         while self.step < stop and not self._stop.is_set():
             with update_context(self.step):
                 self._step()
@@ -200,6 +205,8 @@ class Loop:
         sums, steps = self._step.take_sums(), self.step - self._logged_at
         self._logged_at = self.step
         self._check_finite(sums)
+        if self._interval.keys() != sums.keys():  # a phase of training has begun
+            self._interval, self._interval_steps = {}, 0
         for name, value in sums.items():
             self._interval[name] = self._interval.get(name, torch.zeros_like(value)) + value
         self._interval_steps += steps

@@ -164,13 +164,32 @@ class Pack:
             The losses' scalars, name -> (K,), on the device.
         """
         controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
-        parts = []
+        trains, parts = self.begin_phase(), []
         for rows in self.groups():
             own = tree_map(itemgetter(rows), {"batch": batch, "noise": dict(noise), "controls": controls})
-            parts.append(self.advance(self.tensors(rows), **own))
+            parts.append(self.advance(self.tensors(rows), trains, **own))
         self.state.step += 1
         info: dict[str, Tensor] = concatenate_nested(parts)
         return info
+
+    @property
+    def phases(self) -> list[int]:
+        """Steps from which on other networks are trained, ascending, 0 the first."""
+        edges = {edge for trained in self.trained.values() for edge in (trained.first, trained.last)}
+        return sorted({0} | {edge for edge in edges if edge is not None})
+
+    def begin_phase(self) -> tuple[str, ...]:
+        """The networks that are trained at this step; those whose phase begins with it get what they start as."""
+        for name, trained in self.trained.items():
+            if trained.starts_as is not None and trained.first == self.state.step:
+                self.state.parameters[name].copy_(self.state.parameters[trained.starts_as])
+                for target, each in self.algorithm.targets().items():
+                    if each.source == name:
+                        self.state.targets[target].copy_(self.state.parameters[name])
+        trains = tuple(name for name, trained in self.trained.items() if trained.in_phase(self.state.step))
+        if not trains:
+            raise ConfigError(f"{type(self.algorithm).__name__} trains no network at step {self.state.step:,}.")
+        return trains
 
     def groups(self) -> list[slice]:
         """The rows that are computed together, in groups as even as can be."""
@@ -220,12 +239,13 @@ class Pack:
         ]
 
     def advance(
-        self, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor], controls: Tensor
+        self, tensors: TensorTree, trains: Sequence[str], batch: Batch, noise: dict[str, Tensor], controls: Tensor
     ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
 
         Args:
             tensors: as `tensors` gives them.
+            trains: names of the networks whose phase it is.
             batch, noise: theirs, as in `update`.
             controls: theirs, (k, C).
 
@@ -236,7 +256,7 @@ class Pack:
         targets, parameters = self.algorithm.targets(), tensors["parameters"]
         before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
-        for names in [list(self.trained)] if self.algorithm.joint_update else [[name] for name in self.trained]:
+        for names in [trains] if self.algorithm.joint_update else [[name] for name in trains]:
             gradients = {}
             for name in names:
                 gradients[name], losses = self._gradient(name, tensors, batch, noise)
@@ -289,10 +309,17 @@ class Pack:
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
         return rows[name], loss.sum(), info
 
-    def losses(self, rows: slice, batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes."""
+    def losses(
+        self, rows: slice, batch: Batch, noise: dict[str, Tensor], trains: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
+
+        Args:
+            rows, batch, noise: as in `update`, of those replicas.
+            trains: whose losses; all networks' by default, whatever the phase.
+        """
         info: dict[str, Tensor] = {}
-        for name in self.trained:
+        for name in self.trained if trains is None else trains:
             info |= self._gradient(name, self.tensors(rows), batch, noise)[1]
         return info
 
@@ -314,7 +341,8 @@ class Pack:
         if len(next(iter(rows.values()))) == 1:
             alone = tree_map(partial(torch.squeeze, dim=0), (dict(rows), *args))
             return tree_map(partial(torch.unsqueeze, dim=0), single(*alone))
-        return torch.vmap(single)(dict(rows), *args)
+        given = (dict(rows), *args)
+        return torch.vmap(single, in_dims=tree_map(lambda _: 0, given))(*given)
 
     def act(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) of every replica for its states (K, B, S), operation by operation.

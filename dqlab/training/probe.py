@@ -51,7 +51,7 @@ class Probe:
         self._dtype, self._precision = dtype, precision
 
     def check_wiring(self) -> None:
-        """Update once and act once, so that mistakes in the wiring show.
+        """Update once in every phase and act once, so that mistakes in the wiring show.
 
         Raises:
             ConfigError: the losses do not report what offline model selection goes by; or whatever a component raises.
@@ -146,15 +146,21 @@ def made_up_noise(pack: Pack, specs: Mapping[str, NoiseSpec], replicas: int = 1)
 
 def made_up_update(pack: Pack, rows: int, replicas: int = 1) -> tuple[Batch, dict[str, Tensor]]:
     """A batch of zeros and the noise of one update, for so many replicas of a pack."""
-    zeros = torch.zeros(replicas, rows, dtype=pack.dtype, device=pack.device)
-    state, action = (zeros.unsqueeze(-1).expand(-1, -1, size) for size in (pack.dims.state, pack.dims.action))
-    noise = made_up_noise(pack, pack.algorithm.update_noise(pack.dims, rows), replicas)
-    return Batch(state, action, zeros, state, zeros), noise
+    dims, zeros = pack.dims, torch.zeros(replicas, rows, dtype=pack.dtype, device=pack.device)
+    state, action, rewards = (
+        zeros.unsqueeze(-1).expand(-1, -1, size) for size in (dims.state, dims.action, dims.chunk)
+    )
+    noise = made_up_noise(pack, pack.algorithm.update_noise(dims, rows), replicas)
+    next_action = action if pack.algorithm.reads_next_action else None
+    return Batch(state, action, zeros if dims.chunk == 1 else rewards, state, zeros, next_action), noise
 
 
 def _update_and_act(pack: Pack) -> None:
-    batch, noise = made_up_update(pack, 2)
-    reported, wanted = pack.update(batch, noise), pack.algorithm.selection_loss
+    (batch, noise), wanted = made_up_update(pack, 2), pack.algorithm.selection_loss
+    reported: list[str] = []
+    for step in pack.phases:
+        pack.state.step = step
+        reported += pack.update(batch, noise)
     if wanted not in reported:
         name = type(pack.algorithm).__name__
         raise ConfigError(f"{name}.selection_loss is '{wanted}', but its losses report {', '.join(reported)}.")

@@ -10,9 +10,10 @@ sums, and moves the cursor on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ class Step:
         updates: int = 0,
         on_execution: Callable[[ExecutionMode], None] = lambda mode: None,
     ) -> None:
-        self.pack, self._data = pack, data
+        self.pack, self._fields = pack, data.fields
+        if not pack.algorithm.reads_next_action:
+            self._fields = self._fields._replace(next_action=None)
         specs = pack.algorithm.update_noise(pack.dims, batch_size)
         specs = {**specs, "batch_index": integers(len(data), batch_size)}
         self._stream = NoiseStream(specs, pack.seeds, "update", dtype=pack.dtype, device=pack.device)
@@ -59,11 +62,19 @@ class Step:
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
         }
-        self.names = self._loss_names()
-        self.sums = torch.zeros(pack.replicas, len(self.names), dtype=torch.float64, device=pack.device)
+        self._names = {name: self._loss_names(name) for name in pack.trained}
+        self._columns = list(dict.fromkeys(name for names in self._names.values() for name in names))
+        self.sums = torch.zeros(pack.replicas, len(self._columns), dtype=torch.float64, device=pack.device)
         self.mode = mode.resolve(pack.device, float(flops_of_update(pack, batch_size) * updates))
         on_execution(self.mode)
-        self._runs = [self.mode(self._program(rows)) for rows in pack.groups()]
+        self._begin_phase()
+
+    def _begin_phase(self) -> None:
+        """Make ready what the updates from here on run: the losses of the networks that are trained now."""
+        self._trains = self.pack.begin_phase()
+        self.names = {name for network in self._trains for name in self._names[network]}
+        self.next_phase = next((step for step in self.pack.phases if step > self.pack.state.step), None)
+        self._runs = [self.mode(self._program(rows)) for rows in self.pack.groups()]
 
     def _steps(self) -> range:
         first = self._position * self._stream.chunk
@@ -71,6 +82,8 @@ class Step:
 
     def __call__(self) -> None:
         """One update of every replica."""
+        if self.pack.state.step == self.next_phase:
+            self._begin_phase()
         if self.pack.state.step // self._stream.chunk != self._position:
             self._refill()
         for run in self._runs:
@@ -88,34 +101,40 @@ class Step:
         return self._stream.at(step)
 
     def take_sums(self) -> dict[str, Tensor]:
-        """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits."""
+        """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits.
+
+        Losses are those of the present phase. Whoever wants means takes the sums where a phase ends.
+        """
         sums = self.current_sums()
         self.sums.zero_()
         return sums
 
     def current_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since `take_sums` was last called, name -> (K,) float64 on the host."""
-        return dict(zip(self.names, self.sums.clone().cpu().unbind(1), strict=True))
+        columns = zip(self._columns, self.sums.clone().cpu().unbind(1), strict=True)
+        return {name: column for name, column in columns if name in self.names}
 
     def restore_sums(self, sums: Mapping[str, Tensor]) -> None:
         """Go on from sums that `current_sums` gave, as a checkpoint keeps them."""
-        for column, name in enumerate(self.names):
+        for column, name in enumerate(self._columns):
             if name in sums:
                 self.sums[:, column] = sums[name].to(self.sums.device)
 
-    def _loss_names(self) -> list[str]:
-        """What the losses report, found by computing them once; nothing changes."""
+    def _loss_names(self, network: str) -> list[str]:
+        """What a network's loss reports, found by computing it once; nothing changes."""
         rows = self.pack.groups()[0]
         noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
-        batch = self._data.batch(noise.pop("batch_index"))
-        return list(self.pack.losses(rows, batch, noise))
+        batch = gather_rows(self._fields, noise.pop("batch_index"))
+        return list(self.pack.losses(rows, batch, noise, [network]))
 
     def _program(self, rows: slice) -> Program:
         own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
-        tensors = {**self.pack.tensors(rows), **own, "data": self._data.fields}
-        return Program(self._advance, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
+        tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
+        return Program(
+            partial(self._advance, self._trains), tensors, ("parameters", "moments", "targets", "sums", "cursor")
+        )
 
-    def _advance(self, tensors: TensorTree) -> None:
+    def _advance(self, trains: Sequence[str], tensors: TensorTree) -> None:
         cursor = tensors["cursor"][:1]
 
         def now(chunk: Tensor) -> Tensor:
@@ -124,8 +143,9 @@ class Step:
         noise: dict[str, Any] = {name: now(chunk) for name, chunk in tensors["noise"].items()}
         index = noise.pop("batch_index")
         batch = gather_rows(tensors["data"], index)
-        info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]))
-        tensors["sums"].add_(torch.stack([info[name] for name in self.names], dim=-1))
+        info = self.pack.advance(tensors, trains, batch, noise, now(tensors["controls"]))
+        resting = torch.zeros_like(next(iter(info.values())))
+        tensors["sums"].add_(torch.stack([info.get(name, resting) for name in self._columns], dim=-1))
         tensors["cursor"].add_(1)
 
 

@@ -18,6 +18,7 @@ from dqlab.algorithms.idql import IDQL
 from dqlab.algorithms.iql import IQL
 from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
 from dqlab.algorithms.qsm import QSM
+from dqlab.algorithms.rebrac import ReBRAC
 from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
@@ -149,6 +150,25 @@ def test_gaussian_ql_acts_by_its_mode() -> None:
     noise = one_noise(scene.algorithm.act_noise(DIMS, BATCH))
     mean, _ = TanhGaussianPolicy().distribution(scene.nets["actor"], DIMS, scene.batch.state)
     assert torch.allclose(scene.algorithm.act(DIMS, scene.nets, scene.batch.state, noise), mean.tanh())
+
+
+def test_rebrac_stays_near_the_data_twice() -> None:
+    """Critics: r + gamma (min Q' - b2 |a~ - a'|^2). Actor: b1 |pi - a|^2 - Q / mean |Q|, squares summed."""
+    scene = Scene(ReBRAC(actor_bc=0.3, critic_bc=0.7, smoothing=0.1))
+    batch, nets = scene.batch, scene.nets
+    assert batch.next_action is not None
+    policy = scene.algorithm.resolved_policy
+    action = policy.sample(nets["actor_target"], DIMS, batch.next_state, {})
+    action = (action + (0.1 * scene.noise["smoothing"]).clamp(-0.5, 0.5)).clamp(-1, 1)
+    penalty = 0.7 * (action - batch.next_action).square().sum(dim=1)
+    value = nets["critic_target"](batch.next_state, action).amin(dim=0) - penalty
+    target = batch.reward + 0.99 * (1 - batch.terminal) * value
+    q = nets["critic"](batch.state, batch.action)
+    assert float(scene.loss("critic")) == pytest.approx(float((q - target).square().mean(dim=1).sum()))
+    ours = policy.sample(nets["actor"], DIMS, batch.state, {})
+    q = nets["critic"](batch.state, ours).amin(dim=0)
+    wanted = 0.3 * (ours - batch.action).square().sum(dim=1).mean() - q.mean() / q.abs().mean()
+    assert float(scene.loss("actor")) == pytest.approx(float(wanted))
 
 
 def test_gaussian_ql_is_likelihood_plus_q() -> None:

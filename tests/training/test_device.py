@@ -34,7 +34,8 @@ from dqlab.training.programs import Step
 algorithms.names()
 gin.parse_config([*SMALL, *SHALLOW])
 dims, n = Dims(17, 6), 50
-data = Transitions(torch.randn(n, 17), torch.randn(n, 6), torch.randn(n), torch.randn(n, 17), torch.zeros(n), None)
+action, made = torch.randn(n, 6), (torch.randn(n), torch.randn(n, 17), torch.zeros(n))
+data = Transitions(torch.randn(n, 17), action, *made, provenance=None, next_action=action)
 
 def card(tensor):
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="card")

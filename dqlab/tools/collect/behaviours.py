@@ -248,13 +248,15 @@ class DqlabRun(PolicyBehaviour):
 
         with self._policy.ready():
             stream = self._core.noise_stream(f"collection {seed}")
-        time = count()
+        time, chunk, left = count(), self._policy.experiment.action_chunk, list[Array]()
 
         def act(observations: Array) -> Array:
-            with self._policy.ready():
-                seen = self._policy.standardise(torch.from_numpy(observations))
-                actions = self._core.sample_actions(seen[None], stream.at(next(time)))
-            return np.array(actions[0].double().cpu().numpy())
+            if not left:
+                with self._policy.ready():
+                    seen = self._policy.standardise(torch.from_numpy(observations))
+                    actions = self._core.sample_actions(seen[None], stream.at(next(time)))
+                left.extend(np.split(np.array(actions[0].double().cpu().numpy()), chunk, axis=1))
+            return left.pop(0)
 
         return act
 

@@ -32,8 +32,14 @@ def make_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = 
     return {name: value.unsqueeze(0) for name, value in values.items()}
 
 
-def make_batch(dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
-    """A random batch of one replica; about a quarter of it terminal."""
+def make_batch(
+    dims: Dims = DIMS,
+    batch: int = BATCH,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    next_action: bool = True,
+) -> Batch:
+    """A random batch of one replica, about a quarter of it terminal; and next actions."""
     generator = generator_for(seed, "testing batch", 0)
 
     def normal(*shape: int) -> Tensor:
@@ -41,7 +47,8 @@ def make_batch(dims: Dims = DIMS, batch: int = BATCH, seed: int = 0, dtype: torc
 
     action = normal(batch, dims.action).clamp(-dims.max_action, dims.max_action)
     terminal = (normal(batch) > 0.7).to(dtype)
-    return Batch(normal(batch, dims.state), action, normal(batch), normal(batch, dims.state), terminal)
+    made = Batch(normal(batch, dims.state), action, normal(batch), normal(batch, dims.state), terminal)
+    return made._replace(next_action=normal(batch, dims.action).clamp(-1, 1)) if next_action else made
 
 
 def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

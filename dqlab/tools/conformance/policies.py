@@ -240,23 +240,29 @@ def _check_losses(algorithm: Algorithm) -> None:
     def losses(batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         return pack.losses(slice(0, 1), batch, noise)
 
-    info = check_pure(losses, make_batch(), noise)
+    info = check_pure(losses, _batch_for(algorithm), noise)
     for name in info:
         assert name.split("/")[0] in pack.trained, f"'{name}' must begin with a network's name and a slash"
     wanted = algorithm.selection_loss
     assert wanted in info, f"selection_loss is '{wanted}', but the losses report {', '.join(info)}"
-    check_traceable(losses, make_batch(), noise)
+    check_traceable(losses, _batch_for(algorithm), noise)
+
+
+def _batch_for(algorithm: Algorithm, seed: int = 0) -> Batch:
+    return make_batch(seed=seed, next_action=algorithm.reads_next_action)
 
 
 def _check_resumes(algorithm: Algorithm) -> None:
-    """Three updates, the state alone carried over to new objects, and three more are six updates."""
-    half = _train([algorithm], [3], range(3))
-    carried = tree_map(torch.clone, vars(half.state) | {"step": torch.tensor(half.state.step)})
-    fresh = Pack([algorithm], DIMS, [3], dtype=torch.float64)
-    fresh.state = PackState(carried["parameters"], carried["moments"], carried["targets"], int(carried["step"]))
-    resumed, whole = _train([algorithm], [3], range(3, 6), fresh), _train([algorithm], [3], range(6))
-    for name, matrix in whole.state.parameters.items():
-        assert torch.equal(matrix, resumed.state.parameters[name]), f"{name} depends on more than the state"
+    """In every phase three updates, the state alone carried over to new objects, and three more are six updates."""
+    for start in Pack([algorithm], DIMS, [3], device="meta").phases:
+        half = _train([algorithm], [3], range(start, start + 3))
+        carried = tree_map(torch.clone, vars(half.state) | {"step": torch.tensor(half.state.step)})
+        fresh = Pack([algorithm], DIMS, [3], dtype=torch.float64)
+        fresh.state = PackState(carried["parameters"], carried["moments"], carried["targets"], int(carried["step"]))
+        resumed = _train([algorithm], [3], range(start + 3, start + 6), fresh)
+        whole = _train([algorithm], [3], range(start, start + 6))
+        for name, matrix in whole.state.parameters.items():
+            assert torch.equal(matrix, resumed.state.parameters[name]), f"{name} depends on more than the state"
 
 
 def _check_acts(pack: Pack) -> None:
@@ -272,20 +278,23 @@ def _check_acts(pack: Pack) -> None:
 def _check_stays_on_device(algorithm: Algorithm) -> None:
     """An update and an action on a device whose tensors have shapes only: none is made on the host, none read back."""
     pack = Pack([algorithm], DIMS, [0], dtype=torch.float64, device="meta")
-    check_device(pack.update, make_batch(), make_noise(algorithm.update_noise(DIMS, BATCH)))
+    check_device(pack.update, _batch_for(algorithm), make_noise(algorithm.update_noise(DIMS, BATCH)))
     check_device(pack.act, make_batch().state, make_noise(algorithm.act_noise(DIMS, BATCH)))
 
 
 def _train(
-    algorithms: Sequence[Algorithm], seeds: Sequence[int], steps: range = range(4), pack: Pack | None = None
+    algorithms: Sequence[Algorithm], seeds: Sequence[int], steps: range | None = None, pack: Pack | None = None
 ) -> Pack:
+    """A pack after updates at those steps, by default the first four of every phase."""
     pack = pack or Pack(algorithms, DIMS, seeds, dtype=torch.float64, width=len(seeds))
     before = torch.get_rng_state()
-    for step in steps:
-        batches = [make_batch(seed=100 * seed + step)._asdict() for seed in seeds]
+    for step in steps or [start + each for start in pack.phases for each in range(4)]:
+        pack.state.step = step
+        batches = [_batch_for(pack.algorithm, 100 * seed + step)._asdict() for seed in seeds]
         specs = pack.algorithm.update_noise(DIMS, BATCH)
         noises = [make_noise(specs, seed=100 * seed + step) for seed in seeds]
-        batch = Batch(**{key: torch.cat([each[key] for each in batches]) for key in batches[0]})
+        given = [key for key, value in batches[0].items() if value is not None]
+        batch = Batch(**{key: torch.cat([each[key] for each in batches]) for key in given})
         info = pack.update(batch, {key: torch.cat([each[key] for each in noises]) for key in noises[0]})
         for key, value in info.items():
             assert value.shape == (len(seeds),), f"{key} has shape {tuple(value.shape)}"

@@ -60,19 +60,21 @@ def to_device(device: torch.device, values: Tensor) -> Tensor:
 
 
 def tree_map(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply `function` to every tensor in nested dicts, tuples and named tuples."""
+    """Apply `function` to every tensor in nested dicts, tuples and named tuples; None stays None."""
     if isinstance(value, tuple):
         items = [tree_map(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, Mapping):
         return {key: tree_map(function, item) for key, item in value.items()}
-    return function(value)
+    return None if value is None else function(value)
 
 
 def nested_tensors(value: Any) -> list[Tensor]:
     """Every tensor in nested dicts and tuples."""
     if isinstance(value, Tensor):
         return [value]
+    if value is None:
+        return []
     children = value.values() if isinstance(value, Mapping) else value
     return [leaf for child in children for leaf in nested_tensors(child)]
 

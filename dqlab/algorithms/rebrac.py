@@ -1,0 +1,72 @@
+"""ReBRAC (Tarasov et al. 2023): TD3 with behaviour terms of separate weights in actor and critics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.td3_bc import TD3BC
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.policies.base import Dims
+
+
+@algorithms.register(
+    "rebrac", source="Tarasov et al. 2023, section 3; its code's updates", cites=("tarasov2023revisiting",)
+)
+@dataclass(frozen=True)
+class ReBRAC(TD3BC):
+    """TD3 that stays near the data twice: the actor near its actions, the TD target near its next actions.
+
+    Critics descend to r + discount * (Q'(s', a~) - critic_bc * |a~ - a'|^2), the actor actor_bc * |pi(s) - a|^2 minus
+    Q(s, pi(s)) / mean |Q|, where a' is what the data did next. Squares are summed over action dimensions.
+
+    Attributes:
+        policy, selection: names from their registries, or factories.
+        critic: likewise; the minimum of two counts, whose layers are normalised in the paper.
+        actor_bc, critic_bc: weights of the two behaviour terms; the paper tunes both, a task.
+        smoothing, smoothing_clip, policy_every: as in `TD3BC`.
+        discount, tau, learning_rate, critic_learning_rate, lr_schedule, grad_norm: likewise.
+    """
+
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
+    actor_bc: float = 0.01
+    critic_bc: float = 0.01
+    learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+
+    reads_next_action = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("actor_bc", "critic_bc"):
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+
+    def targets(self) -> dict[str, Target]:
+        """As in TD3+BC, but the actor's average follows the actor as it was before this update."""
+        targets = super().targets()
+        return {**targets, "actor_target": replace(targets["actor_target"], lags=True)}
+
+    def critic_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critics' loss against r + discount * (1 - terminal) * (Q' - critic_bc * |a~ - a'|^2)."""
+        assert batch.next_action is not None
+        with torch.no_grad():
+            action = self.smoothed_action(dims, nets, batch.next_state, noise, hyper)
+            distance = (action - batch.next_action).square().sum(dim=-1, keepdim=True)
+            value = self.backup(nets, batch.next_state, action, noise) - hyper["critic_bc"] * distance
+        return self.td_loss(nets, batch, value, hyper["discount"])
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """actor_bc * A * the policy's BC loss (squared error, a mean over dimensions) - mean Q / mean |Q|."""
+        bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
+        loss = hyper["actor_bc"] * dims.action * bc_loss + q_loss
+        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
