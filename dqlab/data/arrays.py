@@ -21,7 +21,8 @@ class TransitionArrays:
     """Arrays of n transitions, rewards as recorded.
 
     Attributes:
-        state (n, S), action (n, A), next_state (n, S), terminal (n,): float32.
+        state (n, S), action (n, A), next_state (n, S), terminal (n,): float32; terminal is 1 where nothing is
+            bootstrapped: the environment ended the episode, or a row's mask is 0.
         rewards: of the rows that are transitions by themselves, float32; `chunked` makes the n transitions' of them.
         returns: of the episodes.
         rows: of the dataset.
@@ -82,13 +83,15 @@ def read_transitions(
     where, following = columns.where, columns.next_observations
     terminals = boolean_column(where, "terminals", columns.terminals)
     timeouts = None if columns.timeouts is None else boolean_column(where, "timeouts", columns.timeouts)
+    solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
     rewards = float_column(where, "rewards", columns.rewards)
     cuts = cuts_of(terminals, timeouts, episode_limit)
     keep, ends = transition_rows(columns, cuts), terminals | cuts
     ends[-1] = True  # whatever it says, nothing follows it
     starts = keep if chunk == 1 else chunk_starts(keep, ends, chunk)
+    valueless = terminals | solved
     if next_action:
-        starts = starts & (leads_to(terminals, chunk) | ~leads_to(ends, 2 * chunk - 1))
+        starts = starts & (leads_to(valueless, chunk) | ~leads_to(ends, 2 * chunk - 1))
     rows = np.flatnonzero(starts)
     if not len(rows):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
@@ -101,7 +104,7 @@ def read_transitions(
     else:
         next_state = float_column(where, "next_observations", following)[rows + chunk - 1]
     mean, std = _standardise(state, next_state) if standardise else ((), ())
-    all_actions, stops = unit_actions(columns, actions), terminals[steps]
+    all_actions, stops = unit_actions(columns, actions), valueless[steps]
     terminal = stops.any(axis=1)
     plain = chunk == 1 and not next_action
     return TransitionArrays(

@@ -44,7 +44,7 @@ def cache_folder() -> Path:
     return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
 
 
-MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
+MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "masks")
 """Columns that the digest of rows without a file is of."""
 
 

@@ -18,7 +18,7 @@ from dqlab.envs.tasks import Task
 Array = NDArray[Any]
 Flags = NDArray[np.bool_]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
-FLAGS = ("terminals", "timeouts")
+FLAGS = ("terminals", "timeouts", "masks")
 RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 
@@ -36,6 +36,7 @@ class Survey:
         rewards: the different ones, if they are few.
         unrewarded_terminals: terminal rows with reward 0.
         terminals, timeouts, both: rows flagged so, and rows flagged as both.
+        masked: rows with a mask of 0, from which nothing is bootstrapped.
         odd_flags: by column, rows whose flag is neither 0 nor 1.
         cuts: where the cuts of episodes are known from: `recorded`, `step limit`, or `unknown`.
         lengths, returns: of every episode that ends.
@@ -58,6 +59,7 @@ class Survey:
     terminals: int
     timeouts: int
     both: int
+    masked: int
     odd_flags: Mapping[str, int]
     cuts: str
     lengths: NDArray[np.int64]
@@ -117,6 +119,7 @@ def survey_dataset(columns: Columns, task: Task | None = None) -> Survey:
         terminals=int(terminals.sum()),
         timeouts=int(timeouts.sum()),
         both=int((terminals & timeouts).sum()),
+        masked=int((known["masks"] == 0).sum()) if "masks" in known else 0,
         odd_flags={name: int(((known[name] != 0) & (known[name] != 1)).sum()) for name in FLAGS if name in known},
         cuts=RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN,
         lengths=lengths,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -77,6 +78,20 @@ def test_returns_by_hand() -> None:
     rows = recorded([False, False, True, False, False, False], [False, False, False, False, True, False])
     cuts = cuts_of(rows.terminals, rows.timeouts, 1000)
     assert episode_returns(rows.rewards, rows.terminals, cuts).tolist() == [0 + 1 + 2, 3 + 4]
+
+
+def test_masks_by_hand() -> None:
+    """A mask of 0 in row 1, inside of an episode that is cut at row 3: nothing is bootstrapped, nothing ends."""
+    rows = recorded([False] * 6, [False, False, False, True, False, False])
+    view = q_learning_view(replace(rows, masks=np.array([1.0, 0, 1, 1, 1, 1])), 1000, as_is, ORIGIN)
+    assert view.terminal.tolist() == [0, 1, 0, 0]
+    assert view.next_state[:, 0].tolist() == [1, 2, 3, 5]
+    assert (view.provenance.episodes, view.provenance.return_mean) == (1, 0 + 1 + 2 + 3)
+    chunks = q_learning_view(replace(rows, masks=np.arange(6) != 1), 1000, as_is, ORIGIN, chunk=2)
+    assert chunks.terminal.tolist() == [1, 1]  # of rows 0 and 1, 1 and 2; what row 2 got came after the end
+    assert chunks.reward.tolist() == [[0, 1], [1, 0]]
+    ended = replace(rows, terminals=np.arange(6) == 0, masks=np.ones(6))  # what has ended is not followed by row 1
+    assert q_learning_view(ended, 1000, as_is, ORIGIN).terminal.tolist() == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("robot", ["walker2d", "hopper", "halfcheetah"])

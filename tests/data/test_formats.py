@@ -35,7 +35,7 @@ def arrays(next_known: bool = False) -> dict[str, Any]:
         "terminals": np.arange(N) % 10 == 9,
         "timeouts": np.arange(N) % 10 == 4,
     }
-    return made | ({"next_observations": states[1:] + 0.5} if next_known else {})
+    return made | ({"next_observations": states[1:] + 0.5, "masks": np.arange(N) % 8 != 3} if next_known else {})
 
 
 def columns(next_known: bool = False, **notes: str) -> Columns:
@@ -69,7 +69,8 @@ def test_what_is_written_is_read(tmp_path: Path, name: str, next_known: bool) ->
     else:
         np.testing.assert_array_equal(data["next_state"], made["observations"][kept + 1])
     np.testing.assert_array_equal(data["state"], made["observations"][kept])
-    np.testing.assert_array_equal(data["terminal"], made["terminals"][kept])
+    ends = made["terminals"] | (~made["masks"] if next_known else False)
+    np.testing.assert_array_equal(data["terminal"], ends[kept])
     np.testing.assert_array_equal(data["reward"], made["rewards"][kept].astype(np.float32))
 
 

@@ -33,6 +33,8 @@ class Columns:
         extras: further columns (n, ...) by name, such as D4RL's `infos/qpos`, which formats write that have a place for
             them.
         where: what messages call the set, usually its path.
+        masks (n,): 0 where the value of what follows a row is not bootstrapped although the episode may go on, as in a
+            state in which the task is solved, else 1; None where terminals alone say so.
     """
 
     observations: Column
@@ -44,6 +46,7 @@ class Columns:
     metadata: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Column] = field(default_factory=dict)
     where: str = "the dataset"
+    masks: Column | None = None
 
     def __len__(self) -> int:
         return int(self.observations.shape[0])
@@ -134,7 +137,7 @@ def _known() -> str:
 
 MATRIX_COLUMNS = ("observations", "actions", "next_observations")
 REQUIRED_COLUMNS = ("observations", "actions", "rewards", "terminals")
-COLUMN_NAMES = (*REQUIRED_COLUMNS, "timeouts", "next_observations")
+COLUMN_NAMES = (*REQUIRED_COLUMNS, "timeouts", "next_observations", "masks")
 
 
 def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[str, str] | None = None) -> Columns:
@@ -142,7 +145,7 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
 
     Args:
         where: what messages call the dataset, such as its path.
-        arrays: by name; `timeouts` and `next_observations` may be absent, others are ignored.
+        arrays: by name; `timeouts`, `next_observations` and `masks` may be absent, others are ignored.
         metadata: what is said of the set.
 
     Raises:

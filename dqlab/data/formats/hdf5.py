@@ -28,7 +28,7 @@ from dqlab.machine import memory_limit
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """What every HDF5 file begins with."""
 DAMAGED = "is truncated or not an HDF5 file"
-D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts")
+D4RL_COLUMNS = (*REQUIRED_COLUMNS, "timeouts", "masks")
 
 
 @data_formats.register("d4rl", source="D4RL 1.1 (Fu et al. 2020)", cites=("fu2020d4rl",))

@@ -202,7 +202,7 @@ class CollectedSet:
     def columns(self) -> Columns:
         """All rows, with what the set says of itself."""
         rows = join_rows([each.rows for each in self.rows.values()])
-        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES}
+        arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
         columns = Columns(**arrays, extras=rows, where="the collection")
         metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns, COLUMN_NAMES)}
         return replace(columns, metadata=metadata)

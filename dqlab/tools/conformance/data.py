@@ -66,7 +66,7 @@ def made_columns(followed: bool) -> Columns:
     """Three short episodes: one that ends, one that is cut, and one that goes on; float32, metadata.
 
     Args:
-        followed: whether next observations are known.
+        followed: whether next observations are known, and masks.
     """
     draw = np.random.default_rng(0)
     observations = draw.normal(size=(18, 4)).astype(np.float32)
@@ -82,7 +82,7 @@ def made_columns(followed: bool) -> Columns:
         "timeouts": timeouts,
     }
     if followed:
-        arrays["next_observations"] = following
+        arrays |= {"next_observations": following, "masks": np.arange(18) % 7 != 2}
     return checked_columns("a made set", arrays, {"about": "made up"})
 
 
