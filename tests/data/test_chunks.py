@@ -26,13 +26,14 @@ LIMIT = 1000
 ENDS = st.lists(st.sampled_from(["", "", "", "", "terminal", "timeout"]), min_size=3, max_size=50)
 
 
-def recorded(ends: list[str], with_next: bool) -> Columns:
+def recorded(ends: list[str], with_next: bool, masked: bool = False) -> Columns:
     n = len(ends)
     rows = np.arange(n, dtype=np.float32)
     states = np.stack([rows, -rows], 1)
     flags = {kind: np.array([end == kind for end in ends]) for kind in ("terminal", "timeout")}
     following = states + 0.5 if with_next else None
-    return Columns(states, rows[:, None], rows + 1, flags["terminal"], flags["timeout"], following)
+    masks = np.arange(n) % 7 != 3 if masked else None
+    return Columns(states, rows[:, None], rows + 1, flags["terminal"], flags["timeout"], following, masks=masks)
 
 
 def looped(rows: Columns, chunk: int, next_action: bool) -> list[dict[str, Any]]:
@@ -49,7 +50,8 @@ def looped(rows: Columns, chunk: int, next_action: bool) -> list[dict[str, Any]]
         unknown = rows.next_observations is None and (rows.timeouts[last] or last == n - 1)
         if len(steps) < chunk or unknown:
             continue
-        terminal = bool(rows.terminals[last])
+        solved = [row for row in steps if rows.masks is not None and not rows.masks[row]]
+        terminal = bool(rows.terminals[last] or solved)
         following = range(last + 1, last + 1 + chunk)
         action = np.zeros(chunk * rows.actions.shape[1])
         if next_action and not terminal:
@@ -62,7 +64,7 @@ def looped(rows: Columns, chunk: int, next_action: bool) -> list[dict[str, Any]]
             {
                 "state": rows.observations[first],
                 "action": np.concatenate([rows.actions[row] for row in steps]),
-                "reward": [rows.rewards[row] for row in steps],
+                "reward": [0.0 if solved and row > solved[0] else rows.rewards[row] for row in steps],
                 "next_state": (
                     rows.observations[last + 1] if rows.next_observations is None else rows.next_observations[last]
                 ),
@@ -89,9 +91,11 @@ def check_against_loop(rows: Columns, chunk: int, next_action: bool) -> Transiti
 
 
 @settings(max_examples=150)
-@given(ends=ENDS, chunk=st.integers(1, 4), with_next=st.booleans(), next_action=st.booleans())
-def test_transitions_are_those_of_a_loop(ends: list[str], chunk: int, with_next: bool, next_action: bool) -> None:
-    check_against_loop(recorded(ends, with_next), chunk, next_action)
+@given(ends=ENDS, chunk=st.integers(1, 4), with_next=st.booleans(), masked=st.booleans(), next_action=st.booleans())
+def test_transitions_are_those_of_a_loop(
+    ends: list[str], chunk: int, with_next: bool, masked: bool, next_action: bool
+) -> None:
+    check_against_loop(recorded(ends, with_next, masked), chunk, next_action)
 
 
 @pytest.mark.parametrize("name", ["walker2d_medium-v2", "hopper_medium-v2", "pen-human-v1"])
