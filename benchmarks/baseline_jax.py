@@ -1,8 +1,8 @@
 """The peer in JAX: Diffusion-QL as one jitted function an update, data and random numbers on the device.
 
 Same algorithm, same hyper-parameters, none of dqlab's code, written the way JAX wants it: pure functions of
-dictionaries, the chain unrolled, the state donated, and nothing read by the host. Parameters have the names and shapes of dqlab's, so
-that both can be given the same; `update` takes its noise as an argument, `train_step` draws it.
+dictionaries, the chain unrolled, the state donated, and nothing read by the host. Parameters have the names and shapes
+of dqlab's, so that both can be given the same; `update` takes its noise as an argument, `train_step` draws it.
 """
 
 from __future__ import annotations
