@@ -61,13 +61,13 @@ def same_settings(results: GridResults) -> list[tuple[str, ...]]:
 
 
 def cautions_of(
-    results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame
+    results: GridResults, settings: Report, scores: pd.DataFrame, comparisons: pd.DataFrame, gains: pd.DataFrame
 ) -> tuple[str, ...]:
     """Every sentence that applies, what concerns all scores first.
 
     Args:
         results, settings: the grid, and what is shown of it.
-        scores, comparisons: as Analysis has them.
+        scores, comparisons, gains: as Analysis has them.
     """
     last = scores[scores.index.get_level_values("rule") == "last"].notna().all(axis=1)
     complete = last.groupby(level="setting").sum().reindex(results.labels, fill_value=0)
@@ -82,6 +82,7 @@ def cautions_of(
         *_many_comparisons(results, settings, comparisons[comparisons.rule == "last"]),
         *_mixed(results),
         *_different_budgets(results),
+        *_different_choices(gains),
         *_same(results),
         *_selection(settings),
     )
@@ -185,6 +186,15 @@ def _different_budgets(results: GridResults) -> Iterator[str]:
     steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
     if len(steps) > 1:
         yield f"Cells were trained for different numbers of updates: {_named([f'{number:,}' for number in steps])}."
+
+
+def _different_choices(gains: pd.DataFrame) -> Iterator[str]:
+    numbers = sorted({*gains.fewest, *gains.most})
+    if len(numbers) > 1:
+        yield (
+            f"Runs choose from different numbers of checkpoints ({_named(list(map(str, numbers)))}): the best of more "
+            "is higher by chance alone, so what their settings gain by choosing does not compare."
+        )
 
 
 def _same(results: GridResults) -> Iterator[str]:

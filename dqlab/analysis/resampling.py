@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rliable.library import get_interval_estimates
+from rliable.library import StratifiedBootstrap, get_interval_estimates
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -56,6 +56,27 @@ class Bootstrap:
         Source: rliable's bootstrap of the probability of improvement (StratifiedIndependentBootstrap).
         """
         return self._grouped(wins, lambda stack: stack.mean(axis=(0, 1, 2)), self._resampled_pairs)
+
+    def run_weights(self, runs: int, tasks: int) -> Array:
+        """(tasks, 1 + reps, runs): weights that make means of resamples; the first are those of the sample itself.
+
+        They are of the same draws as the intervals. Of one run there are no resamples.
+        """
+        sample = np.ones((1, runs * tasks))
+        if runs > 1:
+            with numpys_generator(SEED):
+                counts = StratifiedBootstrap(_places(runs, tasks)).apply(
+                    lambda places: np.bincount(places.ravel(), minlength=runs * tasks), self.reps
+                )
+            sample = np.concatenate([sample, counts])
+        return np.moveaxis(sample.reshape(-1, runs, tasks), -1, 0) / runs
+
+    def bounds(self, resampled: Array) -> Array:
+        """(3, ...): the first of (1 + reps, ...), and bounds around it; NaN where there are no resamples."""
+        if len(resampled) == 1:
+            return _without_bounds(resampled[0])
+        tail = 50.0 * (1.0 - self.confidence)
+        return np.stack([resampled[0], *np.percentile(resampled[1:], [tail, 100.0 - tail], axis=0)])
 
     def _grouped(
         self, items: Mapping[Key, Array], statistic: Statistic, resampled: Callable[[Array, Statistic], Array]

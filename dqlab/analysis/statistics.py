@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
+from dqlab.analysis.checkpoint_choice import Histories, Run, checkpoint_choices
 from dqlab.analysis.resampling import (
     Array,
     Bootstrap,
@@ -29,6 +30,7 @@ from dqlab.analysis.resampling import (
 )
 from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
+from dqlab.analysis.tuning_budget import tuning_curves
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}
@@ -62,6 +64,9 @@ class Analysis:
             is before training.
         profiles: rule, setting, threshold, point, low, high: the share of runs whose score is above the threshold.
         references: setting, task, point, low, high (ours), published, error, difference, inside (our interval).
+        gains, orders, swaps: what choosing the checkpoint by its score is worth, and what it makes of the order of
+            settings: as in `CheckpointChoices`.
+        tuning: what choosing among settings is worth, over their number: as `tuning_curves` has it.
         cautions: plain sentences that must stand beside the figures.
     """
 
@@ -73,6 +78,10 @@ class Analysis:
     curves: pd.DataFrame
     profiles: pd.DataFrame
     references: pd.DataFrame
+    gains: pd.DataFrame
+    orders: pd.DataFrame
+    swaps: pd.DataFrame
+    tuning: pd.DataFrame
     cautions: tuple[str, ...]
 
     def figure(self, rule: str, metric: str, task: str = ALL_TASKS) -> pd.DataFrame:
@@ -104,6 +113,11 @@ class Analysis:
         return means.assign(tasks=[tasks if isinstance(tasks, tuple) else () for tasks in means.tasks])
 
 
+def one_figure(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A figure of a frame that has several, each with its bounds, as BOUNDS."""
+    return frame[[name, f"{name}_low", f"{name}_high"]].set_axis(BOUNDS, axis=1)
+
+
 def analyse(results: GridResults, settings: Report) -> Analysis:
     """The statistics of a grid as far as it has come, by every selection rule.
 
@@ -111,7 +125,7 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     draws every time: equal results have equal intervals. numpy's global generator is left as it was.
     """
     bootstrap = Bootstrap(settings.reps, settings.confidence)
-    scores = score_table(results)
+    scores, histories = score_table(results), score_histories(results)
     complete = _by_setting(scores.dropna(), results.labels)
     pairs = _pairs_with_base(scores.dropna(), results)
     rows = [
@@ -122,16 +136,19 @@ def analyse(results: GridResults, settings: Report) -> Analysis:
     ]
     estimates = pd.DataFrame(rows, columns=["rule", "setting", "task", "metric", *BOUNDS]).astype(FLOATS)
     comparisons = _comparisons(pairs, 1.0 - settings.confidence)
+    choices = checkpoint_choices(scores, histories, results, bootstrap)
     return Analysis(
         results,
         settings,
         scores,
         estimates,
         comparisons,
-        score_curves(results, bootstrap),
+        score_curves(results, histories, bootstrap),
         _profiles(complete, bootstrap),
         _references(estimates, results, settings),
-        cautions_of(results, settings, scores, comparisons),
+        *choices,
+        tuning_curves(scores, results, bootstrap),
+        cautions_of(results, settings, scores, comparisons, choices.gains),
     )
 
 
@@ -245,16 +262,11 @@ def _checkpoint_gaps(complete: pd.DataFrame, results: GridResults, bootstrap: Bo
     return _tidy({(*key, ALL_TASKS): np.column_stack([each[key] for each in found]) for key in both}, GAPS)
 
 
-Run = Mapping[int, float]
-"""Step -> score."""
-
-
-def score_curves(results: GridResults, bootstrap: Bootstrap) -> pd.DataFrame:
+def score_curves(results: GridResults, runs: Histories, bootstrap: Bootstrap) -> pd.DataFrame:
     """Mean and IQM at the steps that all runs have: of every setting on every task, and over ALL_TASKS.
 
     The one over all tasks is of the seeds that every task has.
     """
-    runs = _score_histories(results)
     groups = {(label, task): [[run] for run in runs[label][task].values()] for label in runs for task in results.tasks}
     if len(results.tasks) > 1:
         groups |= {(label, ALL_TASKS): _complete_runs(tasks) for label, tasks in runs.items()}
@@ -276,7 +288,7 @@ def score_curves(results: GridResults, bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "task", "metric", "step", "seeds", *BOUNDS]).astype(FLOATS)
 
 
-def _score_histories(results: GridResults) -> dict[str, dict[str, dict[int, Run]]]:
+def score_histories(results: GridResults) -> Histories:
     """Setting -> task -> seed -> finite scores, the untrained policy's among them."""
     found: dict[str, dict[str, dict[int, Run]]] = {
         label: {task: {} for task in results.tasks} for label in results.labels

@@ -42,8 +42,9 @@ from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 QUICK = Report(reps=100)
 REASON = 'CUDA error: <out of memory> & "things", 100% of step_5'
 LABELS = {"N=2": '<b>"a" & b_1</b>, 50%', "N=5": "base, ~#{}\\ it's η=½ $x$ 中", "N=10": "Diffusion-QL, 5 steps"}
-FILES = ["index.html", "scores.csv", "aggregates.csv", "results.json", "tables.tex", "references.bib"]
-FIGURES = ["iqm", "score_by_value", "learning_curves", "profiles"]
+SHEETS = ["scores.csv", "aggregates.csv", "checkpoints.csv", "tuning.csv"]
+FILES = ["index.html", *SHEETS, "results.json", "tables.tex", "references.bib"]
+FIGURES = ["iqm", "score_by_value", "learning_curves", "tuning", "profiles"]
 HO = ("ho2020denoising",)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -145,9 +146,19 @@ def test_no_scores_without_their_rule_and_caveat(report: Path) -> None:
 
 
 def test_the_sections_come_in_the_readers_order(report: Path) -> None:
-    wanted = ["aggregate", "values", "tasks", "curves", "profiles", "comparisons", "references", "open", "all-rules"]
+    wanted = [
+        "aggregate",
+        "values",
+        "tasks",
+        "curves",
+        "checkpoints",
+        "tuning",
+        "profiles",
+        "comparisons",
+        "references",
+    ]
     found = re.findall(r'<section id="([\w-]+)"', (report / "index.html").read_text())
-    assert found == [*wanted, "gin", "made", "cite"]
+    assert found == [*wanted, "open", "all-rules", "gin", "made", "cite"]
 
 
 def test_the_figures_are_images(report: Path) -> None:
@@ -220,7 +231,7 @@ def test_latex_prints_every_text_as_it_is() -> None:
 def test_the_tables_are_booktabs(report: Path) -> None:
     text = (report / "tables.tex").read_text()
     tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.DOTALL)
-    assert len(tables) == 3 + 2 * len(SETTINGS.rules) + 1
+    assert len(tables) == 6 + 2 * len(SETTINGS.rules) + 1
     assert len(set(re.findall(r"\\label\{.*\}", text))) == len(tables)
     for table in tables:
         assert all(table.count(rule) == 1 for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption"))
@@ -267,7 +278,7 @@ def test_a_grid_as_far_as_it_has_come_has_a_report(grid: Callable[[], GridResult
     settings = replace(QUICK, rules=("mean_last_10",))
     written = write_report(results, settings, tmp_path / "report")
     page = Page(tmp_path / "report" / "index.html")
-    assert [path.name for path in written][:6] == FILES
+    assert [path.name for path in written][: len(FILES)] == FILES
     heads = re.search(r'id="table-tasks-mean_last_10".*?</thead>', written[0].read_text(), re.DOTALL)
     assert heads is not None
     assert (">Task<" in heads[0]) == (len(results.tasks) > len(results.labels)), "as many rows as can be"

@@ -15,6 +15,8 @@ ALWAYS = (
     "wang2023diffusion",
     "agarwal2021deep",
     "holm1979simple",
+    "dodge2019show",
+    "jackson2025clean",
     "fu2020d4rl",
     "todorov2012mujoco",
     "paszke2019pytorch",

@@ -1,4 +1,4 @@
-"""A report's figures for programs: scores.csv, aggregates.csv, results.json, tables.tex."""
+"""A report's figures for programs: tables as CSV, results.json, tables.tex."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from dqlab.analysis.report.tables import (
     ReportTable,
     TableValue,
     aggregate_table,
+    common_table,
     comparison_table,
     gap_table,
+    order_table,
     reference_table,
+    swap_table,
     task_table,
 )
 from dqlab.analysis.results import FINISHED, CellStatus, GridResults
 from dqlab.analysis.statistics import ALL_TASKS, BOUNDS, COMPARED, METRICS, TEST, Analysis
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
-FRAMES = ("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means")
+FRAMES = (
+    *("scores", "task_scores", "estimates", "comparisons", "curves", "profiles", "references", "reference_means"),
+    *("gains", "orders", "swaps", "tuning"),
+)
 
 
 def results_json(analysis: Analysis) -> str:
@@ -126,6 +132,13 @@ def aggregates_csv(analysis: Analysis) -> str:
     return text
 
 
+def frame_csv(analysis: Analysis, name: str) -> str:
+    """One of FRAMES without an index of its own, with what must be known of its figures."""
+    facts = {"confidence": analysis.settings.confidence, "caveat": analysis.results.caveat}
+    text: str = getattr(analysis, name).assign(**facts).to_csv(index=False)
+    return text
+
+
 HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
 % Every score stands with its selection rule{caveat}.
 """
@@ -155,7 +168,7 @@ HEADS_LEFT_OUT = ("mean difference", "least p")
 
 
 def latex_tables(analysis: Analysis) -> str:
-    r"""Tables of aggregates, gaps, tasks and comparisons by each of the rules, and the published scores: booktabs."""
+    r"""Tables of aggregates, gaps, orders, tasks, comparisons by each of the rules, and published scores: booktabs."""
     results = analysis.results
     head = HEAD.format(name=_one_line(results.name), caveat=f" and is {results.caveat}" if results.caveat else "")
     return head + "\n".join(latex_table(table) for table in _tables(analysis))
@@ -166,6 +179,10 @@ def _tables(analysis: Analysis) -> Iterator[ReportTable]:
     for metric in ("iqm", "mean"):
         yield aggregate_table(analysis, rules, (metric,))
     yield gap_table(analysis)
+    yield common_table(analysis)
+    if len(analysis.results.labels) > 1:
+        yield order_table(analysis)
+        yield swap_table(analysis)
     for rule in rules:
         yield task_table(analysis, rule)
         if len(analysis.results.labels) > 1:

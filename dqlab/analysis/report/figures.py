@@ -17,7 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import ALL_TASKS, Analysis
+from dqlab.analysis.statistics import ALL_TASKS, Analysis, one_figure
+from dqlab.analysis.tuning_budget import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.wording import counted
 from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
@@ -305,12 +306,54 @@ def _unevenness(values: Sequence[float]) -> float:
     return max(gaps) / min(gaps)
 
 
+def tuning_figure(analysis: Analysis) -> ReportFigure | None:
+    """Score over the number of policies that a tuner evaluates, by the first rule; None where there is no choice."""
+    rule, results = analysis.settings.rules[0], analysis.results
+    found = analysis.tuning[analysis.tuning.rule == rule]
+    found = found[found.axis.isin((EVERY, SEEDS)) | found.held_out.notna()]
+    panels = [axis for axis in found.axis.unique() if found.policies[found.axis == axis].max() > 1][:COLUMNS]
+    if not panels:
+        return None
+    figure = new_figure(TEXT_WIDTH if len(panels) > 1 else 4.5, 3.0)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for place, (axes, axis) in enumerate(zip(grid, panels, strict=True)):
+        for name, style, line in _tuning_lines(found[found.axis == axis]):
+            _line(axes, line.assign(policies=found.policies), "policies", name, {"linewidth": 1.4, **style}, dots=True)
+        title = {EVERY: "all settings", SEEDS: "seeds of one setting"}.get(axis, f"{axis}: held out")
+        style_axes(axes, title, "policies evaluated", points_label(results.caveat) if place == 0 else "")
+        if (most := int(found.policies[found.axis == axis].max())) > MOST_SIZES:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            axes.set_xticks(range(1, most + 1, 1 + most // 9))
+        axes.legend(fontsize=7, frameon=False, labelcolor=INK)
+    caption = (
+        "Tuning budget: mean over tasks of the best of so many policies, chosen on each task by itself, selection rule "
+        f"{rule_name(rule)}. A policy is a setting with one seed. Seen: in the evaluation that it is chosen by, which "
+        f"is too high. Held out: with the other seeds of the chosen setting. Shaded: {_interval(analysis)}."
+    )
+    return ReportFigure("tuning", caption, figure)
+
+
+def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+    """Name, style and points of the lines of a panel: seen and held out, or what is held out by point of an axis."""
+    if found.axis.iloc[0] in (EVERY, SEEDS):
+        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")
+        if found.held_out.notna().any():
+            yield "held out", {"color": INK}, one_figure(found, "held_out")
+        return
+    for place, (point, own) in enumerate(found.groupby("point", sort=False)):
+        if place < MOST_LINES:
+            style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
+            yield plain_label(shorten_label(str(point), 20)), style, one_figure(own, "held_out")
+
+
 METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     """Name -> figure, of those that there are data for."""
-    painters = (interval_figure, score_by_value, learning_curves, profile_figure)
+    painters = (interval_figure, score_by_value, learning_curves, tuning_figure, profile_figure)
     drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
     for each in drawn:
         fix_layout(each)

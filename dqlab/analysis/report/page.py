@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from dqlab.analysis.cautions import ENOUGH
@@ -16,11 +17,14 @@ from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, figure_
 from dqlab.analysis.report.tables import (
     ReportTable,
     aggregate_table,
+    common_table,
     comparison_table,
     failure_table,
     gap_table,
+    order_table,
     pending_table,
     reference_table,
+    swap_table,
     task_table,
 )
 from dqlab.analysis.results import GridResults
@@ -49,7 +53,9 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         cautions=analysis.cautions,
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
-        aggregates=_aggregates(analysis),
+        aggregates=[aggregate_table(analysis, rules)],
+        choosing=choice_sentences(analysis),
+        choices=list(_choices(analysis)),
         tasks=[task_table(analysis, rule) for rule in rules],
         comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
         references=reference_table(analysis) if analysis.settings.reference else None,
@@ -69,11 +75,34 @@ def _embedded(drawn: ReportFigure) -> dict[str, str]:
     return {"caption": drawn.caption, "svg": data, "share": f"{drawn.figure.get_figwidth() / TEXT_WIDTH:.3g}"}
 
 
-def _aggregates(analysis: Analysis) -> list[ReportTable]:
-    """Aggregates and gaps, side by side where there is room."""
-    shown, gaps = aggregate_table(analysis, analysis.settings.rules), gap_table(analysis)
-    wide = len(analysis.settings.rules) > 3
-    return [shown, gaps] if wide else [replace(shown, columns=shown.columns + gaps.columns[1:])]
+def _choices(analysis: Analysis) -> Iterator[ReportTable]:
+    gaps, common = gap_table(analysis), common_table(analysis)
+    caption = f"Best-online: each run has its own best checkpoint. {common.caption}"
+    yield replace(common, caption=caption, columns=(*gaps.columns, *common.columns[1:]))
+    if len(analysis.orders):
+        yield order_table(analysis)
+    if len(analysis.swaps):
+        yield swap_table(analysis)
+
+
+def choice_sentences(analysis: Analysis) -> str:
+    """What choosing checkpoints by their scores adds, what it does to the order, and how much of it is luck."""
+    best, common = (analysis.gains[analysis.gains.rule == rule] for rule in ("best_online", "common_task"))
+    if best.empty:
+        return ""
+    said = [f"Letting each run choose its best checkpoint adds {_from_to(best.gain)}."]
+    for row in analysis.orders[analysis.orders.rule == "best_online"].itertuples():
+        said[0] = f"{said[0][:-1]}; {row.swaps} of {counted(row.pairs, 'pair')} of settings change places."
+    if common.gain.notna().any():
+        said.append(f"One step for all seeds of a setting on a task adds {_from_to(common.gain)}")
+        held = f"; where the other seeds choose it, {_from_to(common.held_out)} of it are left"
+        said[-1] += f"{held if common.held_out.notna().any() else ''}."
+    return " ".join(said)
+
+
+def _from_to(points: pd.Series) -> str:
+    low, high = (format_points(value, signed=True) for value in (points.min(), points.max()))
+    return f"{low} to {high} points" if low != high else f"{low} points"
 
 
 def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
+from dqlab.analysis.checkpoint_choice import COMMON, choice_name
 from dqlab.analysis.results import GridResults
-from dqlab.analysis.statistics import METRICS, TEST, Analysis
+from dqlab.analysis.statistics import METRICS, TEST, Analysis, one_figure
 from dqlab.analysis.wording import (
     MINUS,
     counted,
@@ -125,6 +126,63 @@ def gap_table(analysis: Analysis) -> ReportTable:
     ]
     caption = "What choosing the checkpoint by its score is worth, in points: mean over runs. "
     return _by_setting(analysis, "gaps", caption + _intervals(analysis), columns)
+
+
+def common_table(analysis: Analysis) -> ReportTable:
+    """A row a setting: what choosing one checkpoint for all of its seeds is worth, and how much of it is no luck."""
+    labels = analysis.results.labels
+    found = analysis.gains.set_index(["rule", "setting"])
+    columns = []
+    for rule, name in COMMON.items():
+        own = found.reindex([(rule, label) for label in labels])
+        for figure, head, under in (("gain", f"{name} {MINUS} last", "gap"), ("held_out", "held out", name)):
+            columns.append(TableColumn(head, under, estimate_values(one_figure(own, figure), signed=True)))
+    known = found.reindex([("last", label) for label in labels])
+    numbers = [
+        NOTHING if math.isnan(row.most) else _range(int(row.fewest), int(row.most)) for row in known.itertuples()
+    ]
+    caption = (
+        "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
+        "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. "
+    )
+    columns.append(TableColumn("checkpoints", "to choose from", numbers))
+    return _by_setting(analysis, "common", caption + _intervals(analysis), columns)
+
+
+def _range(fewest: int, most: int) -> TableValue:
+    return TableValue(str(most) if fewest == most else f"{fewest}\u2013{most}", "", most)
+
+
+def order_table(analysis: Analysis) -> ReportTable:
+    """A row a rule: how it orders the settings, beside their order by the last checkpoint."""
+    rows = list(analysis.orders.itertuples())
+    columns = (
+        TableColumn("Order by", "", [TableValue(choice_name(row.rule)) for row in rows]),
+        TableColumn("Kendall's tau", "with last", [_share(row.tau, math.nan, math.nan) for row in rows]),
+        TableColumn("pairs that swap", "", [TableValue(f"{row.swaps} of {row.pairs}", "", row.swaps) for row in rows]),
+        TableColumn("resamples", "in this order", [_percent(row.kept) for row in rows]),
+    )
+    caption = "The order of settings by their mean over tasks, by each rule. "
+    return ReportTable("orders", caption + _unit(analysis.results.caveat), columns)
+
+
+def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
+    """A row a pair of settings that a rule orders otherwise than the last checkpoint does: the surest of each rule."""
+    rows = list(analysis.swaps.groupby("rule", sort=False).head(most).itertuples())
+    columns = (
+        TableColumn("By rule", "", [TableValue(choice_name(row.rule)) for row in rows]),
+        TableColumn("higher", "", [TableValue(row.higher) for row in rows]),
+        TableColumn("lower", "", [TableValue(row.lower) for row in rows]),
+        TableColumn("difference", "by this rule", [_points(row.by_rule, signed=True) for row in rows]),
+        TableColumn("difference", "last", [_points(row.by_last, signed=True) for row in rows]),
+        TableColumn("resamples", "with this swap", [_percent(row.share) for row in rows]),
+    )
+    caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
+    return ReportTable("swaps", caption + _unit(analysis.results.caveat), columns)
+
+
+def _percent(share: float) -> TableValue:
+    return NOTHING if math.isnan(share) else TableValue(f"{share:.0%}", "", share)
 
 
 def task_table(analysis: Analysis, rule: str) -> ReportTable:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.text import Text
 
 from dqlab.analysis.report.bibtex import bibtex_file
-from dqlab.analysis.report.exports import aggregates_csv, latex_tables, results_json, scores_csv
+from dqlab.analysis.report.exports import aggregates_csv, frame_csv, latex_tables, results_json, scores_csv
 from dqlab.analysis.report.figures import draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
 from dqlab.analysis.report.page import report_page
@@ -25,6 +25,8 @@ MARK = "results.json"
 FILES: Mapping[str, Callable[[Analysis], str]] = {
     "scores.csv": lambda analysis: scores_csv(analysis.results),
     "aggregates.csv": aggregates_csv,
+    "checkpoints.csv": lambda analysis: frame_csv(analysis, "gains"),
+    "tuning.csv": lambda analysis: frame_csv(analysis, "tuning"),
     MARK: results_json,
     "tables.tex": latex_tables,
     "references.bib": lambda analysis: bibtex_file(analysis.results),
@@ -37,8 +39,8 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
     Args:
         results: cells with results, failures, and what is pending.
         settings: what is shown.
-        folder: of the report itself: `index.html`, `figures/`, `scores.csv`, `aggregates.csv`, `results.json`,
-            `tables.tex`, `references.bib`.
+        folder: of the report itself: `index.html`, `figures/`, `scores.csv`, `aggregates.csv`, `checkpoints.csv`,
+            `tuning.csv`, `results.json`, `tables.tex`, `references.bib`.
         analysis: theirs, where there is one already.
 
     Returns:

@@ -1,0 +1,183 @@
+"""What a setting gains by choosing its checkpoint by the score, how much of it is luck, and what becomes of the order.
+
+The best of several noisy scores is too high even where all checkpoints are equally good. Where the seeds of a setting
+share the choice, each of them can be scored at the step that the others choose: that has no such luck in it. What a run
+gains that chooses for itself, only a fresh evaluation of its checkpoint can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from dqlab.analysis.resampling import Array, Bootstrap
+from dqlab.analysis.results import GridResults
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
+
+Run = Mapping[int, float]
+"""Step -> score."""
+Histories = Mapping[str, Mapping[str, Mapping[int, Run]]]
+"""Setting -> task -> seed -> a run's evaluations with a finite score; 0 is before training."""
+COMMON = {"common_task": "best common by task", "common": "best common"}
+"""The best step for all seeds of a setting: on each task its own, or one for all tasks."""
+CHOICES = (*SELECTION_RULES, *COMMON)
+MOST_SWAPS = 100
+ROUNDING = 1e-9  # points: means that differ by less are tied
+FIGURES = [f"{figure}{end}" for figure in ("point", "gain", "held_out") for end in ("", "_low", "_high")]
+
+
+def choice_name(rule: str) -> str:
+    """One of CHOICES as a reader meets it."""
+    return COMMON.get(rule) or rule_name(rule)
+
+
+class CheckpointChoices(NamedTuple):
+    """Frames on the choice of checkpoints, of settings with seeds that are complete by every rule.
+
+    Attributes:
+        gains: setting, rule (CHOICES), point, low, high (the mean over tasks and seeds), gain (over `last`), held_out
+            (gain where the other seeds choose; of COMMON only), each with its bounds; rank; fewest, most: evaluations
+            that a run of the setting chooses from.
+        orders: rule, settings, tau (Kendall's, with the order by `last`), swaps (pairs of settings), pairs, kept (share
+            of resamples that have the rule's order of all settings).
+        swaps: rule, higher, lower (by this rule, the other way around by `last`), by_rule, by_last (higher minus
+            lower), share (of resamples in which both hold); a rule's MOST_SWAPS largest ones, surest first.
+    """
+
+    gains: pd.DataFrame
+    orders: pd.DataFrame
+    swaps: pd.DataFrame
+
+
+def checkpoint_choices(
+    scores: pd.DataFrame, histories: Histories, results: GridResults, bootstrap: Bootstrap
+) -> CheckpointChoices:
+    """What each rule gains over the last checkpoint, and what it makes of the order of settings.
+
+    Args:
+        scores: as `Analysis` has them.
+        histories: every run's evaluations.
+        results, bootstrap: the grid, and how its runs are resampled.
+    """
+    columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
+    rows = scores.unstack("rule").reindex(columns=columns).dropna()
+    drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
+    for label in results.labels:
+        if label in rows.index.get_level_values("setting"):
+            own = rows.loc[label]
+            chosen = own.to_numpy().reshape(len(own), len(results.tasks), -1).swapaxes(0, 1)
+            curves = [[_trained(histories[label][task][seed]) for seed in own.index] for task in results.tasks]
+            drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
+            numbers = [len(run) for of_task in curves for run in of_task]
+            counts[label] = (min(numbers), max(numbers))
+    return CheckpointChoices(_gains(drawn, counts, bootstrap), *_rank_changes(drawn))
+
+
+def _trained(run: Run) -> Run:
+    return {step: score for step, score in run.items() if step > 0}
+
+
+def _resampled_means(chosen: Array, curves: Sequence[Sequence[Run]], weights: Array) -> Array:
+    """(1 + reps, CHOICES and then what is held out of COMMON): means over tasks and seeds; the first row is the sample.
+
+    The best common steps are chosen anew in every resample. The best of resampled means is higher on average than the
+    best of the means: the resamples are moved back by as much, since on fifty tasks no interval would hold otherwise.
+
+    Args:
+        chosen: (tasks, seeds, SELECTION_RULES).
+        curves: of every task and seed.
+        weights: (tasks, 1 + reps, seeds).
+    """
+    scores, shared = curve_matrix(curves)
+    own, held_out = ((weights @ each).mean(axis=0) for each in (chosen, held_out_scores(scores, shared)))
+    steps = np.where(shared[:, None], weights @ scores, -np.inf)
+    best = np.stack([steps.max(axis=-1).mean(axis=0), steps.mean(axis=0).max(axis=-1)], axis=-1)
+    gains = np.where(np.isfinite(best), best, np.nan) - own[:, :1]
+    if len(gains) > 1:
+        gains[1:] += gains[0] - gains[1:].mean(axis=0)
+    return np.concatenate([own, own[:, :1] + gains, held_out], axis=-1)
+
+
+def curve_matrix(curves: Sequence[Sequence[Run]]) -> tuple[Array, NDArray[np.bool_]]:
+    """Scores (tasks, seeds, steps), 0 where a seed of the task lacks the step, and where none does: (tasks, steps)."""
+    common = [set.intersection(*(set(run) for run in of_task)) for of_task in curves]
+    steps = sorted(set.union(*common)) or [0]
+    shared = np.array([[step in known for step in steps] for known in common])
+    scores = [
+        [[run[step] if here else 0.0 for step, here in zip(steps, known, strict=True)] for run in of_task]
+        for of_task, known in zip(curves, shared.tolist(), strict=True)
+    ]
+    return np.array(scores), shared
+
+
+def held_out_scores(scores: Array, shared: NDArray[np.bool_]) -> Array:
+    """(tasks, seeds, COMMON): each seed's score at the step that is best for the mean of the other seeds.
+
+    NaN with one seed, and where there is no step to choose.
+    """
+    others = np.where(shared[:, None], scores.sum(axis=1, keepdims=True) - scores, -np.inf)
+    everywhere = np.broadcast_to(others.mean(axis=0), others.shape)
+    steps = np.stack([others.argmax(axis=-1), everywhere.argmax(axis=-1)], axis=-1)
+    known = np.array([shared.any(axis=-1).all(), shared.all(axis=0).any()]) & (scores.shape[1] > 1)
+    return np.where(known, np.take_along_axis(scores, steps, axis=-1), np.nan)
+
+
+def _gains(drawn: Mapping[str, Array], counts: Mapping[str, tuple[int, int]], bootstrap: Bootstrap) -> pd.DataFrame:
+    found = []
+    for means in drawn.values():
+        own, last, none = means[:, : len(CHOICES)], means[:, :1], np.full((len(means), len(SELECTION_RULES)), np.nan)
+        held_out = np.concatenate([none, means[:, len(CHOICES) :]], axis=-1)
+        found.append(np.concatenate([bootstrap.bounds(each) for each in (own, own - last, held_out - last)]).T)
+    gains = pd.DataFrame(np.array(found).reshape(-1, len(FIGURES)), columns=FIGURES)
+    keys = [(label, rule, *counts[label]) for label in drawn for rule in CHOICES]
+    gains[["setting", "rule", "fewest", "most"]] = pd.DataFrame(keys, columns=["setting", "rule", "fewest", "most"])
+    gains["rank"] = gains.groupby("rule").point.rank(ascending=False, method="min")
+    return gains[["setting", "rule", *FIGURES, "rank", "fewest", "most"]]
+
+
+def _rank_changes(drawn: Mapping[str, Array]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The orders, and the swaps."""
+    reps = min(map(len, drawn.values()), default=1)
+    means = np.array([each[:reps, : len(CHOICES)] for each in drawn.values()]).reshape(len(drawn), reps, len(CHOICES))
+    orders: list[tuple[Any, ...]] = []
+    swaps: list[tuple[Any, ...]] = []
+    for rule, values in zip(CHOICES, np.moveaxis(means, -1, 0), strict=True):
+        known = np.flatnonzero(~np.isnan(values[:, 0]))
+        if len(known) > 1:
+            names = np.array(list(drawn), dtype=object)[known]
+            order, pairs = _rank_change(means[known, :, 0].T, values[known].T)
+            orders.append((rule, len(known), *order))
+            swaps += [(rule, names[higher], names[lower], *others) for higher, lower, *others in pairs]
+    return (
+        pd.DataFrame(orders, columns=["rule", "settings", "tau", "swaps", "pairs", "kept"]),
+        pd.DataFrame(swaps, columns=["rule", "higher", "lower", "by_rule", "by_last", "share"]),
+    )
+
+
+def _rank_change(last: Array, own: Array) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+    """Tau, swaps, pairs and kept; and the largest swaps.
+
+    Args:
+        last, own: means (1 + reps, settings) by `last` and by a rule.
+    """
+    one, other = np.triu_indices(last.shape[1], 1)
+    least = -(last[0, one] - last[0, other]) * np.sign(own[0, one] - own[0, other])
+    least = np.minimum(least, np.abs(own[0, one] - own[0, other]))  # the smaller of both differences
+    swapped = np.flatnonzero(least > ROUNDING)
+    largest = swapped[np.argsort(-least[swapped], kind="stable")][:MOST_SWAPS]
+    up = own[0, one[largest]] > own[0, other[largest]]
+    higher, lower = np.where(up, one[largest], other[largest]), np.where(up, other[largest], one[largest])
+    by_rule, by_last = own[:, higher] - own[:, lower], last[:, higher] - last[:, lower]
+    order = np.argsort(-own, axis=1, kind="stable")
+    some = len(own) > 1
+    kept = float((order[1:] == order[0]).all(axis=1).mean()) if some else np.nan
+    share = ((by_rule[1:] > 0) & (by_last[1:] < 0)).mean(axis=0) if some else np.full(len(largest), np.nan)
+    tau = float(kendalltau(last[0], own[0]).statistic)
+    found = zip(higher, lower, by_rule[0].tolist(), by_last[0].tolist(), share.tolist(), strict=True)
+    return (tau, len(swapped), len(one), kept), sorted(found, key=lambda swap: -swap[-1] if some else 0.0)
