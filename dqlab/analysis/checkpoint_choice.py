@@ -68,11 +68,12 @@ def checkpoint_choices(
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
     drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
+    values, seeds = rows.to_numpy().reshape(len(rows), len(results.tasks), -1), rows.index.get_level_values("seed")
+    places = rows.groupby(level="setting").indices
     for label in results.labels:
-        if label in rows.index.get_level_values("setting"):
-            own = rows.loc[label]
-            chosen = own.to_numpy().reshape(len(own), len(results.tasks), -1).swapaxes(0, 1)
-            curves = [[_trained(histories[label][task][seed]) for seed in own.index] for task in results.tasks]
+        if label in places:
+            own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
+            curves = [[_trained(histories[label][task][seed]) for seed in own] for task in results.tasks]
             drawn[label] = _resampled_means(chosen, curves, weights(len(own), len(results.tasks)))
             numbers = [len(run) for of_task in curves for run in of_task]
             counts[label] = (min(numbers), max(numbers))

@@ -330,8 +330,10 @@ def tuning_figure(analysis: Analysis) -> ReportFigure | None:
     caption = (
         "Tuning budget: mean over tasks of the best of so many policies, chosen on each task by itself, selection rule "
         f"{rule_name(rule)}. A policy is a setting with one seed. Seen: in the evaluation that it is chosen by, which "
-        f"is too high. Held out: with the other seeds of the chosen setting. Shaded: {_interval(analysis)}."
+        "is too high."
     )
+    caption += " Held out: with the other seeds of the chosen setting." if found.held_out.notna().any() else ""
+    caption += f" Shaded: {_interval(analysis)}." if found.seen_low.notna().any() else ""
     return ReportFigure("tuning", caption, figure)
 
 
