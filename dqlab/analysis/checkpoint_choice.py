@@ -68,8 +68,8 @@ def checkpoint_choices(
     columns = pd.MultiIndex.from_product([results.tasks, SELECTION_RULES])
     rows = scores.unstack("rule").reindex(columns=columns).dropna()
     drawn, counts, weights = {}, {}, cache(bootstrap.run_weights)
-    values, seeds = rows.to_numpy().reshape(len(rows), len(results.tasks), -1), rows.index.get_level_values("seed")
-    places = rows.groupby(level="setting").indices
+    values = rows.to_numpy().reshape(len(rows), len(results.tasks), len(SELECTION_RULES))
+    seeds, places = rows.index.get_level_values("seed"), rows.groupby(level="setting").indices
     for label in results.labels:
         if label in places:
             own, chosen = seeds[places[label]], values[places[label]].swapaxes(0, 1)
