@@ -95,7 +95,7 @@ def choice_sentences(analysis: Analysis) -> str:
         said[0] = f"{said[0][:-1]}; {row.swaps} of {counted(row.pairs, 'pair')} of settings change places."
     if common.gain.notna().any():
         said.append(f"One step for all seeds of a setting on a task adds {_from_to(common.gain)}")
-        held = f"; where the other seeds choose it, {_from_to(common.held_out)} of it are left"
+        held = f"; where the other seeds choose it, it adds {_from_to(common.held_out)}"
         said[-1] += f"{held if common.held_out.notna().any() else ''}."
     return " ".join(said)
 
