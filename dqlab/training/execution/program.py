@@ -93,6 +93,9 @@ _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_caches / "dqlab" / "inductor"))
 """Where compiled code is kept between runs: set here, before PyTorch chooses a folder that is emptied at boot."""
 
+OPTIONS_ON_CPU: dict[str, Any] = {"cpp_wrapper": True}
+"""Settings of Inductor for CPUs: what calls the kernels is C++, too, and all of it is one file. An update of Diffusion-QL
+compiles in 49 s of CPU time instead of 87, and takes 0.96 of the time (Zen 4, medians of nine rounds in turn)."""
 OPTIONS_ON_GPU: dict[str, Any] = {"deterministic": True}
 """Settings of Inductor for GPUs, those that this PyTorch has. It would choose kernels by how long they take just then,
 so that the same program, compiled twice, rounds differently; deterministic, it goes by shapes (2.10 and later)."""
@@ -139,7 +142,7 @@ def compile_program(program: Program) -> Callable[[TensorTree], Any]:
 
 def options_for(device: torch.device) -> dict[str, Any]:
     """Inductor's settings for programs of that device, as far as this PyTorch has them."""
-    return known_inductor_options({} if device.type == "cpu" else OPTIONS_ON_GPU)
+    return known_inductor_options(OPTIONS_ON_CPU if device.type == "cpu" else OPTIONS_ON_GPU)
 
 
 def trace_program(
