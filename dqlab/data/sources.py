@@ -261,10 +261,14 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
+    if task.minari and "minari" not in sources:
+        advice, source = "It is Minari's", "minari"
+    else:
+        copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
+        advice, source = copy, "file:PATH"
     raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
-        "--set \"load_dataset.sources=('file:PATH',)\"."
+        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {advice}: "
+        f"--set \"load_dataset.sources=('{source}',)\"."
     )
 
 
