@@ -41,6 +41,11 @@ def test_references_score_0_and_100() -> None:
         assert scored["scores"] == pytest.approx([0.0, 100.0], abs=1e-12)
 
 
+def test_a_task_without_references_has_no_scores() -> None:
+    with pytest.raises(ConfigError, match="mujoco-hopper-medium-v0 has no reference returns"):
+        score_returns("mujoco-hopper-medium-v0", ["1500"])
+
+
 TABLE = "episode,return\n" + "".join(f"{number},{value}\n" for number, value in enumerate(VALUES))
 LINES = "".join(f"{value}\n" for value in VALUES)
 TEXTS = {"a.txt": LINES, "a.json": json.dumps(VALUES), "a.csv": TABLE, "b.csv": LINES}
