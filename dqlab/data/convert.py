@@ -103,7 +103,7 @@ def fetch_datasets(
         ConfigError: there is no such task.
     """
     for task in [task_of(name) for name in names]:
-        wanted = sources or (("minari",) if task.minari else DOWNLOAD_SOURCES)
+        wanted = sources or ((task.source,) if task.source else DOWNLOAD_SOURCES)
         try:
             found = find_dataset(task, (*(() if force else CACHE_SOURCES), *wanted), progress)
         except DqlabError as error:

@@ -110,7 +110,7 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     known = task_of(task) if task else None
     if dataset in tasks:
         named = tasks.get(dataset)
-        form, path = format_of(f"minari:{named.minari}" if named.minari else str(cache_path(named)))
+        form, path = format_of(named.source or str(cache_path(named)))
         return Dataset(dataset, form, path, known or named)
     try:
         form, path = format_of(dataset)

@@ -100,6 +100,11 @@ class Task:
         }
 
     @property
+    def source(self) -> str:
+        """The data source that has its dataset, where that is not D4RL; empty elsewhere."""
+        return f"minari:{self.minari}" if self.minari else ""
+
+    @property
     def url(self) -> str:
         """Where D4RL publishes the dataset."""
         return str(D4RL["root"]) + self.file

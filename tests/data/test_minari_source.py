@@ -49,7 +49,9 @@ def hoppers(name: str) -> dict[str, np.ndarray]:
 def test_a_task_of_minaris_knows_its_dataset(store: Path) -> None:
     """`minari` alone; not the default sources, whose error says so; its name in other commands."""
     task = tasks.get("mujoco-hopper-medium-v0")
-    with pytest.raises(DataError, match=r"not a task of D4RL's.* It is Minari's: --set .*sources=\('minari',\)"):
+    with pytest.raises(
+        DataError, match=r"not a task of D4RL's.* It has one of its own: --set .*'minari:mujoco/hopper/m"
+    ):
         load_dataset(task)
     env = gymnasium.make("Hopper-v5", max_episode_steps=15)
     rows = rows_of(create(task.minari, [roll_out(env, seed) for seed in range(3)], env=env))
