@@ -14,7 +14,7 @@ from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.envs.tasks import Task
 
 State = dict[str, Any]
-"""`qpos`, `qvel`; where there are such: `desired_orien` (pen), `goal` (AntMaze), `remaining` (kitchen)."""
+"""`qpos`, `qvel`; where there are such: a hand's places, `goal` (mazes), `remaining` (kitchen)."""
 
 
 def state_of(env: Any) -> State:
@@ -36,9 +36,7 @@ def set_state(env: Any, state: State) -> NDArray[np.float64]:
 
 
 def _hidden(env: Any) -> State:
-    found: State = {}
-    if hasattr(env, "target_obj_body_id"):
-        found["desired_orien"] = env.target.tolist()
+    found: State = {name: place.tolist() for name, place in getattr(env, "kept", {}).items()}
     if hasattr(env, "maze"):
         found["goal"] = env.goal.tolist()
     if hasattr(env, "open_goals"):
@@ -47,9 +45,9 @@ def _hidden(env: Any) -> State:
 
 
 def _set_hidden(env: Any, state: State) -> None:
-    if "desired_orien" in state:
-        env.target = np.array(state["desired_orien"])
-        env.model.body_quat[env.target_obj_body_id] = env.target
+    if hasattr(env, "kept"):
+        env.kept = {name: np.array(state[name]) for name in env.kept}
+        env.put_places()
     if "goal" in state:
         env.goal = np.array(state["goal"])
     if "remaining" in state:
@@ -158,11 +156,11 @@ def physical(states: Sequence[State]) -> Array:
 
 
 NEAR = 0.75
-"""m from the ant to its goal, which is reached at 0.5."""
+"""m from ant or ball to its goal, which is reached at 0.5."""
 
 
 def states_near_goals(states: Sequence[State], observations: Array, seed: int = 0) -> list[State]:
-    """The same states with AntMaze's goal 0.75 m from the ant, and the kitchen's objects on their way.
+    """The same states with a maze's goal 0.75 m from ant or ball, and the kitchen's objects on their way.
 
     An object is put 50 to 100% of the way from where it is to where it should be, so that some goals are reached at
     once, others only by what noise and motion add.

@@ -87,7 +87,7 @@ class FetchResult:
 
 def fetch_datasets(
     names: Sequence[str],
-    sources: Sequence[str] = DOWNLOAD_SOURCES,
+    sources: Sequence[str] = (),
     force: bool = False,
     progress: Progress = no_progress,
 ) -> Iterator[FetchResult]:
@@ -95,7 +95,7 @@ def fetch_datasets(
 
     Args:
         names: of tasks; all are looked up before the first is fetched.
-        sources: as in load_dataset.sources.
+        sources: as in load_dataset.sources; by default D4RL's server, or Minari's for its tasks.
         force: fetch it though it is there.
         progress: called with bytes done and in all.
 
@@ -103,8 +103,9 @@ def fetch_datasets(
         ConfigError: there is no such task.
     """
     for task in [task_of(name) for name in names]:
+        wanted = sources or ((task.source,) if task.source else DOWNLOAD_SOURCES)
         try:
-            found = find_dataset(task, (*(() if force else CACHE_SOURCES), *sources), progress)
+            found = find_dataset(task, (*(() if force else CACHE_SOURCES), *wanted), progress)
         except DqlabError as error:
             yield FetchResult(task.name, message_of(error), failed=True)
         else:

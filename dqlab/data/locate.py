@@ -24,6 +24,9 @@ from dqlab.files import expanded, size_of
 from dqlab.machine import in_words
 from dqlab.printing import Console
 
+MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"
+"""Where Minari has its tasks' datasets."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -58,8 +61,13 @@ class Dataset:
 
 
 def tasks_with_data() -> list[Task]:
-    """The tasks that have a dataset file."""
+    """The tasks that have a dataset file of D4RL's."""
     return [entry.item for entry in tasks if entry.item.file]
+
+
+def minari_tasks() -> list[Task]:
+    """The tasks that have a dataset of Minari's."""
+    return [entry.item for entry in tasks if entry.item.minari]
 
 
 def task_of(name: str) -> Task:
@@ -101,9 +109,9 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     """
     known = task_of(task) if task else None
     if dataset in tasks:
-        known = known or tasks.get(dataset)
-        path = cache_path(tasks.get(dataset))
-        return Dataset(dataset, format_of(str(path))[0], path, known)
+        named = tasks.get(dataset)
+        form, path = format_of(named.source or str(cache_path(named)))
+        return Dataset(dataset, form, path, known or named)
     try:
         form, path = format_of(dataset)
     except ConfigError as error:
@@ -136,7 +144,7 @@ def reading_status(name: str) -> AbstractContextManager[object]:
 
 
 def list_datasets() -> dict[str, list[dict[str, Any]]]:
-    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's local ones; for JSON, too.
+    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's.
 
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
@@ -181,11 +189,15 @@ def _embedded() -> list[dict[str, Any]]:
 
 
 def _minari() -> list[dict[str, Any]]:
+    named, stored = {task.minari: task.name for task in minari_tasks()}, stored_datasets()
     return [
         _listing(
-            f"minari:{name}",
+            named.get(name, f"minari:{name}"),
             local_store() / name,
-            f"{known.get('total_steps', '?')} steps, {known.get('total_episodes', '?')} episodes",
+            f"{stored[name].get('total_steps', '?')} steps, {stored[name].get('total_episodes', '?')} episodes"
+            if name in stored
+            else "not here",
+            (MINARI_SERVER,) if name in named else (),
         )
-        for name, known in stored_datasets().items()
+        for name in {**named, **stored}
     ]

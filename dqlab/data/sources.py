@@ -261,10 +261,15 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
             return replace(found, source=source, skipped=tuple(reasons))
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
-    copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
+    asked = {source.partition(":")[0] for source in sources}
+    if task.source and task.source.partition(":")[0] not in asked:
+        advice, source = "It has one of its own", task.source
+    else:
+        copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"
+        advice, source = copy, "file:PATH"
     raise DataError(
-        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {copy}: "
-        "--set \"load_dataset.sources=('file:PATH',)\"."
+        f"No dataset for {task.name}. " + "; ".join(reasons) + f". {advice}: "
+        f"--set \"load_dataset.sources=('{source}',)\"."
     )
 
 

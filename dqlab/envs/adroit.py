@@ -1,83 +1,201 @@
-"""D4RL's Adroit pen on gymnasium-robotics' environment; importing this module registers `dqlab/AdroitPen-v1`."""
+"""D4RL's Adroit hands on gymnasium-robotics' environments; importing this module registers `dqlab/Adroit*-v1`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from abc import abstractmethod
 from functools import lru_cache
 from typing import Any
 
 import gymnasium
 import mujoco
 import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-from dqlab.envs.physics import CompiledModelEnv
+from dqlab.envs.deep_contacts import Stepper
+from dqlab.envs.physics import CompiledModelEnv, round_radii
 
 with contextlib.redirect_stderr(io.StringIO()):  # it prints notices of other environments
+    from gymnasium_robotics.envs.adroit_hand.adroit_door import AdroitHandDoorEnv
+    from gymnasium_robotics.envs.adroit_hand.adroit_hammer import AdroitHandHammerEnv
     from gymnasium_robotics.envs.adroit_hand.adroit_pen import AdroitHandPenEnv
+    from gymnasium_robotics.envs.adroit_hand.adroit_relocate import AdroitHandRelocateEnv
 
 Array = NDArray[np.float64]
 DROPPED = 0.075
 """m; a pen whose centre is lower has fallen off the hand."""
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _compiled(file: str) -> Any:
     return mujoco.MjModel.from_xml_path(file)
 
 
-class AdroitPen(CompiledModelEnv, AdroitHandPenEnv):  # type: ignore[misc]
-    """A hand (24 actions in [-1, 1]: angles of its joints) turns a pen to the orientation of a target.
+def distance(one: Array, other: Array) -> float:
+    """Metres between two points (3,)."""
+    return float(np.linalg.norm(one - other))
 
-    Observation (45,): 24 joint angles; position, velocity and axis of the pen; axis of the target; what position and
-    axis lack. The reward is the cosine between the axes, minus the distance from the target's place, plus 10 (60) when
-    that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped, which ends the episode.
+
+class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
+    """What the four have in common: it comes before gymnasium-robotics' environment among an environment's bases.
+
+    Environments of a kind share a compiled model. What is drawn at a reset are places in the model: each environment
+    keeps its own, and puts them there before it steps.
 
     Args:
         arguments: of `MujocoEnv`, such as `render_mode`.
 
     Attributes:
-        target: quaternion (4,) of the target's orientation.
+        kept: this environment's places, by name.
     """
 
     def __init__(self, **arguments: Any) -> None:
+        self.kept: dict[str, Array] = {}
         super().__init__(reward_type="dense", **arguments)
+
+    @abstractmethod
+    def places(self) -> dict[str, Array]:
+        """Views of what of the model is drawn at a reset, by D4RL's names."""
+
+    @abstractmethod
+    def reward(self, theirs: float) -> float:
+        """D4RL's reward of the state; `theirs` is gymnasium-robotics', which rewards distances that D4RL punishes."""
 
     def compile_model(self) -> Any:
         return _compiled(self.fullpath)
 
     def reset_model(self) -> Array:
-        """Draw a target; the observation (45,)."""
+        """Draw the places; the observation."""
         observation = super().reset_model()
-        self.target = self.model.body_quat[self.target_obj_body_id].copy()
+        self.kept = {name: place.copy() for name, place in self.places().items()}
         return np.asarray(observation)
 
     def get_env_state(self) -> dict[str, Any]:
-        """`qpos`, `qvel` and `desired_orien`, the target."""
-        self._aim()
-        return dict(super().get_env_state())
+        """`qpos`, `qvel` and the places."""
+        return {"qpos": self.data.qpos.copy(), "qvel": self.data.qvel.copy(), **self.kept}
 
     def set_env_state(self, state_dict: dict[str, Any]) -> None:
         """Stand in a state that `get_env_state` gave."""
-        self.target = np.array(state_dict["desired_orien"])
-        super().set_env_state(state_dict)
+        self.kept = {name: np.array(state_dict[name], dtype=np.float64) for name in self.places()}
+        self.put_places()
+        self.set_state(np.asarray(state_dict["qpos"]), np.asarray(state_dict["qvel"]))
 
-    def _aim(self) -> None:
-        """Put this environment's target into the model, which all of a process share."""
-        self.model.body_quat[self.target_obj_body_id] = self.target
+    def put_places(self) -> None:
+        """Put this environment's places into the model, which all of a kind in a process share."""
+        for name, place in self.places().items():
+            place[:] = self.kept[name]
 
     def render(self) -> Any:
-        self._aim()
+        self.put_places()
         mujoco.mj_kinematics(self.model, self.data)
         return super().render()
 
+    def over(self) -> bool:
+        """Whether the state ends the episode."""
+        return False
+
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """50 ms under an action (24,); `info["goal_achieved"]` as in D4RL."""
-        self._aim()
+        """50 ms under an action; `info["goal_achieved"]` as in D4RL."""
+        self.put_places()
         observation, reward, _, _, info = super().step(action)
-        dropped = bool(self.data.xpos[self.obj_body_id][2] < DROPPED)
-        return observation, float(reward), dropped, False, {"goal_achieved": bool(info["success"])}
+        return observation, self.reward(float(reward)), self.over(), False, {"goal_achieved": bool(info["success"])}
+
+
+class AdroitPen(AdroitHand, AdroitHandPenEnv):  # type: ignore[misc]
+    """A hand (24 actions in [-1, 1]: angles of its joints) turns a pen to the orientation of a target.
+
+    Observation (45,): 24 joint angles; position, velocity and axis of the pen; axis of the target; what position and
+    axis lack. The reward is the cosine between the axes, minus the distance from the target's place, plus 10 (60) when
+    that is below 0.075 and the cosine above 0.9 (0.95), minus 5 for a pen that was dropped, which ends the episode.
+    """
+
+    def places(self) -> dict[str, Array]:
+        return {"desired_orien": self.model.body_quat[self.target_obj_body_id]}
+
+    def reward(self, theirs: float) -> float:
+        return theirs
+
+    def over(self) -> bool:
+        return bool(self.data.xpos[self.obj_body_id][2] < DROPPED)
+
+
+class AdroitArm(AdroitHand):
+    """A hand on an arm, which reaches tables: contacts deep in their boxes are MuJoCo 2.1.0's."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._stepper = Stepper(self.model, self.data, round_radii(self.model))
+
+    def do_simulation(self, ctrl: Array, n_frames: int) -> None:
+        self.data.ctrl[:] = ctrl
+        self._stepper.step(n_frames)
+
+
+class AdroitDoor(AdroitArm, AdroitHandDoorEnv):  # type: ignore[misc]
+    """A hand on an arm (28 actions in [-1, 1]: angles of its joints) undoes a latch and opens a door.
+
+    Observation (39,): 27 joint angles; the latch; the door's angle; places of palm and handle, and their difference;
+    whether the door is open. The reward is -0.1 times the palm's distance from the handle, -0.1 times the squared angle
+    that lacks to 1.57, -1e-5 times the squared velocity, plus 2, 8 and 10 beyond 0.2, 1 and 1.35 rad.
+    """
+
+    def places(self) -> dict[str, Array]:
+        return {"door_body_pos": self.model.body_pos[self.door_body_id]}
+
+    def reward(self, theirs: float) -> float:
+        places, angle = self.data.site_xpos, float(self.data.qpos[self.door_hinge_addrs])
+        reward = -0.1 * distance(places[self.grasp_site_id], places[self.handle_site_id])
+        reward += -0.1 * (angle - 1.57) ** 2 - 1e-5 * float(np.sum(self.data.qvel**2))
+        return reward + 2.0 * (angle > 0.2) + 8.0 * (angle > 1.0) + 10.0 * (angle > 1.35)
+
+
+class AdroitHammer(AdroitArm, AdroitHandHammerEnv):  # type: ignore[misc]
+    """A hand on an arm (26 actions in [-1, 1]: angles of its joints) drives a nail into a board with a hammer.
+
+    Observation (46,): 27 positions, 6 velocities of the hammer; places of palm and hammer, its angles; the nail's place
+    and the force on it. The reward is -0.1 times the palm's distance from the hammer, minus the hammer's from the nail,
+    -10 times the nail's from its goal, -0.01 times the velocity's norm, plus 2 for a lifted hammer and 25 (75 more) for
+    a nail within 20 (10) mm.
+    """
+
+    def places(self) -> dict[str, Array]:
+        return {"board_pos": self.model.body_pos[self.target_body_id]}
+
+    def reward(self, theirs: float) -> float:
+        places, hammer = self.data.site_xpos, self.data.xpos[self.obj_body_id]
+        head, nail = places[self.tool_site_id], places[self.target_obj_site_id]
+        lacking = distance(nail, places[self.goal_site_id])
+        reward = -0.1 * distance(places[self.S_grasp_site_id], hammer) - distance(head, nail) - 10.0 * lacking
+        reward -= 1e-2 * float(np.linalg.norm(self.data.qvel))
+        lifted = bool(hammer[2] > 0.04 and head[2] > 0.04)
+        return reward + 2.0 * lifted + 25.0 * (lacking < 0.02) + 75.0 * (lacking < 0.01)
+
+
+class AdroitRelocate(AdroitArm, AdroitHandRelocateEnv):  # type: ignore[misc]
+    """A hand on an arm (30 actions in [-1, 1]: angles of its joints) carries a ball to a target.
+
+    Observation (39,): 30 joint angles; differences of palm, ball and target. The reward is -0.1 times the palm's
+    distance from the ball; for a lifted ball plus 1, minus half the distances of palm and ball from the target; plus 10
+    (20 more) for a ball within 0.1 (0.05) m of it.
+    """
+
+    def places(self) -> dict[str, Array]:
+        return {
+            "obj_pos": self.model.body_pos[self.obj_body_id],
+            "target_pos": self.model.site_pos[self.target_obj_site_id],
+        }
+
+    def reward(self, theirs: float) -> float:
+        palm, ball = self.data.site_xpos[self.S_grasp_site_id], self.data.xpos[self.obj_body_id]
+        target = self.data.site_xpos[self.target_obj_site_id]
+        reward, lacking = -0.1 * distance(palm, ball), distance(ball, target)
+        if ball[2] > 0.04:
+            reward += 1.0 - 0.5 * distance(palm, target) - 0.5 * lacking
+        return reward + 10.0 * (lacking < 0.1) + 20.0 * (lacking < 0.05)
 
 
 gymnasium.register("dqlab/AdroitPen-v1", entry_point=AdroitPen, max_episode_steps=100)
+for _name, _made in (("Door", AdroitDoor), ("Hammer", AdroitHammer), ("Relocate", AdroitRelocate)):
+    gymnasium.register(f"dqlab/Adroit{_name}-v1", entry_point=_made, max_episode_steps=200)

@@ -11,10 +11,9 @@ from typing import Any
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import configurable
 from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import BOXED, Task, tasks
 from dqlab.errors import ConfigError
 
-BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
 SOURCE = "gymnasium_task"
 
 

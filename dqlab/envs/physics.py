@@ -106,14 +106,18 @@ def _principal(tensor: Array) -> tuple[Array, Array]:
     return values, quat
 
 
+def round_radii(model: Any) -> Array:
+    """Radius (ngeom,), m, of each sphere and capsule; 0 for other geoms."""
+    return np.where(np.isin(_type_names(model), list(SOLIDS)), model.geom_size[:, 0], 0.0)
+
+
 def _note_depths(model: Any) -> None:
     """Where a model has room for it, note how deep MuJoCo 2.1.0 lets a round geom's contact with a box be: its radius.
 
-    Who steps such a model corrects contacts by that (`antmaze/env.py`).
+    Who steps such a model corrects contacts by that (`deep_contacts.py`).
     """
     if model.nuser_geom:
-        round_geoms = np.isin(_type_names(model), list(SOLIDS))
-        model.geom_user[:, 0] = np.where(round_geoms, model.geom_size[:, 0], 0.0)
+        model.geom_user[:, 0] = round_radii(model)
 
 
 @physics_laws.register(

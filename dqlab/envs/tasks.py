@@ -1,4 +1,5 @@
-"""The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json).
+"""The tasks: D4RL's names, files, episode limits and reference scores, and which environment has them (d4rl.json);
+and those of Minari's datasets (minari.json).
 
 Actions lie in [-1, 1]: what they stand for between the bounds of an environment is said here, too.
 """
@@ -25,7 +26,7 @@ class Task:
     """What D4RL (or whoever defines it) says of one task.
 
     Attributes:
-        name: D4RL's name, such as `walker2d-medium-expert-v2`.
+        name: D4RL's name, such as `walker2d-medium-expert-v2`; Minari's with hyphens.
         robot: the environment among D4RL's, such as `walker2d` or `antmaze-large`; tasks with the same one share it.
         env_id: the Gymnasium environment with the same observation, reward and termination as D4RL's, as `NAME`, or
             `MODULE:NAME` where importing a module registers it.
@@ -37,7 +38,9 @@ class Task:
         env_kwargs: arguments of the environment.
         settings: a configurable dataclass whose fields are more of them: what gin may choose; None for none.
         extra: the extra of dqlab's that installs what the environment needs; empty for none.
-        rows: of D4RL's file, approximately; 0 where it has none.
+        rows: of D4RL's file; 0 where it has none.
+        counted: whether `rows` is exact; approximate otherwise.
+        minari: the id of the dataset in Minari; empty where it has none.
         parallel: whether several threads may each step a copy of the environment at the same time: copies that share
             nothing, and compute outside of Python.
         scored: whether there are reference scores; where there are none, 0 and 100, a score is the return.
@@ -57,6 +60,8 @@ class Task:
     settings: Callable[[], Any] | None = None
     extra: str = ""
     rows: int = 0
+    counted: bool = False
+    minari: str = ""
     parallel: bool = False
     scored: bool = True
 
@@ -95,6 +100,11 @@ class Task:
         }
 
     @property
+    def source(self) -> str:
+        """The data source that has its dataset, where that is not D4RL; empty elsewhere."""
+        return f"minari:{self.minari}" if self.minari else ""
+
+    @property
     def url(self) -> str:
         """Where D4RL publishes the dataset."""
         return str(D4RL["root"]) + self.file
@@ -103,43 +113,85 @@ class Task:
 tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
-D4RL: dict[str, Any] = json.loads((files("dqlab.envs") / "d4rl.json").read_text())
+D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
+BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
+"""Any Gymnasium environment, its actions stretched to [-1, 1]."""
 
 
 def _kitchen(*goals: str) -> dict[str, Any]:
     return {"env_id": "dqlab.envs.kitchen:dqlab/Kitchen-v0", "env_kwargs": {"goals": goals}, "extra": "robotics"}
 
 
-def _antmaze(maze: str) -> dict[str, Any]:
-    env_id = "dqlab.envs.antmaze.env:dqlab/AntMaze-v0"
-    return {"env_id": env_id, "env_kwargs": {"maze": maze}, "settings": AntMaze, "body": Body(density=5.0)}
+def _antmaze(maze: str, **more: Any) -> dict[str, Any]:
+    """AntMaze: in gin one chooses when -v0 draws its goals; -v2 says it itself."""
+    made = {"env_id": "dqlab.envs.antmaze.env:dqlab/AntMaze-v0", "env_kwargs": {"maze": maze, **more}}
+    return {**made, "settings": None if more else AntMaze, "body": Body(density=5.0)}
+
+
+def _adroit(what: str) -> dict[str, Any]:
+    return {"env_id": f"dqlab.envs.adroit:dqlab/Adroit{what}-v1", "extra": "robotics"}
+
+
+def _maze2d(maze: str, dense: bool = False) -> dict[str, Any]:
+    return {"env_id": "dqlab.envs.maze2d:dqlab/Maze2D-v1", "env_kwargs": {"maze": maze, "dense": dense}}
 
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "walker2d": {"env_id": "Walker2d-v4", "body": Body(), "parallel": True},
     "hopper": {"env_id": "Hopper-v4", "body": Body(), "parallel": True},
     "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0), "parallel": True},
-    "pen": {"env_id": "dqlab.envs.adroit:dqlab/AdroitPen-v1", "extra": "robotics"},
+    "ant": {"env_id": "dqlab.envs.ant:dqlab/Ant-v2", "body": Body(density=5.0), "parallel": True},
+    "pen": _adroit("Pen"),
+    "door": _adroit("Door"),
+    "hammer": _adroit("Hammer"),
+    "relocate": _adroit("Relocate"),
     "kitchen-slider": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
     "kitchen-burner": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
     "antmaze-umaze": _antmaze("umaze"),
     "antmaze-medium": _antmaze("medium"),
     "antmaze-large": _antmaze("large"),
+    **{f"antmaze-{maze}-v2": _antmaze(maze, goal_law="per_episode") for maze in ("umaze", "medium", "large")},
+    **{f"maze2d-{maze}": _maze2d(maze) for maze in ("open", "umaze", "medium", "large")},
+    **{f"maze2d-{maze}-dense": _maze2d(maze, dense=True) for maze in ("open", "umaze", "medium", "large")},
 }
-"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies. Pens share a model, and
-AntMaze sets a callback of the process now and then: neither is for several threads."""
+"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies. Hands share
+a model, and AntMaze sets a callback of the process now and then: neither is for several threads."""
 
 
-def _task(name: str, robot: str, file: str, rows: int) -> Task:
-    facts = D4RL["environments"][robot]
-    return Task(name=name, robot=robot, file=file, rows=rows, **facts, **ENVIRONMENTS[robot])
+def _d4rl(name: str, robot: str, file: str, rows: int, counted: bool = False) -> Task:
+    facts = {**D4RL["environments"][robot], **ENVIRONMENTS[robot]}
+    return Task(name=name, robot=robot, file=file, rows=rows, counted=counted, **facts)
 
 
-for _name, (_robot, _file, _rows) in D4RL["tasks"].items():
-    if _robot in ENVIRONMENTS:
-        _made = _task(_name, _robot, _file, _rows)
+def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
+    return Task(
+        name=dataset.replace("/", "-"),
+        robot=facts["env_id"],
+        env_id=BOXED,
+        min_score=0.0,
+        max_score=100.0,
+        file="",
+        env_kwargs={"env_id": facts["env_id"], "env_kwargs": {}},
+        minari=dataset,
+        scored=False,
+        **{name: facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
+    )
+
+
+for _name, _facts in D4RL["tasks"].items():
+    _made = _d4rl(_name, *_facts)
+    tasks.add(
+        _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_made.robot}; {_made.env_id}"
+    )
+for _name, _facts in MINARI["environments"].items():
+    for _quality in _facts["qualities"]:
+        _made = _minari(f"mujoco/{_name}/{_quality}-v0", _facts)
         tasks.add(
-            _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_robot}; {_made.env_id}"
+            _made.name,
+            _made,
+            source=MINARI["source"],
+            cites=("younis2024minari",),
+            summary=f"{_made.robot}; minari:{_made.minari}; returns, no scores",
         )
 
 

@@ -153,6 +153,8 @@ def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str
         What `--json` prints; the deviation is that of the n episodes (ddof 0), as in evaluations.
     """
     shown, task = reference_of(name)
+    if not task.scored:
+        raise ConfigError(f"{task.name} has no reference returns: nobody has published any. Compare returns.")
     returns = read_returns(given, column)
     scores = task.score(returns)
     return {

@@ -18,8 +18,10 @@ minari = pytest.importorskip("minari")
 from made_minari import create, roll_out, rows_of  # noqa: E402
 
 from dqlab.data import load_dataset  # noqa: E402
+from dqlab.data.convert import fetch_datasets  # noqa: E402
 from dqlab.data.download import no_downloads  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
+from dqlab.data.locate import list_datasets, resolve_dataset  # noqa: E402
 from dqlab.data.sources import find_dataset  # noqa: E402
 from dqlab.envs import tasks  # noqa: E402
 from dqlab.errors import ConfigError, DataError  # noqa: E402
@@ -42,6 +44,26 @@ def hoppers(name: str) -> dict[str, np.ndarray]:
     assert rows["timeouts"].any()
     assert rows["terminals"].any()
     return rows
+
+
+def test_a_task_of_minaris_knows_its_dataset(store: Path) -> None:
+    """`minari` alone; not the default sources, whose error says so; its name in other commands."""
+    task = tasks.get("mujoco-hopper-medium-v0")
+    with pytest.raises(
+        DataError, match=r"not a task of D4RL's.* It has one of its own: --set .*'minari:mujoco/hopper/m"
+    ):
+        load_dataset(task)
+    env = gymnasium.make("Hopper-v5", max_episode_steps=15)
+    rows = rows_of(create(task.minari, [roll_out(env, seed) for seed in range(3)], env=env))
+    data = load_dataset(task, "minari")
+    np.testing.assert_array_equal(data.reward, rows["rewards"].astype(np.float32))
+    assert (data.provenance.source, data.provenance.path) == ("minari", task.minari)
+    assert resolve_dataset(task.name).place == store / task.minari
+    listed = {item["name"]: item for item in list_datasets()["minari"]}
+    assert listed[task.name]["note"] == f"{len(data)} steps, 3 episodes"
+    assert listed["mujoco-hopper-expert-v0"]["note"] == "not here"
+    assert f"minari:{task.minari}" not in listed
+    assert [found.failed for found in fetch_datasets([task.name])] == [False]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

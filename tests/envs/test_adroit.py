@@ -1,7 +1,8 @@
-"""The pen against genuine MuJoCo 2.1.0 (D4RL's own code ran there), and against real D4RL rows.
+"""Adroit's hands against genuine MuJoCo 2.1.0 (D4RL's own code ran there), the pen against real D4RL rows, too.
 
 `golden/pen.npz`: the first ten of the hundred steps of ../shared/data/mujoco210/pen_0.npz, and `seeded_observation`,
-what D4RL's environment gives after `env.seed(5); env.reset()` with gym 0.23.1.
+what D4RL's environment gives after `env.seed(5); env.reset()` with gym 0.23.1. `golden/{door,hammer,relocate}.npz`:
+twelve steps of a roll-out, of door and relocate with fingers deep in the table.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import mujoco
 import numpy as np
 import pytest
 
@@ -101,6 +103,75 @@ def test_a_dropped_pen_ends_the_episode_and_costs_five(env: Any) -> None:
         ended.append((terminated, truncated, info["goal_achieved"]))
     assert ended == [(False, False, False), (True, False, False)]
     assert -5.5 < rewards[1] - rewards[0] < -4.5
+
+
+ARMS = {"door": ("door_body_pos",), "hammer": ("board_pos",), "relocate": ("obj_pos", "target_pos")}
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_as_in_mujoco_210(name: str) -> None:
+    """From the same seed the same start; then states, observations and rewards of every step."""
+    golden = np.load(GOLDEN.with_name(f"{name}.npz"))
+    arm = make_env(tasks.get(f"{name}-human-v1"))
+    assert np.abs(arm.reset(seed=5)[0] - golden["seeded_observation"]).max() < 1e-12
+    base = arm.unwrapped
+    for place in ARMS[name]:
+        assert np.abs(base.get_env_state()[place] - golden[f"seeded_{place}"]).max() < 1e-12
+    mujoco.mj_resetData(base.model, base.data)
+    start = {"qpos": golden["qpos0"], "qvel": golden["qvel0"]}
+    base.set_env_state({**start, **{place: golden[place] for place in ARMS[name]}})
+    for i, action in enumerate(golden["actions"]):
+        observation, reward, terminated, _, _ = base.step(action)
+        state = np.concatenate([base.data.qpos, base.data.qvel])
+        assert np.abs(state - np.concatenate([golden["qpos"][i], golden["qvel"][i]])).max() < 1e-7
+        assert np.abs(observation - golden["observations"][i]).max() < 1e-7
+        assert abs(reward - golden["rewards"][i]) < 1e-7
+        assert not terminated
+
+
+@pytest.mark.parametrize("name", ["door", "relocate"])
+def test_fingers_in_a_table_need_the_correction(name: str) -> None:
+    """The test above can fail: with the installed MuJoCo's own contacts the same steps differ."""
+    golden, base = np.load(GOLDEN.with_name(f"{name}.npz")), make_env(tasks.get(f"{name}-human-v1")).unwrapped
+    base._stepper.cap(np.zeros(base.model.ngeom))
+    base.reset(seed=0)
+    start = {"qpos": golden["qpos0"], "qvel": golden["qvel0"]}
+    base.set_env_state({**start, **{place: golden[place] for place in ARMS[name]}})
+    for action in golden["actions"]:
+        base.step(action)
+    assert np.abs(base.data.qpos - golden["qpos"][-1]).max() > 1e-5
+
+
+def test_rewards_by_hand() -> None:
+    """At rest at the start, beside gymnasium-robotics' own, which pays for the distances that D4RL punishes."""
+    door, hammer, relocate = (make_env(tasks.get(f"{name}-human-v1")) for name in ARMS)
+    for each in (door, hammer, relocate):
+        each.reset(seed=1)
+    observation, reward, *_ = door.step(np.zeros(28))
+    angle, speed = observation[28], door.unwrapped.data.qvel
+    assert reward == pytest.approx(
+        -0.1 * np.linalg.norm(observation[35:38]) - 0.1 * (angle - 1.57) ** 2 - 1e-5 * (speed @ speed), abs=1e-12
+    )
+    observation, reward, *_ = relocate.step(np.zeros(30))
+    assert reward == pytest.approx(-0.1 * np.linalg.norm(observation[30:33]), abs=1e-12)
+    base = hammer.unwrapped
+    observation, reward, *_ = hammer.step(np.zeros(26))
+    palm, tool, nail = observation[33:36], observation[36:39], observation[42:45]
+    head, goal = (base.data.site(name).xpos for name in ("tool", "nail_goal"))
+    expected = -0.1 * np.linalg.norm(palm - tool) - np.linalg.norm(head - nail) - 10 * np.linalg.norm(nail - goal)
+    lifted = 2.0 * (tool[2] > 0.04 and head[2] > 0.04)
+    assert reward == pytest.approx(expected - 0.01 * np.linalg.norm(base.data.qvel) + lifted, abs=1e-12)
+
+
+@pytest.mark.parametrize(("angle", "bonus"), [(0.1, 0.0), (0.5, 2.0), (1.1, 10.0), (1.5, 20.0)])
+def test_an_open_door_pays(angle: float, bonus: float) -> None:
+    base = make_env(tasks.get("door-human-v1")).unwrapped
+    base.reset(seed=0)
+    state = base.get_env_state()
+    base.set_env_state({**state, "qpos": np.where(np.arange(30) == 28, angle, state["qpos"])})
+    _, reward, _, _, info = base.step(np.zeros(28))
+    assert bonus - 1.0 < reward < bonus
+    assert info["goal_achieved"] == (angle > 1.35)
 
 
 def test_actions_are_clipped(env: Any) -> None:

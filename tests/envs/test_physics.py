@@ -14,7 +14,8 @@ import pytest
 from dqlab.envs import make_env, tasks
 from dqlab.envs.physics import Body, CompiledModelEnv, capsule_as_cylinder, legacy_inertia, sphere
 
-ROBOTS = ("walker2d", "hopper", "halfcheetah")
+PLANAR = ("walker2d", "hopper", "halfcheetah")
+ROBOTS = (*PLANAR, "ant")
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -67,7 +68,7 @@ def test_modern_physics_is_something_else(robot: str) -> None:
     assert replay(base_env(robot, "modern"), np.load(GOLDEN / f"{robot}.npz"), 10) > 1e-3
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", PLANAR)
 @pytest.mark.parametrize("run", ["1.0_0", "0.1_1"])
 def test_mujoco_210_runs(shared: Path, robot: str, run: str) -> None:
     golden = np.load(shared / "mujoco210" / f"{robot}_{run}.npz")
@@ -83,7 +84,7 @@ def replayable(robot: str, qvel: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.flatnonzero(inside[:-1] & inside[1:] & ~ends[:-1])
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", PLANAR)
 def test_every_replayable_row_of_real_d4rl(shared: Path, robot: str) -> None:
     with h5py.File(shared / "d4rl-excerpts" / f"{robot}_medium-v2.hdf5") as file:
         qpos, qvel = file["infos/qpos"][()].astype(float), file["infos/qvel"][()].astype(float)
@@ -99,6 +100,20 @@ def test_every_replayable_row_of_real_d4rl(shared: Path, robot: str) -> None:
         worst, worst_reward = max(worst, error), max(worst_reward, abs(reward - rewards[i]))
     assert worst < 1e-4
     assert worst_reward < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
+def test_the_ant_has_no_contact_forces() -> None:
+    """111 numbers, the last 84 of them 0, lying on the ground too; Ant-v4 has 27, or forces that are not 0."""
+    env, theirs = base_env("ant"), gymnasium.make("Ant-v4", use_contact_forces=True).unwrapped
+    theirs.reset(seed=0)
+    for _ in range(30):
+        observation, reward, _, _, info = env.step(np.zeros(8))
+        assert observation.shape == (111,)
+        assert (observation[27:] == 0).all()
+        assert reward == pytest.approx(1.0 + info["reward_forward"])
+        forces = theirs.step(np.zeros(8))[0][27:]
+    assert np.abs(forces).max() > 0.1
 
 
 def compiled(world: str) -> Any:
@@ -126,7 +141,7 @@ def test_walls_and_frames_have_no_mass() -> None:
     assert model.body_mass == pytest.approx([0.0, 0.0, 5.0 * 4 / 3 * np.pi * 0.1**3])
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("robot", PLANAR)
 def test_corrected_bodies_keep_their_contacts(robot: str) -> None:
     """Where a body touches the ground does not depend on its mass: the same contacts in any pose, on its back too."""
     corrected, plain, draw = base_env(robot), base_env(robot, "modern"), np.random.default_rng(0)

@@ -18,11 +18,14 @@ pytestmark = pytest.mark.legacy
 
 ENVIRONMENTS = shared_environments()
 EXACT = 1e-9
-FREE = {"pen": 1e-6}
-"""The pen, thrown about in a hand, remembers a nudge of 1e-13 as 1e-8 to 1e-7 after 100 steps."""
+STEP = {"door": 1e-5, "hammer": 1e-8}
+"""After one step: a finger that digs into the latch (docs/fidelity.md); sizes of geoms that are fitted to meshes."""
+FREE = {"pen": 1e-6, "ant": 1e-3, "door": 1e-5, "hammer": 1e-6}
+"""The pen, thrown about in a hand, remembers a nudge of 1e-13 as 1e-8 to 1e-7 after 100 steps, an ant as up to 0.2."""
+MEDIAN = {"ant": 1e-6, "hammer": 1e-8}
 SLOW = {name for name in ENVIRONMENTS if name.startswith("kitchen")}
-CHAOTIC = {"halfcheetah"}
-"""Where a difference of 1e-13 decides on a return within its 1000 steps (no episode ends early)."""
+CHAOTIC = ("ant", "halfcheetah")
+"""Where a difference of 1e-13 decides on a return within its 1000 steps."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,10 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize("name", [entry.name for entry in tasks if entry.item.file])
 def test_every_task_begins_alike(worker: Worker, name: str) -> None:
-    """Sizes, limits, and from the same seed and group the same first observation and hidden state."""
+    """Sizes, limits, and from the same seed and group the same first observation and hidden state.
+
+    Where AntMaze draws a goal in each episode, the two draw it from different generators.
+    """
     task = tasks.get(name)
     facts = worker.ask("make", task=name, count=1)
     for size in ("state_dim", "action_dim", "episode_limit"):
@@ -46,7 +52,8 @@ def test_every_task_begins_alike(worker: Worker, name: str) -> None:
         state, original = state_of(env), worker.ask("get_state", which=[0])["states"][0]
         assert set(state) == set(original)
         assert state.get("remaining") == original.get("remaining")
-        for part in set(state) - {"remaining"}:
+        apart = {"remaining"} | ({"goal"} if task.env_kwargs.get("goal_law") else set())
+        for part in set(state) - apart:
             assert np.abs(np.subtract(state[part], original[part])).max() < 1e-12, part
 
 
@@ -66,7 +73,7 @@ def test_a_hundred_steps(pair: tuple[str, D4RLStack, GymnasiumStack]) -> None:
     name, original, today = pair
     errors = many_steps(original, today, ENVIRONMENTS[name].action_dim, 100, scale=0.3)
     assert errors.state.max() < FREE.get(name, EXACT)
-    assert np.median(errors.state) < EXACT
+    assert np.median(errors.state) < MEDIAN.get(name, EXACT)
     assert errors.reward.max() < FREE.get(name, EXACT)
     assert errors.terminations == 0
 
@@ -75,9 +82,8 @@ def test_every_single_step(pair: tuple[str, D4RLStack, GymnasiumStack]) -> None:
     """From each state of roll-outs under actions in [-1, 1]."""
     name, original, today = pair
     errors = one_step(original, today, ENVIRONMENTS[name].action_dim, 20 if name in SLOW else 60)
-    assert errors.state.max() < EXACT
-    assert errors.observation.max() < EXACT
-    assert errors.reward.max() < EXACT
+    for each in (errors.state, errors.observation, errors.reward):
+        assert each.max() < STEP.get(name, EXACT)
     assert errors.terminations == 0
 
 
@@ -110,19 +116,31 @@ def test_whatever_hits_the_ground(name: str) -> None:
             states = original.states()
 
 
-@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - CHAOTIC))
+@pytest.mark.parametrize("name", sorted(set(ENVIRONMENTS) - set(CHAOTIC)))
 def test_a_policy_earns_the_same(name: str) -> None:
     """Whole episodes from the same initial states, with the kitchen's noise; near the goals of sparse rewards.
 
-    One of AntMaze's four may differ: an ant on its back differs by 1e-7 a step, and episodes have up to 1000.
+    One of AntMaze's and the door's four may differ: an ant on its back and a finger that digs into the latch differ by
+    1e-7 a step, and episodes have up to 1000.
     """
     task = ENVIRONMENTS[name]
-    copies = 2 if name in SLOW else 4
+    copies = 2 if name in SLOW else 6 if name.startswith("maze2d") else 4
     with closing(D4RLStack(task, copies)) as original, closing(GymnasiumStack(task, copies)) as today:
         theirs, ours = returns_in_both(original, today, linear_policy(task.state_dim, task.action_dim))
     assert np.abs(theirs).max() > 0
     differ = np.abs(ours - theirs) > 1e-6 * max(1.0, np.abs(theirs).max())
-    assert differ.sum() <= name.startswith("antmaze")
+    assert differ.sum() <= name.startswith(("antmaze", "door"))
+
+
+def test_v2_draws_a_goal_in_each_episode(worker: Worker) -> None:
+    """-v0 has one for a group of episodes."""
+    goals = {}
+    for version in ("v0", "v2"):
+        worker.ask("make", task=f"antmaze-umaze-{version}", count=3)
+        worker.ask("reset", seeds=[1, 2, 2], groups=[7, 7, 7])
+        goals[version] = [tuple(state["goal"]) for state in worker.ask("get_state", which=[0, 1, 2])["states"]]
+    assert len(set(goals["v0"])) == 1
+    assert goals["v2"][0] != goals["v2"][1] == goals["v2"][2]
 
 
 def test_the_cheetah_earns_the_same_on_average() -> None:
@@ -138,14 +156,14 @@ def test_the_cheetah_earns_the_same_on_average() -> None:
     assert ks_2samp(theirs, ours).pvalue > 1e-3
 
 
-def median_error(original: EnvironmentStack, other: EnvironmentStack, nudge: float) -> float:
-    action_dim = ENVIRONMENTS["halfcheetah"].action_dim
-    return float(np.median(many_steps(original, other, action_dim, 100, nudge=nudge).state))
-
-
-def test_the_cheetah_runs_away_from_itself_no_slower() -> None:
+@pytest.mark.parametrize("name", CHAOTIC)
+def test_it_runs_away_from_itself_no_slower(name: str) -> None:
     """Under actions in [-1, 1], 100 steps part the two stacks less than 1e-13 parts the original from itself."""
-    task = ENVIRONMENTS["halfcheetah"]
+    task = ENVIRONMENTS[name]
+
+    def median_error(original: EnvironmentStack, other: EnvironmentStack, nudge: float) -> float:
+        return float(np.median(many_steps(original, other, task.action_dim, 100, nudge=nudge).state))
+
     with (
         closing(D4RLStack(task, 16)) as original,
         closing(D4RLStack(task, 16)) as again,

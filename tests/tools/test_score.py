@@ -36,9 +36,14 @@ def test_the_screen_names_the_references(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_references_score_0_and_100() -> None:
-    for task in (entry.item for entry in tasks):
+    for task in (entry.item for entry in tasks if entry.item.scored):
         scored = score_returns(task.name, [str(task.min_score), str(task.max_score)])
         assert scored["scores"] == pytest.approx([0.0, 100.0], abs=1e-12)
+
+
+def test_a_task_without_references_has_no_scores() -> None:
+    with pytest.raises(ConfigError, match="mujoco-hopper-medium-v0 has no reference returns"):
+        score_returns("mujoco-hopper-medium-v0", ["1500"])
 
 
 TABLE = "episode,return\n" + "".join(f"{number},{value}\n" for number, value in enumerate(VALUES))

@@ -151,13 +151,16 @@ def _text(value: Any) -> str:
 def minari(task: Task, argument: str = "", progress: Progress = no_progress) -> LocatedDataset:
     """A dataset of Minari's, as `minari:ID`: from the local store, else fetched into it by Minari's own download.
 
+    A task of Minari's has its own id: `minari` alone means that.
+
     Steps at which episodes were truncated are kept, with the observations that followed them.
 
     Args:
         task: whose states and actions the dataset has.
-        argument: the dataset's id, such as `mujoco/walker2d/medium-v0`.
+        argument: the dataset's id, such as `mujoco/walker2d/medium-v0`; by default the task's.
         progress: not used; Minari shows its own.
     """
+    argument = argument or task.minari
     if not argument:
         raise ConfigError("The source minari wants a dataset's id: 'minari:mujoco/walker2d/medium-v0', for example.")
     if not (local_store() / argument).exists():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import gymnasium
@@ -24,6 +22,7 @@ from dqlab.envs.antmaze.maze import (
     goal_laws,
     maze_by_name,
 )
+from dqlab.envs.deep_contacts import Stepper
 from dqlab.envs.physics import CompiledModelEnv
 
 Array = NDArray[np.float64]
@@ -63,7 +62,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
         super().__init__("ant.xml", SUBSTEPS, states, **{**camera, **rendering})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
-        self._stepper = Stepper(self.model, self.data)
+        self._stepper = Stepper(self.model, self.data, self.model.geom_user[:, 0])
 
     def compile_model(self) -> Any:
         return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
@@ -76,7 +75,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
             options: `group`, a number: under the law `per_environment`, episodes with the same one share their goal.
         """
         self._group = (options or {}).get("group")
-        self._stepper.read_depths()
+        self._stepper.cap(self.model.geom_user[:, 0])
         observation, _ = super().reset(seed=seed, options=options)
         return observation, {"goal": self.goal}
 
@@ -106,86 +105,6 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
 
     def _observation(self) -> Array:
         return np.concatenate([self.data.qpos, self.data.qvel])
-
-
-SUSPECT = 0.5
-"""Where no substep begins or ends with a contact deeper than this share of the smallest radius, none is capped."""
-STATE = int(mujoco.mjtState.mjSTATE_FULLPHYSICS) | int(mujoco.mjtState.mjSTATE_WARMSTART)
-
-
-class Stepper:
-    """Steps a model as MuJoCo does, with MuJoCo 2.1.0's contacts where a physics law has noted depths in the model.
-
-    A capsule touches a box with one or two spheres. Where such a sphere's centre lies inside the box, MuJoCo 2.1.0
-    gives the contact the sphere's radius as its depth, however deep it is; later releases give the true depth. Position
-    and normal are the same, and so are all other contacts. It is rare: the axis of an ant's leg must be inside a wall.
-
-    Args:
-        model: whose `geom_user` holds, for each round geom, the depth (m) that its contacts with boxes cannot exceed;
-            0 for none.
-        data: its state.
-    """
-
-    def __init__(self, model: Any, data: Any) -> None:
-        self._model, self._data = model, data
-        self._boxes = model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
-        self._before = np.empty(mujoco.mj_stateSize(model, STATE))
-        self.read_depths()
-
-    def read_depths(self) -> None:
-        """Look again what the model notes."""
-        self._depth = self._model.geom_user[:, 0].copy()
-        noted = self._depth[self._depth > 0]
-        self._suspect = -SUSPECT * noted.min() if len(noted) else -np.inf
-
-    def step(self, substeps: int) -> None:
-        """Step by step; if a contact with a box becomes suspect, all over with corrected contacts."""
-        mujoco.mj_getState(self._model, self._data, self._before, STATE)
-        suspicious = self._suspicious()
-        for _ in range(substeps):
-            if suspicious:
-                break
-            mujoco.mj_step(self._model, self._data)
-            suspicious = self._suspicious()
-        if suspicious:
-            self._over_again(substeps)
-
-    def _suspicious(self) -> bool:
-        """Whether a contact is suspect, and is one with a box, not with the floor."""
-        if not self._data.ncon:
-            return False
-        contact = self._data.contact
-        suspect = contact.dist < self._suspect
-        return bool(suspect.any() and self._boxes[contact.geom[suspect]].any())
-
-    def _over_again(self, substeps: int) -> None:
-        mujoco.mj_setState(self._model, self._data, self._before, STATE)
-        with self._corrected():
-            mujoco.mj_step(self._model, self._data, substeps)
-
-    @contextmanager
-    def _corrected(self) -> Iterator[None]:
-        """MuJoCo calls `mjcb_passive`, for whatever model, between finding contacts and solving for their forces."""
-        theirs = mujoco.get_mjcb_passive()
-        mujoco.set_mjcb_passive(self._correct)
-        try:
-            yield
-        finally:
-            mujoco.set_mjcb_passive(theirs)
-
-    def _correct(self, model: Any, data: Any) -> None:
-        # MuJoCo calls back with another Python object for the same model: its private `_address` in C tells which one
-        # it is; if it went, tests/envs/test_antmaze.py's ants in walls would fail
-        if model._address != self._model._address or not data.ncon:
-            return
-        pairs = data.contact.geom
-        depth = np.where(self._boxes[pairs].any(axis=1), self._depth[pairs].max(axis=1), 0.0)
-        deep = np.flatnonzero((depth > 0) & (data.contact.dist < -depth))
-        for number in deep:
-            data.contact[number].dist = -depth[number]
-        if len(deep):
-            mujoco.mj_makeConstraint(model, data)
-            mujoco.mj_projectConstraint(model, data)
 
 
 gymnasium.register("dqlab/AntMaze-v0", entry_point=AntMazeEnv)

@@ -199,7 +199,7 @@ def add_walls(root: Element, maze: Maze) -> None:
 
 
 def room_for_depths(root: Element, maze: Maze) -> None:
-    """A number for each geom, in which a physics law notes how deep contacts with it can be (`env.py`)."""
+    """A number for each geom, in which a physics law notes how deep contacts with it can be (`deep_contacts.py`)."""
     SubElement(root, "size", nuser_geom="1")
 
 

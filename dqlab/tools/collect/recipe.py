@@ -21,8 +21,8 @@ from dqlab.data import data_formats
 from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
 from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
 from dqlab.envs import make_env, tasks
-from dqlab.envs.custom import BOXED, action_bounds, describe_environment, task_statements
-from dqlab.envs.tasks import Task
+from dqlab.envs.custom import action_bounds, describe_environment, task_statements
+from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, behaviour_of

@@ -214,7 +214,7 @@ def d4rl_cache() -> DoctorFinding:
     place = find_space(folder, fix)
     if place.state is not State.OK:
         return DoctorFinding(State.WARNING if there else place.state, place.text, place.fix)
-    names = [task for task, (_, file, _) in D4RL["tasks"].items() if Path(file).name in there]
+    names = [task for task, (_, file, *_) in D4RL["tasks"].items() if Path(file).name in there]
     some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "dqlab train fetches its own"
     return DoctorFinding(State.OK, f"{folder}: {len(names)} of {len(D4RL['tasks'])} files ({some})")
 
@@ -324,7 +324,7 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
 
 EXTRAS = (
     (RECORDS, "Minari", "minari", "Minari's data sets"),
-    (ENVIRONMENTS, "pen, kitchen", "robotics", "their environments"),
+    (ENVIRONMENTS, "Adroit, kitchen", "robotics", "their environments"),
     (PICTURES, "ffmpeg", "video", ".mp4 videos; without it they are GIFs"),
     (MORE, "Ray", "ray", "grids on a cluster"),
     (MORE, "SLURM", "slurm", "grids on SLURM"),

@@ -27,7 +27,7 @@ def test_one_screen_on_this_machine(dqlab: Run) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
-    for name in (*WELL, "OpenGL", "Ray", "MLflow", "pen, kitchen"):
+    for name in (*WELL, "OpenGL", "Ray", "MLflow", "Adroit, kitchen"):
         assert any(line[8:].startswith(name) for line in lines), name
     for name in WELL:
         assert any(line.startswith(f"ok      {name}") for line in lines), done.stdout

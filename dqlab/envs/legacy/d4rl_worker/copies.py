@@ -21,10 +21,16 @@ class Copy:
         self.core = core(self.env)
 
     def reset(self, seed: int, group: int) -> list[float]:
-        """Begin an episode; the group's number draws what D4RL draws when it builds an environment: AntMaze's goal."""
+        """Begin an episode.
+
+        AntMaze's goal is drawn as D4RL draws it, from numpy's global generator: where it does so when it builds an
+        environment, from the group's number; where it does so at each reset (-v2), from the episode's.
+        """
         if hasattr(self.core, "set_target_goal"):
-            np.random.seed(group % 2**32)  # D4RL draws it from numpy's global generator
-            self.core.set_target_goal()
+            at_resets = self.core.v2_resets
+            np.random.seed((seed if at_resets else group) % 2**32)
+            if not at_resets:
+                self.core.set_target_goal()
         self.core.seed(seed)
         return plain(self.env.reset())
 
@@ -59,13 +65,27 @@ class Copy:
             robot.robot_vel_noise_amp[:] = 0.0
 
 
-def hidden_state(env: Any) -> dict[str, Any]:
-    """What decides beside `qpos` and `qvel`: the pen's wanted quaternion, AntMaze's goal, the kitchen's open tasks."""
-    found: dict[str, Any] = {}
+def places(env: Any) -> dict[str, np.ndarray]:
+    """Views of what of its model a hand draws at a reset: the pen's wanted quaternion, where things lie."""
+    model = env.model
     if hasattr(env, "target_obj_bid"):
-        found["desired_orien"] = plain(env.model.body_quat[env.target_obj_bid])
+        return {"desired_orien": model.body_quat[env.target_obj_bid]}
+    if hasattr(env, "door_bid"):
+        return {"door_body_pos": model.body_pos[env.door_bid]}
+    if hasattr(env, "tool_sid"):
+        return {"board_pos": model.body_pos[model.body_name2id("nail_board")]}
+    if hasattr(env, "target_obj_sid"):
+        return {"obj_pos": model.body_pos[env.obj_bid], "target_pos": model.site_pos[env.target_obj_sid]}
+    return {}
+
+
+def hidden_state(env: Any) -> dict[str, Any]:
+    """What decides beside `qpos` and `qvel`: a hand's places, a maze's goal, the kitchen's open tasks."""
+    found: dict[str, Any] = {name: plain(place) for name, place in places(env).items()}
     if hasattr(env, "set_target_goal"):
         found["goal"] = plain(env.target_goal)
+    if hasattr(env, "get_target"):
+        found["goal"] = plain(env.get_target())
     if hasattr(env, "tasks_to_complete"):
         found["remaining"] = sorted(env.tasks_to_complete)
     return found
@@ -73,17 +93,18 @@ def hidden_state(env: Any) -> dict[str, Any]:
 
 def set_hidden_state(env: Any, state: dict[str, Any]) -> None:
     """Set what `hidden_state` gives, where the state says it."""
-    if "desired_orien" in state:
-        env.model.body_quat[env.target_obj_bid] = state["desired_orien"]
+    for name, place in places(env).items():
+        if name in state:
+            place[:] = state[name]
     if "goal" in state:
-        env.set_target_goal(tuple(state["goal"]))
+        env.set_target(np.array(state["goal"]))
     if "remaining" in state:
         env.tasks_to_complete = set(state["remaining"])
 
 
 def observe(env: Any) -> Any:
     """The observation of the state as it is; the kitchen's also enters its velocity control."""
-    # D4RL's MuJoCo robots have the private name only; the stack is pinned
+    # D4RL's MuJoCo robots and balls have the private name only; the stack is pinned
     return env.get_obs() if hasattr(env, "get_obs") else env._get_obs()
 
 

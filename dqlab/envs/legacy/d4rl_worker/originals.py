@@ -12,7 +12,7 @@ import types
 from importlib.metadata import version
 from typing import Any
 
-SUITES = ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen")
+SUITES = ("gym_mujoco", "locomotion", "hand_manipulation_suite", "kitchen", "pointmaze")
 PACKAGES = ("d4rl", "gym", "mujoco-py", "numpy")
 
 

@@ -1,0 +1,189 @@
+"""D4RL's Maze2D: a ball in a maze, seen from above; importing this module registers `dqlab/Maze2D-v1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+from numpy.typing import NDArray
+
+from dqlab.envs.physics import CompiledModelEnv
+from dqlab.errors import ConfigError, nearest_of_few
+
+Array = NDArray[np.float64]
+WALL, FREE, GOAL = "#.G"
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "open": (
+        "#######",
+        "#.....#",
+        "#..G..#",
+        "#.....#",
+        "#######",
+    ),
+    "umaze": (
+        "#####",
+        "#G..#",
+        "###.#",
+        "#...#",
+        "#####",
+    ),
+    "medium": (
+        "########",
+        "#..##..#",
+        "#..#...#",
+        "##...###",
+        "#..#...#",
+        "#.#..#.#",
+        "#...#.G#",
+        "########",
+    ),
+    "large": (
+        "############",
+        "#....#.....#",
+        "#.##.#.#.#.#",
+        "#......#...#",
+        "#.####.###.#",
+        "#..#.#.....#",
+        "##.#.#.#.###",
+        "#..#...#.G.#",
+        "############",
+    ),
+}
+"""The mazes by their names in D4RL's. A letter a cell of 1 m: `#` wall, `.` free, `G` the goal's; x grows with rows, y
+with columns."""
+GOAL_RADIUS = 0.5
+"""Metres."""
+SPEED = 5.0
+"""m/s; before a step, each velocity is clipped to it."""
+NOISE = 0.1
+START = 1.2
+"""m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
+whole positions, 0.2 m off the centres of their cells."""
+BALL, CAMERA, GOAL_SITE = "ball", "maze", "goal"
+CAMERA_DISTANCE = 1.3
+"""Distance of the camera from the floor, as a multiple of the maze's longer side."""
+MODEL = """
+<mujoco>
+  <compiler inertiafromgeom="true" angle="radian"/>
+  <option timestep="0.01" gravity="0 0 0" iterations="20" integrator="Euler"/>
+  <default>
+    <joint damping="1" limited="false"/>
+    <geom friction=".5 .1 .1" density="1000" margin="0.002" condim="1" contype="2" conaffinity="1"/>
+  </default>
+  <visual><headlight ambient=".4 .4 .4" diffuse=".8 .8 .8"/></visual>
+  <worldbody>
+    <geom type="plane" size="40 40 0.25" pos="0 0 -0.1" contype="1" conaffinity="0" rgba=".5 .5 .5 1"/>
+    <camera name="{camera}" pos="{x} {y} {height}" xyaxes="0 1 0 -1 0 0" fovy="45"/>
+    <site name="{site}" type="cylinder" size="{radius} 0.01" pos="0 0 -0.09" rgba=".9 .1 .1 1"/>
+    <body name="{ball}" pos="{start} {start} 0">
+      <geom type="sphere" size="0.1" contype="1" rgba=".1 .3 .8 1"/>
+      <joint name="x" type="slide" axis="1 0 0"/>
+      <joint name="y" type="slide" axis="0 1 0"/>
+    </body>
+    {walls}
+  </worldbody>
+  <actuator>
+    <motor joint="x" ctrlrange="-1 1" ctrllimited="true" gear="100"/>
+    <motor joint="y" ctrlrange="-1 1" ctrllimited="true" gear="100"/>
+  </actuator>
+</mujoco>
+"""
+"""What of D4RL's model counts for its dynamics; walls are boxes. A ball's mass was exact in MuJoCo 2.1.0."""
+BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
+
+
+def layout_by_name(name: str) -> tuple[str, ...]:
+    """One of D4RL's mazes.
+
+    Raises:
+        ConfigError: there is no such maze.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"Unknown maze '{name}' of Maze2D. {nearest_of_few(str(name), LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def _cells(layout: tuple[str, ...], letter: str) -> list[tuple[int, int]]:
+    return [(i, j) for i, row in enumerate(layout) for j, found in enumerate(row) if found == letter]
+
+
+def maze2d_xml(layout: tuple[str, ...]) -> str:
+    """The model's XML."""
+    rows, columns = len(layout), len(layout[0])
+    return MODEL.format(
+        ball=BALL,
+        camera=CAMERA,
+        x=(rows + 1) / 2,
+        y=(columns + 1) / 2,
+        height=CAMERA_DISTANCE * max(rows, columns),
+        site=GOAL_SITE,
+        radius=GOAL_RADIUS,
+        start=START,
+        walls="".join(BOX.format(i + 1.0, j + 1.0) for i, j in _cells(layout, WALL)),
+    )
+
+
+class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
+    """A ball, pushed by two motors (actions (2,) in [-1, 1], 100 N), that is to stay at a goal: D4RL's maze2d-*.
+
+    The observation (4,) is position and velocity; the goal is not in it, but is always the same. The reward is 1 within
+    0.5 m of the goal and 0 elsewhere; or, dense, exp(-distance). Nothing ends an episode but its step limit. It begins
+    in any free cell or the goal's, position off by U(-0.1, 0.1), velocity 0.1 N(0, 1). A step is 10 ms.
+
+    Args:
+        maze: `open`, `umaze`, `medium` or `large`.
+        dense: whether the reward is the dense one.
+        rendering: `render_mode`, `width`, `height` and more of `MujocoEnv`'s; by default the camera is above the maze.
+
+    Raises:
+        ConfigError: there is no such maze.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 100}
+
+    def __init__(self, maze: str = "umaze", dense: bool = False, **rendering: Any) -> None:
+        self.maze, self.dense = layout_by_name(maze), dense
+        goals = _cells(self.maze, GOAL)
+        self._starts = np.array(_cells(self.maze, FREE) + goals, dtype=np.float64)
+        self.goal = np.array(goals[0], dtype=np.float64)
+        states = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
+        super().__init__("point.xml", 1, states, **{**camera, **rendering})
+        self.model.site(GOAL_SITE).pos[:2] = self.goal + START
+
+    def compile_model(self) -> Any:
+        """The model, whose contacts are as soft as MuJoCo 2.1.0's.
+
+        A contact's regularisation is a share of the body's mean inverse inertia, over three axes in 2.1.0, over the two
+        along which the ball moves in later releases.
+        """
+        model = mujoco.MjModel.from_xml_string(maze2d_xml(self.maze))
+        model.body_invweight0[model.body(BALL).id, 0] = model.dof_invweight0.sum() / 3.0
+        return model
+
+    def reset_model(self) -> Array:
+        """Draw a cell, then what is off."""
+        cell = self._starts[self.np_random.choice(len(self._starts))]
+        qpos = cell + self.np_random.uniform(-NOISE, NOISE, 2)
+        self.set_state(qpos, NOISE * self.np_random.standard_normal(2))
+        return self._observation()
+
+    def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step of 10 ms."""
+        self.set_state(self.data.qpos, np.clip(self.data.qvel, -SPEED, SPEED))
+        self.do_simulation(np.clip(action, -1.0, 1.0), self.frame_skip)
+        distance = float(np.linalg.norm(self.data.qpos - self.goal))
+        reward = float(np.exp(-distance)) if self.dense else float(distance <= GOAL_RADIUS)
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), reward, False, False, {"goal": self.goal}
+
+    def _observation(self) -> Array:
+        return np.concatenate([self.data.qpos, self.data.qvel])
+
+
+gymnasium.register("dqlab/Maze2D-v1", entry_point=Maze2D)

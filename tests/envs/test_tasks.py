@@ -1,0 +1,70 @@
+"""The tasks that are registered, and the page about them."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from itertools import product
+
+import pytest
+from conftest import ROOT
+
+from dqlab.data.download import hugging_face_address
+from dqlab.envs import tasks
+from dqlab.envs.tasks import D4RL, Task
+
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in (ROOT / "docs" / "tasks.md").read_text().splitlines()
+    if line.startswith("| `")
+]
+
+
+def meant(names: str) -> list[Task]:
+    """The tasks of a cell such as `antmaze-{umaze,medium}-{v0,v2}`, or `walker2d-*-v2`."""
+    patterns = []
+    for text in re.findall(r"`(.+?)`", names):
+        parts = re.split(r"\{(.+?)\}", text)
+        choices = [part.split(",") if number % 2 else [part] for number, part in enumerate(parts)]
+        patterns += ["".join(chosen) for chosen in product(*choices)]
+    return [entry.item for entry in tasks if any(fnmatch(entry.name, pattern) for pattern in patterns)]
+
+
+def test_every_task_of_d4rl_and_minari_is_on_the_page_once() -> None:
+    listed = [task.name for row in ROWS for task in meant(row[0])]
+    assert sorted(listed) == sorted(entry.name for entry in tasks if entry.name in D4RL["tasks"] or entry.item.minari)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row[4] != "none"], ids=lambda row: row[0])
+def test_the_page_says_what_is_registered(row: list[str]) -> None:
+    for task in meant(row[0]):
+        widths, steps, scores = row[2:5]
+        assert widths == f"{task.state_dim}, {task.action_dim}"
+        assert int(steps) == task.episode_limit
+        plain, _, dense = scores.partition("; dense ")
+        shown = [float(number) for number in (dense if "dense" in task.name else plain).split(",")]
+        assert shown == pytest.approx([task.min_score, task.max_score], rel=1e-5)
+        assert row[5] == "see below" or f"{task.rows:,}" in row[5]
+        folder = task.file.partition("/")[0]
+        assert folder in row[6] or row[6] == "the same"
+
+
+def test_files_of_d4rl() -> None:
+    """Each task has one of its own; 24 of them a second home; nine are counted."""
+    known = [tasks.get(name) for name in D4RL["tasks"]]
+    assert len({task.file for task in known}) == len(known) == 59
+    assert sum(bool(hugging_face_address(task.file)) for task in known) == 24
+    assert sum(task.counted for task in known) == 9
+    for task in known:
+        if task.robot in ("walker2d", "hopper", "halfcheetah", "ant"):
+            quality = task.name.removeprefix(f"{task.robot}-").removesuffix("-v2").replace("-", "_")
+            assert task.file == f"gym_mujoco_v2/{task.robot}_{quality}-v2.hdf5"
+
+
+def test_tasks_of_minaris() -> None:
+    known = [entry.item for entry in tasks if entry.item.minari]
+    assert len(known) == 25
+    for task in known:
+        assert task.name == task.minari.replace("/", "-")
+        assert (task.file, task.scored, task.score(1234.0)) == ("", False, 1234.0)
+        assert task.caveat == "returns, no scores"
