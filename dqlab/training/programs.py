@@ -74,6 +74,7 @@ class Step:
         self._trains = self.pack.begin_phase()
         self.names = {name for network in self._trains for name in self._names[network]}
         self.next_phase = next((step for step in self.pack.phases if step > self.pack.state.step), None)
+        self._update = partial(self._advance, self._trains)  # one for all groups, so that it is compiled once
         self._runs = [self.mode(self._program(rows)) for rows in self.pack.groups()]
 
     def _steps(self) -> range:
@@ -130,9 +131,7 @@ class Step:
     def _program(self, rows: slice) -> Program:
         own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
         tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
-        return Program(
-            partial(self._advance, self._trains), tensors, ("parameters", "moments", "targets", "sums", "cursor")
-        )
+        return Program(self._update, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
 
     def _advance(self, trains: Sequence[str], tensors: TensorTree) -> None:
         cursor = tensors["cursor"][:1]

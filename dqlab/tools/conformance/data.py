@@ -152,7 +152,7 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
 
 def _transitions(columns: Columns) -> Any:
     origin = {"source": "made", "path": "", "digest": "", "is_d4rl": False}
-    return q_learning_view(columns, 1000, reward_transforms.get("none"), origin).fields
+    return q_learning_view(columns, 1000, reward_transforms.get("none"), origin, next_action=True).fields
 
 
 def _check_damage(chosen: Format, path: Path) -> None:
