@@ -59,18 +59,18 @@ TINY = [
 
 PERCEPTRONS = (
     *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
-    *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble"),
+    *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble", "MinimumEnsemble"),
 )
 SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
     "DiffusionPolicy.n_timesteps = 2",
-    "OneStepFlowPolicy.n_steps = 2",
+    *(f"{flow}.n_steps = 2" for flow in ("OneStepFlowPolicy", "RectifiedFlowPolicy")),
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
 ]
 """Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
-SHALLOW += ["LowerBoundEnsemble.n_critics = 2"]
+SHALLOW += [f"{ensemble}.n_critics = 2" for ensemble in ("LowerBoundEnsemble", "MinimumEnsemble")]
 """One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""
 
 

@@ -50,6 +50,9 @@ class ActorCritic(Algorithm):
     next_actor: ClassVar[str] = "actor"
     """The network, or target, whose samples are the next actions in the TD target."""
 
+    ranking_critic: ClassVar[str] = "critic_target"
+    """The network, or target, by whose values candidates are ranked."""
+
     averages_critics: ClassVar[bool] = False
     """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
 
@@ -96,7 +99,8 @@ class ActorCritic(Algorithm):
         return critics.choose(self.critic)(dims.state, dims.action)
 
     def targets(self) -> dict[str, Target]:
-        return {"critic_target": Target("critic", "tau")}
+        """The critics' moving averages, an update behind if `joint_update`."""
+        return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs, the policy's own loss (`bc_*`), and the actor's own actions (`actor_*`)."""
@@ -146,6 +150,11 @@ class ActorCritic(Algorithm):
         info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
         return (loss / len(outputs) if self.averages_critics else loss), info
 
+    def bc_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of an actor that is cloned only; `noise` is that of the policy's losses."""
+        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
+        return loss, {"actor/bc_loss": loss.detach()}
+
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
@@ -176,8 +185,9 @@ class ActorCritic(Algorithm):
         return gradient.detach()
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """Values (B,) by which candidate actions are ranked: the target critics', as the ensemble ranks."""
-        return ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](state, action))
+        """Values (B,) by which candidate actions are ranked: those of `ranking_critic`, as the ensemble ranks."""
+        critic = nets[self.ranking_critic]
+        return ensemble_of(critic).ranking_value(critic(state, action))
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by the online (not averaged) actor."""

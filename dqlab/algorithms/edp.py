@@ -12,7 +12,6 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
@@ -54,6 +53,7 @@ class EDP(ActorCritic):
     clips_members: bool = True
 
     next_actor = "actor_ema"
+    ranking_critic = "critic"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,16 +76,12 @@ class EDP(ActorCritic):
 
     def targets(self) -> dict[str, Target]:
         average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
-        return {"actor_ema": average, **super().targets()}
+        return {"actor_ema": average, "critic_target": Target("critic", "tau")}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """Critics, clipped one by one if `clips_members`, then the actor."""
         trained = super().trained(dims)
         return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
-
-    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """The online critics' values (B,), as the ensemble ranks."""
-        return ensemble_of(nets["critic"]).ranking_value(nets["critic"](state, action))
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
@@ -62,10 +62,6 @@ class FQL(ActorCritic):
         if not isinstance(policy, OneStepFlowPolicy):
             raise ConfigError(f"FQL distils a flow: FQL.policy must be a one-step flow, not {self.policy!r}.")
         return policy
-
-    def targets(self) -> dict[str, Target]:
-        """The critics' moving averages, an update behind if `joint_update`."""
-        return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""

@@ -86,8 +86,8 @@ LATER: Mapping[str, Any] = {
     "MMDQL.match_noise_clip": 0.0,
     "MMDQL.multiplier_spread": 0.0,
     "Perturbation.activation": "mish",
-    **{f"{ensemble}.norm_after": False for ensemble in _ENSEMBLES},
-    **{f"{ensemble}.norm_eps": 1e-5 for ensemble in _ENSEMBLES},
+    **{f"{network}.norm_after": False for network in (*_ENSEMBLES, "ValueNetwork")},
+    **{f"{network}.norm_eps": 1e-5 for network in (*_ENSEMBLES, "ValueNetwork")},
 }
 """Parameters that were added after runs had been stored, with the value at which those ran."""
 

@@ -75,6 +75,15 @@ class CriticEnsemble(nn.Module):
         values: Tensor = self(state, action)
         return values.unsqueeze(-1)
 
+    def action_gradients(self, state: Tensor, action: Tensor) -> Tensor:
+        """Gradients (M, B, A) of each member's values with respect to its action; differentiable themselves."""
+
+        def gradient(member: Callable[..., Tensor], state: Tensor, action: Tensor) -> Tensor:
+            found: Tensor = torch.func.grad(lambda action: member(state, action).sum())(action)
+            return found
+
+        return self.members.map(gradient, state, action)
+
     def noise(self) -> dict[str, NoiseSpec]:
         """The randomness that one `backup` needs."""
         return {}

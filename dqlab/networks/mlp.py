@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -65,6 +66,15 @@ class Multiplier(nn.Module):
         log_value = self.log_value.detach()
         outward = ((log_value >= self.HIGH) & (excess > 0)) | ((log_value <= self.LOW) & (excess < 0))
         return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.LOW, self.HIGH).exp() * excess)
+
+
+class Temperature(Multiplier):
+    """exp(log_value) without bounds, 1 at first, whose logarithm ascends by the excess itself, as in SAC's codes."""
+
+    LOW, HIGH = -math.inf, math.inf
+
+    def ascent(self, excess: Tensor) -> Tensor:
+        return -self.log_value * excess
 
 
 @configurable("network")

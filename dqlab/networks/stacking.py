@@ -34,13 +34,17 @@ class Members(nn.ModuleList):
         super().__init__(networks)
         self.alike = alike and len(networks) > 1
         self.together: Callable[..., Tensor] | None = None
-        """What gives the stacked outputs of all members in one call; set where parameters are bound."""
+        """What does `map` for all members in one call; set where parameters are bound."""
 
     def each(self, *inputs: Tensor) -> Tensor:
         """Every member's output for these inputs, stacked: (M, ...)."""
+        return self.map(lambda member, *given: member(*given), *inputs)
+
+    def map(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`function(member, *inputs)` of every member, stacked: (M, ...)."""
         if self.together is not None:
-            return self.together(*inputs)
-        return torch.stack([member(*inputs) for member in self])
+            return self.together(function, *inputs)
+        return torch.stack([function(member, *inputs) for member in self])
 
 
 ALIGNMENT = 16
@@ -114,9 +118,10 @@ class Layout:
         name, count, layout = self.members
         rows = row.view(count, -1)  # the members' parameters, one after the other: nothing is copied
 
-        def call(*inputs: Tensor) -> Tensor:
+        def call(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             in_dims = (0, *len(inputs) * [None])
-            outputs: Tensor = torch.vmap(lambda row, *given: layout.bind(row)(*given), in_dims)(rows, *inputs)
+            each = torch.vmap(lambda row, *given: function(layout.bind(row), *given), in_dims)
+            outputs: Tensor = each(rows, *inputs)
             return outputs
 
         return {name: call}

@@ -29,7 +29,7 @@ class ValueNetwork(nn.Module):
         state_dim: S.
         hidden_dim, depth: width and number of the hidden layers.
         activation: a name from the `activation` registry, or a factory.
-        layer_norm: LayerNorm before each activation.
+        layer_norm, norm_after, norm_eps: as in `mlp`.
     """
 
     def __init__(
@@ -39,10 +39,15 @@ class ValueNetwork(nn.Module):
         depth: int = 3,
         activation: Activation = "mish",
         layer_norm: bool = False,
+        norm_after: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         check_counts("ValueNetwork", hidden_dim=hidden_dim, depth=depth)
-        self.layers = mlp([state_dim] + depth * [hidden_dim] + [1], activation=activation, layer_norm=layer_norm)
+        widths = [state_dim, *depth * [hidden_dim], 1]
+        self.layers = mlp(
+            widths, activation=activation, layer_norm=layer_norm, norm_after=norm_after, norm_eps=norm_eps
+        )
 
     def forward(self, state: Tensor) -> Tensor:
         """V (B,) of states (B, S)."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from dqlab.algorithms import Algorithm
+from dqlab.algorithms.base import Target
+from dqlab.algorithms.best_of_n import BestOfN
 from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.dac import DAC
+from dqlab.algorithms.edac import EDAC, alignment
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.gaussian_ql import GaussianQL
 from dqlab.algorithms.idql import IDQL
+from dqlab.algorithms.ifql import IFQL
 from dqlab.algorithms.iql import IQL
 from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
 from dqlab.algorithms.qsm import QSM
@@ -22,9 +30,10 @@ from dqlab.algorithms.rebrac import ReBRAC
 from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import LowerBoundEnsemble
+from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.flow import RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
@@ -308,3 +317,120 @@ def test_qsm_matches_its_score_to_the_critics_gradient() -> None:
 def test_what_fits_noise_wants_a_policy_that_predicts_it(algorithm: Algorithm) -> None:
     with pytest.raises(ConfigError, match=r"fits noise: \w+\.policy must be a diffusion that predicts eps"):
         Scene(algorithm).loss("actor")
+
+
+def squashed(scene: Scene, state: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Actions tanh(u) and their log-densities, by PyTorch's distributions."""
+    mean, log_std = scene.nets["actor"](state).chunk(2, dim=1)
+    law = TransformedDistribution(Normal(mean, log_std.clamp(-5, 2).exp()), [TanhTransform(cache_size=1)])
+    action = (mean + law.base_dist.scale * eps).tanh()
+    return action, law.log_prob(action).sum(dim=1)
+
+
+def test_edac_is_soft_actor_critic_with_the_lowest_of_many_critics() -> None:
+    """J_pi = alpha log pi - min Q; y = r + gamma (min Q' - alpha log pi'); alpha ascends log pi - A (target -A)."""
+    scene = with_gradients(EDAC(eta=0.0))
+    scene.pack.state.parameters["temperature"][:, 0] = -1.5
+    batch, nets, alpha = scene.batch, scene.nets, math.exp(-1.5)
+    action, log_prob = squashed(scene, batch.state, scene.noise["actor_eps"])
+    wanted = (alpha * log_prob - nets["critic"](batch.state, action).amin(dim=0)).mean()
+    assert float(scene.loss("actor").detach()) == pytest.approx(float(wanted.detach()))
+    torch.testing.assert_close(gradient_of(scene.loss("actor"), scene), gradient_of(wanted, scene))
+    action, log_prob = squashed(scene, batch.next_state, scene.noise["target_eps"])
+    following = nets["critic_target"](batch.next_state, action).amin(dim=0) - alpha * log_prob
+    target = batch.reward + 0.99 * (1 - batch.terminal) * following
+    wanted = (nets["critic"](batch.state, batch.action) - target).square().mean(dim=1).sum()
+    assert float(scene.loss("critic").detach()) == pytest.approx(float(wanted.detach()))
+    row = scene.pack.state.parameters["temperature"].requires_grad_()
+    nets["temperature"] = scene.pack.layouts["temperature"].bind(row[0])
+    log_prob = squashed(scene, batch.state, scene.noise["entropy_eps"])[1].mean()
+    found = torch.autograd.grad(scene.loss("temperature"), row)[0].sum()
+    assert float(found) == pytest.approx(float(DIMS.action - log_prob.detach()))
+
+
+def cosines(scene: Scene, row: Tensor) -> Tensor:
+    """Sum over ordered pairs of critics of the cosine of their gradients, mean over the batch, over M - 1."""
+    leaf = scene.batch.action.clone().requires_grad_()
+    values = scene.pack.layouts["critic"].bind(row)(scene.batch.state, leaf)
+    each = [torch.autograd.grad(value.sum(), leaf, create_graph=True)[0] for value in values]
+    pairs = [torch.cosine_similarity(one, other, dim=1) for one, other in permutations(each, 2)]
+    return torch.stack(pairs).sum(dim=0).mean() / (len(each) - 1)
+
+
+@pytest.mark.parametrize("as_one", [False, True])
+def test_edac_keeps_its_critics_gradients_apart(as_one: bool) -> None:
+    """eta times `cosines` is added to SAC-N's loss, and eta times their gradient to its gradient."""
+    losses, gradients = [], []
+    for eta in (0.0, 0.7):
+        scene = Scene(EDAC(eta=eta, critic=lambda *sizes: MinimumEnsemble(*sizes, n_critics=4)))
+        row = scene.pack.state.parameters["critic"].requires_grad_()
+        scene.nets["critic"] = scene.pack.layouts["critic"].bind(row[0], as_one)
+        losses.append(scene.loss("critic"))
+        gradients.append(torch.autograd.grad(losses[-1], row)[0])
+    wanted = 0.7 * cosines(scene, row[0])
+    assert float((losses[1] - losses[0]).detach()) == pytest.approx(float(wanted.detach()))
+    of_it = torch.autograd.grad(wanted, row)[0]
+    torch.testing.assert_close(gradients[1] - gradients[0], of_it, rtol=1e-4, atol=1e-6)
+    assert float(of_it.norm()) > 1
+
+
+def test_gradients_that_are_alike_are_worth_the_number_of_critics_and_opposite_ones_minus_one() -> None:
+    one = torch.tensor([[3.0, 4.0]])
+    assert float(alignment(torch.stack([one, 2 * one, 5 * one]))) == pytest.approx(3.0)
+    assert float(alignment(torch.stack([one, -one]))) == pytest.approx(-2.0)
+    assert float(alignment(torch.stack([one, torch.tensor([[4.0, -3.0]])]))) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["deterministic", lambda: TanhGaussianPolicy(squashed=False)])
+def test_edac_wants_a_policy_with_a_density(policy: Any) -> None:
+    with pytest.raises(ConfigError, match=r"EDAC\.policy must be a Gaussian squashed by tanh"):
+        Scene(EDAC(policy=policy))
+
+
+def best_sample(scene: Scene, state: Tensor, start: Tensor) -> Tensor:
+    """The best of 6 samples of the flow, by the online critics."""
+    repeated = state.repeat(6, 1)
+    actions = RectifiedFlowPolicy().sample(scene.nets["actor"], DIMS, repeated, {"start": start})
+    q = scene.nets["critic"](repeated, actions)
+    q = q.amin(dim=0) if isinstance(scene.algorithm, IFQL) else q.mean(dim=0)
+    return actions.view(6, len(state), -1)[q.view(6, -1).argmax(dim=0), torch.arange(len(state))]
+
+
+SIX = lambda: Argmax(n_candidates=6)  # noqa: E731
+
+
+@pytest.mark.parametrize("algorithm", [IFQL(selection=SIX), BestOfN(selection=SIX)])
+def test_ifql_and_best_of_n_act_by_the_online_critics(algorithm: IFQL | BestOfN) -> None:
+    scene = Scene(algorithm)
+    noise = one_noise(algorithm.act_noise(DIMS, BATCH))
+    wanted = best_sample(scene, scene.batch.state, noise["chain_start"])
+    assert torch.equal(algorithm.act(DIMS, scene.nets, scene.batch.state, noise), wanted)
+    assert algorithm.joint_update
+    assert algorithm.targets() == {"critic_target": Target("critic", "tau", lags=True)}
+
+
+def test_best_of_n_backs_up_what_it_would_do() -> None:
+    """y = r + gamma * mean Q'(s', a*), a* the online critics' best; the actor clones, whatever they say."""
+    scene = with_gradients(BestOfN(selection=SIX))
+    batch, nets = scene.batch, scene.nets
+    action = best_sample(scene, batch.next_state, scene.noise["target_chain_start"])
+    target = batch.reward + 0.99 * (1 - batch.terminal) * nets["critic_target"](batch.next_state, action).mean(dim=0)
+    wanted = (nets["critic"](batch.state, batch.action) - target).square().mean()
+    assert float(scene.loss("critic").detach()) == pytest.approx(float(wanted.detach()))
+    start, t = scene.noise["bc_start"], scene.noise["bc_t"]
+    x = start + t[:, None] * (batch.action - start)
+    wanted = (nets["actor"](x, 100 * t, batch.state) - (batch.action - start)).square().mean()
+    torch.testing.assert_close(gradient_of(scene.loss("actor"), scene), gradient_of(wanted, scene))
+
+
+def test_ifql_is_implicit_q_learning_beside_a_cloned_flow() -> None:
+    scene = Scene(IFQL(critic=lambda *sizes: MinimumEnsemble(*sizes, n_critics=2)))
+    batch, nets = scene.batch, scene.nets
+    u = nets["critic_target"](batch.state, batch.action).amin(dim=0) - nets["value"](batch.state)
+    wanted = torch.where(u < 0, 0.3, 0.7) * u.square()
+    assert float(scene.loss("value")) == pytest.approx(float(wanted.mean()))
+    assert float(scene.loss("critic")) == pytest.approx(float(scene.td(nets["value"](batch.next_state))))
+    start, t = scene.noise["start"], scene.noise["t"]
+    x = start + t[:, None] * (batch.action - start)
+    wanted = (nets["actor"](x, 100 * t, batch.state) - (batch.action - start)).square()
+    assert float(scene.loss("actor")) == pytest.approx(float(wanted.mean()))

@@ -1,0 +1,127 @@
+"""EDAC and SAC-N (An et al. 2021): soft actor-critic whose pessimism is the minimum of many critics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.errors import ConfigError
+from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.networks.mlp import Temperature
+from dqlab.noise import NoiseSpec
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.gaussian import TanhGaussianPolicy
+
+
+@algorithms.register(
+    "edac", source="An et al. 2021, sections 3 and 4; SAC: Haarnoja et al. 2018", cites=("an2021uncertainty",)
+)
+@dataclass(frozen=True)
+class EDAC(ActorCritic):
+    """SAC with the minimum of N critics, whose gradients are diversified; with eta = 0, which costs less, SAC-N.
+
+    Nothing clones the data: actions that it lacks are worth what the most pessimistic critic says. The more the
+    critics' gradients with respect to the action differ, the fewer of them that takes (section 4).
+
+    Attributes:
+        policy: a Gaussian squashed by tanh.
+        critic: the minimum of N, for the TD target and for the actor.
+        selection: how it acts; by itself it takes the tanh of the mean.
+        eta: weight of the diversification.
+        discount, tau: gamma; rate of the critics' targets.
+        learning_rate, critic_learning_rate, temperature_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    selection_loss = "actor/loss"
+    structural = ("eta",)
+
+    policy: str | Callable[[], Policy] = "gaussian"
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
+    eta: float = 1.0
+    temperature_learning_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("eta", "temperature_learning_rate"):
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+
+    @property
+    def resolved_gaussian(self) -> TanhGaussianPolicy:
+        """The policy.
+
+        Raises:
+            ConfigError: it is not a Gaussian squashed by tanh.
+        """
+        policy: Policy = self.resolved_policy
+        if not isinstance(policy, TanhGaussianPolicy) or not policy.squashed:
+            raise ConfigError(f"EDAC has an entropy: EDAC.policy must be a Gaussian squashed by tanh, not {policy}.")
+        return policy
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        return {**super().build(dims), "temperature": Temperature()}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """The temperature, the actor, then the critics, each of which sees what was trained before it."""
+        temperature = TrainedNetwork(partial(self.temperature_loss, dims), "temperature_learning_rate", decays=False)
+        trained = super().trained(dims)
+        return {"temperature": temperature, "actor": trained["actor"], "critic": trained["critic"]}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What `next_value` needs; of the actor's own actions (`actor_*`), and of the temperature's (`entropy_*`)."""
+        own = self.resolved_gaussian.sample_noise(dims, batch)
+        return {**self.next_value_noise(dims, batch), **add_prefix("actor", own), **add_prefix("entropy", own)}
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The backup (B, Z) of the actor's next action, minus temperature * log pi: the entropy counts."""
+        own = strip_prefix("target", noise)
+        action, log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, next_state, own)
+        return self.backup(nets, next_state, action, noise) - nets["temperature"]() * log_prob.unsqueeze(-1)
+
+    def critic_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The TD loss + eta * `alignment` of the critics' gradients at the data's actions."""
+        loss, info = super().critic_loss(dims, nets, batch, noise, hyper)
+        if self.eta == 0:
+            return loss, info
+        aligned = alignment(nets["critic"].call("action_gradients", batch.state, batch.action))
+        return loss + self.eta * aligned, {**info, "critic/alignment": aligned.detach()}
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean of temperature * log pi(a|s) - min Q(s, a) of the actor's own actions."""
+        own = strip_prefix("actor", noise)
+        action, log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, batch.state, own)
+        q = self.first_q(nets, batch.state, action)
+        loss = (nets["temperature"]().detach() * log_prob - q).mean()
+        return loss, detach_info({"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()})
+
+    def temperature_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
+        own = strip_prefix("entropy", noise)
+        with torch.no_grad():
+            log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, batch.state, own)[1]
+        loss = nets["temperature"].call("ascent", log_prob.mean() - dims.action)
+        return loss, {"temperature/value": nets["temperature"]().detach()}
+
+
+def alignment(gradients: Tensor) -> Tensor:
+    """How alike critics' gradients (M, B, A) are: mean over B of the sum of all pairs' cosines, over M - 1.
+
+    An et al. 2021, section 4: pairs are ordered, and sum_{i != j} <g_i, g_j> = |sum_i g_i|^2 - sum_i |g_i|^2.
+    """
+    units = gradients / (gradients.norm(dim=-1, keepdim=True) + 1e-10)
+    pairs = units.sum(dim=0).square().sum(dim=-1) - units.square().sum(dim=(0, -1))
+    return pairs.mean() / (len(units) - 1)

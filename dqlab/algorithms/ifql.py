@@ -1,0 +1,49 @@
+"""IFQL (Park, Li, Levine 2025): IDQL with a flow, as the code of Flow Q-learning has it beside its own method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms
+from dqlab.algorithms.iql import ImplicitQ
+from dqlab.data import Batch
+from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims
+from dqlab.policies.selection import Selection
+
+
+@algorithms.register(
+    "ifql",
+    source="Park, Li, Levine 2025, section 5 (IFQL); details of its official code",
+    cites=("park2025flow", "hansenestruch2023idql"),
+)
+@dataclass(frozen=True)
+class IFQL(ImplicitQ):
+    """Implicit flow Q-learning: behaviour cloning with a flow, the best of whose candidates by the critics is taken.
+
+    Beside `idql`, networks are updated by the losses before the update, no actor is averaged, and the online critics
+    choose.
+
+    Attributes:
+        policy, critic, selection: names from their registries, or factories.
+        value_loss: how V is fitted, from the `value_loss` registry.
+        discount, tau: gamma; rate of the critics' targets, an update behind.
+        learning_rate, critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    policy: str | Callable[[], Policy] = "rectified_flow"
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
+    selection: str | Callable[[], Selection] = "argmax"
+    joint_update: bool = True
+
+    ranking_critic = "critic"
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The policy's own BC loss, whatever the critics say."""
+        return self.bc_loss(dims, nets, batch, noise)

@@ -1,0 +1,62 @@
+"""Every algorithm on action chunks: an action is h of the environment's, a reward h numbers."""
+
+from __future__ import annotations
+
+import gin
+import pytest
+import torch
+from conftest import SHALLOW, SMALL
+from torch import Tensor
+
+from dqlab.algorithms import algorithms
+from dqlab.data import Batch
+from dqlab.data.transitions import map_fields
+from dqlab.noise import draw_noise, generator_for
+from dqlab.policies.base import Dims
+from dqlab.training import Pack
+from dqlab.training.probe import Probe
+
+CHUNK, ROWS = 3, 8
+DIMS = Dims(4, 2 * CHUNK, chunk=CHUNK)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator_for(0, "chunks", sum(shape)))
+
+
+def chunks(reads_next_action: bool, replicas: int) -> Batch:
+    """The same rows for every replica; some end at a terminal step."""
+    action, following = normal(ROWS, 2 * CHUNK).tanh(), normal(ROWS, 2 * CHUNK + 1)[:, 1:].tanh()
+    ends = (torch.arange(ROWS) % 3 == 0).float()
+    rows = Batch(normal(ROWS, 4), action, normal(ROWS, CHUNK), normal(ROWS, 5)[:, 1:], ends)
+    rows = rows._replace(next_action=following if reads_next_action else None)
+    return map_fields(lambda field: field.expand(replicas, *field.shape), rows)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_every_algorithm_learns_from_chunks(name: str) -> None:
+    """Wired, finite, and moved by a reward that is not the first of its chunk; as it acts, h actions in a row."""
+    gin.parse_config([*SMALL, *SHALLOW])
+    algorithm = algorithms.get(name)()
+    Probe(algorithm, DIMS).check_wiring()
+    pack = Pack([algorithm] * 2, DIMS, [0, 0])
+    batch = chunks(algorithm.reads_next_action, 2)
+    assert batch.reward.shape == (2, ROWS, CHUNK)
+    rewards = batch.reward.clone()
+    rewards[1, :, -1] += 1.0
+    batch = batch._replace(reward=rewards)
+    noise = draw_noise(algorithm.update_noise(DIMS, ROWS), generator_for(0, "chunks", 0), pack.dtype)
+    before = {name: matrix.clone() for name, matrix in pack.state.parameters.items()}
+    info = pack.update(batch, {key: value.expand(2, *value.shape) for key, value in noise.items()})
+    for key, value in info.items():
+        assert value.isfinite().all(), key
+    for key, matrix in pack.state.parameters.items():
+        assert matrix.isfinite().all()
+        learns = pack.trained[key].updates_at(0)
+        assert torch.equal(matrix[0], before[key][0]) is not learns, key
+    if "critic" in pack.trained:
+        assert not torch.equal(*pack.state.parameters["critic"])
+    drawn = draw_noise(algorithm.act_noise(DIMS, 5), generator_for(0, "chunks", 1), pack.dtype)
+    state = normal(5, 4).expand(2, 5, 4)
+    actions = pack.act(state, {key: value.expand(2, *value.shape) for key, value in drawn.items()})
+    assert actions.shape == (2, 5, 2 * CHUNK)
