@@ -69,6 +69,12 @@ class EDAC(ActorCritic):
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         return {**super().build(dims), "temperature": Temperature()}
 
+    def build_critic(self, dims: Dims) -> CriticEnsemble:
+        critic = super().build_critic(dims)
+        if self.eta and len(critic.members) < 2:
+            raise ConfigError("EDAC diversifies critics: EDAC.critic must have two at least, or EDAC.eta be 0.")
+        return critic
+
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The temperature, the actor, then the critics, each of which sees what was trained before it."""
         temperature = TrainedNetwork(partial(self.temperature_loss, dims), "temperature_learning_rate", decays=False)
@@ -124,4 +130,5 @@ def alignment(gradients: Tensor) -> Tensor:
     """
     units = gradients / (gradients.norm(dim=-1, keepdim=True) + 1e-10)
     pairs = units.sum(dim=0).square().sum(dim=-1) - units.square().sum(dim=(0, -1))
-    return pairs.mean() / (len(units) - 1)
+    found: Tensor = pairs.mean() / (len(units) - 1)
+    return found

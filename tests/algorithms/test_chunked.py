@@ -6,15 +6,18 @@ import gin
 import pytest
 import torch
 from conftest import SHALLOW, SMALL
+from made_updates import largest_difference
 from torch import Tensor
 
 from dqlab.algorithms import algorithms
-from dqlab.data import Batch
+from dqlab.data import Batch, Transitions
 from dqlab.data.transitions import map_fields
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
+from dqlab.training.execution.modes import execution_modes
 from dqlab.training.probe import Probe
+from dqlab.training.programs import Step
 
 CHUNK, ROWS = 3, 8
 DIMS = Dims(4, 2 * CHUNK, chunk=CHUNK)
@@ -60,3 +63,16 @@ def test_every_algorithm_learns_from_chunks(name: str) -> None:
     state = normal(5, 4).expand(2, 5, 4)
     actions = pack.act(state, {key: value.expand(2, *value.shape) for key, value in drawn.items()})
     assert actions.shape == (2, 5, 2 * CHUNK)
+
+
+def test_chunks_are_compiled_as_they_are_computed() -> None:
+    gin.parse_config([*SMALL, *SHALLOW])
+    weights = []
+    for mode in ("eager", "compile"):
+        pack = Pack([algorithms.get("rebrac")()], DIMS, [0], dtype=torch.float64)
+        rows = map_fields(lambda field: field[0].double(), chunks(True, 1))
+        step = Step(pack, Transitions.of_fields(rows, provenance=None), ROWS, execution_modes.get(mode)(), 20)  # type: ignore[arg-type]
+        for _ in range(20):
+            step()
+        weights.append(pack.weights(0))
+    assert largest_difference(*weights) <= 1e-9

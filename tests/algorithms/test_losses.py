@@ -387,6 +387,13 @@ def test_edac_wants_a_policy_with_a_density(policy: Any) -> None:
         Scene(EDAC(policy=policy))
 
 
+def test_edac_wants_more_than_one_critic_to_keep_apart() -> None:
+    one = lambda *sizes: MinimumEnsemble(*sizes, n_critics=1)  # noqa: E731
+    with pytest.raises(ConfigError, match=r"must have two at least, or EDAC\.eta be 0"):
+        Scene(EDAC(critic=one))
+    assert Scene(EDAC(critic=one, eta=0.0)).loss("critic").isfinite()
+
+
 def best_sample(scene: Scene, state: Tensor, start: Tensor) -> Tensor:
     """The best of 6 samples of the flow, by the online critics."""
     repeated = state.repeat(6, 1)

@@ -1,0 +1,135 @@
+"""Runs whose actions are chunks: what is played, through every door, and that a run is what it is alone and whole."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL
+from made_collections import arrays
+from made_environments import write_odd
+from made_packs import records
+from made_updates import largest_difference
+
+import dqlab as library
+from dqlab.errors import ConfigError, EnvError
+from dqlab.runs.export import export_policy, run_onnx
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+CHUNK, LIMIT = 3, 5
+OWN = ["Experiment.action_chunk = 3", *SMALL]
+
+
+def train(folder: Path, algorithm: str, *more: str, seeds: tuple[int, ...] = (0, 1), name: str = "run") -> library.Run:
+    """Forty updates on the made environment, whose actions are two numbers and whose episodes have five steps."""
+    text = write_odd(folder).read_text()
+    (folder / "odd.gin").write_text("\n".join([text, *OWN, f"Experiment.algorithm = '{algorithm}'", *more]))
+    return library.train(folder / "odd.gin", seeds=list(seeds), out=folder / name, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> library.Run:
+    return train(tmp_path_factory.mktemp("chunks"), "td3_bc", "load_dataset.standardise_states = True")
+
+
+class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Keeps the states of an environment and the actions that it gets, episode by episode."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.episodes: list[tuple[list[Any], list[Any]]] = []
+
+    def reset(self, **given: Any) -> Any:
+        state, info = super().reset(**given)
+        self.episodes.append(([state], []))
+        return state, info
+
+    def step(self, action: Any) -> Any:
+        states, actions = self.episodes[-1]
+        stepped = super().step(action)
+        states.append(stepped[0])
+        actions.append(np.array(action))
+        return stepped
+
+
+def test_a_chunk_is_played_whole_and_cut_where_the_episode_ends(run: library.Run) -> None:
+    """The policy is asked in steps 0 and 3; of the second chunk two actions are played."""
+    policy = run.policy("last", seed=1)
+    recorder = Recorder(gymnasium.make("odd:Odd-v0"))
+    theirs = policy.evaluate(2, recorder)
+    assert len(recorder.episodes) == 2
+    for states, actions in recorder.episodes:
+        first, second = (np.split(policy(states[at]), CHUNK) for at in (0, CHUNK))
+        np.testing.assert_allclose(actions, [*first, *second[: LIMIT - CHUNK]], atol=1e-5)
+        assert len({float(action[0]) for action in actions}) == LIMIT, "they are all different"
+    played = [sum(float(action[0]) for action in actions) for _, actions in recorder.episodes]
+    np.testing.assert_allclose(theirs.returns, played, rtol=1e-5)
+    ours = policy.evaluate()
+    np.testing.assert_allclose(ours.returns, played, rtol=1e-5)
+    assert ours.lengths.tolist() == [LIMIT, LIMIT]
+
+
+def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    policy = run.policy("last", seed=1)
+    assert policy(np.ones(3)).shape == (CHUNK * 2,)
+    actions = policy(np.ones((4, 3)))
+    assert actions.shape == (4, CHUNK * 2)
+    assert np.abs(actions[:, 1::2]).max() == 0.5, "the environment's bounds, in every step of a chunk"
+    assert policy.q(np.ones((4, 3)), actions).shape == (4,)
+    with pytest.raises(ConfigError, match="actions"):
+        policy.q(np.ones((4, 3)), actions[:, :2])
+    export_policy(run.path, tmp_path / "out", checkpoint="last", seed=1)
+    found = run_onnx(str(tmp_path / "out" / "policy.onnx"), torch.ones(4, 3), {})
+    np.testing.assert_allclose(found, actions, atol=1e-5)
+    np.testing.assert_allclose(library.load_policy(tmp_path / "out")(np.ones((4, 3))), actions, atol=1e-5)
+    seen = run.inspect()["seed 1"]
+    assert np.shape(seen["policy_actions"])[1] == np.shape(seen["data_actions"])[1] == CHUNK * 2
+
+
+def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed trained beside another, by itself, and in two parts: the evaluation between them had ended the first."""
+    weights, journals = {}, {}
+    for name, seeds in (("packed", (0, 1)), ("alone", (1,)), ("parted", (1,))):
+        if name == "parted":
+            monkeypatch.setenv("ODD", "error")
+            with pytest.raises(EnvError, match="after 20 updates"):
+                train(tmp_path, "best_of_n", seeds=seeds, name=name)
+            monkeypatch.delenv("ODD")
+            library.Run(tmp_path / name).resume(quiet=True)
+        else:
+            train(tmp_path, "best_of_n", seeds=seeds, name=name)
+        weights[name] = library.load_policy(tmp_path / name, "last", seed=1).pack.weights(0)
+        journals[name] = records(tmp_path / name, "seed-1")
+    assert journals["alone"] == journals["parted"]
+    assert largest_difference(weights["parted"], weights["alone"]) == 0
+    assert largest_difference(weights["packed"], weights["alone"]) <= 1e-5
+
+
+def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Command) -> None:
+    """Evaluate, and collect with a run of chunks as behaviour: it plays its chunks there, too."""
+    done = in_process("eval", str(run.path), "--checkpoint", "last", "--episodes", "2")
+    assert done.returncode == 0, done.stderr
+    sets = ["Collection.task=''", "Collection.env_id='odd:Odd-v0'", "Collection.episodes=2", "Collection.transitions=0"]
+    sets += [
+        f"Collection.mixture={{'run:{run.path}': 1.0}}",
+        "Collection.reference_scores=(0.0, 1.0)",
+        "DqlabRun.seed=1",
+    ]
+    args = ("collect", "--gin", str(ROOT / "gin" / "collect" / "random.gin"), "--out", "collected", "--set", *sets)
+    done = in_process(*args)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "collected").rglob("*.hdf5")
+    rows = arrays(path)
+    states, actions = (rows[name].reshape(2, LIMIT, -1) for name in ("observations", "actions"))
+    policy = run.policy("last", seed=1)
+    for step in range(LIMIT):
+        chosen = np.split(policy(states[:, step - step % CHUNK]), CHUNK, axis=1)[step % CHUNK]
+        np.testing.assert_allclose(actions[:, step, 0], chosen[:, 0] / 2, atol=1e-5)  # in shares of [-2, 2]
