@@ -29,6 +29,8 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
             rows.append(f"| {rule.replace('_', '-')} | {row['score_mean']:.1f} | {step} | {meaning} |")
     what = "score" if facts.get("scored", True) else "return"
     scores = [f"| rule | {what} | step | |", "|---|---|---|---|", *rows] if rows else ["The run has not finished."]
+    chunk = policy.experiment.action_chunk
+    played = f"Actions are {chunk} in a row, to be played one after the other before it is asked again."
     return "\n".join(
         [
             "---\nlibrary_name: dqlab\npipeline_tag: reinforcement-learning",
@@ -38,6 +40,7 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
             f"`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives",
             f"actions (B, {policy.pack.dims.action}) in its units; `policy_given_noise{suffix}` takes the noise, too",
             "(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.",
+            *([played] if chunk > 1 else []),
             "",
             *([f"**{facts['caveat']}**", ""] if facts["caveat"] else []),
             f"- checkpoint: {policy.replica.title}, after {policy.source.step:,} updates",

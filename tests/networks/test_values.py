@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.networks.values import expectile_loss, exponential_loss, quantile_loss
+from dqlab.networks.values import ValueNetwork, expectile_loss, exponential_loss, quantile_loss
 
 SAMPLE = torch.tensor([-1.0, 0.0, 0.5, 2.0, 4.0], dtype=torch.float64)
 
@@ -61,3 +61,12 @@ def test_exponential_goes_on_as_its_tangent() -> None:
     assert torch.allclose(loss[0], torch.tensor(math.e**2 - 2, dtype=torch.float64))
     assert torch.allclose(loss[1], torch.tensor(math.e**2 * 99 - 100, dtype=torch.float64))
     assert torch.allclose(slope[1:], torch.full((2,), 2 * (math.e**2 - 1), dtype=torch.float64))
+
+
+def test_v_is_normalised_where_its_code_does_it() -> None:
+    before, after = (ValueNetwork(3, 8, 1, layer_norm=True, norm_after=where, norm_eps=1e-6) for where in (False, True))
+    for network, place in ((before, 1), (after, 2)):
+        norm = network.layers[place]
+        assert isinstance(norm, torch.nn.LayerNorm)
+        assert norm.eps == 1e-6
+        assert len(network.layers) == 4

@@ -90,6 +90,7 @@ def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path)
     found = run_onnx(str(tmp_path / "out" / "policy.onnx"), torch.ones(4, 3), {})
     np.testing.assert_allclose(found, actions, atol=1e-5)
     np.testing.assert_allclose(library.load_policy(tmp_path / "out")(np.ones((4, 3))), actions, atol=1e-5)
+    assert "Actions are 3 in a row" in (tmp_path / "out" / "README.md").read_text()
     seen = run.inspect()["seed 1"]
     assert np.shape(seen["policy_actions"])[1] == np.shape(seen["data_actions"])[1] == CHUNK * 2
 
