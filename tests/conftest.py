@@ -59,7 +59,7 @@ TINY = [
 
 PERCEPTRONS = (
     *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
-    *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble"),
+    *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble", "ChainValueNetwork"),
 )
 SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
@@ -67,8 +67,14 @@ SMALL = [
     "OneStepFlowPolicy.n_steps = 2",
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
+    "LowerBoundEnsemble.n_critics = 3",
+    "DTQL.pretrain_steps = 2",
+    "BDPO.pretrain_steps = 2",
+    "BDPO.warmup_steps = 1",
+    "BDPO.actor_every = 2",
+    "BDPO.candidates = 3",
 ]
-"""Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
+"""Networks, chains, candidates and first phases of every algorithm, as small as can be with nothing left out."""
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
 SHALLOW += ["LowerBoundEnsemble.n_critics = 2"]
 """One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""
