@@ -15,7 +15,8 @@ from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, al
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
-from dqlab.diffusion.process import Process, at_timestep
+from dqlab.diffusion import Process
+from dqlab.diffusion.process import at_timestep
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.values import ChainValueNetwork
 from dqlab.noise import NoiseSpec, integers, normal
@@ -186,8 +187,7 @@ class BDPO(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus what its own step is worth."""
         _, _, worth, kl = self.step_worth(dims, nets, "actor", batch, noise, hyper, "actor")
-        loss = -worth.mean()
-        return loss, detach_info({"actor/loss": loss, "actor/kl": kl.mean()})
+        return -worth.mean(), detach_info({"actor/loss": -worth.mean(), "actor/kl": kl.mean()})
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """The target critics' mean (B,)."""

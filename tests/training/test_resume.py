@@ -59,7 +59,8 @@ def journal(out: Path, seed: int) -> list[Any]:
     return records(out, f"seed-{seed}")
 
 
-PHASES = ("BDPO.pretrain_steps=20", "BDPO.warmup_steps=15", "BDPO.candidates=2", "LowerBoundEnsemble.n_critics=2")
+PHASES = ("BDPO.pretrain_steps=20", "BDPO.warmup_steps=15", "BDPO.candidates=2")
+PHASES += ("BDPO.critic=twin", "BDPO.selection=softmax_q", "ChainValueNetwork.hidden_dim=16")
 
 
 @pytest.mark.parametrize(
