@@ -256,8 +256,8 @@ def denoised(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return noisy, (1 - abar).sqrt(), eps, scene.nets["actor"](noisy, t, state)
 
 
-def with_gradients(algorithm: Algorithm) -> Scene:
-    scene = Scene(algorithm)
+def with_gradients(algorithm: Algorithm | Scene) -> Scene:
+    scene = algorithm if isinstance(algorithm, Scene) else Scene(algorithm)
     row = scene.pack.state.parameters["actor"].requires_grad_()
     scene.nets["actor"] = scene.pack.layouts["actor"].bind(row[0])
     return scene
@@ -332,6 +332,13 @@ def gradients_of(scene: Scene, loss: str) -> dict[str, bool]:
     return {name: gradient is not None and bool(gradient.any()) for name, gradient in zip(rows, gradients, strict=True)}
 
 
+def check_actor(scene: Scene, wanted: Tensor) -> None:
+    """The actor's loss and its gradient are those of a sum written out."""
+    found = scene.loss("actor")
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient_of(found, scene), gradient_of(wanted, scene), rtol=1e-6, atol=1e-9)
+
+
 def edm_loss(scene: Scene, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
     """Karras et al. 2022, eq. 8 with the coefficients of table 1: sigma_data 0.5, weight 1 / c_out^2."""
     sigma = EDMPolicy().training_sigma(noise["level"]).unsqueeze(-1)
@@ -343,13 +350,13 @@ def edm_loss(scene: Scene, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
 
 def test_dtql_is_trust_and_the_lower_q() -> None:
     """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean min Q."""
-    scene = Scene(DTQL(alpha=3.0, bc_weight=0.5))
+    scene = with_gradients(DTQL(alpha=3.0, bc_weight=0.5))
     batch, policy = scene.batch, TanhGaussianPolicy()
     action = policy.sample(scene.nets["actor"], DIMS, batch.state, named("actor", scene))
     q = scene.nets["critic"](batch.state, action).amin(dim=0)
     log_prob = policy.log_prob(scene.nets["actor"], DIMS, batch.state, batch.action)
     wanted = 3 * edm_loss(scene, action, named("trust", scene)) - 0.5 * log_prob.mean() - q.mean()
-    assert float(scene.loss("actor")) == pytest.approx(float(wanted))
+    check_actor(scene, wanted)
     cloning = edm_loss(scene, batch.action, named("behaviour", scene))
     assert float(scene.loss("behaviour")) == pytest.approx(float(cloning))
 
@@ -481,8 +488,8 @@ def test_bdpo_learns_the_worth_of_single_steps() -> None:
     assert 0 in t
     wanted = (scene.nets["value"](scene.batch.state, x, t) - worth).square().mean()
     assert float(scene.loss("value")) == pytest.approx(float(wanted))
-    ours = worth_of_a_step(scene, "actor", "actor")[2]
-    assert float(scene.loss("actor")) == pytest.approx(-float(ours.mean()))
+    with_gradients(scene)
+    check_actor(scene, -worth_of_a_step(scene, "actor", "actor")[2].mean())
 
 
 def test_bdpo_begins_as_its_clone_at_no_cost() -> None:
