@@ -60,6 +60,7 @@ TINY = [
 PERCEPTRONS = (
     *("MLPDenoiser", "TwinCritic", "SoftClippedEnsemble", "MeanEnsemble", "CVAEPolicy", "TanhGaussianPolicy"),
     *("DeterministicPolicy", "ValueNetwork", "Perturbation", "LowerBoundEnsemble", "MinimumEnsemble"),
+    "ChainValueNetwork",
 )
 SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
@@ -67,8 +68,14 @@ SMALL = [
     *(f"{flow}.n_steps = 2" for flow in ("OneStepFlowPolicy", "RectifiedFlowPolicy")),
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
+    "LowerBoundEnsemble.n_critics = 3",
+    "DTQL.pretrain_steps = 2",
+    "BDPO.pretrain_steps = 2",
+    "BDPO.warmup_steps = 1",
+    "BDPO.actor_every = 2",
+    "BDPO.candidates = 3",
 ]
-"""Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
+"""Networks, chains, candidates and first phases of every algorithm, as small as can be with nothing left out."""
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
 SHALLOW += [f"{ensemble}.n_critics = 2" for ensemble in ("LowerBoundEnsemble", "MinimumEnsemble")]
 """One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""

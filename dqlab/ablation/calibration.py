@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from dqlab.runs import Experiment
 from dqlab.runs.build import build_pack, check_experiment
 from dqlab.training import Pack as Replicas
 from dqlab.training.execution.modes import Eager, execution_modes
-from dqlab.training.probe import flops_of_update, made_up_update
+from dqlab.training.probe import flops_of_updates, made_up_update
 from dqlab.training.programs import SamplerCore
 
 LONG, SHORT = 0.3, 0.05
@@ -78,14 +79,16 @@ def measure_pack(pack: PlannedPack, seconds: float = LONG) -> Cost:
     replicas = build_pack(experiment, experiment.resolved_replicas[:1] if device.type == "cpu" else None)
     batch, noise = made_up_update(replicas, plan.batch_size, replicas.replicas)
 
-    def update() -> None:
+    def update(step: int) -> None:
+        replicas.state.step = step
         replicas.update(batch, noise)
         replicas.synchronize()
 
-    work = float(flops_of_update(replicas, plan.batch_size) * plan.steps * times)
+    work = float(flops_of_updates(replicas, plan.batch_size, range(plan.steps)) * times)
     mode = execution_modes.get(plan.execution)().resolve(device, work)
     factor = COMPILED if mode.preparation else 1.0
-    updating = plan.steps * factor * _seconds(update, seconds)
+    stretches = replicas.stretches(range(plan.steps))
+    updating = factor * sum(len(each) * _seconds(partial(update, each.start), seconds) for each in stretches)
     evaluations = math.ceil(plan.steps / plan.eval_every) + plan.evaluate_untrained
     acting = factor * _act_seconds(experiment, replicas, seconds)
     acting += replicas.replicas * plan.eval_episodes * _env_seconds(experiment, seconds)

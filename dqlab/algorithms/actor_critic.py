@@ -53,6 +53,9 @@ class ActorCritic(Algorithm):
     ranking_critic: ClassVar[str] = "critic_target"
     """The network, or target, by whose values candidates are ranked."""
 
+    acting_actor: ClassVar[str] = "actor"
+    """The network, or target, that acts; the one that is trained by default."""
+
     averages_critics: ClassVar[bool] = False
     """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
 
@@ -190,15 +193,15 @@ class ActorCritic(Algorithm):
         return ensemble_of(critic).ranking_value(critic(state, action))
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """A candidate action (B, A) for each state (B, S), by the online (not averaged) actor."""
-        return self.resolved_policy.sample(nets["actor"], dims, state, noise)
+        """A candidate action (B, A) for each state (B, S), by `acting_actor`."""
+        return self.resolved_policy.sample(nets[self.acting_actor], dims, state, noise)
 
     def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         return self.resolved_policy.sample_noise(dims, rows)
 
     def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """What is done where a single candidate is wanted; `noise` is that of `sample_action`."""
-        return self.resolved_policy.act(nets["actor"], dims, state, noise)
+        return self.resolved_policy.act(nets[self.acting_actor], dims, state, noise)
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor | None:
         """Values V (B,) of states, where the algorithm learns them."""
@@ -220,6 +223,11 @@ class ActorCritic(Algorithm):
         candidates = actions.view(count, state.shape[0], -1)
         index = self.resolved_selection(candidates, q, strip_prefix("select", noise), self.state_value(nets, state))
         return take_candidates(candidates, index)
+
+
+def of_candidates(outputs: Tensor, candidates: int, best: bool) -> Tensor:
+    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's best one, or its mean, (M, B, Z)."""
+    return best_of(outputs, candidates) if best else outputs.unflatten(1, (-1, candidates)).mean(dim=2)  # type: ignore[no-untyped-call]
 
 
 def best_value(values: Tensor, candidates: int) -> Tensor:

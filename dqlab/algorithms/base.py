@@ -31,9 +31,11 @@ class TrainedNetwork:
         learning_rate: name of the hyper-parameter that is Adam's learning rate.
         grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
-        first, last: its phase: it is trained at steps first <= step < last only (None: to the end of the run).
-        starts_as: name of a network of the same layout whose parameters it has, and its targets, as its phase begins.
-        decays: whether the run's learning-rate schedule applies to it.
+        first, last: its phase: it is trained, and its targets move, at steps first <= step < last only (None: to the
+            end of the run). Its loss is not computed at others.
+        starts_as: name of a network, or target, of the same layout: until its phase begins, it and its targets are
+            copies of that one.
+        decays: whether the run's learning-rate schedule applies to it, over its phase.
         weight_decay: name of the hyper-parameter that is the decoupled weight decay (AdamW: Loshchilov & Hutter 2019),
             a rate per learning rate, or None.
         clips_members: an ensemble's members, where they are alike, are clipped by their own norms, not by all of them.
@@ -51,7 +53,7 @@ class TrainedNetwork:
     starts_as: str | None = None
 
     def in_phase(self, step: int) -> bool:
-        """Whether this step (from 0) lies in its phase: else its loss is not computed."""
+        """Whether this step (from 0) lies in its phase."""
         return step >= self.first and (self.last is None or step < self.last)
 
     def updates_at(self, step: int) -> bool:

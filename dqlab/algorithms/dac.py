@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, best_of
+from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
@@ -97,10 +97,7 @@ class DAC(ActorCritic):
         state = next_state.repeat_interleave(self.backup_candidates, dim=0)
         action = self.resolved_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
         outputs = nets["critic_target"].call("outputs", state, action)
-        if self.max_q_backup:
-            outputs = best_of(outputs, self.backup_candidates)
-        else:
-            outputs = outputs.unflatten(1, (-1, self.backup_candidates)).mean(dim=2)
+        outputs = of_candidates(outputs, self.backup_candidates, self.max_q_backup)
         return ensemble_of(nets["critic_target"]).backup(outputs, strip_prefix("backup", noise))
 
     def actor_loss(

@@ -40,6 +40,7 @@ class IDQL(ImplicitQ):
     weight_decay: float = 1e-4
     lr_schedule: str = "cosine"
 
+    acting_actor = "actor_ema"
     averages_critics = True
 
     def __post_init__(self) -> None:
@@ -61,10 +62,3 @@ class IDQL(ImplicitQ):
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return dims.action * loss, detach_info({"actor/bc_loss": loss})
-
-    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        """A candidate action (B, A) for each state (B, S), by the averaged actor."""
-        return self.resolved_policy.sample(nets["actor_ema"], dims, state, noise)
-
-    def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
-        return self.resolved_policy.act(nets["actor_ema"], dims, state, noise)

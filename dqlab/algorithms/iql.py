@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class ImplicitQ(ActorCritic):
         value_loss: a name from the `value_loss` registry, or the function.
         value_learning_rate: Adam's, of V.
     """
+
+    valuing_critic: ClassVar[str] = "critic_target"
+    """The critics, or targets, whose Q is compared with V."""
 
     value_loss: str | ValueLoss = "expectile"
     value_learning_rate: float = 3e-4
@@ -59,8 +63,9 @@ class ImplicitQ(ActorCritic):
         return nets["value"](state)
 
     def advantage(self, nets: Nets, batch: Batch) -> Tensor:
-        """Q'(s, a) - V(s), (B,), with the target critics' Q as candidates are ranked by (the minimum of two)."""
-        q = ensemble_of(nets["critic_target"]).ranking_value(nets["critic_target"](batch.state, batch.action))
+        """Q'(s, a) - V(s), (B,), with Q of `valuing_critic` as candidates are ranked by (the minimum of two)."""
+        critic = nets[self.valuing_critic]
+        q = ensemble_of(critic).ranking_value(critic(batch.state, batch.action))
         return q.detach() - self.state_value(nets, batch.state)
 
     def state_value_loss(

@@ -121,13 +121,21 @@ class Process:
 
     def start_from(self, x: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         """The x_0 (B, A) that x_t and a predicted eps (B, A) stand for, at one timestep or at each row's (B,)."""
-        if isinstance(t, int):
-            return self.start_from_x[t] * x - self.start_from_eps[t] * eps
-        return _gather(self.start_from_x, t, x) * x - _gather(self.start_from_eps, t, x) * eps
+        return at_timestep(self.start_from_x, t, x) * x - at_timestep(self.start_from_eps, t, x) * eps
 
-    def posterior_mean(self, start: Tensor, x: Tensor, t: int) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0)."""
-        return self.mean_from_start[t] * start + self.mean_from_x[t] * x
+    def posterior_mean(self, start: Tensor, x: Tensor, t: int | Tensor) -> Tensor:
+        """Mean (B, A) of q(x_{t-1} | x_t, x_0), at one timestep or at each row's (B,)."""
+        return at_timestep(self.mean_from_start, t, x) * start + at_timestep(self.mean_from_x, t, x) * x
+
+    def kernel_kl(self, t: int | Tensor, eps: Tensor, other: Tensor) -> Tensor:
+        """KL (B,) between two Gaussians p(x_{t-1} | x_t) of variance beta_t, by the eps (B, A) predicted for x_t.
+
+        It is |mean - other mean|^2 / (2 beta_t) with the means of x_0 as it is, not clipped. The KL between whole
+        chains is the mean, over chains of the first, of the sum over timesteps.
+        """
+        pairs = zip(self.betas, self.alphas_cumprod, strict=True)
+        weights = tuple(0.5 * beta / ((1 - beta) * (1 - abar)) for beta, abar in pairs)
+        return (at_timestep(weights, t, eps) * (eps - other).square()).sum(dim=-1)
 
 
 def _before(abar: Tensor) -> Tensor:
@@ -138,6 +146,11 @@ def _before(abar: Tensor) -> Tensor:
 @lru_cache(maxsize=256)
 def _respaced(process: Process, times: tuple[int, ...]) -> Process:
     return Process.from_alphas_cumprod([process.alphas_cumprod[t] for t in times])
+
+
+def at_timestep(values: tuple[float, ...], t: int | Tensor, like: Tensor) -> float | Tensor:
+    """The coefficient of one timestep, or those (B, 1) of timesteps (B,), of the type and on the device of a tensor."""
+    return values[t] if isinstance(t, int) else _gather(values, t, like)
 
 
 def _gather(values: tuple[float, ...], t: Tensor, like: Tensor) -> Tensor:

@@ -114,14 +114,31 @@ class DDPM(Sampler):
         """One draw a step; that of the last step, t = 0, is not used."""
         return self.steps or process.n_timesteps
 
+    def std(self, process: Process, t: int) -> float:
+        """Standard deviation of the noise of the step from x_t: the posterior's."""
+        return process.posterior_std[t]
+
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
-        """The posterior mean, plus its standard deviation times noise except at the end."""
+        """The posterior mean, plus a standard deviation times noise except at the end."""
         x = noise.start
         for order, t in enumerate(reversed(range(process.n_timesteps))):
             x = process.posterior_mean(data(x, t), x, t)
             if t > 0:
-                x = x + process.posterior_std[t] * noise.steps[order]
+                x = x + self.std(process, t) * noise.steps[order]
         return x
+
+
+@samplers.register(
+    "ddpm_large",
+    source="Ho et al. 2020, section 3.2 (sigma_t^2 = beta_t), with x_0 clipped",
+    cites=("ho2020denoising",),
+)
+@dataclass(frozen=True)
+class DDPMLarge(DDPM):
+    """Ancestral sampling with noise of variance beta_t, the larger of the two bounds of the true one's."""
+
+    def std(self, process: Process, t: int) -> float:
+        return math.sqrt(process.betas[t])
 
 
 @samplers.register(

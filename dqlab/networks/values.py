@@ -1,4 +1,4 @@
-"""State values V(s) without actions, and the implicit losses by which they are learned from Q (IQL, IDQL)."""
+"""State values V(s), values V(s, x_t, t) along a chain, and the implicit losses by which V is learned from Q."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation
+from dqlab.networks.denoiser import SinusoidalEmbedding
 from dqlab.networks.mlp import mlp
+from dqlab.networks.stacking import Members
 
 ValueLoss = Callable[[Tensor], Tensor]
 value_losses: Registry[ValueLoss] = Registry(
@@ -53,6 +55,55 @@ class ValueNetwork(nn.Module):
         """V (B,) of states (B, S)."""
         value: Tensor = self.layers(state)
         return value.squeeze(-1)
+
+
+class _ChainValue(nn.Module):
+    """One member of `ChainValueNetwork`: [state, noisy action, what layers of its own make of the time] -> V (B,)."""
+
+    def __init__(self, inputs: int, time_dim: int, widths: list[int], activation: Activation, layer_norm: bool) -> None:
+        super().__init__()
+        self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
+        self.layers = mlp([inputs + time_dim, *widths, 1], activation=activation, layer_norm=layer_norm)
+
+    def forward(self, state: Tensor, noisy_action: Tensor, time: Tensor) -> Tensor:
+        value: Tensor = self.layers(torch.cat([state, noisy_action, self.time_mlp(time)], dim=-1))
+        return value.squeeze(-1)
+
+
+@configurable("networks")
+class ChainValueNetwork(nn.Module):
+    """M values V(s, x_t, t) of what a chain of denoising will make of x_t (Gao et al. 2025, BDPO).
+
+    Args:
+        state_dim, action_dim: S and A.
+        n_members: M.
+        hidden_dim, depth: width and number of each member's hidden layers.
+        time_dim: width of the time embedding; each member's own two layers are 2 * time_dim and time_dim wide.
+        activation: a name from the `activation` registry, or a factory.
+        layer_norm: LayerNorm before each activation.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        n_members: int,
+        hidden_dim: int = 256,
+        depth: int = 3,
+        time_dim: int = 64,
+        activation: Activation = "mish",
+        layer_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        check_counts("ChainValueNetwork", n_members=n_members, hidden_dim=hidden_dim, depth=depth)
+        inputs, widths = state_dim + action_dim, depth * [hidden_dim]
+        self.time_embedding = SinusoidalEmbedding(time_dim)
+        made = [_ChainValue(inputs, time_dim, widths, activation, layer_norm) for _ in range(n_members)]
+        self.members = Members(made, alike=True)
+
+    def forward(self, state: Tensor, noisy_action: Tensor, t: Tensor) -> Tensor:
+        """V (M, B) of states (B, S), noisy actions (B, A) and timesteps (B,)."""
+        return self.members.each(state, noisy_action, self.time_embedding(t.to(state.dtype)))
 
 
 @value_losses.register("expectile", source="Kostrikov et al. 2022 (IQL), section 4", cites=("kostrikov2022offline",))

@@ -38,11 +38,12 @@ def check_experiment(experiment: Experiment) -> None:
     torch.set_float32_matmul_precision(experiment.resolved_precision.float32_products)
     execution_modes.get(experiment.plan.execution)().resolve(device)
     experiment.plan.try_rules()
-    experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0)
+    experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0, 0, None)
     physics_laws.get(experiment.physics)
     env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
     experiment.resolved_task.arguments()
     each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
+    check_phases(each[0], experiment.dims, experiment.plan.steps)
     try:
         check_varied(each, experiment.dims)
         experiment.probe.check_wiring()
@@ -120,6 +121,26 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
             f"{kind} reads self.{shared[0]}, which all replicas of a pack share, so they cannot differ in it. Read "
             f"hyper['{shared[0]}'] in its losses, or name it in {kind}.structural."
         )
+
+
+def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
+    """See that a run of so many steps reaches every phase of training, and ends in that of the selection loss.
+
+    Raises:
+        ConfigError: it does not: its evaluations would be of what is not trained.
+    """
+    kind, wanted = type(algorithm).__name__, algorithm.selection_loss.partition("/")[0]
+    for name, trained in algorithm.trained(dims).items():
+        if trained.first >= steps:
+            raise ConfigError(
+                f"{kind} trains '{name}' from step {trained.first:,} on, but Training.steps = {steps:,} end before. "
+                "Raise Training.steps, or shorten the phases before."
+            )
+        if name == wanted and not trained.in_phase(steps - 1):
+            raise ConfigError(
+                f"{kind} trains '{name}', whose loss its evaluations are selected by, up to step {trained.last:,}, but "
+                f"Training.steps = {steps:,} go on. Name a loss of the last phase in {kind}.selection_loss."
+            )
 
 
 def _where(error: Exception) -> str:

@@ -25,7 +25,7 @@ from rich.text import Text
 from dqlab.files import atomic_path
 from dqlab.printing import Console
 
-SHOWN = {"actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
+SHOWN = {"behaviour/bc_loss": "L_behaviour", "actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 
 
 class Display:

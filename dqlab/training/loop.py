@@ -161,8 +161,7 @@ class Loop:
 
     def _next_stop(self) -> int:
         """The next step at which something is logged or evaluated, or a phase of training ends."""
-        phases = [step for step in self.pack.phases if step > self.step]
-        return min([self.plan.next_stop(self.step), *phases])
+        return min(self.plan.next_stop(self.step), self.pack.next_phase(self.step) or self.plan.steps)
 
     def _train_on(self, update_context: UpdateContext) -> None:
         """Update until something is logged or evaluated, or it is asked to stop."""

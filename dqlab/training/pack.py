@@ -30,10 +30,10 @@ from dqlab.policies.base import Dims
 from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
 
-Factor = Callable[[int], float]
+Factor = Callable[[int, int, int | None], float]
 
 
-def constant_factor(step: int) -> float:
+def constant_factor(step: int, first: int, last: int | None) -> float:
     """The factor of a constant learning rate."""
     return 1.0
 
@@ -66,7 +66,7 @@ class Pack:
         algorithms: one a replica; they may differ in their float fields (`hyper`) only.
         dims: state and action sizes.
         seeds: one a replica; each seeds its own initial networks.
-        learning_rate_factor: step -> factor on every learning rate.
+        learning_rate_factor: `(step, first, last) -> factor` on the learning rate of a network with that phase.
         precision: of the networks' matrix products.
         width: replicas that are computed together, K at most; see `default_width`.
     """
@@ -95,6 +95,7 @@ class Pack:
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
         self._sources = {name: name for name in self.layouts}
         self._sources |= {name: target.source for name, target in self.algorithm.targets().items()}
+        self._check_phases()
         self.state = self._initial_state(replicas)
 
     @property
@@ -116,6 +117,7 @@ class Pack:
             parameters[name] = torch.stack(rows).detach().to(self.device, self.dtype)
         moments = {name: value.new_zeros(len(value), 2, value.shape[1]) for name, value in parameters.items()}
         targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
+        self._let_follow({"parameters": parameters, "targets": targets}, 0)
         return PackState(parameters, moments, targets)
 
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -164,10 +166,10 @@ class Pack:
             The losses' scalars, name -> (K,), on the device.
         """
         controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
-        trains, parts = self.begin_phase(), []
+        parts = []
         for rows in self.groups():
             own = tree_map(itemgetter(rows), {"batch": batch, "noise": dict(noise), "controls": controls})
-            parts.append(self.advance(self.tensors(rows), trains, **own))
+            parts.append(self.advance(self.tensors(rows), **own, phase=self.state.step))
         self.state.step += 1
         info: dict[str, Tensor] = concatenate_nested(parts)
         return info
@@ -178,18 +180,36 @@ class Pack:
         edges = {edge for trained in self.trained.values() for edge in (trained.first, trained.last)}
         return sorted({0} | {edge for edge in edges if edge is not None})
 
-    def begin_phase(self) -> tuple[str, ...]:
-        """The networks that are trained at this step; those whose phase begins with it get what they start as."""
+    def next_phase(self, step: int) -> int | None:
+        """The first step after this one from which on other networks are trained, if there is one."""
+        return next((edge for edge in self.phases if edge > step), None)
+
+    def stretches(self, steps: range) -> list[range]:
+        """The same steps, cut where a phase ends."""
+        edges = [steps.start, *(edge for edge in self.phases if edge in steps[1:]), steps.stop]
+        return [range(*each) for each in pairwise(edges)]
+
+    def trained_at(self, step: int) -> list[str]:
+        """Names of the networks whose phase a step lies in, in the order in which they are trained."""
+        return [name for name, trained in self.trained.items() if trained.in_phase(step)]
+
+    def _check_phases(self) -> None:
+        """See that networks are trained in every phase, and that what they start as fits.
+
+        Raises:
+            ConfigError: they are not; or it does not.
+        """
+        kind = type(self.algorithm).__name__
+        for step in self.phases:
+            if not self.trained_at(step):
+                raise ConfigError(f"{kind} trains no network at step {step:,}.")
         for name, trained in self.trained.items():
-            if trained.starts_as is not None and trained.first == self.state.step:
-                self.state.parameters[name].copy_(self.state.parameters[trained.starts_as])
-                for target, each in self.algorithm.targets().items():
-                    if each.source == name:
-                        self.state.targets[target].copy_(self.state.parameters[name])
-        trains = tuple(name for name, trained in self.trained.items() if trained.in_phase(self.state.step))
-        if not trains:
-            raise ConfigError(f"{type(self.algorithm).__name__} trains no network at step {self.state.step:,}.")
-        return trains
+            other = self._sources.get(trained.starts_as or name)
+            if trained.last is not None and trained.last <= trained.first:
+                raise ConfigError(f"{kind} never trains '{name}': its phase ends before it begins.")
+            if other is None or self.layouts[other].shapes != self.layouts[name].shapes:
+                theirs = f"'{trained.starts_as}', which is no network or target of the same layout"
+                raise ConfigError(f"{kind} has '{name}' start as {theirs}.")
 
     def groups(self) -> list[slice]:
         """The rows that are computed together, in groups as even as can be."""
@@ -225,7 +245,8 @@ class Pack:
         rows: list[NDArray[Any]] = []
         for trained in self.trained.values():
             first, root = bias_corrections(max(trained.update_count(step), 1))
-            factor = self._factor(step) if trained.decays else 1.0
+            decays = trained.decays and trained.in_phase(step)
+            factor = self._factor(step, trained.first, trained.last) if decays else 1.0
             rate = self._scalars[trained.learning_rate] * factor
             rows += [
                 rate / first,
@@ -239,21 +260,22 @@ class Pack:
         ]
 
     def advance(
-        self, tensors: TensorTree, trains: Sequence[str], batch: Batch, noise: dict[str, Tensor], controls: Tensor
+        self, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor], controls: Tensor, phase: int = 0
     ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
 
         Args:
             tensors: as `tensors` gives them.
-            trains: names of the networks whose phase it is.
             batch, noise: theirs, as in `update`.
             controls: theirs, (k, C).
+            phase: any step of the phase; the update is the same function in all of it.
 
         Returns:
             The losses' scalars, name -> (k,).
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
-        targets, parameters = self.algorithm.targets(), tensors["parameters"]
+        trains, parameters = self.trained_at(phase), tensors["parameters"]
+        targets = {name: each for name, each in self.algorithm.targets().items() if each.source in trains}
         before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
         for names in [trains] if self.algorithm.joint_update else [[name] for name in trains]:
@@ -266,7 +288,17 @@ class Pack:
         for name, target in targets.items():
             source = (before if target.lags else parameters)[target.source]
             tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
+        self._let_follow(tensors, phase)
         return info
+
+    def _let_follow(self, tensors: TensorTree, phase: int) -> None:
+        """Copy to networks whose phase has not begun, and to their targets, what they start as, in place."""
+        both = {**tensors["parameters"], **tensors["targets"]}
+        for name, trained in self.trained.items():
+            if trained.starts_as is not None and phase < trained.first:
+                own = [target for target, each in self.algorithm.targets().items() if each.source == name]
+                for copied in (name, *own):
+                    both[copied].copy_(both[trained.starts_as])
 
     def _descend(self, name: str, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
         """One step of a network's optimiser, in place."""

@@ -88,9 +88,13 @@ class Training:
         execution_modes.get(self.execution)
 
     def factor(self, schedule: str) -> Factor:
-        """The learning-rate factor of every step."""
+        """The learning-rate factor of every step of a phase, over which the schedule runs; by default the whole run."""
         law = lr_schedules.get(schedule)
-        return lambda step: law(step, self.steps, self.eval_every)
+
+        def factor(step: int, first: int = 0, last: int | None = None) -> float:
+            return law(step - first, min(last or self.steps, self.steps) - first, self.eval_every)
+
+        return factor
 
     def try_rules(self) -> None:
         """Call what is called after evaluations once, so that its mistakes, and its parameters, show at the start."""

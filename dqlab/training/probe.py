@@ -120,11 +120,21 @@ def free_bytes(device: torch.device) -> int:
     return free_memory(device) - WORKSPACES.get(device.type, 0)
 
 
-def flops_of_update(pack: Pack, batch_size: int) -> int:
+def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
+    """Floating-point operations of the matrix products in the updates at those steps, as `flops_of_update` has them."""
+    stretches = pack.stretches(steps)
+    return sum(len(each) * flops_of_update(pack, batch_size, each.start) for each in stretches)
+
+
+def flops_of_update(pack: Pack, batch_size: int, step: int = 0) -> int:
     """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
 
     Counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed; nothing
     changes. It is no part of `Probe`: which operations there are depends on the device, and `auto` goes by their count.
+
+    Args:
+        pack, batch_size: whose update, and B.
+        step: in whose phase it is.
     """
     batch, noise = made_up_update(pack, batch_size)
     flops = 0
@@ -135,7 +145,7 @@ def flops_of_update(pack: Pack, batch_size: int) -> int:
             flops += int(formula(*args, **kwargs, out_val=result))
 
     with OperationObserver(count):
-        pack.losses(slice(0, 1), batch, noise)
+        pack.losses(slice(0, 1), batch, noise, pack.trained_at(step))
     return flops * pack.replicas
 
 

@@ -10,7 +10,7 @@ sums, and moves the cursor on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from dqlab.noise import NoiseStream, integers
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree, to_device, tree_map
 from dqlab.training.pack import Pack
-from dqlab.training.probe import flops_of_update
+from dqlab.training.probe import flops_of_updates
 
 
 class Step:
@@ -65,16 +65,17 @@ class Step:
         self._names = {name: self._loss_names(name) for name in pack.trained}
         self._columns = list(dict.fromkeys(name for names in self._names.values() for name in names))
         self.sums = torch.zeros(pack.replicas, len(self._columns), dtype=torch.float64, device=pack.device)
-        self.mode = mode.resolve(pack.device, float(flops_of_update(pack, batch_size) * updates))
+        steps = range(pack.state.step, pack.state.step + updates)
+        self.mode = mode.resolve(pack.device, float(flops_of_updates(pack, batch_size, steps)))
         on_execution(self.mode)
         self._begin_phase()
 
     def _begin_phase(self) -> None:
-        """Make ready what the updates from here on run: the losses of the networks that are trained now."""
-        self._trains = self.pack.begin_phase()
-        self.names = {name for network in self._trains for name in self._names[network]}
-        self.next_phase = next((step for step in self.pack.phases if step > self.pack.state.step), None)
-        self._update = partial(self._advance, self._trains)  # one for all groups, so that it is compiled once
+        """Make the update of this phase, whose networks alone are trained, ready."""
+        step = self.pack.state.step
+        self._losses = [name for network in self.pack.trained_at(step) for name in self._names[network]]
+        self._next_phase, self._runs = self.pack.next_phase(step), []  # the programs before go before others are made
+        self._update = partial(self._advance, step)  # one for all groups, so that it is compiled once
         self._runs = [self.mode(self._program(rows)) for rows in self.pack.groups()]
 
     def _steps(self) -> range:
@@ -83,7 +84,7 @@ class Step:
 
     def __call__(self) -> None:
         """One update of every replica."""
-        if self.pack.state.step == self.next_phase:
+        if self.pack.state.step == self._next_phase:
             self._begin_phase()
         if self.pack.state.step // self._stream.chunk != self._position:
             self._refill()
@@ -104,7 +105,7 @@ class Step:
     def take_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since the last call, name -> (K,) float64 on the host: the one place where it waits.
 
-        Losses are those of the present phase. Whoever wants means takes the sums where a phase ends.
+        Losses are those of the phase of the last update: whoever wants all takes the sums where a phase ends.
         """
         sums = self.current_sums()
         self.sums.zero_()
@@ -113,7 +114,7 @@ class Step:
     def current_sums(self) -> dict[str, Tensor]:
         """Sums of every loss since `take_sums` was last called, name -> (K,) float64 on the host."""
         columns = zip(self._columns, self.sums.clone().cpu().unbind(1), strict=True)
-        return {name: column for name, column in columns if name in self.names}
+        return {name: column for name, column in columns if name in self._losses}
 
     def restore_sums(self, sums: Mapping[str, Tensor]) -> None:
         """Go on from sums that `current_sums` gave, as a checkpoint keeps them."""
@@ -133,7 +134,7 @@ class Step:
         tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
         return Program(self._update, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
 
-    def _advance(self, trains: Sequence[str], tensors: TensorTree) -> None:
+    def _advance(self, phase: int, tensors: TensorTree) -> None:
         cursor = tensors["cursor"][:1]
 
         def now(chunk: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class Step:
         noise: dict[str, Any] = {name: now(chunk) for name, chunk in tensors["noise"].items()}
         index = noise.pop("batch_index")
         batch = gather_rows(tensors["data"], index)
-        info = self.pack.advance(tensors, trains, batch, noise, now(tensors["controls"]))
+        info = self.pack.advance(tensors, batch, noise, now(tensors["controls"]), phase)
         resting = torch.zeros_like(next(iter(info.values())))
         tensors["sums"].add_(torch.stack([info.get(name, resting) for name in self._columns], dim=-1))
         tensors["cursor"].add_(1)

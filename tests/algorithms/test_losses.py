@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from typing import Any
 
+import gin
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +17,11 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import Target
+from dqlab.algorithms.bdpo import BDPO
 from dqlab.algorithms.best_of_n import BestOfN
 from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.dac import DAC
+from dqlab.algorithms.dtql import DTQL
 from dqlab.algorithms.edac import EDAC, alignment
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
@@ -35,6 +39,7 @@ from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.edm import EDMPolicy
 from dqlab.policies.flow import RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax
@@ -261,8 +266,8 @@ def denoised(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return noisy, (1 - abar).sqrt(), eps, scene.nets["actor"](noisy, t, state)
 
 
-def with_gradients(algorithm: Algorithm) -> Scene:
-    scene = Scene(algorithm)
+def with_gradients(algorithm: Algorithm | Scene) -> Scene:
+    scene = algorithm if isinstance(algorithm, Scene) else Scene(algorithm)
     row = scene.pack.state.parameters["actor"].requires_grad_()
     scene.nets["actor"] = scene.pack.layouts["actor"].bind(row[0])
     return scene
@@ -489,3 +494,189 @@ def test_ifql_is_implicit_q_learning_beside_a_cloned_flow() -> None:
     x = start + t[:, None] * (batch.action - start)
     wanted = (nets["actor"](x, 100 * t, batch.state) - (batch.action - start)).square()
     assert float(scene.loss("actor")) == pytest.approx(float(wanted.mean()))
+
+
+def named(prefix: str, scene: Scene) -> dict[str, Tensor]:
+    own = {name: value for name, value in scene.noise.items() if name.startswith(f"{prefix}_")}
+    return {name.removeprefix(f"{prefix}_"): value for name, value in own.items()}
+
+
+def gradients_of(scene: Scene, loss: str) -> dict[str, bool]:
+    """Whether any gradient of a loss reaches each network and target, all of which might get one."""
+    rows = {
+        name: row.requires_grad_() for name, row in {**scene.pack.state.parameters, **scene.pack.state.targets}.items()
+    }
+    sources = {name: target.source for name, target in scene.algorithm.targets().items()}
+    scene.nets = {name: scene.pack.layouts[sources.get(name, name)].bind(row[0]) for name, row in rows.items()}
+    gradients = torch.autograd.grad(scene.loss(loss), list(rows.values()), allow_unused=True)
+    return {name: gradient is not None and bool(gradient.any()) for name, gradient in zip(rows, gradients, strict=True)}
+
+
+def check_actor(scene: Scene, wanted: Tensor) -> None:
+    """The actor's loss and its gradient are those of a sum written out."""
+    found = scene.loss("actor")
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient_of(found, scene), gradient_of(wanted, scene), rtol=1e-6, atol=1e-9)
+
+
+def edm_loss(scene: Scene, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    """Karras et al. 2022, eq. 8 with the coefficients of table 1: sigma_data 0.5, weight 1 / c_out^2."""
+    sigma = EDMPolicy().training_sigma(noise["level"]).unsqueeze(-1)
+    x, total = action + sigma * noise["eps"], sigma**2 + 0.25
+    output = scene.nets["behaviour"](x / total.sqrt(), sigma.squeeze(-1).log() / 4, scene.batch.state)
+    found = (0.25 / total * x + sigma * 0.5 / total.sqrt() * output).clamp(-1, 1)
+    return ((found - action).square() * total / (sigma * 0.5) ** 2).mean()
+
+
+def test_dtql_is_trust_and_the_lower_q() -> None:
+    """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean min Q."""
+    scene = with_gradients(DTQL(alpha=3.0, bc_weight=0.5))
+    batch, policy = scene.batch, TanhGaussianPolicy()
+    action = policy.sample(scene.nets["actor"], DIMS, batch.state, named("actor", scene))
+    q = scene.nets["critic"](batch.state, action).amin(dim=0)
+    log_prob = policy.log_prob(scene.nets["actor"], DIMS, batch.state, batch.action)
+    wanted = 3 * edm_loss(scene, action, named("trust", scene)) - 0.5 * log_prob.mean() - q.mean()
+    check_actor(scene, wanted)
+    cloning = edm_loss(scene, batch.action, named("behaviour", scene))
+    assert float(scene.loss("behaviour")) == pytest.approx(float(cloning))
+
+
+def test_dtql_learns_v_from_its_online_critics_and_these_from_v() -> None:
+    scene = Scene(DTQL())
+    state, value = scene.batch.state, scene.nets["value"]
+    u = scene.nets["critic"](state, scene.batch.action).amin(dim=0) - value(state)
+    assert float(scene.loss("value")) == pytest.approx(float((torch.where(u < 0, 0.3, 0.7) * u**2).mean()))
+    assert float(scene.loss("critic")) == pytest.approx(float(scene.td(value(scene.batch.next_state))))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reached"),
+    [
+        (DTQL(), {"behaviour": {"behaviour"}, "value": {"value"}, "critic": {"critic"}}),
+        (BDPO(), {"behaviour": {"behaviour"}, "value": {"value"}, "critic": {"critic"}}),
+    ],
+)
+def test_values_and_clones_get_gradients_of_their_own_losses_alone(
+    algorithm: Algorithm, reached: dict[str, set[str]]
+) -> None:
+    scene = Scene(algorithm)
+    for loss, wanted in reached.items():
+        found = gradients_of(scene, loss)
+        assert {name for name, some in found.items() if some} == wanted
+
+
+def test_an_edm_is_trained_at_truncated_log_logistic_noise_levels() -> None:
+    """A share of logistic((log sigma - log 0.5) / 0.5) between its values at both ends lies below sigma."""
+    levels = torch.linspace(0, 1, 11).double()
+    sigma = EDMPolicy().training_sigma(levels)
+    assert float(sigma[0]) == pytest.approx(0.002)
+    assert float(sigma[-1]) == pytest.approx(80.0)
+    below = torch.sigmoid((sigma.log() - math.log(0.5)) / 0.5)
+    torch.testing.assert_close((below - below[0]) / (below[-1] - below[0]), levels)
+
+
+def test_the_kl_of_a_chain_is_the_sum_of_that_of_its_steps() -> None:
+    """Against Monte Carlo: the mean of log p(chain) - log q(chain) over chains of p; steps have variance beta_t."""
+    process = DiffusionPolicy().process
+    generator, count = torch.Generator().manual_seed(0), 200_000
+    x = torch.randn(count, 2, generator=generator).double()
+    kl, log_ratio = torch.zeros(count).double(), torch.zeros(count).double()
+    for t in reversed(range(process.n_timesteps)):
+        ours, theirs = 0.3 * x.sin() + 0.1 * t, 0.1 * x
+        kl = kl + process.kernel_kl(t, ours, theirs)
+        beta, sigma = process.betas[t], process.sigma(t)
+        means = [(x - beta / sigma * eps) / math.sqrt(1 - beta) for eps in (ours, theirs)]
+        x = means[0] + math.sqrt(beta) * torch.randn(x.shape, generator=generator).double()
+        squares = [(x - mean).square().sum(dim=1) for mean in means]
+        log_ratio = log_ratio + (squares[1] - squares[0]) / (2 * beta)
+    error = float(log_ratio.std()) / math.sqrt(count)
+    assert float(kl.mean()) > 20 * error
+    assert float(log_ratio.mean()) == pytest.approx(float(kl.mean()), abs=4 * error)
+    rows = torch.arange(5)
+    each = torch.stack([process.kernel_kl(t, x[t], 0.5 * x[t]) for t in range(5)])
+    torch.testing.assert_close(process.kernel_kl(rows, x[:5], 0.5 * x[:5]), each)
+
+
+CANDIDATES = 3
+
+
+def bdpo() -> Scene:
+    """Three candidates, three critics whose mean minus half a standard deviation counts, eta 0.4."""
+    lcb = partial(LowerBoundEnsemble, n_critics=3, beta=0.5)
+    scene = Scene(BDPO(critic=lcb, eta=0.4, candidates=CANDIDATES))
+    scene.pack.state.parameters["actor"].mul_(1.3)
+    scene.pack.state.targets["actor_ema"].mul_(1.2)
+    return scene
+
+
+def lower_bound(values: Tensor) -> Tensor:
+    return values.mean(dim=0) - 0.5 * values.std(dim=0, unbiased=False)
+
+
+def reverse_step(x: Tensor, t: int, eps: Tensor) -> Tensor:
+    """The posterior's mean of the clipped x_0 (Ho et al. 2020, eq. 7)."""
+    betas = torch.tensor(DiffusionPolicy().process.betas).double()
+    abar = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])
+    start = ((x - (1 - abar[t + 1]).sqrt() * eps) / abar[t + 1].sqrt()).clamp(-1, 1)
+    of_start, of_x = abar[t].sqrt() * betas[t], (1 - betas[t]).sqrt() * (1 - abar[t])
+    return (of_start * start + of_x * x) / (1 - abar[t + 1])
+
+
+def step_kl(t: int, eps: Tensor, other: Tensor) -> Tensor:
+    process = DiffusionPolicy().process
+    beta = process.betas[t]
+    return beta / (1 - beta) / process.sigma(t) ** 2 / 2 * (eps - other).square().sum(dim=1)
+
+
+def test_bdpo_backs_up_q_minus_the_kl_of_whole_chains() -> None:
+    scene = bdpo()
+    noise, actor, clone = named("target", scene), scene.nets["actor_ema"], scene.nets["behaviour_ema"]
+    state = scene.batch.next_state.repeat_interleave(CANDIDATES, dim=0)
+    x, kl = noise["start"], torch.zeros(len(state)).double()
+    for t in (4, 3, 2, 1, 0):
+        time = torch.full((len(state),), t)
+        eps = actor(x, time, state)
+        kl = kl + step_kl(t, eps, clone(x, time, state))
+        x = reverse_step(x, t, eps) + (t > 0) * math.sqrt(DiffusionPolicy().process.betas[t]) * noise["noise"][t]
+    q = scene.nets["critic_target"](state, x).view(3, BATCH, CANDIDATES).mean(dim=2)
+    following = lower_bound(q) - 0.4 * kl.view(BATCH, CANDIDATES).mean(dim=1)
+    target = scene.batch.reward + 0.99 * (1 - scene.batch.terminal) * following
+    wanted = (scene.nets["critic"](scene.batch.state, scene.batch.action) - target).square().mean()
+    assert float(scene.loss("critic")) == pytest.approx(float(wanted))
+
+
+def worth_of_a_step(scene: Scene, name: str, use: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t, t, and what a step is worth, row by row: Q where it ends the chain, V one timestep on elsewhere."""
+    noise, process, worth, noisy = named(use, scene), DiffusionPolicy().process, [], []
+    for row, (state, action) in enumerate(zip(scene.batch.state, scene.batch.action, strict=True)):
+        t, state = int(noise["t"][row]), state.unsqueeze(0)
+        x = process.alpha(t) * action.unsqueeze(0) + process.sigma(t) * noise["eps"][row]
+        eps, other = (scene.nets[each](x, torch.tensor([t]), state) for each in (name, "behaviour_ema"))
+        draws = noise["step"][CANDIDATES * row : CANDIDATES * (row + 1)]
+        following = reverse_step(x, t, eps) + (t > 0) * math.sqrt(process.betas[t]) * draws
+        states = state.expand(CANDIDATES, -1)
+        later = (torch.full((CANDIDATES,), t - 1),) if t else ()
+        values = scene.nets["value_target" if t else "critic_target"](states, following, *later)
+        worth.append(lower_bound(values.mean(dim=1)) - 0.4 * step_kl(t, eps, other).squeeze(0))
+        noisy.append(x)
+    return torch.cat(noisy), noise["t"], torch.stack(worth)
+
+
+def test_bdpo_learns_the_worth_of_single_steps() -> None:
+    scene = bdpo()
+    x, t, worth = worth_of_a_step(scene, "actor_ema", "value")
+    assert 0 in t
+    wanted = (scene.nets["value"](scene.batch.state, x, t) - worth).square().mean()
+    assert float(scene.loss("value")) == pytest.approx(float(wanted))
+    with_gradients(scene)
+    check_actor(scene, -worth_of_a_step(scene, "actor", "actor")[2].mean())
+
+
+def test_bdpo_begins_as_its_clone_at_no_cost() -> None:
+    """The KL is 0 there, and its gradient too: the actor's comes from values alone."""
+    gin.parse_config(["BDPO.pretrain_steps = 3", "BDPO.warmup_steps = 0"])
+    pack = Pack([BDPO()], DIMS, [0], dtype=torch.float64)
+    noise = make_noise(pack.algorithm.update_noise(DIMS, BATCH))
+    kls = [pack.update(make_batch(), noise).get("actor/kl") for _ in range(5)]
+    assert kls[:3] == [None] * 3
+    assert float(kls[3]) == float(kls[4]) == 0.0  # the actor is updated at every fifth step alone

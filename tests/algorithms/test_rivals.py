@@ -163,7 +163,7 @@ def packed(case: Case, replicas: int = 1) -> Pack:
     gin_files.load_gin([f"gin/{case.gin}_walker2d.gin"], case.bindings)
     algorithm = Experiment().resolved_algorithm
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
-    more: dict[str, Any] = {"learning_rate_factor": lambda step: factor(step)} if factor else {}
+    more: dict[str, Any] = {"learning_rate_factor": lambda step, *_: factor(step)} if factor else {}
     return Pack([algorithm] * replicas, Dims(S, A), list(range(replicas)), dtype=torch.float64, **more)
 
 

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dqlab.networks.values import ValueNetwork, expectile_loss, exponential_loss, quantile_loss
+from dqlab.networks import Layout
+from dqlab.networks.values import ChainValueNetwork, ValueNetwork, expectile_loss, exponential_loss, quantile_loss
+from dqlab.tools.conformance.made import (
+    check_dtypes,
+    check_independent_rows,
+    check_module,
+    check_saving,
+    with_moved_parameters,
+)
 
 SAMPLE = torch.tensor([-1.0, 0.0, 0.5, 2.0, 4.0], dtype=torch.float64)
 
@@ -70,3 +78,31 @@ def test_v_is_normalised_where_its_code_does_it() -> None:
         assert isinstance(norm, torch.nn.LayerNorm)
         assert norm.eps == 1e-6
         assert len(network.layers) == 4
+
+
+def chain_value() -> ChainValueNetwork:
+    return ChainValueNetwork(5, 3, n_members=4, hidden_dim=8, depth=2, time_dim=4)
+
+
+def test_values_along_a_chain_are_what_is_asked_of_networks() -> None:
+    """Pure, stackable, traceable, on any device and in any type, row by row; each member has numbers of its own."""
+    module = with_moved_parameters(chain_value())
+    state, x, t = torch.randn(7, 5).double(), torch.randn(7, 3).double(), torch.arange(7) % 5
+    values = module(state, x, t)
+    assert values.shape == (4, 7)
+    assert bool((values[0] != values[1]).all())
+    check_module(module, lambda network, *given: network(*given), state, x, t)
+    check_dtypes(module, state, x, t)
+    check_saving(lambda: chain_value(), module, state, x, t)
+    check_independent_rows(lambda *given: module(*given, t[:1].expand(7)).T, state, x)
+    layout = Layout.of(module)
+    row = layout.flatten(dict(module.named_parameters())).detach()
+    assert layout.members is not None, "on a GPU its members are called as one"
+    torch.testing.assert_close(layout.bind(row, as_one=True)(state, x, t), values)
+
+
+def test_values_along_a_chain_depend_on_all_that_they_are_given() -> None:
+    module = with_moved_parameters(chain_value())
+    state, x, t = torch.randn(2, 5).double(), torch.randn(2, 3).double(), torch.zeros(2)
+    for changed in ((state + 1, x, t), (state, x + 1, t), (state, x, t + 1)):
+        assert bool((module(*changed) != module(state, x, t)).all())

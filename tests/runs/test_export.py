@@ -44,10 +44,13 @@ def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, t
     return noise, policy(states.numpy(), flat)
 
 
+ACTING = ("policy", "critic", "selection", "acting_actor")
+
+
 def acts_by(name: str) -> tuple[object, ...]:
     """All that decides how an algorithm acts."""
     algorithm = algorithms.get(name)()
-    return type(algorithm).act, *(getattr(algorithm, part, "") for part in ("policy", "critic", "selection"))
+    return type(algorithm).act, *(getattr(algorithm, part, "") for part in ACTING)
 
 
 @pytest.mark.parametrize("algorithm", {acts_by(name): name for name in sorted(algorithms.names())}.values())

@@ -60,6 +60,7 @@ for name in algorithms.names():
     for replicas in (2,) if name != "diffusion_ql" else (1, 2):
         process._table = table
         pack = Pack([algorithms.get(name)()] * replicas, dims, range(replicas), width=replicas)
+        pack.state.step = pack.phases[-1]
         step, core = Step(pack, data, 8, Eager()), SamplerCore(pack, 2, Eager())
         programs = [step._program(slice(0, replicas)), core._program(slice(0, replicas), 0)]
         process._table = lambda values, dtype, device: torch.empty(len(values), dtype=dtype, device=device)

@@ -10,7 +10,7 @@ from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError
 from dqlab.policies.base import Dims
 from dqlab.training import Pack, Probe
-from dqlab.training.execution.program import nested_tensors
+from dqlab.training.execution.program import nested_tensors, tree_map
 from dqlab.training.probe import MemoryNeed, free_bytes, made_up_update
 
 DIMS = Dims(17, 6)
@@ -81,8 +81,7 @@ def test_a_split_pack_is_the_same_pack() -> None:
     single = Pack([algorithms.get("diffusion_ql")()], DIMS, [0], dtype=torch.float64)
     batch, noise = made_up_update(single, 8)
     for pack in (whole, split):
-        several = [tensor.expand(5, *tensor.shape[1:]) for tensor in batch]
-        pack.update(type(batch)(*several), {name: value.expand(5, *value.shape[1:]) for name, value in noise.items()})
+        pack.update(*tree_map(lambda tensor: tensor.expand(5, *tensor.shape[1:]), (batch, noise)))
     for name, matrix in whole.state.parameters.items():
         assert torch.allclose(matrix, split.state.parameters[name], rtol=0, atol=1e-12)
 

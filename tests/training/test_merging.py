@@ -192,6 +192,7 @@ PACKS = [("diffusion_ql", 1), *((name, 3) for name in algorithms.names())]
 
 def step_of(name: str, replicas: int) -> Step:
     pack = Pack([algorithms.get(name)()] * replicas, DIMS, range(replicas), dtype=torch.float64, width=replicas)
+    pack.state.step = pack.phases[-1]
     return Step(pack, random_transitions(40), 16, Eager())
 
 

@@ -27,11 +27,16 @@ def command(out: Path, *more: str) -> list[str]:
     return ["train", "--gin", str(gin), "--out", str(out), "--seeds", "0", "1", "--steps", "60", "-q", *sets, *more]
 
 
-def run_killed(out: Path, whole: Path, kills: int, *more: str) -> None:
-    """Train in `out`, killing the process at random records of the run `whole`; it would not do the last update."""
+def run_killed(out: Path, whole: Path, kills: int | tuple[int, ...], *more: str) -> None:
+    """Train in `out`, killing the process at records of the run `whole`; it would not do the last update.
+
+    The records are those of so many random ones, or the first ones of these steps.
+    """
     steps, dice = [step for step, _ in journal(whole, 0)], random.Random(0)
     env = isolated(out.parent) | held(steps[-1] - 1, out.parent / "never")
-    for line in sorted(dice.sample(range(1, steps.index(steps[-1]) + 1), kills)):
+    at_random = isinstance(kills, int)
+    lines = dice.sample(range(1, steps.index(steps[-1]) + 1), kills) if at_random else map(steps.index, kills)
+    for line in sorted(line + (not at_random) for line in lines):
         resume = ["--resume"] if (out / "run.json").exists() else []
         arguments = [*command(out, *resume, *more), *write_hold(out.parent)]
         process = subprocess.Popen([sys.executable, "-m", "dqlab.cli", *arguments], cwd=out.parent, env=env)
@@ -54,12 +59,21 @@ def journal(out: Path, seed: int) -> list[Any]:
     return records(out, f"seed-{seed}")
 
 
-@pytest.mark.parametrize(("algorithm", "kills"), [("diffusion_ql", 2), ("td3_bc", 1)])
+PHASES = ("BDPO.pretrain_steps=20", "BDPO.warmup_steps=15", "BDPO.candidates=2")
+PHASES += ("BDPO.critic=twin", "BDPO.selection=softmax_q", "ChainValueNetwork.hidden_dim=16")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kills", "own"), [("diffusion_ql", 2, ()), ("td3_bc", 1, ()), ("bdpo", (10, 20, 35, 40), PHASES)]
+)
 def test_kill_and_resume_is_bit_identical(
-    tmp_path: Path, in_process: Callable[..., Any], algorithm: str, kills: int
+    tmp_path: Path, in_process: Callable[..., Any], algorithm: str, kills: int | tuple[int, ...], own: tuple[str, ...]
 ) -> None:
-    """With candidates and without, delayed networks included; evaluations, too."""
-    whole, killed, more = tmp_path / "whole", tmp_path / "killed", ("--set", f"Experiment.algorithm={algorithm}")
+    """With candidates and without, delayed networks included; evaluations, too.
+
+    Phases end at 20, where an evaluation is, and at 35, where nothing else is.
+    """
+    whole, killed, more = tmp_path / "whole", tmp_path / "killed", ("--set", f"Experiment.algorithm={algorithm}", *own)
     assert in_process(*command(whole, *more)).returncode == 0
     run_killed(killed, whole, kills, *more)
     assert in_process(*command(killed, "--resume", *more)).returncode == 0

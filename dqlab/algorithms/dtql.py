@@ -1,0 +1,113 @@
+"""DTQL (Chen, Wang, Zhou 2024): a one-step actor that a diffusion model of the data keeps within a trust region."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from torch import Tensor, nn
+
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.iql import ImplicitQ
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.networks.ensembles import ensemble_of
+from dqlab.noise import NoiseSpec
+from dqlab.policies import Policy, policies
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.selection import Selection
+
+
+@algorithms.register(
+    "dtql",
+    source="Chen, Wang, Zhou 2024; details of flow-rl's rendering",
+    cites=("chen2024diffusion",),
+)
+@dataclass(frozen=True)
+class DTQL(ImplicitQ):
+    """Diffusion trusted Q-learning: a one-step actor descends alpha * its actions' denoising loss - Q.
+
+    The denoising loss is that of a diffusion model cloned from the data, which gets no gradient from it: it is low
+    where the data's actions are. V and the critics are learned as in IQL, without actions of the actor. For the first
+    `pretrain_steps` the actor rests, as it was initialised.
+
+    Attributes:
+        policy: the actor's, of one step.
+        behaviour: the policy whose losses are the trust region, a name from the `policy` registry or a factory.
+        critic: a name from its registry, or a factory.
+        selection: how it acts; the authors choose from 1,024 actions by the softmax of Q.
+        value_loss: how V is fitted, from the `value_loss` registry.
+        alpha: weight of the trust region, to be tuned for each task.
+        bc_weight: weight of the actor's own cloning loss; the paper has 1 for AntMaze, else 0.
+        pretrain_steps: updates before the actor's first.
+        discount, tau: gamma; rate of the critics' targets, which rank actions.
+        learning_rate: Adam's, of the actor and the behaviour model.
+        critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    policy: str | Callable[[], Policy] = "gaussian"
+    behaviour: str | Callable[[], Policy] = "edm"
+    selection: str | Callable[[], Selection] = "softmax_q"
+    alpha: float = 5.0
+    bc_weight: float = 0.0
+    pretrain_steps: int = 50_000
+    lr_schedule: str = "cosine"
+
+    selection_loss = "actor/trust_loss"
+    valuing_critic = "critic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "bc_weight", "pretrain_steps"):
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+
+    @cached_property
+    def resolved_behaviour(self) -> Policy:
+        return policies.choose(self.behaviour)()
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        return {"behaviour": self.resolved_behaviour.build(dims), **super().build(dims)}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """The behaviour model, V, the critics, which see the new V, and after pre-training the actor."""
+        value, rates = partial(self.state_value_loss, dims), ("learning_rate", "grad_norm")
+        return {
+            "behaviour": TrainedNetwork(partial(self.behaviour_loss, dims), *rates),
+            "value": TrainedNetwork(value, "value_learning_rate", "grad_norm"),
+            "critic": TrainedNetwork(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
+            "actor": TrainedNetwork(partial(self.actor_loss, dims), *rates, first=self.pretrain_steps),
+        }
+
+    def targets(self) -> dict[str, Target]:
+        return {"critic_target": Target("critic", "tau", start=self.pretrain_steps)}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """Of the behaviour model's loss twice: of the data (`behaviour_*`), of the actor's actions (`trust_*`)."""
+        clone = self.resolved_behaviour.loss_noise(dims, batch)
+        own = add_prefix("actor", self.resolved_policy.sample_noise(dims, batch))
+        bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
+        return {**add_prefix("behaviour", clone), **add_prefix("trust", clone), **own, **bc_noise}
+
+    def behaviour_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The behaviour model's cloning loss."""
+        own = strip_prefix("behaviour", noise)
+        loss = self.resolved_behaviour.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
+        return loss, detach_info({"behaviour/bc_loss": loss})
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean Q, the ranking value."""
+        policy, actor = self.resolved_policy, nets["actor"]
+        action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
+        trust = self.resolved_behaviour.losses(
+            nets["behaviour"], dims, batch.state, action, strip_prefix("trust", noise)
+        ).mean()
+        bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
+        q = ensemble_of(nets["critic"]).ranking_value(nets["critic"](batch.state, action))
+        loss = hyper["alpha"] * trust + hyper["bc_weight"] * bc_loss - q.mean()
+        info = {"actor/loss": loss, "actor/trust_loss": trust, "actor/bc_loss": bc_loss, "actor/q": q.mean()}
+        return loss, detach_info(info)
