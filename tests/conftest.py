@@ -65,6 +65,7 @@ SMALL = [
     *(f"{component}.hidden_dim = 16" for component in ("LNResnet", *PERCEPTRONS)),
     "DiffusionPolicy.n_timesteps = 2",
     "OneStepFlowPolicy.n_steps = 2",
+    "RectifiedFlowPolicy.n_steps = 2",
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
 ]
