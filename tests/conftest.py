@@ -66,13 +66,13 @@ SMALL = [
     "DiffusionPolicy.n_timesteps = 2",
     "OneStepFlowPolicy.n_steps = 2",
     "RectifiedFlowPolicy.n_steps = 2",
+    "LowerBoundEnsemble.n_critics = 2",
     "SoftmaxQ.n_candidates = 4",
     "Argmax.n_candidates = 4",
 ]
-"""Networks, chains and candidates of every algorithm, as small as can be with nothing left out."""
+"""Networks, chains, ensembles and candidates of every algorithm, as small as can be with nothing left out."""
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
-SHALLOW += ["LowerBoundEnsemble.n_critics = 2"]
-"""One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""
+"""One hidden layer instead of two or three, which are traced and compiled alike."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
