@@ -19,7 +19,7 @@ from dqlab.noise import NoiseSpec, normal
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import bound_submodule
-from dqlab.policies.gaussian import TanhGaussianPolicy, log_normal, log_slope, squash
+from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
 class EditNetwork(nn.Module):
@@ -122,9 +122,8 @@ class QAMEdit(QAM):
         """Edited actions (B, A), and the log density (B,) of their edits in units of the largest one."""
         with torch.no_grad():
             action = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("flow", noise))
-        seen = torch.cat([state, action], dim=-1)
-        mean, std = self.resolved_edit.distribution(bound_submodule(nets["edit"], "gaussian"), dims, seen)
-        u = mean + std * noise["eps"]
-        log_prob = (log_normal(u, mean, std) - log_slope(u, 1.0)).sum(dim=-1)
-        edited = action + self.edit_scale * squash(u, dims.max_action)
+        seen, unit = torch.cat([state, action], dim=-1), Dims(dims.state + dims.action, dims.action)
+        network = bound_submodule(nets["edit"], "gaussian")
+        edit, log_prob = self.resolved_edit.sample_with_log_prob(network, unit, seen, {"eps": noise["eps"]})
+        edited = action + self.edit_scale * dims.max_action * edit
         return edited.clamp(-dims.max_action, dims.max_action), log_prob

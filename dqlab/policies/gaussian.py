@@ -159,6 +159,14 @@ class TanhGaussianPolicy(PerceptronPolicy):
         mean, std = self.distribution(network, dims, state)
         return self._action(dims, mean + std * noise["eps"])
 
+    def sample_with_log_prob(
+        self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Actions (B, A) as `sample` gives them, and their log pi(a|s) (B,) without inverting the tanh; squashed."""
+        mean, std = self.distribution(network, dims, state)
+        u = mean + std * noise["eps"]
+        return squash(u, dims.max_action), (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
+
     def _action(self, dims: Dims, u: Tensor) -> Tensor:
         return squash(u, dims.max_action) if self.squashed else u.clamp(-dims.max_action, dims.max_action)
 
