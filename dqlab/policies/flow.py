@@ -62,14 +62,17 @@ class RectifiedFlowPolicy(Policy):
 
     def integrate(self, network: Network, state: Tensor, start: Tensor) -> Tensor:
         """The point (B, A) at t = 1 that Euler's method reaches from `start` (B, A)."""
-        velocity, x = self._velocity(network, state), start
+        velocity, x = self.velocity(network, state, self.n_steps), start
         for step in range(self.n_steps):
             x = x + velocity(x, step) / self.n_steps
         return x
 
-    def _velocity(self, network: Network, state: Tensor) -> Callable[[Tensor, int], Tensor]:
-        """`(x (B, A), step) -> velocity (B, A)`; with `prepare`, what does not depend on x is computed once."""
-        steps = torch.arange(self.n_steps, device=state.device, dtype=state.dtype)
+    def velocity(self, network: Network, state: Tensor, count: int) -> Callable[[Tensor, int], Tensor]:
+        """`(x (B, A), step) -> velocity (B, A)` at time step / n_steps, for the first `count` steps.
+
+        With `prepare`, what does not depend on x is computed once.
+        """
+        steps = torch.arange(count, device=state.device, dtype=state.dtype)
         times = steps * (self.time_scale / self.n_steps)
         if not hasattr(network.module, "prepare"):
             return lambda x, step: network(x, times[step].expand(x.shape[0]), state)

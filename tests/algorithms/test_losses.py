@@ -12,6 +12,7 @@ from typing import Any
 import gin
 import pytest
 import torch
+from made_scenes import Scene, gradient_of, gradients_of, with_gradients
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
@@ -45,31 +46,6 @@ from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax
 from dqlab.testing import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.training import Pack
-
-
-class Scene:
-    """One replica, a batch, its noise, and its networks as functions; targets differ from what they follow."""
-
-    def __init__(self, algorithm: Algorithm) -> None:
-        self.pack = Pack([algorithm], DIMS, [0], dtype=torch.float64)
-        self.algorithm, self.stacked = algorithm, make_batch()
-        self.batch = Batch(*(field[0] for field in self.stacked))
-        self.noise = one_noise(algorithm.update_noise(DIMS, BATCH))
-        for matrix in self.pack.state.targets.values():
-            matrix.mul_(0.9)
-        rows = {**self.pack.state.parameters, **self.pack.state.targets}
-        sources = {name: target.source for name, target in algorithm.targets().items()}
-        self.nets = {name: self.pack.layouts[sources.get(name, name)].bind(row[0]) for name, row in rows.items()}
-        self.hyper = {name: torch.tensor(value).double() for name, value in algorithm.hyper().items()}
-
-    def loss(self, name: str) -> Tensor:
-        return self.pack.trained[name].loss(self.nets, self.batch, self.noise, self.hyper)[0]
-
-    def td(self, following: Tensor) -> Tensor:
-        """Sum over critics of the mean squared TD error, discount 0.99."""
-        target = self.batch.reward + 0.99 * (1 - self.batch.terminal) * following
-        q1, q2 = self.nets["critic"](self.batch.state, self.batch.action)
-        return ((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean()
 
 
 def test_td3_bc_smoothing_scales_with_the_range_and_is_clipped() -> None:
@@ -253,10 +229,6 @@ def shift_of(scene: Scene, action: Tensor) -> Tensor:
     return torch.autograd.grad(scene.nets["critic_target"](scene.batch.state, leaf).mean(dim=0).sum(), leaf)[0]
 
 
-def gradient_of(loss: Tensor, scene: Scene) -> Tensor:
-    return torch.autograd.grad(loss, scene.pack.state.parameters["actor"])[0]
-
-
 def denoised(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noised actions, their sigma_t, the noise, and what the actor makes of them."""
     policy, state = DiffusionPolicy(), scene.batch.state
@@ -264,13 +236,6 @@ def denoised(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     abar = torch.tensor(policy.process.alphas_cumprod, dtype=torch.float64)[t].unsqueeze(-1)
     noisy = abar.sqrt() * scene.batch.action + (1 - abar).sqrt() * eps
     return noisy, (1 - abar).sqrt(), eps, scene.nets["actor"](noisy, t, state)
-
-
-def with_gradients(algorithm: Algorithm | Scene) -> Scene:
-    scene = algorithm if isinstance(algorithm, Scene) else Scene(algorithm)
-    row = scene.pack.state.parameters["actor"].requires_grad_()
-    scene.nets["actor"] = scene.pack.layouts["actor"].bind(row[0])
-    return scene
 
 
 @pytest.mark.parametrize("learns_eta", [False, True])
@@ -499,17 +464,6 @@ def test_ifql_is_implicit_q_learning_beside_a_cloned_flow() -> None:
 def named(prefix: str, scene: Scene) -> dict[str, Tensor]:
     own = {name: value for name, value in scene.noise.items() if name.startswith(f"{prefix}_")}
     return {name.removeprefix(f"{prefix}_"): value for name, value in own.items()}
-
-
-def gradients_of(scene: Scene, loss: str) -> dict[str, bool]:
-    """Whether any gradient of a loss reaches each network and target, all of which might get one."""
-    rows = {
-        name: row.requires_grad_() for name, row in {**scene.pack.state.parameters, **scene.pack.state.targets}.items()
-    }
-    sources = {name: target.source for name, target in scene.algorithm.targets().items()}
-    scene.nets = {name: scene.pack.layouts[sources.get(name, name)].bind(row[0]) for name, row in rows.items()}
-    gradients = torch.autograd.grad(scene.loss(loss), list(rows.values()), allow_unused=True)
-    return {name: gradient is not None and bool(gradient.any()) for name, gradient in zip(rows, gradients, strict=True)}
 
 
 def check_actor(scene: Scene, wanted: Tensor) -> None:

@@ -12,6 +12,7 @@ from dqlab.policies import Policy, policies
 from dqlab.policies.cvae import CVAEPolicy
 from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
+from dqlab.policies.mean_flow import MeanFlowPolicy
 
 SMALL = partial(MLPDenoiser, hidden_dim=64)
 
@@ -31,8 +32,10 @@ def test_training_lowers_the_loss(name: str) -> None:
         GaussianMixturePolicy(hidden_dim=32),
         RectifiedFlowPolicy(denoiser=SMALL),
         OneStepFlowPolicy(denoiser=SMALL, one_step=SMALL, n_steps=5),
+        MeanFlowPolicy(denoiser=SMALL, n_times=50),
+        MeanFlowPolicy(denoiser=SMALL, fixed_end=False, residual=False, adaptive_power=1.0, adaptive_floor=1e-2),
     ],
-    ids=lambda policy: type(policy).__name__,
+    ids=lambda policy: f"{type(policy).__name__}{'' if getattr(policy, 'fixed_end', True) else ', ends drawn'}",
 )
 def test_both_modes_are_covered_with_little_between(policy: Policy) -> None:
     left, right, between = Fit(policy, steps=300, rate=1e-2).shares()

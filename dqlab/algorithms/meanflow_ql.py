@@ -1,0 +1,100 @@
+"""MeanFlowQL (Wang et al. 2026): the average velocity of a flow, cloned and led by the critics in one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dqlab.algorithms.actor_critic import ActorCritic, best_value
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.errors import ConfigError
+from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.noise import NoiseSpec
+from dqlab.policies import Policy
+from dqlab.policies.base import Dims, strip_prefix
+from dqlab.policies.mean_flow import MeanFlowPolicy
+from dqlab.policies.selection import Selection
+
+
+@algorithms.register(
+    "meanflow_ql", source="Wang et al. 2026 (MeanFlowQL); details of its official code", cites=("wang2026one",)
+)
+@dataclass(frozen=True)
+class MeanFlowQL(ActorCritic):
+    """One-step Q-learning on an average velocity: L = alpha * L_bc - mean Q(s, one-step action) + what lies outside.
+
+    Attributes:
+        policy: an average velocity.
+        critic: `ensemble_mean` of two, as in the paper.
+        selection: how it acts; the best of five in the paper.
+        alpha: weight of behaviour cloning, to be tuned for each task.
+        normalise_q: divide the Q term by mean |Q|.
+        range_weight: of the mean distance of one-step actions from the action range.
+        backup_candidates: next actions in the TD target, of which the best one counts.
+        joint_update: as in the authors' code: the actor sees the critics as they were before the update, and their
+            targets follow them so.
+        discount, tau: gamma; rate of the critics' targets.
+        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
+    """
+
+    policy: str | Callable[[], Policy] = "mean_flow"
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
+    selection: str | Callable[[], Selection] = "argmax"
+    alpha: float = 10.0
+    normalise_q: bool = False
+    range_weight: float = 1.0
+    backup_candidates: int = 2
+    learning_rate: float = 1e-4
+    grad_norm: float = 1.0
+    joint_update: bool = True
+
+    averages_critics = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "range_weight"):
+            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
+
+    @property
+    def resolved_mean_flow(self) -> MeanFlowPolicy:
+        """The policy.
+
+        Raises:
+            ConfigError: it is not an average velocity.
+        """
+        policy: Policy = self.resolved_policy
+        if not isinstance(policy, MeanFlowPolicy):
+            raise ConfigError(f"MeanFlowQL wants an average velocity: its policy must be 'mean_flow', not {policy}.")
+        return policy
+
+    def targets(self) -> dict[str, Target]:
+        """The critics' moving averages, an update behind if `joint_update`."""
+        return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of B * backup_candidates next actions, a state's candidates side by side."""
+        return super().next_value_noise(dims, rows * self.backup_candidates)
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The aggregated value (B, Z) of the best candidate."""
+        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
+        return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """alpha * L_bc + L_q + range_weight * the mean distance from the action range."""
+        policy, actor, bound = self.resolved_mean_flow, nets["actor"], dims.max_action
+        losses = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise))
+        action = policy.unbounded_action(actor, batch.state, strip_prefix("actor", noise))
+        q = self.first_q(nets, batch.state, action.clamp(-bound, bound))
+        q_loss = -q.mean() / (q.abs().mean().detach() if self.normalise_q else 1)
+        bc_loss, outside = losses.mean(), (action.abs() - bound).relu().mean()
+        loss = hyper["alpha"] * bc_loss + q_loss + hyper["range_weight"] * outside
+        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss, "actor/outside": outside}
+        return loss, detach_info(info)

@@ -1,0 +1,121 @@
+"""QAM (Li & Levine 2026): a flow that adjoint matching bends from the data's towards the critics' gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.errors import ConfigError
+from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.noise import NoiseSpec, normal
+from dqlab.policies import Policy
+from dqlab.policies.adjoint_matching import adjoint_matching_losses
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
+
+
+@algorithms.register(
+    "qam",
+    source="Li & Levine 2026 (QAM); its code's updates; Domingo-Enrich et al. 2025 (adjoint matching)",
+    cites=("li2026adjoint", "domingoenrich2025adjoint"),
+)
+@dataclass(frozen=True)
+class QAM(ActorCritic):
+    """Q-learning with adjoint matching: the actor's flow is to give behaviour * exp(inverse_temperature * Q).
+
+    A behaviour flow clones the data. The actor, a flow beside it, is fitted by regression on adjoints, which the
+    behaviour flow's average carries back from -inverse_temperature * grad Q along noisy paths of the actor's: no
+    gradient goes through a chain, and none through the actor's own derivative.
+
+    Attributes:
+        policy: a rectified flow, of the behaviour and of the actor.
+        critic: a lower confidence bound of ten, as in the paper.
+        selection: how it acts; the one action in the paper, else candidates are ranked by the critics' mean.
+        inverse_temperature: of the tilt by Q; tuned for each task.
+        joint_update: as in the authors' code: all losses see the networks as they were before the update, and targets
+            follow them so.
+        discount, tau: gamma; rate of the targets, of the critics and of the behaviour flow.
+        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam; the first one of both flows.
+    """
+
+    policy: str | Callable[[], Policy] = "rectified_flow"
+    critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
+    inverse_temperature: float = 1.0
+    grad_norm: float = 1.0
+    joint_update: bool = True
+
+    averages_critics = True
+    selection_loss = "behaviour/bc_loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.inverse_temperature >= 0, self, "inverse_temperature", "at least 0")
+
+    @property
+    def resolved_flow(self) -> RectifiedFlowPolicy:
+        """The policy.
+
+        Raises:
+            ConfigError: it is not a rectified flow.
+        """
+        policy: Policy = self.resolved_policy
+        if not isinstance(policy, RectifiedFlowPolicy) or isinstance(policy, OneStepFlowPolicy):
+            name = type(self).__name__
+            raise ConfigError(f"{name} bends a flow: {name}.policy must be a rectified flow, not {policy}.")
+        return policy
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """The behaviour flow, the actor and the critics."""
+        return {"behaviour": self.resolved_flow.build(dims), **super().build(dims)}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """The behaviour flow, the critics, then the actor."""
+        behaviour = TrainedNetwork(partial(self.behaviour_loss, dims), "learning_rate", "grad_norm")
+        return {"behaviour": behaviour, **super().trained(dims)}
+
+    def targets(self) -> dict[str, Target]:
+        """Moving averages of the critics and of the behaviour flow, an update behind if `joint_update`."""
+        sources = ("behaviour", "critic")
+        return {f"{source}_target": Target(source, "tau", lags=self.joint_update) for source in sources}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """What `next_value` needs; `bc_*`: the behaviour flow's loss; `path_*`: the actor's noisy paths."""
+        steps = normal(self.resolved_flow.n_steps - 1, batch, dims.action)
+        path = add_prefix("path", {"start": normal(batch, dims.action), "eps": steps})
+        return {**self.noise_without_actions(dims, batch), **path}
+
+    def behaviour_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The flow's own loss on the data's actions."""
+        own = strip_prefix("bc", noise)
+        loss = self.resolved_flow.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
+        return loss, {"behaviour/bc_loss": loss.detach()}
+
+    def actor_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adjoint matching loss, by the target critics' mean and the averaged behaviour flow."""
+        flow, bound, n_steps = self.resolved_flow, dims.max_action, self.resolved_flow.n_steps
+        tuned = flow.velocity(nets["actor"], batch.state, n_steps)
+        base = flow.velocity(nets["behaviour_target"], batch.state, n_steps + 1)
+
+        def end_adjoint(action: Tensor) -> Tensor:
+            """Of -inverse_temperature * Q at the clamped action, so that nothing pulls further out of the range."""
+            gradient = self.action_gradient(nets, batch.state, action.clamp(-bound, bound))
+            return -hyper["inverse_temperature"] * gradient * (action.abs() <= bound)
+
+        losses = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"])
+        loss = losses.mean()
+        return loss, detach_info({"actor/loss": loss})
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """The online critics' mean (B,)."""
+        return nets["critic"](state, action).mean(dim=0)

@@ -1,0 +1,129 @@
+"""QAM-E (Li & Levine 2026): QAM whose actions a small bounded Gaussian edits, which ascends Q by its own gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.qam import QAM
+from dqlab.config.fields import check_field
+from dqlab.data import Batch
+from dqlab.errors import ConfigError
+from dqlab.networks.mlp import Multiplier
+from dqlab.noise import NoiseSpec, normal
+from dqlab.policies import Policy, policies
+from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.flow import bound_submodule
+from dqlab.policies.gaussian import TanhGaussianPolicy
+
+
+class EditNetwork(nn.Module):
+    """`gaussian`, from a state and the action to be edited, and the `multiplier` of its entropy."""
+
+    def __init__(self, gaussian: nn.Module) -> None:
+        super().__init__()
+        self.gaussian, self.multiplier = gaussian, Multiplier()
+
+
+@algorithms.register(
+    "qam_edit", source="Li & Levine 2026 (QAM-E); its code's updates", cites=("li2026adjoint", "haarnoja2018soft")
+)
+@dataclass(frozen=True)
+class QAMEdit(QAM):
+    """QAM with an edit policy: actions a + edit_scale * tanh(u), u Gaussian given the state and the actor's action a.
+
+    The edit ascends the critics' mean, and its entropy by a multiplier that holds it at `target_entropy`, as SAC's
+    policy does. No gradient goes from it to the flows.
+
+    Attributes:
+        policy, critic, selection, inverse_temperature, joint_update: as in `QAM`.
+        edit: policy class of the edit, a Gaussian before a tanh.
+        edit_scale: largest edit, as a share of the action range.
+        target_entropy: of tanh(u), for each action dimension.
+        discount, tau, learning_rate, critic_learning_rate, lr_schedule, grad_norm: as in `QAM`; the edit has
+            `learning_rate` too.
+    """
+
+    edit: str | Callable[[], Policy] = "gaussian"
+    edit_scale: float = 0.1
+    target_entropy: float = -0.5
+
+    structural = ("edit_scale",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(0 <= self.edit_scale <= 1, self, "edit_scale", "between 0 and 1")
+
+    @property
+    def resolved_edit(self) -> TanhGaussianPolicy:
+        """The edit's policy class.
+
+        Raises:
+            ConfigError: it is not a Gaussian before a tanh.
+        """
+        policy = policies.choose(self.edit)()
+        if not isinstance(policy, TanhGaussianPolicy) or not policy.squashed:
+            raise ConfigError(f"QAMEdit bounds its edits: QAMEdit.edit must be a squashed Gaussian, not {policy}.")
+        return policy
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """QAM's networks, and the edit."""
+        gaussian = self.resolved_edit.build(Dims(dims.state + dims.action, dims.action))
+        return {**super().build(dims), "edit": EditNetwork(gaussian)}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """QAM's networks, then the edit."""
+        edit = TrainedNetwork(partial(self.edit_loss, dims), "learning_rate", "grad_norm")
+        return {**super().trained(dims), "edit": edit}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """As in QAM; `edit_*`: the actions that the edit's loss edits, and their edits."""
+        return {**super().update_noise(dims, batch), **add_prefix("edit", self.sample_action_noise(dims, batch))}
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of that many edited next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
+        return {**add_prefix("target", self.sample_action_noise(dims, rows)), **self.backup_noise(dims)}
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The backup (B, Z) of an edited action."""
+        action = self.sample_action(dims, nets, next_state, strip_prefix("target", noise))
+        return self.backup(nets, next_state, action, noise)
+
+    def edit_loss(
+        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """-mean Q of edited actions + multiplier * log density; the multiplier rises while the entropy is too low."""
+        action, log_prob = self._edited(dims, nets, batch.state, strip_prefix("edit", noise))
+        multiplier = bound_submodule(nets["edit"], "multiplier")
+        q_loss, log_prob = -nets["critic"](batch.state, action).mean(), log_prob.mean()
+        ascent = multiplier.call("ascent", hyper["target_entropy"] * dims.action + log_prob.detach())
+        loss = q_loss + multiplier().detach() * log_prob + ascent
+        info = {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
+        return loss, detach_info(info)
+
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """Edited actions (B, A) of the actor for states (B, S)."""
+        return self._edited(dims, nets, state, noise)[0]
+
+    def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """The actor's (`flow_*`), and standard normal `eps` (B, A) of the edit."""
+        flow = add_prefix("flow", self.resolved_policy.sample_noise(dims, rows))
+        return {**flow, "eps": normal(rows, dims.action)}
+
+    def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        return self.sample_action(dims, nets, state, noise)
+
+    def _edited(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Edited actions (B, A), and the log density (B,) of their edits in units of the largest one."""
+        with torch.no_grad():
+            action = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("flow", noise))
+        seen, unit = torch.cat([state, action], dim=-1), Dims(dims.state + dims.action, dims.action)
+        network = bound_submodule(nets["edit"], "gaussian")
+        edit, log_prob = self.resolved_edit.sample_with_log_prob(network, unit, seen, {"eps": noise["eps"]})
+        edited = action + self.edit_scale * dims.max_action * edit
+        return edited.clamp(-dims.max_action, dims.max_action), log_prob
