@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
@@ -71,10 +71,6 @@ class MeanFlowQL(ActorCritic):
         if not isinstance(policy, MeanFlowPolicy):
             raise ConfigError(f"MeanFlowQL wants an average velocity: its policy must be 'mean_flow', not {policy}.")
         return policy
-
-    def targets(self) -> dict[str, Target]:
-        """The critics' moving averages, an update behind if `joint_update`."""
-        return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """Of B * backup_candidates next actions, a state's candidates side by side."""

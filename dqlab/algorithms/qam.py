@@ -81,9 +81,8 @@ class QAM(ActorCritic):
         return {"behaviour": behaviour, **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
-        """Moving averages of the critics and of the behaviour flow, an update behind if `joint_update`."""
-        sources = ("behaviour", "critic")
-        return {f"{source}_target": Target(source, "tau", lags=self.joint_update) for source in sources}
+        """Moving averages of the behaviour flow and of the critics, an update behind if `joint_update`."""
+        return {"behaviour_target": Target("behaviour", "tau", lags=self.joint_update), **super().targets()}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `bc_*`: the behaviour flow's loss; `path_*`: the actor's noisy paths."""
