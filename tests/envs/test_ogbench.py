@@ -68,6 +68,20 @@ def test_episodes_are_functions_of_the_seed(name: str) -> None:
     assert before[1] == after[1]
 
 
+def test_teleports_are_functions_of_the_seed() -> None:
+    task, ends = tasks.get("pointmaze-teleport-navigate-singletask-v0"), list[list[Any]]()
+    for copy, seed in ((0, 1), (1, 1), (2, 2)):
+        env = make_env(task)
+        env.reset(seed=seed)
+        np.random.seed(copy)
+        ends.append([])
+        for _ in range(5):
+            env.unwrapped.set_xy(np.array(env.unwrapped.ij_to_xy((4, 6))))  # into one
+            env.step(np.zeros(2))
+            ends[-1].append(tuple(env.unwrapped.get_xy()))
+    assert ends[0] == ends[1] != ends[2]
+
+
 def solve(env: Any) -> None:
     """Put the cube where it shall be."""
     inner = env.unwrapped
