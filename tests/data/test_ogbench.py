@@ -130,6 +130,8 @@ def test_sets_of_dqlabs_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch
     np.savez(folder / "cube-single-play-v0.npz", **arrays)
     assert find_dataset(CUBE, (source,)).caveat == "not OGBench's data"  # too few rows
     assert find_dataset(replace(CUBE, rows=EPISODES * ROWS), (source,)).caveat == ""
+    monkeypatch.chdir(folder)
+    assert find_dataset(CUBE, ("ogbench:.",)).place == folder / "cube-single-play-v0.npz"
     monkeypatch.chdir(folder.parent)
     assert absolute_source("ogbench:set") == f"ogbench:{folder.resolve()}"
 

@@ -93,9 +93,8 @@ class OGBenchFormat(Format):
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write rows as OGBench does, which needs positions; rewards and next observations have no place."""
-        lacking = [name for name in ("infos/qpos",) if name not in columns.extras]
-        if lacking:
-            raise DataError(f"{columns.where} has no '{lacking[0]}': OGBench's rewards are made of positions.")
+        if "infos/qpos" not in columns.extras:
+            raise DataError(f"{columns.where} has no 'infos/qpos': OGBench's rewards are made of positions.")
         ends = columns.terminals.astype(bool)
         ends |= False if columns.timeouts is None else columns.timeouts.astype(bool)
         arrays = {name: getattr(columns, name).astype(np.float32) for name in ("observations", "actions")}
@@ -182,7 +181,7 @@ def ogbench(
     """
     if task.benchmark != BENCHMARK:
         raise UnavailableError(f"{task.name} is not a task of OGBench's")
-    chosen, path = OGBenchFormat(), expanded(argument) / task.name if argument else Path(task.name)
+    chosen, path = OGBenchFormat(), expanded(argument).absolute() / task.name if argument else Path(task.name)
     files = chosen.files(path)
     found = LocatedDataset(
         path,
