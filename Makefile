@@ -53,7 +53,7 @@ $(VENV)/.base: $(BIN)/pip pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[robotics,minari,video,collect,ray,slurm,export,bench-jax,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[robotics,ogbench,minari,video,collect,ray,slurm,export,bench-jax,dev]'
 	@touch $@ $(VENV)/.base
 
 clean:

@@ -118,8 +118,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
     best = max(likeness.values(), default=0.0)
     close = [item for item in known if likeness[item] >= max(0.5, best - 0.1)]
+    likest = sorted(close, key=lambda item: -likeness[item])[:3]
     if close:
-        return "Did you mean " + " or ".join(f"'{item}'" for item in close[:3]) + "?"
+        return "Did you mean " + " or ".join(f"'{item}'" for item in sorted(likest)) + "?"
     if len(known) > MANY:
         return "Nothing has a similar name; `dqlab list` shows what there is."
     return "Known: " + (", ".join(known) if known else "none") + "."

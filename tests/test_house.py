@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 HEAVY = {"gymnasium", "h5py", "matplotlib", "mlflow", "mujoco", "pandas", "pydantic", "ray", "rich", "rliable", "scipy"}
-HEAVY |= {"submitit", "stable_baselines3", "torch", "gin"}
+HEAVY |= {"submitit", "stable_baselines3", "torch", "gin", "ogbench", "dm_control"}
 """Packages that cost much to import, or that need not be there; torch and gin for what reads results only."""
 FILES = sorted((ROOT / "dqlab").rglob("*.py"))
 APART = ROOT / "dqlab" / "envs" / "legacy" / "d4rl_worker"

@@ -44,11 +44,11 @@ def add_data(commands: Any) -> None:
     parser = add_command(group, "list", _list, text, "dqlab data list\ndqlab data list --json", help=text)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
-    text = "Fetch tasks' datasets into D4RL's cache, or Minari's store."
+    text = "Fetch tasks' datasets into D4RL's cache, Minari's store or OGBench's folder."
     parser = add_command(group, "download", _download, text, DOWNLOAD_EXAMPLES, help=text)
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="as `dqlab data list` shows them")
     parser.add_argument("--force", action="store_true", help="fetch again what is there")
-    text = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; D4RL's server or Minari's by default"
+    text = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task's own by default"
     parser.add_argument("--from", nargs="+", metavar="SOURCE", dest="sources", default=(), help=text)
 
     text = "Read datasets from end to end and tell what is wrong with them."

@@ -112,8 +112,12 @@ def print_components(kind: str | None) -> None:
     console = Console()
     for registry in registries_of(kind):
         console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
-        for entry in registry:
-            console.print(_line(entry.name, entry.summary))
+        for entry, *others in registry.families():
+            if others:
+                console.print(_line(f"{len(others) + 1} names", entry.family))
+                console.print(_line("", f"such as {entry.name}: {entry.summary}", "dim"))
+            else:
+                console.print(_line(entry.name, entry.summary))
             details = [f"gin name {entry.gin_name}"] if entry.gin_name else []
             details += [f"{key}={_default(value)}" for key, value in gin_parameters(registry, entry).items()]
             for line in (", ".join(details), entry.source):
@@ -125,7 +129,7 @@ def _line(name: str, text: str, style: str = "") -> Table:
     """A name column and a text column that wraps within itself."""
     line = Table.grid(padding=(0, 1))
     line.add_column(width=26, no_wrap=True)
-    line.add_column()
+    line.add_column(overflow="fold")
     line.add_row(Text(f"  {name}"), Text(text, style=style))
     return line
 
@@ -156,9 +160,11 @@ def _section(registry: Registry[Any]) -> Iterator[str]:
     yield from ("", f"## {registry.kind}", "", registry.summary)
     yield from (("", f"Chosen by `{registry.chosen_by}`.") if registry.chosen_by else ())
     yield from ("", "| name | what | source |", "|---|---|---|")
-    for entry in registry:
+    for entry, *others in registry.families():
         if entry.package == "dqlab":
-            yield f"| `{entry.name}` | {_cell(entry.summary)} | {_cell(entry.source)} |"
+            name = entry.family.replace("|", "\\|") if others else entry.name
+            what = f"{len(others) + 1} names; {entry.name}: {entry.summary}" if others else entry.summary
+            yield f"| `{name}` | {_cell(what)} | {_cell(entry.source)} |"
 
 
 def _cell(text: str) -> str:

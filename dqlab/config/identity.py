@@ -57,6 +57,7 @@ WITHOUT_EFFECT = (
     "load_dataset.sources",
     "d4rl_download.mirrors",
     "d4rl_download.mirrors_first",
+    "ogbench.mirrors",
     "import_path.folders",
     *RETIRED,
 )

@@ -37,6 +37,7 @@ class RegistryEntry(Generic[T]):
         docstring: its own; its first line is the summary.
         gin_name: the Python name under which gin files set its parameters; empty for a plain value.
         example: values of parameters without which the component means nothing (a schedule's list of betas, say).
+        family: what lists say in place of it and others of the same family, of which there are many; empty for none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RegistryEntry(Generic[T]):
     gin_name: str = ""
     example: Mapping[str, Any] = field(default_factory=dict)
     cites: tuple[str, ...] = ()
+    family: str = ""
 
     @property
     def summary(self) -> str:
@@ -155,10 +157,14 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def add(self, name: str, item: T, *, source: str = "", cites: Sequence[str] = (), summary: str = "") -> None:
+    def add(
+        self, name: str, item: T, *, source: str = "", cites: Sequence[str] = (), summary: str = "", family: str = ""
+    ) -> None:
         """File a plain value (a task's facts, say) under `name`; not a gin configurable."""
         module, line = _caller()
-        entry = RegistryEntry(name, item, source, f"{module}:{line}", module, summary, cites=tuple(cites))
+        entry = RegistryEntry(
+            name, item, source, f"{module}:{line}", module, summary, cites=tuple(cites), family=family
+        )
         self._check_names(entry)
         self.entries[name] = entry
 
@@ -199,6 +205,13 @@ class Registry(Generic[T]):
         """All names, sorted."""
         fill_registries()
         return sorted(self.entries)
+
+    def families(self) -> list[list[RegistryEntry[T]]]:
+        """All components, in the order of their names: those of a family together, every other one alone."""
+        found: dict[str, list[RegistryEntry[T]]] = {}
+        for entry in self:
+            found.setdefault(entry.family or f"'{entry.name}'", []).append(entry)
+        return list(found.values())
 
     def __iter__(self) -> Iterator[RegistryEntry[T]]:
         return iter(self.entries[name] for name in self.names())

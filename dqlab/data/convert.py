@@ -74,6 +74,7 @@ def conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
 
 CACHE_SOURCES = ("d4rl_cache",)
 DOWNLOAD_SOURCES = ("d4rl_download",)
+"""Where a task's data are asked for by default, unless the task names a source of its own."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fetch_datasets(
 
     Args:
         names: of tasks; all are looked up before the first is fetched.
-        sources: as in load_dataset.sources; by default D4RL's server, or Minari's for its tasks.
+        sources: as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark.
         force: fetch it though it is there.
         progress: called with bytes done and in all.
 
@@ -103,23 +104,26 @@ def fetch_datasets(
         ConfigError: there is no such task.
     """
     for task in [task_of(name) for name in names]:
-        wanted = sources or ((task.source,) if task.source else DOWNLOAD_SOURCES)
+        own = task.benchmark or task.source
+        wanted = sources or ((own,) if own else DOWNLOAD_SOURCES)
         try:
-            found = find_dataset(task, (*(() if force else CACHE_SOURCES), *wanted), progress)
+            cached = () if force or task.benchmark else CACHE_SOURCES
+            found = find_dataset(task, (*cached, *wanted), progress)
         except DqlabError as error:
             yield FetchResult(task.name, message_of(error), failed=True)
         else:
-            yield FetchResult(task.name, _fetched_text(found))
+            yield FetchResult(task.name, _fetched_text(found, task))
 
 
-def _fetched_text(found: LocatedDataset) -> str:
+def _fetched_text(found: LocatedDataset, task: Task) -> str:
     """Where it is, its size, which addresses had nothing, and how to use what is not in D4RL's cache.
 
     Of rows that a source makes itself, the source's name.
     """
     if (place := found.place) is None:
         return found.source
-    there = "already there: " if (found.source,) == CACHE_SOURCES else ""
+    known = (found.source,) == CACHE_SOURCES or (found.source == task.benchmark and not found.address)
+    there = "already there: " if known else ""
     failed = "".join(f"; not from {why}" for why in found.failed)
     cached = place.parent.resolve() == cache_folder().resolve()
     use = "" if cached else f"; not in D4RL's cache: train on it with load_dataset.sources=({found.source!r},)"

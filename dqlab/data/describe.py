@@ -68,7 +68,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "episode_return": describe_values(found.returns),
         "metadata": dict(found.metadata),
     }
-    if dataset.task:
+    if dataset.task and not dataset.task.measures_success:
         known["normalised_score"] = describe_values(dataset.task.score(found.returns))
     cleaned: dict[str, Any] = _plain(known)
     return cleaned

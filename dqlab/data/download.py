@@ -9,8 +9,9 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from http.client import HTTPException
 from itertools import chain, product
 from pathlib import Path, PurePosixPath
@@ -118,6 +119,37 @@ def download(
                 raise
             os.replace(part, path)
             _resume_note(part).unlink(missing_ok=True)
+
+
+def download_from(
+    addresses: Sequence[str],
+    path: Path,
+    *,
+    magic: bytes,
+    check: Callable[[str, Path], None],
+    progress: Progress,
+    timeout: float,
+) -> tuple[str, tuple[str, ...]]:
+    """Fetch a file from the first of several addresses that has it; which one, and why those before had nothing.
+
+    Args:
+        addresses: in order.
+        path, magic, progress, timeout: as `download` takes them.
+        check: looks at the complete file from an address before it appears.
+
+    Raises:
+        UnavailableError: none has it; BrokenError, if it broke off or was another file somewhere.
+    """
+    failed: list[UnavailableError | BrokenError] = []
+    for address in addresses:
+        try:
+            download(address, path, magic=magic, check=partial(check, address), progress=progress, timeout=timeout)
+        except (UnavailableError, BrokenError) as error:
+            failed.append(error)
+        else:
+            return address, tuple(map(str, failed))
+    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
+    raise kind("; ".join(map(str, failed)))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -314,5 +346,10 @@ def hugging_face_address(file: str) -> str:
     pairs = product(home["robots"], home["qualities"])
     if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
         return ""
+    return second_address(home, file)
+
+
+def second_address(home: Mapping[str, Any], file: str) -> str:
+    """Where a data set on Hugging Face has a file: below $HF_ENDPOINT, or the home's `endpoint`, by its `path`."""
     endpoint = (os.environ.get("HF_ENDPOINT") or home["endpoint"]).rstrip("/")
     return address_of(f"{endpoint}{home['path']}", file)

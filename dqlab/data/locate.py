@@ -16,6 +16,7 @@ from rich.text import Text
 from dqlab.data.download import dataset_addresses
 from dqlab.data.formats.base import Columns, Format, format_of
 from dqlab.data.formats.minari_store import local_store, stored_datasets
+from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_folder, cache_path
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
@@ -110,7 +111,8 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     known = task_of(task) if task else None
     if dataset in tasks:
         named = tasks.get(dataset)
-        form, path = format_of(named.source or str(cache_path(named)))
+        by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
+        form, path = format_of(by_task or named.source or str(cache_path(named)))
         return Dataset(dataset, form, path, known or named)
     try:
         form, path = format_of(dataset)
@@ -129,13 +131,14 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
         ConfigError: it is a task's name, whose file is D4RL's own, or no format has that suffix or name.
     """
     if dataset in tasks:
-        raise ConfigError(f"'{dataset}' is a task: its file in D4RL's cache is D4RL's own. Name a path.")
+        raise ConfigError(f"'{dataset}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
     form, path = format_of(dataset)
     return Dataset(dataset, form, path, task_of(task) if task else _by_file_name(path))
 
 
 def _by_file_name(path: Path) -> Task | None:
-    return next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
+    named = tasks.get(path.name) if path.name in tasks else None  # formats that know data by their task
+    return named or next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
 
 
 def reading_status(name: str) -> AbstractContextManager[object]:
@@ -144,12 +147,17 @@ def reading_status(name: str) -> AbstractContextManager[object]:
 
 
 def list_datasets() -> dict[str, list[dict[str, Any]]]:
-    """All datasets that have a name: D4RL's, those that ship with dqlab, Minari's.
+    """All datasets that have a name: D4RL's, those that ship with dqlab, OGBench's and Minari's.
 
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
-    return {"d4rl": [_of_task(task) for task in tasks_with_data()], "embedded": _embedded(), "minari": _minari()}
+    return {
+        "d4rl": [_of_task(task) for task in tasks_with_data()],
+        "embedded": _embedded(),
+        "ogbench": _ogbench(),
+        "minari": _minari(),
+    }
 
 
 def print_datasets(console: Console) -> None:
@@ -186,6 +194,14 @@ def _of_task(task: Task) -> dict[str, Any]:
 def _embedded() -> list[dict[str, Any]]:
     folder = Path(str(files("dqlab.data") / "embedded"))
     return [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in sorted(folder.glob("*.hdf5"))]
+
+
+def _ogbench() -> list[dict[str, Any]]:
+    """Those files that are there, each by one of the tasks that have it."""
+    form = OGBenchFormat()
+    names = {form.place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
+    found = {place: name for place, name in names.items() if place.exists()}
+    return [_listing(name, place, "there, for all its tasks") for place, name in sorted(found.items())]
 
 
 def _minari() -> list[dict[str, Any]]:

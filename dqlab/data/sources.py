@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from dqlab.data.download import (
     address_of,
     dataset_addresses,
     digest_fault,
-    download,
+    download_from,
     hugging_face_address,
     no_progress,
     record_digest,
@@ -62,6 +61,7 @@ class LocatedDataset:
         failed: addresses that were tried before that, and why they had nothing.
         mend: what to do where the file is damaged.
         downloaded: whether it must be what an earlier download has left a digest of, if one has.
+        note: what must stand beside scores that come of it, where it is no data of D4RL's tasks; None elsewhere.
         source: that has it, as it was named.
         skipped: why sources that were named before had nothing.
     """
@@ -75,13 +75,14 @@ class LocatedDataset:
     failed: tuple[str, ...] = ()
     mend: str = ""
     downloaded: bool = False
+    note: str | None = None
     source: str = ""
     skipped: tuple[str, ...] = ()
 
     @property
     def caveat(self) -> str:
         """What must stand beside scores that come of it, as in `Provenance`."""
-        return caveat_of(self.is_d4rl, self.rows is not None)
+        return caveat_of(self.is_d4rl, self.rows is not None, self.note)
 
     @property
     def place(self) -> Path | None:
@@ -97,9 +98,9 @@ class LocatedDataset:
         if self.rows is not None:
             return digest_of_columns(self.rows, MADE_COLUMNS)
         assert self.path is not None
-        digest = self._format().digest(self.path)
-        if self.downloaded and (fault := digest_fault(self.path, digest)):
-            raise DataError(f"{self.path} has changed: its {fault} {self.mend}")
+        digest, place = self._format().digest(self.path), self._format().place(self.path)
+        if self.downloaded and (fault := digest_fault(place, digest)):
+            raise DataError(f"{place} has changed: its {fault} {self.mend}")
         return digest
 
     def origin(self) -> dict[str, Any]:
@@ -111,6 +112,7 @@ class LocatedDataset:
             "digest": self.digest(),
             "is_d4rl": self.is_d4rl,
             "stand_in": self.stand_in,
+            "note": self.note,
             "synthetic": self.rows is not None,
             "address": self.address,
         }
@@ -208,17 +210,8 @@ def d4rl_download(
             raise BrokenError(f"{address} sends another file than before: {fault}")
         record_digest(path, digest)
 
-    failed: list[UnavailableError | BrokenError] = []
-    for address in addresses:
-        seen = partial(check, address)
-        try:
-            download(address, path, magic=HDF5_MAGIC, check=seen, progress=progress, timeout=timeout)
-        except (UnavailableError, BrokenError) as error:
-            failed.append(error)
-        else:
-            return LocatedDataset(path, is_d4rl=True, address=address, failed=tuple(map(str, failed)))
-    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
-    raise kind("; ".join(map(str, failed)))
+    address, failed = download_from(addresses, path, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout)
+    return LocatedDataset(path, is_d4rl=True, address=address, failed=failed)
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")
@@ -262,7 +255,9 @@ def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress 
         except UnavailableError as reason:
             reasons.append(f"{name}: {message_of(reason)}")
     asked = {source.partition(":")[0] for source in sources}
-    if task.source and task.source.partition(":")[0] not in asked:
+    if task.benchmark:
+        advice, source = "Name its own source, with a folder of yours or without one", f"{task.benchmark}:FOLDER"
+    elif task.source and task.source.partition(":")[0] not in asked:
         advice, source = "It has one of its own", task.source
     else:
         copy = f"Put your copy into D4RL's cache, at {cache_path(task)}; or name it" if task.file else "Name a file"

@@ -145,9 +145,9 @@ def q_learning_view(
     return Transitions.of_fields(made, provenance)
 
 
-def caveat_of(is_d4rl: bool, synthetic: bool) -> str:
-    """What must stand beside every score obtained with such data; empty for D4RL's own."""
-    return "" if is_d4rl else "synthetic" if synthetic else "not D4RL"
+def caveat_of(is_d4rl: bool, synthetic: bool, note: str | None = None) -> str:
+    """What must stand beside every score obtained with such data; empty for D4RL's own, and another benchmark's."""
+    return note if note is not None else "" if is_d4rl else "synthetic" if synthetic else "not D4RL"
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Provenance:
         address: where it was fetched from just now; empty where it lay there already.
         action_rule: how actions were taken, as `load_dataset.action_bounds` says.
         action_low, action_high: what -1 and 1 stand for in the environment (A,); empty for -1 and 1.
+        note: what must stand beside scores where the task is not D4RL's; None where it is.
     """
 
     source: str
@@ -190,6 +191,7 @@ class Provenance:
     action_rule: str = "unit"
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    note: str | None = None
 
     @property
     def caveat(self) -> str:
@@ -197,7 +199,7 @@ class Provenance:
 
         Synthetic rows stand in for nothing: they are the task's own data, and are only named.
         """
-        return caveat_of(self.is_d4rl, self.synthetic)
+        return caveat_of(self.is_d4rl, self.synthetic, self.note)
 
     @property
     def actions(self) -> str:

@@ -202,6 +202,7 @@ def step_environment(env: Any, action: Array) -> tuple[Array, float, bool, bool]
 
 
 def physics_of(task: Task, backend: str, physics: str) -> str:
-    """What a record says of the dynamics: the law's name; or whose they are where no law applies."""
+    """What a record says of the dynamics: the law's name, or whose they are without one; and the task's condition."""
     own = getattr(env_backends.get(backend), "own_physics", "")
-    return str(own or (physics if task.body is not None else "the environment's own"))
+    law = str(own or (physics if task.body is not None else "the environment's own"))
+    return ", ".join(filter(None, (law, task.condition)))

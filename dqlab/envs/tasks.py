@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dqlab.config.registry import Registry
 from dqlab.envs.antmaze.maze import AntMaze
-from dqlab.envs.caveats import UNSCORED
+from dqlab.envs.caveats import SUCCESS, UNSCORED
 from dqlab.envs.physics import Body
 
 
@@ -41,6 +41,10 @@ class Task:
         rows: of D4RL's file; 0 where it has none.
         counted: whether `rows` is exact; approximate otherwise.
         minari: the id of the dataset in Minari; empty where it has none.
+        benchmark: that it belongs to, if not D4RL's: the name of a data source, of a data format that knows its data by
+            the task's name, and of the package of its environment, whose version is recorded; empty for none.
+        measures_success: whether the return of an evaluation's episode is 1 where the task was solved and 0 elsewhere,
+            so that the mean score is the success rate in %; the data's rewards are others, and have no score.
         parallel: whether several threads may each step a copy of the environment at the same time: copies that share
             nothing, and compute outside of Python.
         scored: whether there are reference scores; where there are none, 0 and 100, a score is the return.
@@ -64,11 +68,22 @@ class Task:
     minari: str = ""
     parallel: bool = False
     scored: bool = True
+    benchmark: str = ""
+    measures_success: bool = False
 
     @property
     def caveat(self) -> str:
         """What must stand beside every score on this task; empty where nothing must."""
-        return "" if self.scored else UNSCORED
+        return SUCCESS if self.measures_success else "" if self.scored else UNSCORED
+
+    @property
+    def condition(self) -> str:
+        """What must stand beside every score on this task as gin has chosen its environment; empty where nothing must.
+
+        Raises:
+            ConfigError: a choice is wrong.
+        """
+        return str(getattr(self.settings(), "condition", "")) if self.settings else ""
 
     @property
     def environment(self) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters, parameters_read
 from dqlab.config.replica import Replica
+from dqlab.data.transitions import caveat_of
 from dqlab.envs.caveats import score_or_return
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError
@@ -105,7 +106,7 @@ def evaluate_checkpoints(
     """
     folder = RunFolder(path)
     experiment, facts = load_experiment(folder, bindings)
-    evaluated = RunEvaluation(experiment, facts["caveat"])
+    evaluated = RunEvaluation(experiment, _caveat(experiment, facts))
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
     mode = execution_mode(experiment, facts).resolve(experiment.resolved_device)
     evaluator.standardised_by = standardisation(facts)
@@ -121,6 +122,15 @@ def evaluate_checkpoints(
     if recorder:
         recorder.keep(folder)
     return evaluated
+
+
+def _caveat(experiment: Experiment, facts: RunRecord) -> str:
+    """What must stand beside the scores: as recorded, or as episodes are judged now where that can be chosen."""
+    task, data = experiment.resolved_task, facts["data"]
+    if not task.condition:
+        return facts["caveat"]
+    of_data = caveat_of(data["is_d4rl"], data.get("synthetic", False), data.get("note"))
+    return "; ".join(filter(None, (of_data, task.caveat, task.condition)))
 
 
 def load_experiment(folder: RunFolder, bindings: Sequence[str] = ()) -> tuple[Experiment, RunRecord]:

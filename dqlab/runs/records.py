@@ -69,7 +69,8 @@ VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "ml
 
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
     """What the record of a run says about it: tags, not parameters."""
-    provenance = data.provenance
+    provenance, task = data.provenance, experiment.resolved_task
+    score = None if task.measures_success else task.score(provenance.return_mean)
     return {
         "task": experiment.task,
         "algorithm": experiment.algorithm,
@@ -83,10 +84,11 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "precision": experiment.precision,
         "device_name": _device_name(experiment.resolved_device),
         "variants": _variants(experiment),
-        "data": {**provenance.as_dict(), "score_mean": experiment.resolved_task.score(provenance.return_mean)},
-        "caveat": "; ".join(filter(None, (provenance.caveat, experiment.resolved_task.caveat))),
-        "scored": experiment.resolved_task.scored,
-        "versions": {name: package_version(name) for name in VERSIONED} | {"python": platform.python_version()},
+        "data": {**provenance.as_dict(), "score_mean": score},
+        "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
+        "scored": task.scored,
+        "versions": {name: package_version(name) for name in (*VERSIONED, task.benchmark) if name}
+        | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "gin_files": [str(path) for path in loaded.files],
         "plugins": loaded.imports,

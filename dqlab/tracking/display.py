@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.envs.caveats import SUCCESS
 from dqlab.files import atomic_path
 from dqlab.printing import Console
 
@@ -160,9 +161,9 @@ def summary_table(
         failures: of replicas without a summary: title -> step.
         scored: whether the task has reference scores; the score is the return where it has none.
     """
-    note = f", {caveat}" if caveat else ""
-    scale = "D4RL-normalised" if data.get("is_d4rl") else "normalised"
-    table = Table(title=f"Scores ({scale}{note}) by selection rule" if scored else f"By selection rule ({caveat})")
+    scale = "" if SUCCESS in caveat else "D4RL-normalised" if data.get("is_d4rl") else "normalised"
+    note = ", ".join(filter(None, (scale, caveat)))
+    table = Table(title=f"Scores ({note}) by selection rule" if scored else f"By selection rule ({caveat})")
     for column in ("replica", "rule", "step", *(("score", "+-", "return") if scored else ("return", "+-"))):
         table.add_column(column, justify="left" if column in ("replica", "rule") else "right")
     none = ["-"] * (3 if scored else 2)
@@ -180,7 +181,8 @@ def summary_table(
     for title, failed_at in (failures or {}).items():
         table.add_row(title, "failed", f"{failed_at:,}", *none)
         table.add_section()
-    of_data = (f"{data['score_mean']:.1f}", "", *([f"{data['return_mean']:.0f}"] if scored else []))
+    score = "-" if data["score_mean"] is None else f"{data['score_mean']:.1f}"
+    of_data = (score, "", *([f"{data['return_mean']:.0f}"] if scored else []))
     table.add_row("", "mean return of the data", "", *of_data)
     return table
 

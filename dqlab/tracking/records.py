@@ -42,6 +42,8 @@ class DataRecord(TypedDict):
     source: str
     digest: str
     is_d4rl: bool
+    synthetic: NotRequired[bool]
+    note: NotRequired[str | None]
     rows: NotRequired[Count]
     episodes: NotRequired[Count]
     state_mean: NotRequired[list[float]]

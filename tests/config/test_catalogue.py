@@ -64,6 +64,15 @@ def test_a_gin_example_has_defaults_and_examples_but_nothing_that_the_caller_giv
         noise_schedules.remove("made_up")
 
 
+def test_a_family_is_a_line_in_lists_and_all_its_names_in_json(in_process: Run) -> None:
+    listed = " ".join(in_process("list", "task").stdout.split())
+    assert "48 names cube-(single|double|triple|quadruple)-(play|noisy)" in listed
+    assert listed.count("cube-") < 6
+    names = [part["name"] for part in json.loads(in_process("list", "task", "--json").stdout)]
+    assert len([name for name in names if name.startswith("cube-single-play-singletask")]) == 6
+    assert len(names) == len(set(names)) > 282
+
+
 def test_an_ambiguous_gin_name_is_qualified() -> None:
     @noise_schedules.register("SoftmaxQ", source="x")
     def SoftmaxQ(n_timesteps: int, scale: float = 1.5) -> None:  # noqa: N802

@@ -24,14 +24,17 @@ import pytest
 from dqlab.data import load_dataset
 from dqlab.data.download import UnavailableError, address_of, download, hugging_face_address
 from dqlab.data.formats.hdf5 import HDF5_MAGIC
+from dqlab.data.formats.ogbench import ogbench
 from dqlab.data.locate import list_datasets, locate_dataset
 from dqlab.data.sources import d4rl_cache, d4rl_download
 from dqlab.data.verify import verify_dataset
 from dqlab.envs import tasks
+from dqlab.envs.ogbench_tasks import FACTS as OGBENCH
 from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
+REVISION = "8e7f4278a635a75338f0f1dc0e8f029d61503c4b"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -148,6 +151,35 @@ def test_the_next_address_is_asked_where_one_falls_silent(site: Site, cache: Pat
     found = d4rl_download(WALKER, mirrors=(f"{root}/silent/", root), mirrors_first=True, timeout=0.5)
     assert found.path.read_bytes() == site.content
     assert "bytes (TimeoutError)" in found.failed[0]
+
+
+def test_ogbenchs_file_is_fetched_once_for_all_its_tasks(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server first, then the Hugging Face data set; into the folder in which the ogbench package looks, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", site.url.rpartition("/")[0])
+    monkeypatch.setitem(OGBENCH, "server", "http://127.0.0.1:9/{file}")
+    made = io.BytesIO()
+    np.savez(made, terminals=np.zeros(10, bool))
+    site.content = made.getvalue()
+    place = tmp_path / ".ogbench" / "data" / "cube-single-play-v0.npz"
+    found = ogbench(tasks.get("cube-single-play-singletask-task3-v0"))
+    assert site.paths == [f"/datasets/zhouzypaul/ogbench_datasets/resolve/{REVISION}/cube-single-play-v0.npz"]
+    assert (found.place, found.caveat, len(found.failed)) == (place, "", 1)
+    assert place.read_bytes() == site.content
+    assert ogbench(tasks.get("cube-single-play-singletask-v0")).place == place
+    assert len(site.paths) == 1
+    assert found.digest() == hashlib.sha256(site.content).hexdigest()
+    place.write_bytes(site.content[:-1])
+    with pytest.raises(DataError, match="cube-single-play-v0.npz has changed: its SHA-256 is.*Delete it; then"):
+        found.digest()
+    place.unlink()
+    site.content = site.content[:-1]
+    with pytest.raises(DataError, match="sends another file than before"):
+        ogbench(tasks.get("cube-single-play-singletask-v0"))
+    with pytest.raises(DataError, match="hopper-medium-v2 is not a task of OGBench's"):
+        ogbench(tasks.get("hopper-medium-v2"))
 
 
 def test_a_redirection_to_a_file_is_not_followed(site: Site, tmp_path: Path) -> None:

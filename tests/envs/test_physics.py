@@ -185,9 +185,11 @@ def test_copies_vectors_and_seeded_episodes(name: str) -> None:
     assert episode(other, 20) == whole[:20]
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", [first.name for first, *_ in tasks.families()])
 def test_every_task_matches_its_environment(name: str) -> None:
     task = tasks.get(name)
+    if task.extra == "ogbench":
+        pytest.importorskip("ogbench")
     env = make_env(task)
     observation, _ = env.reset(seed=1)
     assert observation.shape == (task.state_dim,)

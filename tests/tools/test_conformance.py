@@ -39,7 +39,7 @@ from dqlab.tools.conformance.data import check_prepared_behaviour, made_context
 from dqlab.training import Probe
 
 tasks.names()  # fills the registries
-COMPONENTS = [(kind, name) for kind, registry in sorted(Registry.kinds.items()) for name in registry.names()]
+COMPONENTS = [(kind, first.name) for kind, each in sorted(Registry.kinds.items()) for first, *_ in each.families()]
 HOPPER = tasks.get("hopper-medium-v2")
 DIMS = Dims(5, 3)
 

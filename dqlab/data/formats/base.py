@@ -81,6 +81,10 @@ class Format(ABC):
         """SHA-256 of the file or folder at `place`, hexadecimal; of names and contents where it is a folder."""
         return file_digest(self.place(path))
 
+    def source(self, path: Path) -> str:
+        """How `load_dataset.sources` names the dataset."""
+        return f"file:{path}"
+
     def write(self, path: Path, columns: Columns) -> None:
         """Write a dataset, whole or not at all.
 

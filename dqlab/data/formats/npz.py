@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,39 @@ class Npz(Format):
     suffixes = (".npz",)
 
     def read(self, path: Path) -> Columns:
-        check_readable(path)
-        with reading_errors(path, "is truncated or no .npz archive of numbers"):
-            return _read_archive(path)
+        arrays, notes = read_archive(path, COLUMN_NAMES)
+        check_names(str(path), arrays)
+        return checked_columns(str(path), arrays, notes)
 
     def write(self, path: Path, columns: Columns) -> None:
         """Write all columns compressed."""
-        arrays = whole_columns(columns)
-        if columns.metadata:
-            arrays[NOTES] = np.array([json.dumps(dict(columns.metadata))])
-        with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_archive(path, whole_columns(columns), columns.metadata)
 
 
-def _read_archive(path: Path) -> Columns:
-    with zipfile.ZipFile(path) as archive:
+def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
+    """Write arrays by name, compressed, and what is said of them; whole or not at all.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
+    with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
+
+
+def read_archive(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Those of the named arrays that an archive has, and what is said of them.
+
+    Raises:
+        DataError: the file is missing or damaged, or there is no room for them.
+    """
+    check_readable(path)
+    with reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        check_names(str(path), members)
-        wanted = {name: members[name] for name in COLUMN_NAMES if name in members}
+        wanted = {name: members[name] for name in names if name in members}
         check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
-        notes = _notes(path, archive, members[NOTES]) if NOTES in members else {}
-    return checked_columns(str(path), arrays, notes)
+        return arrays, _notes(path, archive, members[NOTES]) if NOTES in members else {}
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:

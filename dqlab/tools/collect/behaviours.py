@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
+from dqlab.envs import make_env
 from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, sha256_of
@@ -92,6 +93,10 @@ class PolicyBehaviour(Behaviour):
     @abstractmethod
     def identity(self) -> str:
         """What its actions depend on, as a text: another one means other episodes."""
+
+    def make_env(self) -> Any:
+        """An environment that it acts in."""
+        return make_env(self.context.task, self.context.physics)
 
     @abstractmethod
     def begin(self, seed: int) -> ActionFunction:

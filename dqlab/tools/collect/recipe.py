@@ -18,7 +18,7 @@ from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
 from dqlab.data import data_formats
-from dqlab.data.formats.base import COLUMN_NAMES, Columns, digest_of_columns
+from dqlab.data.formats.base import COLUMN_NAMES, Columns, Format, digest_of_columns
 from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
 from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
@@ -104,7 +104,8 @@ class Collection:
         formats = self.formats if isinstance(self.formats, (tuple, list)) else ()
         check_field(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'npz')")
         for name in formats:
-            check_field(bool(data_formats.get(name).suffixes), self, "formats", "formats of files")
+            written = data_formats.get(name).write is not Format.write
+            check_field(written, self, "formats", "formats that are written")
         ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
         if ignored:
             raise ConfigError(
@@ -138,9 +139,17 @@ class Collection:
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
     def targets(self, task: Task, folder: Path) -> dict[str, Path]:
-        """Format -> the file that it writes."""
+        """Format -> the path of what it writes.
+
+        Raises:
+            DataError: no dataset of a format can have the set's name.
+        """
         name = self.task_name(task)
-        return {each: folder / f"{name}{data_formats.get(each).suffixes[0]}" for each in self.formats}
+        chosen = {each: data_formats.get(each)() for each in self.formats}
+        paths = {each: folder / f"{name}{''.join(form.suffixes[:1])}" for each, form in chosen.items()}
+        for each, form in chosen.items():
+            form.place(paths[each])
+        return paths
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
         """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
@@ -151,7 +160,7 @@ class Collection:
             typed: bindings of the command line, which must be read.
 
         Returns:
-            The written sets, as the source `file:` takes them.
+            The files of the written sets.
 
         Raises:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
@@ -163,6 +172,7 @@ class Collection:
             context = self._context(task, known, training, folder, log)
             chosen = {key: behaviour_of(key, context) for key in self.mixture}
             self._check_amount(chosen)
+            self.targets(task, folder)
             context.checkpoints.record = any(behaviour.records for behaviour in chosen.values())
             config = str(gin.operative_config_str())
             check_parameters_read(typed, parameters_read())
@@ -295,24 +305,24 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
     """Write the set in every format that is asked for, and `NAME.gin`, which trains on it.
 
     Returns:
-        Where each is, as the source `file:` takes it.
+        The file of each.
 
     Raises:
         DataError: a set cannot be written.
     """
     recipe = collected.recipe
     name = recipe.task_name(collected.reference[0])
-    named = []
-    for each, place in recipe.targets(collected.reference[0], folder).items():
-        data_formats.get(each)().write(place, collected.columns)
-        named.append(str(place.resolve()))
-    file = folder / f"{name}.gin"
-    save_text(file, training_gin(collected, named[0], file))
-    return named
+    targets = recipe.targets(collected.reference[0], folder.resolve())
+    formats = {each: data_formats.get(each)() for each in targets}
+    for each, path in targets.items():
+        formats[each].write(path, collected.columns)
+    file, (first, path) = folder / f"{name}.gin", next(iter(targets.items()))
+    save_text(file, training_gin(collected, formats[first].source(path), file))
+    return [str(formats[each].place(path)) for each, path in targets.items()]
 
 
-def training_gin(collected: CollectedSet, place: str, file: Path) -> str:
-    """The text of a gin file that trains Diffusion-QL on the set."""
+def training_gin(collected: CollectedSet, source: str, file: Path) -> str:
+    """The text of a gin file that trains Diffusion-QL on the set, which that source has."""
     from dqlab.tools.new_task import module_statements
 
     recipe, (task, origin) = collected.recipe, collected.reference
@@ -326,4 +336,4 @@ def training_gin(collected: CollectedSet, place: str, file: Path) -> str:
         lines += [f"Experiment.task = {recipe.task!r}"]
     else:
         lines += [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
-    return "\n".join([*lines, f"load_dataset.sources = ({f'file:{place}'!r},)"]) + "\n"
+    return "\n".join([*lines, f"load_dataset.sources = ({source!r},)"]) + "\n"

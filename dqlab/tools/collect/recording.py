@@ -12,7 +12,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.envs import make_env
 from dqlab.errors import RunError
 from dqlab.tools.collect.episodes import (
     EPISODES,
@@ -66,8 +65,9 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
         action = _kept(action)
         row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
         given = self.env.step(action)
-        observation, reward, terminated, truncated = given[:4]
+        observation, reward, terminated, truncated, info = given
         self._observation = _kept(observation)
+        row |= {f"infos/{name}": value for name, value in info.get("recorded", {}).items()}
         ended = {"terminals": terminated, "timeouts": truncated and not terminated}
         self._rows.append({**row, "rewards": reward, "next_observations": self._observation, **ended})
         if terminated or truncated:
@@ -82,7 +82,7 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
 
     def _hand_over(self) -> None:
         rows, self._rows = self._rows, []
-        self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES[name]) for name in rows[0]})
+        self._finished({name: np.asarray([row[name] for row in rows], dtype=DTYPES.get(name)) for name in rows[0]})
 
 
 def _kept(values: Any) -> NDArray[np.float32]:
@@ -134,7 +134,7 @@ def mean_return(behaviour: PolicyBehaviour, key: str, count: int) -> float:
 @contextmanager
 def open_environments(behaviour: PolicyBehaviour) -> Iterator[list[Any]]:
     """As many environments as the behaviour acts in together."""
-    envs = [make_env(behaviour.context.task, behaviour.context.physics) for _ in range(behaviour.rows)]
+    envs = [behaviour.make_env() for _ in range(behaviour.rows)]
     try:
         yield envs
     finally:

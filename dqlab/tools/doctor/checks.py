@@ -325,6 +325,7 @@ def find_extra(name: str, purpose: str) -> DoctorFinding:
 EXTRAS = (
     (RECORDS, "Minari", "minari", "Minari's data sets"),
     (ENVIRONMENTS, "Adroit, kitchen", "robotics", "their environments"),
+    (ENVIRONMENTS, "OGBench", "ogbench", "its tasks"),
     (PICTURES, "ffmpeg", "video", ".mp4 videos; without it they are GIFs"),
     (MORE, "Ray", "ray", "grids on a cluster"),
     (MORE, "SLURM", "slurm", "grids on SLURM"),

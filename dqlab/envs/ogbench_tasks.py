@@ -1,0 +1,111 @@
+"""OGBench's state-based single-task tasks: names, sizes, data sets and their addresses (ogbench.json).
+
+Of 82 data sets with single tasks, 47 have states, the others pictures: 5 tasks each, and the default one once more,
+without a number. Importing this needs no ogbench.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from dqlab.config.fields import check_field, check_fields
+from dqlab.config.registry import configurable
+from dqlab.envs.tasks import Task, tasks
+
+FACTS: dict[str, Any] = json.loads((files("dqlab.envs") / "ogbench.json").read_text())
+BENCHMARK = "ogbench"
+TIMINGS = ("pre", "post")
+
+
+@configurable("envs")
+@dataclass(frozen=True)
+class OGBench:
+    """What gin files may choose about OGBench's environments.
+
+    Attributes:
+        success_timing: `pre` judges success in the state in which an action is taken, r(s), as the rewards of the data
+            do, and ogbench since 1.2.0; `post` in the state that follows, r(s'), as ogbench did until 1.1.5.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+
+    success_timing: str = "pre"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_field(self.success_timing in TIMINGS, self, "success_timing", "'pre' or 'post'")
+
+    @property
+    def condition(self) -> str:
+        """What must stand beside every score: those of different timing do not compare."""
+        return f"success_timing {self.success_timing!r}"
+
+
+def dataset_of(task: str) -> str:
+    """The data set of a task, `cube-single-play-v0` of `cube-single-play-singletask-task3-v0`."""
+    return re.sub(r"-singletask(-task\d)?(?=-v\d+$)", "", task)
+
+
+def environment_of(task: str) -> str:
+    """The environment of a task, `cube-single` of `cube-single-play-singletask-task3-v0`."""
+    return dataset_of(task).rsplit("-", 2)[0]
+
+
+def _tasks() -> Iterator[Task]:
+    for environment, facts in FACTS["environments"].items():
+        for kind, (episodes, rows) in facts["datasets"].items():
+            for number in ("", *(f"-task{each}" for each in range(1, 6))):
+                yield _task(f"{environment}-{kind}-singletask{number}-v0", facts, episodes * rows)
+
+
+def _task(name: str, facts: Mapping[str, Any], rows: int) -> Task:
+    return Task(
+        name=name,
+        robot=f"ogbench-{environment_of(name)}",
+        env_id="dqlab.envs.ogbench_env:dqlab/OGBench-v0",
+        min_score=0.0,
+        max_score=1.0,
+        episode_limit=facts["episode_limit"],
+        file="",
+        state_dim=facts["state_dim"],
+        action_dim=facts["action_dim"],
+        env_kwargs={"name": name},
+        settings=OGBench,
+        extra="ogbench",
+        rows=rows,
+        benchmark=BENCHMARK,
+        measures_success=True,
+    )
+
+
+def _family(environment: str) -> str:
+    """The names of all tasks of environments of a kind, such as `cube`, in a line."""
+    first = environment.split("-")[0]
+    own = {name: facts for name, facts in FACTS["environments"].items() if name.split("-")[0] == first}
+    kinds = dict.fromkeys(kind for facts in own.values() for kind in facts["datasets"])
+    which = "|".join(name.partition("-")[2] for name in own)
+    return f"{first}-{which and f'({which})-'}({'|'.join(kinds)})-singletask[-task1 to 5]-v0"
+
+
+def _summary(task: str) -> str:
+    environment = environment_of(task)
+    number = re.search(r"-task(\d)-", task)
+    which = number[1] if number else f"{FACTS['environments'][environment]['default_task']}, the default"
+    return f"{environment}, data of {dataset_of(task)}, task {which}; success rate in %"
+
+
+for _made in _tasks():
+    tasks.add(
+        _made.name,
+        _made,
+        source=FACTS["source"],
+        cites=("park2025ogbench",),
+        summary=_summary(_made.name),
+        family=_family(environment_of(_made.name)),
+    )

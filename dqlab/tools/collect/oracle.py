@@ -1,0 +1,136 @@
+"""OGBench's scripted oracles as a behaviour: they collect what its data sets of robot arms are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
+from dqlab.errors import ConfigError
+from dqlab.machine import package_version
+from dqlab.tools.collect.behaviours import ActionFunction, Array, CollectionContext, PolicyBehaviour, behaviours
+
+if TYPE_CHECKING:
+    from dqlab.envs.ogbench_env import RecordedOGBench
+
+WAYS = {"play": "plan", "noisy": "markov"}
+"""The last word of a data set's name -> ogbench's module of the oracles that play in it."""
+EPISODE_ROWS = 1001
+"""Of an episode in OGBench's files of robot arms; the last one only ends it."""
+STACKING: Mapping[str, tuple[float, float]] = {
+    "cube-single": (0.0, 0.0),
+    "cube-double": (0.0, 0.25),
+    "cube-triple": (0.05, 0.35),
+    "cube-quadruple": (0.1, 0.5),
+}
+"""Between which the probability is drawn in each episode that a goal lies on another cube; 0.5 elsewhere."""
+RANDOM_ACTIONS = {"cube": 0.1, "scene": 0.1, "puzzle": 0.2}
+"""Share of `noisy`'s actions that are uniformly random."""
+NOISE_SCALE = np.array([1.0, 1.0, 1.0, 3.0, 10.0])
+"""Of the noise on `noisy`'s actions (5,): x, y, z, yaw, gripper."""
+
+
+@behaviours.register(
+    "oracle", source=f"{FACTS['source']}, data_gen_scripts/generate_manipspace.py", cites=("park2025ogbench",)
+)
+class ScriptedOracle(PolicyBehaviour):
+    """OGBench's oracles on a task of its robot arms, `oracle:play` or `oracle:noisy`: one goal after the other.
+
+    `play` follows plans that noise has moved; `noisy` looks at every step, has Gaussian noise on its actions, and some
+    that are random. OGBench draws an episode again in which scene's cube has left the drawer's reach; here it stays.
+
+    Args:
+        argument: `play` or `noisy`.
+        context: where it acts.
+        noise: of plans; of `noisy`'s actions the largest deviation, which is drawn in each episode.
+    """
+
+    def __init__(self, argument: str, context: CollectionContext, noise: float = 0.1) -> None:
+        super().__init__(argument, context)
+        self._noise = noise
+
+    def prepare(self) -> None:
+        task = self.context.task
+        self._environment = environment_of(task.name)
+        self._first = self._environment.split("-")[0]
+        if task.benchmark != BENCHMARK or self.argument not in WAYS or self._first not in RANDOM_ACTIONS:
+            raise ConfigError(
+                f"'oracle:{self.argument}' on {task.name}: there are oracle:play and oracle:noisy, on OGBench's tasks "
+                f"of {', '.join(RANDOM_ACTIONS)}."
+            )
+
+    def about(self) -> str:
+        return f"OGBench's scripted oracle '{self.argument}', noise {self._noise:g}"
+
+    def identity(self) -> str:
+        return f"oracle {self.argument} {self._noise} ogbench {package_version('ogbench')}"
+
+    def make_env(self) -> Any:
+        """Where goals are set, and episodes are as long as in OGBench's files."""
+        from gymnasium.wrappers import TimeLimit
+
+        from dqlab.envs.ogbench_env import RecordedOGBench
+
+        self._env = RecordedOGBench(dataset_of(self.context.task.name))
+        return TimeLimit(self._env, EPISODE_ROWS)
+
+    def begin(self, seed: int) -> ActionFunction:
+        """What holds for an episode goes by the seed; oracles draw from numpy's global generator, the environment's."""
+        generator = np.random.default_rng(seed)
+        goals = _GoalByGoal(self._env, self._oracle, generator.uniform(*STACKING.get(self._environment, (0.5, 0.5))))
+        deviation = generator.uniform(0.0, self._noise) * NOISE_SCALE if self.argument == "noisy" else 0.0 * NOISE_SCALE
+        random = RANDOM_ACTIONS[self._first] if self.argument == "noisy" else 0.0
+
+        def act(observations: Array) -> Array:
+            with self._env.own_numbers():
+                oracle = goals.oracle(observations[0])
+                if np.random.uniform() < random:
+                    return np.random.uniform(-1.0, 1.0, (1, len(NOISE_SCALE)))
+                action = np.asarray(oracle.select_action(observations[0], self._env.info))
+                return np.clip(np.random.normal(action, deviation), -1.0, 1.0)[None]
+
+        return act
+
+    def _oracle(self, goal: str) -> Any:
+        """ogbench's oracle for a kind of goal, such as `cube`."""
+        way = WAYS[self.argument]
+        module = import_module(f"ogbench.manipspace.oracles.{way}.{goal}_{way}")
+        own: dict[str, Any] = {"noise": self._noise} if self.argument == "play" else {}
+        if self._first == "puzzle":
+            own["gripper_always_closed"] = True
+        elif (self._first, self.argument, goal) == ("scene", "noisy", "cube"):
+            own["max_step"] = 100
+        return getattr(module, f"{goal.title()}{way.title()}Oracle")(env=self._env, **own)
+
+
+class _GoalByGoal:
+    """The goals of an episode, and the oracles that play towards them.
+
+    Args:
+        env: where goals are set.
+        make: kind of goal -> its oracle.
+        stacking: probability that a goal lies on another cube.
+    """
+
+    def __init__(self, env: RecordedOGBench, make: Callable[[str], Any], stacking: float) -> None:
+        self._env, self._make, self._stacking = env, make, stacking
+        self._oracles: dict[str, Any] = {}
+        self._current: Any = None
+
+    def oracle(self, observation: Array) -> Any:
+        """The one whose turn it is; where one is done, a new goal is set."""
+        if self._current is None:
+            self._turn(observation, self._env.info)
+        elif self._current.done:
+            self._turn(*self._env.unwrapped.set_new_target(p_stack=self._stacking))
+        return self._current
+
+    def _turn(self, observation: Array, info: Mapping[str, Any]) -> None:
+        goal = str(info["privileged/target_task"])
+        if goal not in self._oracles:
+            self._oracles[goal] = self._make(goal)
+        self._current = self._oracles[goal]
+        self._current.reset(observation, info)

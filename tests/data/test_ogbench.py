@@ -1,0 +1,200 @@
+"""OGBench's files: the same transitions as the library makes, where they lie, and how other sets are marked."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_ogbench import EPISODES, ROWS, collected
+
+from dqlab.cli import main
+from dqlab.config import gin_files
+from dqlab.data import load_dataset
+from dqlab.data.formats.base import format_of
+from dqlab.data.formats.ogbench import OGBenchFormat
+from dqlab.data.sources import absolute_source, find_dataset
+from dqlab.envs import tasks
+from dqlab.envs.ogbench_tasks import dataset_of
+from dqlab.errors import ConfigError, DataError
+from dqlab.tools.collect.recipe import Collection
+
+ogbench = pytest.importorskip("ogbench")
+pytest.importorskip("dm_control")
+
+ROBOTS = ("cube-double-play-singletask-task1-v0", "scene-noisy-singletask-v0", "puzzle-3x3-play-singletask-task5-v0")
+CUBE = tasks.get("cube-single-play-singletask-v0")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a set of cube-single-play's."""
+    collected(tmp_path / "set", CUBE.name, monkeypatch)
+    return tmp_path / "set"
+
+
+def by_the_library(place: Path, task: str) -> dict[str, Any]:
+    """The training set that ogbench makes; it wants a file for validation beside it."""
+    shutil.copy(place, place.with_name(f"{place.stem}-val.npz"))
+    env, made, _ = ogbench.make_env_and_datasets(task, dataset_path=str(place), disable_env_checker=True)
+    env.close()
+    return dict(made)
+
+
+def assert_same(folder: Path, place: Path, task: str) -> None:
+    wanted = by_the_library(place, task)
+    found = load_dataset(tasks.get(task), (f"ogbench:{folder}",), action_bounds="as_is")
+    names = ("observations", "actions", "rewards", "next_observations")
+    for name, mine in zip(names, (found.state, found.action, found.reward, found.next_state), strict=True):
+        np.testing.assert_array_equal(mine.numpy(), wanted[name], name)
+    np.testing.assert_array_equal(1.0 - found.terminal.numpy(), wanted["masks"])
+    assert found.provenance.episodes == int(wanted["terminals"].sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*precision lowered")
+@pytest.mark.parametrize("name", ROBOTS)
+def test_transitions_are_the_librarys(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same(tmp_path, collected(tmp_path, name, monkeypatch), name)
+
+
+@pytest.mark.parametrize("name", ["antmaze-medium-navigate-singletask-v0", "antsoccer-arena-stitch-singletask-v0"])
+def test_transitions_of_mazes_are_the_librarys(name: str, tmp_path: Path) -> None:
+    """Positions all over the maze, some of them at the goal, where an episode goes on with a mask of 0."""
+    task, draw = tasks.get(name), np.random.default_rng(0)
+    place = tmp_path / f"{dataset_of(name)}.npz"
+    qpos = draw.uniform(-2, 22, (4000, 22)).astype(np.float32)
+    rows = {"observations": draw.normal(size=(4000, task.state_dim)), "actions": draw.uniform(-1, 1, (4000, 8))}
+    np.savez(
+        place,
+        **{key: value.astype(np.float32) for key, value in rows.items()},
+        qpos=qpos,
+        terminals=np.arange(4000) % 500 == 499,
+    )
+    assert_same(tmp_path, place, name)
+    masks = OGBenchFormat().read(tmp_path / name).masks
+    assert masks is not None
+    assert 0 < (masks == 0).sum() < 100
+
+
+def test_what_is_solved_ends_no_episode(folder: Path) -> None:
+    columns = OGBenchFormat().read(folder / CUBE.name)
+    assert columns.masks is not None
+    assert len(columns) == EPISODES * ROWS
+    assert not columns.terminals.any()
+    assert np.flatnonzero(columns.timeouts).tolist() == [ROWS - 1, 2 * ROWS - 1, 3 * ROWS - 1]  # type: ignore[arg-type]
+    assert np.array_equal(columns.masks == 0, columns.rewards == 0)
+
+
+def test_oracles_play_again_what_they_played(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever numpy's global generator has done; and they move the cube."""
+    np.random.seed(9)
+    again = collected(tmp_path / "again", CUBE.name, monkeypatch)
+    with np.load(folder / "cube-single-play-v0.npz") as one, np.load(again) as other:
+        for name in ("observations", "actions", "qpos", "qvel", "terminals"):
+            np.testing.assert_array_equal(one[name], other[name])
+        assert not np.array_equal(one["actions"][:ROWS], one["actions"][ROWS : 2 * ROWS])
+        assert np.abs(one["qpos"][:ROWS, 14:17] - one["qpos"][0, 14:17]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [(CUBE.name, "fast"), ("antmaze-large-navigate-singletask-v0", "play"), ("hopper-medium-v2", "play")],
+)
+def test_where_no_oracle_plays(task: str, kind: str, tmp_path: Path) -> None:
+    mixture = f"Collection.mixture={{'oracle:{kind}': 1.0}}"
+    gin_files.load_gin(
+        [], [f"Collection.task='{task}'", mixture, "Collection.episodes=1", "Collection.formats=('npz',)"]
+    )
+    with pytest.raises(ConfigError, match="there are oracle:play and oracle:noisy, on OGBench's tasks of cube, scene"):
+        Collection().run(tmp_path)
+
+
+def test_a_set_named_otherwise_shows_before_it_is_played(tmp_path: Path) -> None:
+    mixture = "Collection.mixture={'oracle:play': 1.0}"
+    gin_files.load_gin(
+        [], [f"Collection.task='{CUBE.name}'", mixture, "Collection.episodes=9", "Collection.formats=('ogbench',)"]
+    )
+    with pytest.raises(DataError, match="'ogbench-cube-single-oracle-play' is no task of OGBench's"):
+        Collection().run(tmp_path)
+
+
+def test_sets_of_dqlabs_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = f"ogbench:{folder}"
+    known = load_dataset(CUBE, (source,)).provenance
+    assert (known.source, known.caveat, known.is_d4rl) == ("ogbench", "not OGBench's data", False)
+    with np.load(folder / "cube-single-play-v0.npz") as stored:
+        arrays = {name: stored[name] for name in stored if name != "metadata"}
+    np.savez(folder / "cube-single-play-v0.npz", **arrays)
+    assert find_dataset(CUBE, (source,)).caveat == "not OGBench's data"  # too few rows
+    assert find_dataset(replace(CUBE, rows=EPISODES * ROWS), (source,)).caveat == ""
+    monkeypatch.chdir(folder)
+    assert find_dataset(CUBE, ("ogbench:.",)).place == folder / "cube-single-play-v0.npz"
+    monkeypatch.chdir(folder.parent)
+    assert absolute_source("ogbench:set") == f"ogbench:{folder.resolve()}"
+
+
+def test_a_set_in_several_files(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "split").mkdir()
+    whole = OGBenchFormat().read(folder / CUBE.name)
+    with np.load(folder / "cube-single-play-v0.npz") as stored:
+        for number, rows in enumerate((slice(0, ROWS), slice(ROWS, None))):
+            np.savez(
+                tmp_path / "split" / f"cube-single-play-v0-{number:03d}.npz",
+                **{name: stored[name][rows] for name in ("observations", "actions", "terminals", "qpos")},
+            )
+    shutil.copy(folder / "cube-single-play-v0.npz", tmp_path / "split" / "cube-single-play-v0-000-val.npz")
+    found = find_dataset(CUBE, (f"ogbench:{tmp_path / 'split'}",))
+    assert found.caveat == "2 files of a larger set"
+    parts = found.read(CUBE)
+    for name in ("observations", "rewards", "masks", "timeouts"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    digest = found.digest()
+    shutil.copy(tmp_path / "split" / "cube-single-play-v0-000.npz", tmp_path / "split" / "cube-single-play-v0-002.npz")
+    assert find_dataset(CUBE, (f"ogbench:{tmp_path / 'split'}",)).digest() != digest
+
+
+def test_a_set_without_room_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dqlab.data.formats.reading.available_memory", lambda: 30_000)
+    with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
+        OGBenchFormat().read(folder / CUBE.name)
+
+
+def test_what_is_wrong_with_a_file(folder: Path, tmp_path: Path) -> None:
+    place = folder / "cube-single-play-v0.npz"
+    with pytest.raises(DataError, match="'cube-singel-play-singletask-v0' is no task of OGBench's.*cube-single-play"):
+        OGBenchFormat().read(folder / "cube-singel-play-singletask-v0")
+    with np.load(place) as stored:
+        arrays = {name: stored[name] for name in ("observations", "actions", "terminals", "qpos")}
+    shutil.copy(place, folder / "puzzle-3x3-play-v0.npz")
+    for changed, task, message in (
+        ({}, "puzzle-3x3-play-singletask-v0", "'button_states'"),
+        ({"qpos": None}, CUBE.name, "has no 'qpos'"),
+        ({"qpos": arrays["qpos"][:-1]}, CUBE.name, "119 qpos"),
+        ({"qpos": arrays["qpos"][:, :3]}, CUBE.name, "ogbench cannot make rewards of it"),
+    ):
+        kept = {name: value for name, value in {**arrays, **changed}.items() if value is not None}
+        np.savez(folder / f"{dataset_of(task)}.npz", **kept)
+        with pytest.raises(DataError, match=message):
+            OGBenchFormat().read(folder / task)
+    place.write_bytes(place.read_bytes()[:5000])
+    with pytest.raises(DataError, match="truncated"):
+        OGBenchFormat().read(folder / CUBE.name)
+
+
+def test_commands_know_it_by_its_task(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["data", "info", CUBE.name]) == 2
+    assert "`dqlab data download cube-single-play-singletask-v0` fetches it" in capsys.readouterr().err
+    (tmp_path / "home" / ".ogbench").mkdir(parents=True)
+    folder.rename(tmp_path / "home" / ".ogbench" / "data")
+    for command in (["info", CUBE.name], ["verify", "cube-single-play-singletask-task5-v0"], ["list"]):
+        assert main(["data", *command]) == 0
+        assert "cube-single-play" in capsys.readouterr().out
+    assert main(["data", "download", CUBE.name]) == 0
+    assert "already there: " in capsys.readouterr().out
+    assert format_of(f"ogbench:{CUBE.name}")[1] == Path(CUBE.name)
