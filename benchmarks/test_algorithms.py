@@ -34,7 +34,8 @@ class AlgorithmCase:
 
 def cases(quick: bool) -> list[AlgorithmCase]:
     fast = {device: [mode for mode in modes(device) if mode != "eager"] for device in devices()}
-    names = ["diffusion_ql", *(name for name in algorithms.names() if name != "diffusion_ql")]
+    others = [name for name in algorithms.names() if name != "diffusion_ql"]
+    names = ["diffusion_ql", *(["rebrac"] if quick else others)]
     return [AlgorithmCase(name, mode, device) for device in fast for mode in fast[device] for name in names]
 
 

@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, str, float]] = {
     "waits": ("gpu.checks", "run_waits", 20.0),
     "figures": ("gpu.figures", "run", 140.0),
     "details": ("gpu.figures", "run_details", 25.0),
+    "peers": ("gpu.figures", "run_peers", 40.0),
     "training": ("gpu.training", "run", 0.0),
 }
 """Module, function, and the seconds that a section may take where all are run; 0: until the end."""

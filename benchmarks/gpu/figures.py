@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from baseline import Agent, HostData
 from subjects import DIMS, Chain, new_mode, new_pack, synchronizer
 
+import dqlab
 from dqlab.networks.precision import Precision, precisions
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.training import Probe
@@ -74,6 +78,54 @@ def run_details(settings: Settings, notes: Notes) -> None:
             if settings.left() > ENOUGH and not ("compile" in mode and n_timesteps > 5):
                 name = f"sampler, N={n_timesteps}, B={states}, {mode}"
                 notes.attempt(name, partial(sampled, settings, mode, n_timesteps, states))
+
+
+def run_peers(settings: Settings, notes: Notes) -> None:
+    """The same update jitted in JAX, where a JAX for this device is installed; and a policy that acts in one state."""
+    for mode in settings.fast_modes[:1]:
+        notes.attempt(f"against JAX, {mode}", partial(against_jax, settings, mode))
+    for compiled in (False, True):
+        if settings.left() > (COMPILING if compiled else ENOUGH):
+            name = f"one state, 50 candidates, load_policy{'(compiled=True)' if compiled else ''}"
+            notes.attempt(name, partial(single_state, settings, compiled))
+
+
+def against_jax(settings: Settings, mode: str) -> dict[str, float] | str:
+    """One replica and the peer in JAX on the same device, in alternation."""
+    if importlib.util.find_spec("jax") is None:
+        return "no JAX here"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    from baseline_jax import JaxAgent, on_gpu
+
+    if settings.on_gpu and not on_gpu():
+        return "this JAX sees no GPU"
+    pack = new_pack(1, settings.device)
+    weights = {net: {k: v.cpu().numpy() for k, v in named.items()} for net, named in pack.weights(0).items()}
+    agent = JaxAgent(weights, fields(settings.data), settings.device, settings.sizes.batch)
+    step: Any = new_step(settings, pack, mode)
+
+    def peer() -> None:
+        for _ in range(settings.sizes.updates):
+            agent.step()
+        agent.synchronize()
+
+    calls = {"dqlab": (step, settings.sizes.updates), "jax": (peer, 1)}
+    seconds = alternating(calls, settings.device)
+    theirs = seconds["jax"] / settings.sizes.updates
+    return {"updates/s": 1 / seconds["dqlab"], "JAX's": 1 / theirs, "ratio": theirs / seconds["dqlab"]}
+
+
+def single_state(settings: Settings, compiled: bool) -> dict[str, float]:
+    """Actions in one state a call, the host's, through `load_policy` and by the baseline, in alternation."""
+    own = {"load_dataset.sources": ("embedded",), "Training.eval_episodes": 1, "Tracking.mlflow": False}
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = {**own, "Training.execution": "eager", "Experiment.device": settings.device}
+        run = dqlab.train("diffql_walker2d", set=chosen, steps=1, out=Path(folder) / "run", quiet=True)
+        policy = dqlab.load_policy(run, "last", device=settings.device, compiled=compiled)
+        agent, state = Agent(DIMS.state, DIMS.action, settings.device), np.zeros(DIMS.state, np.float32)
+        calls = {"dqlab": (partial(policy, state), 20), "baseline": (partial(agent.sample_action, state), 20)}
+        seconds = alternating(calls, settings.device)  # type: ignore[arg-type]
+    return {"ms": 1e3 * seconds["dqlab"], "ratio": seconds["baseline"] / seconds["dqlab"]}
 
 
 def run_variants(settings: Settings, notes: Notes) -> None:
@@ -157,7 +209,7 @@ def _reset_memory(settings: Settings) -> int:
 
 def _data_bytes(step: Any) -> int:
     """Bytes of the data set, which does not grow with K."""
-    return sum(field.numel() * field.element_size() for field in step._data.fields)
+    return sum(field.nbytes for field in step._fields if field is not None)
 
 
 def profiled(settings: Settings, mode: str) -> dict[str, float]:
