@@ -18,7 +18,15 @@ from dqlab.data.download import no_progress
 from dqlab.envs.bandit import BANDIT
 from dqlab.errors import ConfigError
 
-ARGUMENTS: dict[str, Any] = {"state_dim": 5, "action_dim": 3, "losses": [1.0], "step": 1, "steps": 10, "eval_every": 5}
+ARGUMENTS: dict[str, Any] = {
+    "n_members": 2,
+    "state_dim": 5,
+    "action_dim": 3,
+    "losses": [1.0],
+    "step": 1,
+    "steps": 10,
+    "eval_every": 5,
+}
 ARGUMENTS |= {"task": BANDIT, "progress": no_progress, "x": torch.ones(2), "u": torch.ones(2)}
 BESIDE: dict[str, dict[str, Any]] = {
     "Collection": {"task": "hopper-medium-v2"},
@@ -37,7 +45,7 @@ ZERO = {
     "LocalEngine.retries",
     "RayEngine.retries",
 }
-ZERO |= {"SlurmEngine.retries"}
+ZERO |= {"SlurmEngine.retries", "BDPO.warmup_steps", "DTQL.pretrain_steps"}
 """Where none is an answer though the default is some."""
 ANY = {"DqlabRun.seed"}
 """-1 stands for all."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from subjects import as_transitions, made_fields
 
 from dqlab.data import Transitions, load_dataset
+from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks
 
 TASK = tasks.get("walker2d-medium-expert-v2")
@@ -19,7 +20,8 @@ MADE_ROWS = 100_000
 def load(file: Path | None) -> Transitions:
     """That file, or the set that ships with dqlab; made-up numbers, said to be that, where HDF5 cannot be read."""
     try:
-        return load_dataset(TASK, sources=(f"file:{file}" if file else "embedded",), next_action=True)
+        view = partial(q_learning_view, next_action=True)
+        return load_dataset(TASK, sources=(f"file:{file}" if file else "embedded",), view=view)
     except ImportError:
         return as_transitions(made_fields(MADE_ROWS))
 

@@ -276,8 +276,7 @@ def load_dataset(
     standardise_states: bool = False,
     action_bounds: str = "unit",
     progress: Progress = no_progress,
-    chunk: int = 1,
-    next_action: bool = False,
+    view: Callable[..., Transitions] = q_learning_view,
 ) -> Transitions:
     """The task's transitions from the first source that has them, on the CPU.
 
@@ -290,7 +289,7 @@ def load_dataset(
         action_bounds: `unit` takes actions as shares of the environment's bounds, in [-1, 1], and refuses others; `env`
             rescales them from the environment's own bounds to [-1, 1]; `as_is` takes whatever there is.
         progress: called with bytes done and in all during a download.
-        chunk, next_action: as in `read_transitions`; a run gets them from `Experiment.action_chunk` and its algorithm.
+        view: how rows become transitions; a run's goes by `Experiment.action_chunk` and its algorithm.
 
     Raises:
         DataError: no source has it (each one's reason is given), the file is damaged, its actions do not lie in the
@@ -301,9 +300,7 @@ def load_dataset(
     actions = action_rule(task, action_bounds)
     found = find_dataset(task, sources, progress)
     origin = {**found.origin(), **actions.origin()}
-    columns = found.read(task)
-    limit = task.episode_limit
-    return q_learning_view(columns, limit, transform, origin, standardise_states, actions, chunk, next_action)
+    return view(found.read(task), task.episode_limit, transform, origin, standardise_states, actions)
 
 
 def absolute_source(source: str) -> str:

@@ -95,7 +95,8 @@ class ChainValueNetwork(nn.Module):
         layer_norm: bool = True,
     ) -> None:
         super().__init__()
-        check_counts("ChainValueNetwork", n_members=n_members, hidden_dim=hidden_dim, depth=depth)
+        sizes = {"n_members": n_members, "hidden_dim": hidden_dim, "depth": depth, "time_dim": time_dim}
+        check_counts("ChainValueNetwork", **sizes)
         inputs, widths = state_dim + action_dim, depth * [hidden_dim]
         self.time_embedding = SinusoidalEmbedding(time_dim)
         made = [_ChainValue(inputs, time_dim, widths, activation, layer_norm) for _ in range(n_members)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from dqlab.algorithms import Algorithm
 from dqlab.config.replica import Replica
 from dqlab.data.download import Progress, no_progress
 from dqlab.data.sources import load_dataset
-from dqlab.data.transitions import Transitions
+from dqlab.data.transitions import Transitions, q_learning_view
 from dqlab.envs.backend import env_backends
 from dqlab.envs.physics import physics_laws
 from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
@@ -64,13 +65,14 @@ def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Eval
 
 def load_data(experiment: Experiment, progress: Progress = no_progress) -> Transitions:
     """The dataset, on the device."""
-    data = load_dataset(experiment.resolved_task, progress=progress, **transitions_of(experiment))
+    data = load_dataset(experiment.resolved_task, progress=progress, view=view_of(experiment))
     return data.to(experiment.resolved_device, DTYPES[experiment.dtype])
 
 
-def transitions_of(experiment: Experiment) -> dict[str, Any]:
-    """What transitions its algorithm learns from, as `load_dataset` takes it."""
-    return {"chunk": experiment.action_chunk, "next_action": experiment.resolved_algorithm.reads_next_action}
+def view_of(experiment: Experiment) -> Callable[..., Transitions]:
+    """How rows become the transitions that its algorithm learns from."""
+    needed = experiment.resolved_algorithm.reads_next_action
+    return partial(q_learning_view, chunk=experiment.action_chunk, next_action=needed)
 
 
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:

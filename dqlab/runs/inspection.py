@@ -16,7 +16,7 @@ from dqlab.envs.backend import Environments, StepResult
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import load_data, transitions_of
+from dqlab.runs.build import load_data, view_of
 from dqlab.runs.evaluate import build_ready_evaluator
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
@@ -175,7 +175,7 @@ def discounted_returns(rewards: Array, discount: float) -> Array:
 
 def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:
     """Slope and offset of the line on which training's rewards lie over the recorded ones; None where it is no line."""
-    recorded = load_dataset(policy.task, reward_transform="none", **transitions_of(policy.experiment))
+    recorded = load_dataset(policy.task, reward_transform="none", view=view_of(policy.experiment))
     raw, trained = (each.reward.reshape(len(data), -1)[:, 0].double().cpu().numpy() for each in (recorded, data))
     if np.array_equal(raw, trained) or np.ptp(raw) == 0:
         return 1.0, float((trained - raw).mean())
