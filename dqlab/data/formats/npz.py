@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ class Npz(Format):
     suffixes = (".npz",)
 
     def read(self, path: Path) -> Columns:
-        arrays, notes = read_archive(path, COLUMN_NAMES)
-        check_names(str(path), arrays)
+        arrays, notes = read_archive(path, COLUMN_NAMES, partial(check_names, str(path)))
         return checked_columns(str(path), arrays, notes)
 
     def write(self, path: Path, columns: Columns) -> None:
@@ -54,8 +54,15 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping
         np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
 
 
-def read_archive(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def read_archive(
+    path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Those of the named arrays that an archive has, and what is said of them.
+
+    Args:
+        path: the archive.
+        names: of arrays.
+        check: called with the names of all that there are, before anything is read.
 
     Raises:
         DataError: the file is missing or damaged, or there is no room for them.
@@ -63,6 +70,7 @@ def read_archive(path: Path, names: Sequence[str]) -> tuple[dict[str, NDArray[An
     check_readable(path)
     with reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        check(members)
         wanted = {name: members[name] for name in names if name in members}
         check_room(path, sum(info.file_size for info in wanted.values()))
         arrays = {name: _member(path, archive, info) for name, info in wanted.items()}
