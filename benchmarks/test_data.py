@@ -39,7 +39,7 @@ def status(name):
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 fields = read(Path(sys.argv[2])).fields
-print((status("VmHWM") - before) / sum(field.nbytes for field in fields))
+print((status("VmHWM") - before) / sum(field.nbytes for field in fields if field is not None))
 """
 
 

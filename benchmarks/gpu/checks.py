@@ -11,6 +11,7 @@ import torch
 from subjects import DIMS, new_mode, new_pack, synchronizer
 
 from dqlab.algorithms import algorithms
+from dqlab.data.transitions import map_fields
 from dqlab.noise import draw_noise, generator_for, integers
 from dqlab.training import Pack
 from dqlab.training.execution.program import nested_tensors
@@ -118,7 +119,7 @@ def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
         batch = data.batch(noise.pop("batch_index"))
         for pack in packs:
             there = {name: value.to(pack.device) for name, value in noise.items()}
-            pack.update(type(batch)(*(field.to(pack.device) for field in batch)), there)
+            pack.update(map_fields(lambda field: field.to(pack.device), batch), there)
     return _verdict(_distance(*packs), LIMITS[torch.float64])
 
 

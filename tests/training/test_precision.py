@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.data.transitions import map_fields
 from dqlab.networks.precision import precisions
 from dqlab.policies.base import Dims
 from dqlab.training import Pack
@@ -19,9 +20,8 @@ def after_an_update(name: str, dtype: torch.dtype = torch.float32) -> tuple[Pack
     batch, noise = made_up_update(Pack([DiffusionQL()], DIMS, [0], dtype=dtype), 64)
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(2, 64, 17, generator=generator).to(dtype)
-    fields = [field.expand(2, *field.shape[1:]) for field in batch]
-    fields[0] = fields[3] = state
-    info = pack.update(type(batch)(*fields), {key: value.expand(2, *value.shape[1:]) for key, value in noise.items()})
+    made = map_fields(lambda field: field.expand(2, *field.shape[1:]), batch)._replace(state=state, next_state=state)
+    info = pack.update(made, {key: value.expand(2, *value.shape[1:]) for key, value in noise.items()})
     return pack, info
 
 
