@@ -118,8 +118,8 @@ def devices_agree(settings: Settings, algorithm: str) -> dict[str, Any]:
         noise = draw_noise(specs, generator_for(0, "injected", update), torch.float64, count=2)
         batch = data.batch(noise.pop("batch_index"))
         for pack in packs:
-            there = {name: value.to(pack.device) for name, value in noise.items()}
-            pack.update(map_fields(lambda field: field.to(pack.device), batch), there)
+            move = partial(torch.Tensor.to, device=pack.device)
+            pack.update(map_fields(move, batch), {name: move(value) for name, value in noise.items()})
     return _verdict(_distance(*packs), LIMITS[torch.float64])
 
 
