@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
-from dqlab.algorithms.td3_bc import TD3BC
+from dqlab.algorithms.td3_bc import TD3
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
@@ -20,7 +20,7 @@ from dqlab.policies.base import Dims
     "rebrac", source="Tarasov et al. 2023, section 3; its code's updates", cites=("tarasov2023revisiting",)
 )
 @dataclass(frozen=True)
-class ReBRAC(TD3BC):
+class ReBRAC(TD3):
     """TD3 that stays near the data twice: the actor near its actions, the TD target near its next actions.
 
     Critics descend to r + discount * (Q'(s', a~) - critic_bc * |a~ - a'|^2), the actor actor_bc * |pi(s) - a|^2 minus
@@ -30,7 +30,7 @@ class ReBRAC(TD3BC):
         policy, selection: names from their registries, or factories.
         critic: likewise; the minimum of two counts, whose layers are normalised in the paper.
         actor_bc, critic_bc: weights of the two behaviour terms; the paper tunes both, a task.
-        smoothing, smoothing_clip, policy_every: as in `TD3BC`.
+        smoothing, smoothing_clip, policy_every: as in `TD3`.
         discount, tau, learning_rate, critic_learning_rate, lr_schedule, grad_norm: likewise.
     """
 

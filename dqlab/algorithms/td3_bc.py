@@ -1,4 +1,4 @@
-"""TD3+BC (Fujimoto & Gu 2021): the minimalist rival, in Diffusion-QL's Table 1."""
+"""TD3+BC (Fujimoto & Gu 2021): the minimalist rival, in Diffusion-QL's Table 1; and what is TD3's in it."""
 
 from __future__ import annotations
 
@@ -17,27 +17,17 @@ from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 
 
-@algorithms.register(
-    "td3_bc",
-    source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018",
-    cites=("fujimoto2021minimalist", "fujimoto2018addressing"),
-)
 @dataclass(frozen=True)
-class TD3BC(ActorCritic):
-    """TD3 with behaviour cloning: minimise MSE(pi(s), a) - alpha * Q(s, pi(s)) / mean |Q|.
+class TD3(ActorCritic):
+    """Twin delayed deep deterministic policy gradient (Fujimoto et al. 2018), but for the actor's loss.
 
     Attributes:
-        policy, critic, selection: names from their registries, or factories.
-        alpha: weight of the Q term; 0 leaves behaviour cloning.
         smoothing, smoothing_clip: target policy smoothing: std and bound of the noise on next actions, as shares of the
             action range.
         policy_every: actor and targets are updated at every so many steps.
-        discount, tau: gamma; rate of the targets.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam, as in `ActorCritic`.
     """
 
     policy: str | Callable[[], Policy] = "deterministic"
-    alpha: float = 2.5
     smoothing: float = 0.2
     smoothing_clip: float = 0.5
     policy_every: int = 2
@@ -45,7 +35,7 @@ class TD3BC(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.policy_every >= 1, self, "policy_every", "at least 1")
-        for name in ("alpha", "smoothing", "smoothing_clip"):
+        for name in ("smoothing", "smoothing_clip"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
@@ -72,6 +62,39 @@ class TD3BC(ActorCritic):
         shift = torch.maximum(torch.minimum(hyper["smoothing"] * noise["smoothing"], clip), -clip)
         return (action + bound * shift).clamp(-bound, bound)
 
+    def bc_and_q_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The policy's BC loss, and -mean Q / mean |Q| of its actions by `first_q`."""
+        own = {name: strip_prefix(name, noise) for name in ("bc", "actor")}
+        bc_loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own["bc"]).mean()
+        q = self.first_q(nets, batch.state, self.resolved_policy.sample(nets["actor"], dims, batch.state, own["actor"]))
+        return bc_loss, -q.mean() / q.abs().mean().detach()
+
+
+@algorithms.register(
+    "td3_bc",
+    source="Fujimoto & Gu 2021, section 5, eq. 4; TD3: Fujimoto et al. 2018",
+    cites=("fujimoto2021minimalist", "fujimoto2018addressing"),
+)
+@dataclass(frozen=True)
+class TD3BC(TD3):
+    """TD3 with behaviour cloning: minimise MSE(pi(s), a) - alpha * Q(s, pi(s)) / mean |Q|.
+
+    Attributes:
+        policy, critic, selection: names from their registries, or factories.
+        alpha: weight of the Q term; 0 leaves behaviour cloning.
+        smoothing, smoothing_clip: target policy smoothing: std and bound of the noise on next actions, as shares of the
+            action range.
+        policy_every: actor and targets are updated at every so many steps.
+        discount, tau: gamma; rate of the targets.
+        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam, as in `ActorCritic`.
+    """
+
+    alpha: float = 2.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.alpha >= 0, self, "alpha", "at least 0")
+
     def actor_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,10 +102,3 @@ class TD3BC(ActorCritic):
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = bc_loss + hyper["alpha"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})
-
-    def bc_and_q_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-        """The policy's BC loss, and -mean Q / mean |Q| of its actions by `first_q`."""
-        own = {name: strip_prefix(name, noise) for name in ("bc", "actor")}
-        bc_loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own["bc"]).mean()
-        q = self.first_q(nets, batch.state, self.resolved_policy.sample(nets["actor"], dims, batch.state, own["actor"]))
-        return bc_loss, -q.mean() / q.abs().mean().detach()

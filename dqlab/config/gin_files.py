@@ -289,6 +289,9 @@ def import_plugin(module: str, place: str) -> None:
     Raises:
         ConfigError: it is not there, or fails; the message names `place`.
     """
+    if "/" in module or module.startswith("."):
+        stem = Path(module).stem
+        raise ConfigError(f"{place}: '{module}' is a path. Name the module, '{stem}', with its folder on PYTHONPATH.")
     try:
         importlib.import_module(module)
     except ConfigError:

@@ -60,7 +60,9 @@ def load_one(name: str) -> str:
         near = nearest(name, {point.name for point in installed_plugins()})
         here = f"The folder of that name here is not installed: pip install -e {name}"
         project = (Path(name) / "pyproject.toml").exists()
-        raise ConfigError(f"There is no plugin or module '{name}'. {here if project else near}")
+        raise ConfigError(
+            f"There is no plugin or module '{name}'. {here if project else near} A module is found on PYTHONPATH."
+        )
     with all_or_nothing(_package(module)):
         import_plugin(module, f"plugin '{name}'")
     return module if hasattr(sys.modules[module], "__path__") else module.rpartition(".")[0] or module

@@ -84,10 +84,10 @@ class Step:
 
     def __call__(self) -> None:
         """One update of every replica."""
+        if self.pack.state.step // self._stream.chunk != self._position:
+            self._refill()  # first: making a program ready runs it on what is in the buffers
         if self.pack.state.step == self._next_phase:
             self._begin_phase()
-        if self.pack.state.step // self._stream.chunk != self._position:
-            self._refill()
         for run in self._runs:
             run()
         self.pack.state.step += 1
