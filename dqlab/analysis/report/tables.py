@@ -143,8 +143,8 @@ def common_table(analysis: Analysis) -> ReportTable:
     ]
     caption = (
         "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
-        "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain is "
-        "at least 0; its interval, moved back by what resampling adds to a best, may begin below. "
+        "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain "
+        "is at least 0; its interval, moved back by what resampling adds to a best, may begin below. "
     )
     columns.append(TableColumn("checkpoints", "to choose from", numbers))
     return _by_setting(analysis, "common", caption + _intervals(analysis), columns)
