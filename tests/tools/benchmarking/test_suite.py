@@ -15,7 +15,7 @@ from mocked_machine import Machine
 from ray_cluster import until
 
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
-FEW = "(ddpm and eager) or (update and K1-eager) or (reading and gzip) or batch"
+FEW = "not jax and not ddpm_large and ((ddpm and eager) or (update and K1-eager) or (reading and gzip) or batch)"
 
 
 def run(folder: Path, *command: str) -> str:
