@@ -121,7 +121,7 @@ def single_state(settings: Settings, compiled: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         chosen = {**own, "Training.execution": "eager", "Experiment.device": settings.device}
         run = dqlab.train("diffql_walker2d", set=chosen, steps=1, out=Path(folder) / "run", quiet=True)
-        policy = dqlab.load_policy(run, "last", device=settings.device, compiled=compiled)
+        policy = dqlab.load_policy(run.path, "last", device=settings.device, compiled=compiled)
         agent, state = Agent(DIMS.state, DIMS.action, settings.device), np.zeros(DIMS.state, np.float32)
         calls = {"dqlab": (partial(policy, state), 20), "baseline": (partial(agent.sample_action, state), 20)}
         seconds = alternating(calls, settings.device)  # type: ignore[arg-type]
