@@ -86,13 +86,8 @@ def read_transitions(
     solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
     rewards = float_column(where, "rewards", columns.rewards)
     cuts = cuts_of(terminals, timeouts, episode_limit)
-    keep, ends = transition_rows(columns, cuts), terminals | cuts
-    ends[-1] = True  # whatever it says, nothing follows it
-    starts = keep if chunk == 1 else chunk_starts(keep, ends, chunk)
-    valueless = terminals | solved
-    if next_action:
-        starts = starts & (leads_to(valueless, chunk) | ~leads_to(ends, 2 * chunk - 1))
-    rows = np.flatnonzero(starts)
+    keep, valueless = transition_rows(columns, cuts), terminals | solved
+    rows = _first_rows(keep, terminals | cuts, valueless, chunk, next_action)
     if not len(rows):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
         raise DataError(f"{where} has no transition: {why}.")
@@ -120,6 +115,20 @@ def read_transitions(
         mean,
         std,
     )
+
+
+def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
+    """The rows at which transitions begin, as `read_transitions` says.
+
+    Args:
+        keep, ends, valueless: which rows (n,) are transitions, end an episode, and bootstrap nothing.
+        chunk, next_action: as in `read_transitions`.
+    """
+    starts = keep if chunk == 1 else chunk_starts(keep, ends, chunk)
+    if next_action:
+        last = np.arange(len(ends)) == len(ends) - 1  # whatever it says, nothing follows it
+        starts = starts & (leads_to(valueless, chunk) | ~leads_to(ends | last, 2 * chunk - 1))
+    return np.flatnonzero(starts)
 
 
 def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: Flags) -> FloatArray:

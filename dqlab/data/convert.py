@@ -104,8 +104,7 @@ def fetch_datasets(
         ConfigError: there is no such task.
     """
     for task in [task_of(name) for name in names]:
-        own = task.benchmark or task.source
-        wanted = sources or ((own,) if own else DOWNLOAD_SOURCES)
+        wanted = sources or ((task.source,) if task.source else DOWNLOAD_SOURCES)
         try:
             cached = () if force or task.benchmark else CACHE_SOURCES
             found = find_dataset(task, (*cached, *wanted), progress)

@@ -117,7 +117,7 @@ class Task:
     @property
     def source(self) -> str:
         """The data source that has its dataset, where that is not D4RL; empty elsewhere."""
-        return f"minari:{self.minari}" if self.minari else ""
+        return f"minari:{self.minari}" if self.minari else self.benchmark
 
     @property
     def url(self) -> str:
