@@ -42,6 +42,7 @@ def test_a_notebook_runs_as_written(name: str, tmp_path: Path, monkeypatch: pyte
     for key, value in isolated(tmp_path).items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for `!dqlab`
-    NotebookClient(trial, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(trial, timeout=300, kernel_name="python3", resources=where, coalesce_streams=True).execute()
     for then, now in zip(stored.cells, trial.cells, strict=True):
         assert shown(now) == shown(then), f"{now.source}\n{now.get('outputs')}"
