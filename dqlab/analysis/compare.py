@@ -219,7 +219,7 @@ def _data(rows: ComparisonRows) -> Iterator[str]:
 def _physics(groups: Sequence[RunGroup]) -> Iterator[str]:
     letters = _letters_by(groups, lambda run: run.physics)
     if len(letters) > 1:
-        yield f"The physics differ ({_listed(letters)}). Scores under different physics do not compare."
+        yield f"The environments differ in what they compute ({_listed(letters)}): their scores do not compare."
 
 
 def _versions(groups: Sequence[RunGroup]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.parser import add_gin, add_parser, bindings_of, load_configuration
-from dqlab.errors import ConfigError, StoppedError, message_of
+from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
 
@@ -67,7 +67,7 @@ def _train(args: argparse.Namespace) -> int:
             tell = partial(_note_start, asked)
             options = {"resume": args.resume, "quiet": args.quiet, "profile": args.profile}
             finished = train(loaded, folder, **options, tell=tell, stop=asked.event, typed=typed)
-        except (StoppedError, KeyboardInterrupt) as error:
+        except (StoppedError, KeyboardInterrupt, DqlabError) as error:
             return _say_stopped(asked, error, folder)
     if not args.quiet:
         print_finished(finished)
@@ -84,10 +84,17 @@ def _note_start(asked: StopRequest, event: Mapping[str, Any]) -> None:
 
 
 def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
-    """What a signal has ended; the exit code is the signal's."""
+    """What a signal has ended; the exit code is the signal's.
+
+    A terminal sends it to compilers and environments of the run as well, whose end raises other errors.
+    """
     if not asked.number:
         raise error
-    name, what = signal.Signals(asked.number).name, message_of(error) or "interrupted before its first update"
+    name, what = signal.Signals(asked.number).name, "interrupted before its first update"
+    if isinstance(error, StoppedError):
+        what = message_of(error)
+    elif asked.saves:
+        what = "interrupted; the last checkpoint is at most a minute old"
     with suppress(OSError):
         print(f"dqlab: {name}: {what}. dqlab train --resume --out {folder} continues.", file=sys.stderr, flush=True)
     return asked.code

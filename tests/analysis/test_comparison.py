@@ -127,7 +127,7 @@ def test_different_data_physics_and_versions_are_never_pooled_silently(tmp_path:
         change(summary, physics="modern")
     result = compared(one, other)
     assert len(result.groups) == 2
-    assert any("The physics differ" in text for text in result.warnings)
+    assert any("The environments differ" in text for text in result.warnings)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ import pytest
 import torch
 from conftest import ROOT, bindings, isolated
 from made_packs import held, records, wait_until_held, write_hold
+from ray_cluster import until
 
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.training import checkpoint
+from dqlab.training.execution.program import cpp_compiler
 
 STEPS = 120
 SOON = 40.0
@@ -177,6 +179,31 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
     assert (record["step"], record["evaluated_at"]) == (5, -1)
     if seconds < 1:
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
+
+
+HANGING = """#!/bin/sh
+[ -e {folder}/run/checkpoint.safetensors ] || exec {compiler} "$@"
+touch {folder}/compiles
+exec sleep 600
+"""
+
+
+def test_while_it_compiles_what_acts(tmp_path: Path) -> None:
+    """A terminal ends the compiler, too: that is no fault of the program's."""
+    (compiler := tmp_path / "g++").write_text(HANGING.format(folder=tmp_path, compiler=cpp_compiler()))
+    compiler.chmod(0o755)
+    env = isolated(tmp_path) | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
+    streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
+    few = ["Experiment.algorithm=bc", "Training.evaluate_untrained=True", "Training.execution=compile"]
+    few += ["load_dataset.sources=('embedded',)", "MLPDenoiser.hidden_dim=16", "DiffusionPolicy.n_timesteps=2"]
+    words = [sys.executable, "-m", "dqlab.cli", "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--set", *few]
+    words += ["Tracking.mlflow=False", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(words, cwd=tmp_path, env=env, text=True, **streams)
+    until(lambda: (tmp_path / "compiles").exists() or process.poll() is not None, 240)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=120)[1].splitlines()[-1]
+    assert (process.returncode, "SIGTERM: interrupted; the last checkpoint" in said) == (143, True), said
 
 
 def test_what_killed_writers_leave_is_swept(tmp_path: Path) -> None:
