@@ -182,7 +182,7 @@ def written_for_a_card(program: Any, layouts: Any, options: dict[str, Any]) -> s
         codes.append(written[0].value)
         return written
 
-    products.onednn_available()
+    products.onednn_pays()
     # Constants are folded with real tensors on the card, of which there is none.
     settings = {"compile_threads": 1, "force_disable_caches": True, "joint_graph_constant_folding": False}
     settings |= {**options_for(torch.device("cuda")), **options}

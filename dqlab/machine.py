@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -135,6 +136,16 @@ def package_version(package: str) -> str:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def processor_family() -> tuple[str, int]:
+    """Vendor and family of the processor, as Linux on x86 says them; elsewhere nothing and 0."""
+    listing = CPUINFO.read_text() if CPUINFO.exists() else ""
+    facts = dict(re.findall(r"(?m)^(vendor_id|cpu family)\s*:\s*(\w+)$", listing))
+    return facts.get("vendor_id", ""), int(facts.get("cpu family", 0))
 
 
 def free_memory(device: torch.device) -> int:

@@ -10,16 +10,20 @@ from torch import Tensor
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
-def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
+Moments = tuple[Tensor, Tensor]
+"""Adam's first and second, (K, P) each: of halves of one tensor a compiled program would write both anew."""
+
+
+def adam_step(parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
     """One step, in place.
 
     Args:
         parameters, gradient: (K, P).
-        moments: (K, 2, P), first and second.
+        moments: first and second.
         rate: (K,), learning rate over the first of the step's `bias_corrections`.
         root: (K,), the second of them. Tensors, so that the step's number is not in a compiled program.
     """
-    first, second = moments.unbind(1)
+    first, second = moments
     first.lerp_(gradient, 1 - BETA1)
     second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
@@ -27,14 +31,15 @@ def adam_step(parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tenso
 
 
 def adam_step_if(
-    trains: Tensor, parameters: Tensor, moments: Tensor, gradient: Tensor, rate: Tensor, root: Tensor
+    trains: Tensor, parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor
 ) -> None:
     """The same step in the rows where `trains` (K,) is 1; nothing happens where it is 0."""
-    stepped, new_moments = parameters.clone(), moments.clone()
-    adam_step(stepped, new_moments, gradient, rate, root)
+    before = (parameters, *moments)
+    stepped, first, second = (each.clone() for each in before)
+    adam_step(stepped, (first, second), gradient, rate, root)
     wanted = trains.unsqueeze(-1) > 0
-    parameters.copy_(torch.where(wanted, stepped, parameters))
-    moments.copy_(torch.where(wanted.unsqueeze(-1), new_moments, moments))
+    for old, new in zip(before, (stepped, first, second), strict=True):
+        old.copy_(torch.where(wanted, new, old))
 
 
 def bias_corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:

@@ -330,7 +330,7 @@ class Loop:
         }
         tensors = {
             "parameters": state.parameters,
-            "moments": state.moments,
+            "moments": {name: torch.stack(both, dim=1) for name, both in state.moments.items()},
             "targets": state.targets,
             "interval": self._interval,
             "window": self._step.current_sums(),
@@ -351,7 +351,8 @@ class Loop:
         def group(name: str) -> dict[str, Tensor]:
             return {key: value.to(device) for key, value in tensors.get(name, {}).items()}
 
-        self.pack.state = PackState(group("parameters"), group("moments"), group("targets"), record["step"])
+        moments = {name: (both[:, 0].clone(), both[:, 1].clone()) for name, both in group("moments").items()}
+        self.pack.state = PackState(group("parameters"), moments, group("targets"), record["step"])
         self._interval, self._interval_steps = tensors.get("interval", {}), record["interval_steps"]
         self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
         self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)

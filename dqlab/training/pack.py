@@ -27,7 +27,7 @@ from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
 from dqlab.policies.base import Dims
-from dqlab.training.adam import adam_step, adam_step_if, bias_corrections, clip_by_norm
+from dqlab.training.adam import Moments, adam_step, adam_step_if, bias_corrections, clip_by_norm
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
 
 Factor = Callable[[int, int, int | None], float]
@@ -44,12 +44,12 @@ class PackState:
 
     Attributes:
         parameters, targets: name -> (K, P); targets have the layout of their source.
-        moments: name -> Adam's first and second moments, (K, 2, P).
+        moments: name -> Adam's first and second moments, (K, P) each.
         step: updates done.
     """
 
     parameters: dict[str, Tensor]
-    moments: dict[str, Tensor]
+    moments: dict[str, Moments]
     targets: dict[str, Tensor]
     step: int = 0
 
@@ -115,7 +115,7 @@ class Pack:
         for name, layout in self.layouts.items():
             rows = [layout.flatten(dict(modules[name].named_parameters())) for modules in replicas]
             parameters[name] = torch.stack(rows).detach().to(self.device, self.dtype)
-        moments = {name: value.new_zeros(len(value), 2, value.shape[1]) for name, value in parameters.items()}
+        moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in parameters.items()}
         targets = {name: parameters[target.source].clone() for name, target in self.algorithm.targets().items()}
         self._let_follow({"parameters": parameters, "targets": targets}, 0)
         return PackState(parameters, moments, targets)

@@ -1,13 +1,18 @@
-"""Narrow products, written out for GPUs."""
+"""Products of compiled programs: whose they are on a CPU; narrow ones, written out for GPUs."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqlab import machine
+from dqlab.training.execution import products
 from dqlab.training.execution.products import NARROW, is_narrow, narrow_product, product_decompositions
+from dqlab.training.execution.program import trace_program
 
 sides = st.integers(1, 12)
 
@@ -46,3 +51,29 @@ def test_it_is_laid_out_as_a_product_is() -> None:
 def test_what_is_multiplied_by_nothing_is_not_looked_at(factors: dict[str, int]) -> None:
     rule = product_decompositions(torch.device("cuda"))[torch.ops.aten.addmm.default]
     assert rule(torch.full((2,), torch.nan), torch.ones(3, 3), torch.ones(3, 2), **factors) is NotImplemented
+
+
+@pytest.mark.parametrize(
+    ("listing", "pays"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2", True),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17", False),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6", False),
+        ("processor\t: 0\nBogoMIPS\t: 50.00", False),
+    ],
+)
+def test_onednn_multiplies_where_mkl_is_half_as_fast(
+    listing: str, pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From Zen 5 on. The product is the same; where oneDNN does not pay, PyTorch's own is called."""
+    (found := tmp_path / "cpuinfo").write_text(listing)
+    monkeypatch.setattr(machine, "CPUINFO", found)
+    products.onednn_pays.cache_clear()
+    a, b = torch.randn(5, 3), torch.randn(3, 4)
+    try:
+        graph = trace_program(lambda x, y: x @ y, [a, b])
+    finally:
+        products.onednn_pays.cache_clear()
+    names = [str(node.target) for node in graph.graph.nodes]
+    assert ("dqlab.mm.default" in names, "aten.mm.default" in names) == (pays, not pays)
+    torch.testing.assert_close(graph(a, b), a @ b)

@@ -18,7 +18,7 @@ def test_rows_are_torchs_adam_with_their_own_rate(seed: int) -> None:
     rows = torch.randn(3, 5, generator=generator, dtype=torch.float64)
     alone = [torch.nn.Parameter(row.clone()) for row in rows]
     optimisers = [torch.optim.Adam([row], lr=rate) for row, rate in zip(alone, RATES, strict=True)]
-    moments = torch.zeros(3, 2, 5, dtype=torch.float64)
+    moments = (torch.zeros_like(rows), torch.zeros_like(rows))
     for step in range(1, 6):
         gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
         first, root = bias_corrections(step)

@@ -49,7 +49,7 @@ def test_inductors_settings_that_are_asked_for_are_told_from_others() -> None:
 
 
 def test_onednns_product_is_a_linear_layers() -> None:
-    """Without it, compiled programs on a CPU go by MKL's products: correct, and slower on AMD's processors."""
+    """Without it, compiled programs go by MKL's products: correct, and slower on AMD's processors from Zen 5 on."""
     a, b, bias = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3), torch.arange(4.0)
     torch.testing.assert_close(torch_internals.onednn_linear(a, b, bias), a @ b.t() + bias)
 

@@ -1,8 +1,9 @@
 """Matrix products of compiled programs.
 
-On a CPU: by oneDNN. PyTorch hands float32 products to MKL, which on AMD's processors does not use AVX-512: oneDNN, also
-part of PyTorch, takes half the time there. It is reached through the operator that PyTorch's own compiler uses; where
-that operator is missing or does not give the right product, PyTorch's choice stands.
+On a CPU: PyTorch's own, which compiled code calls without Python. It hands float32 products to MKL, which on AMD's
+processors does without AVX-512. Up to Zen 4 that costs nothing; from Zen 5 on oneDNN, also part of PyTorch, takes half
+the time with it. It is reached through the operator that PyTorch's own compiler uses; where that operator is missing or
+does not give the right product, PyTorch's choice stands.
 
 On a GPU: products that are narrow (an action's six columns, a critic's one) are written as sums of elementwise
 products, which the compiler fuses with what comes before and after them: a launch fewer for each of them, or two.
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dqlab.machine import processor_family
 from dqlab.training.execution.torch_internals import onednn_linear
 
 aten = torch.ops.aten
@@ -55,11 +57,20 @@ def onednn_available() -> bool:
     return right
 
 
+ZEN_5 = 26
+"""The family of AMD's processors whose AVX-512 is 512 bits wide."""
+
+
+@cache
+def onednn_pays() -> bool:
+    """Whether oneDNN multiplies faster than what PyTorch would call: by the processor, not by a trial that may vary."""
+    vendor, family = processor_family()
+    return vendor == "AuthenticAMD" and family >= ZEN_5 and onednn_available()
+
+
 def _fits(*matrices: Tensor) -> bool:
     """Plain float32 matrices on a CPU, none of them empty."""
-    return onednn_available() and all(
-        m.device.type == "cpu" and m.dtype == torch.float32 and m.numel() for m in matrices
-    )
+    return onednn_pays() and all(m.device.type == "cpu" and m.dtype == torch.float32 and m.numel() for m in matrices)
 
 
 def _mm(a: Tensor, b: Tensor) -> Any:

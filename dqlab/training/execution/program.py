@@ -21,7 +21,7 @@ from dqlab.errors import ConfigError, first_line, lacks_memory
 from dqlab.networks import activations
 from dqlab.training.execution import products
 from dqlab.training.execution.merging import merge_sums
-from dqlab.training.execution.torch_internals import known_inductor_options, trace_elementary
+from dqlab.training.execution.torch_internals import compile_graph, known_inductor_options, trace_elementary
 
 TensorTree = dict[str, Any]
 """Tensors by name, nested in dicts and (named) tuples."""
@@ -104,7 +104,7 @@ WITHOUT_COMPILING = {"cuda": "cuda_graph"}
 
 
 def compile_program(program: Program) -> Callable[[TensorTree], Any]:
-    """The program's function, compiled for tensors of these shapes; nothing is executed.
+    """The program's function, compiled for tensors of these shapes; what it changes stays as it is.
 
     The function is traced down to PyTorch's elementary operations, the backward passes included, whatever the Python of
     a loss or a plugin's network looks like; then Inductor fuses them. Compiled code is kept on disk between runs.
@@ -123,7 +123,7 @@ def compile_program(program: Program) -> Callable[[TensorTree], Any]:
 
     try:
         graph, options = trace_program(flat, nested_tensors(program.tensors)), options_for(device)
-        compiled = torch.compile(graph, dynamic=False, fullgraph=True, options=options)
+        compiled = compile_graph(graph, nested_tensors(program.tensors), options)
         compiled(*nested_tensors(program.with_copies()))
     except Exception as error:
         if lacks_memory(error):
@@ -155,7 +155,7 @@ def trace_program(
         values: its arguments.
         device: it is written for; by default theirs.
     """
-    products.onednn_available()  # found out with real numbers, before the tracing
+    products.onednn_pays()  # found out with real numbers, before the tracing
     device = device or values[0].device
     rules = {**activations.DECOMPOSITIONS, **products.product_decompositions(device)}
     graph: torch.fx.GraphModule = trace_elementary(function, values, rules)
