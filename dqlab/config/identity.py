@@ -78,6 +78,7 @@ LATER: Mapping[str, Any] = {
     "Experiment.action_chunk": 1,
     "load_dataset.action_bounds": "unit",
     "DPMSolverPP.quadratic_weight": 1.0,
+    "EDAC.slope_floor": 0.0,
     "FQL.joint_update": False,
     "EDP.joint_update": False,
     "EDP.clips_members": False,

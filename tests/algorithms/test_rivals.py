@@ -134,6 +134,8 @@ CASES = {
         cosine=40,
     ),
     "rebrac": Case("rebrac", narrow("DeterministicPolicy", "MinimumEnsemble")),
+    "edac": Case("edac", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
+    "sac_n": Case("sac_n", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
 }
 SHORTENED = ("td3_bc", "iql", "bcq", "fql", "edp_td3", "idql")
 """Those whose whole recordings lie in `../shared`, in their authors' names; the others lie in `golden/` as recorded."""
