@@ -81,6 +81,7 @@ LATER: Mapping[str, Any] = {
     "EDAC.slope_floor": 0.0,
     "FQL.joint_update": False,
     "EDP.joint_update": False,
+    "ReBRAC.joint_update": False,
     "EDP.clips_members": False,
     "IDQL.weight_decay": 0.0,
     "LNResnet.norm_eps": 1e-5,

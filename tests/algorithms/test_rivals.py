@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -85,7 +85,7 @@ class Case:
     """A recording of updates.
 
     Attributes:
-        gin: which algorithm's file is meant.
+        gin: which algorithm's file is meant, or the file.
         bindings: the recording's own sizes and, where they differ, settings.
         names: `(name, value) -> named tensors` of dqlab's.
         cosine: steps of the actor's learning rate's cosine, if there is one.
@@ -135,6 +135,22 @@ CASES = {
     ),
     "rebrac": Case("rebrac", narrow("DeterministicPolicy", "MinimumEnsemble")),
     "edac": Case("edac", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
+    "ifql": Case(
+        "ifql",
+        (
+            *narrow("MLPDenoiser", "MinimumEnsemble", "ValueNetwork"),
+            *("MLPDenoiser.depth = 3", "MinimumEnsemble.depth = 3", "ValueNetwork.depth = 3"),
+        ),
+    ),
+    "ogbench_rebrac": Case(
+        "ogbench/rebrac",
+        (
+            *narrow("DeterministicPolicy", "MinimumEnsemble"),
+            *("DeterministicPolicy.depth = 3", "MinimumEnsemble.depth = 3"),
+            *("ReBRAC.actor_bc = 0.03", "ReBRAC.critic_bc = 0.02"),
+        ),
+        critics=2,
+    ),
     "sac_n": Case("sac_n", (*narrow("TanhGaussianPolicy", "MinimumEnsemble"), "MinimumEnsemble.n_critics = 4")),
 }
 SHORTENED = ("td3_bc", "iql", "bcq", "fql", "edp_td3", "idql")
@@ -166,7 +182,8 @@ def figures(value: Tensor) -> Tensor:
 
 
 def packed(case: Case, replicas: int = 1) -> Pack:
-    gin_files.load_gin([f"gin/{case.gin}_walker2d.gin"], case.bindings)
+    file = case.gin if "/" in case.gin else f"{case.gin}_walker2d"
+    gin_files.load_gin([f"gin/{file}.gin"], case.bindings)
     algorithm = Experiment().resolved_algorithm
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
     more: dict[str, Any] = {"learning_rate_factor": lambda step, *_: factor(step)} if factor else {}
@@ -210,7 +227,11 @@ def test_updates_are_those_of_the_authors_code(name: str, place: str) -> None:
             assert torch.allclose(found, wanted, **EXACT), f"{network}.{key}: {float((found - wanted).abs().max())}"
 
 
-@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql"])
+def test_ogbenchs_file_of_fql_chooses_the_same_update() -> None:
+    replay(replace(CASES["fql"], gin="ogbench/fql"), arrays("here", "fql"), same)
+
+
+@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql", "ogbench_rebrac"])
 def test_they_are_the_same_packed(name: str) -> None:
     """The losses of two replicas under `vmap` are those recorded."""
     replay(CASES[name], arrays("here", name), same, replicas=2)
