@@ -103,16 +103,14 @@ def narrow(*parts: str) -> tuple[str, ...]:
     return tuple(f"{part}.hidden_dim = 24" for part in parts)
 
 
+FLOW = (*narrow("MLPDenoiser", "MeanEnsemble"), "MLPDenoiser.depth = 3", "MeanEnsemble.depth = 3")
 CASES = {
     "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
     "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
     "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
     "fql": Case(
         "fql",
-        (
-            *narrow("MLPDenoiser", "MeanEnsemble"),
-            *("MLPDenoiser.depth = 3", "MeanEnsemble.depth = 3", "FQL.alpha = 10.0", "FQL.normalise_q = False"),
-        ),
+        (*FLOW, "FQL.alpha = 10.0", "FQL.normalise_q = False"),
         flow_names,
         critics=2,
     ),
@@ -141,6 +139,13 @@ CASES = {
             *narrow("MLPDenoiser", "MinimumEnsemble", "ValueNetwork"),
             *("MLPDenoiser.depth = 3", "MinimumEnsemble.depth = 3", "ValueNetwork.depth = 3"),
         ),
+    ),
+    "best_of_n": Case("best_of_n", FLOW, critics=2),
+    "qc": Case("qc", (*FLOW, "Experiment.action_chunk = 3", "Argmax.n_candidates = 4"), critics=2),
+    "qc_fql": Case(
+        "qc_fql",
+        (*FLOW, "Experiment.action_chunk = 3", "FQL.alpha = 100.0", "FQL.normalise_q = False"),
+        critics=2,
     ),
     "ogbench_rebrac": Case(
         "ogbench/rebrac",
@@ -184,10 +189,13 @@ def figures(value: Tensor) -> Tensor:
 def packed(case: Case, replicas: int = 1) -> Pack:
     file = case.gin if "/" in case.gin else f"{case.gin}_walker2d"
     gin_files.load_gin([f"gin/{file}.gin"], case.bindings)
-    algorithm = Experiment().resolved_algorithm
+    experiment = Experiment()
+    algorithm, chunk = experiment.resolved_algorithm, experiment.action_chunk
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
     more: dict[str, Any] = {"learning_rate_factor": lambda step, *_: factor(step)} if factor else {}
-    return Pack([algorithm] * replicas, Dims(S, A), list(range(replicas)), dtype=torch.float64, **more)
+    return Pack(
+        [algorithm] * replicas, Dims(S, chunk * A, chunk=chunk), list(range(replicas)), dtype=torch.float64, **more
+    )
 
 
 def step_of(data: dict[str, Any], kind: str, step: int) -> dict[str, Tensor]:
