@@ -81,6 +81,7 @@ LATER: Mapping[str, Any] = {
     "EDAC.slope_floor": 0.0,
     "FQL.joint_update": False,
     "EDP.joint_update": False,
+    "MeanFlowQL.targets_lag": True,
     "ReBRAC.joint_update": False,
     "EDP.clips_members": False,
     "IDQL.weight_decay": 0.0,

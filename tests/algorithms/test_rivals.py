@@ -147,6 +147,7 @@ CASES = {
         (*FLOW, "Experiment.action_chunk = 3", "FQL.alpha = 100.0", "FQL.normalise_q = False"),
         critics=2,
     ),
+    "meanflow_ql": Case("meanflow_ql", (*FLOW, "MLPDenoiser.time_dim = 1", "MeanFlowQL.alpha = 10.0"), critics=2),
     "ogbench_rebrac": Case(
         "ogbench/rebrac",
         (
