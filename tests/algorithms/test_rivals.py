@@ -140,6 +140,11 @@ CASES = {
             *("MLPDenoiser.depth = 3", "MinimumEnsemble.depth = 3", "ValueNetwork.depth = 3"),
         ),
     ),
+    "fql_min": Case(
+        "ogbench/fql",
+        (*FLOW, *narrow("REDQ"), "REDQ.depth = 3", "FQL.critic = 'redq'", "FQL.alpha = 10.0"),
+        critics=2,
+    ),
     "best_of_n": Case("best_of_n", FLOW, critics=2),
     "qc": Case("qc", (*FLOW, "Experiment.action_chunk = 3", "Argmax.n_candidates = 4"), critics=2),
     "qc_fql": Case(
@@ -227,13 +232,18 @@ def replay(case: Case, data: dict[str, Any], names: Callable[[str, Tensor], Weig
 def test_updates_are_those_of_the_authors_code(name: str, place: str) -> None:
     case, data = CASES[name], arrays(place, name)
     names = same if place == "here" else case.names
-    reached = replay(case, data, names).weights(0)
+    pack = replay(case, data, names)
+    reached = pack.weights(0)
     final = weights(data, "final", names)
     assert set(final) == set(reached) or (place == "here" and not final)
     for network, values in final.items():
         for key, wanted in values.items():
             found = figures(reached[network][key]) if place == "here" else reached[network][key]
             assert torch.allclose(found, wanted, **EXACT), f"{network}.{key}: {float((found - wanted).abs().max())}"
+    if "act|action" in data:
+        given = {key.removeprefix("act|"): torch.as_tensor(value)[None] for key, value in data.items() if "act|" in key}
+        noise = {key.removeprefix("noise|"): value for key, value in given.items() if key.startswith("noise|")}
+        assert torch.allclose(pack.act(given["state"], noise), given["action"], **EXACT), "acting"
 
 
 def test_ogbenchs_file_of_fql_chooses_the_same_update() -> None:
