@@ -142,7 +142,10 @@ CASES = {
     ),
     "fql_min": Case(
         "ogbench/fql",
-        (*FLOW, *narrow("REDQ"), "REDQ.depth = 3", "FQL.critic = 'redq'", "FQL.alpha = 10.0"),
+        (
+            *(*FLOW, *narrow("REDQ"), "REDQ.depth = 3"),
+            *("FQL.critic = 'redq'", "FQL.alpha = 10.0", "FQL.normalise_q = True"),
+        ),
         critics=2,
     ),
     "best_of_n": Case("best_of_n", FLOW, critics=2),
