@@ -31,6 +31,7 @@ class TrainedNetwork:
         learning_rate: name of the hyper-parameter that is Adam's learning rate.
         grad_norm: name of the hyper-parameter that bounds the global gradient norm (0: no clipping), or None.
         every: it is trained at every so many steps only, at the last of them (TD3's delayed actor).
+        coasts: at the steps between, its optimiser steps all the same, with a gradient of 0: Adam's momentum moves it.
         first, last: its phase: it is trained, and its targets move, at steps first <= step < last only (None: to the
             end of the run). Its loss is not computed at others.
         starts_as: name of a network, or target, of the same layout: until its phase begins, it and its targets are
@@ -45,6 +46,7 @@ class TrainedNetwork:
     learning_rate: str
     grad_norm: str | None = None
     every: int = 1
+    coasts: bool = False
     decays: bool = True
     weight_decay: str | None = None
     clips_members: bool = False
@@ -61,8 +63,9 @@ class TrainedNetwork:
         return self.in_phase(step) and (step + 1) % self.every == 0
 
     def update_count(self, step: int) -> int:
-        """How often it has been trained once this step, of its phase, is done."""
-        return (step + 1) // self.every - self.first // self.every
+        """How many steps its optimiser has made once this step, of its phase, is done."""
+        every = 1 if self.coasts else self.every
+        return (step + 1) // every - self.first // every
 
 
 @dataclass(frozen=True)

@@ -37,21 +37,24 @@ class EDAC(ActorCritic):
         critic: the minimum of N, for the TD target and for the actor.
         selection: how it acts; by itself it takes the tanh of the mean.
         eta: weight of the diversification.
+        slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: of actions at the edge of the range (|u| > 7)
+            log pi then says that they are no less likely the farther u lies out.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, temperature_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
     selection_loss = "actor/loss"
-    structural = ("eta",)
+    structural = ("eta", "slope_floor")
 
     policy: str | Callable[[], Policy] = "gaussian"
     critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
     eta: float = 1.0
+    slope_floor: float = 1e-6
     temperature_learning_rate: float = 3e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("eta", "temperature_learning_rate"):
+        for name in ("eta", "slope_floor", "temperature_learning_rate"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @property
@@ -86,10 +89,14 @@ class EDAC(ActorCritic):
         own = self.resolved_gaussian.sample_noise(dims, batch)
         return {**self.next_value_noise(dims, batch), **add_prefix("actor", own), **add_prefix("entropy", own)}
 
+    def soft_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The actor's actions (B, A) and their log pi (B,). `noise` is that of the policy's `sample`."""
+        return self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, state, noise, self.slope_floor)
+
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
         """The backup (B, Z) of the actor's next action, minus temperature * log pi: the entropy counts."""
         own = strip_prefix("target", noise)
-        action, log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, next_state, own)
+        action, log_prob = self.soft_action(dims, nets, next_state, own)
         return self.backup(nets, next_state, action, noise) - nets["temperature"]() * log_prob.unsqueeze(-1)
 
     def critic_loss(
@@ -107,7 +114,7 @@ class EDAC(ActorCritic):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of temperature * log pi(a|s) - min Q(s, a) of the actor's own actions."""
         own = strip_prefix("actor", noise)
-        action, log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, batch.state, own)
+        action, log_prob = self.soft_action(dims, nets, batch.state, own)
         q = self.first_q(nets, batch.state, action)
         loss = (nets["temperature"]().detach() * log_prob - q).mean()
         return loss, detach_info({"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()})
@@ -118,7 +125,7 @@ class EDAC(ActorCritic):
         """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
         own = strip_prefix("entropy", noise)
         with torch.no_grad():
-            log_prob = self.resolved_gaussian.sample_with_log_prob(nets["actor"], dims, batch.state, own)[1]
+            log_prob = self.soft_action(dims, nets, batch.state, own)[1]
         loss = nets["temperature"].call("ascent", log_prob.mean() - dims.action)
         return loss, {"temperature/value": nets["temperature"]().detach()}
 

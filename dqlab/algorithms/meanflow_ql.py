@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
@@ -35,8 +35,9 @@ class MeanFlowQL(ActorCritic):
         normalise_q: divide the Q term by mean |Q|.
         range_weight: of the mean distance of one-step actions from the action range.
         backup_candidates: next actions in the TD target, of which the best one counts.
-        joint_update: as in the authors' code: the actor sees the critics as they were before the update, and their
-            targets follow them so.
+        joint_update: as in the authors' code: the actor sees the critics as they were before the update.
+        targets_lag: whether the critics' targets follow them as they were before the update, as in FQL; in the authors'
+            code they follow those just updated.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
@@ -47,10 +48,11 @@ class MeanFlowQL(ActorCritic):
     alpha: float = 10.0
     normalise_q: bool = False
     range_weight: float = 1.0
-    backup_candidates: int = 2
+    backup_candidates: int = 5
     learning_rate: float = 1e-4
     grad_norm: float = 1.0
     joint_update: bool = True
+    targets_lag: bool = False
 
     averages_critics = True
 
@@ -71,6 +73,9 @@ class MeanFlowQL(ActorCritic):
         if not isinstance(policy, MeanFlowPolicy):
             raise ConfigError(f"MeanFlowQL wants an average velocity: its policy must be 'mean_flow', not {policy}.")
         return policy
+
+    def targets(self) -> dict[str, Target]:
+        return {"critic_target": Target("critic", "tau", lags=self.targets_lag)}
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """Of B * backup_candidates next actions, a state's candidates side by side."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.td3_bc import TD3
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
@@ -30,6 +30,9 @@ class ReBRAC(TD3):
         policy, selection: names from their registries, or factories.
         critic: likewise; the minimum of two counts, whose layers are normalised in the paper.
         actor_bc, critic_bc: weights of the two behaviour terms; the paper tunes both, a task.
+        joint_update: as FQL's code has it beside FQL, with one optimiser of all networks: the actor sees the critics as
+            they were before the update, both averages follow so, the critics descend the mean of their losses, and
+            at updates that do not train the actor Adam's momentum moves it.
         smoothing, smoothing_clip, policy_every: as in `TD3`.
         discount, tau, learning_rate, critic_learning_rate, lr_schedule, grad_norm: likewise.
     """
@@ -39,6 +42,7 @@ class ReBRAC(TD3):
     critic_bc: float = 0.01
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
+    joint_update: bool = False
 
     reads_next_action = True
 
@@ -47,10 +51,18 @@ class ReBRAC(TD3):
         for name in ("actor_bc", "critic_bc"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
+    @property
+    def averages_critics(self) -> bool:  # type: ignore[override]
+        return self.joint_update
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        trained = super().trained(dims)
+        return {**trained, "actor": replace(trained["actor"], coasts=self.joint_update)}
+
     def targets(self) -> dict[str, Target]:
         """As in TD3+BC, but the actor's average follows the actor as it was before this update."""
-        targets = super().targets()
-        return {**targets, "actor_target": replace(targets["actor_target"], lags=True)}
+        lags = {"actor_target": True, "critic_target": self.joint_update}
+        return {name: replace(target, lags=lags[name]) for name, target in super().targets().items()}
 
     def critic_loss(
         self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper

@@ -34,8 +34,10 @@ def unsquash(action: Tensor, bound: float) -> Tensor:
     return (action / bound).clamp(-EDGE, EDGE).atanh()
 
 
-def log_slope(u: Tensor, bound: float) -> Tensor:
-    """log of the derivative of `squash`, log(bound (1 - tanh(u)^2)), without cancellation at large |u|."""
+def log_slope(u: Tensor, bound: float, floor: float = 0.0) -> Tensor:
+    """log of the derivative of `squash`, log(bound (1 - tanh(u)^2 + floor)), without cancellation where floor is 0."""
+    if floor:
+        return math.log(bound) + torch.log(1 - u.tanh().square() + floor)
     return math.log(bound) + 2 * (math.log(2) - u - softplus(-2 * u))
 
 
@@ -160,12 +162,15 @@ class TanhGaussianPolicy(PerceptronPolicy):
         return self._action(dims, mean + std * noise["eps"])
 
     def sample_with_log_prob(
-        self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]
+        self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor], floor: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Actions (B, A) as `sample` gives them, and their log pi(a|s) (B,) without inverting the tanh; squashed."""
+        """Actions (B, A) as `sample` gives them, and their log pi(a|s) (B,) without inverting the tanh; squashed.
+
+        `floor` is that of `log_slope`.
+        """
         mean, std = self.distribution(network, dims, state)
         u = mean + std * noise["eps"]
-        return squash(u, dims.max_action), (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
+        return squash(u, dims.max_action), (log_normal(u, mean, std) - log_slope(u, dims.max_action, floor)).sum(dim=-1)
 
     def _action(self, dims: Dims, u: Tensor) -> Tensor:
         return squash(u, dims.max_action) if self.squashed else u.clamp(-dims.max_action, dims.max_action)

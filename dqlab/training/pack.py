@@ -307,7 +307,10 @@ class Pack:
             gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
-        adam = adam_step if trained.every == 1 else partial(adam_step_if, control[f"trains/{name}"])
+        trains = control[f"trains/{name}"]
+        if trained.coasts:
+            gradient = gradient * trains.unsqueeze(-1)
+        adam = adam_step if trained.every == 1 or trained.coasts else partial(adam_step_if, trains)
         adam(parameters, tensors["moments"][name], gradient, control[f"rate/{name}"], control[f"root/{name}"])
 
     def _clipped(self, name: str, gradient: Tensor, bound: Tensor) -> Tensor:
