@@ -12,7 +12,7 @@ from dqlab.errors import ConfigError, first_line
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.training.execution.modes import Compile
-from dqlab.training.execution.program import tree_map
+from dqlab.training.execution.program import Program, TensorTree, tree_map
 
 if TYPE_CHECKING:
     from dqlab.runs.policy import LoadedPolicy
@@ -121,28 +121,33 @@ def traced_program(model: nn.Module, module: PolicyModule, inputs: tuple[Any, ..
 
 
 class CompiledPolicy:
-    """The same as compiled code, for a policy whose weights stay as they are now: products get them ready packed.
+    """The same as compiled code, for a policy whose weights stay as they are now.
 
     The first call takes some ten seconds, another number of states once more; compiled code is kept between processes.
 
     Raises:
-        ConfigError: this machine cannot compile, or the policy not be traced.
+        ConfigError: this machine cannot compile, or the policy not be compiled.
     """
 
     def __init__(self, policy: LoadedPolicy) -> None:
-        Compile().resolve(policy.device)
+        self._mode, self._algorithm = Compile(), policy.experiment.algorithm
+        self._mode.resolve(policy.device)
         with policy.ready(), torch.no_grad():
             self._module = PolicyModule(policy).to(policy.device)
-            try:
-                inputs = tree_map(lambda tensor: tensor.to(policy.device), self._module.example_inputs())
-                program = traced_program(self._module, self._module, inputs).module(check_guards=False)
-            except Exception as error:  # a component, perhaps a plugin's, may do what no program can hold
-                name = policy.experiment.algorithm
-                raise ConfigError(f"'{name}' with these components cannot be compiled: {first_line(error)}") from error
-        self._run: Any = torch.compile(program, dynamic=True, options={"freezing": True})
+            inputs = self._module.example_inputs()
+            self._module(*tree_map(lambda tensor: tensor.to(policy.device), inputs))  # constants are made at first use
 
     def __call__(self, states: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (B, A) in the environment's units for raw states (B, S) and noise as the policy draws it."""
+        program = Program(self._act, {"state": states, "noise": self._module.grown(noise)})
+        try:
+            actions: Tensor = self._mode.function(program)(program.tensors)
+        except ConfigError as error:
+            name, cause = self._algorithm, first_line(error.__cause__ or error)
+            raise ConfigError(f"'{name}' with these components cannot be compiled: {cause}") from error
+        return actions
+
+    def _act(self, tensors: TensorTree) -> Tensor:
         with torch.no_grad():
-            actions: Tensor = self._run(states, self._module.grown(noise))
+            actions: Tensor = self._module(tensors["state"], tensors["noise"])
         return actions
