@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TINY
 from made_collections import collect
@@ -146,3 +147,15 @@ def test_a_collected_set_names_the_module_of_its_environment(tmp_path: Path, dql
     known = parse_bindings((tmp_path / "out" / "made.gin").read_text())
     assert known["import_path.folders"] == (f"{tmp_path}/mine",)
     fine(dqlab("train", "--gin", "out/made.gin", "--out", "run", "--set", *SHORT, env=SAFE))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_values_beyond_any_return_are_told_of(scale: float, tmp_path: Path, in_process: Dqlab) -> None:
+    """Fresh critics say some hundredths of anything; rewards of 1e-7 add up to a thousandth of that."""
+    write_module(tmp_path, -1.0, 1.0)
+    rows = dict(np.load(data := write_data(tmp_path, -1.0, 1.0)))
+    np.savez(data, **{**rows, "rewards": rows["rewards"] * np.float32(scale)})
+    (tmp_path / "rail.gin").write_text(task_gin(data, *SHORT))
+    done = in_process("train", "--gin", "rail.gin", "--seeds", "0", "1", "--out", "run")
+    fine(done)
+    assert done.stderr.count("no return is beyond") == (0 if scale == 1.0 else 2), done.stderr

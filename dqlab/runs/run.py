@@ -222,8 +222,8 @@ class RunUnderWay(RunCallbacks):
         scores = {name: evaluated.score_mean for name, evaluated in evaluations.items()}
         self.tell({"event": "evaluated", "step": step, "scores": scores})
 
-    def on_failed_evaluation(self, reason: str) -> None:
-        print(f"dqlab: warning: {reason}", file=sys.stderr)
+    def on_warning(self, text: str) -> None:
+        print(f"dqlab: warning: {text}", file=sys.stderr)
 
     def on_checkpoint(self, step: int) -> None:
         self.tell({"event": "saved", "step": step})

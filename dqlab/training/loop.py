@@ -47,8 +47,8 @@ class RunCallbacks:
     def on_evaluation(self, step: int, evaluations: dict[str, Evaluated]) -> None:
         """The evaluation of every replica still running, by name."""
 
-    def on_failed_evaluation(self, reason: str) -> None:
-        """The environment gave one replica no score; it goes on."""
+    def on_warning(self, text: str) -> None:
+        """The environment gave one replica no score, or its critics' values can't be right; it goes on."""
 
     def on_checkpoint(self, step: int) -> None:
         """A checkpoint is written."""
@@ -57,6 +57,8 @@ class RunCallbacks:
         """One replica has ended before its time; the others go on."""
 
 
+BEYOND = 2.0
+"""Values so many times the largest return are told of: what algorithms add to rewards, an entropy say, is less."""
 UpdateContext = Callable[[int], AbstractContextManager[object]]
 """Step -> a context in which that update is done, as a profiler needs."""
 
@@ -106,6 +108,7 @@ class Loop:
         self._logged_at, self._evaluated_at = 0, -1  # steps
         self._saved_at = time.monotonic()
         self._stop = stop or Event()
+        self._largest_reward, self._told_of = float(data.reward.abs().max()), set[str]()
         record = (
             self._restore({replica.name for replica in replicas}) if resume and folder.checkpoint.exists() else None
         )
@@ -213,6 +216,8 @@ class Loop:
         for row, replica in running.items():
             metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
             self._write(replica.name, {**metrics, "train/updates_per_second": speed})
+            if "critic/target_q" in sums and "discount" in self.pack.hyper:
+                self._check_values(row, replica, metrics["train/critic/target_q"])
         if running:
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
             self._callbacks.on_log(self.step, {**means, "updates_per_second": speed})
@@ -222,6 +227,19 @@ class Loop:
             broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
             if broken:
                 self._fail(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
+
+    def _check_values(self, row: int, replica: Replica, value: float) -> None:
+        """Say once that critics overestimate: no return is larger than max |r| / (1 - discount)."""
+        discount = float(self.pack.hyper["discount"][row])
+        limit = self._largest_reward / (1 - discount) if discount < 1 else float("inf")
+        if abs(value) > BEYOND * limit and replica.name not in self._told_of:
+            self._told_of.add(replica.name)
+            self._callbacks.on_warning(
+                f"After {self.step:,} updates the mean TD target of {replica.title} is {value:.4g}. With rewards of at "
+                f"most {self._largest_reward:.3g} and discount {discount:g} no return is beyond {limit:.4g}: the "
+                "critics overestimate, and the policy follows their error. More data, a stronger pull to it (a smaller "
+                "eta) or more pessimistic critics help."
+            )
 
     def _fail(self, replica: Replica, what: str) -> None:
         """End one replica; the others go on."""
@@ -244,7 +262,7 @@ class Loop:
                 self._fail(replica, what)
             else:
                 self._record_failed(row, replica, fault)
-                self._callbacks.on_failed_evaluation(what)
+                self._callbacks.on_warning(what)
         self._interval, self._interval_steps = {}, 0
         self._callbacks.on_evaluation(self.step, recorded)
 
