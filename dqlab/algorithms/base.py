@@ -118,6 +118,9 @@ class Algorithm(ABC):
     joint_update: bool = False
     """Whether all losses see the networks as they were before the update; else each sees those trained before it."""
 
+    joint_grad_norm: bool = False
+    """Whether `grad_norm` bounds the norm of all networks' gradients together, as where one optimiser has them all."""
+
     def __post_init__(self) -> None:
         check_fields(self)
 

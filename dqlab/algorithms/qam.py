@@ -41,6 +41,7 @@ class QAM(ActorCritic):
         inverse_temperature: of the tilt by Q; tuned for each task.
         joint_update: as in the authors' code: all losses see the networks as they were before the update, and targets
             follow them so.
+        joint_grad_norm: as in the authors' code: `grad_norm` bounds the norm of all networks' gradients together.
         discount, tau: gamma; rate of the targets, of the critics and of the behaviour flow.
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam; the first one of both flows.
     """
@@ -50,6 +51,7 @@ class QAM(ActorCritic):
     inverse_temperature: float = 1.0
     grad_norm: float = 1.0
     joint_update: bool = True
+    joint_grad_norm: bool = False
 
     averages_critics = True
     selection_loss = "behaviour/bc_loss"
@@ -57,6 +59,8 @@ class QAM(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.inverse_temperature >= 0, self, "inverse_temperature", "at least 0")
+        possible = self.joint_update or not self.joint_grad_norm
+        check_field(possible, self, "joint_grad_norm", "False where joint_update is")
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:

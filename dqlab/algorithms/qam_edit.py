@@ -14,7 +14,7 @@ from dqlab.algorithms.qam import QAM
 from dqlab.config.fields import check_field
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.mlp import Multiplier, UnboundedMultiplier
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
@@ -25,9 +25,9 @@ from dqlab.policies.gaussian import TanhGaussianPolicy
 class EditNetwork(nn.Module):
     """`gaussian`, from a state and the action to be edited, and the `multiplier` of its entropy."""
 
-    def __init__(self, gaussian: nn.Module) -> None:
+    def __init__(self, gaussian: nn.Module, multiplier: Multiplier) -> None:
         super().__init__()
-        self.gaussian, self.multiplier = gaussian, Multiplier()
+        self.gaussian, self.multiplier = gaussian, multiplier
 
 
 @algorithms.register(
@@ -41,10 +41,11 @@ class QAMEdit(QAM):
     policy does. No gradient goes from it to the flows.
 
     Attributes:
-        policy, critic, selection, inverse_temperature, joint_update: as in `QAM`.
+        policy, critic, selection, inverse_temperature, joint_update, joint_grad_norm: as in `QAM`.
         edit: policy class of the edit, a Gaussian before a tanh.
         edit_scale: largest edit, as a share of the action range.
         target_entropy: of tanh(u), for each action dimension.
+        bounded_multiplier: the entropy's multiplier stays between e^-5 and e^10; in the authors' code it has no bounds.
         discount, tau, learning_rate, critic_learning_rate, lr_schedule, grad_norm: as in `QAM`; the edit has
             `learning_rate` too.
     """
@@ -52,6 +53,7 @@ class QAMEdit(QAM):
     edit: str | Callable[[], Policy] = "gaussian"
     edit_scale: float = 0.1
     target_entropy: float = -0.5
+    bounded_multiplier: bool = True
 
     structural = ("edit_scale",)
 
@@ -74,7 +76,8 @@ class QAMEdit(QAM):
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """QAM's networks, and the edit."""
         gaussian = self.resolved_edit.build(Dims(dims.state + dims.action, dims.action))
-        return {**super().build(dims), "edit": EditNetwork(gaussian)}
+        multiplier = Multiplier() if self.bounded_multiplier else UnboundedMultiplier()
+        return {**super().build(dims), "edit": EditNetwork(gaussian, multiplier)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """QAM's networks, then the edit."""

@@ -68,10 +68,14 @@ class Multiplier(nn.Module):
         return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.LOW, self.HIGH).exp() * excess)
 
 
-class Temperature(Multiplier):
-    """exp(log_value) without bounds, 1 at first, whose logarithm ascends by the excess itself, as in SAC's codes."""
+class UnboundedMultiplier(Multiplier):
+    """exp(log_value) without bounds."""
 
     LOW, HIGH = -math.inf, math.inf
+
+
+class Temperature(UnboundedMultiplier):
+    """exp(log_value), 1 at first, whose logarithm ascends by the excess itself, as in SAC's codes."""
 
     def ascent(self, excess: Tensor) -> Tensor:
         return -self.log_value * excess

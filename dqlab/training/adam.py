@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -55,3 +56,13 @@ def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(gradient, dim=-1)
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
+
+
+def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str, Tensor]:
+    """Scale each row of all gradients (K, P) so that their norm together is at most max_norm (K,).
+
+    The factor is min(1, max_norm / norm), as in `optax.clip_by_global_norm`; rows with max_norm <= 0 are left alone.
+    """
+    norm = torch.stack([torch.linalg.vector_norm(each, dim=-1) for each in gradients.values()]).square().sum(0).sqrt()
+    factor = torch.where(max_norm > 0, (max_norm / norm).clamp(max=1.0), 1.0).unsqueeze(-1)
+    return {name: each * factor for name, each in gradients.items()}

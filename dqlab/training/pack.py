@@ -27,7 +27,7 @@ from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
 from dqlab.policies.base import Dims
-from dqlab.training.adam import Moments, adam_step, adam_step_if, bias_corrections, clip_by_norm
+from dqlab.training.adam import Moments, adam_step, adam_step_if, bias_corrections, clip_by_norm, clip_together
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
 
 Factor = Callable[[int, int, int | None], float]
@@ -283,6 +283,8 @@ class Pack:
             for name in names:
                 gradients[name], losses = self._gradient(name, tensors, batch, noise)
                 info |= losses
+            if self.algorithm.joint_grad_norm:
+                gradients = clip_together(gradients, tensors["hyper"]["grad_norm"])
             for name, gradient in gradients.items():
                 self._descend(name, tensors, gradient, control)
         for name, target in targets.items():
@@ -303,7 +305,7 @@ class Pack:
     def _descend(self, name: str, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
         """One step of a network's optimiser, in place."""
         trained, parameters = self.trained[name], tensors["parameters"][name]
-        if trained.grad_norm is not None:
+        if trained.grad_norm is not None and not self.algorithm.joint_grad_norm:
             gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))

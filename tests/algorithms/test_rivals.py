@@ -104,7 +104,18 @@ def narrow(*parts: str) -> tuple[str, ...]:
 
 
 FLOW = (*narrow("MLPDenoiser", "MeanEnsemble"), "MLPDenoiser.depth = 3", "MeanEnsemble.depth = 3")
+ADJOINT_MATCHING = (
+    *narrow("MLPDenoiser", "LowerBoundEnsemble"),
+    *("MLPDenoiser.depth = 2", "LowerBoundEnsemble.depth = 2", "LowerBoundEnsemble.n_critics = 3"),
+    "RectifiedFlowPolicy.n_steps = 4",
+)
 CASES = {
+    "qam": Case("qam", ADJOINT_MATCHING, critics=3),
+    "qam_edit": Case(
+        "qam_edit",
+        (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy"), "TanhGaussianPolicy.depth = 2"),
+        critics=3,
+    ),
     "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
     "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
     "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
@@ -178,7 +189,7 @@ def arrays(place: str, name: str) -> dict[str, Any]:
     )
     if not path.exists():
         pytest.skip(f"{path} is not there")
-    return dict(np.load(path))
+    return {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in np.load(path).items()}
 
 
 def weights(data: dict[str, Any], prefix: str, names: Callable[[str, Tensor], Weights]) -> dict[str, Weights]:
@@ -253,7 +264,7 @@ def test_ogbenchs_file_of_fql_chooses_the_same_update() -> None:
     replay(replace(CASES["fql"], gin="ogbench/fql"), arrays("here", "fql"), same)
 
 
-@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql", "ogbench_rebrac"])
+@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql", "ogbench_rebrac", "qam_edit"])
 def test_they_are_the_same_packed(name: str) -> None:
     """The losses of two replicas under `vmap` are those recorded."""
     replay(CASES[name], arrays("here", name), same, replicas=2)
