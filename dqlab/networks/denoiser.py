@@ -120,6 +120,7 @@ class MLPDenoiser(ConcatDenoiser):
         layer_norm: LayerNorm before each hidden layer's activation.
         time_endpoint: whether the embedding's frequencies end at 1 / 10000, as in Diffusion-QL's code, or would in one
             step more, as in those of guided diffusion and EDP.
+        time_active: the second of the time embedding's layers is activated, too, as in flow-rl's networks.
     """
 
     def __init__(
@@ -132,12 +133,14 @@ class MLPDenoiser(ConcatDenoiser):
         activation: Activation = "mish",
         layer_norm: bool = False,
         time_endpoint: bool = True,
+        time_active: bool = False,
     ) -> None:
         super().__init__()
         check_counts("MLPDenoiser", hidden_dim=hidden_dim, time_dim=time_dim, depth=depth)
         plain = time_dim == 1
         self.time_embedding = PlainTime() if plain else SinusoidalEmbedding(time_dim, time_endpoint)
-        self.time_mlp = nn.Sequential() if plain else mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
+        embedded = [time_dim, 2 * time_dim, time_dim]
+        self.time_mlp = nn.Sequential() if plain else mlp(embedded, end_active=time_active, activation=activation)
         widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)

@@ -60,10 +60,9 @@ class ValueNetwork(nn.Module):
 class _ChainValue(nn.Module):
     """One member of `ChainValueNetwork`: [state, noisy action, what layers of its own make of the time] -> V (B,)."""
 
-    def __init__(self, inputs: int, time_dim: int, widths: list[int], activation: Activation, layer_norm: bool) -> None:
+    def __init__(self, time_mlp: nn.Module, layers: nn.Module) -> None:
         super().__init__()
-        self.time_mlp = mlp([time_dim, 2 * time_dim, time_dim], activation=activation)
-        self.layers = mlp([inputs + time_dim, *widths, 1], activation=activation, layer_norm=layer_norm)
+        self.time_mlp, self.layers = time_mlp, layers
 
     def forward(self, state: Tensor, noisy_action: Tensor, time: Tensor) -> Tensor:
         value: Tensor = self.layers(torch.cat([state, noisy_action, self.time_mlp(time)], dim=-1))
@@ -81,6 +80,8 @@ class ChainValueNetwork(nn.Module):
         time_dim: width of the time embedding; each member's own two layers are 2 * time_dim and time_dim wide.
         activation: a name from the `activation` registry, or a factory.
         layer_norm: LayerNorm before each activation.
+        norm_eps: added to LayerNorm's variance.
+        time_active: the second of the time embedding's layers is activated, too.
     """
 
     def __init__(
@@ -93,13 +94,24 @@ class ChainValueNetwork(nn.Module):
         time_dim: int = 64,
         activation: Activation = "mish",
         layer_norm: bool = True,
+        norm_eps: float = 1e-5,
+        time_active: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"n_members": n_members, "hidden_dim": hidden_dim, "depth": depth, "time_dim": time_dim}
         check_counts("ChainValueNetwork", **sizes)
-        inputs, widths = state_dim + action_dim, depth * [hidden_dim]
         self.time_embedding = SinusoidalEmbedding(time_dim)
-        made = [_ChainValue(inputs, time_dim, widths, activation, layer_norm) for _ in range(n_members)]
+        embedded, widths = (
+            [time_dim, 2 * time_dim, time_dim],
+            [state_dim + action_dim + time_dim, *depth * [hidden_dim], 1],
+        )
+        made = [
+            _ChainValue(
+                mlp(embedded, end_active=time_active, activation=activation),
+                mlp(widths, activation=activation, layer_norm=layer_norm, norm_eps=norm_eps),
+            )
+            for _ in range(n_members)
+        ]
         self.members = Members(made, alike=True)
 
     def forward(self, state: Tensor, noisy_action: Tensor, t: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Case:
         gin: which algorithm's file is meant, or the file.
         bindings: the recording's own sizes and, where they differ, settings.
         names: `(name, value) -> named tensors` of dqlab's.
-        cosine: steps of the actor's learning rate's cosine, if there is one.
+        cosine: steps of the learning rate's cosine, if there is one, from a network's first update on.
         critics: what the recorded loss of the critics is divided by: 1 for a sum over them.
     """
 
@@ -110,6 +110,18 @@ ADJOINT_MATCHING = (
     "RectifiedFlowPolicy.n_steps = 4",
 )
 CASES = {
+    "bdpo": Case(
+        "bdpo",
+        (
+            *narrow("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork"),
+            *(f"{part}.depth = 2" for part in ("MLPDenoiser", "LowerBoundEnsemble", "ChainValueNetwork")),
+            *("MLPDenoiser.time_dim = 8", "ChainValueNetwork.time_dim = 8", "LowerBoundEnsemble.n_critics = 2"),
+            *("DiffusionPolicy.n_timesteps = 3", "BDPO.candidates = 2"),
+            *("BDPO.pretrain_steps = 2", "BDPO.warmup_steps = 2", "BDPO.actor_every = 3"),
+        ),
+        cosine=20,
+        critics=2,
+    ),
     "qam": Case("qam", ADJOINT_MATCHING, critics=3),
     "qam_edit": Case(
         "qam_edit",
@@ -212,7 +224,7 @@ def packed(case: Case, replicas: int = 1) -> Pack:
     experiment = Experiment()
     algorithm, chunk = experiment.resolved_algorithm, experiment.action_chunk
     factor = partial(lr_schedules.get("cosine"), steps=case.cosine, eval_every=1) if case.cosine else None
-    more: dict[str, Any] = {"learning_rate_factor": lambda step, *_: factor(step)} if factor else {}
+    more: dict[str, Any] = {"learning_rate_factor": lambda step, first, _: factor(step - first)} if factor else {}
     return Pack(
         [algorithm] * replicas, Dims(S, chunk * A, chunk=chunk), list(range(replicas)), dtype=torch.float64, **more
     )
