@@ -40,6 +40,7 @@ class TrainedNetwork:
         weight_decay: name of the hyper-parameter that is the decoupled weight decay (AdamW: Loshchilov & Hutter 2019),
             a rate per learning rate, or None.
         clips_members: an ensemble's members, where they are alike, are clipped by their own norms, not by all of them.
+        with_previous: its loss sees the networks as that of the one before it does: both take their steps together.
     """
 
     loss: LossFn
@@ -53,6 +54,7 @@ class TrainedNetwork:
     first: int = 0
     last: int | None = None
     starts_as: str | None = None
+    with_previous: bool = False
 
     def in_phase(self, step: int) -> bool:
         """Whether this step (from 0) lies in its phase."""

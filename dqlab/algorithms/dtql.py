@@ -21,7 +21,7 @@ from dqlab.policies.selection import Selection
 
 @algorithms.register(
     "dtql",
-    source="Chen, Wang, Zhou 2024; details of flow-rl's rendering",
+    source="Chen, Wang, Zhou 2024; its code's updates",
     cites=("chen2024diffusion",),
 )
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class DTQL(ImplicitQ):
         alpha: weight of the trust region, to be tuned for each task.
         bc_weight: weight of the actor's own cloning loss; the paper has 1 for AntMaze, else 0.
         pretrain_steps: updates before the actor's first.
+        joint_values: V and the critics see each other as they were before the update, as in the authors' code.
         discount, tau: gamma; rate of the critics' targets, which rank actions.
         learning_rate: Adam's, of the actor and the behaviour model.
         critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
@@ -52,6 +53,7 @@ class DTQL(ImplicitQ):
     alpha: float = 5.0
     bc_weight: float = 0.0
     pretrain_steps: int = 50_000
+    joint_values: bool = False
     lr_schedule: str = "cosine"
 
     selection_loss = "actor/trust_loss"
@@ -70,12 +72,15 @@ class DTQL(ImplicitQ):
         return {"behaviour": self.resolved_behaviour.build(dims), **super().build(dims)}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """The behaviour model, V, the critics, which see the new V, and after pre-training the actor."""
-        value, rates = partial(self.state_value_loss, dims), ("learning_rate", "grad_norm")
+        """The behaviour model, V, the critics, which see the new V or step with it; after pre-training the actor."""
+        value, rates, joint = partial(self.state_value_loss, dims), ("learning_rate", "grad_norm"), self.joint_values
+        critic = TrainedNetwork(
+            partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", with_previous=joint
+        )
         return {
             "behaviour": TrainedNetwork(partial(self.behaviour_loss, dims), *rates),
             "value": TrainedNetwork(value, "value_learning_rate", "grad_norm"),
-            "critic": TrainedNetwork(partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm"),
+            "critic": critic,
             "actor": TrainedNetwork(partial(self.actor_loss, dims), *rates, first=self.pretrain_steps),
         }
 

@@ -278,7 +278,7 @@ class Pack:
         targets = {name: each for name, each in self.algorithm.targets().items() if each.source in trains}
         before = {target.source: parameters[target.source].clone() for target in targets.values() if target.lags}
         info: dict[str, Tensor] = {}
-        for names in [trains] if self.algorithm.joint_update else [[name] for name in trains]:
+        for names in self._together(trains):
             gradients = {}
             for name in names:
                 gradients[name], losses = self._gradient(name, tensors, batch, noise)
@@ -292,6 +292,14 @@ class Pack:
             tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
         self._let_follow(tensors, phase)
         return info
+
+    def _together(self, trains: Sequence[str]) -> list[list[str]]:
+        """These networks in the order of their steps; those in one list take theirs by gradients found before."""
+        groups: list[list[str]] = []
+        for name in trains:
+            joins = self.algorithm.joint_update or self.trained[name].with_previous
+            groups = [*groups[:-1], [*groups[-1], name]] if groups and joins else [*groups, [name]]
+        return groups
 
     def _let_follow(self, tensors: TensorTree, phase: int) -> None:
         """Copy to networks whose phase has not begun, and to their targets, what they start as, in place."""

@@ -122,6 +122,13 @@ CASES = {
         cosine=20,
         critics=2,
     ),
+    "dtql": Case(
+        "dtql",
+        (
+            *narrow("MLPDenoiser", "TwinCritic", "ValueNetwork", "TanhGaussianPolicy"),
+            *("MLPDenoiser.time_dim = 8", "DTQL.pretrain_steps = 3"),
+        ),
+    ),
     "qam": Case("qam", ADJOINT_MATCHING, critics=3),
     "qam_edit": Case(
         "qam_edit",
