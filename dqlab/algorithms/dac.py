@@ -16,7 +16,7 @@ from dqlab.data import Batch
 from dqlab.diffusion.predictions import Epsilon
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.mlp import LinearMultiplier, Multiplier
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
@@ -41,6 +41,8 @@ class DAC(ActorCritic):
         selection: how it acts: the best of ten by the critics' mean.
         eta: weight of behaviour cloning; where it is learned, it starts at 1.
         learns_eta: raise eta while the denoising loss is above `threshold`, and lower it otherwise.
+        linear_eta: eta itself moves by eta_learning_rate * (loss - threshold), that within +-1 and eta between 0.001
+            and 100, as in flow-rl's rendering; if not, Adam moves its logarithm.
         threshold: the denoising loss that is allowed.
         backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
         ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
@@ -53,6 +55,7 @@ class DAC(ActorCritic):
     selection: str | Callable[[], Selection] = "argmax"
     eta: float = 1.0
     learns_eta: bool = False
+    linear_eta: bool = False
     threshold: float = 1.0
     backup_candidates: int = 10
     max_q_backup: bool = False
@@ -75,11 +78,13 @@ class DAC(ActorCritic):
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """Actor and critics, and eta's multiplier where it is learned."""
-        return {**super().build(dims), **({"eta": Multiplier()} if self.learns_eta else {})}
+        eta = LinearMultiplier(1e-3, 100.0) if self.linear_eta else Multiplier()
+        return {**super().build(dims), **({"eta": eta} if self.learns_eta else {})}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics, the actor, then eta by what the actor reached."""
-        eta = TrainedNetwork(partial(self.eta_loss, dims), "eta_learning_rate", decays=False)
+        """Critics, the actor, then eta by what the actor reached; by what it was before its step if `linear_eta`."""
+        loss, linear = partial(self.eta_loss, dims), self.linear_eta
+        eta = TrainedNetwork(loss, "eta_learning_rate", decays=False, with_previous=linear, plain_descent=linear)
         return {**super().trained(dims), **({"eta": eta} if self.learns_eta else {})}
 
     def targets(self) -> dict[str, Target]:
@@ -107,7 +112,7 @@ class DAC(ActorCritic):
         policy, own = noise_predicting(self), strip_prefix("bc", noise)
         losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
         with torch.no_grad():
-            scale = nets["critic_target"](batch.state, batch.action).mean(dim=0).abs().mean()
+            scale = nets["critic_target"](batch.state, batch.action).abs().mean()
             sigma = policy.process.scales(own["t"], noisy)[1]
             shift = sigma * self.action_gradient(nets, batch.state, noisy) / (scale + 1e-6)
         bc_loss, guidance = losses.mean(), (shift * eps).mean()
@@ -123,7 +128,9 @@ class DAC(ActorCritic):
         own = strip_prefix("bc", noise)
         with torch.no_grad():
             losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, own)
-        loss = nets["eta"].call("ascent", losses.mean() - hyper["threshold"])
+        excess = losses.mean() - hyper["threshold"]
+        rate = [hyper["eta_learning_rate"]] if self.linear_eta else []
+        loss = nets["eta"].call("ascent", excess.clamp(-1, 1) if self.linear_eta else excess, *rate)
         return loss, {"eta/value": nets["eta"]().detach()}
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ LATER: Mapping[str, Any] = {
     "EDP.joint_update": False,
     "MeanFlowQL.targets_lag": True,
     "ReBRAC.joint_update": False,
+    "DAC.linear_eta": False,
     "DTQL.joint_values": False,
     "EDP.clips_members": False,
     "QAM.joint_grad_norm": False,

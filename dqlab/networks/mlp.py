@@ -68,6 +68,27 @@ class Multiplier(nn.Module):
         return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.LOW, self.HIGH).exp() * excess)
 
 
+class LinearMultiplier(nn.Module):
+    """A multiplier that is its own parameter, 1 at first, for steps of plain gradient descent.
+
+    Args:
+        low, high: its bounds.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.value = nn.Parameter(torch.ones(()))
+
+    def forward(self) -> Tensor:
+        return self.value.clamp(self.low, self.high)
+
+    def ascent(self, excess: Tensor, rate: Tensor) -> Tensor:
+        """A loss whose descent by that rate adds rate * excess, as far as the bounds allow."""
+        value = self.value.detach()
+        return -self.value * excess.clamp((self.low - value) / rate, (self.high - value) / rate)
+
+
 class UnboundedMultiplier(Multiplier):
     """exp(log_value) without bounds."""
 

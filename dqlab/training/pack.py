@@ -244,7 +244,8 @@ class Pack:
     def _controls_at(self, step: int) -> list[NDArray[Any]]:
         rows: list[NDArray[Any]] = []
         for trained in self.trained.values():
-            first, root = bias_corrections(max(trained.update_count(step), 1))
+            plain = trained.plain_descent
+            first, root = (1.0, 1.0) if plain else bias_corrections(max(trained.update_count(step), 1))
             decays = trained.decays and trained.in_phase(step)
             factor = self._factor(step, trained.first, trained.last) if decays else 1.0
             rate = self._scalars[trained.learning_rate] * factor
@@ -313,15 +314,19 @@ class Pack:
     def _descend(self, name: str, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
         """One step of a network's optimiser, in place."""
         trained, parameters = self.trained[name], tensors["parameters"][name]
+        rate = control[f"rate/{name}"]
         if trained.grad_norm is not None and not self.algorithm.joint_grad_norm:
             gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
         if trained.weight_decay is not None:
             parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
         trains = control[f"trains/{name}"]
+        if trained.plain_descent:
+            parameters.sub_((rate * trains).unsqueeze(-1) * gradient)
+            return
         if trained.coasts:
             gradient = gradient * trains.unsqueeze(-1)
         adam = adam_step if trained.every == 1 or trained.coasts else partial(adam_step_if, trains)
-        adam(parameters, tensors["moments"][name], gradient, control[f"rate/{name}"], control[f"root/{name}"])
+        adam(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"])
 
     def _clipped(self, name: str, gradient: Tensor, bound: Tensor) -> Tensor:
         """A gradient (k, P) clipped to bound (k,) as a whole, or each member's part of it."""

@@ -36,7 +36,7 @@ from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.mlp import LinearMultiplier, Multiplier
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.edm import EDMPolicy
 from dqlab.policies.flow import RectifiedFlowPolicy
@@ -221,6 +221,14 @@ def test_the_multiplier_rises_while_its_constraint_is_broken(log_value: float, e
     assert float(found) == pytest.approx(gradient)
 
 
+@pytest.mark.parametrize(("value", "excess", "reached"), [(1.0, 0.3, 1.03), (0.01, -0.3, 0.005), (1.99, 0.3, 2.0)])
+def test_a_linear_multiplier_steps_by_the_excess_up_to_its_bounds(value: float, excess: float, reached: float) -> None:
+    multiplier, rate = LinearMultiplier(0.005, 2.0).double(), torch.tensor(0.1).double()
+    multiplier.value.data.fill_(value)
+    (found,) = torch.autograd.grad(multiplier.ascent(torch.tensor(excess).double(), rate), multiplier.value)
+    assert value - 0.1 * float(found) == pytest.approx(reached)
+
+
 def shift_of(scene: Scene, action: Tensor) -> Tensor:
     """The gradient of the target critics' mean with respect to actions, by autograd."""
     leaf = action.detach().requires_grad_()
@@ -242,7 +250,7 @@ def test_dac_fits_the_noise_that_its_critics_shift(learns_eta: bool) -> None:
     eta = 1.0 if learns_eta else 0.3
     scene = with_gradients(DAC(eta=0.3, learns_eta=learns_eta))
     noisy, sigma, eps, predicted = denoised(scene)
-    scale = scene.nets["critic_target"](scene.batch.state, scene.batch.action).mean(dim=0).abs().mean()
+    scale = scene.nets["critic_target"](scene.batch.state, scene.batch.action).abs().mean()
     shifted = eps - sigma * shift_of(scene, noisy) / (2 * eta * scale)
     wanted = gradient_of(eta * (predicted - shifted.detach()).square().mean(), scene)
     torch.testing.assert_close(

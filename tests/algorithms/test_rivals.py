@@ -122,6 +122,17 @@ CASES = {
         cosine=20,
         critics=2,
     ),
+    "dac": Case(
+        "dac",
+        (
+            *narrow("MLPDenoiser", "LowerBoundEnsemble"),
+            *("MLPDenoiser.depth = 2", "LowerBoundEnsemble.depth = 2", "LowerBoundEnsemble.n_critics = 3"),
+            *("MLPDenoiser.time_dim = 8", "DiffusionPolicy.n_timesteps = 3"),
+            *("DAC.backup_candidates = 2", "DAC.ema_start = 2", "DAC.threshold = 2.0"),
+        ),
+        cosine=20,
+        critics=3,
+    ),
     "dtql": Case(
         "dtql",
         (
@@ -283,7 +294,7 @@ def test_ogbenchs_file_of_fql_chooses_the_same_update() -> None:
     replay(replace(CASES["fql"], gin="ogbench/fql"), arrays("here", "fql"), same)
 
 
-@pytest.mark.parametrize("name", ["bcq", "edp_td3", "fql", "idql", "ogbench_rebrac", "qam_edit"])
+@pytest.mark.parametrize("name", ["bcq", "dac", "dtql", "edp_td3", "fql", "idql", "ogbench_rebrac", "qam_edit"])
 def test_they_are_the_same_packed(name: str) -> None:
     """The losses of two replicas under `vmap` are those recorded."""
     replay(CASES[name], arrays("here", name), same, replicas=2)
