@@ -146,6 +146,16 @@ CASES = {
         (*ADJOINT_MATCHING, *narrow("TanhGaussianPolicy"), "TanhGaussianPolicy.depth = 2"),
         critics=3,
     ),
+    "qsm": Case(
+        "qsm",
+        (
+            *narrow("MLPDenoiser", "TwinCritic"),
+            *("MLPDenoiser.depth = 2", "MLPDenoiser.time_dim = 8", "MLPDenoiser.time_active = True"),
+            *("TwinCritic.depth = 2", "DiffusionPolicy.n_timesteps = 3", "DiffusionPolicy.sampler = 'ddpm_large'"),
+            *("QSM.alpha = 0.0", "QSM.temperature = 0.5"),
+        ),
+        critics=2,
+    ),
     "td3_bc": Case("td3_bc", narrow("DeterministicPolicy", "TwinCritic")),
     "iql": Case("iql", narrow("TanhGaussianPolicy", "TwinCritic", "ValueNetwork"), cosine=40),
     "bcq": Case("cvae_ql", narrow("CVAEPolicy", "Perturbation", "SoftClippedEnsemble")),
