@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_fields, field_type
+from dqlab.config.fields import check_field, check_fields, field_type
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
 from dqlab.networks.stacking import Network
@@ -127,6 +127,8 @@ class Algorithm(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        possible = self.joint_update or not self.joint_grad_norm
+        check_field(possible, self, "joint_grad_norm", "False where joint_update is")
 
     @abstractmethod
     def build(self, dims: Dims) -> dict[str, nn.Module]:

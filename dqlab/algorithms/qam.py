@@ -59,8 +59,6 @@ class QAM(ActorCritic):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.inverse_temperature >= 0, self, "inverse_temperature", "at least 0")
-        possible = self.joint_update or not self.joint_grad_norm
-        check_field(possible, self, "joint_grad_norm", "False where joint_update is")
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:

@@ -30,12 +30,18 @@ class QSM(ActorCritic):
         critic, selection: names from their registries, or factories.
         temperature: of the policy exp(Q / temperature), in units of mean |grad Q|.
         alpha: weight of the denoising loss; 0 in the paper, which is online.
+        raw_score: eps_theta is fitted to -grad Q / temperature, without sigma_t and with the gradient in its own units,
+            as in QAM's code, whose scores are published.
+        joint_update, joint_grad_norm: as in `QAM`.
         discount, tau: gamma; rate of the critics' targets.
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
     temperature: float = 1.0
     alpha: float = 1.0
+    raw_score: bool = False
+    joint_update: bool = False
+    joint_grad_norm: bool = False
 
     averages_critics = True
 
@@ -55,8 +61,11 @@ class QSM(ActorCritic):
         losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
         with torch.no_grad():
             gradient = self.action_gradient(nets, batch.state, noisy)
-            scale = hyper["temperature"] * (gradient.abs().mean() + 1e-6)
-            target = -policy.process.scales(own["t"], noisy)[1] * gradient / scale
+            scale, sigma = (
+                hyper["temperature"] * (gradient.abs().mean() + 1e-6),
+                policy.process.scales(own["t"], noisy)[1],
+            )
+            target = -gradient / hyper["temperature"] if self.raw_score else -sigma * gradient / scale
         bc_loss, score_loss = losses.mean(), (eps - target).square().mean()
         loss = score_loss + hyper["alpha"] * bc_loss
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/score_loss": score_loss}
