@@ -41,6 +41,7 @@ class TrainedNetwork:
             a rate per learning rate, or None.
         clips_members: an ensemble's members, where they are alike, are clipped by their own norms, not by all of them.
         with_previous: its loss sees the networks as that of the one before it does: both take their steps together.
+        decays_from: the schedule runs over its phase from this step on; before, the learning rate is constant.
         plain_descent: its steps are the learning rate times the gradient, not Adam's.
     """
 
@@ -56,6 +57,7 @@ class TrainedNetwork:
     last: int | None = None
     starts_as: str | None = None
     with_previous: bool = False
+    decays_from: int = 0
     plain_descent: bool = False
 
     def in_phase(self, step: int) -> bool:

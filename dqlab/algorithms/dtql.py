@@ -41,6 +41,7 @@ class DTQL(ImplicitQ):
         alpha: weight of the trust region, to be tuned for each task.
         bc_weight: weight of the actor's own cloning loss; the paper has 1 for AntMaze, else 0.
         pretrain_steps: updates before the actor's first.
+        pretrain_decays: whether the learning-rate schedule runs over pre-training, too; not in the authors' code.
         joint_values: V and the critics see each other as they were before the update, as in the authors' code.
         discount, tau: gamma; rate of the critics' targets, which rank actions.
         learning_rate: Adam's, of the actor and the behaviour model.
@@ -53,6 +54,7 @@ class DTQL(ImplicitQ):
     alpha: float = 5.0
     bc_weight: float = 0.0
     pretrain_steps: int = 50_000
+    pretrain_decays: bool = True
     joint_values: bool = False
     lr_schedule: str = "cosine"
 
@@ -73,15 +75,14 @@ class DTQL(ImplicitQ):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model, V, the critics, which see the new V or step with it; after pre-training the actor."""
-        value, rates, joint = partial(self.state_value_loss, dims), ("learning_rate", "grad_norm"), self.joint_values
-        critic = TrainedNetwork(
-            partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", with_previous=joint
-        )
+        trained = partial(TrainedNetwork, grad_norm="grad_norm")
+        early = partial(trained, decays_from=0 if self.pretrain_decays else self.pretrain_steps)
+        critic, joint = partial(self.critic_loss, dims), self.joint_values
         return {
-            "behaviour": TrainedNetwork(partial(self.behaviour_loss, dims), *rates),
-            "value": TrainedNetwork(value, "value_learning_rate", "grad_norm"),
-            "critic": critic,
-            "actor": TrainedNetwork(partial(self.actor_loss, dims), *rates, first=self.pretrain_steps),
+            "behaviour": early(partial(self.behaviour_loss, dims), "learning_rate"),
+            "value": early(partial(self.state_value_loss, dims), "value_learning_rate"),
+            "critic": early(critic, "critic_learning_rate", with_previous=joint),
+            "actor": trained(partial(self.actor_loss, dims), "learning_rate", first=self.pretrain_steps),
         }
 
     def targets(self) -> dict[str, Target]:

@@ -85,6 +85,7 @@ LATER: Mapping[str, Any] = {
     "ReBRAC.joint_update": False,
     "DAC.linear_eta": False,
     "DTQL.joint_values": False,
+    "DTQL.pretrain_decays": True,
     "EDP.clips_members": False,
     "QAM.joint_grad_norm": False,
     "QSM.raw_score": False,

@@ -247,7 +247,8 @@ class Pack:
             plain = trained.plain_descent
             first, root = (1.0, 1.0) if plain else bias_corrections(max(trained.update_count(step), 1))
             decays = trained.decays and trained.in_phase(step)
-            factor = self._factor(step, trained.first, trained.last) if decays else 1.0
+            start = max(trained.first, trained.decays_from)
+            factor = self._factor(max(step, start), start, trained.last) if decays else 1.0
             rate = self._scalars[trained.learning_rate] * factor
             rows += [
                 rate / first,

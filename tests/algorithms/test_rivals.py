@@ -139,6 +139,7 @@ CASES = {
             *narrow("MLPDenoiser", "TwinCritic", "ValueNetwork", "TanhGaussianPolicy"),
             *("MLPDenoiser.time_dim = 8", "DTQL.pretrain_steps = 3"),
         ),
+        cosine=20,
     ),
     "qam": Case("qam", ADJOINT_MATCHING, critics=3),
     "qam_edit": Case(
