@@ -1,6 +1,6 @@
-"""Recordings of the official agent's updates: every weight, batch and random number of them.
+"""Recordings of the official agent's updates, and of its rivals': every weight, batch and random number of them.
 
-They are how dqlab's arithmetic is held against the official agent's.
+They are how dqlab's arithmetic is held against theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from conftest import ROOT, SHARED
 from torch import Tensor
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
@@ -121,3 +123,12 @@ def _recorded_noise(data: Mapping[str, Any], step: int, dtype: torch.dtype) -> d
     noise["target_noise"] = noise["target_noise"].reshape(1, len(noise["target_noise"][0]), -1, action_dim)
     ascended_first = bool(data["q1_ascended"][step])
     return {**noise, "coin": torch.tensor([0 if ascended_first else 1])}
+
+
+def arrays(place: str, name: str) -> dict[str, Any]:
+    """The contents of a recording of a rival's code, of those that lie `here` or of those in ../`shared`."""
+    folder = ROOT / "tests" / "algorithms" / "golden" if place == "here" else SHARED / "golden-rivals"
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in np.load(path).items()}
