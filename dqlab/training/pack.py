@@ -11,13 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
@@ -27,15 +26,8 @@ from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
 from dqlab.policies.base import Dims
-from dqlab.training.adam import Moments, adam_step, adam_step_if, bias_corrections, clip_by_norm, clip_together
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
-
-Factor = Callable[[int, int, int | None], float]
-
-
-def constant_factor(step: int, first: int, last: int | None) -> float:
-    """The factor of a constant learning rate."""
-    return 1.0
+from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_together, constant_factor
 
 
 @dataclass
@@ -88,11 +80,12 @@ class Pack:
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
-        of_trained = [f"{kind}/{name}" for name, trained in self.trained.items() for kind in _controls_of(trained)]
-        self.control_names = [*of_trained, *self.algorithm.targets()]
         self.hyper = self._stack_hyper(algorithms)
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
+        self._optimisers = {name: self._optimiser(name, trained) for name, trained in self.trained.items()}
+        networks = chain.from_iterable(each.controls for each in self._optimisers.values())
+        self.control_names = [*networks, *self.algorithm.targets()]
         self._sources = {name: name for name in self.layouts}
         self._sources |= {name: target.source for name, target in self.algorithm.targets().items()}
         self._check_phases()
@@ -109,6 +102,10 @@ class Pack:
         return {
             name: torch.tensor(values, dtype=self.dtype, device=self.device) for name, values in self._scalars.items()
         }
+
+    def _optimiser(self, name: str, trained: TrainedNetwork) -> NetworkOptimiser:
+        members = self.layouts[name].members if trained.clips_members else None
+        return NetworkOptimiser(name, trained, 1 if members is None else members[1])
 
     def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
         parameters = {}
@@ -238,28 +235,10 @@ class Pack:
         """
         table = np.empty((self.replicas, len(steps), len(self.control_names)))
         for column, step in enumerate(steps):
-            table[:, column] = np.stack(self._controls_at(step), axis=-1)
+            networks = [each.controls_at(step, self._scalars, self._factor) for each in self._optimisers.values()]
+            rests = [self._scalars[each.rate] * each.updates_at(step) for each in self.algorithm.targets().values()]
+            table[:, column] = np.stack([*chain.from_iterable(networks), *rests], axis=-1)
         return to_device(self.device, torch.from_numpy(table).to(self.dtype))
-
-    def _controls_at(self, step: int) -> list[NDArray[Any]]:
-        rows: list[NDArray[Any]] = []
-        for trained in self.trained.values():
-            plain = trained.plain_descent
-            first, root = (1.0, 1.0) if plain else bias_corrections(max(trained.update_count(step), 1))
-            decays = trained.decays and trained.in_phase(step)
-            start = max(trained.first, trained.decays_from)
-            factor = self._factor(max(step, start), start, trained.last) if decays else 1.0
-            rate = self._scalars[trained.learning_rate] * factor
-            rows += [
-                rate / first,
-                np.full(self.replicas, root),
-                np.full(self.replicas, float(trained.updates_at(step))),
-            ]
-            if trained.weight_decay is not None:
-                rows.append(rate * self._scalars[trained.weight_decay] * trained.updates_at(step))
-        return rows + [
-            self._scalars[target.rate] * target.updates_at(step) for target in self.algorithm.targets().values()
-        ]
 
     def advance(
         self, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor], controls: Tensor, phase: int = 0
@@ -288,7 +267,7 @@ class Pack:
             if self.algorithm.joint_grad_norm:
                 gradients = clip_together(gradients, tensors["hyper"]["grad_norm"])
             for name, gradient in gradients.items():
-                self._descend(name, tensors, gradient, control)
+                self._optimisers[name].step(tensors, gradient, control, clip=not self.algorithm.joint_grad_norm)
         for name, target in targets.items():
             source = (before if target.lags else parameters)[target.source]
             tensors["targets"][name].lerp_(source, control[name].unsqueeze(-1))
@@ -311,32 +290,6 @@ class Pack:
                 own = [target for target, each in self.algorithm.targets().items() if each.source == name]
                 for copied in (name, *own):
                     both[copied].copy_(both[trained.starts_as])
-
-    def _descend(self, name: str, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor]) -> None:
-        """One step of a network's optimiser, in place."""
-        trained, parameters = self.trained[name], tensors["parameters"][name]
-        rate = control[f"rate/{name}"]
-        if trained.grad_norm is not None and not self.algorithm.joint_grad_norm:
-            gradient = self._clipped(name, gradient, tensors["hyper"][trained.grad_norm])
-        if trained.weight_decay is not None:
-            parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
-        trains = control[f"trains/{name}"]
-        if trained.plain_descent:
-            parameters.sub_((rate * trains).unsqueeze(-1) * gradient)
-            return
-        if trained.coasts:
-            gradient = gradient * trains.unsqueeze(-1)
-        adam = adam_step if trained.every == 1 or trained.coasts else partial(adam_step_if, trains)
-        adam(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"])
-
-    def _clipped(self, name: str, gradient: Tensor, bound: Tensor) -> Tensor:
-        """A gradient (k, P) clipped to bound (k,) as a whole, or each member's part of it."""
-        members = self.layouts[name].members if self.trained[name].clips_members else None
-        if members is None:
-            return clip_by_norm(gradient, bound)
-        count = members[1]
-        rows = gradient.reshape(len(gradient) * count, -1)  # the members' parameters, one after the other
-        return clip_by_norm(rows, bound.repeat_interleave(count)).view_as(gradient)
 
     def _gradient(
         self, name: str, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor]
@@ -423,11 +376,6 @@ class Pack:
                 partial(how, self.dims), {**tensors["parameters"], **tensors["targets"]}, state, noise
             )
         return actions
-
-
-def _controls_of(trained: TrainedNetwork) -> list[str]:
-    """What a step's number decides about a trained network."""
-    return ["rate", "root", "trains", *(["decay"] if trained.weight_decay is not None else [])]
 
 
 def _check_scalars(name: str, values: Mapping[str, Any]) -> None:

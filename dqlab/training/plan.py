@@ -10,7 +10,7 @@ from dqlab.config.fields import check_counts, check_field, check_fields
 from dqlab.config.registry import Registry, configurable
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.model_selection import early_stops, offline_rules
-from dqlab.training.pack import Factor
+from dqlab.training.optimiser import Factor
 
 LearningRateSchedule = Callable[[int, int, int], float]
 lr_schedules: Registry[LearningRateSchedule] = Registry(

@@ -73,4 +73,4 @@ def test_a_run_and_its_marks(folder: Path, tmp_path: Path, capsys: pytest.Captur
     train(post, folder, "post")
     capsys.readouterr()
     assert main(["compare", str(out), str(post)]) == 0
-    assert "Scores under different physics do not compare" in " ".join(capsys.readouterr().out.split())
+    assert "their scores do not compare" in " ".join(capsys.readouterr().out.split())

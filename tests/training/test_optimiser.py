@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqlab.training.adam import adam_step, bias_corrections, clip_by_norm
+from dqlab.training.optimiser import adam_step, bias_corrections, clip_by_norm
 
 RATES = [1e-2, 3e-4, 0.0]
 

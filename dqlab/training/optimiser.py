@@ -1,0 +1,144 @@
+"""Steps of a network's optimiser on matrices (K, P) whose rows are replicas.
+
+The clipping of gradients, decoupled weight decay, and Adam (Kingma & Ba 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dqlab.algorithms.base import TrainedNetwork
+from dqlab.training.execution.program import TensorTree
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+Factor = Callable[[int, int, int | None], float]
+"""(step, first, last of a phase) -> factor on the learning rate."""
+Moments = tuple[Tensor, Tensor]
+"""Adam's first and second, (K, P) each: of halves of one tensor a compiled program would write both anew."""
+
+
+def constant_factor(step: int, first: int, last: int | None) -> float:
+    """The factor of a constant learning rate."""
+    return 1.0
+
+
+def adam_step(parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
+    """One step, in place.
+
+    Args:
+        parameters, gradient: (K, P).
+        moments: first and second.
+        rate: (K,), learning rate over the first of the step's `bias_corrections`.
+        root: (K,), the second of them. Tensors, so that the step's number is not in a compiled program.
+    """
+    first, second = moments
+    first.lerp_(gradient, 1 - BETA1)
+    second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+    denominator = second.sqrt().div_(root.unsqueeze(-1)).add_(EPS)
+    parameters.sub_(first.div(denominator).mul_(rate.unsqueeze(-1)))
+
+
+def adam_step_if(
+    trains: Tensor, parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor
+) -> None:
+    """The same step in the rows where `trains` (K,) is 1; nothing happens where it is 0."""
+    before = (parameters, *moments)
+    stepped, first, second = (each.clone() for each in before)
+    adam_step(stepped, (first, second), gradient, rate, root)
+    wanted = trains.unsqueeze(-1) > 0
+    for old, new in zip(before, (stepped, first, second), strict=True):
+        old.copy_(torch.where(wanted, new, old))
+
+
+def bias_corrections(step: int, beta1: float = BETA1, beta2: float = BETA2) -> tuple[float, float]:
+    """Corrections of the moments' bias at a step, from 1: of the first, and the root of that of the second."""
+    return 1 - beta1**step, math.sqrt(1 - beta2**step)
+
+
+def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> Tensor:
+    """Scale each row of a gradient (K, P) to at most max_norm (K,) in L2; rows with max_norm <= 0 are left alone.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
+    """
+    norm = torch.linalg.vector_norm(gradient, dim=-1)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return gradient * torch.where(max_norm > 0, factor, 1.0).unsqueeze(-1)
+
+
+def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str, Tensor]:
+    """Scale each row of all gradients (K, P) so that their norm together is at most max_norm (K,).
+
+    The factor is min(1, max_norm / norm), as in `optax.clip_by_global_norm`; rows with max_norm <= 0 are left alone.
+    """
+    norm = torch.stack([torch.linalg.vector_norm(each, dim=-1) for each in gradients.values()]).square().sum(0).sqrt()
+    factor = torch.where(max_norm > 0, (max_norm / norm).clamp(max=1.0), 1.0).unsqueeze(-1)
+    return {name: each * factor for name, each in gradients.items()}
+
+
+@dataclass(frozen=True)
+class NetworkOptimiser:
+    """How one network of a pack steps.
+
+    Attributes:
+        name, trained: of the network.
+        members: how many alike members its parameters are of, where each is clipped by itself; else 1.
+    """
+
+    name: str
+    trained: TrainedNetwork
+    members: int
+
+    @property
+    def controls(self) -> list[str]:
+        """Names of what depends on the step: rate, root of Adam's correction, 1 or 0, the share of weight decay."""
+        kinds = ["rate", "root", "trains", *(["decay"] if self.trained.weight_decay is not None else [])]
+        return [f"{kind}/{self.name}" for kind in kinds]
+
+    def controls_at(self, step: int, scalars: Mapping[str, NDArray[Any]], factor: Factor) -> list[NDArray[Any]]:
+        """Their values (K,) at a step (from 0), for hyper-parameters (K,) and a learning rate's factor."""
+        trained, trains = self.trained, float(self.trained.updates_at(step))
+        first, root = (1.0, 1.0) if trained.plain_descent else bias_corrections(max(trained.update_count(step), 1))
+        start = max(trained.first, trained.decays_from)
+        decays = trained.decays and trained.in_phase(step)
+        rate = scalars[trained.learning_rate] * (factor(max(step, start), start, trained.last) if decays else 1.0)
+        found = [rate / first, np.full_like(rate, root), np.full_like(rate, trains)]
+        return found if trained.weight_decay is None else [*found, rate * scalars[trained.weight_decay] * trains]
+
+    def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
+        """One step, in place.
+
+        Args:
+            tensors: `parameters` and `moments` of all networks, by name, and `hyper`.
+            gradient: (K, P).
+            control: values (K,) of `controls`, by name.
+            clip: whether the gradient is bounded here.
+        """
+        name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
+        rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]
+        if clip and trained.grad_norm is not None:
+            gradient = self._clipped(gradient, tensors["hyper"][trained.grad_norm])
+        if trained.weight_decay is not None:
+            parameters.mul_(1 - control[f"decay/{name}"].unsqueeze(-1))
+        if trained.plain_descent:
+            parameters.sub_((rate * trains).unsqueeze(-1) * gradient)
+            return
+        if trained.coasts:
+            gradient = gradient * trains.unsqueeze(-1)
+        adam = adam_step if trained.every == 1 or trained.coasts else partial(adam_step_if, trains)
+        adam(parameters, tensors["moments"][name], gradient, rate, control[f"root/{name}"])
+
+    def _clipped(self, gradient: Tensor, bound: Tensor) -> Tensor:
+        """A gradient (k, P) clipped to bound (k,) as a whole, or each member's part of it."""
+        if self.members == 1:
+            return clip_by_norm(gradient, bound)
+        rows = gradient.reshape(len(gradient) * self.members, -1)  # the members' parameters, one after the other
+        return clip_by_norm(rows, bound.repeat_interleave(self.members)).view_as(gradient)
