@@ -259,12 +259,18 @@ def dqlab_command(dqlab: Command) -> Command:
 
 
 def test_a_compiled_policy_acts_as_it_does_otherwise(tmp_path: Path) -> None:
-    """For one state and several, with standardised states and actions in other units."""
-    odd = dqlab.train(write_odd(tmp_path), set=STANDARDISED, out=tmp_path / "run", quiet=True)
-    policy, compiled = odd.policy("last"), dqlab.load_policy(odd.path, "last", compiled=True)
-    for count in (1, 2, 7):
-        states = RNG.normal(size=(count, 3)).astype(np.float32)
-        noise = policy.draw(count)
-        np.testing.assert_allclose(compiled(states, noise), policy(states, noise), atol=2e-5)
+    """For one state and several, with standardised states and actions in other units.
+
+    So does another policy, which finds in the cache what was compiled for the first one.
+    """
+    odd = dqlab.train(write_odd(tmp_path), set=STANDARDISED, seeds=[0, 1], out=tmp_path / "run", quiet=True)
+    for seed, counts in ((0, (1, 2, 7)), (1, (7,))):
+        policy, compiled = (
+            dqlab.load_policy(odd.path, "last", seed=seed, compiled=compiles) for compiles in (False, True)
+        )
+        for count in counts:
+            states = RNG.normal(size=(count, 3)).astype(np.float32)
+            noise = policy.draw(count)
+            np.testing.assert_allclose(compiled(states, noise), policy(states, noise), atol=2e-5)
     assert np.array_equal(compiled.seed(1)(states[0]), compiled.seed(1)(states[0]))
     assert compiled(torch.from_numpy(states)).shape == (7, 2)
