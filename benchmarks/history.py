@@ -204,7 +204,7 @@ def compare_benchmarks(found: pd.DataFrame) -> int:
 
 def _history_lines(history: pd.DataFrame) -> list[str]:
     rows = [
-        [f"{row['when'].to_pydatetime().astimezone():%Y-%m-%d %H:%M}", row["commit"], *figure_cells(row)[::2]]
+        [f"{row['when'].to_pydatetime().astimezone():%Y-%m-%d %H:%M}", row["commit"], *figure_cells(row)[1:3]]
         for _, row in history.tail(SHOWN).iterrows()
     ]
     hidden = [f"  ({len(history) - SHOWN} earlier)"] if len(history) > SHOWN else []
@@ -318,16 +318,16 @@ def format_parameters(parameters: Mapping[str, Any]) -> str:
 
 
 def benchmark_cells(median: float | None, figures: Mapping[str, float]) -> list[str]:
-    """The five columns of every table of benchmarks, without the name: see `HEADINGS`."""
+    """The columns of every table of benchmarks, without the name: see `HEADINGS`."""
     return [
+        format_share(figures.get("peak_share")),
+        format_times(figures.get("ratio")),
         format_seconds(median),
         format_count(figures.get("per_second")),
-        format_times(figures.get("ratio")),
-        format_share(figures.get("peak_share")),
     ]
 
 
-HEADINGS = ("median", "per second", "ratio", "of peak")
+HEADINGS = ("of peak", "ratio", "median", "per second")
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
