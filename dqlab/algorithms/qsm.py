@@ -61,10 +61,8 @@ class QSM(ActorCritic):
         losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
         with torch.no_grad():
             gradient = self.action_gradient(nets, batch.state, noisy)
-            scale, sigma = (
-                hyper["temperature"] * (gradient.abs().mean() + 1e-6),
-                policy.process.scales(own["t"], noisy)[1],
-            )
+            scale = hyper["temperature"] * (gradient.abs().mean() + 1e-6)
+            sigma = policy.process.scales(own["t"], noisy)[1]
             target = -gradient / hyper["temperature"] if self.raw_score else -sigma * gradient / scale
         bc_loss, score_loss = losses.mean(), (eps - target).square().mean()
         loss = score_loss + hyper["alpha"] * bc_loss

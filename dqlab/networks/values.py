@@ -101,10 +101,8 @@ class ChainValueNetwork(nn.Module):
         sizes = {"n_members": n_members, "hidden_dim": hidden_dim, "depth": depth, "time_dim": time_dim}
         check_counts("ChainValueNetwork", **sizes)
         self.time_embedding = SinusoidalEmbedding(time_dim)
-        embedded, widths = (
-            [time_dim, 2 * time_dim, time_dim],
-            [state_dim + action_dim + time_dim, *depth * [hidden_dim], 1],
-        )
+        embedded = [time_dim, 2 * time_dim, time_dim]
+        widths = [state_dim + action_dim + time_dim, *depth * [hidden_dim], 1]
         made = [
             _ChainValue(
                 mlp(embedded, end_active=time_active, activation=activation),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -111,14 +111,15 @@ def evaluate_checkpoints(
     mode = execution_mode(experiment, facts).resolve(experiment.resolved_device)
     evaluator.standardised_by = standardisation(facts)
     files = checkpoint_files(folder, seed, which)
-    recorder = VideoRecorder(evaluator, video, len(files)) if video else None
-    for file in files:
-        pack, replica, step = load_replica(experiment, folder, file)
-        try:
-            with recorder.film(replica.name, step) if recorder else nullcontext():
-                evaluated.rows.append(CheckpointEvaluation(replica, step, evaluator.run(pack, step, mode)[0]))
-        except RunError as error:
-            evaluated.failed.append(error)
+    with closing(evaluator):
+        recorder = VideoRecorder(evaluator, video, len(files)) if video else None
+        for file in files:
+            pack, replica, step = load_replica(experiment, folder, file)
+            try:
+                with recorder.film(replica.name, step) if recorder else nullcontext():
+                    evaluated.rows.append(CheckpointEvaluation(replica, step, evaluator.run(pack, step, mode)[0]))
+            except RunError as error:
+                evaluated.failed.append(error)
     if recorder:
         recorder.keep(folder)
     return evaluated
@@ -206,7 +207,7 @@ def evaluate_official(
         raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
     experiment, pack, trained = load_official(path, task_name, epoch, bindings)
     evaluator = build_ready_evaluator(experiment, episodes, bindings)
-    with VideoRecorder(evaluator, video).film(trained.stem, 0) if video else nullcontext():
+    with closing(evaluator), VideoRecorder(evaluator, video).film(trained.stem, 0) if video else nullcontext():
         result = evaluator.run(pack, 0)[0]
     title = f"{task_name}, official checkpoint {trained.stem} ({trained.schedule}), physics {experiment.stepped_by}"
     _print_table(title, "", experiment.resolved_task, [(trained.stem, 0, result)])

@@ -90,6 +90,11 @@ class Evaluator:
         """What is stepped, made once."""
         return self._make(self.task, self.physics)
 
+    def close(self) -> None:
+        """Free what is stepped, if anything was: an environment that draws cannot do so by itself once Python ends."""
+        if "environments" in vars(self):
+            self.environments.close()
+
     def _core_of(self, pack: Pack, mode: ExecutionMode) -> SamplerCore:
         """The sampler of this pack, kept from evaluation to evaluation: compiled or captured once."""
         if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
