@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import resource
 import shutil
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,8 +143,11 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def processor_family() -> tuple[str, int]:
     """Vendor and family of the processor, as Linux on x86 says them; elsewhere nothing and 0."""
-    listing = CPUINFO.read_text() if CPUINFO.exists() else ""
-    facts = dict(re.findall(r"(?m)^(vendor_id|cpu family)\s*:\s*(\w+)$", listing))
+    if not CPUINFO.exists():
+        return "", 0
+    with CPUINFO.open() as listing:  # of the first processor: Linux writes each one's lines when they are read
+        lines = [line.partition(":") for line in takewhile(str.strip, listing)]
+    facts = {name.strip(): value.strip() for name, _, value in lines}
     return facts.get("vendor_id", ""), int(facts.get("cpu family", 0))
 
 
