@@ -109,6 +109,7 @@ class Loop:
         self._saved_at = time.monotonic()
         self._stop = stop or Event()
         self._largest_reward, self._told_of = float(data.reward.abs().max()), set[str]()
+        self._discounts: list[float] = pack.hyper["discount"].tolist() if "discount" in pack.hyper else []
         record = (
             self._restore({replica.name for replica in replicas}) if resume and folder.checkpoint.exists() else None
         )
@@ -216,7 +217,7 @@ class Loop:
         for row, replica in running.items():
             metrics = {f"train/{name}": float(value[row] / steps) for name, value in sums.items()}
             self._write(replica.name, {**metrics, "train/updates_per_second": speed})
-            if "critic/target_q" in sums and "discount" in self.pack.hyper:
+            if "critic/target_q" in sums and self._discounts:
                 self._check_values(row, replica, metrics["train/critic/target_q"])
         if running:
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
@@ -230,7 +231,7 @@ class Loop:
 
     def _check_values(self, row: int, replica: Replica, value: float) -> None:
         """Say once that critics overestimate: no return is larger than max |r| / (1 - discount)."""
-        discount = float(self.pack.hyper["discount"][row])
+        discount = self._discounts[row]
         limit = self._largest_reward / (1 - discount) if discount < 1 else float("inf")
         if abs(value) > BEYOND * limit and replica.name not in self._told_of:
             self._told_of.add(replica.name)
