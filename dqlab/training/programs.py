@@ -184,7 +184,8 @@ class SamplerCore:
         self._groups = pack.groups()
         self._runs = [mode(self._program(rows, lane)) for rows in self._groups for lane in range(self.lanes)]
         workers = min(cores(), len(self._runs)) if pack.device.type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        # a new thread has OpenMP's and MKL's own counts of threads, until PyTorch is asked for its count in it
+        self._pool = ThreadPoolExecutor(workers, initializer=torch.get_num_threads) if workers > 1 else None
 
     def noise_stream(self, name: str) -> NoiseStream:
         """A stream of what `sample_actions` needs at each call, under a name of its own: (K, lanes, ...)."""
