@@ -23,6 +23,7 @@ from dqlab.envs import tasks
 from dqlab.envs.custom import SOURCE
 from dqlab.envs.legacy.backend import legacy_python
 from dqlab.errors import ConfigError
+from dqlab.training.execution import program  # noqa: F401  sets what PyTorch's compiler reads when it is imported
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
