@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, Target, TrainedNetwork
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Noise, Target, TrainedNetwork
+from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
@@ -40,12 +40,12 @@ class ActorCritic(Algorithm):
     policy: str | Callable[[], Policy] = "diffusion"
     critic: str | Callable[..., CriticEnsemble] = "twin"
     selection: str | Callable[[], Selection] = "single"
-    discount: float = 0.99
-    tau: float = 0.005
-    learning_rate: float = 3e-4
-    critic_learning_rate: float = 3e-4
+    discount: UnitFloat = 0.99
+    tau: UnitFloat = 0.005
+    learning_rate: NonNegativeFloat = 3e-4
+    critic_learning_rate: NonNegativeFloat = 3e-4
     lr_schedule: str = "constant"
-    grad_norm: float = 0.0
+    grad_norm: NonNegativeFloat = 0.0
 
     next_actor: ClassVar[str] = "actor"
     """The network, or target, whose samples are the next actions in the TD target."""
@@ -59,13 +59,6 @@ class ActorCritic(Algorithm):
     averages_critics: ClassVar[bool] = False
     """Whether the critics descend the mean of their losses, not the sum, which is what is reported."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("discount", "tau"):
-            check_field(0 <= getattr(self, name) <= 1, self, name, "between 0 and 1")
-        for name in ("learning_rate", "critic_learning_rate", "grad_norm"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-
     @cached_property
     def resolved_policy(self) -> Policy:
         return policies.choose(self.policy)()
@@ -74,18 +67,14 @@ class ActorCritic(Algorithm):
     def resolved_selection(self) -> Selection:
         return selections.choose(self.selection)()
 
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * `next_value`."""
         with torch.no_grad():
             next_value = self.next_value(dims, nets, batch.next_state, noise, hyper)
         return self.td_loss(nets, batch, next_value, hyper["discount"])
 
     @abstractmethod
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """What the actor descends, and scalars to report."""
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
@@ -128,9 +117,7 @@ class ActorCritic(Algorithm):
         """What the ensemble needs to make a TD target, as `backup_*`."""
         return add_prefix("backup", probe_module(partial(self.build_critic, dims)).noise())
 
-    def td_loss(
-        self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def td_loss(self, nets: Nets, batch: Batch, next_value: Tensor, discount: Tensor) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * next_value.
 
         With action chunks of h steps r is the sum of discount^i * r_i, and discount^h stands before the next value
@@ -153,7 +140,7 @@ class ActorCritic(Algorithm):
         info = {"critic/loss": loss.detach(), "critic/target_q": target.mean()}
         return (loss / len(outputs) if self.averages_critics else loss), info
 
-    def bc_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def bc_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise) -> Loss:
         """The loss of an actor that is cloned only; `noise` is that of the policy's losses."""
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return loss, {"actor/bc_loss": loss.detach()}

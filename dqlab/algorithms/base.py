@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field, check_fields, field_type
+from dqlab.config.fields import check_field, check_fields, plain_type
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
 from dqlab.networks.stacking import Network
@@ -19,7 +19,9 @@ from dqlab.policies.base import Dims
 Nets = dict[str, Network]
 Noise = dict[str, Tensor]
 Hyper = dict[str, Tensor]
-LossFn = Callable[[Nets, Batch, Noise, Hyper], tuple[Tensor, dict[str, Tensor]]]
+Loss = tuple[Tensor, dict[str, Tensor]]
+"""A scalar to descend, and scalars to report, whose names start with the network's."""
+LossFn = Callable[[Nets, Batch, Noise, Hyper], Loss]
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Algorithm(ABC):
 
     def hyper(self) -> dict[str, float]:
         """The scalars that may differ between replicas of one pack."""
-        floats = [field.name for field in fields(self) if field_type(field) == "float"]  # type: ignore[arg-type]
+        floats = [field.name for field in fields(self) if plain_type(field) == "float"]  # type: ignore[arg-type]
         named = [name for name in floats if name not in self.structural]
         return {name: float(getattr(self, name)) for name in named}
 

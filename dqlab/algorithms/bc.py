@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Nets, Noise, TrainedNetwork, algorithms
+from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies import Policy, policies
@@ -45,9 +45,7 @@ class BehaviourCloning(Algorithm):
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         return self.resolved_policy.loss_noise(dims, batch)
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return loss, {"actor/bc_loss": loss.detach()}
 

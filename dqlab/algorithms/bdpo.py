@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.dac import noise_predicting
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.diffusion import Process
 from dqlab.diffusion.process import at_timestep
@@ -58,29 +58,21 @@ class BDPO(ActorCritic):
 
     critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
     selection: str | Callable[[], Selection] = "argmax"
-    eta: float = 1.0
-    candidates: int = 10
+    eta: NonNegativeFloat = 1.0
+    candidates: PositiveInt = 10
     max_q_backup: bool = False
-    pretrain_steps: int = 500_000
-    warmup_steps: int = 50_000
-    actor_every: int = 5
-    ema_rate: float = 0.005
+    pretrain_steps: PositiveInt = 500_000
+    warmup_steps: NonNegativeInt = 50_000
+    actor_every: PositiveInt = 5
+    ema_rate: UnitFloat = 0.005
     learning_rate: float = 1e-5
-    behaviour_learning_rate: float = 3e-4
+    behaviour_learning_rate: NonNegativeFloat = 3e-4
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
 
     acting_actor = "actor_ema"
     averages_critics = True
     selection_loss = "actor/kl"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("candidates", "pretrain_steps", "actor_every"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("eta", "warmup_steps", "behaviour_learning_rate"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The behaviour model, actor and critics, and as many V as critics."""
@@ -122,9 +114,7 @@ class BDPO(ActorCritic):
         of_steps = {**add_prefix("value", step), **add_prefix("actor", step)}
         return {**bc_noise, **add_prefix("target", chain), **of_steps, **self.backup_noise(dims)}
 
-    def behaviour_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The denoising loss of the data's actions."""
         own = strip_prefix("bc", noise)
         loss = self.resolved_policy.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
@@ -173,18 +163,14 @@ class BDPO(ActorCritic):
         worth = ensemble_of(nets["critic_target"]).backup(values, strip_prefix("backup", noise)).mean(dim=-1)
         return x, t, worth - hyper["eta"] * kl, kl
 
-    def chain_value_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def chain_value_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The mean squared error of every V(s, x_t, t) to what a step of the averaged actor is worth."""
         with torch.no_grad():
             x, t, worth, _ = self.step_worth(dims, nets, "actor_ema", batch, noise, hyper, "value")
         loss = (nets["value"](batch.state, x, t) - worth).square().mean()
         return loss, detach_info({"value/loss": loss, "value/target": worth.mean()})
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Minus what its own step is worth."""
         _, _, worth, kl = self.step_worth(dims, nets, "actor", batch, noise, hyper, "actor")
         return -worth.mean(), detach_info({"actor/loss": -worth.mean(), "actor/kl": kl.mean()})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.noise import NoiseSpec
@@ -57,8 +57,6 @@ class BestOfN(ActorCritic):
         action = self.act(dims, nets, next_state, strip_prefix("target", noise))
         return self.backup(nets, next_state, action, noise)
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, whatever the critics say."""
         return self.bc_loss(dims, nets, batch, strip_prefix("bc", noise))

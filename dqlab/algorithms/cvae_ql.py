@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import PositiveInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
@@ -45,11 +45,7 @@ class CVAEQL(ActorCritic):
     policy: str | Callable[[], Policy] = "cvae"
     critic: str | Callable[..., CriticEnsemble] = "soft_clipped"
     selection: str | Callable[[], Selection] = "argmax"
-    backup_candidates: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
+    backup_candidates: PositiveInt = 10
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The generative model, the critics, and the perturbation, which is the actor."""
@@ -75,18 +71,14 @@ class CVAEQL(ActorCritic):
         action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
         return best_value(self.backup(nets, state, action, noise), self.backup_candidates)
 
-    def generator_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def generator_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy class's own BC loss: of a CVAE, reconstruction and KL divergence."""
         losses = self.resolved_policy.losses(
             nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""
         action = self._perturbed(dims, nets, "actor", batch.state, strip_prefix("actor", noise))
         loss = -self.first_q(nets, batch.state, action).mean()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.diffusion.predictions import Epsilon
 from dqlab.errors import ConfigError
@@ -53,28 +53,20 @@ class DAC(ActorCritic):
 
     critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
     selection: str | Callable[[], Selection] = "argmax"
-    eta: float = 1.0
+    eta: NonNegativeFloat = 1.0
     learns_eta: bool = False
     linear_eta: bool = False
-    threshold: float = 1.0
-    backup_candidates: int = 10
+    threshold: NonNegativeFloat = 1.0
+    backup_candidates: PositiveInt = 10
     max_q_backup: bool = False
-    ema_rate: float = 0.005
-    ema_every: int = 5
-    ema_start: int = 1000
+    ema_rate: UnitFloat = 0.005
+    ema_every: PositiveInt = 5
+    ema_start: NonNegativeInt = 1000
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
-    eta_learning_rate: float = 1e-3
+    eta_learning_rate: NonNegativeFloat = 1e-3
 
     averages_critics = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("backup_candidates", "ema_every"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("eta", "threshold", "ema_start", "eta_learning_rate"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """Actor and critics, and eta's multiplier where it is learned."""
@@ -105,9 +97,7 @@ class DAC(ActorCritic):
         outputs = of_candidates(outputs, self.backup_candidates, self.max_q_backup)
         return ensemble_of(nets["critic_target"]).backup(outputs, strip_prefix("backup", noise))
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """eta * L_bc + mean sigma_t * grad Q * eps_theta, by the target critics."""
         policy, own = noise_predicting(self), strip_prefix("bc", noise)
         losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
@@ -121,9 +111,7 @@ class DAC(ActorCritic):
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/guidance_loss": guidance}
         return loss, detach_info(info)
 
-    def eta_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def eta_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: eta rises while the denoising loss is above the threshold."""
         own = strip_prefix("bc", noise)
         with torch.no_grad():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_of
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec, integers
@@ -38,22 +38,14 @@ class DiffusionQL(ActorCritic):
     """
 
     selection: str | Callable[[], Selection] = "softmax_q"
-    eta: float = 1.0
-    ema_rate: float = 0.005
-    ema_every: int = 5
-    ema_start: int = 1000
+    eta: NonNegativeFloat = 1.0
+    ema_rate: UnitFloat = 0.005
+    ema_every: PositiveInt = 5
+    ema_start: NonNegativeInt = 1000
     lr_schedule: str = "cosine"
     grad_norm: float = 1.0
     max_q_backup: bool = False
-    backup_candidates: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.ema_every >= 1, self, "ema_every", "at least 1")
-        check_field(self.ema_start >= 0, self, "ema_start", "at least 0")
-        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
-        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        check_field(self.eta >= 0, self, "eta", "at least 0")
+    backup_candidates: PositiveInt = 10
 
     def targets(self) -> dict[str, Target]:
         """The actor's moving average, which gives the next action, and the critics' targets."""
@@ -79,9 +71,7 @@ class DiffusionQL(ActorCritic):
         best = best_of(outputs, candidates) if candidates > 1 else outputs
         return ensemble_of(nets["critic_target"]).backup(best, strip_prefix("backup", noise))
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """L_bc + eta * L_q with L_q = -mean Q_i(s, a) / mean |Q_j(s, a)|, i and j by a fair coin."""
         policy, actor = self.resolved_policy, nets["actor"]
         bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()

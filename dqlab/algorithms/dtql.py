@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from torch import Tensor, nn
+from torch import nn
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.iql import ImplicitQ
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec
@@ -51,20 +51,15 @@ class DTQL(ImplicitQ):
     policy: str | Callable[[], Policy] = "gaussian"
     behaviour: str | Callable[[], Policy] = "edm"
     selection: str | Callable[[], Selection] = "softmax_q"
-    alpha: float = 5.0
-    bc_weight: float = 0.0
-    pretrain_steps: int = 50_000
+    alpha: NonNegativeFloat = 5.0
+    bc_weight: NonNegativeFloat = 0.0
+    pretrain_steps: NonNegativeInt = 50_000
     pretrain_decays: bool = True
     joint_values: bool = False
     lr_schedule: str = "cosine"
 
     selection_loss = "actor/trust_loss"
     valuing_critic = "critic"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("alpha", "bc_weight", "pretrain_steps"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @cached_property
     def resolved_behaviour(self) -> Policy:
@@ -95,17 +90,13 @@ class DTQL(ImplicitQ):
         bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
         return {**add_prefix("behaviour", clone), **add_prefix("trust", clone), **own, **bc_noise}
 
-    def behaviour_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The behaviour model's cloning loss."""
         own = strip_prefix("behaviour", noise)
         loss = self.resolved_behaviour.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
         return loss, detach_info({"behaviour/bc_loss": loss})
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean Q, the ranking value."""
         policy, actor = self.resolved_policy, nets["actor"]
         action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
@@ -48,14 +48,9 @@ class EDAC(ActorCritic):
 
     policy: str | Callable[[], Policy] = "gaussian"
     critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
-    eta: float = 1.0
-    slope_floor: float = 1e-6
-    temperature_learning_rate: float = 3e-4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("eta", "slope_floor", "temperature_learning_rate"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+    eta: NonNegativeFloat = 1.0
+    slope_floor: NonNegativeFloat = 1e-6
+    temperature_learning_rate: NonNegativeFloat = 3e-4
 
     @property
     def resolved_gaussian(self) -> TanhGaussianPolicy:
@@ -99,9 +94,7 @@ class EDAC(ActorCritic):
         action, log_prob = self.soft_action(dims, nets, next_state, own)
         return self.backup(nets, next_state, action, noise) - nets["temperature"]() * log_prob.unsqueeze(-1)
 
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The TD loss + eta * `alignment` of the critics' gradients at the data's actions."""
         loss, info = super().critic_loss(dims, nets, batch, noise, hyper)
         if self.eta == 0:
@@ -109,9 +102,7 @@ class EDAC(ActorCritic):
         aligned = alignment(nets["critic"].call("action_gradients", batch.state, batch.action))
         return loss + self.eta * aligned, {**info, "critic/alignment": aligned.detach()}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean of temperature * log pi(a|s) - min Q(s, a) of the actor's own actions."""
         own = strip_prefix("actor", noise)
         action, log_prob = self.soft_action(dims, nets, batch.state, own)
@@ -119,9 +110,7 @@ class EDAC(ActorCritic):
         loss = (nets["temperature"]().detach() * log_prob - q).mean()
         return loss, detach_info({"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()})
 
-    def temperature_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def temperature_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
         own = strip_prefix("entropy", noise)
         with torch.no_grad():

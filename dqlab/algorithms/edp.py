@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.noise import NoiseSpec, integers
@@ -45,22 +43,15 @@ class EDP(ActorCritic):
     """
 
     selection: str | Callable[[], Selection] = "softmax_q"
-    alpha: float = 2.0
-    ema_rate: float = 0.005
-    ema_every: int = 5
-    ema_start: int = 1000
+    alpha: NonNegativeFloat = 2.0
+    ema_rate: UnitFloat = 0.005
+    ema_every: PositiveInt = 5
+    ema_start: NonNegativeInt = 1000
     joint_update: bool = True
     clips_members: bool = True
 
     next_actor = "actor_ema"
     ranking_critic = "critic"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.ema_every >= 1, self, "ema_every", "at least 1")
-        check_field(self.ema_start >= 0, self, "ema_start", "at least 0")
-        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
     def resolved_diffusion(self) -> DiffusionPolicy:
@@ -87,9 +78,7 @@ class EDP(ActorCritic):
         """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""
         return {**self.noise_without_actions(dims, batch), "coin": integers(2)}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
         losses, action = self.resolved_diffusion.reconstruct(
             nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
@@ -41,15 +41,11 @@ class FQL(ActorCritic):
 
     policy: str | Callable[[], Policy] = "one_step_flow"
     critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
-    alpha: float = 10.0
+    alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
     joint_update: bool = True
 
     averages_critics = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.alpha >= 0, self, "alpha", "at least 0")
 
     @property
     def resolved_flow(self) -> OneStepFlowPolicy:
@@ -72,9 +68,7 @@ class FQL(ActorCritic):
             "coin": integers(2),
         }
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """L_flow + alpha * L_distill + L_q; the flow learns from L_flow alone, the one-step policy from the others."""
         flow, actor, own = self.resolved_flow, nets["actor"], strip_prefix("actor", noise)
         bc_loss = flow.flow_losses(actor, dims, batch.state, batch.action, strip_prefix("flow", noise)).mean()

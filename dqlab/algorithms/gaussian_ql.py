@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec, integers
 from dqlab.policies import Policy
@@ -35,13 +33,9 @@ class GaussianQL(ActorCritic):
     """
 
     policy: str | Callable[[], Policy] = "gaussian"
-    eta: float = 1.0
+    eta: NonNegativeFloat = 1.0
 
     next_actor = "actor_target"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.eta >= 0, self, "eta", "at least 0")
 
     def targets(self) -> dict[str, Target]:
         return {"actor_target": Target("actor", "tau"), **super().targets()}
@@ -50,9 +44,7 @@ class GaussianQL(ActorCritic):
         """As in `ActorCritic`, and the coin of `q_loss`."""
         return {**super().update_noise(dims, batch), "coin": integers(2)}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Negative log-likelihood of the data's actions + eta * L_q of reparameterised samples."""
         bc_loss = self.resolved_policy.losses(
             nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.iql import ImplicitQ
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection
@@ -36,17 +34,12 @@ class IDQL(ImplicitQ):
     """
 
     selection: str | Callable[[], Selection] = "argmax"
-    ema_rate: float = 0.001
-    weight_decay: float = 1e-4
+    ema_rate: UnitFloat = 0.001
+    weight_decay: NonNegativeFloat = 1e-4
     lr_schedule: str = "cosine"
 
     acting_actor = "actor_ema"
     averages_critics = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(0 <= self.ema_rate <= 1, self, "ema_rate", "between 0 and 1")
-        check_field(self.weight_decay >= 0, self, "weight_decay", "at least 0")
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """V, then the actor, whose weights decay, and the critics."""
@@ -56,9 +49,7 @@ class IDQL(ImplicitQ):
     def targets(self) -> dict[str, Target]:
         return {"actor_ema": Target("actor", "ema_rate"), **super().targets()}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
         loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
         return dims.action * loss, detach_info({"actor/bc_loss": loss})

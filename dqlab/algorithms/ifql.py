@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
@@ -42,8 +40,6 @@ class IFQL(ImplicitQ):
 
     ranking_critic = "critic"
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, whatever the critics say."""
         return self.bc_loss(dims, nets, batch, noise)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
@@ -34,11 +34,7 @@ class ImplicitQ(ActorCritic):
     """The critics, or targets, whose Q is compared with V."""
 
     value_loss: str | ValueLoss = "expectile"
-    value_learning_rate: float = 3e-4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.value_learning_rate >= 0, self, "value_learning_rate", "at least 0")
+    value_learning_rate: NonNegativeFloat = 3e-4
 
     @cached_property
     def _asymmetric(self) -> ValueLoss:
@@ -68,9 +64,7 @@ class ImplicitQ(ActorCritic):
         q = ensemble_of(critic).ranking_value(critic(batch.state, batch.action))
         return q.detach() - self.state_value(nets, batch.state)
 
-    def state_value_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def state_value_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean asymmetric loss of Q'(s, a) - V(s) (Kostrikov et al. 2022, section 4)."""
         loss = self._asymmetric(self.advantage(nets, batch)).mean()
         return loss, detach_info({"value/loss": loss})
@@ -99,18 +93,11 @@ class IQL(ImplicitQ):
     """
 
     policy: str | Callable[[], Policy] = "gaussian"
-    beta: float = 3.0
-    max_weight: float = 100.0
+    beta: NonNegativeFloat = 3.0
+    max_weight: PositiveFloat = 100.0
     lr_schedule: str = "cosine"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.beta >= 0, self, "beta", "at least 0")
-        check_field(self.max_weight > 0, self, "max_weight", "positive")
-
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean of exp(beta * (Q' - V)), bounded, times the policy's BC loss of each row."""
         advantage = self.advantage(nets, batch).detach()
         weight = torch.minimum((hyper["beta"] * advantage).exp(), hyper["max_weight"])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
@@ -45,22 +45,16 @@ class MeanFlowQL(ActorCritic):
     policy: str | Callable[[], Policy] = "mean_flow"
     critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
     selection: str | Callable[[], Selection] = "argmax"
-    alpha: float = 10.0
+    alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
-    range_weight: float = 1.0
-    backup_candidates: int = 5
+    range_weight: NonNegativeFloat = 1.0
+    backup_candidates: PositiveInt = 5
     learning_rate: float = 1e-4
     grad_norm: float = 1.0
     joint_update: bool = True
     targets_lag: bool = False
 
     averages_critics = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("alpha", "range_weight"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        check_field(self.backup_candidates >= 1, self, "backup_candidates", "at least 1")
 
     @property
     def resolved_mean_flow(self) -> MeanFlowPolicy:
@@ -86,9 +80,7 @@ class MeanFlowQL(ActorCritic):
         state = next_state.repeat_interleave(self.backup_candidates, dim=0)
         return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * L_bc + L_q + range_weight * the mean distance from the action range."""
         policy, actor, bound = self.resolved_mean_flow, nets["actor"], dims.max_action
         losses = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise))

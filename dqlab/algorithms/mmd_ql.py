@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
@@ -85,20 +85,13 @@ class MMDQL(ActorCritic):
     critic: str | Callable[..., CriticEnsemble] = "soft_clipped"
     selection: str | Callable[[], Selection] = "argmax"
     kernel: str | Kernel = "laplacian"
-    eta: float = 1.0
+    eta: NonNegativeFloat = 1.0
     threshold: float = 0.05
-    match_samples: int = 10
-    match_noise_clip: float = 0.0
-    multiplier_spread: float = 0.0
-    backup_candidates: int = 10
-    multiplier_learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("match_samples", "backup_candidates"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("eta", "multiplier_learning_rate", "match_noise_clip", "multiplier_spread"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+    match_samples: PositiveInt = 10
+    match_noise_clip: NonNegativeFloat = 0.0
+    multiplier_spread: NonNegativeFloat = 0.0
+    backup_candidates: PositiveInt = 10
+    multiplier_learning_rate: NonNegativeFloat = 1e-3
 
     @property
     def resolved_generator(self) -> Policy:
@@ -142,18 +135,14 @@ class MMDQL(ActorCritic):
         state = next_state.repeat_interleave(self.backup_candidates, dim=0)
         return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
 
-    def generator_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def generator_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The generative model's own BC loss."""
         losses = self.resolved_generator.losses(
             nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
         )
         return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """exp(multiplier) * MMD + eta * L_q."""
         distance = self._distance(dims, nets, batch.state, noise)
         action = self.resolved_policy.sample(nets["actor"], dims, batch.state, strip_prefix("actor", noise))
@@ -161,9 +150,7 @@ class MMDQL(ActorCritic):
         loss = nets["multiplier"]().detach() * distance + hyper["eta"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/mmd": distance, "actor/q_loss": q_loss})
 
-    def multiplier_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def multiplier_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: the multiplier rises while the MMD is above the threshold."""
         with torch.no_grad():
             excess = self._distance(dims, nets, batch.state, noise) - hyper["threshold"]

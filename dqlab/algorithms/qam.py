@@ -9,8 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
@@ -48,17 +48,13 @@ class QAM(ActorCritic):
 
     policy: str | Callable[[], Policy] = "rectified_flow"
     critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
-    inverse_temperature: float = 1.0
+    inverse_temperature: NonNegativeFloat = 1.0
     grad_norm: float = 1.0
     joint_update: bool = True
     joint_grad_norm: bool = False
 
     averages_critics = True
     selection_loss = "behaviour/bc_loss"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.inverse_temperature >= 0, self, "inverse_temperature", "at least 0")
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:
@@ -92,17 +88,13 @@ class QAM(ActorCritic):
         path = add_prefix("path", {"start": normal(batch, dims.action), "eps": steps})
         return {**self.noise_without_actions(dims, batch), **path}
 
-    def behaviour_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The flow's own loss on the data's actions."""
         own = strip_prefix("bc", noise)
         loss = self.resolved_flow.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
         return loss, {"behaviour/bc_loss": loss.detach()}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The adjoint matching loss, by the target critics' mean and the averaged behaviour flow."""
         flow, bound, n_steps = self.resolved_flow, dims.max_action, self.resolved_flow.n_steps
         tuned = flow.velocity(nets["actor"], batch.state, n_steps)

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.qam import QAM
-from dqlab.config.fields import check_field
+from dqlab.config.fields import UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.mlp import Multiplier, UnboundedMultiplier
@@ -51,15 +51,11 @@ class QAMEdit(QAM):
     """
 
     edit: str | Callable[[], Policy] = "gaussian"
-    edit_scale: float = 0.1
+    edit_scale: UnitFloat = 0.1
     target_entropy: float = -0.5
     bounded_multiplier: bool = True
 
     structural = ("edit_scale",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(0 <= self.edit_scale <= 1, self, "edit_scale", "between 0 and 1")
 
     @property
     def resolved_edit(self) -> TanhGaussianPolicy:
@@ -97,9 +93,7 @@ class QAMEdit(QAM):
         action = self.sample_action(dims, nets, next_state, strip_prefix("target", noise))
         return self.backup(nets, next_state, action, noise)
 
-    def edit_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def edit_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """-mean Q of edited actions + multiplier * log density; the multiplier rises while the entropy is too low."""
         action, log_prob = self._edited(dims, nets, batch.state, strip_prefix("edit", noise))
         multiplier = bound_submodule(nets["edit"], "multiplier")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms, detach_info
 from dqlab.algorithms.dac import noise_predicting
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec
 from dqlab.policies.base import Dims, strip_prefix
@@ -37,25 +36,18 @@ class QSM(ActorCritic):
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    temperature: float = 1.0
-    alpha: float = 1.0
+    temperature: PositiveFloat = 1.0
+    alpha: NonNegativeFloat = 1.0
     raw_score: bool = False
     joint_update: bool = False
     joint_grad_norm: bool = False
 
     averages_critics = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.temperature > 0, self, "temperature", "above 0")
-        check_field(self.alpha >= 0, self, "alpha", "at least 0")
-
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         return self.noise_without_actions(dims, batch)
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """mean |eps_theta + sigma_t * grad Q / temperature|^2 + alpha * L_bc, by the target critics."""
         policy, own = noise_predicting(self), strip_prefix("bc", noise)
         losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.td3_bc import TD3
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.policies.base import Dims
@@ -38,18 +37,13 @@ class ReBRAC(TD3):
     """
 
     critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
-    actor_bc: float = 0.01
-    critic_bc: float = 0.01
+    actor_bc: NonNegativeFloat = 0.01
+    critic_bc: NonNegativeFloat = 0.01
     learning_rate: float = 1e-3
     critic_learning_rate: float = 1e-3
     joint_update: bool = False
 
     reads_next_action = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("actor_bc", "critic_bc"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
 
     @property
     def averages_critics(self) -> bool:  # type: ignore[override]
@@ -64,9 +58,7 @@ class ReBRAC(TD3):
         lags = {"actor_target": True, "critic_target": self.joint_update}
         return {name: replace(target, lags=lags[name]) for name, target in super().targets().items()}
 
-    def critic_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * (Q' - critic_bc * |a~ - a'|^2)."""
         assert batch.next_action is not None
         with torch.no_grad():
@@ -75,9 +67,7 @@ class ReBRAC(TD3):
             value = self.backup(nets, batch.next_state, action, noise) - hyper["critic_bc"] * distance
         return self.td_loss(nets, batch, value, hyper["discount"])
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """actor_bc * A * the policy's BC loss (squared error, a mean over dimensions) - mean Q / mean |Q|."""
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = hyper["actor_bc"] * dims.action * bc_loss + q_loss

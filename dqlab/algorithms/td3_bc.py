@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies import Policy
@@ -28,15 +28,9 @@ class TD3(ActorCritic):
     """
 
     policy: str | Callable[[], Policy] = "deterministic"
-    smoothing: float = 0.2
-    smoothing_clip: float = 0.5
-    policy_every: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.policy_every >= 1, self, "policy_every", "at least 1")
-        for name in ("smoothing", "smoothing_clip"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
+    smoothing: NonNegativeFloat = 0.2
+    smoothing_clip: NonNegativeFloat = 0.5
+    policy_every: PositiveInt = 2
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         trained = super().trained(dims)
@@ -89,15 +83,9 @@ class TD3BC(TD3):
         learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam, as in `ActorCritic`.
     """
 
-    alpha: float = 2.5
+    alpha: NonNegativeFloat = 2.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.alpha >= 0, self, "alpha", "at least 0")
-
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's BC loss (squared error) - alpha * mean Q_1(s, pi(s)) / mean |Q_1(s, pi(s))|."""
         bc_loss, q_loss = self.bc_and_q_loss(dims, nets, batch, noise)
         loss = bc_loss + hyper["alpha"] * q_loss

@@ -13,6 +13,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from dqlab.config.fields import bound_of
 from dqlab.config.gin_state import configurables, shortest_name
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.printing import Console
@@ -83,7 +84,9 @@ def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict
 def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter; what has no plain default has its name or representation, and what has none has no `default`."""
     kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
-    known = {"name": parameter.name, "annotation": kind.strip("'"), "set_by": "gin"}
+    bound = bound_of(parameter.annotation)
+    typed = f"{bound.plain}, {bound.wanted}" if bound else kind.strip("'")
+    known = {"name": parameter.name, "annotation": typed, "set_by": "gin"}
     if parameter.name not in by_gin:
         known["set_by"] = "caller"
     default = parameter.default

@@ -2,36 +2,83 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from inspect import get_annotations
+from typing import Annotated, Any
 
 from dqlab.errors import ConfigError
 
 PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
-def field_type(field: Field[Any]) -> str:
-    """The name of a field's type, which is a string where annotations are postponed and a class where they are not."""
-    return field.type.__name__ if isinstance(field.type, type) else str(field.type)
+@dataclass(frozen=True)
+class Bound:
+    """What a number must be: its plain type, the condition, and how that is said."""
+
+    plain: str
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+PositiveInt = Annotated[int, Bound("int", lambda value: value >= 1, "at least 1")]
+NonNegativeInt = Annotated[int, Bound("int", lambda value: value >= 0, "at least 0")]
+PositiveFloat = Annotated[float, Bound("float", lambda value: value > 0, "positive")]
+NonNegativeFloat = Annotated[float, Bound("float", lambda value: value >= 0, "at least 0")]
+UnitFloat = Annotated[float, Bound("float", lambda value: 0 <= value <= 1, "between 0 and 1")]
+
+
+BOUNDED: dict[str, Any] = {
+    "PositiveInt": PositiveInt,
+    "NonNegativeInt": NonNegativeInt,
+    "PositiveFloat": PositiveFloat,
+    "NonNegativeFloat": NonNegativeFloat,
+    "UnitFloat": UnitFloat,
+}
+
+
+def bound_of(annotation: Any) -> Bound | None:
+    """The bounds in an annotation, which is a string where annotations are postponed."""
+    kind = BOUNDED.get(annotation) if isinstance(annotation, str) else annotation
+    return next((each for each in getattr(kind, "__metadata__", ()) if isinstance(each, Bound)), None)
+
+
+def plain_type(field: Field[Any]) -> str:
+    """The name of a field's type, without its bounds: `float` of `NonNegativeFloat`."""
+    bound = bound_of(field.type)
+    return bound.plain if bound else getattr(field.type, "__name__", str(field.type))
 
 
 def check_fields(instance: Any) -> None:
     """Check every plainly annotated field of a dataclass; integers given for floats become floats.
 
+    Bounds are inherited: a subclass that gives a `NonNegativeFloat` another default may call it a `float`.
+
     Raises:
-        ConfigError: a value has the wrong type.
+        ConfigError: a value has the wrong type, or is outside of its bounds.
     """
     for field in fields(instance):
-        kind = field_type(field)
+        plain = plain_type(field)
         value = getattr(instance, field.name)
-        if kind not in PLAIN_TYPES:
+        if plain not in PLAIN_TYPES:
             continue
-        wrong_bool = isinstance(value, bool) and kind != "bool"
-        if wrong_bool or not isinstance(value, PLAIN_TYPES[kind]):
-            raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {kind}, not {value!r}.")
-        if kind == "float":
+        wrong_bool = isinstance(value, bool) and plain != "bool"
+        if wrong_bool or not isinstance(value, PLAIN_TYPES[plain]):
+            raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {plain}, not {value!r}.")
+        if plain == "float":
             number: Any = value
             object.__setattr__(instance, field.name, float(number))
+    kind: Any = type(instance)
+    for name, bound in _bounds(kind).items():
+        check_field(bound.holds(getattr(instance, name)), instance, name, bound.wanted)
+
+
+@cache
+def _bounds(kind: Any) -> dict[str, Bound]:
+    """Those of a class's fields, its own and those that it inherits."""
+    declared = [each for base in reversed(kind.__mro__) for each in get_annotations(base).items()]
+    return {name: bound for name, annotation in declared if (bound := bound_of(annotation))}
 
 
 def check_counts(component: str, least: int = 1, **values: Any) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms import ActorCritic, algorithms
-from dqlab.algorithms.base import Hyper, Nets, Noise, Target
-from dqlab.config.fields import check_field
+from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target
+from dqlab.config.fields import PositiveInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import NoiseSpec
@@ -27,13 +27,9 @@ class DqlabPluginCRR(ActorCritic):
         learning_rate, critic_learning_rate: Adam's.
     """
 
-    n_samples: int = 4
+    n_samples: PositiveInt = 4
 
     next_actor = "actor_target"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_samples >= 1, self, "n_samples", "at least 1")
 
     def targets(self) -> dict[str, Target]:
         """Moving averages of both networks: `actor_target`, which gives the next actions, and `critic_target`."""
@@ -44,9 +40,7 @@ class DqlabPluginCRR(ActorCritic):
         own = self.resolved_policy.sample_noise(dims, self.n_samples * batch)
         return {**super().update_noise(dims, batch), **add_prefix("actor", own)}
 
-    def actor_loss(
-        self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean of 1[A(s, a) > 0] times the policy's own losses, which stand in for -log pi(a | s)."""
         losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise))
         with torch.no_grad():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import PositiveFloat
 from dqlab.noise import NoiseSpec, gumbel
 from dqlab.policies import selections
 from dqlab.policies.selection import Selection
@@ -21,11 +21,7 @@ class DqlabPluginCWP(Selection):
     """
 
     n_candidates: int = 10
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.beta > 0, self, "beta", "positive")
+    beta: PositiveFloat = 1.0
 
     def noise(self, batch: int) -> dict[str, NoiseSpec]:
         """Gumbel noise (C, B): argmax(logits + gumbel) is a draw from softmax(logits)."""
