@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
-from dqlab.algorithms.base import TrainedNetwork
+from dqlab.algorithms.base import Loss, Noise, TrainedNetwork
 from dqlab.data import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
@@ -241,7 +241,7 @@ class Pack:
         return to_device(self.device, torch.from_numpy(table).to(self.dtype))
 
     def advance(
-        self, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor], controls: Tensor, phase: int = 0
+        self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, phase: int = 0
     ) -> dict[str, Tensor]:
         """One update of some replicas, in place, as a function of tensors alone.
 
@@ -291,21 +291,19 @@ class Pack:
                 for copied in (name, *own):
                     both[copied].copy_(both[trained.starts_as])
 
-    def _gradient(
-        self, name: str, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gradient(self, name: str, tensors: TensorTree, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         matrix, loss, info = self.loss(name, tensors, batch, noise)
         (gradient,) = torch.autograd.grad(loss, matrix)
         return gradient, info
 
     def loss(
-        self, name: str, tensors: TensorTree, batch: Batch, noise: dict[str, Tensor]
+        self, name: str, tensors: TensorTree, batch: Batch, noise: Noise
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The loss of one network of some replicas: its matrix as a leaf, the sum over them, and the scalars."""
         rows = {**tensors["parameters"], **tensors["targets"]}
         rows[name] = rows[name].detach().requires_grad_()
 
-        def scalars(*args: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        def scalars(*args: Any) -> Loss:
             loss, info = self.trained[name].loss(*args)
             _check_scalars(name, {f"the loss of '{name}'": loss, **info})
             return loss, info
@@ -313,9 +311,7 @@ class Pack:
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
         return rows[name], loss.sum(), info
 
-    def losses(
-        self, rows: slice, batch: Batch, noise: dict[str, Tensor], trains: Sequence[str] | None = None
-    ) -> dict[str, Tensor]:
+    def losses(self, rows: slice, batch: Batch, noise: Noise, trains: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
 
         Args:
@@ -364,13 +360,11 @@ class Pack:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
         return self._choose(self.algorithm.sample_action, self.tensors(slice(None)), state, dict(noise))
 
-    def choose_actions(self, tensors: TensorTree, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def choose_actions(self, tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
         """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
         return self._choose(self.algorithm.act, tensors, state, noise)
 
-    def _choose(
-        self, how: Callable[..., Tensor], tensors: TensorTree, state: Tensor, noise: dict[str, Tensor]
-    ) -> Tensor:
+    def _choose(self, how: Callable[..., Tensor], tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
         with torch.no_grad():
             actions: Tensor = self.map(
                 partial(how, self.dims), {**tensors["parameters"], **tensors["targets"]}, state, noise
