@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.parser import add_command, add_parser, complete_component
+from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
 LIST_EXAMPLES = """
@@ -96,8 +97,10 @@ def add_doctor(commands: Any) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> bool:
-    from dqlab.tools.doctor.report import can_train, examine_machine, findings_as_json, print_findings
-
+    try:
+        from dqlab.tools.doctor import can_train, examine_machine, findings_as_json, print_findings
+    except ImportError as error:
+        raise ConfigError(f"dqlab train cannot work here yet: {error}. Fix: pip install dqlab") from error
     findings = examine_machine()
     if args.json:
         print(findings_as_json(findings))

@@ -1,4 +1,4 @@
-"""What is looked at: packages, PyTorch and its devices, disks and stores, physics, pictures, extras."""
+"""`dqlab doctor`: what works on this machine, and the fix for what does not. No check can end the others."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import os
 import platform
 import sysconfig
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from rich.table import Table
+from rich.text import Text
 
 from dqlab import __version__
 from dqlab.data.sources import cache_folder
@@ -25,17 +27,103 @@ from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
-from dqlab.machine import IsolatedOutcome, attempt_command, available_disk, run_isolated
-from dqlab.tools.doctor.report import DoctorFinding, State, register_check
+from dqlab.machine import attempt_command, available_disk, package_version, run_isolated
+from dqlab.printing import Console
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 
+OK, WARNING, MISSING, BROKEN = "ok", "warning", "missing", "broken"
+"""It works; it works, but; it is not installed, and nothing has to be; it does not work."""
+STYLES = {OK: "green", WARNING: "yellow", MISSING: "dim", BROKEN: "bold red"}
 TRAINING, RECORDS, ENVIRONMENTS = "Training", "Data and records", "Environments"
 PICTURES, MORE = "Pictures", "More"
 GIB = 2**30
+ABSENT = "not installed"
+"""What `package_version` says of one."""
 SECONDS = 50.0
 """After which a program that a check runs is given up: it may import PyTorch, which takes a second, or half a minute on
 a busy machine or a slow file server."""
+
+
+@dataclass(frozen=True)
+class DoctorFinding:
+    """One line of the doctor's.
+
+    Attributes:
+        state: a key of `STYLES`.
+        text: what was found.
+        fix: what to do; empty where there is nothing to be done.
+        name, group: of the check: what was looked at, and the heading that it is shown under.
+        needed: whether `dqlab train` cannot work without it.
+    """
+
+    state: str
+    text: str
+    fix: str = ""
+    name: str = ""
+    group: str = ""
+    needed: bool = False
+
+    @property
+    def hinders(self) -> bool:
+        """Whether `dqlab train` cannot work."""
+        return self.needed and self.state in (MISSING, BROKEN)
+
+
+Check = Callable[[], DoctorFinding]
+CHECKS: list[Check] = []
+"""In the order in which they are shown."""
+
+
+def register_check(group: str, name: str, needed: bool = False) -> Callable[[Check], Check]:
+    """Decorator: add a function to the checks; whatever it raises is a finding: a machine may be broken in any way."""
+
+    def decorate(look: Check) -> Check:
+        def finding() -> DoctorFinding:
+            try:
+                found = look()
+            except Exception as error:
+                found = DoctorFinding(BROKEN, f"{type(error).__name__}: {str(error)[:200]}")
+            return replace(found, name=name, group=group, needed=needed)
+
+        CHECKS.append(finding)
+        return finding
+
+    return decorate
+
+
+def examine_machine() -> list[DoctorFinding]:
+    """Run every check, all at a time."""
+    with ThreadPoolExecutor(len(CHECKS)) as pool:
+        return list(pool.map(lambda check: check(), CHECKS))
+
+
+def can_train(findings: Sequence[DoctorFinding]) -> bool:
+    """Whether all that `dqlab train` needs works."""
+    return not any(finding.hinders for finding in findings)
+
+
+def print_findings(findings: Sequence[DoctorFinding]) -> None:
+    """Print findings by group, each with its fix, and the verdict."""
+    console = Console()
+    for group in dict.fromkeys(finding.group for finding in findings):
+        console.print(Text(group, style="bold"))
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=max(map(len, STYLES)))
+        table.add_column(width=max(len(finding.name) for finding in findings), no_wrap=True)
+        table.add_column(overflow="fold")
+        for finding in (each for each in findings if each.group == group):
+            said = Text(finding.text).append(f" -> {finding.fix}" if finding.fix else "", style="cyan")
+            table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.name, said)
+        console.print(table)
+    hindered = ", ".join(finding.name for finding in findings if finding.hinders)
+    verdict = f"dqlab train cannot work here yet: {hindered}." if hindered else "All that dqlab train needs works here."
+    console.print(Text(verdict, style="bold red" if hindered else "green"), soft_wrap=True)
+
+
+def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
+    """Findings for programs."""
+    return json.dumps({"can_train": can_train(findings), "findings": [asdict(each) for each in findings]}, indent=1)
 
 
 def requirements_of(extra: str = "") -> list[Any]:
@@ -54,24 +142,16 @@ def requirements_of(extra: str = "") -> list[Any]:
     return [item for item in each if holds(item, extra) and not (extra and holds(item, ""))]
 
 
-def installed_version(name: str) -> str:
-    """An installed version; empty for none."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def unmet_requirements(requirements: Sequence[Any]) -> list[str]:
-    """What is missing or of another version than is asked for, in words."""
-    found = [(item, installed_version(item.name)) for item in requirements]
-    lacking = [f"{item.name} is not installed" for item, version in found if not version]
+def unmet_requirements(requirements: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """What is not installed, and what is of another version than is asked for, in words."""
+    found = [(item, package_version(item.name)) for item in requirements]
+    lacking = [f"{item.name} is {version}" for item, version in found if version == ABSENT]
     outside = [
         f"{item.name} {version} (wanted {item.specifier})"
         for item, version in found
-        if version and not item.specifier.contains(version, prereleases=True)
+        if version != ABSENT and not item.specifier.contains(version, prereleases=True)
     ]
-    return lacking + outside
+    return lacking, outside
 
 
 @register_check(TRAINING, "packages", needed=True)
@@ -81,12 +161,12 @@ def packages() -> DoctorFinding:
     try:
         requirements = requirements_of()
     except metadata.PackageNotFoundError:
-        return DoctorFinding(State.WARNING, f"{here}: a folder, not installed", "pip install -e .")
-    trouble = unmet_requirements(requirements)
-    if not trouble:
-        return DoctorFinding(State.OK, f"{here}; all {len(requirements)} packages that it requires")
-    state = State.BROKEN if any("not installed" in text for text in trouble) else State.WARNING
-    return DoctorFinding(state, f"{here}; {', '.join(trouble)}", "pip install dqlab brings the right ones")
+        return DoctorFinding(WARNING, f"{here}: a folder, not installed", "pip install -e .")
+    lacking, outside = unmet_requirements(requirements)
+    if not lacking + outside:
+        return DoctorFinding(OK, f"{here}; all {len(requirements)} packages that it requires")
+    text = f"{here}; {', '.join(lacking + outside)}"
+    return DoctorFinding(BROKEN if lacking else WARNING, text, "pip install dqlab brings the right ones")
 
 
 TORCH = """
@@ -102,63 +182,40 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or ""
 """
 
 
-@cache
-def _torch_outcome() -> IsolatedOutcome:
-    return run_isolated(TORCH, timeout=SECONDS)
-
-
-def _tried_torch() -> IsolatedOutcome:
-    with _ONCE:  # two checks ask, at the same time
-        return _torch_outcome()
-
-
-_ONCE = Lock()
-
-
 @register_check(TRAINING, "PyTorch", needed=True)
 def pytorch() -> DoctorFinding:
-    """Imported, and used on every device."""
-    tried = _tried_torch()
+    """Imported, and used on every device; and whether it can compile for a GPU."""
+    tried = run_isolated(TORCH, timeout=SECONDS)
     if not tried.fine:
-        return DoctorFinding(State.BROKEN, tried.trouble, "pip install --force-reinstall torch")
-    facts = json.loads(tried.output.splitlines()[-1])
-    build = f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for CPUs"
-    return DoctorFinding(State.OK, f"{facts['version']}, {build}")
-
-
-@register_check(TRAINING, "device")
-def device() -> DoctorFinding:
-    """What PyTorch computes on; and whether it can compile for it."""
-    tried = _tried_torch()
-    if not tried.fine:
-        return DoctorFinding(State.MISSING, "not known without PyTorch")
+        return DoctorFinding(BROKEN, tried.trouble, "pip install --force-reinstall torch")
     facts = json.loads(tried.output.splitlines()[-1])
     found = device_finding(facts)
     if facts["devices"] and (lacking := missing_for_triton()):
         text = f"{found.text}; compiling for it needs {lacking}: without it updates are recorded, not compiled"
-        return DoctorFinding(State.WARNING, text, "pip install triton; apt-get install gcc python3-dev")
+        return DoctorFinding(WARNING, text, "pip install triton; apt-get install gcc python3-dev")
     return found
 
 
 def device_finding(facts: dict[str, Any]) -> DoctorFinding:
-    """The devices that PyTorch has; or why there is a driver, but no device."""
+    """PyTorch's build and its devices; or why there is a driver, but no device."""
+    build = f"{facts['version']}, built for {'CUDA ' + facts['cuda'] if facts['cuda'] else 'CPUs'}"
     names = [
         f"{device['name']} ({device['free'] / GIB:.0f} of {device['total'] / GIB:.0f} GiB free, "
         f"compute capability {device['capability']})"
         for device in facts["devices"]
     ]
-    state, fix = State.OK, ""
+    state, fix = OK, ""
     if names:
         text = f"{len(names)} x CUDA: {'; '.join(dict.fromkeys(names))}"
     elif not Path("/proc/driver/nvidia/version").exists():
         text = "CPU; there is no NVIDIA driver"
     elif not facts["cuda"]:
-        state, text = State.WARNING, "CPU, though there is an NVIDIA driver"
+        state, text = WARNING, "CPU, though there is an NVIDIA driver"
         fix = "install a CUDA build of PyTorch (pytorch.org/get-started)"
     else:
-        state, text = State.WARNING, "CPU: PyTorch finds no device of the NVIDIA driver"
+        state, text = WARNING, "CPU: PyTorch finds no device of the NVIDIA driver"
         fix = "see nvidia-smi and $CUDA_VISIBLE_DEVICES; a driver too old for this build?"
-    return DoctorFinding(state, text, fix)
+    return DoctorFinding(state, f"{build}; {text}", fix)
 
 
 INCLUDES = '#include <Python.h>\n#include <omp.h>\nextern "C" int threads() { return omp_get_max_threads(); }\n'
@@ -170,15 +227,15 @@ def toolchain() -> DoctorFinding:
     fix = "apt-get install g++ python3-dev"
     found = cpp_compiler()
     if not found:
-        return DoctorFinding(State.MISSING, "no g++, clang++ or $CXX: on a CPU updates run uncompiled, slower", fix)
+        return DoctorFinding(MISSING, "no g++, clang++ or $CXX: on a CPU updates run uncompiled, slower", fix)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tried.cpp").write_text(INCLUDES)
         options = ["-shared", "-fPIC", "-fopenmp", f"-I{sysconfig.get_paths()['include']}"]
         command = [found, *options, f"{folder}/tried.cpp", "-o", f"{folder}/tried.so"]
         tried = attempt_command(command, timeout=SECONDS)
     if tried.fine:
-        return DoctorFinding(State.OK, f"{found} compiles with OpenMP and Python.h")
-    return DoctorFinding(State.BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
+        return DoctorFinding(OK, f"{found} compiles with OpenMP and Python.h")
+    return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
 
 LITTLE = 1.0
@@ -197,10 +254,10 @@ def find_space(folder: Path, otherwise: str) -> DoctorFinding:
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        return DoctorFinding(State.BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
+        return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
     free = available_disk(folder) / GIB
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
-    return DoctorFinding(State.OK, text) if free > LITTLE else DoctorFinding(State.WARNING, text, "free some space")
+    return DoctorFinding(OK, text) if free > LITTLE else DoctorFinding(WARNING, text, "free some space")
 
 
 @register_check(RECORDS, "D4RL cache", needed=True)
@@ -210,13 +267,13 @@ def d4rl_cache() -> DoctorFinding:
     try:
         there = {path.name for path in folder.iterdir()} if os.path.lexists(folder) else set()
     except OSError as error:
-        return DoctorFinding(State.BROKEN, f"{folder} cannot be read ({error.strerror})", fix)
+        return DoctorFinding(BROKEN, f"{folder} cannot be read ({error.strerror})", fix)
     place = find_space(folder, fix)
-    if place.state is not State.OK:
-        return DoctorFinding(State.WARNING if there else place.state, place.text, place.fix)
+    if place.state is not OK:
+        return DoctorFinding(WARNING if there else place.state, place.text, place.fix)
     names = [task for task, (_, file, *_) in D4RL["tasks"].items() if Path(file).name in there]
     some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "dqlab train fetches its own"
-    return DoctorFinding(State.OK, f"{folder}: {len(names)} of {len(D4RL['tasks'])} files ({some})")
+    return DoctorFinding(OK, f"{folder}: {len(names)} of {len(D4RL['tasks'])} files ({some})")
 
 
 SEARCH = """
@@ -239,21 +296,18 @@ def mlflow() -> DoctorFinding:
     try:
         password = urlsplit(uri).password
     except ValueError as error:
-        return DoctorFinding(State.BROKEN, f"{masked(uri)}: {error}", fix)
+        return DoctorFinding(BROKEN, f"{masked(uri)}: {error}", fix)
     trouble = run_isolated(SEARCH, uri, timeout=SECONDS, env=IMPATIENT).trouble.replace(password or "\0", "***")
-    return DoctorFinding(
-        State.BROKEN if trouble else State.OK, masked(f"{uri} {trouble or 'answers'}"), fix * bool(trouble)
-    )
+    return DoctorFinding(BROKEN if trouble else OK, masked(f"{uri} {trouble or 'answers'}"), fix * bool(trouble))
 
 
 EXACT = 1e-9
 REPLAY = """
 import warnings
 warnings.simplefilter("ignore")
-from dqlab.tools.doctor.checks import largest_error
+from dqlab.tools.doctor import largest_error
 print(*largest_error())
 """
-TASK = "walker2d-medium-v2"
 
 
 @register_check(ENVIRONMENTS, "D4RL physics", needed=True)
@@ -261,38 +315,32 @@ def physics() -> DoctorFinding:
     """Steps of a D4RL environment, repeated."""
     tried = run_isolated(REPLAY, timeout=SECONDS)
     wanted = next(f"{item.name}{item.specifier}" for item in requirements_of() if item.name == "mujoco")
-    if not tried.fine:
-        fix = or_unset_gl(f"pip install --force-reinstall '{wanted}'")
-        return DoctorFinding(State.BROKEN, f"no environment can be made: {tried.trouble}", fix)
+    if not tried.fine:  # MuJoCo cannot be imported where $MUJOCO_GL names what is not there
+        fix = "unset MUJOCO_GL, or " * bool(os.environ.get(VARIABLE))
+        fix += f"pip install --force-reinstall '{wanted}'"
+        return DoctorFinding(BROKEN, f"no environment can be made: {tried.trouble}", fix)
     steps, error = tried.output.split()[-2:]
-    text = (
-        f"MuJoCo {installed_version('mujoco')} repeats {steps} steps of MuJoCo 2.1.0, largest error {float(error):.0e}"
-    )
+    text = f"MuJoCo {package_version('mujoco')} repeats {steps} steps of MuJoCo 2.1.0, largest error {float(error):.0e}"
     if float(error) < EXACT:
-        return DoctorFinding(State.OK, text)
-    return DoctorFinding(State.BROKEN, f"{text}: scores would not be D4RL's", f"pip install '{wanted}'")
-
-
-def or_unset_gl(fix: str) -> str:
-    """MuJoCo cannot be imported where $MUJOCO_GL names what is not there."""
-    return f"unset MUJOCO_GL, or {fix}" if os.environ.get("MUJOCO_GL") else fix
+        return DoctorFinding(OK, text)
+    return DoctorFinding(BROKEN, f"{text}: scores would not be D4RL's", f"pip install '{wanted}'")
 
 
 def largest_error(law: Any = legacy_inertia) -> tuple[int, float]:
     """How many recorded steps are repeated by a physics law, and the largest error of observations and rewards."""
     import gymnasium
 
-    recorded = json.loads((files("dqlab.tools.doctor") / "walker2d.json").read_text())
-    task = tasks.entries[TASK].item
+    recorded = json.loads((files("dqlab.tools") / "walker2d.json").read_text())
+    task = tasks.get("walker2d-medium-v2")
     env = gymnasium.make(task.env_id, disable_env_checker=True).unwrapped
     law(env.model, task.body)
     env.reset(seed=0)
     env.set_state(np.array(recorded["qpos"]), np.array(recorded["qvel"]))
-    worst = 0.0
+    errors = []
     for action, *expected in zip(*(recorded[name] for name in ("actions", "observations", "rewards")), strict=True):
         got = env.step(np.array(action))[:2]
-        worst = max(worst, *(float(np.abs(np.subtract(*pair)).max()) for pair in zip(got, expected, strict=True)))
-    return len(recorded["actions"]), worst
+        errors += [np.abs(np.subtract(*pair)).max() for pair in zip(got, expected, strict=True)]
+    return len(recorded["actions"]), float(max(errors))
 
 
 @register_check(PICTURES, "OpenGL")
@@ -303,23 +351,23 @@ def opengl() -> DoctorFinding:
     drawn = [way.title for way, outcome in tried.items() if outcome.fine]
     by = f", which {VARIABLE} chooses" if chosen else ""
     if drawn:
-        return DoctorFinding(State.OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
+        return DoctorFinding(OK, f"{' and '.join(drawn)} draw MuJoCo's pictures{by}")
     troubles = "; ".join(f"{way.title}: {outcome.trouble}" for way, outcome in tried.items())
     fix = "; or ".join(way.fix for way in tried) or f"unset {VARIABLE}"
-    return DoctorFinding(State.BROKEN if chosen else State.MISSING, f"nothing draws ({troubles}){by}", fix)
+    return DoctorFinding(BROKEN if chosen else MISSING, f"nothing draws ({troubles}){by}", fix)
 
 
 def find_extra(name: str, purpose: str) -> DoctorFinding:
     """Whether what an extra installs is there, and what it is good for."""
     requirements = requirements_of(name)
     if not requirements:
-        return DoctorFinding(State.MISSING, f"not for this Python; {purpose}")
-    if trouble := unmet_requirements(requirements):
-        installed = all(installed_version(item.name) for item in requirements)
-        state = State.WARNING if installed else State.MISSING
-        return DoctorFinding(state, f"{', '.join(trouble)}; {purpose}", f"pip install 'dqlab[{name}]'")
-    versions = ", ".join(f"{item.name} {installed_version(item.name)}" for item in requirements)
-    return DoctorFinding(State.OK, f"{versions}: {purpose}")
+        return DoctorFinding(MISSING, f"not for this Python; {purpose}")
+    lacking, outside = unmet_requirements(requirements)
+    if lacking + outside:
+        text = f"{', '.join(lacking + outside)}; {purpose}"
+        return DoctorFinding(MISSING if lacking else WARNING, text, f"pip install 'dqlab[{name}]'")
+    versions = ", ".join(f"{item.name} {package_version(item.name)}" for item in requirements)
+    return DoctorFinding(OK, f"{versions}: {purpose}")
 
 
 EXTRAS = (

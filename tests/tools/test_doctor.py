@@ -13,9 +13,8 @@ import pytest
 
 from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
-from dqlab.tools.doctor import checks, report
-from dqlab.tools.doctor.checks import EXACT, device_finding, largest_error, unmet_requirements
-from dqlab.tools.doctor.report import Check, DoctorFinding, State
+from dqlab.tools import doctor
+from dqlab.tools.doctor import EXACT, DoctorFinding, device_finding, largest_error, unmet_requirements
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WELL = {"packages", "PyTorch", "D4RL physics", "runs", "D4RL cache"}
@@ -77,20 +76,20 @@ def test_a_child_may_crash_hang_or_fail() -> None:
 
 
 def test_a_check_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", [])
+
+    @doctor.register_check("a", "fails", needed=True)
     def fail() -> DoctorFinding:
         raise ValueError("odd machine")
 
-    def fine() -> DoctorFinding:
-        return DoctorFinding(State.OK, "yes")
-
-    monkeypatch.setattr(report, "CHECKS", [Check("a", "fails", fail, needed=True), Check("b", "fine", fine)])
-    found = report.examine_machine()
+    doctor.register_check("b", "fine")(lambda: DoctorFinding("ok", "yes"))
+    found = doctor.examine_machine()
     assert [(item.name, item.state, item.hinders) for item in found] == [
-        ("fails", State.BROKEN, True),
-        ("fine", State.OK, False),
+        ("fails", "broken", True),
+        ("fine", "ok", False),
     ]
     assert found[0].text == "ValueError: odd machine"
-    assert not report.can_train(found)
+    assert not doctor.can_train(found)
 
 
 def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -98,8 +97,8 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     broken.write_text("#!/bin/sh\necho 'fatal error: Python.h: No such file' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    found = checks.toolchain.finding()
-    assert found.state is State.BROKEN
+    found = doctor.toolchain()
+    assert found.state == "broken"
     assert "Python.h" in found.text
     assert "python3-dev" in found.fix
 
@@ -107,23 +106,23 @@ def test_a_compiler_that_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_devices_are_told() -> None:
     gpu = {"name": "NVIDIA X", "capability": "9.0", "free": 70 * 2**30, "total": 80 * 2**30}
     known = device_finding({"version": "2.6", "cuda": "12.4", "devices": [gpu, gpu]})
-    assert known.text == "2 x CUDA: NVIDIA X (70 of 80 GiB free, compute capability 9.0)"
-    assert known.state is State.OK
+    assert known.text == "2.6, built for CUDA 12.4; 2 x CUDA: NVIDIA X (70 of 80 GiB free, compute capability 9.0)"
+    assert known.state == "ok"
 
 
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
-    assert "1 of" in (found := checks.d4rl_cache.finding()).text
+    assert "1 of" in (found := doctor.d4rl_cache()).text
     assert "hopper-medium-v2" in found.text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
-    assert checks.d4rl_cache.finding().hinders  # a file, not a folder
+    assert doctor.d4rl_cache().hinders  # a file, not a folder
 
 
 def test_passwords_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql://h:bad/x?password=s3cret")
-    found = checks.mlflow.finding()
-    assert found.state is State.BROKEN
+    found = doctor.mlflow()
+    assert found.state == "broken"
     assert "s3cret" not in found.text
     assert "***" in found.text
 
@@ -132,8 +131,8 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", "/nonexistent")
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
     monkeypatch.setenv("MUJOCO_GL", "egl")
-    found = checks.opengl.finding()
-    assert found.state is State.BROKEN
+    found = doctor.opengl()
+    assert found.state == "broken"
     assert "libegl1" in found.fix
 
 
@@ -142,4 +141,4 @@ def test_versions_are_held_against_what_is_asked_for() -> None:
 
     installed = version("numpy")
     wanted = (Requirement("numpy<1"), Requirement("no-such-package"), Requirement("gin-config"))
-    assert unmet_requirements(wanted) == ["no-such-package is not installed", f"numpy {installed} (wanted <1)"]
+    assert unmet_requirements(wanted) == (["no-such-package is not installed"], [f"numpy {installed} (wanted <1)"])
