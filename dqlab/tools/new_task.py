@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,7 +67,10 @@ def new_task(
     rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
-    write_text(out, _text(data, env_id, out, scored, origin, place, rule))
+    statements = [*module_statements(env_id, out), *task_statements(scored, origin)]
+    more = [f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}", "", *BUDGET]
+    subject = f"{data}, in {env_id}. Written by `dqlab new-task`."
+    write_text(out, diffusion_ql_gin(subject, out, statements, place, *more))
     low, high = action_bounds(task)
     return [
         f"{data}: {found.rows:,} rows, {len(found.lengths):,} episodes",
@@ -159,18 +162,16 @@ def _references(task: Task, returns: NDArray[np.float64], random: NDArray[np.flo
     return replace(task, min_score=low, max_score=best), f"0 and 100 are random actions and the data's best; {said}"
 
 
-def _text(data: str, env_id: str, out: Path, task: Task, origin: str, place: str, rule: str) -> str:
+def diffusion_ql_gin(subject: str, file: Path, statements: Sequence[str], source: str, *more: str) -> str:
+    """The text of a gin file that trains Diffusion-QL: what on, statements that choose the task, where the data are."""
     lines = [
-        f"# Diffusion-QL on {data}, in {env_id}. Written by `dqlab new-task`.",
-        f"#     dqlab train --gin {out.name}",
+        f"# Diffusion-QL on {subject}",
+        f"#     dqlab train --gin {file.name}",
         "include 'gin/base/diffusion_ql.gin'",
         "",
-        *module_statements(env_id, out),
-        *task_statements(task, origin),
-        f"load_dataset.sources = ({place!r},)",
-        f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}",
-        "",
-        *BUDGET,
+        *statements,
+        f"load_dataset.sources = ({source!r},)",
+        *more,
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,6 @@ import inspect
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -27,30 +26,10 @@ from dqlab.tools.collect.episodes import Amount, EpisodeRows
 from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
-    from dqlab.tools.collect.checkpoints import CheckpointRanking
+    from dqlab.tools.collect.checkpoints import CollectionContext
 Array = NDArray[np.floating[Any]]
 ActionFunction = Callable[[Array], Array]
 """Observations (rows, S) of episodes that were begun together -> actions (rows, A) in [-1, 1]; called once a step."""
-
-
-@dataclass(frozen=True)
-class CollectionContext:
-    """What behaviours of one collection share: where they act, and what they may use.
-
-    Attributes:
-        task, physics: the environment's.
-        folder: of the collection.
-        seed: from which those of all episodes are derived.
-        checkpoints: PPO's, trained and ranked when they are asked for.
-        log: is told of what is done.
-    """
-
-    task: Task
-    physics: str
-    folder: Path
-    seed: int
-    checkpoints: CheckpointRanking
-    log: Callable[[str], None]
 
 
 class Behaviour(ABC):
@@ -131,16 +110,6 @@ behaviours: Registry[Callable[[str, CollectionContext], Behaviour]] = Registry(
 )
 
 
-def behaviour_of(key: str, context: CollectionContext) -> Behaviour:
-    """The behaviour that a mixture names.
-
-    Raises:
-        ConfigError: no kind has that name.
-    """
-    kind, _, argument = key.partition(":")
-    return behaviours.get(kind)(argument, context)
-
-
 @behaviours.register("random", source="D4RL (Fu et al. 2020), `random` sets", cites=("fu2020d4rl",))
 class UniformRandom(PolicyBehaviour):
     """Actions drawn uniformly from [-1, 1]."""
@@ -208,28 +177,24 @@ class DqlabRun(PolicyBehaviour):
         context: where it acts.
         checkpoint: `last`, `best`, `offline`, or a .safetensors file.
         seed: which replica; the first one by default (-1).
-        rows: observations that are computed together.
     """
 
-    def __init__(
-        self, argument: str, context: CollectionContext, checkpoint: str = "last", seed: int = -1, rows: int = 10
-    ) -> None:
+    rows = 10
+
+    def __init__(self, argument: str, context: CollectionContext, checkpoint: str = "last", seed: int = -1) -> None:
         super().__init__(argument, context)
-        check_counts("DqlabRun", rows=rows)
         check_counts("DqlabRun", -1, seed=seed)
-        self._folder, self._which = RunFolder(expanded(argument)), checkpoint
-        self._seed, self.rows = seed, rows
+        self._folder, self._which, self._seed = RunFolder(expanded(argument)), checkpoint, seed
 
     def prepare(self) -> None:
-        """Load it, with a configuration of its own."""
         from dqlab.runs.load_policy import load_policy
         from dqlab.training.execution.modes import Eager
         from dqlab.training.programs import SamplerCore
 
         folder, task = self._folder, self.context.task
         first = folder.replica(folder.replicas()[0].name)
-        seeded = self._seed >= 0
-        policy = load_policy(folder.path if seeded else first, self._which, seed=self._seed if seeded else None)
+        place, seed = (folder.path, self._seed) if self._seed >= 0 else (first, None)
+        policy = load_policy(place, self._which, seed=seed)
         ours = policy.task
         if (ours.state_dim, ours.action_dim) != (task.state_dim, task.action_dim):
             raise ConfigError(
@@ -271,11 +236,13 @@ class SavedPolicy(PolicyBehaviour):
 
     Attributes:
         path: the file, once it is read.
+        deterministic: whether it acts by its mean.
     """
 
     rows = 10
+    deterministic = False
 
-    def read(self, path: Path, statistics: Path | None, deterministic: bool = False) -> None:
+    def read(self, path: Path, statistics: Path | None) -> None:
         """Read the policy, and the statistics of VecNormalize by which it sees observations; see that it fits the task.
 
         Raises:
@@ -283,9 +250,16 @@ class SavedPolicy(PolicyBehaviour):
         """
         if not path.is_file():
             raise ConfigError(f"There is no file '{path}' (sb3:PATH.zip in Collection.mixture).")
-        self.path, self._statistics, self._deterministic = path, statistics, deterministic
+        self.path, self._statistics = path, statistics
         self._policy = _read_policy(path)
-        self._normalise = _normaliser(statistics) if statistics else np.asarray
+        self._normalise = np.asarray
+        if statistics:
+            try:
+                self._normalise = pickle.loads(statistics.read_bytes()).normalize_obs
+            except Exception as error:  # unpickling may fail in any way
+                raise ConfigError(
+                    f"{statistics} holds no statistics of VecNormalize, or is damaged ({error!r:.200})."
+                ) from error
         task = self.context.task
         spaces = self._policy.observation_space, self._policy.action_space
         if tuple(getattr(space, "shape", None) for space in spaces) != ((task.state_dim,), (task.action_dim,)):
@@ -295,15 +269,14 @@ class SavedPolicy(PolicyBehaviour):
             )
 
     def about(self) -> str:
-        how = "deterministic" if self._deterministic else "stochastic"
+        how = "deterministic" if self.deterministic else "stochastic"
         return f"stable-baselines3's {type(self._policy).__name__} in {self.path.name}, {how}"
 
     def identity(self) -> str:
         files = [self.path, *([self._statistics] if self._statistics else [])]
-        return f"sb3 {[sha256_of(file) for file in files]} {self._deterministic}"
+        return f"sb3 {[sha256_of(file) for file in files]} {self.deterministic}"
 
     def begin(self, seed: int) -> ActionFunction:
-        """torch's generator is seeded anew for each step."""
         import torch
 
         generator = np.random.default_rng(seed)
@@ -311,40 +284,33 @@ class SavedPolicy(PolicyBehaviour):
         def act(observations: Array) -> Array:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(generator.integers(2**62)))
-                actions, _ = self._policy.predict(self._normalise(observations), deterministic=self._deterministic)
+                actions, _ = self._policy.predict(self._normalise(observations), deterministic=self.deterministic)
             return to_unit(np.asarray(actions), self._policy.action_space.low, self._policy.action_space.high)
 
         return act
-
-
-STATISTICS = "vecnormalize.pkl"
 
 
 @behaviours.register("sb3", source="stable-baselines3 (Raffin et al. 2021)", cites=("raffin2021stable",))
 class SB3Policy(SavedPolicy):
     """A policy that stable-baselines3 saved, `sb3:PATH.zip`, of any of its algorithms with continuous actions.
 
-    Such files run code when they are read: open only what you trust.
+    Observations are normalised by VecNormalize's `vecnormalize.pkl` beside it, where there is one. Such files run code
+    when they are read: open only what you trust.
 
     Args:
         argument: the file.
         context: where it acts.
         deterministic: whether it acts by its mean.
-        statistics: VecNormalize's file, by which observations are normalised; `vecnormalize.pkl` beside the policy,
-            where there is one, by default.
     """
 
-    def __init__(
-        self, argument: str, context: CollectionContext, deterministic: bool = False, statistics: str = ""
-    ) -> None:
+    def __init__(self, argument: str, context: CollectionContext, deterministic: bool = False) -> None:
         super().__init__(argument, context)
-        self._given, self._by_mean = statistics, deterministic
+        self.deterministic = deterministic
 
     def prepare(self) -> None:
         path = expanded(self.argument)
-        beside = path.parent / STATISTICS
-        statistics = expanded(self._given) if self._given else beside if beside.exists() else None
-        self.read(path, statistics, self._by_mean)
+        statistics = path.parent / "vecnormalize.pkl"
+        self.read(path, statistics if statistics.exists() else None)
 
 
 def _read_policy(path: Path) -> Any:
@@ -367,14 +333,6 @@ def _read_policy(path: Path) -> Any:
         raise ConfigError(f"{path} is no policy of stable-baselines3, or is damaged ({error!r:.200}).") from error
     policy.set_training_mode(False)
     return policy
-
-
-def _normaliser(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            return pickle.load(file).normalize_obs
-    except Exception as error:  # unpickling may fail in any way
-        raise ConfigError(f"{path} holds no statistics of VecNormalize, or is damaged ({error!r:.200}).") from error
 
 
 def import_sb3() -> Any:

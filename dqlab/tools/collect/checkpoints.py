@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.tools.collect.behaviours import (
     Behaviour,
-    CollectionContext,
     PolicyBehaviour,
     SavedPolicy,
     UniformRandom,
@@ -26,52 +24,57 @@ from dqlab.tools.collect.ppo import BehaviourTraining, experience_of, statistics
 
 Range = tuple[float, float]
 RANKING = "ranking"
-POLICIES, RANKING_FILE = "behaviour", "ranking.json"
-RANDOM_ENTRY = "uniformly random"
 
 
 @dataclass
-class CheckpointRanking:
-    """PPO's checkpoints and what they are worth; nothing is trained before it is asked for.
+class CollectionContext:
+    """What behaviours of one collection share: where they act, and PPO's checkpoints with what they are worth.
+
+    Nothing is trained before it is asked for.
 
     Attributes:
-        training: the budget.
         task: whose environment; its reference scores count where they are `known`.
         known: whether the task has reference scores; otherwise 0 is the random policy's mean return, and 100 the best
             checkpoint's.
+        training: PPO's budget, and the environment's physics.
         levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
-        episodes: by which a checkpoint is ranked.
-        folder: of the collection; seed: of the ranking's episodes.
-        log: is told of what is trained and measured.
+        ranking_episodes: by which a checkpoint is ranked.
+        folder: of the collection.
+        seed: from which those of all episodes are derived.
+        log: is told of what is done.
         record: whether the experience of training is kept; set before anything is trained.
     """
 
-    training: BehaviourTraining
     task: Task
     known: bool
+    training: BehaviourTraining
     levels: dict[str, tuple[Range, float]]
-    episodes: int
+    ranking_episodes: int
     folder: Path
     seed: int
     log: Callable[[str], None]
     record: bool = False
 
+    @property
+    def physics(self) -> str:
+        return self.training.physics
+
     @cached_property
     def paths(self) -> list[Path]:
         """The policies' files, oldest first."""
-        folder = self.folder / POLICIES
+        folder = self.folder / "behaviour"
         steps = self.training.targets[-1]
         self.log(f"Behaviour policies for {self.task.robot}: {steps:,} steps of PPO (kept in {folder})")
         return self.training.run(self.task, folder, self.record, self.log)
 
     @cached_property
     def mean_returns(self) -> dict[Path, float]:
-        return {path: self._mean_return(path.stem, Checkpoint("", self._context).use(path)) for path in self.paths}
+        return {path: self._mean_return(path.stem, Checkpoint("", self).use(path)) for path in self.paths}
 
     @cached_property
     def random_return(self) -> float:
         """Mean return of uniformly random actions."""
-        return self._mean_return(RANDOM_ENTRY, UniformRandom("", self._context))
+        return self._mean_return("uniformly random", UniformRandom("", self))
 
     @cached_property
     def scored_task(self) -> Task:
@@ -109,21 +112,17 @@ class CheckpointRanking:
             )
         return min(inside, key=lambda path: abs(inside[path] - wanted))
 
-    @property
-    def _context(self) -> CollectionContext:
-        return CollectionContext(self.task, self.training.physics, self.folder, self.seed, self, self.log)
-
     def _mean_return(self, name: str, policy: PolicyBehaviour) -> float:
         """The mean return of a policy: measured once, and kept."""
         from dqlab.tools.collect.recording import mean_return
         from dqlab.tracking.records import read_record
 
-        cache, facts = self.folder / RANKING_FILE, f"{policy.folder} {self.episodes}"
+        cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
         entry = known.get(name)
         measured = isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
         if not measured:
-            value = mean_return(policy, RANKING, self.episodes)
+            value = mean_return(policy, RANKING, self.ranking_episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""
@@ -132,12 +131,13 @@ class CheckpointRanking:
 
 
 class PPOPolicy(SavedPolicy):
-    """A checkpoint, acting with its own noise."""
+    """A checkpoint of some level, acting with its own noise."""
 
     trains = True
+    level = ""
 
     def prepare(self) -> None:
-        self.use(self.choose())
+        self.use(self.context.of_level(self.level))
 
     def use(self, path: Path) -> PPOPolicy:
         """Act by this checkpoint; returns itself."""
@@ -146,10 +146,6 @@ class PPOPolicy(SavedPolicy):
         except ConfigError as error:
             raise DataError(f"{error} {REMAKE_ADVICE}") from error
         return self
-
-    @abstractmethod
-    def choose(self) -> Path:
-        """Which checkpoint."""
 
     def about(self) -> str:
         return f"PPO checkpoint {self.path.stem}, stochastic"
@@ -161,8 +157,7 @@ class PPOPolicy(SavedPolicy):
 class Medium(PPOPolicy):
     """PPO's checkpoint whose score is nearest the middle of Collection.medium_scores."""
 
-    def choose(self) -> Path:
-        return self.context.checkpoints.of_level("medium")
+    level = "medium"
 
 
 @behaviours.register(
@@ -171,8 +166,7 @@ class Medium(PPOPolicy):
 class Expert(PPOPolicy):
     """PPO's best checkpoint within Collection.expert_scores."""
 
-    def choose(self) -> Path:
-        return self.context.checkpoints.of_level("expert")
+    level = "expert"
 
 
 @behaviours.register("ppo", source="Schulman et al. 2017 (PPO); stable-baselines3", cites=("schulman2017proximal",))
@@ -184,11 +178,10 @@ class Checkpoint(PPOPolicy):
         if not re.fullmatch(r"[\d_]*", argument):
             raise ConfigError(f"'ppo:{argument}' names no number of steps. Write ppo:500000, say.")
 
-    def choose(self) -> Path:
-        """The checkpoint that is nearest to so many steps."""
-        paths, targets = self.context.checkpoints.paths, self.context.checkpoints.training.targets
+    def prepare(self) -> None:
+        targets = self.context.training.targets
         wanted = int(self.argument.replace("_", "")) if self.argument else targets[-1]
-        return min(zip(paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0]
+        self.use(min(zip(self.context.paths, targets, strict=True), key=lambda pair: abs(pair[1] - wanted))[0])
 
 
 @behaviours.register(
@@ -197,31 +190,24 @@ class Checkpoint(PPOPolicy):
 class Replay(Behaviour):
     """All that PPO experienced: `replay` until medium, `replay:expert`, `replay:full` for all of training."""
 
-    trains = True
-    records = True
+    trains, records = True, True
 
     def __init__(self, argument: str, context: CollectionContext) -> None:
         super().__init__(argument, context)
-        checkpoints = context.checkpoints
-        last: dict[str, Callable[[], Path]] = {
-            level: partial(checkpoints.of_level, level) for level in checkpoints.levels
-        }
-        last["full"] = lambda: checkpoints.paths[-1]
-        until = argument or "medium"
-        if until not in last:
-            raise ConfigError(f"'replay:{until}' is no level. Known: {', '.join(sorted(last))}.")
-        self._choose = last[until]
+        self._until, known = argument or "medium", [*context.levels, "full"]
+        if self._until not in known:
+            raise ConfigError(f"'replay:{self._until}' is no level. Known: {', '.join(sorted(known))}.")
 
     def prepare(self) -> None:
-        """Find the last checkpoint whose experience counts."""
-        self._last = self._choose()
+        full = self._until == "full"
+        self._last = self.context.paths[-1] if full else self.context.of_level(self._until)
 
     def about(self) -> str:
         return f"all that PPO experienced until its checkpoint {self._last.stem}"
 
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         """Episodes spread evenly over training, in its order."""
-        paths = self.context.checkpoints.paths
+        paths = self.context.paths
         known = [each for path in paths[: paths.index(self._last) + 1] for each in load_episodes(experience_of(path))]
         chosen = amount.spread_evenly([len(each["rewards"]) for each in known], f"'{key}'")
         episodes = [known[number] for number in chosen]

@@ -17,8 +17,11 @@ from dqlab.errors import ConfigError, DataError
 from dqlab.files import atomic_path, write_text
 
 TOLERANCE = 1e-6
-EPISODES = "episodes"
-"""Folder of what is rolled out."""
+Array = NDArray[Any]
+Rows = dict[str, Array]
+"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
+RESUME_ADVICE = "Free some space and run the same command again: it continues."
+REMAKE_ADVICE = "Delete it and run the same command again: it is made anew."
 
 
 @dataclass(frozen=True)
@@ -74,41 +77,13 @@ class Amount:
             return list(range(len(lengths)))
         if self.episodes:
             return [number * len(lengths) // self.episodes for number in range(self.episodes)]
-        return _spread(np.asarray(lengths), self.transitions)
-
-
-def _spread(lengths: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: int) -> list[int]:
-    """Episodes taken whenever the rows taken fall behind their share of the rows passed."""
-    taken, passed, chosen = 0, 0, []
-    for number, length in enumerate(lengths.tolist()):
-        passed += length
-        if taken < wanted * passed / int(lengths.sum()):
-            chosen.append(number)
-            taken += length
-    return chosen
-
-
-def check_shares(mixture: Mapping[str, float]) -> None:
-    """See that shares are positive and sum to 1.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    values = list(mixture.values()) if isinstance(mixture, Mapping) else []
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not values or not numbers:
-        raise ConfigError(f"Collection.mixture must be a dictionary policy -> share, not {mixture!r}.")
-    if min(values) <= 0 or abs(sum(values) - 1) > TOLERANCE:
-        raise ConfigError(
-            f"Collection.mixture {dict(mixture)}: shares must be positive and sum to 1, these sum to {sum(values):g}."
-        )
-
-
-Array = NDArray[Any]
-Rows = dict[str, Array]
-"""Arrays (n, ...) by D4RL's names: `observations`, `actions`, ..., and `infos/qpos`, `infos/qvel` of MuJoCo's."""
-RESUME_ADVICE = "Free some space and run the same command again: it continues."
-REMAKE_ADVICE = "Delete it and run the same command again: it is made anew."
+        taken, passed, total, chosen = 0, 0, sum(lengths), []
+        for number, length in enumerate(lengths):  # taken where the rows taken fall behind their share of those passed
+            passed += length
+            if taken < self.transitions * passed / total:
+                chosen.append(number)
+                taken += length
+        return chosen
 
 
 def save_text(path: Path, text: str) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
-from dqlab.tools.collect.behaviours import ActionFunction, Array, CollectionContext, PolicyBehaviour, behaviours
+from dqlab.tools.collect.behaviours import ActionFunction, Array, PolicyBehaviour, behaviours
 
 if TYPE_CHECKING:
     from dqlab.envs.ogbench_env import RecordedOGBench
+    from dqlab.tools.collect.checkpoints import CollectionContext
 
 WAYS = {"play": "plan", "noisy": "markov"}
 """The last word of a data set's name -> ogbench's module of the oracles that play in it."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,35 +85,42 @@ class BehaviourTraining:
         facts = f"{self} {environment_key(task, self.physics)}"
         folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
         paths = [folder / f"step-{target:09d}.zip" for target in self.targets]
-        left = [path for path in paths if not all(part.exists() for part in _parts(path, record))]
         for before, path, target in zip([None, *paths], paths, self.targets, strict=False):
-            if path in left:
+            parts = [path, statistics_of(path), *([experience_of(path)] if record else [])]
+            if not all(part.exists() for part in parts):
                 reward = self._stage(task, before, path, target, record)
                 log(f"PPO: {target:,} of {self.targets[-1]:,} steps; mean return of the last episodes {reward:.1f}")
         return paths
 
     def _stage(self, task: Task, before: Path | None, path: Path, target: int, record: bool) -> float:
         """From the file before (None: from the beginning) to the next one; the mean return of the last episodes."""
+        import torch
+
         from dqlab.tools.collect.recording import EpisodeRecorder
 
         episodes: list[Rows] = []
-        keep = episodes.append if record else _ignore
+        keep: Callable[[Rows], None] = episodes.append if record else lambda rows: None
         recorders = [EpisodeRecorder(make_env(task, self.physics), keep) for _ in range(self.n_envs)]
-        with _one_thread():
+        seed = int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # networks so small are fastest; and results depend on the number in the last bit
+        try:
             model = self._model(recorders, before, target)
-            model.set_random_seed(self._stage_seed(target))
+            model.set_random_seed(seed)
             model.learn(target - model.num_timesteps, reset_num_timesteps=False)
+        finally:
+            torch.set_num_threads(threads)
         for recorder in recorders:
             recorder.cut()
         if record:
             save_episodes(experience_of(path), episodes)
-        save_ppo(model, path)
+        statistics = statistics_of(path)
+        for save, place in ((model.env.save, statistics), (model.save, path)):  # by the policy the stage counts as done
+            with write_errors(place, RESUME_ADVICE), atomic_path(place) as temporary:
+                save(str(temporary))
         model.env.close()
         returns = [episode["r"] for episode in model.ep_info_buffer]
         return float(np.mean(returns)) if returns else math.nan
-
-    def _stage_seed(self, target: int) -> int:
-        return int(np.random.SeedSequence([self.seed, target]).generate_state(1)[0] >> 1)
 
     def _model(self, envs: list[Any], before: Path | None, target: int) -> Any:
         """PPO as in the file before, or at its beginning; its learning rate goes on to what it is at the target."""
@@ -159,36 +165,3 @@ def statistics_of(path: Path) -> Path:
 def experience_of(path: Path) -> Path:
     """The file of what was experienced in the stage that ended with a policy."""
     return path.parent / "experience" / f"{path.stem}.npz"
-
-
-def _ignore(rows: object) -> None:
-    """Nothing is kept."""
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Networks so small are fastest on one thread; and results depend on their number in the last bit."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _parts(path: Path, record: bool) -> list[Path]:
-    """The files of a policy."""
-    return [path, statistics_of(path), *([experience_of(path)] if record else [])]
-
-
-def save_ppo(model: Any, path: Path) -> None:
-    """Write all that training continues from; the policy last, by which the stage is known to be done.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
-    for save, place in ((model.get_vec_normalize_env().save, statistics_of(path)), (model.save, path)):
-        with write_errors(place, RESUME_ADVICE), atomic_path(place) as temporary:
-            save(str(temporary))

@@ -25,16 +25,9 @@ from dqlab.envs.custom import action_bounds, describe_environment, task_statemen
 from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
-from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, behaviour_of
-from dqlab.tools.collect.checkpoints import CheckpointRanking, Range
-from dqlab.tools.collect.episodes import (
-    Amount,
-    EpisodeRows,
-    behaviour_slug,
-    check_shares,
-    join_rows,
-    save_text,
-)
+from dqlab.tools.collect.behaviours import Behaviour, behaviours
+from dqlab.tools.collect.checkpoints import CollectionContext, Range
+from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, save_text
 from dqlab.tools.collect.ppo import BehaviourTraining
 from dqlab.tracking.run_folder import claim_folder
 
@@ -93,7 +86,7 @@ class Collection:
                 "Set Collection.task (one of those that `dqlab list task` shows), or Collection.env_id for any "
                 "Gymnasium environment: one of the two."
             )
-        check_shares(self.mixture)
+        self._check_shares()
         for name in ("episodes", "transitions", "episode_limit", "seed"):
             check_field(getattr(self, name) >= 0, self, name, "at least 0")
         check_field(self.ranking_episodes > 0, self, "ranking_episodes", "above 0")
@@ -101,11 +94,10 @@ class Collection:
             raise ConfigError("Set Collection.episodes or Collection.transitions, not both.")
         for name in ("medium_scores", "expert_scores", "reference_scores"):
             self._check_range(name)
-        formats = self.formats if isinstance(self.formats, (tuple, list)) else ()
-        check_field(bool(formats), self, "formats", "a tuple of format names, such as ('d4rl', 'npz')")
-        for name in formats:
-            written = data_formats.get(name).write is not Format.write
-            check_field(written, self, "formats", "formats that are written")
+        wanted = "a tuple of names of formats that are written, such as ('d4rl', 'npz')"
+        check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
+        for name in self.formats:
+            check_field(data_formats.get(name).write is not Format.write, self, "formats", wanted)
         ignored = [name for name in ENVIRONMENT_FIELDS if self.task and getattr(self, name)]
         if ignored:
             raise ConfigError(
@@ -117,6 +109,13 @@ class Collection:
         values = getattr(self, name)
         fine = isinstance(values, (tuple, list)) and len(values) == 2 and values[0] < values[1]
         check_field(fine or (name == "reference_scores" and not values), self, name, "two numbers, the lower one first")
+
+    def _check_shares(self) -> None:
+        values = list(self.mixture.values()) if isinstance(self.mixture, Mapping) else []
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        check_field(bool(values) and numbers, self, "mixture", "a dictionary behaviour -> share")
+        wanted = f"of positive shares that sum to 1 (these sum to {sum(values):g})"
+        check_field(min(values) > 0 and abs(sum(values) - 1) <= TOLERANCE, self, "mixture", wanted)
 
     @property
     def amount(self) -> Amount:
@@ -167,13 +166,23 @@ class Collection:
             range of a level; a file is damaged, or cannot be written. RunError: the folder is in use.
         """
         task, known = self.resolved_task()
-        training = BehaviourTraining()
+        levels = {
+            "medium": (self.medium_scores, float(np.clip(MEDIUM_SCORE, *self.medium_scores))),
+            "expert": (self.expert_scores, self.expert_scores[1]),
+        }
         with claim_folder(folder):
-            context = self._context(task, known, training, folder, log)
-            chosen = {key: behaviour_of(key, context) for key in self.mixture}
-            self._check_amount(chosen)
+            context = CollectionContext(
+                task, known, BehaviourTraining(), levels, self.ranking_episodes, folder, self.seed, log
+            )
+            chosen: dict[str, Behaviour] = {}
+            for key in self.mixture:
+                kind, _, argument = key.partition(":")
+                chosen[key] = behaviours.get(kind)(argument, context)
+            recorded = [behaviour.records for behaviour in chosen.values()]
+            if self.amount.is_everything and recorded != [True]:
+                raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
             self.targets(task, folder)
-            context.checkpoints.record = any(behaviour.records for behaviour in chosen.values())
+            context.record = any(recorded)
             config = str(gin.operative_config_str())
             check_parameters_read(typed, parameters_read())
             for behaviour in sorted(chosen.values(), key=lambda each: each.trains):  # what is missing shows early
@@ -181,21 +190,6 @@ class Collection:
             amounts = self.amount.split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
             return write_set(CollectedSet(self, context, chosen, rows, config), folder)
-
-    def _check_amount(self, chosen: Mapping[str, Behaviour]) -> None:
-        recorded = len(chosen) == 1 and all(behaviour.records for behaviour in chosen.values())
-        if self.amount.is_everything and not recorded:
-            raise ConfigError("Set Collection.episodes or Collection.transitions: how much is collected in all.")
-
-    def _context(
-        self, task: Task, known: bool, training: BehaviourTraining, folder: Path, log: Log
-    ) -> CollectionContext:
-        levels = {
-            "medium": (self.medium_scores, max(min(MEDIUM_SCORE, self.medium_scores[1]), self.medium_scores[0])),
-            "expert": (self.expert_scores, self.expert_scores[1]),
-        }
-        checkpoints = CheckpointRanking(training, task, known, levels, self.ranking_episodes, folder, self.seed, log)
-        return CollectionContext(task, training.physics, folder, self.seed, checkpoints, log)
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,6 @@ class CollectedSet:
 
     @cached_property
     def columns(self) -> Columns:
-        """All rows, with what the set says of itself."""
         rows = join_rows([each.rows for each in self.rows.values()])
         arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
         columns = Columns(**arrays, extras=rows, where="the collection")
@@ -225,13 +218,13 @@ class CollectedSet:
     @cached_property
     def reference(self) -> tuple[Task, str]:
         """The task with its reference scores, and where these are from."""
-        checkpoints, task = self.context.checkpoints, self.context.task
-        if checkpoints.known:
+        context, task = self.context, self.context.task
+        if context.known:
             return task, "the task's" if self.recipe.task else "as configured"
         if self._trains:
-            origin = f"measured in {checkpoints.episodes} episodes: random actions, and PPO's best checkpoint"
-            return checkpoints.scored_task, origin
-        low, best = checkpoints.random_return, max(float(returns.mean()) for returns in self.returns.values())
+            origin = f"measured in {context.ranking_episodes} episodes: random actions, and PPO's best checkpoint"
+            return context.scored_task, origin
+        low, best = context.random_return, max(float(returns.mean()) for returns in self.returns.values())
         if best > low:
             return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
         highest = max(float(returns.max()) for returns in self.returns.values())
@@ -253,7 +246,7 @@ class CollectedSet:
             "env_spec": environment_spec(task, context.physics),
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
-            "behaviour": str(context.checkpoints.training) if self._trains else "none",
+            "behaviour": str(context.training) if self._trains else "none",
             "policies": json.dumps(policies),
             "algorithm_name": ", ".join(behaviour.about() for behaviour in self.behaviours.values()),
             "seed": str(recipe.seed),
@@ -264,11 +257,9 @@ class CollectedSet:
 
     @property
     def _trains(self) -> bool:
-        """Whether PPO was trained for it."""
         return any(behaviour.trains for behaviour in self.behaviours.values())
 
     def _policy(self, key: str, task: Task) -> dict[str, Any]:
-        """What a behaviour gave to the set."""
         returns, rows = self.returns[key], len(self.rows[key].rows["rewards"])
         scores, about = task.score(returns), self.behaviours[key].about()
         text = (
@@ -302,14 +293,7 @@ def _environment(task: Task, physics: str) -> str:
 
 
 def write_set(collected: CollectedSet, folder: Path) -> list[str]:
-    """Write the set in every format that is asked for, and `NAME.gin`, which trains on it.
-
-    Returns:
-        The file of each.
-
-    Raises:
-        DataError: a set cannot be written.
-    """
+    """Write the set in every format that is asked for, and `NAME.gin`, which trains on it; returns the sets' files."""
     recipe = collected.recipe
     name = recipe.task_name(collected.reference[0])
     targets = recipe.targets(collected.reference[0], folder.resolve())
@@ -323,17 +307,10 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
 
 def training_gin(collected: CollectedSet, source: str, file: Path) -> str:
     """The text of a gin file that trains Diffusion-QL on the set, which that source has."""
-    from dqlab.tools.new_task import module_statements
+    from dqlab.tools.new_task import diffusion_ql_gin, module_statements
 
     recipe, (task, origin) = collected.recipe, collected.reference
-    lines = [
-        f"# Diffusion-QL on {recipe.task_name(task)}, collected by dqlab.",
-        f"#     dqlab train --gin {recipe.task_name(task)}.gin",
-        "include 'gin/base/diffusion_ql.gin'",
-        "",
-    ]
-    if recipe.task:
-        lines += [f"Experiment.task = {recipe.task!r}"]
-    else:
-        lines += [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
-    return "\n".join([*lines, f"load_dataset.sources = ({source!r},)"]) + "\n"
+    named = [f"Experiment.task = {recipe.task!r}"]
+    made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
+    subject = f"{recipe.task_name(task)}, collected by dqlab."
+    return diffusion_ql_gin(subject, file, named if recipe.task else made, source)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -13,15 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.errors import RunError
-from dqlab.tools.collect.episodes import (
-    EPISODES,
-    Amount,
-    EpisodeRows,
-    Rows,
-    behaviour_slug,
-    load_episodes,
-    save_episodes,
-)
+from dqlab.tools.collect.episodes import Amount, EpisodeRows, Rows, behaviour_slug, load_episodes, save_episodes
 
 if TYPE_CHECKING:
     from dqlab.tools.collect.behaviours import PolicyBehaviour
@@ -44,10 +37,6 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
     """Keeps the rows of an environment with actions in [-1, 1], and hands over every episode when it ends.
 
     Actions reach the environment as they are stored, in float32, so that rows can be replayed.
-
-    Args:
-        env: the environment.
-        finished: called with the rows of each episode.
     """
 
     def __init__(self, env: Any, finished: Callable[[Rows], None]) -> None:
@@ -106,40 +95,29 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRow
         RunError: the behaviour's actions are not finite.
     """
     context = behaviour.context
-    folder = context.folder / EPISODES / f"{behaviour_slug(key)}-{behaviour.folder}"
+    folder = context.folder / "episodes" / f"{behaviour_slug(key)}-{behaviour.folder}"
     episodes: list[Rows] = []
     while (path := folder / f"from-{len(episodes):08d}.npz").exists():
         episodes += load_episodes(path)
     wanted = f"{amount.episodes:,} episodes" if amount.episodes else f"{amount.transitions:,} transitions"
-    with open_environments(behaviour) as envs:
+    with closing(played_episodes(behaviour, key, len(episodes))) as played:
         while amount.exceeds(_lengths(episodes)):
             shard: list[Rows] = []
             while sum(_lengths(shard)) < SHARD_ROWS and amount.exceeds(_lengths([*episodes, *shard])):
-                shard += run_episodes(behaviour, envs, key, len(episodes) + len(shard))
+                shard += next(played)
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
             context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions of {wanted}")
     return EpisodeRows.take(episodes, amount)
 
 
-def mean_return(behaviour: PolicyBehaviour, key: str, count: int) -> float:
+def mean_return(behaviour: PolicyBehaviour, key: str, wanted: int) -> float:
     """Mean return of the first episodes."""
     episodes: list[Rows] = []
-    with open_environments(behaviour) as envs:
-        while len(episodes) < count:
-            episodes += run_episodes(behaviour, envs, key, len(episodes))
-    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes[:count]]))
-
-
-@contextmanager
-def open_environments(behaviour: PolicyBehaviour) -> Iterator[list[Any]]:
-    """As many environments as the behaviour acts in together."""
-    envs = [behaviour.make_env() for _ in range(behaviour.rows)]
-    try:
-        yield envs
-    finally:
-        for env in envs:
-            env.close()
+    with closing(played_episodes(behaviour, key, 0)) as played:
+        while len(episodes) < wanted:
+            episodes += next(played)
+    return float(np.mean([episode["rewards"].sum(dtype=np.float64) for episode in episodes[:wanted]]))
 
 
 def _lengths(episodes: Sequence[Rows]) -> list[int]:
@@ -152,8 +130,19 @@ def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
     return int(state[0]), int(state[1])
 
 
-def run_episodes(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: int) -> list[Rows]:
-    """Episodes first, first + 1, ..., one in each environment, stepped together."""
+def played_episodes(behaviour: PolicyBehaviour, key: str, first: int) -> Generator[list[Rows], None, None]:
+    """Episodes first, first + 1, ..., as many at a time as the behaviour acts in together; without end."""
+    envs = [behaviour.make_env() for _ in range(behaviour.rows)]
+    try:
+        for number in count(first, len(envs)):
+            yield _play(behaviour, envs, key, number)
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _play(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: int) -> list[Rows]:
+    """One episode in each environment, stepped together."""
     recorded: dict[int, Rows] = {}
     recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
     seeds = [episode_seeds(behaviour.context.seed, key, first + number) for number in range(len(envs))]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,14 @@ from dqlab.data.sources import DataSource, LocatedDataset
 from dqlab.data.transitions import q_learning_view
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
-from dqlab.tools.collect.behaviours import Behaviour, CollectionContext, PolicyBehaviour
-from dqlab.tools.collect.checkpoints import CheckpointRanking
+from dqlab.tools.collect.behaviours import Behaviour, PolicyBehaviour
+from dqlab.tools.collect.checkpoints import CollectionContext
 from dqlab.tools.collect.ppo import BehaviourTraining
-from dqlab.tools.conformance.made import UncheckedError
+from dqlab.tools.conformance.made import UncheckedError, check_shape
 
 Array = NDArray[Any]
 ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
 """Tasks whose data sources are asked for."""
-NOWHERE = "nowhere"
-"""An argument for behaviours; those that want a path or a module say that there is none."""
 
 
 def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
@@ -44,18 +41,13 @@ def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
         given = reward.copy(), returns.copy()
         out = transform(reward, returns)
         assert isinstance(out, np.ndarray), f"it gives {type(out).__name__} instead of an array"
-        assert out.shape == reward.shape, f"it gives {out.shape} for rewards {reward.shape}"
+        check_shape("what it gives", out, *reward.shape)
         assert out.dtype == np.float32, f"it gives {out.dtype} for float32"
         assert np.isfinite(out).all(), "a reward is not finite"
         for before, after in zip(given, (reward, returns), strict=True):
             assert np.array_equal(before, after), "it writes into its arguments"
         assert np.array_equal(transform(reward, returns), out), "two calls differ"
-    _check_equal_rewards(transform)
-
-
-def _check_equal_rewards(transform: RewardTransform) -> None:
-    """Where all rewards and returns are equal, it says that it cannot be used, or what it gives is finite."""
-    try:
+    try:  # where all are equal, it may say that it cannot be used
         out = transform(np.ones(20, np.float32), np.full(2, 10.0))
     except DataError:
         return
@@ -90,10 +82,15 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
     """Transitions that are written are read back, to the last bit, with one digest; what is damaged is refused."""
     chosen = entry.make()()
     assert isinstance(chosen, Format), "a format must be derived from Format"
-    with _temporary_stores() as folder:
+    with tempfile.TemporaryDirectory() as store, patch.dict(os.environ, {VARIABLE: store}):
+        folder = Path(store)
         try:
-            if folder not in (place := _place(chosen, _paths(chosen, folder, 0)[0])).parents:
-                raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
+            place = chosen.place(_paths(chosen, folder, 0)[0])
+        except DataError as error:
+            raise UncheckedError(f"it takes names of its own: {message_of(error)}") from error
+        if folder not in place.parents:
+            raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
+        try:
             written = [_written(chosen, folder, number, bool(number)) for number in (0, 1)]
         except ConfigError as error:
             if "pip install" in str(error) or "only read" in str(error):
@@ -102,20 +99,6 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
         assert any(written), "it can say neither of two sets of float32, with next observations and without"
         for path in filter(None, written):
             _check_damage(chosen, path)
-
-
-def _place(chosen: Format, path: Path) -> Path:
-    try:
-        return chosen.place(path)
-    except DataError as error:
-        raise UncheckedError(f"it takes names of its own: {message_of(error)}") from error
-
-
-@contextmanager
-def _temporary_stores() -> Iterator[Path]:
-    """A folder in which formats that have a store of their own have it too."""
-    with tempfile.TemporaryDirectory() as place, patch.dict(os.environ, {VARIABLE: place}):
-        yield Path(place)
 
 
 def _paths(chosen: Format, folder: Path, number: int) -> list[Path]:
@@ -153,10 +136,9 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
     told = read.metadata.get("about", "made up")  # a format need not have a place for it
     assert told == "made up", f"metadata are read back as '{told}'"
     for name, before, after in zip(views[0]._fields, *views, strict=True):
-        if before is None is after:
-            continue
-        assert before.shape == after.shape, f"{name} {tuple(before.shape)} is read back as {tuple(after.shape)}"
-        assert bool((before == after).all()), f"{name} is read back with other values"
+        if before is not None or after is not None:
+            check_shape(f"{name}, read back,", after, *before.shape)
+            assert bool((before == after).all()), f"{name} is read back with other values"
 
 
 def _transitions(columns: Columns) -> Any:
@@ -204,11 +186,10 @@ def _check_located(found: LocatedDataset, task: Task) -> None:
     columns = found.read(task)
     assert isinstance(columns, Columns), f"it reads a {type(columns).__name__} instead of Columns"
     for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
-        shape = getattr(columns, name).shape
-        assert shape == (len(columns), width), f"{name} of {task.name} have shape {tuple(shape)}"
-        for field in fields(columns):
-            column = getattr(columns, field.name)
-            assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
+        check_shape(f"{name} of {task.name}", getattr(columns, name), len(columns), width)
+    for field in fields(columns):
+        column = getattr(columns, field.name)
+        assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
 
 
 def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> None:
@@ -216,7 +197,10 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Beha
     with tempfile.TemporaryDirectory() as place:
         context = made_context(Path(place))
         try:
-            behaviour = _made_behaviour(entry.make(), context)
+            try:
+                behaviour = entry.make()("nowhere", context)  # those that want a path or a module say there is none
+            except DqlabError:
+                behaviour = entry.make()("", context)  # that is no argument of its kind
             assert isinstance(behaviour, Behaviour), "a behaviour must be derived from Behaviour"
             if behaviour.trains or behaviour.records:
                 raise UncheckedError("it needs PPO's checkpoints, which take a training")
@@ -226,42 +210,26 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Beha
         check_prepared_behaviour(behaviour)
 
 
-def _made_behaviour(make: Callable[[str, CollectionContext], Behaviour], context: CollectionContext) -> Behaviour:
-    """A behaviour with an argument that leads nowhere; without one, where that is no argument of its kind."""
-    try:
-        return make(NOWHERE, context)
-    except DqlabError:
-        return make("", context)
-
-
 def made_context(folder: Path) -> CollectionContext:
     """Where behaviours act that train nothing: D4RL's hopper."""
-
-    def say(text: str) -> None:
-        """Tell nobody."""
-
     task = tasks.get("hopper-medium-v2")
     levels = dict.fromkeys(("medium", "expert"), ((0.0, 100.0), 50.0))
-    checkpoints = CheckpointRanking(BehaviourTraining(), task, True, levels, 1, folder, 0, say)
-    return CollectionContext(task, "mujoco210", folder, 0, checkpoints, say)
+    return CollectionContext(task, True, BehaviourTraining(), levels, 1, folder, 0, lambda text: None)
 
 
 def check_prepared_behaviour(behaviour: Behaviour) -> None:
     """What `check_behaviour` asks of one that is prepared."""
-    assert isinstance(behaviour.about(), str), "about() must say what it is"
-    assert behaviour.about(), "about() must say what it is"
+    assert isinstance(behaviour.about() or None, str), "about() must say what it is"
     if not isinstance(behaviour, PolicyBehaviour):
         return
     assert behaviour.identity() == behaviour.identity(), "its identity changes"
     task, rows = behaviour.context.task, behaviour.rows
     seen = np.random.default_rng(0).normal(size=(4, rows, task.state_dim))
-    first, second = (_episodes(behaviour, seed, seen) for seed in (7, 8))
-    assert first.shape == (4, rows, task.action_dim), f"actions ({rows}, A) have shape {first.shape[1:]}"
+    first, second, again, once_more = (_episodes(behaviour, seed, seen) for seed in (7, 8, 8, 7))
+    check_shape(f"actions of 4 steps, ({rows}, A) each,", first, 4, rows, task.action_dim)
     assert bool((np.abs([first, second]) <= 1).all()), "an action is out of [-1, 1]"
-    for seed, actions in ((8, second), (7, first)):
-        assert np.array_equal(_episodes(behaviour, seed, seen), actions), (
-            "the same episodes, begun again, act otherwise"
-        )
+    for before, after in ((second, again), (first, once_more)):
+        assert np.array_equal(before, after), "the same episodes, begun again, act otherwise"
 
 
 def _episodes(behaviour: PolicyBehaviour, seed: int, seen: Array) -> Array:

@@ -17,7 +17,7 @@ from dqlab.envs.custom import describe_environment
 from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
-from dqlab.tools.conformance.made import UncheckedError
+from dqlab.tools.conformance.made import UncheckedError, check_shape
 
 Array = NDArray[Any]
 LONGEST = 1000
@@ -111,9 +111,7 @@ def check_task(entry: RegistryEntry[Task]) -> None:
 
 
 def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
-    """States (n, S), rewards and ends (m,);
-    an episode is a function of seed, group and actions, whatever runs beside.
-    """
+    """States (n, S), rewards, ends (m,); an episode is a function of seed, group and actions, whatever runs beside."""
     task = tasks.get("hopper-medium-v2")
     try:
         environments = entry.make()(task, "mujoco210")
@@ -136,12 +134,11 @@ def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
 def _episode_pair(environments: Environments, task: Task, seeds: Sequence[int]) -> list[Array]:
     """States, rewards and ends of two short episodes; the second is stepped alone at last."""
     found: list[Array] = [environments.reset(seeds, [0, 0])]
-    assert found[0].shape == (2, task.state_dim), f"states (n, S) have shape {found[0].shape}"
+    check_shape("states (n, S)", found[0], 2, task.state_dim)
     for which in ([0, 1], [0, 1], [1]):
         stepped = environments.step(which, np.full((len(which), task.action_dim), 0.5))
-        for name, width in (("state", (task.state_dim,)), ("reward", ()), ("over", ())):
-            shape = np.shape(getattr(stepped, name))
-            assert shape == (len(which), *width), f"{name} has shape {shape} where {len(which)} are stepped"
+        for name, *width in (("state", task.state_dim), ("reward",), ("over",)):
+            check_shape(name, np.asarray(getattr(stepped, name)), len(which), *width)
         assert np.asarray(stepped.over).dtype == np.bool_, "over must be of bools"
         found += [stepped.state, stepped.reward, stepped.over]
     assert not np.array_equal(found[0][0], found[0][1]), "the seed is ignored"
@@ -160,10 +157,8 @@ OPTIONS = ("timestep", "gravity", "integrator", "cone", "solver", "iterations", 
 
 def check_physics(entry: RegistryEntry[Any]) -> None:
     """Masses and inertias alone change, are positive and possible, and the same each time; a fixed total mass stays."""
-    try:
-        import mujoco
-    except ImportError as error:
-        raise UncheckedError("it needs MuJoCo: pip install dqlab") from error
+    import mujoco
+
     for task in (tasks.get("hopper-medium-v2"), tasks.get("halfcheetah-medium-v2")):
         assert task.body is not None
         before, model, again = (make_env(task, "modern").unwrapped.model for _ in range(3))

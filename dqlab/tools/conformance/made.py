@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dqlab.data import Batch
@@ -56,19 +57,21 @@ def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = t
     return {name: value[0] for name, value in make_noise(specs, seed, dtype).items()}
 
 
+def check_shape(what: str, value: Tensor | NDArray[Any], *shape: int) -> None:
+    """A tensor, or an array, has that shape."""
+    assert value.shape == shape, f"{what} has shape {tuple(value.shape)} instead of {shape}"
+
+
 def check_device(function: Callable[..., Any], *values: Any) -> None:
     """Nothing is made on the host and nothing is read back: it runs on a device whose tensors have shapes only.
 
-    Args:
-        function: of nested tensors.
-        values: its arguments, nested dicts and tuples of tensors.
+    Here and below, arguments are nested dicts and tuples of tensors.
     """
     try:
         result = function(*tree_map(lambda tensor: tensor.to("meta"), values))
     except (RuntimeError, NotImplementedError) as error:
-        raise AssertionError(
-            f"it leaves the device of its arguments, or reads a value back: {first_line(error)}"
-        ) from error
+        said = f"it leaves the device of its arguments, or reads a value back: {first_line(error)}"
+        raise AssertionError(said) from error
     for tensor in nested_tensors(result):
         assert tensor.device.type == "meta", f"it gives a tensor on {tensor.device} for arguments on another device"
 
@@ -87,14 +90,13 @@ def check_pure(function: Callable[..., Any], *values: Any) -> Any:
 
 def check_traceable(function: Callable[..., Any], *values: Any) -> None:
     """It consists of PyTorch's operations alone, so that it can be compiled; and the graph of them gives the same."""
-    shape = values
 
     def flat(*given: Tensor) -> tuple[Tensor, ...]:
         left = iter(given)
-        return tuple(nested_tensors(function(*tree_map(lambda _: next(left), shape))))
+        return tuple(nested_tensors(function(*tree_map(lambda _: next(left), values))))
 
-    graph = trace_program(flat, nested_tensors(values))
-    for one, other in zip(graph(*nested_tensors(values)), flat(*nested_tensors(values)), strict=True):
+    given = nested_tensors(values)
+    for one, other in zip(trace_program(flat, given)(*given), flat(*given), strict=True):
         assert torch.allclose(one, other, atol=1e-9), "traced for compiling, it gives other numbers"
 
 
@@ -118,7 +120,7 @@ def check_vmapped(function: Callable[..., Any], *replicas: Any) -> None:
 
 
 def with_moved_parameters(module: nn.Module, size: float = 0.1) -> nn.Module:
-    """The module in float64, every parameter moved by normal noise of that size, always the same."""
+    """The module in float64, every parameter moved by normal noise: a layer that begins with zeros hides the others."""
     module = module.double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -154,13 +156,7 @@ def check_saving(make: Callable[[], nn.Module], module: nn.Module, *inputs: Tens
 
 
 def check_module(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> None:
-    """Used in one way, a network is pure, can be stacked, compiled and moved, and trains all of its parameters.
-
-    Args:
-        module: in float64.
-        use: `(network, *inputs) -> nested tensors`.
-        inputs: nested tensors.
-    """
+    """As `use(network, *inputs)` a network in float64 is pure, trains whole, can be stacked, compiled and moved."""
     layout = Layout.of(module)
     row = layout.flatten(dict(module.named_parameters())).detach()
     run = _differentiated(layout, use)
@@ -170,7 +166,7 @@ def check_module(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> No
     assert not still, f"no gradient reaches {', '.join(still)}"
     check_device(_differentiated(Layout.of(module).to(torch.device("meta")), use), row, *inputs)
     check_traceable(run, row, *inputs)
-    check_stacked(module, use, *inputs)
+    check_vmapped(lambda row: use(layout.bind(row), *inputs), (row,), (0.9 * row,))
 
 
 def _differentiated(layout: Layout, use: Callable[..., Any]) -> Callable[..., tuple[Any, Tensor]]:
@@ -184,10 +180,3 @@ def _differentiated(layout: Layout, use: Callable[..., Any]) -> Callable[..., tu
         return tree_map(torch.detach, out), gradient
 
     return run
-
-
-def check_stacked(module: nn.Module, use: Callable[..., Any], *inputs: Any) -> None:
-    """Two networks under `vmap` give what each gives alone, used in the same way; arguments as in `check_module`."""
-    layout = Layout.of(module)
-    row = layout.flatten(dict(module.named_parameters())).detach()
-    check_vmapped(lambda row: use(layout.bind(row), *inputs), (row,), (0.9 * row,))

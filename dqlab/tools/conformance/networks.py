@@ -21,7 +21,7 @@ from dqlab.tools.conformance.made import (
     check_module,
     check_pure,
     check_saving,
-    check_stacked,
+    check_shape,
     check_traceable,
     make_batch,
     one_noise,
@@ -47,7 +47,7 @@ def check_elementwise(function: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """The shape and type of x, in float32 too; a number depends on no other."""
     for given in (x, x.float()):
         out = function(given)
-        assert out.shape == x.shape, f"it gives {tuple(out.shape)} for {tuple(x.shape)}"
+        check_shape("what it gives", out, *x.shape)
         assert out.dtype == given.dtype, f"it gives {out.dtype} for {given.dtype}"
     assert torch.allclose(function(x[3:5]), function(x)[3:5]), "a number depends on others"
 
@@ -77,15 +77,12 @@ def check_value_loss(entry: RegistryEntry[ValueLoss]) -> None:
 
 
 def check_denoiser(entry: RegistryEntry[Make]) -> None:
-    """Output (B, A), rows independent of each other, all inputs listened to, `prepare` and `denoise` like `forward`.
-
-    Parameters are moved from where they begin, since a layer that begins with zeros hides what is behind it.
-    """
+    """Output (B, A), rows independent of each other, all inputs listened to, `prepare` and `denoise` like `forward`."""
     module = with_moved_parameters(entry.make()(DIMS.state, DIMS.action))
     batch, t = make_batch(), torch.arange(BATCH) % 5
     action, state = batch.action[0], batch.state[0]
     out = check_pure(module, action, t, state)
-    assert out.shape == action.shape, f"output has shape {tuple(out.shape)} instead of {tuple(action.shape)}"
+    check_shape("output", out, *action.shape)
     for changed in ((action + 1, t, state), (action, (t + 1) % 5, state), (action, t, state + 1)):
         assert not torch.allclose(out, module(*changed)), "an input is ignored"
     check_independent_rows(module, action, t, state)
@@ -105,10 +102,9 @@ def check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
         whole = module(action, torch.full((BATCH,), index), state)
         assert torch.allclose(module.denoise(action, index, prepared), whole), "denoise differs from forward"
 
-    def chain(network: Network, action: Tensor, state: Tensor) -> Tensor:
+    def chain(network: Network, action: Tensor, state: Tensor) -> Any:
         prepared = network.call("prepare", state, torch.arange(5, device=state.device))
-        denoised: Tensor = network.call("denoise", action, 3, prepared)
-        return denoised
+        return network.call("denoise", action, 3, prepared)
 
     check_module(module, chain, action, state)
 
@@ -118,17 +114,13 @@ def check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> Non
     specs = module.training_noise(BATCH)
     noise = one_noise(specs)
 
-    def train(network: Network, *inputs: Any) -> Tensor:
-        out: Tensor = network.call("train_forward", *inputs)
-        return out
-
     out = module.train_forward(action, t, state, noise)
-    assert out.shape == action.shape, f"train_forward gives {tuple(out.shape)} instead of {tuple(action.shape)}"
+    check_shape("what train_forward gives", out, *action.shape)
     if specs:
         other = module.train_forward(action, t, state, one_noise(specs, seed=1))
         assert not torch.allclose(out, other), "train_forward ignores its noise"
     check_independent_rows(lambda *inputs: module.train_forward(*inputs, noise), action, t, state)
-    check_module(module, train, action, t, state, noise)
+    check_module(module, lambda network, *given: network.call("train_forward", *given), action, t, state, noise)
 
 
 def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
@@ -139,8 +131,7 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     batch = make_batch()
     state, action = batch.state[0], batch.action[0]
     q = ensemble(state, action)
-    assert q.ndim == 2, f"values have shape {tuple(q.shape)} instead of (M, {BATCH})"
-    assert q.shape[1] == BATCH, f"values have shape {tuple(q.shape)} instead of (M, {BATCH})"
+    assert q.shape[1:] == (BATCH,), f"values have shape {tuple(q.shape)} instead of (M, {BATCH})"
     assert len({float(row.detach().sum()) for row in q}) == len(q), "two members are the same"
     outputs = ensemble.outputs(state, action)
     assert torch.allclose(outputs.mean(dim=-1), q), "the mean of outputs (M, B, Z) over Z must be forward's (M, B)"
@@ -148,7 +139,6 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     check_aggregation(ensemble, q, outputs)
     check_independent_rows(lambda *inputs: ensemble.outputs(*inputs).transpose(0, 1), state, action)
     check_dtypes(ensemble, state, action)
-    check_stacked(ensemble, Network.__call__, state, action)
     check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
     check_saving(lambda: entry.make()(DIMS.state, DIMS.action), ensemble, state, action)
 
@@ -165,29 +155,20 @@ def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, acti
 def check_aggregation(ensemble: CriticEnsemble, q: Tensor, outputs: Tensor) -> None:
     """Shapes of the target, the loss, what the actor ascends and what ranks."""
     target = ensemble.backup(outputs, one_noise(ensemble.noise()))
-    assert target.ndim == 2, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
-    assert len(target) == BATCH, f"backup gives {tuple(target.shape)} instead of ({BATCH}, Z)"
+    assert target.shape[:-1] == (BATCH,), f"backup has shape {tuple(target.shape)} instead of ({BATCH}, Z)"
     assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
-    assert ensemble.ranking_value(q).shape == (BATCH,), "ranking_value must give (B,)"
-    assert ensemble.ranking_value(q.view(len(q), BATCH, 1)).shape == (BATCH, 1), (
-        "ranking_value must give (...) for (M, ...)"
-    )
+    check_shape("ranking_value of (M, B)", ensemble.ranking_value(q), BATCH)
+    check_shape("ranking_value of (M, B, 1)", ensemble.ranking_value(q.unsqueeze(-1)), BATCH, 1)
     for coin in (0, 1):
         for values in ensemble.actor_objective(q, torch.tensor(coin)):
-            assert values.shape == (BATCH,), "ascend must give two tensors (B,)"
+            check_shape("each of actor_objective's two", values, BATCH)
 
 
-def _update(
-    network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], coin: Tensor
-) -> tuple[Tensor, ...]:
+def _update(network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], coin: Tensor) -> Any:
     """All that an algorithm asks of an ensemble; the loss and what the actor ascends are differentiated."""
     ensemble = ensemble_of(network)
     outputs = network.call("outputs", state, action)
     q = outputs.mean(dim=-1)
     target = ensemble.backup(outputs.detach(), noise) + 1
-    return (
-        ensemble.loss(outputs, target),
-        *ensemble.actor_objective(q, coin),
-        ensemble.ranking_value(q.detach()),
-        target,
-    )
+    ranked = ensemble.ranking_value(q.detach())
+    return ensemble.loss(outputs, target), ensemble.actor_objective(q, coin), ranked, target

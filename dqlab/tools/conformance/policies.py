@@ -28,6 +28,7 @@ from dqlab.tools.conformance.made import (
     check_independent_rows,
     check_module,
     check_pure,
+    check_shape,
     check_traceable,
     check_vmapped,
     make_batch,
@@ -49,14 +50,15 @@ def check_policy(entry: RegistryEntry[Callable[[], Policy]]) -> None:
     case = _Case(policy)
     _check_outputs(case)
     check_module(case.module, case.losses_and_sample, case.loss_values, case.sample_values)
-    _check_rows(case)
+    for function, (state, *others) in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
+        check_independent_rows(lambda state, function=function, others=others: function(state, *others), state)
     for dims in (DIMS, WIDE):
         _check_range(policy, dims)
     _check_outputs(_Case(policy, dtype=torch.float32))
 
 
 class _Case:
-    """A policy, its network with parameters moved by normal noise of some size, and tensors to call it with."""
+    """A policy, its network with parameters moved by noise of some size, and tensors to call it with."""
 
     def __init__(
         self, policy: Policy, dims: Dims = DIMS, size: float = 0.05, dtype: torch.dtype = torch.float64
@@ -83,30 +85,22 @@ class _Case:
         return self.policy.act(self.network, self.dims, state, noise)
 
     def losses_and_sample(self, network: Network, for_losses: Any, for_sample: Any) -> tuple[Tensor, Tensor]:
-        return (
-            self.policy.losses(network, self.dims, *for_losses),
-            self.policy.sample(network, self.dims, *for_sample),
-        )
+        losses = self.policy.losses(network, self.dims, *for_losses)
+        return losses, self.policy.sample(network, self.dims, *for_sample)
 
 
 def _check_outputs(case: _Case) -> None:
     """Losses (B,), actions (B, A), in the parameters' type; losses and samples are differentiable."""
     losses = case.losses(*case.loss_values)
-    assert losses.shape == (BATCH,), f"losses have shape {tuple(losses.shape)} instead of ({BATCH},)"
+    check_shape("what losses gives", losses, BATCH)
     assert losses.dtype == case.dtype, f"losses are of {losses.dtype} for {case.dtype}"
     assert bool(torch.isfinite(losses).all()), "a loss is not finite"
     for name, out in (("losses", losses), ("sample", case.sample(*case.sample_values))):
         assert out.requires_grad, f"{name} does not depend on the parameters"
     for function in (case.sample, case.act):
         action, name = function(*case.sample_values), function.__name__
-        assert action.shape == (BATCH, case.dims.action), f"{name} gives {tuple(action.shape)}"
+        check_shape(f"what {name} gives", action, BATCH, case.dims.action)
         assert action.dtype == case.dtype, f"{name} gives {action.dtype} for {case.dtype}"
-
-
-def _check_rows(case: _Case) -> None:
-    """Losses and samples are functions of the states, row by row."""
-    for function, (state, *others) in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
-        check_independent_rows(lambda state, function=function, others=others: function(state, *others), state)
 
 
 def _check_range(policy: Policy, dims: Dims) -> None:
@@ -120,9 +114,6 @@ def _check_range(policy: Policy, dims: Dims) -> None:
     assert largest > dims.max_action / 2, "the range is not used"
 
 
-Made = tuple[Tensor, Tensor, Noise, Tensor]
-
-
 def check_selection(entry: RegistryEntry[Callable[[], Selection]]) -> None:
     """Indices (B,) or (k, B) of existing candidates, a function of its arguments alone, state by state."""
     selection = entry.make()()
@@ -132,11 +123,13 @@ def check_selection(entry: RegistryEntry[Callable[[], Selection]]) -> None:
         _check_index(check_function(selection, *given), selection.n_candidates)
     _check_index(selection(*tree_map(lambda x: x.float() if x.is_floating_point() else x, (candidates, q, noise))), 0)
     check_vmapped(selection, *(_candidates(selection, seed) for seed in (0, 1)))
-    _check_states(selection, candidates, q, noise)
+    other = torch.cat([q[..., :1].flip(1) + 1, q[..., 1:]], dim=-1)
+    before, after = selection(candidates, q, noise), selection(candidates, other, noise)
+    assert torch.equal(before[..., 1:], after[..., 1:]), "a choice depends on another state's candidates"
     _check_order(selection, candidates, q, noise)
 
 
-def _candidates(selection: Selection, seed: int = 0) -> Made:
+def _candidates(selection: Selection, seed: int = 0) -> tuple[Tensor, Tensor, Noise, Tensor]:
     """Candidates (C, B, A), their values (2, C, B), the selection's noise, and values of the states (B,)."""
     count = selection.n_candidates
     specs = {"candidates": normal(count, BATCH, 3), "q": normal(2, count, BATCH), "value": normal(BATCH)}
@@ -147,16 +140,9 @@ def _candidates(selection: Selection, seed: int = 0) -> Made:
 def _check_index(index: Tensor, count: int) -> None:
     """Indices below the count of candidates, if one is given."""
     assert index.dtype == torch.int64, f"an index must be of int64, not {index.dtype}"
-    assert index.ndim in (1, 2), f"index has shape {tuple(index.shape)} instead of ({BATCH},) or (k, {BATCH})"
-    assert index.shape[-1] == BATCH, f"index has shape {tuple(index.shape)} instead of ({BATCH},) or (k, {BATCH})"
+    shape = f"index has shape {tuple(index.shape)} instead of ({BATCH},) or (k, {BATCH})"
+    assert index.shape in ((BATCH,), (len(index), BATCH)), shape
     assert not count or bool(((index >= 0) & (index < count)).all()), "an index is out of range"
-
-
-def _check_states(selection: Selection, candidates: Tensor, q: Tensor, noise: Noise) -> None:
-    """What is chosen in one state does not depend on the candidates of another."""
-    other = torch.cat([q[..., :1].flip(1) + 1, q[..., 1:]], dim=-1)
-    before, after = selection(candidates, q, noise), selection(candidates, other, noise)
-    assert torch.equal(before[..., 1:], after[..., 1:]), "a choice depends on another state's candidates"
 
 
 def _check_order(selection: Selection, candidates: Tensor, q: Tensor, noise: Noise) -> None:
@@ -168,41 +154,37 @@ def _check_order(selection: Selection, candidates: Tensor, q: Tensor, noise: Noi
     if any(tensor.shape[:1] != (count,) for tensor in noise.values()):
         return
     order = torch.arange(count).roll(count // 2).flip(0)
-    moved = selection(candidates[order], q[:, order], {name: tensor[order] for name, tensor in noise.items()})
-    same = torch.allclose(
-        take_candidates(candidates, selection(candidates, q, noise)), take_candidates(candidates[order], moved)
-    )
-    assert same, "the choice depends on the order of the candidates"
+    moved = candidates[order], q[:, order], {name: tensor[order] for name, tensor in noise.items()}
+    taken, other = (take_candidates(given[0], selection(*given)) for given in ((candidates, q, noise), moved))
+    assert torch.allclose(taken, other), "the choice depends on the order of the candidates"
 
 
 def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
     """Updates train every network, are finite, pure, resumable, compilable, and the same packed as alone."""
     make = entry.make()
     trained = _train([make()], [3])
-    _check_trained(trained, make())
+    untrained = Pack([make()], DIMS, [3], dtype=torch.float64)
+    for group, matrix in trained.state.parameters.items():
+        assert bool((matrix != untrained.state.parameters[group]).any()), f"{group} is not trained"
+    for name, target in trained.algorithm.targets().items():
+        assert target.source in trained.state.parameters, f"the target {name} follows {target.source}, which is unknown"
     _check_packed(make())
     _check_losses(make())
     _check_resumes(make())
     _check_acts(trained)
-    _check_stays_on_device(make())
+    pack = Pack([make()], DIMS, [0], dtype=torch.float64, device="meta")
+    check_device(pack.update, _batch_for(make()), make_noise(pack.algorithm.update_noise(DIMS, BATCH)))
+    check_device(pack.act, make_batch().state, make_noise(pack.algorithm.act_noise(DIMS, BATCH)))
 
 
 def check_kernel(entry: RegistryEntry[Kernel]) -> None:
     """1 for equal actions, less for others, never negative, and the same both ways; without numbers of its own."""
     difference = make_batch().action[0]
     alike = check_function(entry.make(), difference)
-    assert alike.shape == (BATCH,), f"a kernel of differences ({BATCH}, A) gives {tuple(alike.shape)}"
+    check_shape(f"the kernel of differences ({BATCH}, A)", alike, BATCH)
     assert torch.equal(alike, entry.make()(-difference)), "it is not symmetric"
     assert bool(((alike >= 0) & (alike < 1)).all()), "different actions must have a kernel in [0, 1)"
     assert float(entry.make()(torch.zeros(1, 3))) == 1.0, "equal actions must have a kernel of 1"
-
-
-def _check_trained(trained: Pack, algorithm: Algorithm) -> None:
-    untrained = Pack([algorithm], DIMS, [3], dtype=torch.float64)
-    for group, matrix in trained.state.parameters.items():
-        assert bool((matrix != untrained.state.parameters[group]).any()), f"{group} is not trained"
-    for name, target in trained.algorithm.targets().items():
-        assert target.source in trained.state.parameters, f"the target {name} follows {target.source}, which is unknown"
 
 
 def _check_packed(algorithm: Algorithm) -> None:
@@ -213,23 +195,20 @@ def _check_packed(algorithm: Algorithm) -> None:
         alone = _train([each], [seed])
         for group, values in alone.weights(0).items():
             for key, value in values.items():
-                difference = float((value - packed.weights(row)[group][key]).abs().max())
-                assert difference <= 1e-9, f"{group}.{key} differs by {difference:.1e} when packed"
-        _check_acts_packed(packed, row, alone)
+                _check_equal(f"{group}.{key}", value, packed.weights(row)[group][key])
+        specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.sample_action_noise(DIMS, BATCH)
+        state = make_batch().state
+        for doing, noise in zip(("act", "sample_action"), map(make_noise, specs), strict=True):
+            both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
+            together = getattr(packed, doing)(state.expand(2, -1, -1), both)[row]
+            _check_equal(doing, getattr(alone, doing)(state, noise)[0], together)
     shared = sorted(Probe(algorithm, DIMS).shared_hyperparameters)
     assert not shared, f"self.{shared[0]} is read: read hyper['{shared[0]}'] in a loss, or name it in `structural`"
 
 
-def _check_acts_packed(packed: Pack, row: int, alone: Pack) -> None:
-    """A replica of a pack acts, and samples actions, as it does alone."""
-    specs = alone.algorithm.act_noise(DIMS, BATCH), alone.algorithm.sample_action_noise(DIMS, BATCH)
-    state = make_batch().state
-    for doing, spec in zip(("act", "sample_action"), specs, strict=True):
-        noise = make_noise(spec)
-        wanted = getattr(alone, doing)(state, noise)[0]
-        both = {name: value.expand(2, *value.shape[1:]) for name, value in noise.items()}
-        difference = float((getattr(packed, doing)(state.expand(2, -1, -1), both)[row] - wanted).abs().max())
-        assert difference <= 1e-9, f"{doing} differs by {difference:.1e} when packed"
+def _check_equal(what: str, alone: Tensor, packed: Tensor) -> None:
+    difference = float((alone - packed).abs().max())
+    assert difference <= 1e-9, f"{what} differs by {difference:.1e} when packed"
 
 
 def _check_losses(algorithm: Algorithm) -> None:
@@ -268,18 +247,11 @@ def _check_resumes(algorithm: Algorithm) -> None:
 def _check_acts(pack: Pack) -> None:
     noise = make_noise(pack.algorithm.act_noise(DIMS, BATCH))
     action = check_pure(pack.act, make_batch().state, noise)
-    assert action.shape == (1, BATCH, DIMS.action), f"act gives {tuple(action.shape)}"
+    check_shape("what act gives", action, 1, BATCH, DIMS.action)
     assert bool((action.abs() <= DIMS.max_action).all()), "an action is out of range"
     loaded = Pack([pack.algorithm], DIMS, [9], dtype=torch.float64)
     loaded.load(0, pack.weights(0))
     assert torch.equal(loaded.act(make_batch().state, noise), action), "saved and loaded, it acts in another way"
-
-
-def _check_stays_on_device(algorithm: Algorithm) -> None:
-    """An update and an action on a device whose tensors have shapes only: none is made on the host, none read back."""
-    pack = Pack([algorithm], DIMS, [0], dtype=torch.float64, device="meta")
-    check_device(pack.update, _batch_for(algorithm), make_noise(algorithm.update_noise(DIMS, BATCH)))
-    check_device(pack.act, make_batch().state, make_noise(algorithm.act_noise(DIMS, BATCH)))
 
 
 def _train(
@@ -297,7 +269,7 @@ def _train(
         batch = Batch(**{key: torch.cat([each[key] for each in batches]) for key in given})
         info = pack.update(batch, {key: torch.cat([each[key] for each in noises]) for key in noises[0]})
         for key, value in info.items():
-            assert value.shape == (len(seeds),), f"{key} has shape {tuple(value.shape)}"
+            check_shape(key, value, len(seeds))
             assert bool(torch.isfinite(value).all()), f"{key} is not finite"
     assert torch.equal(torch.get_rng_state(), before), "a loss draws random numbers of its own"
     return pack

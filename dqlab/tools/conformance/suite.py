@@ -68,22 +68,17 @@ def check(kind: str, name: str) -> str:
     registry = registry_of(kind)
     assert name in registry, f"no {kind} is called '{name}'"
     entry = registry.entry(name)
-    assert not _undecorated(entry.item), "its own fields are not read: decorate the class with @dataclass(frozen=True)"
-    skipped = _skip_reason(kind, entry)
+    own = vars(entry.item) if inspect.isclass(entry.item) else {}
+    undecorated = is_dataclass(entry.item) and own.get("__annotations__") and "__dataclass_fields__" not in own
+    assert not undecorated, "its own fields are not read: decorate the class with @dataclass(frozen=True)"
+    skipped = "" if kind in CHECKS else f"there is no suite for a {kind}"
+    try:
+        CHECKS.get(kind, str)(entry)
+    except UncheckedError as reason:
+        skipped = str(reason)
     assert entry.summary, "no summary: give it a docstring"
     assert entry.source, "no source: register it with source='paper, equation'"
     return skipped
-
-
-def _skip_reason(kind: str, entry: RegistryEntry[Any]) -> str:
-    """Look at what a component does; why that could not be, if it could not."""
-    if kind not in CHECKS:
-        return f"there is no suite for a {kind}"
-    try:
-        CHECKS[kind](entry)
-    except UncheckedError as reason:
-        return str(reason)
-    return ""
 
 
 def check_plugin(name: str) -> None:
@@ -112,23 +107,12 @@ def examine(plugin: str) -> Iterator[ComponentReport]:
     if not found:
         raise AssertionError(f"'{plugin}' registers nothing: does its module import those with the components?")
     for kind, name in found:
-        yield _examined(kind, name)
-
-
-def _examined(kind: str, name: str) -> ComponentReport:
-    try:
-        return ComponentReport(kind, name, "", check(kind, name))
-    except Exception as error:  # a component may fail in any way
-        if os.environ.get("DQLAB_DEBUG"):
-            traceback.print_exc()
-        text = (message_of(error).splitlines() or [""])[0]
-        expected = isinstance(error, (AssertionError, DqlabError)) and text
-        return ComponentReport(
-            kind, name, text if expected else f"{type(error).__name__}: {text} ({error_place(error)})"
-        )
-
-
-def _undecorated(item: Any) -> bool:
-    """Whether a class adds fields to a dataclass without being one itself."""
-    own = vars(item) if inspect.isclass(item) else {}
-    return is_dataclass(item) and bool(own.get("__annotations__")) and "__dataclass_fields__" not in own
+        try:
+            yield ComponentReport(kind, name, "", check(kind, name))
+        except Exception as error:  # a component may fail in any way
+            if os.environ.get("DQLAB_DEBUG"):
+                traceback.print_exc()
+            text = (message_of(error).splitlines() or [""])[0]
+            expected = isinstance(error, (AssertionError, DqlabError)) and text
+            trouble = text if expected else f"{type(error).__name__}: {text} ({error_place(error)})"
+            yield ComponentReport(kind, name, trouble)

@@ -50,14 +50,10 @@ def check_execution(entry: RegistryEntry[Callable[[], ExecutionMode]]) -> None:
         assert torch.allclose(tensors["sum"], wanted), "it does not change its tensors as the function does"
 
 
-CURVES = 200
-"""Curves of losses that rules are asked about."""
-
-
 def _curves() -> Iterator[list[float]]:
-    """Curves of one to eight losses: rising and falling, with ties, large and small ones, some not finite."""
+    """200 curves of one to eight losses: rising and falling, with ties, large and small ones, some not finite."""
     draw = np.random.default_rng(0)
-    for number in range(CURVES):
+    for number in range(200):
         losses = draw.normal(size=1 + number % 8).round(1) * 10.0 ** draw.integers(-3, 4)
         if number % 5 == 0:
             losses[draw.integers(len(losses))] = draw.choice([np.nan, np.inf, -np.inf])
@@ -92,9 +88,8 @@ def check_early_stop(entry: RegistryEntry[EarlyStop]) -> None:
             assert stops(higher), f"it stops after {losses}, but not after {higher}, whose last loss is higher"
     falling = [1.0 / (1 + number) for number in range(20)]
     for count in range(1, len(falling) + 1):
-        assert not stops(falling[:count]), (
-            f"it stops after {count} evaluations, of which each has the lowest loss so far"
-        )
+        said = f"it stops after {count} evaluations, of which each has the lowest loss so far"
+        assert not stops(falling[:count]), said
 
 
 ROUNDING = {"highest": torch.finfo(torch.float32).eps, "high": 2.0**-10, "medium": 2.0**-7}

@@ -142,7 +142,7 @@ def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ("Collection.mixture={'random': 0.5, 'expert': 0.4}", "sum to 1, these sum to 0.9"),
+    ("Collection.mixture={'random': 0.5, 'expert': 0.4}", "sum to 1 .these sum to 0.9"),
     ("Collection.mixture={'random': 1.5, 'expert': -0.5}", "positive"),
     ("Collection.mixture={}", "dictionary"),
     ("Collection.mixture={'rndom': 1.0}", "Unknown behaviour 'rndom'. Did you mean 'random'"),
