@@ -50,29 +50,12 @@ class FigureRow(NamedTuple):
     panels: Mapping[str, str]
 
 
+KINDS = ("Gaussian", "CVAE", "MMD", "Diffusion")
+CLONED = {kind: f"gin/bandit/bc_{kind.lower()}.gin" for kind in KINDS}
+IMPROVED = {f"{kind}-QL": f"gin/bandit/ql_{kind.lower()}.gin" for kind in KINDS}
 ROWS = (
-    FigureRow(
-        "Behaviour cloning",
-        "Ground truth",
-        False,
-        {
-            "Gaussian": "gin/bandit/bc_gaussian.gin",
-            "CVAE": "gin/bandit/bc_cvae.gin",
-            "MMD": "gin/bandit/bc_mmd.gin",
-            "Diffusion": "gin/bandit/bc_diffusion.gin",
-        },
-    ),
-    FigureRow(
-        "Policy improvement by Q-learning",
-        "Ground truth, rewards",
-        True,
-        {
-            "Gaussian-QL": "gin/bandit/ql_gaussian.gin",
-            "CVAE-QL": "gin/bandit/ql_cvae.gin",
-            "MMD-QL": "gin/bandit/ql_mmd.gin",
-            "Diffusion-QL": "gin/bandit/ql_diffusion.gin",
-        },
-    ),
+    FigureRow("Behaviour cloning", "Ground truth", False, CLONED),
+    FigureRow("Policy improvement by Q-learning", "Ground truth, rewards", True, IMPROVED),
 )
 """The paper's figure. Another policy is another line here."""
 
@@ -110,14 +93,9 @@ class Coverage:
         counts = np.bincount(modes[modes >= 0], minlength=len(MODES))
         shares = counts[counts > 0] / max(int(counts.sum()), 1)
         entropy = float(-(shares * np.log(shares)).sum()) + 0.0
-        return cls(
-            samples=len(actions),
-            on_modes=float((modes >= 0).mean()),
-            entropy=entropy,
-            entropy_share=entropy / float(np.log(len(MODES))),
-            on_best=float((modes == BEST).mean()),
-            counts=tuple(counts.tolist()),
-        )
+        on_modes, on_best = float((modes >= 0).mean()), float((modes == BEST).mean())
+        share = entropy / float(np.log(len(MODES)))
+        return cls(len(actions), on_modes, entropy, share, on_best, tuple(counts.tolist()))
 
 
 @dataclass(frozen=True)
@@ -142,7 +120,6 @@ class Cloud:
 
 
 CloudRows = Mapping[str, Sequence[Cloud]]
-"""The panels of each row, by its title."""
 
 
 def draw_bandit(
@@ -171,7 +148,13 @@ def draw_bandit(
     drawn = {row.title: _clouds(row, out, bindings, samples) for row in rows}
     with atomic_path(out / "bandit.png") as temporary:
         draw_clouds(drawn).savefig(temporary, format="png", dpi=150)
-    numbers = [{"row": row.title, "panels": _records(row, drawn[row.title])} for row in rows]
+    numbers = []
+    for row in rows:
+        panels = zip([None, *row.panels.values()], drawn[row.title], strict=True)
+        known = [
+            {"label": each.title, "gin": gin, "trained": each.note, **asdict(each.coverage)} for gin, each in panels
+        ]
+        numbers.append({"row": row.title, "panels": known})
     write_text(out / "numbers.json", json.dumps(numbers, indent=1))
     table = bandit_markdown(drawn) + "\n"
     write_text(out / "numbers.md", table)
@@ -179,11 +162,6 @@ def draw_bandit(
     console.print(f"Figure:  {out / 'bandit.png'}", soft_wrap=True)
     console.print(f"Numbers: {out / 'numbers.json'}, {out / 'numbers.md'}", soft_wrap=True)
     return out / "bandit.png"
-
-
-def run_folder(out: Path, gin: str) -> Path:
-    """The folder of the run that a gin file of the figure describes."""
-    return out / Path(gin).stem
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
@@ -198,7 +176,7 @@ def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], consol
     for number, (label, gin) in enumerate(panels, 1):
         name = f"[{number}/{len(panels)}] {label}"
         with console.status(f"{name}: training"):
-            done = _train_unless_finished(gin, run_folder(out, gin), bindings)
+            done = _train_unless_finished(gin, out / Path(gin).stem, bindings)
         console.print(f"{name}: {done}", highlight=False, soft_wrap=True)
 
 
@@ -216,11 +194,10 @@ def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str
         RunError: the folder holds a run of another configuration.
     """
     loaded = gin_files.load_gin([gin], bindings)
-    folder = RunFolder(path)
+    folder, started = RunFolder(path), time.monotonic()
     if not folder.finished:
-        started = time.monotonic()
         train(loaded, path, resume=True, quiet=True)
-        return f"{_steps(folder):,} updates, {time.monotonic() - started:.0f} s"
+        return f"{_last_step(folder):,} updates, {time.monotonic() - started:.0f} s"
     _read_configuration()
     before, now = read_text(folder.config), gin_files.operative_text(loaded)
     if found := changed_results(parse_bindings(before), parse_bindings(now)):
@@ -228,11 +205,10 @@ def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str
             f"{path} holds a finished run of another configuration: {'; '.join(found)}. Delete it to train it again, "
             "or choose another --out."
         )
-    return f"finished before, {_steps(folder):,} updates"
+    return f"finished before, {_last_step(folder):,} updates"
 
 
-def _steps(folder: RunFolder) -> int:
-    """Updates of a finished run."""
+def _last_step(folder: RunFolder) -> int:
     return folder.chosen_step(folder.replicas()[0], "last")
 
 
@@ -243,7 +219,7 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
     action, reward = (values[:samples].double().numpy() for values in (data.action, data.reward))
     clouds = [Cloud(row.truth, action, reward if row.rewards else None)]
     for label, gin in row.panels.items():
-        folder = run_folder(out, gin)
+        folder = out / Path(gin).stem
         facts = RunFolder(folder).facts()
         note = f"{facts['parameters']['Training.steps']:,} updates, seed {facts['seeds'][0]}"
         clouds.append(Cloud(label, policy_samples(folder, samples), note=note))
@@ -262,20 +238,12 @@ def policy_samples(path: Path, count: int) -> Array:
     replica = folder.replicas()[0]
     gin_files.load_stored(folder.config)
     pack = build_pack(Experiment(), [replica])
-    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, folder.chosen_step(replica, "last")))
+    weights, _ = checkpoint.read_checkpoint(folder.snapshot(replica.name, _last_step(folder)))
     pack.load(0, weights)
     generator = generator_for(replica.seed, "figure", 0, pack.device)
     noise = draw_noise(pack.algorithm.sample_action_noise(pack.dims, count), generator, pack.dtype, count=1)
     state = torch.zeros(1, count, pack.dims.state, dtype=pack.dtype, device=pack.device)
     return np.asarray(pack.sample_action(state, noise)[0].double().cpu())
-
-
-def _records(row: FigureRow, clouds: Sequence[Cloud]) -> list[dict[str, Any]]:
-    """The numbers of a row's panels, with the gin file of those that were trained."""
-    return [
-        {"label": cloud.title, "gin": gin, "trained": cloud.note, **asdict(cloud.coverage)}
-        for gin, cloud in zip([None, *row.panels.values()], clouds, strict=True)
-    ]
 
 
 HEADS = ("trained by", "policy", "on a mode", "entropy (nats)", "of log 4", "on the best mode", "trained for")
@@ -316,13 +284,11 @@ def draw_clouds(rows: CloudRows) -> Figure:
 
 
 def _draw_cloud(axes: Any, cloud: Cloud) -> None:
-    """One panel: frame, modes, samples, numbers."""
+    """One panel: modes, samples, numbers; the scale of rewards lies in the middle, where there are no data."""
     axes.set(aspect="equal", xlim=LIMITS, ylim=LIMITS, xticks=TICKS, yticks=TICKS)
     axes.grid(color="#e6e9ec", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, length=0, colors="#6b7480")
-    for spine in axes.spines.values():
-        spine.set_color("#c9ced4")
+    axes.tick_params(labelsize=8, length=0)
     for index, mode in enumerate(MODES):
         width = 1.8 if index == BEST else 0.9
         axes.add_patch(Circle(mode.centre, RADIUS, fill=False, edgecolor=RING, linewidth=width, zorder=2))
@@ -330,20 +296,13 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         colours = [ON if mode >= 0 else OFF for mode in modes_of(cloud.actions).tolist()]
         axes.scatter(*cloud.actions.T, s=7, c=colours, alpha=0.45, linewidths=0, zorder=3)
     else:
-        _draw_rewards(axes, cloud.actions, cloud.rewards)
+        drawn = axes.scatter(*cloud.actions.T, s=7, c=cloud.rewards, alpha=0.7, linewidths=0, zorder=3)
+        scale = axes.inset_axes((0.27, 0.475, 0.46, 0.035))
+        bar = axes.figure.colorbar(drawn, cax=scale, orientation="horizontal")
+        bar.ax.tick_params(labelsize=7, length=2, pad=1)
+        bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)
     c = cloud.coverage
     spread = f" {c.entropy:.2f} nats ({c.entropy_share:.0%} of log 4)" if c.on_modes else ": no sample is on a mode"
     said = f"on a mode {c.on_modes:.1%}\nentropy{spread}\non the best mode {c.on_best:.1%}\n{cloud.note}"
     axes.set_xlabel(said.rstrip(), fontsize=9, color=TEXT, labelpad=6)
-
-
-def _draw_rewards(axes: Any, actions: Array, rewards: Array) -> None:
-    """Samples in the colour of their rewards; the scale lies in the middle, where there are no data."""
-    drawn = axes.scatter(*actions.T, s=7, c=rewards, cmap="viridis", alpha=0.7, linewidths=0, zorder=3)
-    scale = axes.inset_axes((0.27, 0.475, 0.46, 0.035))
-    bar = axes.figure.colorbar(drawn, cax=scale, orientation="horizontal")
-    bar.solids.set_alpha(1.0)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7, length=2, pad=1, colors=TEXT)
-    bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)

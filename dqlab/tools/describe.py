@@ -18,7 +18,10 @@ def describe(kind: str, name: str) -> str:
     Raises:
         ConfigError: unknown kind or name; the message names the nearest ones.
     """
-    registry, entry = _find(kind, name)
+    registry = registry_of(kind)
+    if not name:
+        raise ConfigError(f"Which {kind}? Known: {', '.join(registry.names())}. `dqlab list {kind}` describes them.")
+    entry = registry.entry(name)
     known = component_record(registry, entry)
     sections = {
         "Inherited": _inherited(entry),
@@ -34,24 +37,12 @@ def describe(kind: str, name: str) -> str:
     return text
 
 
-def _find(kind: str, name: str) -> tuple[Registry[Any], RegistryEntry[Any]]:
-    registry = registry_of(kind)
-    if not name:
-        raise ConfigError(f"Which {kind}? Known: {', '.join(registry.names())}. `dqlab list {kind}` describes them.")
-    return registry, registry.entry(name)
-
-
 def _inherited(entry: RegistryEntry[Any]) -> list[str]:
     """What the docstrings of a component's ancestors say of attributes that it has from them."""
     item: Any = entry.item
     ancestors = [base for base in item.__mro__[1:] if _is_ours(base)] if inspect.isclass(item) else []
-    return [line for base in ancestors for line in _attributes(base)]
-
-
-def _attributes(base: type) -> list[str]:
-    """The lines of a class's docstring under `Attributes:`."""
-    _, found, text = (inspect.getdoc(base) if base.__doc__ else "" or "").partition("\nAttributes:\n")  # type: ignore[union-attr]
-    return [line.removeprefix("    ") for line in text.split("\n\n")[0].splitlines()] if found else []
+    texts = [inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")[2] for base in ancestors]
+    return [line.removeprefix("    ") for text in texts for line in text.split("\n\n")[0].splitlines()]
 
 
 def _elsewhere(registry: Registry[Any]) -> list[str]:
@@ -93,7 +84,8 @@ def _methods(base: type, own: list[type]) -> Iterator[tuple[str, Any]]:
     """Public methods that a class and all components of its kind have, its ancestors' of dqlab included."""
     named = {name: member for ours in reversed(base.__mro__) if _is_ours(ours) for name, member in vars(ours).items()}
     for name, member in named.items():
-        if _is_public(name, member) and all(hasattr(other, name) for other in own):
+        public = inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
+        if public and all(hasattr(other, name) for other in own):
             yield name, member
 
 
@@ -104,10 +96,6 @@ def _is_ours(base: type) -> bool:
 def _called_with(registry: Registry[Any], entry: RegistryEntry[Any]) -> str:
     by_gin = gin_parameters(registry, entry)
     return ", ".join(parameter.name for parameter in entry.signature() if parameter.name not in by_gin)
-
-
-def _is_public(name: str, member: Any) -> bool:
-    return inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
 
 
 def _method(name: str, member: Any) -> str:

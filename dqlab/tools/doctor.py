@@ -269,11 +269,10 @@ def d4rl_cache() -> DoctorFinding:
     except OSError as error:
         return DoctorFinding(BROKEN, f"{folder} cannot be read ({error.strerror})", fix)
     place = find_space(folder, fix)
-    if place.state is not OK:
+    if place.state != OK:
         return DoctorFinding(WARNING if there else place.state, place.text, place.fix)
-    names = [task for task, (_, file, *_) in D4RL["tasks"].items() if Path(file).name in there]
-    some = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "dqlab train fetches its own"
-    return DoctorFinding(OK, f"{folder}: {len(names)} of {len(D4RL['tasks'])} files ({some})")
+    count = sum(Path(file).name in there for _, file, *_ in D4RL["tasks"].values())
+    return DoctorFinding(OK, f"{folder}: {count} of {len(D4RL['tasks'])} files; dqlab train fetches what it needs")
 
 
 SEARCH = """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import Survey, survey_dataset
+from dqlab.data.survey import survey_dataset
 from dqlab.data.verify import find_faults
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
@@ -63,7 +63,9 @@ def new_task(
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
     found = survey_dataset(columns, task)
-    notes = _notes(data, found, task)
+    findings = [finding for finding in find_faults(found, task) if BOUNDS_ADVICE not in finding.text]
+    if damage := [finding.text for finding in findings if finding.damage]:
+        raise DataError(f"{data}: {'; '.join(damage)}.")
     rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
@@ -78,7 +80,7 @@ def new_task(
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
         f"reference scores: {origin}",
-        *notes,
+        *(f"note: {finding.text}" for finding in findings),
         f"{out} is written. Next: dqlab train --gin {out}",
     ]
 
@@ -88,18 +90,6 @@ MEANT = {
     "env": "in the environment's units, rescaled to [-1, 1]",
     "as_is": "taken as they are",
 }
-
-
-def _notes(name: str, found: Survey, task: Task) -> list[str]:
-    """What is strange about the data, but for their bounds.
-
-    Raises:
-        DataError: they are damaged.
-    """
-    findings = [finding for finding in find_faults(found, task) if BOUNDS_ADVICE not in finding.text]
-    if damage := [finding.text for finding in findings if finding.damage]:
-        raise DataError(f"{name}: {'; '.join(damage)}.")
-    return [f"note: {finding.text}" for finding in findings]
 
 
 def _rule(columns: Columns, task: Task, given: str) -> str:
@@ -177,12 +167,7 @@ def diffusion_ql_gin(subject: str, file: Path, statements: Sequence[str], source
 
 
 def module_statements(env_id: str, out: Path) -> list[str]:
-    """Where the module lies that registers an environment, for a gin file elsewhere; nothing where it is installed.
-
-    Args:
-        env_id: as Gymnasium's, or MODULE:ID.
-        out: the gin file.
-    """
+    """Where the module of MODULE:ID lies, for a gin file that lies elsewhere; nothing where it is installed."""
     name = env_id.partition(":")[0].partition(".")[0] if ":" in env_id else ""
     spec = find_spec(name) if name else None
     if spec is None or not spec.origin:

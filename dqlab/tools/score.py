@@ -23,6 +23,9 @@ from dqlab.printing import Console
 Array = NDArray[np.float64]
 COLUMNS = ("return", "returns", "episode_return")
 """A CSV file's column that is taken where it has several and none is named."""
+KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}
+"""What a file holds, by its suffix; a number a line where it has another one."""
+FIGURE = re.compile(r"[+-]?\.?\d")
 
 
 def read_returns(given: Sequence[str], column: str = "") -> Array:
@@ -38,16 +41,10 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
     found = [value for item in given for value in _returns_of(item, column)]
     if not found:
         raise DataError("There are no returns to score. Name numbers, files, or - for standard input.")
-    wrong = [index for index, value in enumerate(found) if not np.isfinite(value)]
-    if wrong:
-        raise DataError(
-            f"Return {wrong[0] + 1} of {len(found)} is {found[wrong[0]]}: only finite returns have a score."
-        )
+    for number, value in enumerate(found, 1):
+        if not np.isfinite(value):
+            raise DataError(f"Return {number} of {len(found)} is {value}: only finite returns have a score.")
     return np.array(found, dtype=np.float64)
-
-
-KINDS = {".npy": "a NumPy array", ".json": "JSON", ".csv": "CSV"}
-"""What a file holds, by its suffix; a number a line where it has another one."""
 
 
 def _returns_of(item: str, column: str) -> list[float]:
@@ -57,7 +54,10 @@ def _returns_of(item: str, column: str) -> list[float]:
     if item != "-" and not path.is_file():
         raise DataError(f"'{item}' is neither a number nor a file.")
     try:
-        values = _values(path, sys.stdin.read() if item == "-" else None, column)
+        if path.suffix == ".npy":
+            values = np.asarray(np.load(path, allow_pickle=False))
+        else:
+            values = _values(path, sys.stdin.read() if item == "-" else read_user_text(path), column)
     except (OSError, ValueError, EOFError, RecursionError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as {KINDS.get(path.suffix, 'text')}: {error}.") from error
     if values.dtype.kind not in "iuf":
@@ -65,11 +65,8 @@ def _returns_of(item: str, column: str) -> list[float]:
     return [float(value) for value in values.ravel()]
 
 
-def _values(path: Path, text: str | None, column: str) -> NDArray[Any]:
-    """The numbers in a file, or in a text that is there already."""
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    text = read_user_text(path) if text is None else text
+def _values(path: Path, text: str, column: str) -> NDArray[Any]:
+    """The numbers in a file's text."""
     if path.suffix == ".json":
         return np.asarray(json.loads(text))
     text = text.strip("\ufeff\r\n ")
@@ -85,9 +82,6 @@ def _values(path: Path, text: str | None, column: str) -> NDArray[Any]:
     if values.shape[1] > 1:
         raise ValueError("it has more than one number a line; call a table .csv, and name the column with --column")
     return values
-
-
-FIGURE = re.compile(r"[+-]?\.?\d")
 
 
 def _column(path: Path, names: Sequence[str], column: str) -> int:
@@ -115,12 +109,6 @@ def _is_number(text: str) -> bool:
         return False
 
 
-MEAN_NOTE = (
-    "The mean score is the score of the mean return, because the score is linear: the official code, which averages "
-    "returns first, prints the same."
-)
-
-
 def reference_of(name: str) -> tuple[str, Task]:
     """What is scored, and a task with its reference returns.
 
@@ -141,16 +129,12 @@ def reference_of(name: str) -> tuple[str, Task]:
     return f"{name} (all its tasks)" if len(meant) > 1 else meant[0].name, meant[0]
 
 
-def source_of(task: Task) -> str:
-    """Who says which returns score 0 and 100."""
-    return str(D4RL["source"]) if task.name in D4RL["tasks"] else tasks.entry(task.name).source
-
-
 def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str, Any]:
-    """Score returns; `name` as in `reference_of`, `given` and `column` as in `read_returns`.
+    """What `--json` prints; the deviation is that of the n episodes (ddof 0), as in evaluations.
 
-    Returns:
-        What `--json` prints; the deviation is that of the n episodes (ddof 0), as in evaluations.
+    Args:
+        name: as in `reference_of`.
+        given, column: as in `read_returns`.
     """
     shown, task = reference_of(name)
     if not task.scored:
@@ -161,7 +145,7 @@ def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str
         "task": shown,
         "min_return": task.min_score,
         "max_return": task.max_score,
-        "source": source_of(task),
+        "source": str(D4RL["source"]) if task.name in D4RL["tasks"] else tasks.entry(task.name).source,
         "returns": returns.tolist(),
         "scores": scores.tolist(),
         "n": len(scores),
@@ -186,4 +170,7 @@ def print_scored(scored: Mapping[str, Any]) -> None:
     low, high = scored["min_return"], scored["max_return"]
     console.print(f"n = {scored['n']}; a return of {low} scores 0, {high} scores 100.")
     console.print(f"Source: {scored['source']}.")
-    console.print(MEAN_NOTE)
+    console.print(
+        "The mean score is the score of the mean return, because the score is linear: the official code, which "
+        "averages returns first, prints the same."
+    )

@@ -5,7 +5,6 @@ Other mistakes that authors make are found before training begins, in words that
 
 # Annotations are not postponed here, as they need not be in a plugin.
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -20,6 +19,7 @@ import pytest
 import torch
 from conftest import SMALL
 from numpy.random import default_rng
+from torch.nn.functional import dropout
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config.registry import Registry
@@ -69,44 +69,29 @@ class RollingSelection:
         return torch.randint(0, 50, (candidates.shape[1],))
 
 
-class OwnDice(UniformRandom):
-    """The episodes' numbers are ignored."""
+def spoilt(base: type, method: str, spoil: Any) -> type:
+    """A class with a method that calls the sound one, its first argument, and does wrong."""
 
-    def begin(self, seed: int) -> Any:
-        return lambda observations: np.random.uniform(-1, 1, (len(observations), self.context.task.action_dim))
+    def wrong(self: Any, *given: Any) -> Any:
+        return spoil(partial(getattr(base, method), self), *given)
 
-
-class Wild(UniformRandom):
-    """Actions beyond the environment's."""
-
-    def begin(self, seed: int) -> Any:
-        act = super().begin(seed)
-        return lambda observations: 3 * act(observations)
+    return type("Spoilt", (base,), {method: wrong})
 
 
-class Unseeded(GymnasiumEnvironments):
-    """Episodes begin anyhow."""
-
-    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Any:
-        return super().reset([int(seed) + os.getpid() + next(COUNT) for seed in seeds], groups)
+def with_shared_states(sound: Any, which: Sequence[int], actions: Any) -> Any:
+    stepped = sound(which, actions)
+    return replace(stepped, state=stepped.state + len(which))
 
 
 COUNT = iter(range(10**9))
 
 
-class Together(GymnasiumEnvironments):
-    """Rewards are shared by those that are stepped together."""
-
-    def step(self, which: Sequence[int], actions: Any) -> Any:
-        stepped = super().step(which, actions)
-        return replace(stepped, state=stepped.state + len(which))
+def unseeded(sound: Any, seeds: Sequence[int], groups: Sequence[int]) -> Any:
+    return sound([int(seed) + next(COUNT) for seed in seeds], groups)
 
 
-class Rounding(Npz):
-    """Numbers lose digits on their way."""
-
-    def write(self, path: Path, columns: Any) -> None:
-        super().write(path, replace(columns, rewards=columns.rewards.round(1)))
+def rounding(sound: Any, path: Path, columns: Any) -> None:
+    sound(path, replace(columns, rewards=columns.rewards.round(1)))
 
 
 class Credulous(Npz):
@@ -137,17 +122,14 @@ class Loose(Precision):
         torch.nn.Linear.forward = rounded  # type: ignore[method-assign]
 
 
-def weightless(model: Any, body: Any) -> None:
-    model.body_mass[1] = 0.0
+def scaled(factor: float, *names: str) -> Any:
+    """A physics law that changes these arrays of a model."""
 
+    def law(model: Any, body: Any) -> None:
+        for name in names:
+            getattr(model, name)[:] *= factor
 
-def icy(model: Any, body: Any) -> None:
-    model.geom_friction *= 0.1
-
-
-def heavier(model: Any, body: Any) -> None:
-    model.body_mass *= 2.0
-    model.body_inertia *= 2.0
+    return law
 
 
 def narrow(task: Task, argument: str, progress: Any) -> LocatedDataset:
@@ -157,25 +139,11 @@ def narrow(task: Task, argument: str, progress: Any) -> LocatedDataset:
 
 
 def with_loss(change: Any) -> Any:
-    class Changed(BehaviourCloning):
-        def actor_loss(self, *args: Any) -> Any:
-            return change(*super().actor_loss(*args))
-
-    return Changed
+    return spoilt(BehaviourCloning, "actor_loss", lambda sound, *given: change(*sound(*given)))
 
 
 class Undecorated(Argmax):
     n_candidates: int = 7
-
-
-class Clamps(MLPDenoiser):
-    def forward(self, noisy_action: torch.Tensor, t: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        return super().forward(noisy_action.clamp_(-0.1, 0.1), t, state)
-
-
-class Dice(MLPDenoiser):
-    def forward(self, noisy_action: torch.Tensor, t: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        return super().forward(torch.nn.functional.dropout(noisy_action), t, state)
 
 
 def reads_the_loss(loss: torch.Tensor, info: Any) -> Any:
@@ -185,21 +153,33 @@ def reads_the_loss(loss: torch.Tensor, info: Any) -> Any:
 CASES = [
     ("noise_schedule", lambda n: torch.full((n,), 2.0, dtype=torch.float64), "outside"),
     ("selection", RollingSelection, "random numbers of its own"),
-    ("behaviour", OwnDice, "begun again, act otherwise"),
-    ("behaviour", Wild, r"out of \[-1, 1\]"),
+    (
+        "behaviour",
+        spoilt(UniformRandom, "begin", lambda *_: lambda seen: default_rng().uniform(-1, 1, (1, 3))),
+        "begun again, act otherwise",
+    ),
+    (
+        "behaviour",
+        spoilt(UniformRandom, "begin", lambda sound, seed: lambda seen: 3 * sound(seed)(seen)),
+        r"out of \[-1, 1\]",
+    ),
     ("task", replace(HOPPER, state_dim=12), "the task hopper-medium-v2 says 12"),
     ("task", replace(HOPPER, min_score=9000.0), "max_score must be larger"),
     ("task", replace(HOPPER, env_id="Nowhere-v0"), "Cannot build Nowhere-v0"),
-    ("physics", weightless, "a mass is not positive"),
-    ("physics", icy, "it changes geom_friction"),
-    ("physics", heavier, "a mass of 14.0 kg becomes 28.00"),
+    ("physics", scaled(0.0, "body_mass"), "a mass is not positive"),
+    ("physics", scaled(0.1, "geom_friction"), "it changes geom_friction"),
+    ("physics", scaled(2.0, "body_mass", "body_inertia"), "a mass of 14.0 kg becomes 28.00"),
     ("goal_law", lambda episode, group, has_goal: default_rng(), "the same seeds and groups give other goals"),
     ("goal_law", lambda episode, group, has_goal: None, "first episode has no goal"),
-    ("env_backend", Unseeded, "begun again, goes otherwise"),
-    ("env_backend", Together, "a step depends on the other environments"),
+    ("env_backend", spoilt(GymnasiumEnvironments, "reset", unseeded), "begun again, goes otherwise"),
+    (
+        "env_backend",
+        spoilt(GymnasiumEnvironments, "step", with_shared_states),
+        "a step depends on the other environments",
+    ),
     ("data_source", lambda *_: "walker2d.hdf5", "gives a str instead of a LocatedDataset"),
-    ("data_source", narrow, "have shape"),
-    ("data_format", Rounding, "reward is read back with other values"),
+    ("data_source", narrow, "has shape"),
+    ("data_format", spoilt(Npz, "write", rounding), "reward is read back with other values"),
     ("data_format", Credulous, "a dataset that is damaged is read"),
     ("reward_transform", lambda reward, returns: reward * 2.0**0.5 + np.zeros(1), "it gives float64 for float32"),
     ("reward_transform", lambda reward, returns: reward[:-1], "it gives"),
@@ -211,8 +191,16 @@ CASES = [
     ("precision", Lasting, "it outlives its context"),
     ("precision", Loose, "values are off by"),
     ("selection", Undecorated, "decorate the class with @dataclass"),
-    ("denoiser", Clamps, "it writes into its arguments"),
-    ("denoiser", Dice, "it draws random numbers of its own"),
+    (
+        "denoiser",
+        spoilt(MLPDenoiser, "forward", lambda sound, x, *more: sound(x.clamp_(-0.1, 0.1), *more)),
+        "it writes into its arguments",
+    ),
+    (
+        "denoiser",
+        spoilt(MLPDenoiser, "forward", lambda sound, x, *more: sound(dropout(x), *more)),
+        "it draws random numbers of its own",
+    ),
     ("algorithm", with_loss(reads_the_loss), "item"),
 ]
 
@@ -330,25 +318,19 @@ def test_fields_are_read_without_postponed_annotations() -> None:
     Probe(Scaled(), DIMS).check_wiring()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda loss, info: (loss.expand(7), info),
-            r"the loss of 'actor' must be a scalar tensor, .* \(7,\)",
-        ),
-        (lambda loss, info: (loss, {**info, "actor/x": 1.0}), "actor/x must be a scalar tensor, not 1.0"),
-        (
-            lambda loss, info: (loss, {**info, "actor/x": loss.expand(2)}),
-            "actor/x must be a scalar tensor, not of",
-        ),
-        (lambda loss, info: (loss, {"actor/loss": loss.detach()}), "selection_loss is 'actor/bc_loss', but its losses"),
-    ],
-)
-def test_losses_are_scalars_and_hold_what_selection_goes_by(change: Any, message: str) -> None:
+WRONG_LOSSES: dict[str, Any] = {
+    r"the loss of 'actor' must be a scalar tensor, .* \(7,\)": lambda loss, info: (loss.expand(7), info),
+    "actor/x must be a scalar tensor, not 1.0": lambda loss, info: (loss, {**info, "actor/x": 1.0}),
+    "actor/x must be a scalar tensor, not of": lambda loss, info: (loss, {**info, "actor/x": loss.expand(2)}),
+    "selection_loss is 'actor/bc_loss', but its losses": lambda loss, info: (loss, {"actor/loss": loss.detach()}),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_LOSSES)
+def test_losses_are_scalars_and_hold_what_selection_goes_by(message: str) -> None:
     """Found before training begins."""
     with pytest.raises(ConfigError, match=message):
-        Probe(with_loss(change)(), DIMS).check_wiring()
+        Probe(with_loss(WRONG_LOSSES[message])(), DIMS).check_wiring()
 
 
 def test_an_error_is_placed_in_the_authors_own_code() -> None:

@@ -113,8 +113,7 @@ def test_devices_are_told() -> None:
 def test_d4rl_files_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     (tmp_path / "hopper_medium-v2.hdf5").write_bytes(b"x")
-    assert "1 of" in (found := doctor.d4rl_cache()).text
-    assert "hopper-medium-v2" in found.text
+    assert "1 of" in doctor.d4rl_cache().text
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "hopper_medium-v2.hdf5"))
     assert doctor.d4rl_cache().hinders  # a file, not a folder
 

@@ -41,11 +41,6 @@ def test_references_score_0_and_100() -> None:
         assert scored["scores"] == pytest.approx([0.0, 100.0], abs=1e-12)
 
 
-def test_a_task_without_references_has_no_scores() -> None:
-    with pytest.raises(ConfigError, match="mujoco-hopper-medium-v0 has no reference returns"):
-        score_returns("mujoco-hopper-medium-v0", ["1500"])
-
-
 TABLE = "episode,return\n" + "".join(f"{number},{value}\n" for number, value in enumerate(VALUES))
 LINES = "".join(f"{value}\n" for value in VALUES)
 TEXTS = {"a.txt": LINES, "a.json": json.dumps(VALUES), "a.csv": TABLE, "b.csv": LINES}
@@ -63,19 +58,6 @@ def test_arrays_standard_input_and_numbers_together(tmp_path: Path, monkeypatch:
     np.save(tmp_path / "a.npy", np.array(VALUES)[:, None])
     monkeypatch.setattr("sys.stdin", io.StringIO("1.5\n\n-2\n"))
     assert read_returns(["-", "7", str(tmp_path / "a.npy")]).tolist() == [1.5, -2.0, 7.0, *VALUES]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["1", "nan"], "Return 2 of 2 is nan"),
-        (["-inf"], "Return 1 of 1 is -inf"),
-        (["x.csv"], "'x.csv' is neither a number nor a file"),
-    ],
-)
-def test_what_has_no_score(given: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_returns(given)
 
 
 MISTAKES: list[tuple[str, str | bytes, str]] = [
@@ -109,7 +91,12 @@ def test_mistakes_in_files(tmp_path: Path, name: str, content: str | bytes, mess
         read_returns([str(path)])
 
 
-def test_names() -> None:
+def test_names_and_numbers_that_have_no_score() -> None:
+    for given, message in (("nan", "Return 2 of 2 is nan"), ("x.csv", "'x.csv' is neither a number nor a file")):
+        with pytest.raises(DataError, match=message):
+            read_returns(["1", given])
+    with pytest.raises(ConfigError, match="mujoco-hopper-medium-v0 has no reference returns"):
+        score_returns("mujoco-hopper-medium-v0", ["1500"])
     with pytest.raises(ConfigError, match="Did you mean 'hopper-medium-v2'"):
         reference_of("hoper-medium-v2")
     with pytest.raises(ConfigError, match="Did you mean 'walker2d'"):

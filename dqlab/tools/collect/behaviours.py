@@ -61,11 +61,7 @@ class Behaviour(ABC):
 
 
 class PolicyBehaviour(Behaviour):
-    """A policy, rolled out: an episode is a function of the policy and the episode's number.
-
-    Attributes:
-        rows: how many episodes are stepped together: more are faster where a network acts.
-    """
+    """A policy, rolled out, `rows` episodes at a time: each is a function of the policy and of its number."""
 
     rows = 1
 
@@ -79,10 +75,7 @@ class PolicyBehaviour(Behaviour):
 
     @abstractmethod
     def begin(self, seed: int) -> ActionFunction:
-        """Begin `rows` episodes, whose noise is a function of the seed.
-
-        Observations of episodes that have ended are repeated; their actions mean nothing.
-        """
+        """Begin `rows` episodes, whose noise is a function of the seed; an ended one's actions mean nothing."""
 
     def gather(self, amount: Amount, key: str) -> EpisodeRows:
         from dqlab.tools.collect.recording import roll_out
@@ -149,7 +142,6 @@ class PythonFunction(PolicyBehaviour):
         return f"the function {self.argument}"
 
     def identity(self) -> str:
-        """The function's name and its module's text: a changed one means other episodes."""
         try:
             text = inspect.getsource(inspect.getmodule(self._function) or self._function)
         except (OSError, TypeError):
@@ -243,11 +235,7 @@ class SavedPolicy(PolicyBehaviour):
     deterministic = False
 
     def read(self, path: Path, statistics: Path | None) -> None:
-        """Read the policy, and the statistics of VecNormalize by which it sees observations; see that it fits the task.
-
-        Raises:
-            ConfigError: a file is missing, or holds something else; or the policy does not fit.
-        """
+        """Read the policy, and the statistics of VecNormalize by which it sees observations; raises a ConfigError."""
         if not path.is_file():
             raise ConfigError(f"There is no file '{path}' (sb3:PATH.zip in Collection.mixture).")
         self.path, self._statistics = path, statistics
@@ -336,11 +324,7 @@ def _read_policy(path: Path) -> Any:
 
 
 def import_sb3() -> Any:
-    """stable-baselines3.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """stable-baselines3; a ConfigError where it is not installed."""
     try:
         import stable_baselines3
     except ImportError as error:

@@ -108,13 +108,7 @@ class ScriptedOracle(PolicyBehaviour):
 
 
 class _GoalByGoal:
-    """The goals of an episode, and the oracles that play towards them.
-
-    Args:
-        env: where goals are set.
-        make: kind of goal -> its oracle.
-        stacking: probability that a goal lies on another cube.
-    """
+    """The goals of an episode, and the oracles that play towards them, which `make` gives of a kind of goal."""
 
     def __init__(self, env: RecordedOGBench, make: Callable[[str], Any], stacking: float) -> None:
         self._env, self._make, self._stacking = env, make, stacking
@@ -122,7 +116,7 @@ class _GoalByGoal:
         self._current: Any = None
 
     def oracle(self, observation: Array) -> Any:
-        """The one whose turn it is; where one is done, a new goal is set."""
+        """That whose turn it is; where one is done, a new goal is set."""
         if self._current is None:
             self._turn(observation, self._env.info)
         elif self._current.done:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import PositiveInt, check_field, check_fields
 from dqlab.config.registry import configurable
 from dqlab.config.replica import is_seed
 from dqlab.data.formats.reading import write_errors
@@ -44,12 +44,12 @@ class BehaviourTraining:
         physics: a name from the `physics` registry.
     """
 
-    steps: int = 3_000_000
-    checkpoint_every: int = 100_000
-    n_envs: int = 16
-    n_steps: int = 128
-    batch_size: int = 64
-    epochs: int = 10
+    steps: PositiveInt = 3_000_000
+    checkpoint_every: PositiveInt = 100_000
+    n_envs: PositiveInt = 16
+    n_steps: PositiveInt = 128
+    batch_size: PositiveInt = 64
+    epochs: PositiveInt = 10
     learning_rate: float = 3e-4
     discount: float = 0.99
     gae_lambda: float = 0.95
@@ -58,8 +58,6 @@ class BehaviourTraining:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("steps", "checkpoint_every", "n_envs", "n_steps", "batch_size", "epochs"):
-            check_field(getattr(self, name) > 0, self, name, "above 0")
         check_field(is_seed(self.seed), self, "seed", "at least 0 (and below 2**32)")
 
     @property

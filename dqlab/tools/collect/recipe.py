@@ -13,7 +13,7 @@ import gin
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeInt, PositiveInt, check_field, check_fields
 from dqlab.config.gin_files import check_parameters_read
 from dqlab.config.gin_state import parameters_read
 from dqlab.config.registry import configurable
@@ -66,16 +66,16 @@ class Collection:
     task: str = ""
     env_id: str = ""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    episode_limit: int = 0
+    episode_limit: NonNegativeInt = 0
     reference_scores: tuple[float, ...] = ()
     name: str = ""
     mixture: Mapping[str, float] = field(default_factory=lambda: {"medium": 0.5, "expert": 0.5})
-    episodes: int = 0
-    transitions: int = 0
+    episodes: NonNegativeInt = 0
+    transitions: NonNegativeInt = 0
     medium_scores: Range = (25.0, 45.0)
     expert_scores: Range = (85.0, 150.0)
-    ranking_episodes: int = 10
-    seed: int = 0
+    ranking_episodes: PositiveInt = 10
+    seed: NonNegativeInt = 0
     formats: tuple[str, ...] = ("d4rl",)
     licence: str = "MIT, as dqlab"
 
@@ -87,13 +87,12 @@ class Collection:
                 "Gymnasium environment: one of the two."
             )
         self._check_shares()
-        for name in ("episodes", "transitions", "episode_limit", "seed"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        check_field(self.ranking_episodes > 0, self, "ranking_episodes", "above 0")
         if self.episodes and self.transitions:
             raise ConfigError("Set Collection.episodes or Collection.transitions, not both.")
-        for name in ("medium_scores", "expert_scores", "reference_scores"):
-            self._check_range(name)
+        for name in ("medium_scores", "expert_scores", *(["reference_scores"] if self.reference_scores else [])):
+            values = getattr(self, name)
+            fine = isinstance(values, (tuple, list)) and len(values) == 2 and values[0] < values[1]
+            check_field(fine, self, name, "two numbers, the lower one first")
         wanted = "a tuple of names of formats that are written, such as ('d4rl', 'npz')"
         check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
         for name in self.formats:
@@ -104,11 +103,6 @@ class Collection:
                 f"Collection.{ignored[0]} is the environment's that Collection.env_id names; the task '{self.task}' "
                 "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
             )
-
-    def _check_range(self, name: str) -> None:
-        values = getattr(self, name)
-        fine = isinstance(values, (tuple, list)) and len(values) == 2 and values[0] < values[1]
-        check_field(fine or (name == "reference_scores" and not values), self, name, "two numbers, the lower one first")
 
     def _check_shares(self) -> None:
         values = list(self.mixture.values()) if isinstance(self.mixture, Mapping) else []
@@ -143,11 +137,11 @@ class Collection:
         Raises:
             DataError: no dataset of a format can have the set's name.
         """
-        name = self.task_name(task)
-        chosen = {each: data_formats.get(each)() for each in self.formats}
-        paths = {each: folder / f"{name}{''.join(form.suffixes[:1])}" for each, form in chosen.items()}
-        for each, form in chosen.items():
-            form.place(paths[each])
+        paths = {}
+        for name in self.formats:
+            form = data_formats.get(name)()
+            paths[name] = folder / f"{self.task_name(task)}{''.join(form.suffixes[:1])}"
+            form.place(paths[name])
         return paths
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
@@ -212,7 +206,6 @@ class CollectedSet:
 
     @cached_property
     def returns(self) -> dict[str, NDArray[np.float64]]:
-        """Undiscounted returns of each behaviour's episodes."""
         return {key: each.returns for key, each in self.rows.items()}
 
     @cached_property
@@ -228,12 +221,11 @@ class CollectedSet:
         if best > low:
             return replace(task, min_score=low, max_score=best), "measured: random actions, and the best policy here"
         highest = max(float(returns.max()) for returns in self.returns.values())
-        high = highest if highest > low else low + 1.0
-        return replace(task, min_score=low, max_score=high), "measured: random actions, and the best episode here"
+        scored = replace(task, min_score=low, max_score=highest if highest > low else low + 1.0)
+        return scored, "measured: random actions, and the best episode here"
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the set says of itself."""
         recipe, context = self.recipe, self.context
         task, origin = self.reference
         low, high = action_bounds(task)
@@ -243,7 +235,7 @@ class CollectedSet:
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, context.physics),
-            "env_spec": environment_spec(task, context.physics),
+            "env_spec": self._env_spec(),
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
             "behaviour": str(context.training) if self._trains else "none",
@@ -254,6 +246,12 @@ class CollectedSet:
             "config": self.config,
             "licence": recipe.licence,
         }
+
+    def _env_spec(self) -> str:
+        """The environment as Gymnasium's JSON: it can be made again, with actions in [-1, 1], but without physics."""
+        env = make_env(self.context.task, self.context.physics)
+        env.close()
+        return str(env.spec.to_json())
 
     @property
     def _trains(self) -> bool:
@@ -276,13 +274,6 @@ class CollectedSet:
             "score": float(scores.mean()),
             "text": text,
         }
-
-
-def environment_spec(task: Task, physics: str) -> str:
-    """The environment as Gymnasium's JSON: it can be made again, with actions in [-1, 1], but without the physics."""
-    env = make_env(task, physics)
-    env.close()
-    return str(env.spec.to_json())
 
 
 def _environment(task: Task, physics: str) -> str:

@@ -86,8 +86,8 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
         folder = Path(store)
         try:
             place = chosen.place(_paths(chosen, folder, 0)[0])
-        except DataError as error:
-            raise UncheckedError(f"it takes names of its own: {message_of(error)}") from error
+        except (ConfigError, DataError) as error:  # it is not installed, or takes names of its own
+            raise UncheckedError(message_of(error)) from error
         if folder not in place.parents:
             raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
         try:

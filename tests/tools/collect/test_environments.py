@@ -23,6 +23,7 @@ from dqlab.tools.collect.recipe import Collection
 from dqlab.tools.collect.recording import EpisodeRecorder
 
 FLAT = Box(-1.0, 1.0, (3,))
+RANDOM = ("Collection.mixture={'random': 1.0}",)
 
 
 class Made(gymnasium.Env):  # type: ignore[misc]
@@ -76,12 +77,10 @@ def test_what_cannot_be_collected_is_refused_in_a_line(env_id: str, arguments: d
     assert "\n" not in str(caught.value)
 
 
-def test_a_dictionary_is_flattened_and_bounds_are_recorded(tmp_path: Path) -> None:
-    spaces = {
-        "observation": Dict(b=Box(0, 1, (2,)), a=Box(0, 1, (1,))),
-        "action": Box(np.array([0.0, -4.0]), np.array([10.0, 4.0])),
-    }
-    task = describe_environment("collected/Made-v0", spaces, 10)
+def test_a_dictionary_is_flattened_and_actions_are_shares_of_the_bounds() -> None:
+    observation = Dict(b=Box(0, 1, (2,)), a=Box(0, 1, (1,)))
+    action = Box(np.array([0.0, -4.0]), np.array([10.0, 4.0]))
+    task = describe_environment("collected/Made-v0", {"observation": observation, "action": action}, 10)
     assert (task.state_dim, task.action_dim) == (3, 2)
     env = make_env(task)
     env.reset(seed=0)
@@ -91,9 +90,7 @@ def test_a_dictionary_is_flattened_and_bounds_are_recorded(tmp_path: Path) -> No
 
 def test_recorded_rows_are_the_environments_own(tmp_path: Path) -> None:
     """Pendulum's torque lies in [-2, 2]: its own environment gives the rewards for the stored actions times 2."""
-    path = collect(
-        tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=1", "Collection.reference_scores=()"
-    )
+    path = collect(tmp_path, *RANDOM, "Collection.episodes=1", "Collection.reference_scores=()")
     rows, said = arrays(path), notes(path)
     assert json.loads(said["action_bounds"]) == {"stored": [-1.0, 1.0], "low": [-2.0], "high": [2.0]}
     assert "random actions" in said["reference_scores"]
@@ -122,20 +119,17 @@ def test_rows_are_kept_though_the_environment_uses_its_arrays_again() -> None:
 
 def test_an_episode_that_ends_where_rows_are_full_is_whole(tmp_path: Path) -> None:
     """Four episodes of 50 steps."""
-    settings = ("Collection.mixture={'random': 1.0}", "Collection.transitions=200", "Collection.reference_scores=()")
-    assert json.loads(notes(collect(tmp_path, *settings))["policies"])[0]["episodes"] == 4
+    path = collect(tmp_path, *RANDOM, "Collection.transitions=200", "Collection.reference_scores=()")
+    assert json.loads(notes(path)["policies"])[0]["episodes"] == 4
 
 
 def test_the_written_gin_file_makes_the_task_again(tmp_path: Path) -> None:
-    collect(tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=2", "Collection.name='made'")
+    collect(tmp_path, *RANDOM, "Collection.episodes=2", "Collection.name='made'")
     loaded = gin_files.load_gin([tmp_path / "made.gin"])
     experiment = Experiment()
-    assert (experiment.task, experiment.resolved_task.min_score, experiment.resolved_task.max_score) == (
-        "Pendulum-v1",
-        -400.0,
-        0.0,
-    )
-    assert experiment.resolved_task.score(-100.0) == 75.0
+    task = experiment.resolved_task
+    assert (experiment.task, task.min_score, task.max_score) == ("Pendulum-v1", -400.0, 0.0)
+    assert task.score(-100.0) == 75.0
     assert len(load_data(experiment)) == 2 * 49
     assert "@gymnasium_task()" in gin_files.operative_text(loaded)
     tasks.remove("Pendulum-v1")
@@ -179,6 +173,4 @@ def test_mistakes_with_tasks() -> None:
 def test_a_damaged_ranking_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "ranking.json").write_text(text)
     with pytest.raises(DqlabError, match="ranking.json.*Delete it, and run the same command again"):
-        collect(
-            tmp_path, "Collection.mixture={'random': 1.0}", "Collection.episodes=1", "Collection.reference_scores=()"
-        )
+        collect(tmp_path, *RANDOM, "Collection.episodes=1", "Collection.reference_scores=()")

@@ -45,9 +45,8 @@ def keys(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     model.save(other / "policy.zip")
     collect(folder, "Collection.mixture={'random': 1.0}", "Collection.name='first'", "Collection.episodes=4")
     small = [binding for binding in TINY if not binding.startswith("load_dataset")]
-    loaded = gin_files.load_gin(
-        [folder / "first.gin"], [*small, "Training.steps=20", "load_dataset.standardise_states=True"]
-    )
+    small += ["Training.steps=20", "load_dataset.standardise_states=True"]
+    loaded = gin_files.load_gin([folder / "first.gin"], small)
     train(loaded, other / "run", quiet=True)
     return {
         "random": "random",
@@ -86,13 +85,8 @@ def test_every_behaviour_gives_its_rows_again(kind: str, keys: dict[str, str], f
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_gives_its_shares(recipe: Path, folder: Path) -> None:
-    path = collect(
-        folder,
-        "Collection.transitions=200",
-        "Collection.episodes=0",
-        f"Collection.name='{recipe.stem}'",
-        files=(str(recipe),),
-    )
+    amount = ("Collection.transitions=200", "Collection.episodes=0", f"Collection.name='{recipe.stem}'")
+    path = collect(folder, *amount, files=(str(recipe),))
     parts = json.loads(notes(path)["policies"])
     assert [known["transitions"] for known in parts] == [round(200 * known["share"]) for known in parts]
     assert len(arrays(path)["rewards"]) == 200
@@ -111,23 +105,14 @@ def test_medium_replay_is_all_that_was_experienced(folder: Path) -> None:
 
 def test_other_settings_of_ppo_are_another_training(folder: Path) -> None:
     for discount in (0.9, 0.95):
-        collect(
-            folder, "Collection.mixture={'ppo': 1.0}", "Collection.episodes=1", f"BehaviourTraining.discount={discount}"
-        )
+        setting = f"BehaviourTraining.discount={discount}"
+        collect(folder, "Collection.mixture={'ppo': 1.0}", "Collection.episodes=1", setting)
     assert len({path.parent for path in (folder / "behaviour").rglob("step-*.zip")}) == 2
 
 
 def test_another_seed_gives_other_rows(folder: Path) -> None:
-    sets = [
-        collect(
-            folder,
-            "Collection.mixture={'random': 1.0}",
-            "Collection.episodes=1",
-            f"Collection.name='seed-{seed}'",
-            f"Collection.seed={seed}",
-        )
-        for seed in (0, 1)
-    ]
+    amount = ("Collection.mixture={'random': 1.0}", "Collection.episodes=1")
+    sets = [collect(folder, *amount, f"Collection.name='{seed}'", f"Collection.seed={seed}") for seed in (0, 1)]
     assert not np.array_equal(*(arrays(path)["actions"] for path in sets))
 
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 from conftest import ROOT, isolated
+from made_collections import arrays, notes
 
 from dqlab.cli import main
 from dqlab.config import gin_files
@@ -37,41 +37,32 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["collect", "--gin", gin, "--out", str(folder / "out"), "--set", *BUDGET, *more]
 
 
-def collect(folder: Path) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "dqlab.cli", *command(folder)]
-    return subprocess.run(words, cwd=folder, env=isolated(folder), capture_output=True, text=True, timeout=600)
-
-
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("collected")
-    done = collect(folder)
-    assert done.returncode == 0, done.stderr
+    assert main(command(folder)) == 0
     return folder
 
 
 def test_the_set_is_d4rls_layout_with_provenance(collected: Path) -> None:
     path = collected / "out" / "hopper-medium-expert-mini.hdf5"
-    with h5py.File(path) as file:
-        assert (file["observations"].shape[1], file["actions"].shape[1]) == (11, 3)
-        assert int((file["terminals"][()] | file["timeouts"][()]).sum()) == 6
-        assert abs(file["actions"][()]).max() <= 1.0
-        notes = {name: file[f"metadata/{name}"][()].decode() for name in file["metadata"]}
-    assert "mujoco210" in notes["environment"]
-    assert "Collection.episodes = 6" in notes["config"]
-    assert "3 episodes" in notes["description"]
+    rows, said = arrays(path), notes(path)
+    assert (rows["observations"].shape[1], rows["actions"].shape[1]) == (11, 3)
+    assert int((rows["terminals"] | rows["timeouts"]).sum()) == 6
+    assert abs(rows["actions"]).max() <= 1.0
+    assert "mujoco210" in said["environment"]
+    assert "Collection.episodes = 6" in said["config"]
+    assert "3 episodes" in said["description"]
 
 
 def test_rows_can_be_replayed(collected: Path) -> None:
     """The recorded positions, velocities and action give the recorded next observation and reward."""
-    with h5py.File(collected / "out" / "hopper-medium-expert-mini.hdf5") as file:
-        rows = {name: file[name][()] for name in ("actions", "rewards", "next_observations")}
-        qpos, qvel = file["infos/qpos"][()], file["infos/qvel"][()]
+    rows = arrays(collected / "out" / "hopper-medium-expert-mini.hdf5")
     env = make_env(tasks.get("hopper-medium-v2"))
     env.reset(seed=0)
-    for row in range(0, len(qpos), 7):
+    for row in range(0, len(rows["rewards"]), 7):
         env.reset()
-        env.unwrapped.set_state(qpos[row], qvel[row])
+        env.unwrapped.set_state(rows["infos/qpos"][row], rows["infos/qvel"][row])
         following, reward, *_ = env.step(rows["actions"][row])
         assert following == pytest.approx(rows["next_observations"][row], abs=1e-5)
         assert reward == pytest.approx(float(rows["rewards"][row]), abs=1e-4)
@@ -90,7 +81,8 @@ def test_a_second_call_reuses_what_is_trained(collected: Path) -> None:
 
 def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "stable_baselines3.py").write_text("raise ImportError('not installed')")
-    done = collect(tmp_path)
+    words = [sys.executable, "-m", "dqlab.cli", *command(tmp_path)]
+    done = subprocess.run(words, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "Collecting needs stable-baselines3: pip install 'dqlab[collect]'" in done.stderr
     assert not (tmp_path / "out" / "behaviour").exists()
@@ -107,5 +99,5 @@ def test_the_set_trains_its_task(collected: Path) -> None:
     sources = f"load_dataset.sources=('file:{source}',)"
     gin_files.load_gin([ROOT / "gin" / "diffql_walker2d.gin"], ["Experiment.task='hopper-medium-expert-v2'", sources])
     data = load_data(Experiment())
-    with h5py.File(source) as file:
-        assert len(data) == len(file["rewards"]) - 1 - int(file["timeouts"][:-1].sum())
+    rows = arrays(source)
+    assert len(data) == len(rows["rewards"]) - 1 - int(rows["timeouts"][:-1].sum())

@@ -91,11 +91,8 @@ def run_out_of_space(folder: Path, limit: int, *bindings: str) -> None:
 
 @pytest.mark.parametrize(("limit", "at"), [(20_000, "behaviour"), (95_000, "episodes")])
 def test_a_full_disk_is_one_message_and_leaves_nothing_half_written(limit: int, at: str, tmp_path: Path) -> None:
-    bindings = (
-        f"Collection.mixture={{'{'ppo' if at == 'behaviour' else 'random'}': 1.0}}",
-        "Collection.transitions=5000",
-    )
-    start(run_out_of_space, tmp_path, limit, *bindings).join()
+    mixture = {"ppo" if at == "behaviour" else "random": 1.0}
+    start(run_out_of_space, tmp_path, limit, f"Collection.mixture={mixture}", "Collection.transitions=5000").join()
     said = (tmp_path / "said").read_text()
     assert f"Cannot write {tmp_path / at}" in said
     assert "Free some space and run the same command again" in said
