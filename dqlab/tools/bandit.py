@@ -262,7 +262,6 @@ def bandit_markdown(rows: CloudRows) -> str:
 
 ON, OFF, RING, TEXT = "#1f6fb4", "#e4572e", "#9aa3ad", "#30363d"
 LIMITS = (-1.2, 1.2)
-TICKS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 LEGEND = f"Rings: within {RADIUS} of a mode; the thick one is the best. Blue: samples on a mode; red: all others."
 
 
@@ -285,7 +284,7 @@ def draw_clouds(rows: CloudRows) -> Figure:
 
 def _draw_cloud(axes: Any, cloud: Cloud) -> None:
     """One panel: modes, samples, numbers; the scale of rewards lies in the middle, where there are no data."""
-    axes.set(aspect="equal", xlim=LIMITS, ylim=LIMITS, xticks=TICKS, yticks=TICKS)
+    axes.set(aspect="equal", xlim=LIMITS, ylim=LIMITS)
     axes.grid(color="#e6e9ec", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, length=0)

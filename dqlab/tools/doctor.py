@@ -238,10 +238,6 @@ def toolchain() -> DoctorFinding:
     return DoctorFinding(BROKEN, f"{found} fails ({tried.trouble}): Training.execution='eager' does without", fix)
 
 
-LITTLE = 1.0
-"""GiB: a run's checkpoints, and a dataset, take some hundred MiB."""
-
-
 @register_check(RECORDS, "runs", needed=True)
 def runs() -> DoctorFinding:
     """Whether runs can be written here."""
@@ -257,7 +253,8 @@ def find_space(folder: Path, otherwise: str) -> DoctorFinding:
         return DoctorFinding(BROKEN, f"{there} cannot be written ({error.strerror})", otherwise)
     free = available_disk(folder) / GIB
     text = f"{folder.absolute()} can be written; {free:.1f} GiB free"
-    return DoctorFinding(OK, text) if free > LITTLE else DoctorFinding(WARNING, text, "free some space")
+    enough = free > 1.0  # a run's checkpoints, and a dataset, take some hundred MiB
+    return DoctorFinding(OK, text) if enough else DoctorFinding(WARNING, text, "free some space")
 
 
 @register_check(RECORDS, "D4RL cache", needed=True)

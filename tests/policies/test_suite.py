@@ -60,7 +60,7 @@ def on_the_host(sound: Callable[..., Tensor], network: Any, dims: Any, state: Te
         ("no gradient reaches spare", {"build": lambda sound, dims: Spare(dims.state, dims.action)}),
         ("does not depend on the parameters", {"sample": lambda sound, *given: sound(*given).detach()}),
         ("leaves the device", {"losses": on_the_host}),
-        ("losses have shape", {"losses": lambda sound, *given: sound(*given).mean()}),
+        ("losses: shape", {"losses": lambda sound, *given: sound(*given).mean()}),
     ],
 )
 def test_of_policies(message: str, methods: dict[str, Callable[..., Any]]) -> None:

@@ -178,7 +178,7 @@ CASES = [
         "a step depends on the other environments",
     ),
     ("data_source", lambda *_: "walker2d.hdf5", "gives a str instead of a LocatedDataset"),
-    ("data_source", narrow, "has shape"),
+    ("data_source", narrow, "observations of .*: shape"),
     ("data_format", spoilt(Npz, "write", rounding), "reward is read back with other values"),
     ("data_format", Credulous, "a dataset that is damaged is read"),
     ("reward_transform", lambda reward, returns: reward * 2.0**0.5 + np.zeros(1), "it gives float64 for float32"),

@@ -23,7 +23,6 @@ from dqlab.tools.collect.episodes import REMAKE_ADVICE, Amount, EpisodeRows, loa
 from dqlab.tools.collect.ppo import BehaviourTraining, experience_of, statistics_of
 
 Range = tuple[float, float]
-RANKING = "ranking"
 
 
 @dataclass
@@ -122,7 +121,7 @@ class CollectionContext:
         entry = known.get(name)
         measured = isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
         if not measured:
-            value = mean_return(policy, RANKING, self.ranking_episodes)
+            value = mean_return(policy, "ranking", self.ranking_episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))
             score = f", score {self.task.score(value):.1f}" if self.known else ""

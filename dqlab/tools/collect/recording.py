@@ -52,7 +52,10 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
 
     def step(self, action: NDArray[np.floating]) -> Any:
         action = _kept(action)
-        row = {"observations": self._observation, "actions": action.copy(), **physics_state(self.env)}
+        row = {"observations": self._observation, "actions": action.copy()}
+        data: Any = getattr(self.env.unwrapped, "data", None)
+        if hasattr(data, "qpos") and hasattr(data, "qvel"):  # of MuJoCo: from there the step can be replayed
+            row |= {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
         given = self.env.step(action)
         observation, reward, terminated, truncated, info = given
         self._observation = _kept(observation)
@@ -77,14 +80,6 @@ class EpisodeRecorder(gymnasium.Wrapper):  # type: ignore[misc]
 def _kept(values: Any) -> NDArray[np.float32]:
     """A copy: environments may use their arrays again."""
     return np.array(values, dtype=np.float32)
-
-
-def physics_state(env: Any) -> Rows:
-    """Positions and velocities of a MuJoCo environment, from which a step can be replayed; none of others."""
-    data: Any = getattr(env.unwrapped, "data", None)
-    if not (hasattr(data, "qpos") and hasattr(data, "qvel")):
-        return {}
-    return {"infos/qpos": np.array(data.qpos).ravel(), "infos/qvel": np.array(data.qvel).ravel()}
 
 
 def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRows:
@@ -124,12 +119,6 @@ def _lengths(episodes: Sequence[Rows]) -> list[int]:
     return [len(episode["rewards"]) for episode in episodes]
 
 
-def episode_seeds(seed: int, key: str, number: int) -> tuple[int, int]:
-    """Seeds of one episode: the environment's, and that of the behaviour's noise."""
-    state = np.random.SeedSequence([seed, zlib.crc32(key.encode()), number]).generate_state(2)
-    return int(state[0]), int(state[1])
-
-
 def played_episodes(behaviour: PolicyBehaviour, key: str, first: int) -> Generator[list[Rows], None, None]:
     """Episodes first, first + 1, ..., as many at a time as the behaviour acts in together; without end."""
     envs = [behaviour.make_env() for _ in range(behaviour.rows)]
@@ -145,10 +134,11 @@ def _play(behaviour: PolicyBehaviour, envs: list[Any], key: str, first: int) -> 
     """One episode in each environment, stepped together."""
     recorded: dict[int, Rows] = {}
     recorders = [EpisodeRecorder(env, partial(recorded.__setitem__, number)) for number, env in enumerate(envs)]
-    seeds = [episode_seeds(behaviour.context.seed, key, first + number) for number in range(len(envs))]
-    act = behaviour.begin(seeds[0][1])
+    keyed = [behaviour.context.seed, zlib.crc32(key.encode())]
+    seeds = [np.random.SeedSequence([*keyed, first + number]).generate_state(2) for number in range(len(envs))]
+    act = behaviour.begin(int(seeds[0][1]))  # an environment's seed, and that of the behaviour's noise
     pairs = zip(recorders, seeds, strict=True)
-    observations = np.stack([recorder.reset(seed=start)[0] for recorder, (start, _) in pairs])
+    observations = np.stack([recorder.reset(seed=int(start))[0] for recorder, (start, _) in pairs])
     while len(recorded) < len(envs):
         actions = act(observations)
         if not np.isfinite(actions).all():

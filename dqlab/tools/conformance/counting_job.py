@@ -47,7 +47,11 @@ def main(path: Path) -> int:
         if _stopped(plan, step):
             return STOPPED
         if step == plan["die_at"]:
-            _die(path / "deaths", plan["deaths"])
+            deaths = path / "deaths"
+            count = int(deaths.read_text()) if deaths.exists() else 0
+            if count < plan["deaths"]:
+                deaths.write_text(str(count + 1))
+                os.kill(os.getpid(), signal.SIGKILL)
         if step == plan["fail_at"]:
             _tell("failed", reason="it was told to")
             return FAILED
@@ -66,24 +70,11 @@ def _tell(event: str, **facts: Any) -> None:
 def _stopped(plan: dict[str, Any], step: int) -> bool:
     """Wait before a step; whether the standard input has ended meanwhile."""
     held, file = plan["gate"]
-    while not _ended(plan["seconds"], plan["deaf"]):
+    heard = [] if plan["deaf"] else [sys.stdin]
+    while not select.select(heard, [], [], plan["seconds"])[0]:
         if step != held or Path(file).exists():
             return False
     return True
-
-
-def _ended(seconds: float, deaf: bool) -> bool:
-    if deaf:
-        time.sleep(seconds)
-        return False
-    return bool(select.select([sys.stdin], [], [], seconds)[0])
-
-
-def _die(path: Path, times: int) -> None:
-    count = int(path.read_text()) if path.exists() else 0
-    if count < times:
-        path.write_text(str(count + 1))
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
     assert told == "made up", f"metadata are read back as '{told}'"
     for name, before, after in zip(views[0]._fields, *views, strict=True):
         if before is not None or after is not None:
-            check_shape(f"{name}, read back,", after, *before.shape)
+            check_shape(f"{name}, read back", after, *before.shape)
             assert bool((before == after).all()), f"{name} is read back with other values"
 
 
@@ -226,7 +226,7 @@ def check_prepared_behaviour(behaviour: Behaviour) -> None:
     task, rows = behaviour.context.task, behaviour.rows
     seen = np.random.default_rng(0).normal(size=(4, rows, task.state_dim))
     first, second, again, once_more = (_episodes(behaviour, seed, seen) for seed in (7, 8, 8, 7))
-    check_shape(f"actions of 4 steps, ({rows}, A) each,", first, 4, rows, task.action_dim)
+    check_shape(f"actions of 4 steps, ({rows}, A) each", first, 4, rows, task.action_dim)
     assert bool((np.abs([first, second]) <= 1).all()), "an action is out of [-1, 1]"
     for before, after in ((second, again), (first, once_more)):
         assert np.array_equal(before, after), "the same episodes, begun again, act otherwise"

@@ -76,13 +76,8 @@ def _play(copies: list[Any], actions: Array, seed: int, name: str) -> bool:
 
 
 def _check_same(values: Any, what: str) -> None:
-    assert all(np.array_equal(values[0], other) for other in values[1:]), (
-        f"{what}: it draws from something else than self.np_random, or its copies share something."
-    )
-
-
-SHORT = 12
-"""Steps of a task's episodes that are looked at."""
+    said = f"{what}: it draws from something else than self.np_random, or its copies share something."
+    assert all(np.array_equal(values[0], other) for other in values[1:]), said
 
 
 def check_task(entry: RegistryEntry[Task]) -> None:
@@ -91,7 +86,7 @@ def check_task(entry: RegistryEntry[Task]) -> None:
     assert isinstance(task, Task), "a task must be a Task"
     assert task.episode_limit >= 1, f"an episode has {task.episode_limit} steps"
     assert task.max_score > task.min_score, "max_score must be larger than min_score"
-    limit = min(task.episode_limit, SHORT)
+    limit = min(task.episode_limit, 12)
     try:
         copies = [make_env(replace(task, episode_limit=limit)) for _ in range(2)]
     except ConfigError as error:

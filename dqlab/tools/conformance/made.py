@@ -59,7 +59,7 @@ def one_noise(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = t
 
 def check_shape(what: str, value: Tensor | NDArray[Any], *shape: int) -> None:
     """A tensor, or an array, has that shape."""
-    assert value.shape == shape, f"{what} has shape {tuple(value.shape)} instead of {shape}"
+    assert value.shape == shape, f"{what}: shape {tuple(value.shape)} instead of {shape}"
 
 
 def check_device(function: Callable[..., Any], *values: Any) -> None:

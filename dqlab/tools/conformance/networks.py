@@ -87,15 +87,15 @@ def check_denoiser(entry: RegistryEntry[Make]) -> None:
         assert not torch.allclose(out, module(*changed)), "an input is ignored"
     check_independent_rows(module, action, t, state)
     if hasattr(module, "prepare"):
-        check_prepared_chain(module, action, state)
+        _check_prepared_chain(module, action, state)
     if hasattr(module, "training_noise"):
-        check_training(module, action, t, state)
+        _check_training(module, action, t, state)
     check_dtypes(module, action, t, state)
     check_module(module, Network.__call__, action, t, state)
     check_saving(lambda: entry.make()(DIMS.state, DIMS.action), module, action, t, state)
 
 
-def check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
+def _check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
     """What a denoiser prepares for a whole chain gives what `forward` gives at every timestep."""
     prepared = module.prepare(state, torch.arange(5))
     for index in range(5):
@@ -109,7 +109,7 @@ def check_prepared_chain(module: Any, action: Tensor, state: Tensor) -> None:
     check_module(module, chain, action, state)
 
 
-def check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> None:
+def _check_training(module: Any, action: Tensor, t: Tensor, state: Tensor) -> None:
     """`train_forward` like `forward` in shape, rows independent, moved by the noise that `training_noise` declares."""
     specs = module.training_noise(BATCH)
     noise = one_noise(specs)
@@ -136,7 +136,14 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     outputs = ensemble.outputs(state, action)
     assert torch.allclose(outputs.mean(dim=-1), q), "the mean of outputs (M, B, Z) over Z must be forward's (M, B)"
     check_members(ensemble, outputs, state, action)
-    check_aggregation(ensemble, q, outputs)
+    target = ensemble.backup(outputs, one_noise(ensemble.noise()))
+    assert target.shape[:-1] == (BATCH,), f"backup has shape {tuple(target.shape)} instead of ({BATCH}, Z)"
+    assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
+    check_shape("ranking_value of (M, B)", ensemble.ranking_value(q), BATCH)
+    check_shape("ranking_value of (M, B, 1)", ensemble.ranking_value(q.unsqueeze(-1)), BATCH, 1)
+    for index in (0, 1):
+        for values in ensemble.actor_objective(q, torch.tensor(index)):
+            check_shape("each of actor_objective's two", values, BATCH)
     check_independent_rows(lambda *inputs: ensemble.outputs(*inputs).transpose(0, 1), state, action)
     check_dtypes(ensemble, state, action)
     check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
@@ -152,23 +159,11 @@ def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, acti
         assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
 
 
-def check_aggregation(ensemble: CriticEnsemble, q: Tensor, outputs: Tensor) -> None:
-    """Shapes of the target, the loss, what the actor ascends and what ranks."""
-    target = ensemble.backup(outputs, one_noise(ensemble.noise()))
-    assert target.shape[:-1] == (BATCH,), f"backup has shape {tuple(target.shape)} instead of ({BATCH}, Z)"
-    assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
-    check_shape("ranking_value of (M, B)", ensemble.ranking_value(q), BATCH)
-    check_shape("ranking_value of (M, B, 1)", ensemble.ranking_value(q.unsqueeze(-1)), BATCH, 1)
-    for coin in (0, 1):
-        for values in ensemble.actor_objective(q, torch.tensor(coin)):
-            check_shape("each of actor_objective's two", values, BATCH)
-
-
-def _update(network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], coin: Tensor) -> Any:
+def _update(network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], index: Tensor) -> Any:
     """All that an algorithm asks of an ensemble; the loss and what the actor ascends are differentiated."""
     ensemble = ensemble_of(network)
     outputs = network.call("outputs", state, action)
     q = outputs.mean(dim=-1)
     target = ensemble.backup(outputs.detach(), noise) + 1
     ranked = ensemble.ranking_value(q.detach())
-    return ensemble.loss(outputs, target), ensemble.actor_objective(q, coin), ranked, target
+    return ensemble.loss(outputs, target), ensemble.actor_objective(q, index), ranked, target

@@ -92,7 +92,7 @@ class _Case:
 def _check_outputs(case: _Case) -> None:
     """Losses (B,), actions (B, A), in the parameters' type; losses and samples are differentiable."""
     losses = case.losses(*case.loss_values)
-    check_shape("what losses gives", losses, BATCH)
+    check_shape("losses", losses, BATCH)
     assert losses.dtype == case.dtype, f"losses are of {losses.dtype} for {case.dtype}"
     assert bool(torch.isfinite(losses).all()), "a loss is not finite"
     for name, out in (("losses", losses), ("sample", case.sample(*case.sample_values))):

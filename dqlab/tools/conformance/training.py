@@ -17,7 +17,7 @@ from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError, message_of
 from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
-from dqlab.tools.conformance.made import UncheckedError
+from dqlab.tools.conformance.made import UncheckedError, with_moved_parameters
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
@@ -102,13 +102,9 @@ def check_precision(entry: RegistryEntry[Callable[[], Precision]]) -> None:
     assert precision.float32_products in ROUNDING, f"float32_products must be one of {', '.join(ROUNDING)}"
     if missing := precision.unavailable_reason(device):
         raise UncheckedError(f"it needs {missing}")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 32, generator=generator)
-    network = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0.0, 0.2, generator=generator)
-    exact, exact_gradient = _value_and_gradient(network.double(), x.double(), nullcontext())
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    network = with_moved_parameters(nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 8)), 0.2)
+    exact, exact_gradient = _value_and_gradient(network, x.double(), nullcontext())
     value, gradient = _value_and_gradient(network.float(), x, precision.region(device))
     tolerance = 16 * max(torch.finfo(value.dtype).eps, ROUNDING[precision.float32_products])
     for what, found, wanted in (("values", value, exact), ("gradients", gradient, exact_gradient)):
