@@ -198,8 +198,8 @@ class Replay(Behaviour):
             raise ConfigError(f"'replay:{self._until}' is no level. Known: {', '.join(sorted(known))}.")
 
     def prepare(self) -> None:
-        full = self._until == "full"
-        self._last = self.context.paths[-1] if full else self.context.of_level(self._until)
+        context = self.context
+        self._last = context.of_level(self._until) if self._until in context.levels else context.paths[-1]
 
     def about(self) -> str:
         return f"all that PPO experienced until its checkpoint {self._last.stem}"
