@@ -25,7 +25,7 @@ from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, PolicyBehaviour
 from dqlab.tools.collect.checkpoints import CollectionContext
 from dqlab.tools.collect.ppo import BehaviourTraining
-from dqlab.tools.conformance.made import UncheckedError, check_shape
+from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
 
 Array = NDArray[Any]
 ROBOTS = ("walker2d-medium-expert-v2", "hopper-medium-v2", "antmaze-umaze-v0", "bandit-2d")
@@ -84,18 +84,12 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
     assert isinstance(chosen, Format), "a format must be derived from Format"
     with tempfile.TemporaryDirectory() as store, patch.dict(os.environ, {VARIABLE: store}):
         folder = Path(store)
-        try:
+        with unchecked(DqlabError):  # it is not installed, or takes names of its own
             place = chosen.place(_paths(chosen, folder, 0)[0])
-        except (ConfigError, DataError) as error:  # it is not installed, or takes names of its own
-            raise UncheckedError(message_of(error)) from error
         if folder not in place.parents:
             raise UncheckedError(f"it keeps datasets in a store of its own, such as {place}")
-        try:
+        with unchecked(ConfigError, "pip install"), unchecked(ConfigError, "only read"):
             written = [_written(chosen, folder, number, bool(number)) for number in (0, 1)]
-        except ConfigError as error:
-            if "pip install" in str(error) or "only read" in str(error):
-                raise UncheckedError(message_of(error)) from error
-            raise
         assert any(written), "it can say neither of two sets of float32, with next observations and without"
         for path in filter(None, written):
             _check_damage(chosen, path)
@@ -171,7 +165,7 @@ def check_data_source(entry: RegistryEntry[DataSource]) -> None:
                 found = source(task, "", no_progress)
         except UnavailableError as error:
             reasons.append(message_of(error))
-        except (ConfigError, DataError) as error:  # it wants an argument
+        except (ConfigError, DataError) as error:
             raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
         else:
             _check_located(found, task)
@@ -196,7 +190,7 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Beha
     """Actions (G, A) in [-1, 1]; an episode's are a function of the policy, its number and its own observations."""
     with tempfile.TemporaryDirectory() as place:
         context = made_context(Path(place))
-        try:
+        with unchecked(DqlabError, why="it wants an argument: "):
             try:
                 behaviour = entry.make()("nowhere", context)  # those that want a path or a module say there is none
             except DqlabError:
@@ -205,8 +199,6 @@ def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Beha
             if behaviour.trains or behaviour.records:
                 raise UncheckedError("it needs PPO's checkpoints, which take a training")
             behaviour.prepare()
-        except DqlabError as error:
-            raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
         check_prepared_behaviour(behaviour)
 
 

@@ -17,7 +17,7 @@ from dqlab.envs.custom import describe_environment
 from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
-from dqlab.tools.conformance.made import UncheckedError, check_shape
+from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
 
 Array = NDArray[Any]
 LONGEST = 1000
@@ -108,11 +108,9 @@ def check_task(entry: RegistryEntry[Task]) -> None:
 def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
     """States (n, S), rewards, ends (m,); an episode is a function of seed, group and actions, whatever runs beside."""
     task = tasks.get("hopper-medium-v2")
-    try:
+    with unchecked(ConfigError):
         environments = entry.make()(task, "mujoco210")
         environments.prepare(2)
-    except ConfigError as error:
-        raise UncheckedError(message_of(error)) from error
     assert isinstance(environments, Environments), "a backend must be derived from Environments"
     try:
         first = _episode_pair(environments, task, (3, 4))

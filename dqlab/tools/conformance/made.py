@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dqlab.data import Batch
-from dqlab.errors import first_line
+from dqlab.errors import DqlabError, first_line, message_of
 from dqlab.networks import Layout
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
@@ -21,6 +22,17 @@ from dqlab.training.execution.program import nested_tensors, trace_program, tree
 
 class UncheckedError(Exception):
     """Why a component's behaviour was not looked at, such as an extra that is not installed."""
+
+
+@contextmanager
+def unchecked(kind: type[DqlabError], saying: str = "", why: str = "") -> Iterator[None]:
+    """Within this, such an error that says something is why a component is not looked at."""
+    try:
+        yield
+    except kind as error:
+        if saying not in str(error):
+            raise
+        raise UncheckedError(why + message_of(error)) from error
 
 
 DIMS = Dims(state=5, action=3)

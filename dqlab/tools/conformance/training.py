@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from dqlab.ablation.engines.base import FAILED, FINISHED, Engine, Job
 from dqlab.config.registry import RegistryEntry
-from dqlab.errors import ConfigError, message_of
+from dqlab.errors import ConfigError
 from dqlab.networks.precision import Precision
 from dqlab.tools.conformance import counting_job
-from dqlab.tools.conformance.made import UncheckedError, with_moved_parameters
+from dqlab.tools.conformance.made import UncheckedError, unchecked, with_moved_parameters
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree
 from dqlab.training.model_selection import EarlyStop, OfflineRule
@@ -134,13 +134,9 @@ def check_engine(entry: RegistryEntry[Callable[[], Engine]]) -> None:
     told: dict[str, list[str]] = {"sound": [], "failing": []}
     with tempfile.TemporaryDirectory() as place:
         jobs = [made_job(Path(place) / "sound", steps=2), made_job(Path(place) / "failing", fail_at=2)]
-        try:
+        with unchecked(ConfigError, "pip install"):
             run = entry.make()().run(jobs, lambda job, event: told[job.id].append(event["event"]))
             ends = {ended.job.id: ended for ended in run}
-        except ConfigError as error:
-            if "pip install" not in str(error):
-                raise
-            raise UncheckedError(message_of(error)) from error
         assert set(ends) == set(told), f"of two jobs, {len(ends)} have ended"
         assert ends["sound"].code == FINISHED, f"a job should have finished: {ends['sound'].reason}"
         assert ends["failing"].code == FAILED, "a failing job has not failed"
