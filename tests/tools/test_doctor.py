@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dqlab.cli import main
 from dqlab.envs.physics import modern_inertia
 from dqlab.machine import run_isolated
 from dqlab.tools import doctor
@@ -133,6 +135,14 @@ def test_an_opengl_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     found = doctor.opengl()
     assert found.state == "broken"
     assert "libegl1" in found.fix
+
+
+def test_a_package_without_which_nothing_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "dqlab.tools.doctor", None)
+    assert main(["doctor"]) == 2
+    assert "dqlab train cannot work here yet" in capsys.readouterr().err
 
 
 def test_versions_are_held_against_what_is_asked_for() -> None:

@@ -164,10 +164,9 @@ class Collection:
             "medium": (self.medium_scores, float(np.clip(MEDIUM_SCORE, *self.medium_scores))),
             "expert": (self.expert_scores, self.expert_scores[1]),
         }
+        training, ranked = BehaviourTraining(), self.ranking_episodes
+        context = CollectionContext(task, known, training, levels, ranked, folder, self.seed, log)
         with claim_folder(folder):
-            context = CollectionContext(
-                task, known, BehaviourTraining(), levels, self.ranking_episodes, folder, self.seed, log
-            )
             chosen: dict[str, Behaviour] = {}
             for key in self.mixture:
                 kind, _, argument = key.partition(":")

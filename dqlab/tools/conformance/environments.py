@@ -43,20 +43,25 @@ def check_environment(
         AssertionError: it does not; the message, one line, says what is wrong, and at which step and seed.
     """
     try:
-        task = describe_environment(env_id, env_kwargs, episode_limit)
-        copies = [make_env(task) for _ in range(2)]
-        for number, actions in enumerate(_actions(task.action_dim, seed)):
-            _play(copies, actions[: task.episode_limit], seed + number, env_id)
-        for copy in copies:
-            copy.close()
+        _play_four(describe_environment(env_id, env_kwargs, episode_limit), seed, env_id)
     except DqlabError as error:
         raise AssertionError(str(error)) from error
 
 
-def _actions(width: int, seed: int) -> list[Array]:
-    """Actions (steps, A) in [-1, 1] of every episode."""
-    constant = [np.full((LONGEST, width), value, np.float32) for value in (0.0, -1.0, 1.0)]
-    return [*constant, np.random.default_rng(seed).uniform(-1.0, 1.0, (LONGEST, width)).astype(np.float32)]
+def _play_four(task: Task, seed: int, name: str) -> bool:
+    """Play four episodes in two copies; whether all of them have ended by the task's limit."""
+    rest, low, high = (np.full((LONGEST, task.action_dim), value, np.float32) for value in (0.0, -1.0, 1.0))
+    drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, (LONGEST, task.action_dim)).astype(np.float32)
+    copies = [make_env(task) for _ in range(2)]
+    try:
+        space = copies[0].action_space
+        assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
+        chosen = enumerate((rest, low, high, drawn), seed)
+        ended = [_play(copies, actions[: task.episode_limit], number, name) for number, actions in chosen]
+        return all(ended)
+    finally:
+        for copy in copies:
+            copy.close()
 
 
 def _play(copies: list[Any], actions: Array, seed: int, name: str) -> bool:
@@ -88,21 +93,12 @@ def check_task(entry: RegistryEntry[Task]) -> None:
     assert task.max_score > task.min_score, "max_score must be larger than min_score"
     limit = min(task.episode_limit, 12)
     try:
-        copies = [make_env(replace(task, episode_limit=limit)) for _ in range(2)]
-    except ConfigError as error:
+        ended = _play_four(replace(task, episode_limit=limit), 0, task.name)
+    except DqlabError as error:
         if "pip install" in str(error) and isinstance(error.__cause__, ImportError):
             raise UncheckedError(message_of(error)) from error
         raise AssertionError(str(error)) from error
-    try:
-        space = copies[0].action_space
-        assert bool((space.low == -1).all() and (space.high == 1).all()), f"actions must lie in [-1, 1], not in {space}"
-        for number, actions in enumerate(_actions(task.action_dim, 0)):
-            assert _play(copies, actions[:limit], number, task.name), f"an episode goes on after its {limit} steps"
-    except DqlabError as error:
-        raise AssertionError(str(error)) from error
-    finally:
-        for copy in copies:
-            copy.close()
+    assert ended, f"an episode goes on after its {limit} steps"
 
 
 def check_env_backend(entry: RegistryEntry[EnvBackend]) -> None:
