@@ -28,15 +28,13 @@ from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.plugins import load_plugins
-from dqlab.config.replica import Replica
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError, StoppedError, nearest
 from dqlab.files import expanded
 from dqlab.printing import Console
-from dqlab.runs.evaluate import checkpoint_files, evaluate_checkpoints
-from dqlab.runs.experiment import Experiment
+from dqlab.runs.evaluate import evaluate_policies
 from dqlab.runs.inspection import inspect_replica, last_inspection
-from dqlab.runs.load_policy import as_bindings, load_policy
+from dqlab.runs.load_policy import as_bindings, load_policies, load_policy
 from dqlab.runs.policy import LoadedPolicy, isolated
 from dqlab.runs.run import new_run_folder
 from dqlab.runs.run import train as run_training
@@ -291,33 +289,24 @@ def evaluate(
         EnvError: the environment raises an error.
     """
     if isinstance(run, LoadedPolicy):
-        found = [_episodes(run.experiment, run.replica, run.source.step, run.evaluate(episodes, env), env is None)]
-        caveat = run.source.facts.get("caveat", "")
-    elif env is not None:
-        files = checkpoint_files(RunFolder(_path(run)), seed, checkpoint)
-        found = [evaluate(load_policy(file), episodes, env) for file in files]
-        caveat = ""
+        policies = [run]
     else:
-        with isolated(OtherConfiguration()):
-            evaluated = evaluate_checkpoints(_path(run), checkpoint, seed, episodes)
-        evaluated.check_complete()
-        found, caveat = [_episodes(evaluated.experiment, *row) for row in evaluated.rows], evaluated.caveat
-    table = pd.concat(found, ignore_index=True)
-    table.attrs["caveat"] = caveat
+        policies = load_policies(run.path if isinstance(run, Run) else run, checkpoint, seed)
+    evaluated, failed = evaluate_policies(policies, episodes, env=env)
+    if failed:
+        raise failed[0]
+    table = pd.concat([_episodes(*each, env is None) for each in evaluated], ignore_index=True)
+    table.attrs["caveat"] = policies[0].caveat if env is None else ""
     return table
 
 
-def _path(run: Run | str | Path) -> Path:
-    return run.path if isinstance(run, Run) else expanded(run)
-
-
-def _episodes(
-    experiment: Experiment, replica: Replica, step: int, episodes: EvaluationEpisodes, scored: bool = True
-) -> pd.DataFrame:
+def _episodes(policy: LoadedPolicy, episodes: EvaluationEpisodes, scored: bool) -> pd.DataFrame:
     """A row an episode, with scores where the task has them."""
-    task, returns = experiment.resolved_task, episodes.returns
-    about = {"task": task.name, "algorithm": experiment.algorithm, "replica": replica.name, "seed": replica.seed}
-    columns = {"step": step, "episode": range(len(returns)), "return": returns, "length": episodes.lengths}
+    task, replica, returns = policy.task, policy.replica, episodes.returns
+    about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
+    about |= {"replica": replica.name, "seed": replica.seed}
+    columns: dict[str, Any] = {"step": policy.source.step, "episode": range(len(returns))}
+    columns |= {"return": returns, "length": episodes.lengths}
     scores = {"score": task.score(returns)} if task.scored and scored else {}
     return pd.DataFrame({**columns, **scores}).assign(**about)[[*about, *columns, *scores]]
 

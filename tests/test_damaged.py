@@ -32,7 +32,7 @@ from dqlab.config.gin_syntax import parse_bindings
 from dqlab.config.identity import changed_results
 from dqlab.errors import DqlabError
 from dqlab.files import read_text
-from dqlab.runs.evaluate import checkpoint_files
+from dqlab.runs.load_policy import checkpoint_files
 from dqlab.tracking.mlflow import sync as sync_module
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.mlflow.sync import send_folder

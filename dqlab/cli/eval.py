@@ -42,8 +42,6 @@ def add_eval(commands: Any) -> None:
 
 def _eval(args: argparse.Namespace) -> None:
     from dqlab.runs import evaluate_run
-    from dqlab.runs.evaluate import evaluate_official
-    from dqlab.runs.load_policy import source_folder
 
     if (args.run is None) == (args.official is None):
         raise ConfigError("dqlab eval wants either a run's folder, or --official DIR with --task NAME.")
@@ -51,11 +49,13 @@ def _eval(args: argparse.Namespace) -> None:
         raise ConfigError("--task and --epoch belong to --official; a run knows its own task.")
     chosen = {"Experiment.device": args.device, "Experiment.env_backend": args.env_backend}
     bindings = [*args.set, *bindings_of(chosen)]
-    if args.official is not None:
-        episodes = 10 if args.episodes is None else args.episodes
-        evaluate_official(args.official, args.task, args.epoch, episodes, bindings, args.render)
-    else:
-        evaluate_run(source_folder(args.run), args.checkpoint, args.seed, args.episodes, bindings, args.render)
+    if args.official is None:
+        evaluate_run(args.run, args.checkpoint, args.seed, args.episodes, bindings, args.render)
+        return
+    if args.task is None:
+        raise ConfigError("--official wants --task, for example --task walker2d-medium-expert-v2.")
+    episodes = 10 if args.episodes is None else args.episodes
+    evaluate_run(args.official, args.epoch or "last", None, episodes, bindings, args.render, args.task)
 
 
 EXPORT_EXAMPLES = """

@@ -27,7 +27,6 @@ from dqlab.runs.load_policy import EXPORTED, HUB, load_policy
 from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.runs.policy_module import PolicyModule, traced_program
-from dqlab.tracking import RunFolder
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-5
@@ -207,7 +206,7 @@ def run_onnx(model: str | bytes, states: Tensor, noise: Mapping[str, Tensor]) ->
 
 def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
     """What makes the folder a run's with one replica, and policy.json."""
-    folder, name = RunFolder(policy.source.file.absolute().parents[2]), policy.replica.name
+    folder, name = policy.source.folder, policy.replica.name
     weights = Path(name) / "checkpoints" / policy.source.file.name
     (out / weights).parent.mkdir(parents=True)
     shutil.copyfile(policy.source.file, out / weights)

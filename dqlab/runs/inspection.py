@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from dqlab.envs.backend import Environments, StepResult
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import load_data, view_of
-from dqlab.runs.evaluate import build_ready_evaluator
+from dqlab.runs.build import build_evaluator, load_data, view_of
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking.records import InspectionRecord, read_record
 from dqlab.tracking.run_folder import INSPECTION
+from dqlab.training.execution.modes import Eager
 
 Array = NDArray[np.float64]
 STATES, EPISODES, PAIRS = 256, 3, 150
@@ -129,13 +130,9 @@ def spaced(count: int, most: int) -> NDArray[np.int64]:
 
 def _episodes(policy: LoadedPolicy) -> list[list[Array]]:
     """States (T, S), actions (T, A) in [-1, 1] and rewards (T,) of the policy's episodes."""
-    evaluator = build_ready_evaluator(policy.experiment, EPISODES)
-    evaluator.standardised_by = (policy.state_mean.tolist(), policy.state_std.tolist())
-    watched = evaluator.environments = _WatchedEnvironments(evaluator.environments)
-    try:
-        evaluator.run(policy.pack, policy.source.step)
-    finally:
-        watched.close()
+    with closing(build_evaluator(policy.experiment, EPISODES)) as evaluator:
+        watched = evaluator.environments = _WatchedEnvironments(evaluator.environments)
+        policy.evaluate_by(evaluator, Eager())
     return [[np.stack(column) for column in episode] for episode in watched.episodes]
 
 

@@ -9,18 +9,26 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 from typing_extensions import TypedDict
 
-from dqlab.config.gin_state import OtherConfiguration
+from dqlab.config import gin_files
+from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bound_parameters
 from dqlab.config.replica import Replica
 from dqlab.errors import ConfigError, RunError, nearest_of_few, one_line, printable_name
 from dqlab.files import expanded
-from dqlab.runs.evaluate import checkpoint_files, load_experiment, load_official, load_replica, standardisation
+from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs.experiment import Experiment
+from dqlab.runs.official import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
+from dqlab.tracking.selection_rules import CHECKPOINT_RULES
+from dqlab.training import Pack
+from dqlab.training.checkpoint import load_weights
 
 EXPORTED = "policy.json"
+SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 
 
 class ExportRecord(TypedDict):
@@ -62,20 +70,60 @@ def load_policy(
     Raises:
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
+    chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
+    policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled, alone=True)
+    return policies[0]
+
+
+def load_policies(
+    source: str | Path,
+    checkpoint: str = "last",
+    seed: int | None = None,
+    task: str | None = None,
+    bindings: Sequence[str] = (),
+    compiled: bool = False,
+    alone: bool = False,
+) -> list[LoadedPolicy]:
+    """The same of each of a run's replicas, or of one: with one configuration, as gin's bindings change it.
+
+    Args:
+        source, checkpoint, seed, task, compiled: as `load_policy` takes them.
+        bindings: over the run's configuration.
+        alone: refuse several.
+
+    Raises:
+        RunError: there is no such run, replica or checkpoint; or several. ConfigError: a choice is wrong.
+    """
     path, configuration = source_folder(source), OtherConfiguration()
-    bindings = as_bindings({**({"Experiment.device": device} if device else {}), **(set or {})})
     with isolated(configuration):
-        if path.is_dir() and not (path / "run.json").exists() and any(path.glob("actor*.pth")):
-            return _load_official(configuration, path, checkpoint, task, bindings, compiled)
-        if task is not None:
-            raise ConfigError("`task` belongs to the official code's checkpoints; a run knows its own.")
-        folder, file = _find(path, checkpoint, seed)
-        experiment, facts = load_experiment(folder, bindings)
-        pack, replica, step = load_replica(experiment, folder, file)
-        name = source if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
-        source_of = PolicySource(f"{name}, {replica.title}, step {step:,}", step, facts, file)
-        by = standardisation(facts)
-        return LoadedPolicy(configuration, experiment, pack, source_of, replica, by, compiled)
+        if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
+            return [_load_official(configuration, path, checkpoint, task, bindings, compiled)]
+        folder, files = _find(path, checkpoint, seed)
+        if alone and len(files) > 1:
+            owners = [str(file.parents[1]) for file in files]
+            raise RunError(
+                f"{folder.path} has {len(files)} replicas: name a `seed`, or a replica's folder, "
+                f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
+            )
+        facts, known = folder.facts(), {replica.name: replica for replica in folder.replicas()}
+        gin_files.load_stored(folder.config, bindings)
+        experiment = Experiment()
+        check_experiment(experiment)
+        name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
+        name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
+        policies = []
+        for file in files:
+            weights, record = load_weights(file)
+            replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
+            pack, origin = _pack_of(experiment, replica, weights), PolicySource(name, record["step"], facts, file)
+            policies.append(LoadedPolicy(configuration, experiment, pack, replica, origin, compiled))
+    return policies
+
+
+def _pack_of(experiment: Experiment, replica: Replica, weights: Mapping[str, Mapping[str, Tensor]]) -> Pack:
+    pack = build_pack(experiment, [replica])
+    pack.load(0, weights)
+    return pack
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -130,25 +178,41 @@ def source_folder(source: str | Path) -> Path:
         raise RunError(f"{source} cannot be had: {one_line(error)}") from error
 
 
-def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, Path]:
-    """The run's folder, and the file of its weights; what `dqlab export` has written has one file."""
+def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, list[Path]]:
+    """The run's folder, and the files of its weights, one a replica; what `dqlab export` has written has one file."""
     if (path / EXPORTED).exists():
         path = path / read_record(path / EXPORTED, ExportRecord)["weights"]
     if path.is_file():  # RUN/replica/checkpoints/step-N.safetensors
-        return RunFolder(path.absolute().parents[2]), path
+        return RunFolder(path.absolute().parents[2]), [path]
     if not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists():
-        folder, name = RunFolder(path.absolute().parent), path.name
-        own = [replica for replica in folder.replicas() if replica.name == name]
-    else:
-        folder, name = RunFolder(path), ""
-        own = [replica for replica in folder.replicas() if seed in (None, replica.seed)]
-    if len(own) > 1:
-        raise RunError(
-            f"{folder.path} has {len(own)} replicas: name a `seed`, or a replica's folder, "
-            f"{', '.join(str(folder.replica(replica.name)) for replica in own[:3])}{', ...' if own[3:] else ''}."
-        )
-    files = checkpoint_files(folder, seed, checkpoint)
-    return folder, next((file for file in files if own and own[0].name in file.parts), files[0])
+        folder = RunFolder(path.absolute().parent)
+        return folder, checkpoint_files(folder, seed, checkpoint, path.name)
+    folder = RunFolder(path)
+    return folder, checkpoint_files(folder, seed, checkpoint)
+
+
+def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str = "") -> list[Path]:
+    """The files of a selection rule, one a replica; of those with a seed, or a name; or the one file that is named."""
+    known = folder.replicas()
+    if which not in CHECKPOINT_RULES:
+        if not Path(which).is_file():
+            raise RunError(
+                f"There is no checkpoint '{which}'. Use {', '.join(CHECKPOINT_RULES)}, or a .safetensors file."
+            )
+        return [Path(which)]
+    wanted = [replica for replica in known if seed in (None, replica.seed) and name in ("", replica.name)]
+    if not wanted:
+        seeds = sorted({replica.seed for replica in known})
+        raise RunError(f"{folder.path} has no seed {seed}; it has {seeds}.")
+    return [_selected(folder, replica, which) for replica in wanted]
+
+
+def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
+    """A replica's checkpoint by a selection rule; `last` is known before the run has finished."""
+    kept = sorted((folder.replica(replica.name) / "checkpoints").glob("step-*.safetensors"))
+    if which == "last" and kept:
+        return kept[-1]
+    return folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which]))
 
 
 def _load_official(
@@ -159,9 +223,53 @@ def _load_official(
     bindings: Sequence[str],
     compiled: bool,
 ) -> LoadedPolicy:
+    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics.
+
+    The official code does not save its target critics; the critics stand in for them, as after loading there.
+
+    Raises:
+        RunError: no readable checkpoint, or one of another task's sizes. ConfigError: a binding contradicts it.
+    """
     if task is None:
         raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")
-    epoch = None if checkpoint in ("best", "last") else checkpoint
-    experiment, pack, trained = load_official(path, task, epoch, bindings)
-    source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path)
-    return LoadedPolicy(configuration, experiment, pack, source, Replica.plain(0), compiled=compiled)
+    trained = load_checkpoint(path, None if checkpoint in ("best", "last") else checkpoint)
+    told = [f"{name}={value!r}" for name, value in trained.settings.items()]
+    gin_files.load_gin([], [*told, f"Experiment.task={task!r}", *bindings])
+    experiment = Experiment()
+    _check_official(trained, experiment)
+    check_experiment(experiment)
+    replica = Replica.plain(0)
+    source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path / trained.stem)
+    pack = _pack_of(experiment, replica, trained.weights)
+    return LoadedPolicy(configuration, experiment, pack, replica, source, compiled)
+
+
+def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None:
+    """See that the task and the configuration are those of the files.
+
+    Raises:
+        RunError: the task has other states or actions.
+        ConfigError: the configuration contradicts the files, or does not say what they do not.
+    """
+    task, sizes = experiment.resolved_task, (trained.state_dim, trained.action_dim)
+    if sizes != (task.state_dim, task.action_dim):
+        raise RunError(
+            f"{trained.stem} sees states of {sizes[0]} numbers and gives actions of {sizes[1]}; {task.name} has "
+            f"{task.state_dim} and {task.action_dim}. Name its own task with --task."
+        )
+    bound = abbreviate_names(bound_parameters())
+    for name, value in trained.settings.items():
+        if bound[name] != value and name not in ("DiffusionPolicy.schedule", "listed.betas"):
+            raise ConfigError(f"--set {name}={bound[name]!r} contradicts {trained.stem}, which has {value!r}.")
+    process = getattr(getattr(experiment.resolved_algorithm, "resolved_policy", None), "process", None)
+    if process is None:
+        raise ConfigError(f"{trained.stem} is a diffusion policy: leave the algorithm and its policy as they are.")
+    if not len(trained.betas) and not set(SCHEDULE) <= bound.keys():
+        raise ConfigError(
+            f"{trained.stem} does not tell its noise schedule. Say it: --set DiffusionPolicy.n_timesteps=N "
+            "DiffusionPolicy.schedule=NAME."
+        )
+    if len(trained.betas) and not trained.has_betas(process.betas):
+        raise ConfigError(
+            f"The noise schedule that --set makes contradicts {trained.stem}, which has {trained.schedule}."
+        )

@@ -9,7 +9,6 @@ from typing import Any
 
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.runs.policy import LoadedPolicy
-from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -19,7 +18,7 @@ def model_card(policy: LoadedPolicy, suffix: str) -> str:
     facts = portable_facts(policy.source.facts)
     data = facts["data"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
-    summary = RunFolder(policy.source.file.absolute().parents[2]).replica(policy.replica.name) / "summary.json"
+    summary = policy.source.folder.replica(policy.replica.name) / "summary.json"
     rows = []
     if summary.exists():
         selection = read_record(summary, dict[str, Any])["selection"]

@@ -6,8 +6,8 @@ What is loaded has a gin configuration of its own, and nobody else's is changed:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,22 +22,23 @@ from dqlab.algorithms import ActorCritic
 from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica
+from dqlab.data.transitions import caveat_of
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import execution_mode
-from dqlab.runs.evaluate import (
-    build_ready_evaluator,
-)
+from dqlab.runs.build import build_evaluator, execution_mode
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.policy_module import CompiledPolicy
-from dqlab.training import Pack
+from dqlab.tracking import RunFolder
+from dqlab.training import Evaluator, Pack
 from dqlab.training.evaluation import initial_seeds
+from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.model_selection import EvaluationEpisodes
 
 _ONE_AT_A_TIME = threading.RLock()
+_entered: list[OtherConfiguration] = []
 
 
 @contextmanager
@@ -45,18 +46,23 @@ def isolated(configuration: OtherConfiguration) -> Iterator[None]:
     """Within this, gin has that configuration; at its end everything that a process has once is as it was.
 
     That is gin's configuration, the tasks that it made, and PyTorch's threads, precision of products, and device. One
-    thread at a time is let in. Errors come out with the one line that a command would print.
+    thread at a time is let in; who is within already goes on. Errors come out with the line that a command would print.
     """
     with _ONE_AT_A_TIME:
+        if _entered[-1:] == [configuration]:
+            yield
+            return
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
         device = torch.cuda.current_device() if _uses_cuda() else 0
         own = _configured_tasks()
+        _entered.append(configuration)
         with configuration:
             try:
                 yield
             except DqlabError as error:
                 raise _plain(error) from error.__cause__
             finally:
+                _entered.pop()
                 for name in _configured_tasks() - own:
                     tasks.remove(name)
                 torch.set_num_threads(threads)
@@ -86,7 +92,7 @@ class PolicySource(NamedTuple):
     """Where a policy is from.
 
     Attributes:
-        name: the checkpoint's, for messages and records.
+        name: the run's and the checkpoint's, in words.
         step: updates that made it.
         facts: run.json of its run; empty for one of the official code's.
         file: its weights.
@@ -96,6 +102,11 @@ class PolicySource(NamedTuple):
     step: int
     facts: Mapping[str, Any]
     file: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its run's: of RUN/replica/checkpoints/step-N.safetensors."""
+        return RunFolder(self.file.absolute().parents[2])
 
 
 States = TypeVar("States", NDArray[Any], Tensor)
@@ -119,14 +130,16 @@ class LoadedPolicy:
         configuration: OtherConfiguration,
         experiment: Experiment,
         pack: Pack,
-        source: PolicySource,
         replica: Replica,
-        standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ()),
+        source: PolicySource,
         compiled: bool = False,
     ) -> None:
-        self._configuration, self._standardised_by, self._within = configuration, standardised_by, False
-        self.experiment, self.pack, self.source, self.replica = experiment, pack, source, replica
-        self.state_mean, self.state_std = (torch.tensor(list(each), dtype=torch.float64) for each in standardised_by)
+        self._configuration = configuration
+        self.experiment, self.pack, self.replica, self.source = experiment, pack, replica, source
+        data = source.facts.get("data", {})
+        self.state_mean, self.state_std = (
+            torch.tensor(data.get(name, ()), dtype=torch.float64) for name in ("state_mean", "state_std")
+        )
         self.action_low, self.action_high = (
             np.tile(np.asarray(each), experiment.action_chunk) for each in action_bounds(self.task)
         )
@@ -145,7 +158,8 @@ class LoadedPolicy:
         return self.pack.device
 
     def __repr__(self) -> str:
-        return f"<{self.experiment.algorithm} policy for {self.task.name}: {self.source.name}, on {self.device}>"
+        about = f"{self.experiment.algorithm} policy for {self.task.name}"
+        return f"<{about}: {self.source.name}, {self.replica.title}, on {self.device}>"
 
     def seed(self, seed: int) -> LoadedPolicy:
         """Begin the sequence of actions that belongs to a seed; the same one on every device. Returns itself."""
@@ -249,6 +263,17 @@ class LoadedPolicy:
             points: Tensor = self.pack.map(chain, self.pack.state.parameters, seen.unsqueeze(0), own)[0]
         return _like(states, points.cpu())
 
+    @property
+    def caveat(self) -> str:
+        """What must stand beside its scores: as recorded, or as episodes are judged now where that can be chosen."""
+        facts = self.source.facts
+        with self.ready():
+            if not facts or not self.task.condition:
+                return str(facts.get("caveat", ""))
+            data = facts["data"]
+            of_data = caveat_of(data["is_d4rl"], data.get("synthetic", False), data.get("note"))
+            return "; ".join(filter(None, (of_data, self.task.caveat, self.task.condition)))
+
     def evaluate(self, episodes: int | None = None, env: Any = None) -> EvaluationEpisodes:
         """Episodes, as many as in training by default.
 
@@ -260,16 +285,15 @@ class LoadedPolicy:
         Raises:
             RunError: they gave no score. EnvError: the task's environment raises an error.
         """
+        with self.ready(), closing(build_evaluator(self.experiment, episodes)) as evaluator:
+            return self.evaluate_by(evaluator) if env is None else self._episodes_in(env, evaluator.episodes)
+
+    def evaluate_by(self, evaluator: Evaluator, mode: ExecutionMode | None = None) -> EvaluationEpisodes:
+        """The same, as an evaluator of its experiment plays them; by the run's execution mode, or another."""
         with self.ready():
-            evaluator = build_ready_evaluator(self.experiment, episodes)
-            if env is not None:
-                return self._episodes_in(env, evaluator.episodes)
-            evaluator.standardised_by = self._standardised_by
-            mode = execution_mode(self.experiment, self.source.facts).resolve(self.device)
-            try:
-                return evaluator.run(self.pack, self.source.step, mode)[0]
-            finally:
-                evaluator.environments.close()
+            mode = mode or execution_mode(self.experiment, self.source.facts).resolve(self.device)
+            evaluator.standardised_by = (self.state_mean.tolist(), self.state_std.tolist())
+            return evaluator.run(self.pack, self.source.step, mode)[0]
 
     def _episodes_in(self, env: Any, episodes: int) -> EvaluationEpisodes:
         """Episodes in somebody's environment, one after the other; no longer than the task's."""
@@ -297,19 +321,6 @@ class LoadedPolicy:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Within this, the process computes as in training: components that are asked for have their parameters."""
-        with _ONE_AT_A_TIME:
-            if self._within:
-                yield
-                return
-            self._within = True
-            try:
-                with self._configured():
-                    yield
-            finally:
-                self._within = False
-
-    @contextmanager
-    def _configured(self) -> Iterator[None]:
         with isolated(self._configuration):
             torch.set_num_threads(self.experiment.resolved_threads)
             torch.set_float32_matmul_precision(self.experiment.resolved_precision.float32_products)
