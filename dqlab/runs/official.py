@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import reprlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dqlab.diffusion.schedules import build_betas
-from dqlab.errors import ConfigError, RunError
+from dqlab.errors import ConfigError, DqlabError, RunError, printable_name, printable_names
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import TwinCritic
@@ -22,9 +21,7 @@ from dqlab.networks.ensembles import TwinCritic
 OFFICIAL_SCHEDULES = ("vp", "linear", "cosine")
 """Those of the official code; dqlab's have the same names."""
 OWN = "listed.betas"
-BUFFERS = {"betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"}
-BUFFERS |= {"log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"}
-BUFFERS |= {"posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"}
+BUFFER = re.compile(r"betas|(?:alphas|sqrt|log|posterior)_\w+")
 """What the official actor keeps of its schedule; all of it follows from the betas."""
 
 Weights = dict[str, Tensor]
@@ -87,57 +84,72 @@ def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoin
     """
     actor_file, critic_file = _pair(folder, epoch)
     actor, critic = _tensors(actor_file), _tensors(critic_file)
-    betas = _schedule(actor_file, {name: actor.pop(name) for name in BUFFERS & actor.keys()})
+    buffers = {name: actor.pop(name) for name in [*actor] if BUFFER.fullmatch(name)}
     weights = {"actor": _renamed(actor_file, actor, ACTOR), "critic": _renamed(critic_file, critic, CRITIC)}
     try:
         dims, sizes = _sizes(**weights)
-        for path, name, network in ((actor_file, "actor", MLPDenoiser), (critic_file, "critic", TwinCritic)):
-            _check_fit(path, network(*dims, **sizes[network.__name__]), weights[name])
-    except (LookupError, TypeError, ValueError, ConfigError) as error:
-        raise RunError(
-            f"{actor_file} and {critic_file} are no linear layers of the official code's: {error}."
-        ) from error
+        for name, network in (("actor", MLPDenoiser), ("critic", TwinCritic)):
+            Layout.of(network(*dims, **sizes[network.__name__])).flatten(weights[name])
+    except (LookupError, TypeError, ValueError, DqlabError) as error:
+        reason = str(error).rstrip(".")
+        raise RunError(f"{actor_file} and {critic_file} are not the official code's networks: {reason}.") from error
+    betas = buffers.get("betas", torch.empty(0)).double()
+    if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+        raise RunError(f"{actor_file} has betas that are no schedule, numbers between 0 and 1.")
     settings = {f"{name}.{field}": value for name, fields in sizes.items() for field, value in fields.items()}
     return OfficialCheckpoint(actor_file.stem, weights, betas, *dims, settings | _as_settings(betas))
 
 
 def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
-    """The files of an epoch, or of the latest."""
+    """The files of an epoch, or of the latest by its number; averages of weights, which do not act, are no epochs."""
     if not folder.is_dir():
         raise RunError(f"There is no folder {folder}: --official wants the one with the official actor[_EPOCH].pth.")
-    numbered = [path for path in folder.glob("actor*.pth") if re.fullmatch(r"actor(_\d+)?", path.stem)]
-    wanted = [folder / f"actor_{epoch}.pth"] if epoch is not None else sorted(numbered, key=_epoch_of)
-    if not wanted or not wanted[-1].exists():
+    epochs = {path: re.fullmatch(r"actor(?:_(\d+))?", path.stem) for path in folder.glob("actor*.pth")}
+    numbered = {path: int(found[1] or -1) for path, found in epochs.items() if found}
+    actor = (
+        folder / f"actor_{epoch}.pth" if epoch is not None else max(numbered, key=numbered.__getitem__, default=None)
+    )
+    if actor is None or not actor.exists():
         there = sorted(path.name for path in folder.glob("*.pth"))
-        named = f"There is {', '.join(map(shown, there[:6]))}." if there else "There is no .pth file at all."
+        named = f"There is {printable_names(there)}." if there else "There is no .pth file at all."
         name = f"actor_{epoch}.pth" if epoch is not None else "actor[_EPOCH].pth"
         raise RunError(f"No official checkpoint ({name}) in {folder}. {named}")
-    actor = wanted[-1]
     critic = actor.with_name(actor.name.replace("actor", "critic", 1))
     if not critic.exists():
         raise RunError(f"{critic} is missing: an official checkpoint has an actor and a critic file.")
     return actor, critic
 
 
-def _epoch_of(path: Path) -> int:
-    numbers = re.findall(r"_(\d+)$", path.stem)
-    return int(numbers[0]) if numbers else -1
-
-
 def _tensors(path: Path) -> Weights:
     """The file's tensors, by the official code's names.
 
     Raises:
-        RunError: it holds something else.
+        RunError: it cannot be read, or holds something else.
     """
-    held = _read(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch reads a flipped bit as another weight
+                raise zipfile.BadZipFile(f"{damaged} is not what its checksum says")
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # torch and zipfile raise many kinds for a damaged file, or one with code in it
+        raise RunError(
+            f"{path} is damaged, or no plain state dict that torch.save has written ({type(error).__name__}). Copy it "
+            "anew; nothing in a file is run."
+        ) from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise RunError(f"{path} holds no state dict (names of weights, each with its tensor).")
     found = {WRAPPERS.sub("", str(name)): value.detach() for name, value in held.items()}
     for name, value in found.items():
         if value.layout != torch.strided or not value.is_floating_point() or not bool(value.isfinite().all()):
-            raise RunError(f"{path}: {shown(name)} is no array of finite floating-point numbers.")
+            raise RunError(f"{path}: {printable_name(name)} is no array of finite floating-point numbers.")
     return found
+
+
+def renamed(name: str, rules: Rules) -> str:
+    """dqlab's name of an official weight; empty where no rule matches."""
+    return next((pattern.sub(new, name) for pattern, new in rules if pattern.match(name)), "")
 
 
 def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
@@ -147,8 +159,7 @@ def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
         RunError: a name is none of the official code's.
     """
     if strange := [name for name in official if not renamed(name, rules)]:
-        kind = "actor" if rules is ACTOR else "critic"
-        names = ", ".join(map(shown, strange[:4]))
+        kind, names = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
         raise RunError(
             f"{path} has {names}: no names of the official {kind}'s. Is it another network's, or are the two swapped?"
         )
@@ -170,33 +181,6 @@ def _sizes(actor: Weights, critic: Weights) -> tuple[tuple[int, int], dict[str, 
     }
 
 
-def _check_fit(path: Path, network: nn.Module, weights: Weights) -> None:
-    """See that these are all weights of a network.
-
-    Raises:
-        RunError: they are not; the message has the file and the names.
-    """
-    try:
-        Layout.of(network).flatten(weights)
-    except RunError as error:
-        raise RunError(f"{path}: {error}") from error
-
-
-def _schedule(path: Path, buffers: Mapping[str, Tensor]) -> Tensor:
-    """The betas (N,) float64 among an actor's buffers, none if there are no buffers.
-
-    Raises:
-        RunError: they are no schedule, or missing.
-    """
-    if not buffers:
-        return torch.empty(0, dtype=torch.float64)
-    betas = buffers.get("betas", torch.empty(0)).double()
-    if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
-        fault = "has no betas" if "betas" not in buffers else "has betas that are no schedule, numbers between 0 and 1"
-        raise RunError(f"{path} {fault}, though it has {', '.join(map(shown, sorted(buffers)[:4]))}.")
-    return betas
-
-
 def _as_settings(betas: Tensor) -> dict[str, Any]:
     """A schedule as gin parameters: by its name, or its betas where it is none of the official code's."""
     if not len(betas):
@@ -216,29 +200,3 @@ def _is(schedule: str, betas: Tensor) -> bool:
 def _same(first: Tensor, second: Tensor) -> bool:
     """Whether two schedules are one, but for the official code's single precision."""
     return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-6)
-
-
-_words = reprlib.Repr()
-_words.maxstring = 80
-shown = _words.repr
-"""A name out of a file, as it may be printed: in quotes, of bounded length, without control characters."""
-
-
-def _read(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch reads a flipped bit as another weight
-                raise zipfile.BadZipFile(f"{damaged} is not what its checksum says")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # torch and zipfile raise many kinds for a damaged file, or one with code in it
-        raise RunError(
-            f"{path} is damaged, or no plain state dict that torch.save has written ({type(error).__name__}). Copy it "
-            "anew; nothing in a file is run."
-        ) from error
-
-
-def renamed(name: str, rules: Rules) -> str:
-    """dqlab's name of an official weight; empty where no rule matches."""
-    return next((pattern.sub(new, name) for pattern, new in rules if pattern.match(name)), "")

@@ -62,12 +62,10 @@ def test_the_same_numbers_from_the_same_weights(tmp_path: Path) -> None:
     assert torch.allclose(values[0], q(state, x)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 10, 1000])
 @pytest.mark.parametrize("schedule", ["vp", "linear", "cosine"])
+@pytest.mark.parametrize("n", [2, 5, 1000])
 def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
-    """Each of the official code's, its single precision notwithstanding; N = 1 has no linear one there."""
-    if (n, schedule) == (1, "linear"):
-        pytest.skip("a line needs two points")
+    """Each of the official code's, its single precision notwithstanding."""
     save_official(tmp_path, "", n=n, schedule=schedule, hidden=8)
     found = load_checkpoint(tmp_path)
     assert found.schedule == f"N = {n}, {schedule}"
@@ -97,22 +95,14 @@ def test_the_latest_full_pair(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda state: {f"module.{name}": value for name, value in state.items()},
-        lambda state: {
-            name.replace("model.", "model.module.").replace("q1_", "_orig_mod.q1_"): value
-            for name, value in state.items()
-        },
-        lambda state: {name: torch.nn.Parameter(value) for name, value in state.items()},
-    ],
-    ids=["DataParallel", "inside", "parameters"],
+    ("pattern", "wrapped"), [("^", "module."), ("^model.", "model.module."), ("^q1_", "_orig_mod.q1_")]
 )
-def test_what_wraps_the_weights_is_opened(tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def test_what_wraps_the_weights_is_opened(tmp_path: Path, pattern: str, wrapped: str) -> None:
+    """By DataParallel or torch.compile, whole or inside; as parameters, too."""
     save_official(tmp_path, "_1", n=10, hidden=8)
-    *_, state, values = official_states(n=10, hidden=8)
-    torch.save(change(state), tmp_path / "actor_2.pth")
-    torch.save(change(values), tmp_path / "critic_2.pth")
+    for name, state in zip(("actor", "critic"), official_states(n=10, hidden=8)[2:], strict=True):
+        changed = {re.sub(pattern, wrapped, key): torch.nn.Parameter(value) for key, value in state.items()}
+        torch.save(changed, tmp_path / f"{name}_2.pth")
     first, second = (load_checkpoint(tmp_path, epoch) for epoch in "12")
     assert second.schedule == first.schedule == "N = 10, vp"
     for net in ("actor", "critic"):
@@ -121,27 +111,21 @@ def test_what_wraps_the_weights_is_opened(tmp_path: Path, change: Callable[[dict
 
 Change = Callable[[dict[str, Any], dict[str, Any]], tuple[Any, Any]]
 DAMAGE: dict[str, tuple[Change, str]] = {
-    "swapped": (lambda a, c: (c, a), r"actor\.pth has 'q1_model\.0\.weight'.* are the two swapped"),
+    "swapped": (lambda a, c: (c, a), r"actor\.pth has .*q1_model\.0\.weight.* are the two swapped"),
     "a list": (lambda a, c: ([1, 2], c), r"actor\.pth holds no state dict"),
-    "nothing": (lambda a, c: (a, {}), r"critic\.pth holds no state dict"),
-    "numbers for names": (lambda a, c: ({1: torch.ones(2)}, c), r"actor\.pth has '1'"),
-    "numbers among names": (lambda a, c: (a | {"model.mid_layer.0.weight": 3}, c), r"actor\.pth holds no state dict"),
-    "another's": (lambda a, c: ({"net.0.weight": torch.ones(2, 2)}, c), r"actor\.pth has 'net\.0\.weight'"),
-    "a name more": (lambda a, c: (a | {"model.extra\x1b[31m": torch.ones(1)}, c), r"actor\.pth has 'model\.extra\\x1b"),
+    "numbers for names": (lambda a, c: ({1: torch.ones(2)}, c), r"actor\.pth has 1"),
+    "a name more": (lambda a, c: (a | {"model.extra\x1b[31m": torch.ones(1)}, c), r"actor\.pth has model\.extra\\x1b"),
     "a layer more": (
         lambda a, c: (a, c | {"q1_model.9.weight": torch.ones(1, 1)}),
-        r"critic\.pth: .*members\.0\.layers",
+        r"critic\.pth .*members\.0\.layers",
     ),
     "a name less": (
         lambda a, c: (a, {n: v for n, v in c.items() if "q2_model.0.b" not in n}),
         r"critic.*layers\.0\.bias",
     ),
     "no layer": (lambda a, c: ({"model.final_layer.bias": torch.ones(6)}, c), r"actor\.pth .*'final_layer\.weight'"),
-    "no betas": (lambda a, c: ({n: v for n, v in a.items() if n != "betas"}, c), r"actor\.pth has no betas, though"),
     "betas of 0": (lambda a, c: (a | {"betas": torch.zeros(5)}, c), r"betas that are no schedule"),
-    "a NaN": (lambda a, c: (a | {"model.final_layer.bias": torch.full((6,), math.nan)}, c), r"bias' is no array of"),
-    "integers": (lambda a, c: (a | {"model.final_layer.bias": torch.ones(6, dtype=torch.int64)}, c), "no array of"),
-    "scalars": (lambda a, c: (a | {"model.final_layer.weight": torch.ones(())}, c), r"no linear layers of"),
+    "a NaN": (lambda a, c: (a | {"model.final_layer.bias": torch.full((6,), math.nan)}, c), r"bias is no array of"),
 }
 
 
@@ -167,12 +151,7 @@ def flipped(path: Path) -> None:
 
 BYTES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:900]), "is damaged"),
-    "another pickle": (
-        lambda path: path.write_bytes(path.read_bytes().replace(b"storage", b"st\xffrage")),
-        "is damaged",
-    ),
     "a flipped bit of a weight": (flipped, "is damaged"),
-    "no zip": (lambda path: path.write_bytes(b"hello"), "is damaged"),
     "empty": (lambda path: path.write_bytes(b""), "is damaged"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
     "code": (lambda path: torch.save({"x": Evil()}, path), "no plain state dict .* nothing in a file is run"),
@@ -197,7 +176,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"No official checkpoint .*no \.pth file at all"):
         load_checkpoint(tmp_path)
     (tmp_path / "actor_ema_5.pth").write_bytes(b"")
-    with pytest.raises(RunError, match=r"No official checkpoint .*There is 'actor_ema_5\.pth'"):
+    with pytest.raises(RunError, match=r"No official checkpoint .*There is actor_ema_5\.pth"):
         load_checkpoint(tmp_path)
     save_official(tmp_path, "", hidden=8)
     (tmp_path / "critic.pth").unlink()
