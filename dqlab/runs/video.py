@@ -9,6 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dqlab.envs.backend import Array, GymnasiumEnvironments, StepResult
 from dqlab.envs.checked_env import describe_error
 from dqlab.envs.rendering import choose_gl
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, RunError, message_of
+from dqlab.errors import ConfigError, RunError, first_line
 from dqlab.files import atomic_path
 from dqlab.printing import Console
 from dqlab.tracking import RunFolder
@@ -57,7 +58,6 @@ class VideoRecorder:
         self._filmed: list[tuple[str, int, Path]] = []
         _check_path(path)
         if not isinstance(evaluator.environments, GymnasiumEnvironments):
-            evaluator.environments.close()
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
         evaluator.environments.close()
@@ -72,8 +72,7 @@ class VideoRecorder:
             RunError: the video could not be written.
         """
         path = self._path if self._alone else self._path.with_stem(f"{self._path.stem}-{name}")
-        with write_video(path, self._environments.fps) as add_frame:
-            self._environments.show = add_frame
+        with write_video(path, self._environments.fps) as self._environments.show:
             yield
         self._filmed.append((name, step, path))
         Console().print(f"Video: {path}", soft_wrap=True)
@@ -85,10 +84,8 @@ class VideoRecorder:
         """
         if not is_tracked(folder.path):
             return
-        known = {replica.name for replica in folder.replicas()}
         for name, step, path in self._filmed:
-            if name in known:
-                keep_video(path, folder.replica(name), step)
+            keep_video(path, folder.replica(name), step)
         try:
             sync_to_mlflow(folder.path)
         except RunError as error:
@@ -99,23 +96,14 @@ def _check_path(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
         raise ConfigError(f"--render {path}: a file that ends with {' or '.join(SUFFIXES)} is wanted.")
     if path.suffix.lower() == ".mp4":
-        ffmpeg()
+        try:
+            import imageio_ffmpeg
+
+            imageio_ffmpeg.get_ffmpeg_exe()
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path.parent).close()
-
-
-def ffmpeg() -> str:
-    """The ffmpeg program.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError("An .mp4 needs ffmpeg: pip install 'dqlab[video]'. A .gif works without.") from error
 
 
 def keep_video(video: Path, replica: Path, step: int) -> Path:
@@ -136,47 +124,45 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
     """
     import imageio.v2
 
-    gif, given = path.suffix.lower() == ".gif", 0
+    gif, frames = path.suffix.lower() == ".gif", count()
     every = math.ceil(fps / GIF_FPS) if gif else 1
-    for_gif = {"duration": 1000 * every / fps, "loop": 0}
-    for_mp4 = {"fps": fps, "quality": 6, "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
+    options: dict[str, Any] = {"duration": 1000 * every / fps, "loop": 0}
+    if not gif:
+        options = {"fps": fps, "quality": 6, "macro_block_size": 2, "ffmpeg_log_level": "quiet"}
 
     def add_frame(frame: Frame) -> None:
-        nonlocal given
-        if given % every == 0:
+        if next(frames) % every == 0:
             writer.append_data(frame)
-        given += 1
 
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name.lower()
-            with closing(imageio.v2.get_writer(temporary, **(for_gif if gif else for_mp4))) as writer:
+            with closing(imageio.v2.get_writer(temporary, **options)) as writer:
                 yield add_frame
-            _check_frames(temporary, math.ceil(given / every))
+            if not gif:
+                _check_frames(temporary, next(frames))
             temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or message_of(error).splitlines()[0]
+        reason = error.strerror or first_line(error)
         raise RunError(
             f"The video {path} could not be written: {reason}. Free some space, or choose another place."
         ) from error
 
 
-def _check_frames(path: Path, count: int) -> None:
+def _check_frames(path: Path, expected: int) -> None:
     """See that an .mp4 has all its frames: ffmpeg does not say that a disk is full.
 
     Raises:
         OSError: it has not.
     """
-    if path.suffix == ".gif":
-        return
     import imageio_ffmpeg
 
     try:
         written = imageio_ffmpeg.count_frames_and_secs(str(path))[0]
     except RuntimeError as error:
         raise OSError("ffmpeg could not end it") from error
-    if written != count:
-        raise OSError(f"it has {written} of {count} frames")
+    if written != expected:
+        raise OSError(f"it has {written} of {expected} frames")
 
 
 class FilmedEnvironments(GymnasiumEnvironments):
@@ -214,20 +200,17 @@ def drawn_env(task: Task, physics: str) -> Any:
     Raises:
         ConfigError: it cannot.
     """
-    import gymnasium
-
+    nothing = f"--render: {task.name} has nothing to draw."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a render mode that is not there
             env = make_env(task, physics, render_mode=MODE)
-        if MODE not in env.metadata.get("render_modes", ()):
-            raise ConfigError(f"--render: {task.name} has nothing to draw.")
-    except (ImportError, gymnasium.error.Error) as error:
-        raise ConfigError(f"--render: {task.name} cannot be drawn here: {message_of(error)}") from error
     except ConfigError as error:
-        if "render_mode" not in str(error):
-            raise
-        raise ConfigError(f"--render: {task.name} has nothing to draw.") from error
+        if "render_mode" in str(error):
+            raise ConfigError(nothing) from error
+        raise
+    if MODE not in env.metadata.get("render_modes", ()):
+        raise ConfigError(nothing)
     _follow(env)
     env.reset(seed=0)
     picture_of(env, task.name)
@@ -235,23 +218,13 @@ def drawn_env(task: Task, physics: str) -> Any:
 
 
 def picture_of(env: Any, name: str) -> Frame:
-    """What an environment's camera sees, (height, width, 3).
-
-    Args:
-        env: the environment.
-        name: what messages call it.
+    """What an environment's camera sees, (height, width, 3); messages call it by its name.
 
     Raises:
         ConfigError: it cannot be drawn, or gives no picture.
     """
-    import gymnasium
-
     try:
         picture = np.asarray(env.render())
-    except (ImportError, gymnasium.error.Error) as error:
-        raise ConfigError(f"--render: {name} cannot be drawn here: {message_of(error)}") from error
-    except NotImplementedError as error:
-        raise ConfigError(f"--render: {name} cannot be drawn: its render() is not implemented.") from error
     except (Exception, SystemExit) as error:  # somebody's environment
         raise ConfigError(f"--render: {name} cannot be drawn: its render() raised {describe_error(error)}.") from error
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:

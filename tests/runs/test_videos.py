@@ -32,7 +32,7 @@ from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run, video
-from dqlab.runs.video import GIF_FPS, VideoRecorder, drawn_env, ffmpeg, picture_of, write_video
+from dqlab.runs.video import GIF_FPS, VideoRecorder, drawn_env, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
@@ -198,14 +198,13 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         VideoRecorder(hopper, tmp_path / "a.gif")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(ConfigError, match=r"pip install 'dqlab\[video\]'"):
-        ffmpeg()
+        VideoRecorder(hopper, tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [
-        ("return gymnasium.Env.render(self)", r"its render\(\) is not implemented"),
         ("raise KeyError('camera')", r"its render\(\) raised KeyError: 'camera' \(.*drawn_by_hand"),
         ("pass", "gives no picture: uint8 of shape"),
     ],
