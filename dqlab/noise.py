@@ -15,69 +15,58 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Draw = Callable[[tuple[int, ...], torch.Generator, torch.dtype], Tensor]
-
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """One random tensor: its law and its shape.
+    """One random tensor.
 
     Attributes:
-        draw, shape: what gives it.
-        law: its name and its parameter, for exported programs, which draw by themselves; empty where it has no name.
+        law: a name in `LAWS`.
+        shape: the tensor's.
+        parameter: the law's, where it has one.
     """
 
-    draw: Draw
+    law: str
     shape: tuple[int, ...]
-    law: tuple[str, float] = ("", 0.0)
+    parameter: float = 0.0
+
+
+Draw = Callable[[tuple[int, ...], torch.Generator, torch.dtype, float], Tensor]
+LAWS: Mapping[str, Draw] = {
+    "normal": lambda size, given, dtype, _: torch.randn(size, generator=given, device=given.device, dtype=dtype),
+    "clipped": lambda size, given, dtype, bound: LAWS["normal"](size, given, dtype, 0.0).clamp_(-bound, bound),
+    "uniform": lambda size, given, dtype, _: torch.rand(size, generator=given, device=given.device, dtype=dtype),
+    "gumbel": lambda size, given, dtype, _: (
+        -torch.empty(size, device=given.device, dtype=dtype).exponential_(generator=given).log()
+    ),
+    "integers": lambda size, given, _, high: torch.randint(0, int(high), size, generator=given, device=given.device),
+}
+"""How each law is drawn: of shape, generator, type and parameter."""
 
 
 def normal(*shape: int) -> NoiseSpec:
     """Standard normal."""
-    return NoiseSpec(_normal, shape, ("normal", 0.0))
+    return NoiseSpec("normal", shape)
 
 
 def uniform(*shape: int) -> NoiseSpec:
     """Uniform in [0, 1): times of a flow, ranks that choose a random subset."""
-    return NoiseSpec(_uniform, shape, ("uniform", 0.0))
+    return NoiseSpec("uniform", shape)
 
 
 def gumbel(*shape: int) -> NoiseSpec:
     """Standard Gumbel: argmax(logits + gumbel) is a draw from softmax(logits)."""
-    return NoiseSpec(_gumbel, shape, ("gumbel", 0.0))
+    return NoiseSpec("gumbel", shape)
 
 
 def clipped(spec: NoiseSpec, bound: float) -> NoiseSpec:
     """A standard normal clipped to +-bound; other laws, and all of them where the bound is 0, as they are."""
-    if spec.draw is not _normal or not bound > 0:
-        return spec
-
-    def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        return _normal(size, generator, dtype).clamp_(-bound, bound)
-
-    return NoiseSpec(draw, spec.shape, ("clipped", bound))
+    return NoiseSpec("clipped", spec.shape, bound) if spec.law == "normal" and bound > 0 else spec
 
 
 def integers(high: int, *shape: int) -> NoiseSpec:
     """Uniform integers in 0..high-1 (int64): batch indices, timesteps, coins."""
-
-    def draw(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        return torch.randint(0, high, size, generator=generator, device=generator.device)
-
-    return NoiseSpec(draw, shape, ("integers", high))
-
-
-def _normal(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    return torch.randn(size, generator=generator, device=generator.device, dtype=dtype)
-
-
-def _uniform(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    return torch.rand(size, generator=generator, device=generator.device, dtype=dtype)
-
-
-def _gumbel(size: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    exponential = torch.empty(size, device=generator.device, dtype=dtype).exponential_(generator=generator)
-    return -exponential.log()
+    return NoiseSpec("integers", shape, high)
 
 
 def generator_for(seed: int, stream: str, position: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -91,8 +80,10 @@ def draw_noise(
     specs: Mapping[str, NoiseSpec], generator: torch.Generator, dtype: torch.dtype, count: int | None = None
 ) -> dict[str, Tensor]:
     """Draw every tensor of `specs`, in order of name; with `count`, that many of each, stacked in front."""
-    lead = () if count is None else (count,)
-    return {name: specs[name].draw(lead + specs[name].shape, generator, dtype) for name in sorted(specs)}
+    lead, drawn = () if count is None else (count,), {}
+    for name, spec in sorted(specs.items()):
+        drawn[name] = LAWS[spec.law](lead + spec.shape, generator, dtype, spec.parameter)
+    return drawn
 
 
 CHUNK = 100

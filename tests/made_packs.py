@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, SMALL, TINY
 from ray_cluster import until
 
+import dqlab
 from dqlab.config import gin_files
 from dqlab.runs import train
 from dqlab.runs.records import TrainingResult
@@ -68,6 +69,14 @@ def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: 
     gin = folder.parent / f"{folder.name}.gin"
     gin.write_text(pack_text(replicas, *bindings))
     return train(gin_files.load_gin([gin]), folder, quiet=True, **options)
+
+
+def small_run(folder: Path, *lines: str) -> dqlab.Run:
+    """Four updates of an algorithm with small networks, and one evaluation of one episode."""
+    few = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
+    few += [*SMALL, "Training.eval_every = 4", "Training.eval_episodes = 1"]
+    (folder / "small.gin").write_text("\n".join(["include 'gin/quickstart.gin'", *few, *lines]))
+    return dqlab.train(folder / "small.gin", steps=4, out=folder / "run", quiet=True)
 
 
 def summary(run: Path, name: str, *without: str) -> dict[str, Any]:

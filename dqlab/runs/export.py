@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,62 +21,20 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.errors import ConfigError, RunError, first_line, one_line
 from dqlab.files import new_folder, read_text, write_text
-from dqlab.noise import NoiseSpec, generator_for
+from dqlab.noise import generator_for
+from dqlab.printing import markdown_table
 from dqlab.runs.load_policy import EXPORTED, HUB, load_policy
-from dqlab.runs.model_card import EXAMPLES, model_card, portable_config, portable_facts
 from dqlab.runs.policy import LoadedPolicy
-from dqlab.runs.policy_module import PolicyModule, traced_program
+from dqlab.runs.policy_module import PolicyModule
+from dqlab.tracking.records import read_record
+from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-5
 """Of an exported model's actions, in the range [-1, 1] times the environment's."""
-
-
-class DrawingModule(nn.Module):
-    """The same from states alone: it draws its noise.
-
-    Raises:
-        ConfigError: a law has no counterpart in exported programs.
-    """
-
-    def __init__(self, inner: PolicyModule) -> None:
-        super().__init__()
-        self.inner = inner
-        for name, spec in inner.specs.items():
-            if spec.law[0] not in LAWS:
-                raise ConfigError(
-                    f"The policy's noise '{name}' has a law of its own: only a model that is given it works."
-                )
-
-    def forward(self, state: Tensor) -> Tensor:
-        shapes = self.inner.shapes(state.shape[0])  # type: ignore[arg-type]
-        dtype = self.inner._dtype
-        out: Tensor = self.inner(
-            state, {name: _drawn(spec, shapes[name], dtype) for name, spec in self.inner.specs.items()}
-        )
-        return out
-
-
-SMALLEST = 1e-20
-"""In place of a uniform number that is 0."""
-
-
-def _drawn(spec: NoiseSpec, shape: list[Any], dtype: torch.dtype) -> Tensor:
-    law, parameter = spec.law
-    values: Tensor = LAWS[law](shape, dtype, parameter)
-    return values
-
-
-LAWS: Mapping[str, Any] = {
-    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
-    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
-    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
-    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=SMALLEST).log()).log(),
-    "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
-}
-"""Of `NoiseSpec.law`, as operations that programs can hold."""
 
 
 def export_policy(
@@ -111,7 +70,7 @@ def export_policy(
         models = {"policy_given_noise": module, "policy": DrawingModule(module)}
         written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
         _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
-    with new_folder(out, is_exported, "an exported policy") as new:
+    with new_folder(out, lambda old: (old / EXPORTED).is_file(), "an exported policy") as new:
         for name, program in written.items():
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
         _write_run(policy, module, new)
@@ -123,20 +82,20 @@ def export_policy(
 
 
 def _program(model: nn.Module, module: PolicyModule, form: str, policy: LoadedPolicy) -> Any:
-    """A model as a program of any number of states.
-
-    Raises:
-        ConfigError: it cannot be traced or converted, or a package is missing.
-    """
+    """A model that takes what the module takes, or states alone, as a program for any number of states."""
     inputs: tuple[Any, ...] = module.example_inputs() if model is module else module.example_inputs()[:1]
+    batch, names = torch.export.Dim("B", min=1), ["state"]
+    sizes: dict[str, Any] = {"state": {0: batch}}
+    if model is module:
+        sizes["noise"] = {name: {} if at is None else {at + 1: batch} for name, at in module.batch_dims.items()}
+        names += [f"noise_{name}" for name in inputs[1]]
     try:
         with warnings.catch_warnings(), _without_logs():
             warnings.simplefilter("ignore")
-            program = traced_program(model, module, inputs)
+            program = torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
             _forget_places(program)
             if form == "torch":
                 return program
-            names = ["state", *(f"noise_{name}" for each in inputs[1:] for name in each)]
             return torch.onnx.export(program, input_names=names, output_names=["action"], dynamo=True, verbose=False)
     except ImportError as error:
         raise ConfigError(f"ONNX wants packages that are not here ({error}): pip install 'dqlab[export]'.") from error
@@ -163,31 +122,18 @@ def _without_logs() -> Iterator[None]:
         logging.disable(before)
 
 
-def is_exported(folder: Path) -> bool:
-    """Whether `export_policy` has written a folder."""
-    return (folder / EXPORTED).is_file()
-
-
 def _check(policy: LoadedPolicy, module: PolicyModule, program: Any, form: str) -> None:
-    """See that the model acts as the policy does.
-
-    Raises:
-        ConfigError: it does not.
-    """
+    """See that the model acts as the policy does."""
+    most = max(1.0, float(np.abs(policy.action_high).max()))
     for count in (1, 5):
-        states = torch.randn(count, policy.task.state_dim, generator=generator_for(0, "states", count)).to(
-            module._dtype
-        )
         noise = module.example_inputs(count)[1]
-        expected = policy.act(states, module.flat(noise))
-        actions = (
-            run_onnx(program.model_proto.SerializeToString(), states, noise)
-            if form == "onnx"
-            else program.module()(states, noise)
-        )
-        worst = float(
-            (torch.as_tensor(actions) - expected).abs().max() / max(1.0, float(np.abs(policy.action_high).max()))
-        )
+        generator = generator_for(0, "states", count)
+        states = torch.randn(count, policy.task.state_dim, generator=generator).to(module.dtype)
+        if form == "onnx":
+            actions = run_onnx(program.model_proto.SerializeToString(), states, noise)
+        else:
+            actions = program.module()(states, noise)
+        worst = float((torch.as_tensor(actions) - policy.act(states, module.flat(noise))).abs().max()) / most
         if not worst <= TOLERANCE:
             raise ConfigError(
                 f"The exported model's actions differ from the policy's by {worst:.1e}: it is not written."
@@ -223,11 +169,7 @@ def _write_run(policy: LoadedPolicy, module: PolicyModule, out: Path) -> None:
 
 
 def _upload(folder: Path, repository: str) -> None:
-    """Make a repository on the Hugging Face Hub of a folder.
-
-    Raises:
-        RunError: it does not take it.
-    """
+    """Make a repository on the Hugging Face Hub of a folder."""
     from huggingface_hub import HfApi
 
     try:
@@ -235,3 +177,127 @@ def _upload(folder: Path, repository: str) -> None:
         HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message="dqlab export")
     except Exception as error:  # the Hub's client raises those of several libraries
         raise RunError(f"{HUB}{repository} was not uploaded: {one_line(error)}. The files are in {folder}.") from error
+
+
+class DrawingModule(nn.Module):
+    """The same from states alone: it draws its noise."""
+
+    def __init__(self, inner: PolicyModule) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, state: Tensor) -> Tensor:
+        shapes, dtype = self.inner.shapes(state.shape[0]), self.inner.dtype
+        noise = {name: LAWS[spec.law](shapes[name], dtype, spec.parameter) for name, spec in self.inner.specs.items()}
+        out: Tensor = self.inner(state, noise)
+        return out
+
+
+SMALLEST = 1e-20
+"""In place of a uniform number that is 0."""
+LAWS: Mapping[str, Any] = {
+    "normal": lambda shape, dtype, _: torch.randn(shape, dtype=dtype),
+    "clipped": lambda shape, dtype, bound: torch.randn(shape, dtype=dtype).clamp(-bound, bound),
+    "uniform": lambda shape, dtype, _: torch.rand(shape, dtype=dtype),
+    "gumbel": lambda shape, dtype, _: -(-torch.rand(shape, dtype=dtype).clamp(min=SMALLEST).log()).log(),
+    "integers": lambda shape, dtype, high: (torch.rand(shape, dtype=dtype) * high).floor().clamp(max=high - 1).long(),
+}
+"""Those of `noise.LAWS`, as operations that programs can hold."""
+
+
+def model_card(policy: LoadedPolicy, suffix: str) -> str:
+    """The model card, as the Hugging Face Hub reads it."""
+    facts = portable_facts(policy.source.facts)
+    data = facts["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    chunk = policy.experiment.action_chunk
+    played = f"\nActions are {chunk} in a row, to be played one after the other before it is asked again."
+    played = played if chunk > 1 else ""
+    caveat = f"\n**{facts['caveat']}**\n" if facts["caveat"] else ""
+    return f"""---
+library_name: dqlab
+pipeline_tag: reinforcement-learning
+tags: [offline-rl, {policy.experiment.algorithm}, {policy.task.name}]
+---
+# {policy.experiment.algorithm} on {policy.task.name}
+
+`policy{suffix}` takes states (B, {policy.task.state_dim}) as the environment gives them, and gives
+actions (B, {policy.pack.dims.action}) in its units; `policy_given_noise{suffix}` takes the noise, too
+(`policy.json` has its shapes). `example.py` runs it; `dqlab.load_policy` loads this folder.{played}
+{caveat}
+- checkpoint: {policy.replica.title}, after {policy.source.step:,} updates
+- data: {data["source"]}, SHA-256 `{data["digest"]}`
+- physics: {facts.get("physics", "")}
+- versions: {versions}
+
+{_scores(policy, "score" if facts.get("scored", True) else "return")}
+"""
+
+
+def _scores(policy: LoadedPolicy, what: str) -> str:
+    """The table of selection rules, once the run has finished."""
+    summary = policy.source.folder.replica(policy.replica.name) / "summary.json"
+    if not summary.exists():
+        return "The run has not finished."
+    rows, selection = [], read_record(summary, dict[str, Any])["selection"]
+    for rule, meaning in SELECTION_RULES.items():
+        row = selection[rule]
+        step = "" if row["step"] is None else f"{row['step']:,}"
+        rows.append((rule.replace("_", "-"), f"{row['score_mean']:.1f}", step, meaning))
+    return markdown_table(("rule", what, "step", ""), rows)
+
+
+EXAMPLES = {
+    "onnx": '''"""Actions of the exported policy: pip install onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession(str(Path(__file__).parent / "policy.onnx"))
+states = np.zeros((2, {width}), dtype=np.float32)
+print(session.run(None, {{"state": states}})[0])
+''',
+    "torch": '''"""Actions of the exported policy: PyTorch alone."""
+
+from pathlib import Path
+
+import torch
+
+policy = torch.export.load(Path(__file__).parent / "policy.pt2").module()
+states = torch.zeros(2, {width})
+print(policy(states))
+''',
+}
+
+OF_THIS_MACHINE = ("mlflow_uri", "reason", "execution_reason")
+"""Of run.json: what is of no use elsewhere, and may name folders in its text."""
+
+
+def portable_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says, for other machines: of files the names, and the dataset's digest."""
+    kept = {name: without_folders(value) for name, value in facts.items() if name not in OF_THIS_MACHINE}
+    return {**kept, "data": {**kept["data"], "skipped": []}}
+
+
+def portable_config(text: str) -> str:
+    """A configuration for other machines; those who load it say where their modules are, if Python does not know."""
+    bound = parse_bindings(text)
+    changed = {name: short for name, value in bound.items() if (short := without_folders(value)) != value}
+    return rebind_text(text, {**changed, **({IMPORT_PATH: ()} if IMPORT_PATH in changed else {})})
+
+
+def without_folders(value: Any) -> Any:
+    """A value, or all in it, with the names of files in place of local paths: `file:/home/me/a.npz` -> `file:a.npz`."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(without_folders, value))
+    found = LOCAL_PATH.fullmatch(value) if isinstance(value, str) else None
+    return f"{found['kind']}{Path(found['path']).name}" if found else value
+
+
+LOCAL_PATH = re.compile(r"(?P<kind>(?:[\w.+-]+:)*)(?P<path>(?:(?<=file:)//|/(?!/)|~).*)", re.DOTALL)
+"""Absolute, or of somebody's home; after the name of a data source, perhaps. Not the address of a server."""
+IMPORT_PATH = "import_path.folders"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import ConfigError, first_line
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.noise import draw_noise, generator_for
 from dqlab.training.execution.modes import Compile
 from dqlab.training.execution.program import Program, TensorTree, tree_map
 
@@ -35,7 +36,7 @@ class PolicyModule(nn.Module):
     def __init__(self, policy: LoadedPolicy) -> None:
         super().__init__()
         pack = policy.pack
-        self._algorithm, self._dims, self._dtype = pack.algorithm, pack.dims, pack.dtype
+        self._algorithm, self._dims, self.dtype = pack.algorithm, pack.dims, pack.dtype
         self._sources = {name: target.source for name, target in pack.algorithm.targets().items()}
         self._layouts = pack.layouts
         self._places: dict[str, dict[str, str]] = {}
@@ -52,13 +53,13 @@ class PolicyModule(nn.Module):
         twice = pack.algorithm.act_noise(pack.dims, 2)
         self.batch_dims = {name: _grown(spec.shape, twice[name].shape) for name, spec in self.specs.items()}
 
-    def shapes(self, count: int | str = "B") -> dict[str, list[int | str]]:
+    def shapes(self, count: int | str = "B") -> dict[str, list[Any]]:
         """What noise it takes for so many states."""
-        return {name: self._shape(name, count) for name in self.specs}
-
-    def _shape(self, name: str, count: Any) -> list[Any]:
-        shape, place = list(self.specs[name].shape), self.batch_dims[name]
-        return shape if place is None else [*shape[: place + 1], count, *shape[place + 1 :]]
+        found = {name: list[Any](spec.shape) for name, spec in self.specs.items()}
+        for name, place in self.batch_dims.items():
+            if place is not None:
+                found[name].insert(place + 1, count)
+        return found
 
     def flat(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Noise as the policy draws it, of what the module takes."""
@@ -68,20 +69,12 @@ class PolicyModule(nn.Module):
             for name, value in noise.items()
         }
 
-    def grown(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Noise as the module takes it, of what the policy draws."""
-        return {
-            name: value
-            if (place := self.batch_dims[name]) is None
-            else _split(value, place, self.specs[name].shape[place])
-            for name, value in noise.items()
-        }
-
     def example_inputs(self, count: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
         """States of zeros, so many, and noise for them."""
-        specs = {name: NoiseSpec(spec.draw, tuple(self._shape(name, count))) for name, spec in self.specs.items()}
-        states = torch.zeros(count, self._dims.state, dtype=self._dtype)
-        return states, draw_noise(specs, generator_for(0, "export", 0), self._dtype)
+        shapes = self.shapes(count)
+        specs = {name: replace(spec, shape=tuple(shapes[name])) for name, spec in self.specs.items()}
+        states = torch.zeros(count, self._dims.state, dtype=self.dtype)
+        return states, draw_noise(specs, generator_for(0, "export", 0), self.dtype)
 
     def forward(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
         seen = state.double()
@@ -95,29 +88,14 @@ class PolicyModule(nn.Module):
             )
             for name, places in self._places.items()
         }
-        unit = self._algorithm.act(self._dims, nets, seen.to(self._dtype), flat).double()
+        unit = self._algorithm.act(self._dims, nets, seen.to(self.dtype), flat).double()
         action = unit * (0.5 * (self.high - self.low)) + 0.5 * (self.high + self.low)
-        return torch.maximum(torch.minimum(action, self.high), self.low).to(self._dtype)
+        return torch.maximum(torch.minimum(action, self.high), self.low).to(self.dtype)
 
 
 def _grown(one: tuple[int, ...], two: tuple[int, ...]) -> int | None:
     """The dimension that counts states; None where the noise does not depend on how many there are."""
     return next((place for place, (first, second) in enumerate(zip(one, two, strict=True)) if first != second), None)
-
-
-def _split(value: Tensor, place: int, many: int) -> Tensor:
-    """A dimension of m * B as two, m and B."""
-    return value.reshape(*value.shape[:place], many, -1, *value.shape[place + 1 :])
-
-
-def traced_program(model: nn.Module, module: PolicyModule, inputs: tuple[Any, ...]) -> Any:
-    """A model that takes what the module takes, or states alone, as a program for any number of states."""
-    batch = torch.export.Dim("B", min=1)
-    sizes: dict[str, Any] = {"state": {0: batch}}
-    if len(inputs) > 1:
-        places = module.batch_dims
-        sizes["noise"] = {name: {} if (p := places[name]) is None else {p + 1: batch} for name in places}
-    return torch.export.export(model.eval(), inputs, dynamic_shapes=sizes, strict=False)
 
 
 class CompiledPolicy:
@@ -139,7 +117,9 @@ class CompiledPolicy:
 
     def __call__(self, states: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (B, A) in the environment's units for raw states (B, S) and noise as the policy draws it."""
-        program = Program(self._act, {"state": states, "noise": self._module.grown(noise)})
+        shapes = self._module.shapes(len(states))
+        grown = {name: value.reshape(shapes[name]) for name, value in noise.items()}
+        program = Program(self._act, {"state": states, "noise": grown})
         try:
             actions: Tensor = self._mode.function(program)(program.tensors)
         except ConfigError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,26 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, TINY
+from conftest import ROOT
 from made_environments import write_odd
 from made_hub import model_hub
+from made_packs import small_run
 
 import dqlab as library
 from dqlab.algorithms import algorithms
 from dqlab.errors import ConfigError, RunError
-from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx
-from dqlab.runs.model_card import without_folders
+from dqlab.runs.export import LAWS, PolicyModule, export_policy, run_onnx, without_folders
+from dqlab.runs.load_policy import pretrained_policies
 from dqlab.runs.policy import LoadedPolicy
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-FEW = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
-
-
-def train(folder: Path, algorithm: str, *more: str) -> library.Run:
-    """Four updates with small networks."""
-    lines = ["include 'gin/quickstart.gin'", *FEW, *SMALL, f"Experiment.algorithm = '{algorithm}'", *more]
-    (folder / "small.gin").write_text("\n".join([*lines, "Training.eval_every = 4", "Training.eval_episodes = 1"]))
-    return library.train(folder / "small.gin", steps=4, out=folder / "run", quiet=True)
 
 
 def given_noise(policy: LoadedPolicy, states: torch.Tensor) -> tuple[dict[str, torch.Tensor], np.ndarray]:
@@ -56,7 +50,7 @@ def acts_by(name: str) -> tuple[object, ...]:
 @pytest.mark.parametrize("algorithm", {acts_by(name): name for name in sorted(algorithms.names())}.values())
 def test_every_algorithm_as_a_program_of_pytorch(tmp_path: Path, algorithm: str) -> None:
     """Of those that act alike one."""
-    run = train(tmp_path, algorithm)
+    run = small_run(tmp_path, f"Experiment.algorithm = '{algorithm}'")
     export_policy(run.path, tmp_path / "out", "torch", "last")
     policy = library.load_policy(tmp_path / "out")
     states = torch.randn(7, 17)
@@ -136,6 +130,8 @@ def test_the_command_the_hub_and_what_is_refused(
     ):
         refused = in_process("export", *args)
         assert (refused.returncode, says in refused.stderr, refused.stderr.count("\n")) == (2, True, 1), refused.stderr
+    with pytest.raises(ConfigError, match="There is no format 'tflite'"):
+        export_policy(odd.path, tmp_path / "new", "tflite")
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "again" / "policy.pt2").exists()
 
@@ -158,8 +154,24 @@ def test_laws_that_programs_draw_from(law: str, mean: float, std: float) -> None
     assert set(LAWS["integers"]([1000], torch.float32, 3).tolist()) == {0, 1, 2}
 
 
-def test_what_cannot_be_exported_says_so(odd: library.Run, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="There is no format 'tflite'"):
-        export_policy(odd.path, tmp_path / "new", "tflite")
-    with pytest.raises(RunError, match="is not the folder of a dqlab run"):
-        export_policy(tmp_path, tmp_path / "new")
+POLICIES = pretrained_policies()
+
+
+def test_policies_ship_with_dqlab_and_are_small() -> None:
+    assert "walker2d-mini" in POLICIES
+    files = [path for folder in POLICIES.values() for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 3_000_000
+    assert not [path for path in files if str(ROOT).encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_it_scores_about_what_its_card_says(name: str) -> None:
+    """In five episodes; the card's are a hundred."""
+    card = (POLICIES[name] / "README.md").read_text()
+    told, spread = map(float, re.findall(r"it scores ([\d.]+) \+- ([\d.]+) in 100 new episodes", card)[0])
+    policy = library.load_policy(f"pretrained:{name}")
+    assert library.evaluate(policy, episodes=5).score.mean() > told - 1.5 * spread
+    assert "SHA-256" in card
+    assert policy.source.facts["data"]["digest"] in card
+    with pytest.raises(RunError, match=r"No pretrained policy is called 'walker'\. .*Known: .*walker2d-mini"):
+        library.load_policy("pretrained:walker")

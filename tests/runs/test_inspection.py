@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, TINY
+from made_packs import small_run
 from PIL import Image
 
 import dqlab
@@ -15,35 +16,23 @@ from dqlab.analysis.report.inspection import animate_chain
 from dqlab.data import load_dataset
 from dqlab.data.rewards import reward_transforms
 from dqlab.envs import tasks
-from dqlab.errors import RunError
+from dqlab.errors import ConfigError, RunError
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.inspection import discounted_returns, inspect_replica, reward_line, spaced
 
 TASK = "walker2d-medium-expert-v2"
-FEW = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
 
 
-def train(folder: Path, *more: str, steps: int = 4) -> dqlab.Run:
-    """Four updates with small networks."""
-    lines = ["include 'gin/quickstart.gin'", *FEW, *SMALL, "Training.eval_every = 4", "Training.eval_episodes = 1"]
-    (folder / "small.gin").write_text("\n".join([*lines, *more]))
-    return dqlab.train(folder / "small.gin", steps=steps, out=folder / "run", quiet=True)
-
-
-def test_discounted_returns_by_hand() -> None:
+def test_discounted_returns_and_spaced_numbers_by_hand() -> None:
     assert discounted_returns(np.array([1.0, 2.0, 3.0]), 0.5).tolist() == [2.75, 3.5, 3.0]
-
-
-def test_spaced_numbers_have_both_ends() -> None:
-    assert spaced(21, 11).tolist() == list(range(0, 21, 2))
-    assert spaced(3, 11).tolist() == [0, 1, 2]
-    assert spaced(0, 11).tolist() == []
+    assert spaced(21, 11).tolist() == list(range(0, 21, 2)), "both ends"
+    assert [spaced(count, 11).tolist() for count in (3, 0)] == [[0, 1, 2], []]
 
 
 def test_returns_are_those_of_evaluated_episodes(tmp_path: Path) -> None:
     """Without discount the first return is what an evaluation of as many episodes says, in training's units."""
     more = ["DiffusionQL.discount = 1.0", "load_dataset.reward_transform = 'cql_antmaze'"]
-    run = train(tmp_path, *more, "load_dataset.standardise_states = True")
+    run = small_run(tmp_path, *more, "load_dataset.standardise_states = True")
     seen = run.inspect()["seed 0"]
     first = dqlab.evaluate(run, episodes=3).iloc[0]
     assert first["length"] < 1000  # it fell: nothing of its return is missing
@@ -61,7 +50,7 @@ def looks_like(name: str) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", {looks_like(name): name for name in sorted(algorithms.names())}.values())
 def test_every_algorithm_shows_what_it_has(tmp_path: Path, name: str) -> None:
     """Of those that look alike one."""
-    run = train(tmp_path, f"Experiment.algorithm = '{name}'")
+    run = small_run(tmp_path, f"Experiment.algorithm = '{name}'")
     seen = run.inspect()["seed 0"]
     assert np.shape(seen["policy_actions"]) == np.shape(seen["data_actions"]) == (256, 6)
     assert np.abs(seen["policy_actions"]).max() <= 1.0
@@ -70,17 +59,16 @@ def test_every_algorithm_shows_what_it_has(tmp_path: Path, name: str) -> None:
     assert len(seen["values"]) == len(seen["returns"])
     has_chain = isinstance(getattr(algorithm, "resolved_policy", None), DiffusionPolicy)
     assert bool(seen["chain"]) == has_chain == bool(seen["chain_steps"])
-    known = {"actions": True, "values": bool(seen["values"]), "chain": has_chain}
-    for view, there in known.items():
-        if there:
+    for view, there in {"actions": True, "values": bool(seen["values"]), "chain": has_chain}.items():
+        with nullcontext() if there else pytest.raises(RunError, match="no values|no chain"):
             assert run.plot(view)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
-        else:
-            with pytest.raises(RunError, match="no values|no chain"):
-                run.plot(view)
+    if not has_chain:
+        with pytest.raises(ConfigError, match="has no diffusion policy"):
+            run.policy("last").denoising_chain(np.zeros((5, 17)))
 
 
 def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None:
-    run = train(tmp_path, "DiffusionPolicy.n_timesteps = 30")
+    run = small_run(tmp_path, "DiffusionPolicy.n_timesteps = 30", "Experiment.algorithm = 'bc'")
     seen = run.inspect()["seed 0"]
     chain = np.array(seen["chain"])
     assert seen["chain_steps"] == list(range(0, 31, 3))
@@ -88,6 +76,11 @@ def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None
     assert chain[0].mean() == pytest.approx(0.0, abs=0.1)
     assert chain[0].std() == pytest.approx(1.0, abs=0.1)
     assert np.abs(chain[-1]).max() <= 1.0 < np.abs(chain[0]).max()
+    policy, states = run.policy("last"), np.zeros((5, 17))
+    one = policy.seed(3).denoising_chain(states)
+    assert one.shape == (31, 5, 6), "30 steps, and what they lead to"
+    np.testing.assert_array_equal(one[0], policy.seed(3).draw(5)["start"].numpy())
+    np.testing.assert_allclose(one[-1], policy.seed(3)(states), atol=1e-6)
     run.animate_chain(tmp_path / "chain.gif")
     with Image.open(tmp_path / "chain.gif") as moving:
         assert (moving.format, moving.n_frames) == ("GIF", 61)  # type: ignore[attr-defined]
@@ -96,7 +89,7 @@ def test_a_chain_begins_with_noise_and_ends_with_actions(tmp_path: Path) -> None
 
 
 def test_what_was_seen_is_kept_while_the_weights_are_the_last(tmp_path: Path) -> None:
-    run = train(tmp_path)
+    run = small_run(tmp_path)
     first = run.inspect()
     kept = run.path / "seed-0" / "inspection.json"
     written = kept.stat().st_mtime_ns
@@ -120,7 +113,7 @@ def test_rewards_that_lie_on_no_line_are_not_compared(tmp_path: Path) -> None:
         return np.asarray(reward * reward, np.float32)
 
     try:
-        run = train(tmp_path, "load_dataset.reward_transform = 'squared'")
+        run = small_run(tmp_path, "load_dataset.reward_transform = 'squared'")
         seen = inspect_replica(run.path / "seed-0")
         assert (seen["values"], seen["returns"]) == ([], [])
         policy = run.policy("last")
