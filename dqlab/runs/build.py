@@ -13,7 +13,7 @@ from dqlab.config.replica import Replica
 from dqlab.data.download import Progress, no_progress
 from dqlab.data.sources import load_dataset
 from dqlab.data.transitions import Transitions, q_learning_view
-from dqlab.envs.backend import env_backends
+from dqlab.envs.backend import Array, Environments, StepResult, env_backends
 from dqlab.envs.physics import physics_laws
 from dqlab.errors import ConfigError, DqlabError, error_place, first_line, lacks_memory
 from dqlab.policies.base import Dims
@@ -61,6 +61,40 @@ def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Eval
     wanted = experiment.plan.eval_episodes if episodes is None else episodes
     task, chunk = experiment.resolved_task, experiment.action_chunk
     return Evaluator(task, experiment.physics, wanted, experiment.env_backend, chunk)
+
+
+class WatchedEnvironments(Environments):
+    """Other environments, whose episodes are watched.
+
+    Args:
+        watched: what is stepped.
+        on_reset: told of the first states (n, S).
+        on_step: told which were stepped, with what actions (m, A), and what that gave.
+    """
+
+    def __init__(
+        self,
+        watched: Environments,
+        on_reset: Callable[[Array], None],
+        on_step: Callable[[Sequence[int], Array, StepResult], None],
+    ) -> None:
+        self._watched, self._on_reset, self._on_step = watched, on_reset, on_step
+
+    def prepare(self, count: int) -> None:
+        self._watched.prepare(count)
+
+    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
+        states = self._watched.reset(seeds, groups)
+        self._on_reset(states)
+        return states
+
+    def step(self, which: Sequence[int], actions: Array) -> StepResult:
+        stepped = self._watched.step(which, actions)
+        self._on_step(which, actions, stepped)
+        return stepped
+
+    def close(self) -> None:
+        self._watched.close()
 
 
 def load_data(experiment: Experiment, progress: Progress = no_progress) -> Transitions:

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from dqlab.algorithms import ActorCritic
 from dqlab.data import Transitions, load_dataset
-from dqlab.envs.backend import Environments, StepResult
+from dqlab.envs.backend import StepResult
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.files import write_text
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import build_evaluator, load_data, view_of
+from dqlab.runs.build import WatchedEnvironments, build_evaluator, load_data, view_of
 from dqlab.runs.load_policy import load_policy
 from dqlab.runs.policy import LoadedPolicy
 from dqlab.tracking.records import InspectionRecord, read_record
@@ -73,7 +74,8 @@ def inspect_replica(folder: Path, checkpoint: str = "last") -> InspectionRecord:
             states = states * policy.state_std.numpy() + policy.state_mean.numpy()
         actions = to_unit(policy(states), policy.action_low, policy.action_high)
         values, returns = _values_and_returns(policy, data)
-        chain = _chain(policy, states[:1])
+        has_chain = isinstance(getattr(policy.pack.algorithm, "resolved_policy", None), DiffusionPolicy)
+        chain = policy.denoising_chain(np.repeat(states[:1], CHAINS, axis=0)) if has_chain else np.zeros(0)
         kept = spaced(len(chain), POINTS)
         return {
             "replica": policy.replica.name,
@@ -94,20 +96,11 @@ def _rounded(values: NDArray[Any]) -> list[Any]:
     return np.asarray(values, np.float64).round(3).tolist()  # type: ignore[no-any-return]
 
 
-def _chain(policy: LoadedPolicy, state: Array) -> Array:
-    """What noise becomes in one state (1, S), (M, CHAINS, A); empty without a diffusion policy."""
-    if not isinstance(getattr(policy.pack.algorithm, "resolved_policy", None), DiffusionPolicy):
-        return np.zeros(0)
-    return policy.denoising_chain(np.repeat(state, CHAINS, axis=0))
-
-
 def _values_and_returns(policy: LoadedPolicy, data: Transitions) -> Array:
     """The critics' values along episodes, and the discounted returns that followed, (2, n); none without critics."""
     algorithm = policy.experiment.algorithm_of(policy.replica)
-    if not isinstance(algorithm, ActorCritic):
-        return np.zeros((2, 0))
-    line = reward_line(data, policy)
-    if line is None:
+    line = reward_line(data, policy) if isinstance(algorithm, ActorCritic) else None
+    if not isinstance(algorithm, ActorCritic) or line is None:
         return np.zeros((2, 0))
     pairs, chunk = [], policy.experiment.action_chunk
     for states, actions, rewards in _episodes(policy):
@@ -130,44 +123,28 @@ def spaced(count: int, most: int) -> NDArray[np.int64]:
 
 def _episodes(policy: LoadedPolicy) -> list[list[Array]]:
     """States (T, S), actions (T, A) in [-1, 1] and rewards (T,) of the policy's episodes."""
-    with closing(build_evaluator(policy.experiment, EPISODES)) as evaluator:
-        watched = evaluator.environments = _WatchedEnvironments(evaluator.environments)
-        policy.evaluate_by(evaluator, Eager())
-    return [[np.stack(column) for column in episode] for episode in watched.episodes]
+    episodes: list[tuple[list[Array], list[Array], list[Array]]] = []
+    now: dict[int, Array] = {}
 
+    def begin(states: Array) -> None:
+        episodes[:] = [([], [], []) for _ in states]
+        now.update(enumerate(states.copy()))
 
-class _WatchedEnvironments(Environments):
-    """Other environments, whose episodes are kept: of each the states, actions and rewards of its steps."""
-
-    def __init__(self, watched: Environments) -> None:
-        self._watched = watched
-
-    def prepare(self, count: int) -> None:
-        self._watched.prepare(count)
-
-    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        self.episodes: list[tuple[list[Array], list[Array], list[Array]]] = [([], [], []) for _ in seeds]
-        self._now = self._watched.reset(seeds, groups)
-        return self._now.copy()
-
-    def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        stepped = self._watched.step(which, actions)
-        for number, action, reward in zip(which, actions, stepped.reward, strict=True):
-            for column, value in zip(self.episodes[number], (self._now[number], action, reward), strict=True):
+    def add(which: Sequence[int], actions: Array, stepped: StepResult) -> None:
+        for number, *given, state in zip(which, actions, stepped.reward, stepped.state, strict=True):
+            for column, value in zip(episodes[number], (now[number], *given), strict=True):
                 column.append(np.array(value))
-        self._now[list(which)] = stepped.state
-        return stepped
+            now[number] = state
 
-    def close(self) -> None:
-        self._watched.close()
+    with closing(build_evaluator(policy.experiment, EPISODES)) as evaluator:
+        evaluator.environments = WatchedEnvironments(evaluator.environments, begin, add)
+        policy.evaluate_by(evaluator, Eager())
+    return [[np.stack(column) for column in episode] for episode in episodes]
 
 
 def discounted_returns(rewards: Array, discount: float) -> Array:
     """The sums (T,) of gamma^k r_{t+k} to the end of an episode of rewards (T,)."""
-    returns, following = np.empty(len(rewards)), 0.0
-    for time in range(len(rewards) - 1, -1, -1):
-        following = returns[time] = rewards[time] + discount * following
-    return returns
+    return np.asarray(lfilter([1.0], [1.0, -discount], rewards[::-1])[::-1])
 
 
 def reward_line(data: Transitions, policy: LoadedPolicy) -> tuple[float, float] | None:

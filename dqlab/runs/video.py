@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.envs import make_env
-from dqlab.envs.backend import Array, GymnasiumEnvironments, StepResult
+from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.envs.checked_env import describe_error
 from dqlab.envs.rendering import choose_gl
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, RunError, first_line
 from dqlab.files import atomic_path
 from dqlab.printing import Console
+from dqlab.runs.build import WatchedEnvironments
 from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.mirror import is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.tree import VIDEOS
@@ -44,7 +45,7 @@ class VideoRecorder:
     """Films the first episode of each of an evaluator's evaluations.
 
     Args:
-        evaluator: whose environments are others from now on.
+        evaluator: whose first environment is drawn at each state from now on.
         path: the file, .mp4 or .gif.
         replicas: how many will be evaluated; each of several gets a file of its own.
 
@@ -56,13 +57,23 @@ class VideoRecorder:
     def __init__(self, evaluator: Evaluator, path: Path, replicas: int = 1) -> None:
         self._path, self._alone = path, replicas == 1
         self._filmed: list[tuple[str, int, Path]] = []
+        self._show: Callable[[Frame], None] = lambda frame: None
         _check_path(path)
-        if not isinstance(evaluator.environments, GymnasiumEnvironments):
+        environments = evaluator.environments
+        if not isinstance(environments, GymnasiumEnvironments):
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
-        evaluator.environments.close()
-        self._environments = evaluator.environments = FilmedEnvironments(evaluator.task, evaluator.physics)
-        self._environments.prepare(evaluator.episodes)
+        self._env, self._name = drawn_env(evaluator.task, evaluator.physics), evaluator.task.name
+        environments.prepare(1)
+        environments.envs[0].close()
+        environments.envs[0] = self._env
+        self._fps = float(self._env.metadata.get("render_fps") or USUAL_FPS)
+        evaluator.environments = WatchedEnvironments(
+            environments, lambda states: self._draw(), lambda which, *_: self._draw() if 0 in which else None
+        )
+
+    def _draw(self) -> None:
+        self._show(picture_of(self._env, self._name))
 
     @contextmanager
     def film(self, name: str, step: int) -> Iterator[None]:
@@ -72,7 +83,7 @@ class VideoRecorder:
             RunError: the video could not be written.
         """
         path = self._path if self._alone else self._path.with_stem(f"{self._path.stem}-{name}")
-        with write_video(path, self._environments.fps) as self._environments.show:
+        with write_video(path, self._fps) as self._show:
             yield
         self._filmed.append((name, step, path))
         Console().print(f"Video: {path}", soft_wrap=True)
@@ -150,11 +161,7 @@ def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
 
 
 def _check_frames(path: Path, expected: int) -> None:
-    """See that an .mp4 has all its frames: ffmpeg does not say that a disk is full.
-
-    Raises:
-        OSError: it has not.
-    """
+    """See that an .mp4 has all its frames: ffmpeg does not say that a disk is full."""
     import imageio_ffmpeg
 
     try:
@@ -163,35 +170,6 @@ def _check_frames(path: Path, expected: int) -> None:
         raise OSError("ffmpeg could not end it") from error
     if written != expected:
         raise OSError(f"it has {written} of {expected} frames")
-
-
-class FilmedEnvironments(GymnasiumEnvironments):
-    """Environments, of which the first one is drawn at each state.
-
-    Attributes:
-        fps: pictures a second, by which it moves at its own speed.
-        show: takes the pictures.
-
-    Raises:
-        ConfigError: it cannot be drawn here.
-    """
-
-    def __init__(self, task: Task, physics: str) -> None:
-        super().__init__(task, physics)
-        self.envs.append(drawn_env(task, physics))
-        self.fps = float(self.envs[0].metadata.get("render_fps") or USUAL_FPS)
-        self.show: Callable[[Frame], None] = lambda frame: None
-
-    def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        states = super().reset(seeds, groups)
-        self.show(picture_of(self.envs[0], self._task.name))
-        return states
-
-    def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        stepped = super().step(which, actions)
-        if 0 in which:
-            self.show(picture_of(self.envs[0], self._task.name))
-        return stepped
 
 
 def drawn_env(task: Task, physics: str) -> Any:
