@@ -5,11 +5,10 @@ No call changes anything for the next one, or for whoever calls: `isolated`.
 
 from __future__ import annotations
 
-import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,9 @@ from dqlab.config.plugins import load_plugins
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, RunError, StoppedError, nearest
 from dqlab.files import expanded
+from dqlab.machine import interrupts_as_event
 from dqlab.printing import Console
-from dqlab.runs.evaluate import evaluate_policies
+from dqlab.runs.evaluate import episodes_table, evaluate_policies
 from dqlab.runs.inspection import inspect_replica, last_inspection
 from dqlab.runs.load_policy import as_bindings, load_policies, load_policy
 from dqlab.runs.policy import LoadedPolicy, isolated
@@ -41,9 +41,8 @@ from dqlab.runs.run import train as run_training
 from dqlab.tracking import RunFolder
 from dqlab.tracking.mlflow.client import tracking_uri
 from dqlab.tracking.records import InspectionRecord
-from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
+from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES, rule_name
 from dqlab.tracking.tables import list_runs, logged_metrics
-from dqlab.training.model_selection import EvaluationEpisodes
 
 __all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
 
@@ -86,27 +85,28 @@ class Run:
         """
         rows, reasons = [], []
         for replica in self._folder.replicas():
+            about = {"replica": replica.name, "cell": replica.cell, "seed": replica.seed}
             try:
                 found = self._folder.summary(replica)["selection"]
+                rows += [{**about, "rule": rule, **found[rule]} for rule in SELECTION_RULES if rule in found]
             except RunError as error:
                 reasons.append(error)
-                continue
-            about = {"replica": replica.name, "cell": replica.cell, "seed": replica.seed}
-            rows += [{**about, "rule": rule, **found[rule]} for rule in SELECTION_RULES if rule in found]
         if not rows:
             raise reasons[0]
-        return self._with_caveat(pd.DataFrame(rows))
+        table = pd.DataFrame(rows)
+        table.attrs["caveat"] = self.facts["caveat"]
+        return table
 
     def metrics(self) -> pd.DataFrame:
         """All that was logged so far, a row a number: replica, seed, step, metric, value."""
-        return self._with_caveat(logged_metrics(self._folder))
+        table = logged_metrics(self._folder)
+        table.attrs["caveat"] = self.facts["caveat"]
+        return table
 
     def plot(self, metric: str | None = None) -> Figure:
         """A metric over updates, a line a replica: the score by default, or the return where there are no scores.
 
-        Three names look inside the last policies, as `inspect` does: `actions` draws their distribution beside the
-        data's, `values` what critics predicted over the returns that came, `chain` how noise becomes actions in one
-        state, of the first replica.
+        Three names draw what `inspect` finds: `actions`, `values`, and, of the first replica, `chain`.
 
         Raises:
             RunError: nothing of that name was logged, or can be seen.
@@ -137,10 +137,8 @@ class Run:
         Raises:
             RunError: no such checkpoint. DataError: its data are not to be had.
         """
-        folders = {replica.title: self._folder.replica(replica.name) for replica in self._folder.replicas()}
-        if checkpoint == "last":
-            return {title: last_inspection(folder) for title, folder in folders.items()}
-        return {title: inspect_replica(folder, checkpoint) for title, folder in folders.items()}
+        look = last_inspection if checkpoint == "last" else partial(inspect_replica, checkpoint=checkpoint)
+        return {replica.title: look(self._folder.replica(replica.name)) for replica in self._folder.replicas()}
 
     def animate_chain(self, path: str | Path) -> None:
         """Write a GIF of how noise becomes actions, their first two numbers, in one state.
@@ -161,11 +159,7 @@ class Run:
             RunError: it has finished, has failed, or is under way elsewhere.
         """
         self._folder.check(resume=True)
-        return _train([self._folder.config], [], (), self.path, quiet, resume=True)
-
-    def _with_caveat(self, table: pd.DataFrame) -> pd.DataFrame:
-        table.attrs["caveat"] = self.facts["caveat"]
-        return table
+        return train(self._folder.config, out=self.path, quiet=quiet, resume=True)
 
 
 INSIDE: Mapping[str, Callable[[Mapping[str, InspectionRecord]], Figure]] = {
@@ -188,6 +182,7 @@ def train(
     out: str | Path | None = None,
     plugins: Sequence[str] = (),
     quiet: bool = False,
+    resume: bool = False,
 ) -> Run:
     """Train what gin files describe, one or many seeds together: `dqlab train`.
 
@@ -202,6 +197,7 @@ def train(
         out: the run's folder; runs/NAME-TIME by default.
         plugins: modules that are imported first.
         quiet: show no progress.
+        resume: go on with the run in `out`, as its own gin file says: `Run.resume`.
 
     Raises:
         ConfigError: a gin file, a name or a value is wrong. DataError: the dataset cannot be had.
@@ -210,18 +206,8 @@ def train(
     files = _gin_files(gin)
     folder = expanded(out) if out is not None else new_run_folder(Path(files[-1]).stem)
     chosen = _chosen({"Experiment.seeds": seeds, "Experiment.device": device, "Training.steps": steps})
-    return _train(files, [*as_bindings(set or {}), *chosen], plugins, folder, quiet)
-
-
-def _train(
-    files: Sequence[str | Path],
-    bindings: Sequence[str],
-    plugins: Sequence[str],
-    folder: Path,
-    quiet: bool,
-    resume: bool = False,
-) -> Run:
-    with isolated(OtherConfiguration()), _saving_on_interrupt() as stop:
+    bindings = [*as_bindings(set or {}), *chosen]
+    with isolated(OtherConfiguration()), interrupts_as_event() as stop:
         load_plugins()
         loaded = gin_files.load_gin(files, bindings, plugins, stored=resume)
         try:
@@ -230,25 +216,6 @@ def _train(
             raise KeyboardInterrupt(f"{error}; dqlab.Run({str(folder)!r}).resume() continues") from error
     finished.check_complete()
     return Run(folder)
-
-
-@contextmanager
-def _saving_on_interrupt() -> Iterator[threading.Event]:
-    """Within this, Ctrl-C sets an event; a second one interrupts at once. Only the main thread gets signals."""
-    stop = threading.Event()
-
-    def heed(number: int, frame: Any) -> None:
-        signal.signal(number, signal.default_int_handler)
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, heed)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _gin_files(gin: Gin) -> list[str | Path]:
@@ -262,9 +229,7 @@ def _gin_files(gin: Gin) -> list[str | Path]:
 def _chosen(values: Mapping[str, Any]) -> list[str]:
     """Bindings of the arguments that were given."""
     given = {name: value for name, value in values.items() if value is not None}
-    return as_bindings(
-        {name: value if isinstance(value, (str, int)) else tuple(value) for name, value in given.items()}
-    )
+    return as_bindings({name: v if isinstance(v, (str, int)) else tuple(v) for name, v in given.items()})
 
 
 def evaluate(
@@ -288,27 +253,12 @@ def evaluate(
         RunError: no such run, replica or checkpoint; or an evaluation gave no score.
         EnvError: the environment raises an error.
     """
-    if isinstance(run, LoadedPolicy):
-        policies = [run]
-    else:
-        policies = load_policies(run.path if isinstance(run, Run) else run, checkpoint, seed)
+    source = run.path if isinstance(run, Run) else run
+    policies = [source] if isinstance(source, LoadedPolicy) else load_policies(source, checkpoint, seed)
     evaluated, failed = evaluate_policies(policies, episodes, env=env)
     if failed:
         raise failed[0]
-    table = pd.concat([_episodes(*each, env is None) for each in evaluated], ignore_index=True)
-    table.attrs["caveat"] = policies[0].caveat if env is None else ""
-    return table
-
-
-def _episodes(policy: LoadedPolicy, episodes: EvaluationEpisodes, scored: bool) -> pd.DataFrame:
-    """A row an episode, with scores where the task has them."""
-    task, replica, returns = policy.task, policy.replica, episodes.returns
-    about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
-    about |= {"replica": replica.name, "seed": replica.seed}
-    columns: dict[str, Any] = {"step": policy.source.step, "episode": range(len(returns))}
-    columns |= {"return": returns, "length": episodes.lengths}
-    scores = {"score": task.score(returns)} if task.scored and scored else {}
-    return pd.DataFrame({**columns, **scores}).assign(**about)[[*about, *columns, *scores]]
+    return episodes_table(evaluated, scored=env is None)
 
 
 class Ablation:
@@ -350,14 +300,17 @@ class Ablation:
 
     def plot(self, rule: str = "last") -> Figure:
         """Interquartile means by a selection rule with their intervals, a line a setting."""
+        rule = CHECKPOINT_RULES.get(rule, rule.replace("-", "_"))
+        if rule not in SELECTION_RULES:
+            raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, SELECTION_RULES)}")
         table = self.table()
-        shown = table[table["rule"] == _rules([rule])[0]][::-1]
+        shown = table[table["rule"] == rule][::-1]
         figure: Figure = new_figure(7, 1.2 + 0.4 * len(shown))
         axes = figure.subplots()
         axes.hlines(shown["label"], shown["iqm_low"], shown["iqm_high"], linewidth=3, alpha=0.4)
         axes.plot(shown["iqm"], shown["label"], "o")
         caveat = "; ".join(sorted(set(shown["caveat"].dropna())))
-        axes.set(title=" | ".join(filter(None, (self.facts["name"], rule_name(_rules([rule])[0]), caveat))))
+        axes.set(title=" | ".join(filter(None, (self.facts["name"], rule_name(rule), caveat))))
         axes.set_xlabel(f"interquartile mean {score_or_return(caveat)}, {100 * shown['confidence'].max():g}% interval")
         axes.grid(axis="x", alpha=0.3)
         return figure
@@ -383,12 +336,10 @@ def ablate(
     Args:
         grid: `'steps'`, `'eta'`, ... of those that ship with dqlab, or a path.
         gin: more gin files, which override the grid's.
-        set: gin names and values over those of the files.
         seeds, tasks, steps, device: of every cell.
         engine: `local`, `ray` or `slurm`.
         out: the grid's folder; runs/NAME by default.
-        plugins: modules that are imported first.
-        quiet: show no progress.
+        set, plugins, quiet: as `train` takes them.
         options: `reuse`, `force`, `retry`, as `GridRequest` has them.
 
     Raises:
@@ -429,7 +380,7 @@ def compare(
     Raises:
         ConfigError: nothing is named. RunError: something that is named is not there, or nothing has finished.
     """
-    named = [str(run.path) if isinstance(run, (Run, Ablation)) else str(expanded(run)) for run in runs]
+    named = [str(run.path if isinstance(run, (Run, Ablation)) else expanded(run)) for run in runs]
     with isolated(OtherConfiguration()):
         found = find_runs(named, experiment, "", tracking_uri(Path("runs") / "any"))
         compared = compare_groups(found, rules or Report().rules)
@@ -445,12 +396,3 @@ def compare(
     for text in compared.warnings:
         warnings.warn(text, stacklevel=2)
     return table
-
-
-def _rules(names: Sequence[str]) -> list[str]:
-    """Selection rules as records call them, however they are written."""
-    rules = [{"best": "best_online"}.get(name, name.replace("-", "_")) for name in names]
-    for rule in rules:
-        if rule not in SELECTION_RULES:
-            raise ConfigError(f"There is no selection rule '{rule}'. {nearest(rule, SELECTION_RULES)}")
-    return rules

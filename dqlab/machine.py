@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import resource
 import shutil
@@ -85,39 +83,18 @@ def attempt_command(
         )
     except OSError as error:
         return IsolatedOutcome("", f"{command[0]}: {error.strerror}")
-    _running.add(process)
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         return IsolatedOutcome("", f"no answer within {timeout:.0f} s")
     finally:
-        _kill_group(process)
-    return IsolatedOutcome(output, _trouble(process.returncode, errors) if process.returncode else "")
-
-
-_running: set[subprocess.Popen[str]] = set()
-
-
-@atexit.register
-def _end_all() -> None:
-    """None outlives this process, however it is interrupted."""
-    for process in list(_running):
-        _kill_group(process)
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """It and its own children."""
-    _running.discard(process)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def _trouble(code: int, errors: str) -> str:
-    said = [line.strip() for line in errors.splitlines() if line.strip()]
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # it and its own children
+            process.communicate()
+    code, said = process.returncode, [line.strip() for line in errors.splitlines() if line.strip()]
     if code < 0:
-        return f"it crashed ({signal.Signals(-code).name})"
-    return said[-1][-LAST:] if said else f"exit code {code}"
+        return IsolatedOutcome(output, f"it crashed ({signal.Signals(-code).name})")
+    return IsolatedOutcome(output, (said[-1][-LAST:] if said else f"exit code {code}") if code else "")
 
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -164,7 +141,16 @@ def free_memory(device: torch.device) -> int:
 
 def available_memory() -> int:
     """Bytes that new data may take without swapping: what the system has, and what this container may have."""
-    return max(0, min([_of_the_system(), *_of_the_container()]))
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        system = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        system = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with suppress(OSError, ValueError, KeyError):  # a control group, version 2; files that are only cached do not count
+        used = int((CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        system = min(system, int((CGROUP / "memory.max").read_text()) - used + int(stat["inactive_file"]))
+    return max(0, system)
 
 
 def available_disk(folder: Path) -> int:
@@ -187,23 +173,6 @@ def readable_duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / unit:.0f} {name}"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def _of_the_system() -> int:
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux: half of what is built in
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _of_the_container() -> list[int]:
-    """What a control group, version 2, leaves; files that are only cached do not count."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        used = int((CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return [int((CGROUP / "memory.max").read_text()) - used + int(stat["inactive_file"])]
-    return []
 
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -246,8 +215,10 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
     def heed(number: int, frame: object) -> None:
         asked.number = asked.number or number
         signal.signal(number, signal.SIG_DFL)
-        if number == signal.SIGHUP:
-            _leave(terminals)
+        if number == signal.SIGHUP:  # a terminal that has hung up can't be written to any more
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in terminals:
+                os.dup2(nowhere, terminal)
         if not asked.saves:
             raise KeyboardInterrupt
         asked.event.set()
@@ -266,11 +237,21 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _leave(terminals: list[int]) -> None:
-    """A terminal that has hung up can't be written to any more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for number in terminals:
-        os.dup2(nowhere, number)
+@contextmanager
+def interrupts_as_event() -> Iterator[threading.Event]:
+    """Within this, Ctrl-C sets an event; a second one interrupts at once. Only the main thread gets signals."""
+    asked, alone = threading.Event(), threading.current_thread() is threading.main_thread()
+
+    def heed(number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, heed) if alone else None
+    try:
+        yield asked
+    finally:
+        if alone:
+            signal.signal(signal.SIGINT, before)
 
 
 def _exit_unheeded(code: int) -> None:

@@ -7,6 +7,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from rich.table import Table
 
 from dqlab.config import gin_files
@@ -98,6 +99,28 @@ def evaluate_policies(
     if recorder and first.source.facts:
         recorder.keep(first.source.folder)
     return rows, failed
+
+
+def episodes_table(rows: Sequence[PolicyEvaluation], scored: bool = True) -> pd.DataFrame:
+    """A row an episode, with scores where the task has them; `.attrs['caveat']` says what must stand beside those."""
+    tables = []
+    for policy, episodes in rows:
+        replica, returns = policy.replica, episodes.returns
+        columns = {
+            "task": policy.task.name,
+            "algorithm": policy.experiment.algorithm,
+            "replica": replica.name,
+            "seed": replica.seed,
+            "step": policy.source.step,
+            "episode": range(len(returns)),
+            "return": returns,
+            "length": episodes.lengths,
+        }
+        scores = {"score": policy.task.score(returns)} if scored and policy.task.scored else {}
+        tables.append(pd.DataFrame({**columns, **scores}))
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["caveat"] = rows[0].policy.caveat if scored else ""
+    return table
 
 
 def _print_table(title: str, caveat: str, rows: Sequence[PolicyEvaluation]) -> None:

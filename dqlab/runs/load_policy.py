@@ -17,14 +17,13 @@ from dqlab.config.gin_state import OtherConfiguration, abbreviate_names, bound_p
 from dqlab.config.replica import Replica
 from dqlab.errors import ConfigError, RunError, nearest_of_few, one_line, printable_name
 from dqlab.files import expanded
-from dqlab.runs.build import build_pack, check_experiment
+from dqlab.runs.build import check_experiment
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.official import OfficialCheckpoint, load_checkpoint
 from dqlab.runs.policy import LoadedPolicy, PolicySource, isolated
 from dqlab.tracking import RunFolder
 from dqlab.tracking.records import read_record
 from dqlab.tracking.selection_rules import CHECKPOINT_RULES
-from dqlab.training import Pack
 from dqlab.training.checkpoint import load_weights
 
 EXPORTED = "policy.json"
@@ -97,33 +96,33 @@ def load_policies(
     path, configuration = source_folder(source), OtherConfiguration()
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
-            return [_load_official(configuration, path, checkpoint, task, bindings, compiled)]
-        folder, files = _find(path, checkpoint, seed)
-        if alone and len(files) > 1:
-            owners = [str(file.parents[1]) for file in files]
-            raise RunError(
-                f"{folder.path} has {len(files)} replicas: name a `seed`, or a replica's folder, "
-                f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
-            )
-        facts, known = folder.facts(), {replica.name: replica for replica in folder.replicas()}
-        gin_files.load_stored(folder.config, bindings)
-        experiment = Experiment()
+            experiment, found = _read_official(path, checkpoint, task, bindings)
+        else:
+            folder, files = _find(path, checkpoint, seed)
+            if alone and len(files) > 1:
+                owners = [str(file.parents[1]) for file in files]
+                raise RunError(
+                    f"{folder.path} has {len(files)} replicas: name a `seed`, or a replica's folder, "
+                    f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
+                )
+            name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
+            name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
+            gin_files.load_stored(folder.config, bindings)
+            experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
         check_experiment(experiment)
-        name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
-        name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
-        policies = []
-        for file in files:
-            weights, record = load_weights(file)
-            replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
-            pack, origin = _pack_of(experiment, replica, weights), PolicySource(name, record["step"], facts, file)
-            policies.append(LoadedPolicy(configuration, experiment, pack, replica, origin, compiled))
-    return policies
+        return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
 
 
-def _pack_of(experiment: Experiment, replica: Replica, weights: Mapping[str, Mapping[str, Tensor]]) -> Pack:
-    pack = build_pack(experiment, [replica])
-    pack.load(0, weights)
-    return pack
+Weights = Mapping[str, Mapping[str, Tensor]]
+Read = tuple[Replica, Weights, PolicySource]
+
+
+def _read_weights(folder: RunFolder, file: Path, name: str) -> Read:
+    """A checkpoint's weights, whose they are, and where they are from."""
+    weights, record = load_weights(file)
+    known = {replica.name: replica for replica in folder.replicas()}
+    replica = known.get(record.get("replica", ""), Replica.plain(record["seed"]))
+    return replica, weights, PolicySource(name, record["step"], folder.facts(), file)
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
@@ -215,14 +214,9 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
     return folder.snapshot(replica.name, folder.chosen_step(replica, CHECKPOINT_RULES[which]))
 
 
-def _load_official(
-    configuration: OtherConfiguration,
-    path: Path,
-    checkpoint: str,
-    task: str | None,
-    bindings: Sequence[str],
-    compiled: bool,
-) -> LoadedPolicy:
+def _read_official(
+    path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
+) -> tuple[Experiment, list[Read]]:
     """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics.
 
     The official code does not save its target critics; the critics stand in for them, as after loading there.
@@ -237,20 +231,12 @@ def _load_official(
     gin_files.load_gin([], [*told, f"Experiment.task={task!r}", *bindings])
     experiment = Experiment()
     _check_official(trained, experiment)
-    check_experiment(experiment)
-    replica = Replica.plain(0)
     source = PolicySource(f"official checkpoint {trained.stem} ({trained.schedule})", 0, {}, path / trained.stem)
-    pack = _pack_of(experiment, replica, trained.weights)
-    return LoadedPolicy(configuration, experiment, pack, replica, source, compiled)
+    return experiment, [(Replica.plain(0), trained.weights, source)]
 
 
 def _check_official(trained: OfficialCheckpoint, experiment: Experiment) -> None:
-    """See that the task and the configuration are those of the files.
-
-    Raises:
-        RunError: the task has other states or actions.
-        ConfigError: the configuration contradicts the files, or does not say what they do not.
-    """
+    """See that the task and the configuration are those of the files."""
     task, sizes = experiment.resolved_task, (trained.state_dim, trained.action_dim)
     if sizes != (task.state_dim, task.action_dim):
         raise RunError(

@@ -28,11 +28,11 @@ from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.runs.build import build_evaluator, execution_mode
+from dqlab.runs.build import build_evaluator, build_pack, execution_mode
 from dqlab.runs.experiment import Experiment
 from dqlab.runs.policy_module import CompiledPolicy
 from dqlab.tracking import RunFolder
-from dqlab.training import Evaluator, Pack
+from dqlab.training import Evaluator
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.model_selection import EvaluationEpisodes
@@ -129,13 +129,15 @@ class LoadedPolicy:
         self,
         configuration: OtherConfiguration,
         experiment: Experiment,
-        pack: Pack,
         replica: Replica,
+        weights: Mapping[str, Mapping[str, Tensor]],
         source: PolicySource,
         compiled: bool = False,
     ) -> None:
         self._configuration = configuration
-        self.experiment, self.pack, self.replica, self.source = experiment, pack, replica, source
+        self.experiment, self.replica, self.source = experiment, replica, source
+        self.pack = build_pack(experiment, [replica])
+        self.pack.load(0, weights)
         data = source.facts.get("data", {})
         self.state_mean, self.state_std = (
             torch.tensor(data.get(name, ()), dtype=torch.float64) for name in ("state_mean", "state_std")
@@ -176,8 +178,7 @@ class LoadedPolicy:
         Raises:
             ConfigError: the states have another shape.
         """
-        given = _as_tensor(states)
-        self._check(given, self.task.state_dim, "states")
+        given = self._checked(states)
         actions = self.act(given.reshape(-1, self.task.state_dim), noise)
         return _like(states, actions.reshape(*given.shape[:-1], -1))
 
@@ -218,9 +219,7 @@ class LoadedPolicy:
         Raises:
             ConfigError: the shapes are others; or the algorithm has no critics.
         """
-        given, taken = _as_tensor(states), _as_tensor(actions)
-        self._check(given, self.task.state_dim, "states")
-        self._check(taken, self.pack.dims.action, "actions")
+        given, taken = self._checked(states), self._checked(actions, self.pack.dims.action, "actions")
         if given.shape[:-1] != taken.shape[:-1]:
             raise ConfigError(f"There are states of shape {tuple(given.shape)} and actions of {tuple(taken.shape)}.")
         algorithm = self.pack.algorithm
@@ -243,13 +242,10 @@ class LoadedPolicy:
         Raises:
             ConfigError: it is no diffusion policy; or the states have another shape.
         """
-        given = _as_tensor(states)
-        self._check(given, self.task.state_dim, "states")
+        given = self._checked(states)
         policy = getattr(self.pack.algorithm, "resolved_policy", None)
         if not isinstance(policy, DiffusionPolicy):
-            raise ConfigError(
-                f"The algorithm '{self.experiment.algorithm}' has no diffusion policy: there is no chain."
-            )
+            raise ConfigError(f"The algorithm '{self.experiment.algorithm}' has no diffusion policy, and no chain.")
 
         def chain(nets: Nets, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
             visited: list[Tensor] = []
@@ -306,8 +302,8 @@ class LoadedPolicy:
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
             while not over:
-                seen = torch.as_tensor(gymnasium.spaces.flatten(made.observation_space, state)).reshape(1, -1)
-                self._check(seen, self.task.state_dim, "observations")
+                flat = gymnasium.spaces.flatten(made.observation_space, state)
+                seen = self._checked(torch.as_tensor(flat)[None], what="observations")
                 chosen = self.act(seen, self.draw(1, noise))[0].numpy().astype(made.action_space.dtype)
                 for action in np.split(chosen, self.experiment.action_chunk):
                     state, reward, terminated, truncated, _ = made.step(action)
@@ -326,11 +322,19 @@ class LoadedPolicy:
             torch.set_float32_matmul_precision(self.experiment.resolved_precision.float32_products)
             yield
 
-    def _check(self, given: Tensor, width: int, what: str) -> None:
+    def _checked(self, values: ArrayLike | Tensor, width: int = 0, what: str = "states") -> Tensor:
+        """Rows as a tensor, of states where no width is given.
+
+        Raises:
+            ConfigError: they have another shape.
+        """
+        given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, np.float64))
+        width = width or self.task.state_dim
         if given.ndim not in (1, 2) or given.shape[-1] != width:
             raise ConfigError(
                 f"The {what} have the shape {tuple(given.shape)}: {self.task.name} wants ({width},) or (B, {width})."
             )
+        return given
 
 
 @contextmanager
@@ -338,17 +342,14 @@ def _threads(count: int) -> Iterator[None]:
     """Within this, alone, PyTorch computes with so many threads."""
     with _ONE_AT_A_TIME:
         before = torch.get_num_threads()
-        if before != count:
-            torch.set_num_threads(count)
+        if before == count:
+            yield
+            return
+        torch.set_num_threads(count)
         try:
             yield
         finally:
-            if before != count:
-                torch.set_num_threads(before)
-
-
-def _as_tensor(values: ArrayLike | Tensor) -> Tensor:
-    return values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, dtype=np.float64))
+            torch.set_num_threads(before)
 
 
 def _like(example: States, values: Tensor) -> States:
