@@ -102,9 +102,22 @@ class Experiment:
         """The algorithm with a replica's own scalars.
 
         Raises:
-            ConfigError: it sets what cannot differ within a pack.
+            ConfigError: it sets what cannot differ within a pack, or what the algorithm refuses.
         """
-        return with_scalars(self.algorithm, self.resolved_algorithm, replica)
+        algorithm, place = self.resolved_algorithm, f"Experiment.replicas['{replica.name}']"
+        own, fields = algorithms.selector(algorithms.entry(self.algorithm)), {}
+        for binding, value in replica.bindings.items():
+            selector, _, name = complete_name(binding).rpartition(".")
+            if selector != own or name not in algorithm.hyper():
+                raise ConfigError(
+                    f"{place} sets {binding}, which is no scalar hyper-parameter of '{self.algorithm}': those are "
+                    f"{', '.join(algorithm.hyper())}. Bind it for the whole run."
+                )
+            fields[name] = value
+        try:
+            return replace(algorithm, **fields)  # type: ignore[type-var]
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
 
     @cached_property
     def probe(self) -> Probe:
@@ -130,18 +143,18 @@ class Experiment:
         Raises:
             ConfigError: CUDA is asked for and there is none.
         """
-        name = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(self.device, self.device)
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        name = self.device if self.device != "auto" else "cuda" if there else "cpu"
         try:
             device = torch.device(name)
         except RuntimeError as error:
             raise ConfigError(f"There is no device '{name}'. Use auto, cpu or cuda.") from error
         if device.type not in ("cpu", "cuda"):
             raise ConfigError(f"--device {name}: dqlab computes on cpu and cuda only. Use --device cpu, or auto.")
-        if device.type == "cuda" and not torch.cuda.is_available():
+        if device.type == "cuda" and not there:
             raise ConfigError(f"--device {name}: PyTorch finds no CUDA device here. Use --device cpu, or auto.")
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            last = torch.cuda.device_count() - 1
-            raise ConfigError(f"--device {name}: the last CUDA device of this machine is cuda:{last}.")
+        if device.type == "cuda" and (device.index or 0) >= there:
+            raise ConfigError(f"--device {name}: the last CUDA device of this machine is cuda:{there - 1}.")
         return device
 
     @cached_property
@@ -167,40 +180,6 @@ class Experiment:
         why = "as configured" if self.threads else f"by size: updates of {self.plan.batch_size} rows"
         idle = "; idle ones sleep" if os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" else ""
         return f"threads: {self.resolved_threads} of {cores()} cores ({why}{idle})"
-
-
-def scalar_of(name: str, algorithm: Algorithm, binding: str) -> str | None:
-    """The scalar hyper-parameter that a binding sets; None where it sets anything else.
-
-    Args:
-        name: the algorithm's, in its registry.
-        algorithm: it, configured.
-        binding: a gin name, such as `DiffusionQL.eta`, however short.
-    """
-    selector, _, field = complete_name(binding).rpartition(".")
-    own = selector == algorithms.selector(algorithms.entry(name))
-    return field if own and field in algorithm.hyper() else None
-
-
-def with_scalars(name: str, algorithm: Algorithm, replica: Replica) -> Algorithm:
-    """The algorithm with the scalars that a replica sets.
-
-    Raises:
-        ConfigError: it sets something else, or what the algorithm refuses.
-    """
-    place, fields = f"Experiment.replicas['{replica.name}']", {}
-    for binding, value in replica.bindings.items():
-        field = scalar_of(name, algorithm, binding)
-        if field is None:
-            raise ConfigError(
-                f"{place} sets {binding}, which is no scalar hyper-parameter of '{name}': those are "
-                f"{', '.join(algorithm.hyper())}. Bind it for the whole run."
-            )
-        fields[field] = value
-    try:
-        return replace(algorithm, **fields)  # type: ignore[type-var]
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
 
 
 @configurable("tracking")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from dqlab.files import atomic_path, write_text
+from dqlab.printing import markdown_table
 from dqlab.training import Pack, Training
 
 TRACE, SUMMARY = "trace.json.gz", "summary.md"
@@ -67,10 +68,12 @@ class ProfileRecorder:
                 os.environ.setdefault(name, value)
             self._profiler.start()
         if step == self.steps.start:
-            self._began = self._clock()
+            self._pack.synchronize()
+            self._began = time.perf_counter()
         yield
         if step == self.steps[-1]:
-            self._seconds = (self._clock() - self._began) / len(self.steps)
+            self._pack.synchronize()
+            self._seconds = (time.perf_counter() - self._began) / len(self.steps)
         self._profiler.step()
         if step == self.steps[-1]:
             self._profiler.stop()
@@ -84,11 +87,6 @@ class ProfileRecorder:
             f"                {1e3 * self._seconds:.3g} ms an update under the profiler ({self._execution})",
         ]
 
-    def _clock(self) -> float:
-        """Seconds, when all that was asked for has been done."""
-        self._pack.synchronize()
-        return time.perf_counter()
-
     def _write(self, profiler: Any) -> None:
         if not self._seconds:  # training has ended before
             return
@@ -98,21 +96,20 @@ class ProfileRecorder:
         averages = profiler.key_averages()
         by = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
         costs = averages.table(sort_by=by, row_limit=SHOWN, max_name_column_width=WIDEST)
-        facts = {**self._facts(), **(self._gpu_facts(averages) if self._on_gpu else {})}
-        lines = [
+        sections = [
             f"# Profile: {self._execution} on {self._pack.device}",
             f"`{TRACE}` opens in https://ui.perfetto.dev, or chrome://tracing.",
-            "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]),
+            markdown_table(("", ""), self._facts(averages).items()),
             "## The most expensive operators and kernels",
             "PyTorch's own table, of all updates recorded; the profiler delays each operator.",
             f"```\n{costs.strip()}\n```",
         ]
-        write_text(self._folder / SUMMARY, "\n\n".join(lines) + "\n")
+        write_text(self._folder / SUMMARY, "\n\n".join(sections) + "\n")
 
-    def _facts(self) -> dict[str, str]:
-        """What was profiled, and how long an update took."""
+    def _facts(self, averages: Iterable[Any]) -> dict[str, str]:
+        """What was profiled; on a GPU kernels and copies, too, and the share of time without any, as they overlap."""
         pack, width = self._pack, min(self._pack.width, self._pack.replicas)
-        return {
+        facts = {
             "execution": self._execution,
             "device": torch.cuda.get_device_name(pack.device) if self._on_gpu else str(pack.device),
             "threads": str(torch.get_num_threads()),
@@ -121,15 +118,11 @@ class ProfileRecorder:
             "updates recorded": f"{len(self.steps)} (from step {self.steps.start:,})",
             "time of an update, under the profiler": f"{1e3 * self._seconds:.3g} ms",
         }
-
-    def _gpu_facts(self, averages: Sequence[Any]) -> dict[str, str]:
-        """Kernels and copies of an update, and the share of its time without any; what overlaps counts for each."""
         work = [row for row in averages if row.device_type == DeviceType.CUDA and not row.is_user_annotation]
-        if not work:
-            return {"device idle": "not known: the profiler saw no kernels"}
-        count = sum(row.count for row in work) / len(self.steps)
-        busy = 1e-6 * sum(row.self_device_time_total for row in work) / len(self.steps)
-        return {
-            "kernels and copies": f"{count:,.1f}",
-            "device idle": f"{100 * max(0.0, 1 - busy / self._seconds):.1f}%",
-        }
+        if work:
+            busy = 1e-6 * sum(row.self_device_time_total for row in work) / len(self.steps)
+            facts["kernels and copies"] = f"{sum(row.count for row in work) / len(self.steps):,.1f}"
+            facts["device idle"] = f"{100 * max(0.0, 1 - busy / self._seconds):.1f}%"
+        elif self._on_gpu:
+            facts["device idle"] = "not known: the profiler saw no kernels"
+        return facts

@@ -20,7 +20,7 @@ from dqlab.data.sources import absolute_source
 from dqlab.data.transitions import Transitions
 from dqlab.errors import PACKAGE, RunError, masked
 from dqlab.files import read_text, write_text
-from dqlab.machine import IsolatedOutcome, attempt_command, package_version
+from dqlab.machine import attempt_command, package_version
 from dqlab.printing import Console
 from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.tracking.display import draw_score_curve, summary_table
@@ -39,7 +39,10 @@ def write_record(
     experiment: Experiment, tracking: Tracking, folder: RunFolder, data: Transitions, loaded: gin_files.LoadedConfig
 ) -> dict[str, Any]:
     """Write config.gin and run.json, after checking that a resumed run is the same; returns what run.json says."""
-    text = rebind_text(gin_files.operative_text(loaded), _absolute_paths())
+    sources = bound_value(SOURCES) or ()
+    sources = (sources,) if isinstance(sources, str) else sources
+    absolute = {SOURCES: tuple(map(absolute_source, sources))} if sources else {}  # as it does from any folder
+    text = rebind_text(gin_files.operative_text(loaded), absolute)
     _check_config(folder, text, data.provenance.digest)
     known = experiment_facts(experiment, data, loaded)
     known |= {"parameters": parse_bindings(text), "mlflow_experiment": tracking.experiment or experiment.task}
@@ -50,18 +53,17 @@ def write_record(
     return known
 
 
-def write_own_config(experiment: Experiment, folder: RunFolder, replica: Replica, text: str, execution: str) -> None:
-    """A configuration that repeats one replica of a run alone, to the last bit where the device is the same.
+def write_own_configs(experiment: Experiment, folder: RunFolder, execution: str) -> None:
+    """Configurations that repeat one replica of a run alone, to the last bit where the device is the same.
 
-    Args:
-        experiment, folder, replica: whose.
-        text: the run's operative configuration.
-        execution: the mode that the run settled on; `auto` might choose another one for a single replica.
+    They name the execution mode that the run settled on: `auto` might choose another one for a single replica.
     """
-    own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
-    if experiment.replicas:
-        own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
-    write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
+    text = read_text(folder.config)
+    for replica in experiment.resolved_replicas:
+        own = {"Experiment.seeds": (replica.seed,), "Training.execution": execution, **replica.bindings}
+        if experiment.replicas:
+            own |= {"Experiment.replicas": {}, "Experiment.cell": replica.cell}
+        write_text(folder.replica(replica.name) / "config.gin", rebind_text(text, own))
 
 
 VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "mlflow")
@@ -69,7 +71,7 @@ VERSIONED = ("dqlab", "torch", "numpy", "gin-config", "gymnasium", "mujoco", "ml
 
 def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_files.LoadedConfig) -> dict[str, Any]:
     """What the record of a run says about it: tags, not parameters."""
-    provenance, task = data.provenance, experiment.resolved_task
+    provenance, task, device = data.provenance, experiment.resolved_task, experiment.resolved_device
     score = None if task.measures_success else task.score(provenance.return_mean)
     return {
         "task": experiment.task,
@@ -79,11 +81,17 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
         "replicas": {replica.name: replica.as_dict() for replica in experiment.resolved_replicas},
         "physics": experiment.stepped_by,
         "env_backend": experiment.env_backend,
-        "device": str(experiment.resolved_device),
+        "device": str(device),
         "threads": experiment.resolved_threads,
         "precision": experiment.precision,
-        "device_name": _device_name(experiment.resolved_device),
-        "variants": _variants(experiment),
+        "device_name": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine(),
+        "variants": {
+            "lr_schedule": experiment.resolved_algorithm.lr_schedule,
+            "offline_rule": experiment.plan.offline_rule,
+            "early_stop": experiment.plan.early_stop,
+        },
         "data": {**provenance.as_dict(), "score_mean": score},
         "caveat": "; ".join(filter(None, (provenance.caveat, task.caveat, task.condition))),
         "scored": task.scored,
@@ -95,44 +103,18 @@ def experiment_facts(experiment: Experiment, data: Transitions, loaded: gin_file
     }
 
 
-def _variants(experiment: Experiment) -> dict[str, str]:
-    """Which variant of the official code's three quirks this run uses."""
-    return {
-        "lr_schedule": experiment.resolved_algorithm.lr_schedule,
-        "offline_rule": experiment.plan.offline_rule,
-        "early_stop": experiment.plan.early_stop,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
 GIT_SECONDS = 30.0
 """After which the commit is not known."""
 
 
 def _git_commit() -> str:
     """The commit of the code that runs, with '+changes' if it is not exactly that; empty outside a checkout."""
-
-    def git(*args: str) -> IsolatedOutcome:
-        return attempt_command(["git", "-C", str(PACKAGE), *args], timeout=GIT_SECONDS)
-
-    known, commit, changes = (
-        git("ls-files", "__init__.py"),
-        git("rev-parse", "HEAD"),
-        git("status", "--porcelain", "--", "."),
-    )
+    questions = ("ls-files __init__.py", "rev-parse HEAD", "status --porcelain -- .")
+    asked = [["git", "-C", str(PACKAGE), *question.split()] for question in questions]
+    known, commit, changes = (attempt_command(command, timeout=GIT_SECONDS) for command in asked)
     if not known.output or not (commit.fine and changes.fine):
         return ""
     return commit.output.strip() + ("+changes" if changes.output else "")
-
-
-def _absolute_paths() -> dict[str, Any]:
-    """What names files and folders of the data, as it does from any folder."""
-    sources = bound_value(SOURCES)
-    sources = (sources,) if isinstance(sources, str) else tuple(sources or ())
-    return {SOURCES: tuple(map(absolute_source, sources))} if sources else {}
 
 
 def _check_config(folder: RunFolder, text: str, digest: str) -> None:
@@ -192,25 +174,19 @@ def write_replica_results(
     """Summary, learning curve and the official code's result files of one replica.
 
     Args:
-        experiment, folder, replica: whose.
         evaluations, failed: those with a score, of which there is a last one, and those without.
         known: what run.json says.
     """
     chosen = select_checkpoints(evaluations, experiment.plan.offline_rule, experiment.plan.top_k)
     by_step = {evaluation.step: evaluation for evaluation in evaluations}
-    untrained = by_step.get(0)
     summary = {
         "seed": replica.seed,
         "cell": replica.cell,
         "points": dict(replica.points),
         "steps": evaluations[-1].step,
-        "task": known["task"],
-        "algorithm": known["algorithm"],
-        "caveat": known["caveat"],
-        "scored": known["scored"],
-        "physics": known["physics"],
+        **{name: known[name] for name in ("task", "algorithm", "caveat", "scored", "physics")},
         "selection": {rule: asdict(row) for rule, row in chosen.items()},
-        "untrained": asdict(untrained) if untrained else None,
+        "untrained": asdict(by_step[0]) if 0 in by_step else None,
         "data_return_mean": known["data"]["return_mean"],
         "evaluations": list(map(asdict, evaluations)),
         "failed_evaluations": list(map(asdict, failed)),

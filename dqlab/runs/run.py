@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,26 +15,21 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import parameters_read
 from dqlab.data.transitions import Transitions
 from dqlab.errors import RunError, message_of
-from dqlab.files import read_text
 from dqlab.printing import Console
 from dqlab.runs.build import build_evaluator, build_pack, check_experiment, execution_mode, load_data
 from dqlab.runs.experiment import Experiment, Tracking
 from dqlab.runs.profile import ProfileRecorder
-from dqlab.runs.records import TrainingResult, prune, write_own_config, write_record, write_replica_results
+from dqlab.runs.records import TrainingResult, prune, write_own_configs, write_record, write_replica_results
 from dqlab.tracking.display import Display, about_data, announce_fallback, download_progress
 from dqlab.tracking.mlflow.mirror import Mirror
 from dqlab.tracking.run_folder import RunFolder
-from dqlab.training import Evaluator, Loop, Pack
+from dqlab.training import Loop
 from dqlab.training.execution.modes import ExecutionMode, name_of
 from dqlab.training.loop import RunCallbacks
 from dqlab.training.model_selection import Evaluated
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 """Told of events, each a dictionary with its name as `event`."""
-
-
-def ignore_event(event: Mapping[str, Any]) -> None:
-    """Whom events are told to where nobody listens."""
 
 
 def train(
@@ -46,7 +40,7 @@ def train(
     quiet: bool = False,
     profile: bool = False,
     console: Console | None = None,
-    tell: OnEvent = ignore_event,
+    tell: OnEvent = lambda event: None,
     stop: Event | None = None,
     typed: Sequence[str] | None = None,
 ) -> TrainingResult:
@@ -68,13 +62,16 @@ def train(
         DqlabError: anything the user can mend; nothing in the folder is lost.
         StoppedError: it was asked to stop.
     """
-    run = RunUnderWay(loaded, RunFolder(path), console or Console(quiet=quiet), quiet, tell, stop or Event())
+    run = _RunUnderWay(loaded, path, console or Console(quiet=quiet), tell)
     try:
-        run.prepare(resume)
-        if typed is not None:
-            _check_read(loaded, typed)
+        run.prepare(resume, stop or Event())
+        if typed is not None:  # everything has been built, and has read what it reads
+            known = parameters_read()
+            gin_files.check_parameters_read(typed, known)
+            for line in gin_files.unread_warnings(loaded, known):
+                run.on_warning(line)
         run.claim(resume)
-        return run.finish(run.train(profile))
+        return run.finish(run.train(quiet, profile))
     finally:
         run.folder.release()
 
@@ -85,45 +82,24 @@ def new_run_folder(stem: str) -> Path:
     return path if not path.exists() else new_run_folder(f"{stem}-again")
 
 
-@dataclass
-class RunUnderWay(RunCallbacks):
+class _RunUnderWay(RunCallbacks):
     """A run under way; the loop calls it, and it tells the display, a listener, and run.json how updates are executed.
 
-    Attributes:
-        loaded: its gin files.
-        folder: where everything is written.
-        console, quiet: where progress goes, and whether any does.
-        tell: told of events.
-        stop: when it is set, training ends after the update under way.
-        experiment, tracking: as gin configures them.
-        pack, data, evaluator: what is trained, on what, and what evaluates it, once it is prepared.
-        before, facts: run.json as it was, of a run that is continued, and as it is, once the folder is the run's.
-        display, mirror, recorder: once it trains; what sends its records to MLflow and what records its updates, if
-            anything does. The loop is not among them: each would keep the other, and the dataset, alive.
+    The loop is none of its attributes: each would keep the other, and the dataset, alive.
     """
 
-    loaded: gin_files.LoadedConfig
-    folder: RunFolder
-    console: Console
-    quiet: bool
-    tell: OnEvent
-    stop: Event
-    experiment: Experiment = field(default_factory=Experiment)
-    tracking: Tracking = field(default_factory=Tracking)
-    pack: Pack = field(init=False)
-    data: Transitions = field(init=False)
-    evaluator: Evaluator = field(init=False)
-    before: Mapping[str, Any] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    display: Display = field(init=False)
-    mirror: Mirror | None = None
-    recorder: ProfileRecorder | None = None
+    def __init__(self, loaded: gin_files.LoadedConfig, path: Path, console: Console, tell: OnEvent) -> None:
+        self.loaded, self.folder, self.console, self.tell = loaded, RunFolder(path), console, tell
+        self.experiment, self.tracking = Experiment(), Tracking()
+        self.before: Mapping[str, Any] = {}  # run.json of a run that is continued
+        self.mirror: Mirror | None = None
+        self.recorder: ProfileRecorder | None = None
 
-    def prepare(self, resume: bool) -> None:
+    def prepare(self, resume: bool, stop: Event) -> None:
         """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
         check_experiment(self.experiment)
         self.evaluator = build_evaluator(self.experiment)
-        self.evaluator.stop = self.stop
+        self.evaluator.stop = stop
         self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
         self.folder.check(resume)
         self.data = _load_data(self.experiment, self.console)
@@ -137,17 +113,22 @@ class RunUnderWay(RunCallbacks):
             self.before = {**self.folder.facts()}
         self.facts = write_record(self.experiment, self.tracking, self.folder, self.data, self.loaded)
 
-    def train(self, profile: bool) -> Loop:
+    def train(self, quiet: bool, profile: bool) -> Loop:
         """All updates and evaluations; training that ends early says in run.json how."""
-        plan = self.experiment.plan
-        self.display = Display(plan.steps, self.facts["caveat"], self.quiet, self.console, self.facts["scored"])
-        with _recording_an_end(self.folder), self.display:
-            loop = self._build_loop()
-            if self.tracking.mlflow:
-                self.mirror = Mirror(self.folder.path, self.facts["mlflow_experiment"])
-            if profile:
-                self.recorder = ProfileRecorder(self.pack, plan, name_of(loop.mode), self.folder.profile)
-            loop.run(self.recorder.record_update if self.recorder else nullcontext)
+        plan, folder = self.experiment.plan, self.folder
+        self.display = Display(plan.steps, self.facts["caveat"], quiet, self.console, self.facts["scored"])
+        try:
+            with self.display:
+                loop = self._build_loop()
+                if self.tracking.mlflow:
+                    self.mirror = Mirror(folder.path, self.facts["mlflow_experiment"])
+                if profile:
+                    self.recorder = ProfileRecorder(self.pack, plan, name_of(loop.mode), folder.profile)
+                loop.run(self.recorder.record_update if self.recorder else nullcontext)
+        except BaseException as error:
+            with suppress(OSError, RunError):
+                folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
+            raise
         return loop
 
     def _build_loop(self) -> Loop:
@@ -164,14 +145,13 @@ class RunUnderWay(RunCallbacks):
             self,
             execution_mode(experiment, self.before),
             bool(self.before),
-            self.stop,
+            self.evaluator.stop,
         )
         self.display.say(f"ready after {time.monotonic() - started:.0f} s")
         if loop.step:
             self.display.say(f"resuming at step {loop.step:,}")
-        execution, text = name_of(loop.mode), read_text(folder.config)
-        for replica in experiment.resolved_replicas:
-            write_own_config(experiment, folder, replica, text, execution)
+        execution = name_of(loop.mode)
+        write_own_configs(experiment, folder, execution)
         self.tell({"event": "started", "step": loop.step, "steps": experiment.plan.steps, "execution": execution})
         return loop
 
@@ -181,19 +161,14 @@ class RunUnderWay(RunCallbacks):
         Raises:
             RunError: there are none.
         """
-        states, folder = loop.states, self.folder
-        summaries = {
-            replica.name: write_replica_results(
-                self.experiment,
-                folder,
-                replica,
-                states.evaluations[replica.name],
-                states.failed_evaluations[replica.name],
-                self.facts,
-            )
-            for replica in self.experiment.resolved_replicas
-            if replica.name not in states.failed
-        }
+        states, folder, summaries = loop.states, self.folder, {}
+        for replica in self.experiment.resolved_replicas:
+            name = replica.name
+            if name not in states.failed:
+                evaluations, failed = states.evaluations[name], states.failed_evaluations[name]
+                summaries[name] = write_replica_results(
+                    self.experiment, folder, replica, evaluations, failed, self.facts
+                )
         if not self.tracking.keep_checkpoints:
             prune(folder, summaries)
         folder.write_facts(state="finished" if summaries else "failed")
@@ -233,17 +208,6 @@ class RunUnderWay(RunCallbacks):
         self.tell({"event": "cell_failed", "replica": name, "reason": reason})
 
 
-@contextmanager
-def _recording_an_end(folder: RunFolder) -> Iterator[None]:
-    """Training that ends early says in run.json how."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(OSError, RunError):
-            folder.write_facts(state="interrupted", reason=message_of(error) or type(error).__name__)
-        raise
-
-
 def _load_data(experiment: Experiment, console: Console) -> Transitions:
     """The dataset; where it is the one that ships with dqlab, that is said so that it can't be missed."""
     loud = Console(stderr=True) if console.quiet else console
@@ -254,11 +218,3 @@ def _load_data(experiment: Experiment, console: Console) -> Transitions:
     else:
         console.print(about_data(data.provenance), soft_wrap=True, highlight=False)
     return data
-
-
-def _check_read(loaded: gin_files.LoadedConfig, typed: Sequence[str]) -> None:
-    """Everything has been built and has read what it reads: refuse, or warn of, what nothing has read."""
-    known = parameters_read()
-    gin_files.check_parameters_read(typed, known)
-    for line in gin_files.unread_warnings(loaded, known):
-        print(f"dqlab: warning: {line}", file=sys.stderr)
