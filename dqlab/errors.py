@@ -116,11 +116,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if strange and not any(strange in item for item in known):
         return f"It has the character {_called(strange)}. {nearest(name.replace(strange, ''), known)}"
     likeness = {item: difflib.SequenceMatcher(None, item.lower(), name.lower()).ratio() for item in known}
-    best = max(likeness.values(), default=0.0)
-    close = [item for item in known if likeness[item] >= max(0.5, best - 0.1)]
-    likest = sorted(close, key=lambda item: -likeness[item])[:3]
+    least = max([0.5, *(ratio - 0.1 for ratio in likeness.values())])
+    close = sorted((item for item in known if likeness[item] >= least), key=lambda item: -likeness[item])
     if close:
-        return "Did you mean " + " or ".join(f"'{item}'" for item in sorted(likest)) + "?"
+        return "Did you mean " + " or ".join(f"'{item}'" for item in sorted(close[:3])) + "?"
     if len(known) > MANY:
         return "Nothing has a similar name; `dqlab list` shows what there is."
     return "Known: " + (", ".join(known) if known else "none") + "."

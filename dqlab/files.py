@@ -25,8 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -34,16 +33,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove those that killed processes have left: temporary files and folders, named `.NAME.PID.tmp`."""
-    for path in [path for path in paths if _is_left(path)]:
+    for path in list(paths):
+        found = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if found is None or (int(found[1]) != os.getpid() and _is_running(int(found[1]))):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _is_left(path: Path) -> bool:
-    found = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-    return found is not None and (int(found[1]) == os.getpid() or not _is_running(int(found[1])))
 
 
 def _is_running(pid: int) -> bool:
@@ -52,7 +49,7 @@ def _is_running(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
@@ -164,25 +161,20 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a repo
     remove_leftovers(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"))
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
+    aside = temporary.with_suffix(".old")
     try:
         yield temporary
-        _flush(temporary)
-        _replace(temporary, folder)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        if folder.exists():
+            os.rename(folder, aside)
+        os.rename(temporary, folder)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _replace(new: Path, old: Path) -> None:
-    """Give `new` the name `old`, and remove what had it."""
-    aside = new.with_suffix(".old")
-    if old.exists():
-        os.rename(old, aside)
-    os.rename(new, old)
-    shutil.rmtree(aside, ignore_errors=True)
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

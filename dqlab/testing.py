@@ -16,16 +16,5 @@ from dqlab.tools.conformance.environments import check_environment
 from dqlab.tools.conformance.made import BATCH, DIMS, make_batch, make_noise, one_noise
 from dqlab.tools.conformance.suite import CHECKS, ComponentReport, check, check_plugin, examine
 
-__all__ = [
-    "BATCH",
-    "CHECKS",
-    "DIMS",
-    "ComponentReport",
-    "check",
-    "check_environment",
-    "check_plugin",
-    "examine",
-    "make_batch",
-    "make_noise",
-    "one_noise",
-]
+__all__ = ["BATCH", "CHECKS", "DIMS", "ComponentReport", "check", "check_environment", "check_plugin", "examine"]
+__all__ += ["make_batch", "make_noise", "one_noise"]

@@ -121,11 +121,7 @@ def _pair(folder: Path, epoch: str | None) -> tuple[Path, Path]:
 
 
 def _tensors(path: Path) -> Weights:
-    """The file's tensors, by the official code's names.
-
-    Raises:
-        RunError: it cannot be read, or holds something else.
-    """
+    """The file's tensors, by the official code's names."""
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch reads a flipped bit as another weight
@@ -153,11 +149,7 @@ def renamed(name: str, rules: Rules) -> str:
 
 
 def _renamed(path: Path, official: Weights, rules: Rules) -> Weights:
-    """The weights under dqlab's names.
-
-    Raises:
-        RunError: a name is none of the official code's.
-    """
+    """The weights under dqlab's names."""
     if strange := [name for name in official if not renamed(name, rules)]:
         kind, names = "actor" if rules is ACTOR else "critic", printable_names(strange[:4])
         raise RunError(

@@ -97,21 +97,17 @@ def test_a_policy_gives_all_actions_of_a_chunk(run: library.Run, tmp_path: Path)
 
 def test_a_run_of_chunks_is_what_it_is_alone_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A seed trained beside another, by itself, and in two parts: the evaluation between them had ended the first."""
-    weights, journals = {}, {}
-    for name, seeds in (("packed", (0, 1)), ("alone", (1,)), ("parted", (1,))):
-        if name == "parted":
-            monkeypatch.setenv("ODD", "error")
-            with pytest.raises(EnvError, match="after 20 updates"):
-                train(tmp_path, "best_of_n", seeds=seeds, name=name)
-            monkeypatch.delenv("ODD")
-            library.Run(tmp_path / name).resume(quiet=True)
-        else:
-            train(tmp_path, "best_of_n", seeds=seeds, name=name)
-        weights[name] = library.load_policy(tmp_path / name, "last", seed=1).pack.weights(0)
-        journals[name] = records(tmp_path / name, "seed-1")
-    assert journals["alone"] == journals["parted"]
-    assert largest_difference(weights["parted"], weights["alone"]) == 0
-    assert largest_difference(weights["packed"], weights["alone"]) <= 1e-5
+    packed = train(tmp_path, "best_of_n", name="packed")
+    alone = train(tmp_path, "best_of_n", seeds=(1,), name="alone")
+    monkeypatch.setenv("ODD", "error")
+    with pytest.raises(EnvError, match="after 20 updates"):
+        train(tmp_path, "best_of_n", seeds=(1,), name="parted")
+    monkeypatch.delenv("ODD")
+    parted = library.Run(tmp_path / "parted").resume(quiet=True)
+    assert records(alone.path, "seed-1") == records(parted.path, "seed-1")
+    weights = [run.policy("last", seed=1).pack.weights(0) for run in (alone, parted, packed)]
+    assert largest_difference(weights[1], weights[0]) == 0
+    assert largest_difference(weights[2], weights[0]) <= 1e-5
 
 
 def test_by_the_commands(run: library.Run, tmp_path: Path, in_process: Command) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import diffusion_ql as plain
 import pytest
 import torch
-from conftest import ROOT
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.errors import RunError
@@ -22,7 +21,6 @@ from dqlab.runs.official import load_checkpoint
 from dqlab.training import Pack
 
 TASK = ("--task", "walker2d-medium-expert-v2")
-CASES = ROOT.parent / "shared" / "cases" / "official"
 
 
 def buffers(betas: list[float]) -> dict[str, torch.Tensor]:
@@ -42,10 +40,20 @@ def official_states(
     return actor, critic, OrderedDict(actor.state_dict() | buffers(list(actor.beta))), critic.state_dict()
 
 
-def save_official(folder: Path, epoch: str, **made: Any) -> tuple[plain.Actor, plain.Critic]:
+State = dict[str, Any]
+
+
+def save_official(
+    folder: Path,
+    epoch: str,
+    of_actor: Callable[[State], Any] = OrderedDict,
+    of_critic: Callable[[State], Any] = OrderedDict,
+    **made: Any,
+) -> tuple[plain.Actor, plain.Critic]:
+    """Write the two files, whose contents may be changed."""
     actor, q, state, values = official_states(**made)
-    torch.save(state, folder / f"actor{epoch}.pth")
-    torch.save(values, folder / f"critic{epoch}.pth")
+    torch.save(of_actor(state), folder / f"actor{epoch}.pth")
+    torch.save(of_critic(values), folder / f"critic{epoch}.pth")
     return actor, q
 
 
@@ -74,10 +82,8 @@ def test_the_schedule_is_read(tmp_path: Path, n: int, schedule: str) -> None:
 
 
 def test_betas_of_its_own(tmp_path: Path) -> None:
-    *_, state, values = official_states()
     mine = [0.1, 0.2, 0.3]
-    torch.save(state | buffers(mine), tmp_path / "actor.pth")
-    torch.save(values, tmp_path / "critic.pth")
+    save_official(tmp_path, "", lambda state: state | buffers(mine))
     found = load_checkpoint(tmp_path)
     assert found.schedule == "N = 3, betas of its own"
     assert found.settings["DiffusionPolicy.schedule"] == "listed"
@@ -94,46 +100,52 @@ def test_the_latest_full_pair(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path, "50").stem == "actor_50"
 
 
-@pytest.mark.parametrize(
-    ("pattern", "wrapped"), [("^", "module."), ("^model.", "model.module."), ("^q1_", "_orig_mod.q1_")]
-)
-def test_what_wraps_the_weights_is_opened(tmp_path: Path, pattern: str, wrapped: str) -> None:
-    """By DataParallel or torch.compile, whole or inside; as parameters, too."""
-    save_official(tmp_path, "_1", n=10, hidden=8)
-    for name, state in zip(("actor", "critic"), official_states(n=10, hidden=8)[2:], strict=True):
-        changed = {re.sub(pattern, wrapped, key): torch.nn.Parameter(value) for key, value in state.items()}
-        torch.save(changed, tmp_path / f"{name}_2.pth")
+@pytest.mark.parametrize("wrapped", ["module.", "model.module.", "_orig_mod.q1_"])
+def test_what_wraps_the_weights_is_opened(tmp_path: Path, wrapped: str) -> None:
+    """By DataParallel or torch.compile, whole or inside."""
+
+    def wrap(state: State) -> State:
+        inside = "^" + wrapped.replace("module.", "").replace("_orig_mod.", "")
+        return {re.sub(inside, wrapped, key): value for key, value in state.items()}
+
+    save_official(tmp_path, "_1", hidden=8)
+    save_official(tmp_path, "_2", wrap, wrap, hidden=8)
     first, second = (load_checkpoint(tmp_path, epoch) for epoch in "12")
-    assert second.schedule == first.schedule == "N = 10, vp"
+    assert second.schedule == first.schedule == "N = 5, vp"
     for net in ("actor", "critic"):
         assert all(torch.equal(value, second.weights[net][name]) for name, value in first.weights[net].items())
 
 
-Change = Callable[[dict[str, Any], dict[str, Any]], tuple[Any, Any]]
-DAMAGE: dict[str, tuple[Change, str]] = {
-    "swapped": (lambda a, c: (c, a), r"actor\.pth has .*q1_model\.0\.weight.* are the two swapped"),
-    "a list": (lambda a, c: ([1, 2], c), r"actor\.pth holds no state dict"),
-    "numbers for names": (lambda a, c: ({1: torch.ones(2)}, c), r"actor\.pth has 1"),
-    "a name more": (lambda a, c: (a | {"model.extra\x1b[31m": torch.ones(1)}, c), r"actor\.pth has model\.extra\\x1b"),
-    "a layer more": (
-        lambda a, c: (a, c | {"q1_model.9.weight": torch.ones(1, 1)}),
-        r"critic\.pth .*members\.0\.layers",
+def without(part: str) -> Callable[[State], State]:
+    return lambda state: {name: value for name, value in state.items() if part not in name}
+
+
+def adding(name: str, value: Any) -> Callable[[State], State]:
+    return lambda state: state | {name: value}
+
+
+SAME = OrderedDict
+DAMAGE: dict[str, tuple[Callable[[State], Any], Callable[[State], Any], str]] = {
+    "swapped": (
+        lambda state: official_states(hidden=8)[3],
+        lambda state: official_states(hidden=8)[2],
+        r"actor\.pth has .*q1_model\.0\.weight.* are the two swapped",
     ),
-    "a name less": (
-        lambda a, c: (a, {n: v for n, v in c.items() if "q2_model.0.b" not in n}),
-        r"critic.*layers\.0\.bias",
-    ),
-    "no layer": (lambda a, c: ({"model.final_layer.bias": torch.ones(6)}, c), r"actor\.pth .*'final_layer\.weight'"),
-    "betas of 0": (lambda a, c: (a | {"betas": torch.zeros(5)}, c), r"betas that are no schedule"),
-    "a NaN": (lambda a, c: (a | {"model.final_layer.bias": torch.full((6,), math.nan)}, c), r"bias is no array of"),
+    "a list": (lambda state: [1, 2], SAME, r"actor\.pth holds no state dict"),
+    "numbers for names": (lambda state: {1: torch.ones(2)}, SAME, r"actor\.pth has 1"),
+    "a number among names": (adding("model.mid_layer.0.weight", 3), SAME, r"actor\.pth holds no state dict"),
+    "a name more": (adding("model.extra\x1b[31m", torch.ones(1)), SAME, r"actor\.pth has model\.extra\\x1b"),
+    "a layer more": (SAME, adding("q1_model.9.weight", torch.ones(1, 1)), r"critic\.pth .*members\.0\.layers"),
+    "a name less": (SAME, without("q2_model.0.b"), r"critic.*layers\.0\.bias"),
+    "no layer": (without("final_layer.w"), SAME, r"actor\.pth .*'final_layer\.weight'"),
+    "betas of 0": (adding("betas", torch.zeros(5)), SAME, r"betas that are no schedule"),
+    "a NaN": (adding("model.final_layer.bias", torch.full((6,), math.nan)), SAME, r"bias is no array of"),
 }
 
 
-@pytest.mark.parametrize(("change", "message"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, change: Change, message: str) -> None:
-    *_, state, values = official_states(hidden=8)
-    for name, holds in zip(("actor.pth", "critic.pth"), change(state, values), strict=True):
-        torch.save(holds, tmp_path / name)
+@pytest.mark.parametrize(("of_actor", "of_critic", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, of_actor: Any, of_critic: Any, message: str) -> None:
+    save_official(tmp_path, "", of_actor, of_critic, hidden=8)
     with pytest.raises(RunError, match=message) as caught:
         load_checkpoint(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
@@ -186,13 +198,6 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "actor.pth")
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
-@pytest.mark.parametrize("epoch", ["1", "2"])
-def test_files_that_broke_it(epoch: str) -> None:
-    with pytest.raises(RunError):
-        load_checkpoint(CASES, epoch)
-
-
 class Evil:
     """Runs code when it is unpickled."""
 
@@ -233,14 +238,12 @@ def test_eval_of_an_official_checkpoint(in_process: Run, tmp_path: Path) -> None
 
 
 def test_a_file_that_does_not_tell_its_schedule(in_process: Run, tmp_path: Path) -> None:
-    *_, state, values = official_states(n=10)
-    torch.save({name: value for name, value in state.items() if name.startswith("model.")}, tmp_path / "actor_1.pth")
-    torch.save(values, tmp_path / "critic_1.pth")
+    save_official(tmp_path, "_1", lambda state: {name: state[name] for name in state if name[:6] == "model."}, n=10)
     evaluation = ("eval", "--official", ".", *TASK, "--episodes", "1")
     untold = in_process(*evaluation)
     assert untold.returncode == 2
     assert "does not tell its noise schedule" in untold.stderr
     told = ("--set", "DiffusionPolicy.n_timesteps=10", "DiffusionPolicy.schedule=vp")
     silent = scored(in_process(*evaluation, *told))
-    torch.save(state, tmp_path / "actor_1.pth")
+    save_official(tmp_path, "_1", n=10)
     assert scored(in_process(*evaluation)) == silent
