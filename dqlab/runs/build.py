@@ -53,7 +53,8 @@ def check_experiment(experiment: Experiment) -> None:
     except Exception as error:  # a component, perhaps a plugin's, may fail in any way
         if lacks_memory(error):
             raise
-        raise ConfigError(f"The configured components fail on a batch of made-up numbers: {_where(error)}.") from error
+        said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback)"
+        raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.") from error
 
 
 def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Evaluator:
@@ -177,8 +178,3 @@ def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
                 f"{kind} trains '{name}', whose loss its evaluations are selected by, up to step {trained.last:,}, but "
                 f"Training.steps = {steps:,} go on. Name a loss of the last phase in {kind}.selection_loss."
             )
-
-
-def _where(error: Exception) -> str:
-    """An error in one line, with its place; $DQLAB_DEBUG shows the traceback."""
-    return f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback)"

@@ -70,7 +70,13 @@ def load_policy(
         RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
     chosen = {**({"Experiment.device": device} if device else {}), **(set or {})}
-    policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled, alone=True)
+    policies = load_policies(source, checkpoint, seed, task, as_bindings(chosen), compiled)
+    if len(policies) > 1:
+        owners = [str(policy.source.file.parents[1]) for policy in policies]
+        raise RunError(
+            f"{policies[0].source.folder.path} has {len(policies)} replicas: name a `seed`, or a replica's folder, "
+            f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
+        )
     return policies[0]
 
 
@@ -81,17 +87,15 @@ def load_policies(
     task: str | None = None,
     bindings: Sequence[str] = (),
     compiled: bool = False,
-    alone: bool = False,
 ) -> list[LoadedPolicy]:
     """The same of each of a run's replicas, or of one: with one configuration, as gin's bindings change it.
 
     Args:
         source, checkpoint, seed, task, compiled: as `load_policy` takes them.
         bindings: over the run's configuration.
-        alone: refuse several.
 
     Raises:
-        RunError: there is no such run, replica or checkpoint; or several. ConfigError: a choice is wrong.
+        RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
     """
     path, configuration = source_folder(source), OtherConfiguration()
     with isolated(configuration):
@@ -99,13 +103,7 @@ def load_policies(
             experiment, found = _read_official(path, checkpoint, task, bindings)
         else:
             folder, files = _find(path, checkpoint, seed)
-            if alone and len(files) > 1:
-                owners = [str(file.parents[1]) for file in files]
-                raise RunError(
-                    f"{folder.path} has {len(files)} replicas: name a `seed`, or a replica's folder, "
-                    f"{', '.join(owners[:3])}{', ...' if owners[3:] else ''}."
-                )
-            name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.name
+            name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_stored(folder.config, bindings)
             experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
@@ -183,11 +181,9 @@ def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, lis
         path = path / read_record(path / EXPORTED, ExportRecord)["weights"]
     if path.is_file():  # RUN/replica/checkpoints/step-N.safetensors
         return RunFolder(path.absolute().parents[2]), [path]
-    if not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists():
-        folder = RunFolder(path.absolute().parent)
-        return folder, checkpoint_files(folder, seed, checkpoint, path.name)
-    folder = RunFolder(path)
-    return folder, checkpoint_files(folder, seed, checkpoint)
+    own = not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists()  # RUN/replica
+    folder = RunFolder(path.absolute().parent if own else path)
+    return folder, checkpoint_files(folder, seed, checkpoint, path.name if own else "")
 
 
 def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str = "") -> list[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -146,8 +145,8 @@ class LoadedPolicy:
             np.tile(np.asarray(each), experiment.action_chunk) for each in action_bounds(self.task)
         )
         self._specs: dict[int, dict[str, NoiseSpec]] = {}
-        self._compiles = compiled
         self.seed(replica.seed)
+        self._compiled = CompiledPolicy(self) if compiled else None
 
     @property
     def task(self) -> Task:
@@ -186,7 +185,7 @@ class LoadedPolicy:
         """Actions (B, A) in the environment's units for states (B, S), on the CPU."""
         drawn = self.draw(len(states)) if noise is None else noise
         own = {name: value.to(self.device) for name, value in drawn.items()}
-        if self._compiles:
+        if self._compiled:
             with _threads(self.experiment.resolved_threads):
                 return self._compiled(states.to(self.device, self.pack.dtype), own).cpu()
         own = {name: value.unsqueeze(0) for name, value in own.items()}
@@ -194,10 +193,6 @@ class LoadedPolicy:
             unit = self.pack.act(self.standardise(states).unsqueeze(0), own)[0]
         actions = from_unit(unit.cpu().double().numpy(), self.action_low, self.action_high)
         return torch.from_numpy(np.clip(actions, self.action_low, self.action_high)).to(unit.dtype)
-
-    @cached_property
-    def _compiled(self) -> CompiledPolicy:
-        return CompiledPolicy(self)
 
     def standardise(self, states: Tensor) -> Tensor:
         """States (B, S) as its networks see them, on its device."""

@@ -74,6 +74,7 @@ def train(
         return run.finish(run.train(quiet, profile))
     finally:
         run.folder.release()
+        run.evaluator.close()
 
 
 def new_run_folder(stem: str) -> Path:
@@ -91,6 +92,7 @@ class _RunUnderWay(RunCallbacks):
     def __init__(self, loaded: gin_files.LoadedConfig, path: Path, console: Console, tell: OnEvent) -> None:
         self.loaded, self.folder, self.console, self.tell = loaded, RunFolder(path), console, tell
         self.experiment, self.tracking = Experiment(), Tracking()
+        self.evaluator = build_evaluator(self.experiment)
         self.before: Mapping[str, Any] = {}  # run.json of a run that is continued
         self.mirror: Mirror | None = None
         self.recorder: ProfileRecorder | None = None
@@ -98,7 +100,6 @@ class _RunUnderWay(RunCallbacks):
     def prepare(self, resume: bool, stop: Event) -> None:
         """Everything that training needs, what costs least first, so that mistakes show early; nothing is written."""
         check_experiment(self.experiment)
-        self.evaluator = build_evaluator(self.experiment)
         self.evaluator.stop = stop
         self.evaluator.environments.prepare(len(self.experiment.resolved_replicas) * self.evaluator.episodes)
         self.folder.check(resume)
