@@ -144,7 +144,7 @@ class Experiment:
             ConfigError: CUDA is asked for and there is none.
         """
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        name = self.device if self.device != "auto" else "cuda" if there else "cpu"
+        name = {"auto": "cuda" if there else "cpu"}.get(self.device, self.device)
         try:
             device = torch.device(name)
         except RuntimeError as error:

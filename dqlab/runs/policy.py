@@ -41,15 +41,16 @@ _entered: list[OtherConfiguration] = []
 
 
 @contextmanager
-def isolated(configuration: OtherConfiguration) -> Iterator[None]:
+def isolated(configuration: OtherConfiguration) -> Iterator[bool]:
     """Within this, gin has that configuration; at its end everything that a process has once is as it was.
 
     That is gin's configuration, the tasks that it made, and PyTorch's threads, precision of products, and device. One
-    thread at a time is let in; who is within already goes on. Errors come out with the line that a command would print.
+    thread at a time is let in; who is within already goes on, and is told False. Errors come out with the line that a
+    command would print.
     """
     with _ONE_AT_A_TIME:
         if _entered[-1:] == [configuration]:
-            yield
+            yield False
             return
         threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
         device = torch.cuda.current_device() if _uses_cuda() else 0
@@ -57,7 +58,7 @@ def isolated(configuration: OtherConfiguration) -> Iterator[None]:
         _entered.append(configuration)
         with configuration:
             try:
-                yield
+                yield True
             except DqlabError as error:
                 raise _plain(error) from error.__cause__
             finally:
@@ -312,9 +313,10 @@ class LoadedPolicy:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Within this, the process computes as in training: components that are asked for have their parameters."""
-        with isolated(self._configuration):
-            torch.set_num_threads(self.experiment.resolved_threads)
-            torch.set_float32_matmul_precision(self.experiment.resolved_precision.float32_products)
+        with isolated(self._configuration) as entered:
+            if entered:
+                torch.set_num_threads(self.experiment.resolved_threads)
+                torch.set_float32_matmul_precision(self.experiment.resolved_precision.float32_products)
             yield
 
     def _checked(self, values: ArrayLike | Tensor, width: int = 0, what: str = "states") -> Tensor:

@@ -33,15 +33,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-SMALLEST = (
-    *("Training.execution='eager'", "Training.batch_size=8", "Training.eval_every=20", "Training.eval_episodes=2"),
-    *(
-        "MLPDenoiser.hidden_dim=16",
-        "MeanEnsemble.hidden_dim=16",
-        "OneStepFlowPolicy.n_steps=2",
-        "Tracking.mlflow=False",
-    ),
-)
+SMALLEST = ["Training.execution='eager'", "Training.batch_size=8", "Training.eval_every=20", "Training.eval_episodes=2"]
+SMALLEST += ["MLPDenoiser.hidden_dim=16", "MeanEnsemble.hidden_dim=16", "OneStepFlowPolicy.n_steps=2"]
+SMALLEST += ["Tracking.mlflow=False"]
 
 
 def train(out: Path, folder: Path, timing: str) -> None:
