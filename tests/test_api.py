@@ -24,6 +24,7 @@ import dqlab
 from dqlab.envs import make_env, tasks
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import ConfigError, RunError
+from dqlab.runs.inspection import inspect_replica
 from dqlab.training.evaluation import initial_seeds
 from dqlab.training.execution.modes import Eager
 from dqlab.training.programs import SamplerCore
@@ -101,6 +102,20 @@ def test_an_evaluation_repeats_the_recorded_one(run: dqlab.Run) -> None:
         of_policy = dqlab.evaluate(run.policy(checkpoint, seed=1))
         assert of_policy["return"].tolist() == table[table["seed"] == 1]["return"].tolist()
     assert len(dqlab.evaluate(run.path, episodes=3, seed=0)) == 3
+
+
+def test_environments_are_closed_when_they_are_done(run: dqlab.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, close = [], GymnasiumEnvironments.close
+
+    def note_and_close(self: GymnasiumEnvironments) -> None:
+        closed.append(len(self.envs))
+        close(self)
+
+    monkeypatch.setattr(GymnasiumEnvironments, "close", note_and_close)
+    dqlab.evaluate(run, episodes=2, seed=0)
+    run.policy("last", seed=1).evaluate(1)
+    inspect_replica(run.path / "seed-0")
+    assert closed == [2, 1, 3]
 
 
 def test_a_policy_acts_as_the_evaluator_does(run: dqlab.Run) -> None:
