@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dqlab.ablation.planning import PlannedPack, load_pack
+from dqlab.ablation.planning import MEASURED, PlannedPack, load_pack
 from dqlab.envs import make_env
 from dqlab.files import size_of
 from dqlab.runs import Experiment
@@ -28,19 +28,10 @@ START = 10.0
 """Seconds that a process takes to start and to read its data."""
 COMPILED = 0.5
 """Time of a compiled update, of an eager one's (docs/performance.md)."""
-MEASURED = 8
-"""Kinds of packs that are measured; others are taken to cost as much as the costliest of them."""
 
 
 class Cost(NamedTuple):
-    """What a pack takes.
-
-    Attributes:
-        seconds: at most: with episodes of full length.
-        memory: bytes on the host, of the process.
-        gpu_memory: bytes on a GPU; 0 without one.
-        threads: CPU threads that it computes with.
-    """
+    """What a pack takes: seconds with episodes of full length, bytes on the host and on a GPU (0 without), threads."""
 
     seconds: float
     memory: int
@@ -55,7 +46,7 @@ ENVIRONMENT = 2 * 2**20
 
 
 def costs_of_packs(packs: Sequence[PlannedPack], seconds: float = LONG) -> dict[str, Cost]:
-    """Cost of every pack, by its id; packs of one kind and size are measured once, each part for so many seconds."""
+    """Cost of every pack, by its id; of one kind and size one is measured, and of all kinds some."""
     kinds = {(id(pack.kind), len(pack.cells)): pack for pack in packs}
     spread = np.linspace(0, len(kinds) - 1, min(len(kinds), MEASURED), dtype=int)
     measured = {key: measure_pack(kinds[key], seconds) for key in (list(kinds)[index] for index in spread)}

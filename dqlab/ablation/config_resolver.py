@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,6 @@ class ResolvedDataset:
     caveat: str = ""
 
 
-@dataclass(frozen=True)
-class ResolvedParameters:
-    """What experiments of the same choices have in common: parameters that they read, with defaults, and the scalars.
-
-    Attributes:
-        defaults: complete name -> value where nothing is bound.
-        scalars: complete names of the hyper-parameters that may differ between cells trained together.
-    """
-
-    defaults: Values
-    scalars: frozenset[str]
-
-
 class ConfigResolver:
     """Reads a grid file's experiments.
 
@@ -87,16 +75,15 @@ class ConfigResolver:
         self.loaded = gin_files.load_gin(files, bindings, imports)
         self.grid = Grid()
         self.text = format_bindings(abbreviate_names(bound_parameters()))
-        self._names: dict[str, str] = {}
-        self._choices: dict[Any, ResolvedParameters] = {}
+        self._choices: dict[Any, tuple[Values, frozenset[str]]] = {}
+        """What experiments of the same choices read, with defaults, and which of it may differ within a pack."""
         self.read: set[str] = set()
         """Complete names of what the cells that were built have read."""
         self._found: dict[str, ResolvedDataset] = {}
+        self.name = cache(complete_name)
+        """A binding's complete name."""
         self.not_fetched: list[str] | None = None
         """Addresses of datasets that only a run fetches; None where they are fetched."""
-        self._check_single()
-
-    def _check_single(self) -> None:
         single = {self.name(name): name for name in self.loaded.single}
         for axis, parameters in self.grid.parameters.items():
             for parameter in parameters:
@@ -105,12 +92,6 @@ class ConfigResolver:
                         f"--set {single[self.name(parameter)]} sets what the grid varies (axis '{axis}'). Leave it "
                         "off, or change the axis in the grid's file."
                     )
-
-    def name(self, name: str) -> str:
-        """A binding's complete name."""
-        if name not in self._names:
-            self._names[name] = complete_name(name)
-        return self._names[name]
 
     def bases(self) -> dict[str, Values]:
         """The experiment without its axes, on every task of the grid: all that is bound, by complete name."""
@@ -129,18 +110,16 @@ class ConfigResolver:
         Raises:
             ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
         """
-        own = [self._task_file(task)] if self.grid.task_gin else []
+        try:
+            named = self.grid.task_gin.replace("{task}", task)
+            own = [gin_files.find_gin_file(named)] if named else []
+        except ConfigError as error:
+            raise ConfigError(f"Grid.task_gin, for the task '{task}': {error}") from error
         loaded = gin_files.load_gin([*self.files, *own], [*self.bindings, *more], self.imports)
         self.loaded.imports += [module for module in loaded.imports if module not in self.loaded.imports]
         self.loaded.folders += [folder for folder in loaded.folders if folder not in self.loaded.folders]
         if bound_value(TASK) != task:  # not the one that the files make
             bind_parameter(TASK, task)
-
-    def _task_file(self, task: str) -> Path:
-        try:
-            return gin_files.find_gin_file(self.grid.task_gin.replace("{task}", task))
-        except ConfigError as error:
-            raise ConfigError(f"Grid.task_gin, for the task '{task}': {error}") from error
 
     def values(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
         """What a setting really runs on a task, name -> value; and which of it may differ within a pack.
@@ -153,11 +132,10 @@ class ConfigResolver:
         key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
         if key not in self._choices:
             self._choices[key] = self._build(task, base, setting)
-        choices = self._choices[key]
-        read = {name: merged.get(name, default) for name, default in choices.defaults.items()}
-        return {**read, **own}, choices.scalars
+        defaults, scalars = self._choices[key]
+        return {**{name: merged.get(name, default) for name, default in defaults.items()}, **own}, scalars
 
-    def _build(self, task: str, base: Values, setting: Setting) -> ResolvedParameters:
+    def _build(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
         try:
             device = str(base.get("experiment.Experiment.device", ""))
             self.load(task, [*setting.as_text(), *for_this_machine(device)])
@@ -170,14 +148,10 @@ class ConfigResolver:
         scalars = frozenset(f"{algorithm}.{name}" for name in set(experiment.resolved_algorithm.hyper()) - shared)
         self.read |= parameters_read()
         read = {**operative_parameters(), **_read_with_the_data()}
-        return ResolvedParameters({name: value for name, value in read.items() if belongs_to_cell(name)}, scalars)
+        return {name: value for name, value in read.items() if belongs_to_cell(name)}, scalars
 
     def check_read(self) -> None:
-        """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read.
-
-        Raises:
-            ConfigError: nothing reads it.
-        """
+        """See that some cell, or the grid itself, reads what the command line binds; what loads data counts as read."""
         of_data = {name for name in bound_parameters() if name.startswith(WITH_THE_DATA)}
         gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
@@ -235,16 +209,12 @@ def _choice(value: Any) -> Any:
     return value if isinstance(value, (str, bool, type(None))) else repr(value)
 
 
-def canonical_values(values: Mapping[str, Any]) -> Values:
-    """Values by which two configurations are equal exactly if they run the same: 5 is 5.0, a list is a tuple."""
-    return {name: _canonical(values[name]) for name in sorted(values)}
-
-
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
+    """A value that is equal exactly to those that run the same: 5 is 5.0, a list is a tuple, a mapping has no order."""
     if isinstance(value, (bool, str, type(None))):
         return value
     if isinstance(value, (int, float)):
         return float(value)
     if isinstance(value, (tuple, list)):
-        return [_canonical(item) for item in value]
-    return {str(k): _canonical(v) for k, v in value.items()} if isinstance(value, Mapping) else repr(value)
+        return [canonical(item) for item in value]
+    return {str(k): canonical(v) for k, v in value.items()} if isinstance(value, Mapping) else repr(value)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,14 +51,10 @@ class GridProgress:
         return changed
 
     def on_end(self, ended: Ended) -> list[CellStatus]:
-        """Read what a pack that has ended left of its cells; returns those whose state changed.
-
-        Raises:
-            RunError: a summary or a failure's record is damaged.
-        """
+        """Read what a pack that has ended left of its cells; returns those whose state changed."""
         with self._changes(ended.job) as changed:
             for cell in self._packs[ended.job.id]:
-                read_outcome(self.cells[cell], ended)
+                _read_outcome(self.cells[cell], ended)
         return changed
 
     @contextmanager
@@ -89,10 +84,7 @@ def _follow(status: CellStatus, event: Mapping[str, Any], steps: float) -> None:
             status.state, status.reason = FAILED, str(event["reason"])
 
 
-NO_RESULT = "it ended without a result"
-
-
-def read_outcome(status: CellStatus, ended: Ended) -> None:
+def _read_outcome(status: CellStatus, ended: Ended) -> None:
     """How a cell of a pack that has ended did, by its files; it waits again where it is only not done yet."""
     folder = ended.job.folder / status.cell.replica
     if (folder / "summary.json").exists():
@@ -102,17 +94,13 @@ def read_outcome(status: CellStatus, ended: Ended) -> None:
         known = read_record(record, FailureRecord)
         status.fail(known["kind"], known["reason"])
     elif ended.code != STOPPED:
-        status.fail("crashed", ended.reason if ended.code != ENDED_WELL else NO_RESULT)
+        status.fail("crashed", ended.reason if ended.code != ENDED_WELL else "it ended without a result")
     else:
         status.wait()
 
 
 def read_last_score(folder: Path) -> float:
-    """The last score in the summary of a finished cell.
-
-    Raises:
-        RunError: it is damaged.
-    """
+    """The last score in the summary of a finished cell."""
     return float(read_record(folder / "summary.json", SummaryRecord)["selection"]["last"]["score_mean"])
 
 
@@ -152,30 +140,20 @@ def say_what_is_missing(session: GridSession, console: Console) -> None:
 
 def show_plan(session: GridSession, console: Console) -> None:
     """Show the cells of a grid whose packs have been measured, and what they take."""
-    console.print(_cells(session))
-    for line in _sums(session):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _cells(session: GridSession) -> Table:
-    """A row for every setting on every task."""
-    base = session.resolver.grid.resolved_base
-    rows = _rows(replace(session.cells[cell.id], cell=cell) for cell in session.plan.cells)
     table = Table(title="Cells", title_justify="left")
     for column in ("cell", "task", "seeds", "finished", "failed"):
         table.add_column(column, justify="right" if column in ("finished", "failed") else "left")
+    rows = [list(seeds) for _, seeds in groupby(session.plan.cells, lambda cell: (cell.label, cell.task))]
     for row in rows[:SHOWN]:
-        states, first = [status.state for status in row], row[0].cell
-        name = first.label + (" (base)" if first.label == base else "")
-        counts = (str(states.count(state)) for state in (FINISHED, FAILED))
-        table.add_row(name, first.task, _few([status.cell.seed for status in row]), *counts)
+        states, name = [session.cells[cell.id].state for cell in row], row[0].label
+        base = " (base)" if name == session.resolver.grid.resolved_base else ""
+        seeds = " ".join(str(cell.seed) for cell in row[:8]) + (f" ... ({len(row)})" if len(row) > 8 else "")
+        table.add_row(name + base, row[0].task, seeds, *(str(states.count(state)) for state in (FINISHED, FAILED)))
     if len(rows) > SHOWN:
         table.add_row(f"... and {len(rows) - SHOWN:,} more rows")
-    return table
-
-
-def _few(seeds: list[int]) -> str:
-    return " ".join(map(str, seeds[:8])) + (f" ... ({len(seeds)})" if len(seeds) > 8 else "")
+    console.print(table)
+    for line in _sums(session):
+        console.print(Text(line), soft_wrap=True)
 
 
 def _sums(session: GridSession) -> list[str]:
@@ -202,7 +180,7 @@ def _bytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-class GridDisplay:
+class GridDisplay(Progress):
     """Shows how far a grid is: a bar on a terminal, and a line for every cell that begins or ends.
 
     Args:
@@ -213,9 +191,8 @@ class GridDisplay:
     """
 
     def __init__(self, progress: GridProgress, console: Console, title: str, note: str = "") -> None:
-        self.progress, self.console = progress, console
-        self._note = f" ({note})" if note else ""
-        self._bar = Progress(
+        self.progress, self._note = progress, f" ({note})" if note else ""
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
@@ -224,16 +201,7 @@ class GridDisplay:
             speed_estimate_period=3600,
             disable=not console.is_terminal or console.quiet,
         )
-        self._task = self._bar.add_task(title, total=len(progress.cells), completed=progress.done())  # type: ignore[arg-type]
-
-    def __enter__(self) -> GridDisplay:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._task = self.add_task(title, total=len(progress.cells), completed=progress.done())  # type: ignore[arg-type]
 
     def say(self, text: str) -> None:
         """Something that concerns the whole grid."""
@@ -241,7 +209,7 @@ class GridDisplay:
 
     def show_changes(self, statuses: Iterable[CellStatus]) -> None:
         """Tell of cells whose state has changed."""
-        self._bar.update(self._task, completed=self.progress.done())
+        self.update(self._task, completed=self.progress.done())
         for status in statuses:
             if status.state == WAITING:
                 continue
@@ -252,11 +220,3 @@ class GridDisplay:
             finished = sum(each.state == FINISHED for each in every)
             text = f"[{finished}/{len(every)}] {cell.label}  {cell.task}  seed {cell.seed}"
             self.say(f"{text}  {status.state}{score}{why}")
-
-
-def _rows(statuses: Iterable[CellStatus]) -> list[list[CellStatus]]:
-    """The seeds of every setting on every task."""
-    rows: dict[tuple[str, str], list[CellStatus]] = {}
-    for status in statuses:
-        rows.setdefault((status.cell.label, status.cell.task), []).append(status)
-    return list(rows.values())

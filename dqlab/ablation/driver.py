@@ -27,7 +27,7 @@ from dqlab.ablation.display import (
 )
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import PackSizer, Plan, PlannedPack, make_plan, pack_cells
+from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells, pack_sizes
 from dqlab.ablation.report import report_apart
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus
 from dqlab.analysis.settings import Report
@@ -68,7 +68,6 @@ class GridRequest:
 
     @property
     def name(self) -> str:
-        """The grid's name."""
         return Path(self.files[0]).stem
 
 
@@ -77,12 +76,11 @@ class GridSession:
     """A grid as it stands at the start of a session, and what is left to do.
 
     Attributes:
-        request: what was asked for.
-        resolver, plan, folder: what the grid is, and where.
         cells: how far every cell is, by its id.
         packs: what is to be run.
         costs: of the packs, by their ids.
         state: as its folder has it: `running`, `finished`, `incomplete` (some have failed) or `interrupted`.
+        recorded: when that was written last.
     """
 
     request: GridRequest
@@ -91,15 +89,15 @@ class GridSession:
     folder: GridFolder
     engine: Engine
     tracking: Tracking
-    cells: dict[str, CellStatus]
+    cells: dict[str, CellStatus] = field(default_factory=dict)
     packs: Sequence[PlannedPack] = ()
     costs: Mapping[str, Cost] = field(default_factory=dict)
     state: str = RUNNING
-    _recorded: float = 0.0
+    recorded: float = 0.0
 
-    def in_state(self, *states: str) -> list[CellStatus]:
-        """The cells that are in one of these states."""
-        return [status for status in self.cells.values() if status.state in states]
+    def in_state(self, state: str) -> list[CellStatus]:
+        """The cells that are in that state."""
+        return [status for status in self.cells.values() if status.state == state]
 
     @property
     def pending(self) -> list[CellStatus]:
@@ -113,12 +111,13 @@ class GridSession:
 
     def record_plan(self) -> None:
         """Write what the grid is into its folder, before anything is run."""
-        name, grid, folder = self.request.name, self.resolver.grid, self.folder
+        grid, folder, own = self.resolver.grid, self.folder, self.folder.packs.resolve()
         folder.write_plan(self.plan, self.packs)
         write_text(folder.path / "grid.gin", self.resolver.text)
         uri = {"mlflow_uri": masked(tracking_uri(folder.path))} if self.tracking.mlflow else {}
+        found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
         folder.write_facts(
-            name=name,
+            name=self.request.name,
             axes=grid.axis_points,
             labels=[setting.label for setting in grid.settings],
             base=grid.resolved_base,
@@ -129,22 +128,11 @@ class GridSession:
             packs=sorted(folder.listed()),
             gin=self.resolver.text,
             cells=len(self.cells),
-            elsewhere=self._elsewhere(),
+            # with links as they are: from where a link to a storage leads nothing leads back to the grid
+            elsewhere={c: os.path.abspath(path) for c, path in found.items() if own not in path.resolve().parents},
             command=self.request.command,
         )
         self.record_state(RUNNING)
-
-    def _elsewhere(self) -> dict[str, str]:
-        """Folders of finished cells that other grids have trained, by the cell's id."""
-        own = self.folder.packs.resolve()
-        found = {cell: status.folder for cell, status in self.cells.items() if status.folder}
-        # with links as they are: from where a link to a storage leads nothing leads back to the grid
-        return {cell: os.path.abspath(path) for cell, path in found.items() if own not in path.resolve().parents}
-
-    def record_now_and_then(self) -> None:
-        """Write how far the grid is while it runs, not too often."""
-        if time.monotonic() - self._recorded > EVERY:
-            self.record_state(RUNNING)
 
     def record_end(self, interrupted: bool, seconds: float) -> None:
         """Write how the grid has ended, after so many seconds."""
@@ -157,7 +145,7 @@ class GridSession:
 
     def record_state(self, state: str) -> None:
         """Write how far the grid is, and which cells have crashed: they have left nothing else behind."""
-        self.state, self._recorded = state, time.monotonic()
+        self.state, self.recorded = state, time.monotonic()
         finished, failed = self.in_state(FINISHED), self.in_state(FAILED)
         crashed = {status.cell.id: status.reason for status in failed if status.failure == "crashed"}
         self.folder.write_facts(state=state, finished=len(finished), failed=len(failed), crashed=crashed)
@@ -166,9 +154,7 @@ class GridSession:
 def open_session(request: GridRequest, planning_only: bool = False) -> GridSession:
     """Read a grid, see what there is of it, and what is left to do.
 
-    Args:
-        request: what is asked for.
-        planning_only: touch nothing, fetch nothing, claim nothing.
+    With `planning_only` nothing is touched, fetched or claimed.
 
     Raises:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
@@ -192,27 +178,15 @@ def open_session(request: GridRequest, planning_only: bool = False) -> GridSessi
         if request.retry:
             folder.forget_failures()
         folder.place_packs(resolver.grid.storage)
-    cells = _cells_so_far(plan, folder, request, planning_only)
-    session = GridSession(request, resolver, plan, folder, engine, tracking, cells)
+    session = GridSession(request, resolver, plan, folder, engine, tracking)
+    for cell in plan.cells:
+        session.cells.setdefault(cell.id, CellStatus(cell))
+    if not request.force:
+        folder.update(session.cells, request.reuse)
+    for status in session.in_state(FAILED) if planning_only and request.retry else ():
+        status.wait()
     session.packs = _packs_to_run(session)
     return session
-
-
-def _cells_so_far(plan: Plan, folder: GridFolder, request: GridRequest, planning_only: bool) -> dict[str, CellStatus]:
-    """How far every cell is, here or in the folders of other grids, by its id.
-
-    Raises:
-        RunError: a file is damaged.
-    """
-    cells: dict[str, CellStatus] = {}
-    for cell in plan.cells:
-        cells.setdefault(cell.id, CellStatus(cell))
-    if not request.force:
-        folder.update(cells, request.reuse)
-    for status in cells.values() if planning_only and request.retry else ():
-        if status.state == FAILED:
-            status.wait()
-    return cells
 
 
 def _packs_to_run(session: GridSession) -> list[PlannedPack]:
@@ -225,8 +199,8 @@ def _packs_to_run(session: GridSession) -> list[PlannedPack]:
         own = [planned[cell] for cell in cells if cell in planned]
         kept.append(PlannedPack(name, session.plan.kinds[own[0].kind], tuple(own)))
     left = pending - {cell for cells in begun.values() for cell in cells}
-    sizes = PackSizer(session.resolver.grid.pack, len(left), slots_of(session.engine))
-    new = pack_cells(session.plan, left, sizes)
+    width = pack_sizes(session.resolver.grid.pack, len(left), slots_of(session.engine))
+    new = pack_cells(session.plan, left, width)
     return kept + [PlannedPack(session.folder.free_id(pack.id), pack.kind, pack.cells) for pack in new]
 
 
@@ -243,25 +217,21 @@ def ablate(request: GridRequest, console: Console) -> int:
         DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, wherever it comes
+    started = time.monotonic()
     try:
-        return _ablate(request, console)
+        session = open_session(request)
+        announce_grid(session, console)
+        with console.status("calibrating"):
+            session.costs = costs_of_packs(session.packs, SHORT)
+        with recorded(session):
+            interrupted = run_packs(session, console) if session.packs else False
+            session.record_end(interrupted, time.monotonic() - started)
+            if session.in_state(FINISHED):
+                report_apart(request, console)
+        say_what_is_missing(session, console)
+        return EXIT_CODES[session.state]
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _ablate(request: GridRequest, console: Console) -> int:
-    started = time.monotonic()
-    session = open_session(request)
-    announce_grid(session, console)
-    with console.status("calibrating"):
-        session.costs = costs_of_packs(session.packs, SHORT)
-    with recorded(session):
-        interrupted = run_packs(session, console) if session.packs else False
-        session.record_end(interrupted, time.monotonic() - started)
-        if session.in_state(FINISHED):
-            report_apart(request, console)
-    say_what_is_missing(session, console)
-    return EXIT_CODES[session.state]
 
 
 def dry_run(request: GridRequest, console: Console) -> None:
@@ -307,7 +277,8 @@ def run_packs(session: GridSession, console: Console) -> bool:
     with display, stop_on_signal(session.engine.stop, display.say, session.resolver.grid.hours) as stopped:
         for ended in session.engine.run(jobs, on_event):
             display.show_changes(progress.on_end(ended))
-            session.record_now_and_then()
+            if time.monotonic() - session.recorded > EVERY:
+                session.record_state(RUNNING)
     return stopped.is_set()
 
 
@@ -316,17 +287,9 @@ EMBEDDED = PACKAGE / "data" / "embedded"
 
 def job_of(session: GridSession, pack: PlannedPack) -> Job:
     """A pack as an engine sees it."""
-    cost, data = session.costs[pack.id], pack.kind.data
-    ships = data.path is None or EMBEDDED in data.path.resolve().parents
-    return Job(
-        pack.id,
-        session.folder.packs / pack.id,
-        () if ships or data.path is None else (data.path,),
-        cost.threads,
-        cost.memory,
-        cost.gpu_memory,
-        cost.seconds,
-    )
+    cost, path = session.costs[pack.id], pack.kind.data.path
+    inputs = () if path is None or EMBEDDED in path.resolve().parents else (path,)
+    return Job(pack.id, session.folder.packs / pack.id, inputs, **cost._asdict())
 
 
 FIRST = "packs write their checkpoints and end. Ctrl-C ends them at once."
@@ -342,7 +305,7 @@ def stop_on_signal(
     Args:
         stop: asks an engine; called at every signal.
         say: told what happens.
-        hours: after which the same happens by itself; 0: never. More than a timer can wait for (centuries) is cut.
+        hours: after which the same happens by itself; 0: never.
 
     Yields:
         An event that is set once it has happened.

@@ -27,27 +27,16 @@ from dqlab.files import expanded, write_text
 from dqlab.tracking.records import BegunGridRecord, FailureRecord, PlanRecord, RunRecord, read_record
 from dqlab.tracking.run_folder import LOCK, PACK, claim_folder
 
+ENDS = ("summary.json", "failure.json")
+"""What is there when a cell has ended."""
+
 
 class GridFolder:
-    """The files of one grid, locked while a process runs it.
-
-    Args:
-        path: the folder.
-    """
+    """The files of one grid, locked while a process runs it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.packs, self.report = path, path / "packs", path / "report"
         self._lock: TextIO | None = None
-
-    @property
-    def packs(self) -> Path:
-        """The folder of all packs."""
-        return self.path / "packs"
-
-    @property
-    def report(self) -> Path:
-        """The report's folder."""
-        return self.path / "report"
 
     def check(self, name: str = "") -> None:
         """See that a grid of that name can be run here; touches nothing.
@@ -135,11 +124,7 @@ class GridFolder:
         return {name: cells for name, cells in known.items() if (self.packs / name).is_dir()}
 
     def cells(self) -> list[Cell]:
-        """The cells of the plan that was made last.
-
-        Raises:
-            RunError: plan.json is missing, or damaged.
-        """
+        """The cells of the plan that was made last."""
         rows = read_record(self.path / "plan.json", PlanRecord)["cells"]
         return [Cell(row["id"], row["label"], row["points"], row["task"], row["seed"]) for row in rows]
 
@@ -148,17 +133,19 @@ class GridFolder:
         found: dict[str, list[str]] = {}
         taken: set[str] = set()
         begun = {name: cells for name, cells in self.listed().items() if (self.packs / name / "run.json").exists()}
+        ended = {(path.parent.parent.name, cell) for file in ENDS for cell, path in self.ended(file)}
         for name in sorted(begun, key=self._progress, reverse=True):
             left = [cell for cell in begun[name] if cell in pending]
             others = [cell for cell in begun[name] if cell not in pending]
-            if left and not taken & set(left) and not self.is_over(name) and all(self._has(name, c) for c in others):
+            if (
+                left
+                and not taken & set(left)
+                and not self.is_over(name)
+                and ended.issuperset((name, cell) for cell in others)
+            ):
                 found[name] = begun[name]
                 taken |= set(left)
         return found
-
-    def _has(self, pack: str, cell: str) -> bool:
-        own = self.packs / pack / f"cell-{cell}"
-        return any((own / name).exists() for name in ("summary.json", "failure.json"))
 
     def _progress(self, pack: str) -> int:
         """How much a pack has recorded."""
@@ -198,11 +185,7 @@ class GridFolder:
         }
 
     def update(self, cells: Mapping[str, CellStatus], reuse: Iterable[Path] = ()) -> None:
-        """Bring cells up to date, by id: which have finished, here or in the folders of other grids, and which failed.
-
-        Raises:
-            RunError: a file is damaged.
-        """
+        """Bring cells up to date, by id: which have finished, here or in other grids, and which have failed."""
         for found in (*(GridFolder(path).finished() for path in reuse), self.elsewhere(), self.finished()):
             for name in cells.keys() & found.keys():
                 cells[name].finish(found[name].parent)
@@ -214,9 +197,8 @@ class GridFolder:
     def forget_failures(self) -> None:
         """Let failed cells be tried again: their records get another name. Packs under way end first, with theirs."""
         for _, path in list(self.ended("failure.json")):
-            if not self.is_over(path.parent.parent.name):
-                continue
-            path.rename(path.with_name(f"failure-{time.strftime('%Y%m%d-%H%M%S')}.json"))
+            if self.is_over(path.parent.parent.name):
+                path.rename(path.with_name(f"failure-{time.strftime('%Y%m%d-%H%M%S')}.json"))
 
     def set_aside(self) -> None:
         """Let every cell be trained again; what there is goes into another folder, and is not lost."""
@@ -225,7 +207,6 @@ class GridFolder:
 
 
 def _attempt(pack: Path) -> tuple[str, int]:
-    """A pack's id, and which attempt at it this is."""
     name, _, attempt = pack.name.partition("-")
     return name, int(attempt) if attempt.isdecimal() else 1
 

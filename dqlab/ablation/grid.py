@@ -51,13 +51,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One point of a grid.
-
-    Attributes:
-        label: such as `N=5, eta=1.0`.
-        bindings: what it sets.
-        points: its place on each axis, axis name -> text.
-    """
+    """One point of a grid: a label such as `N=5, eta=1.0`, what it sets, and the text of its point on each axis."""
 
     label: str
     bindings: Bindings
@@ -194,35 +188,33 @@ def _combined(points: tuple[Setting, ...]) -> Setting:
 
 def _points(name: str, axis: Any, budget: tuple[str, ...]) -> list[Setting]:
     """An axis' points, as settings of their own."""
+    place = f"Grid.axes['{name}']"
     if not _is_text(name):
         raise ConfigError(f"Grid.axes: an axis' name must be a text, not {name!r}.")
     if not isinstance(axis, Mapping) or not axis:
-        raise ConfigError(f"Grid.axes['{name}'] must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
-    labelled = all(isinstance(value, (Mapping, str)) for value in axis.values())
-    points = _labelled(name, axis, budget) if labelled else _listed(name, axis)
+        raise ConfigError(f"{place} must be {{parameter: values}} or {{label: bindings}}, not {axis!r}.")
+    if all(isinstance(value, (Mapping, str)) for value in axis.values()):
+        for label in axis:
+            if not _is_text(label):
+                raise ConfigError(f"{place}: a label must be a text, not {label!r}.")
+        points = [Setting(label, _bundle(point, budget), {name: label}) for label, point in axis.items()]
+    else:
+        (parameter, values), *others = axis.items()
+        if others or not isinstance(values, (tuple, list)) or not values:
+            raise ConfigError(f"{place} must give one parameter a tuple of values, not {dict(axis)!r}.")
+        points = [Setting(f"{name}={value}", {parameter: value}, {name: str(value)}) for value in values]
     for parameter in _parameters(points):
-        _check_parameter(parameter, f"Grid.axes['{name}']")
+        check_binding(parameter, place)
+        for beginning, instead in REFUSED.items():
+            if complete_name(parameter).startswith(beginning):
+                raise ConfigError(f"{place}: {parameter} cannot differ between settings. {instead}")
     if twice := _twice(point.points[name] for point in points):
-        raise ConfigError(f"Grid.axes['{name}'] has {', '.join(twice)} twice.")
+        raise ConfigError(f"{place} has {', '.join(twice)} twice.")
     return points
 
 
 def _parameters(points: Iterable[Setting]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parameter for point in points for parameter in point.bindings))
-
-
-def _check_parameter(parameter: str, place: str) -> None:
-    check_binding(parameter, place)
-    for beginning, instead in REFUSED.items():
-        if complete_name(parameter).startswith(beginning):
-            raise ConfigError(f"{place}: {parameter} cannot differ between settings. {instead}")
-
-
-def _labelled(name: str, axis: Mapping[str, Mapping[str, Any] | str], budget: tuple[str, ...]) -> list[Setting]:
-    for label in axis:
-        if not _is_text(label):
-            raise ConfigError(f"Grid.axes['{name}']: a label must be a text, not {label!r}.")
-    return [Setting(label, _bundle(point, budget), {name: label}) for label, point in axis.items()]
 
 
 def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings:
@@ -231,13 +223,6 @@ def _bundle(point: Mapping[str, Any] | str, budget: tuple[str, ...]) -> Bindings
         return dict(point)
     named = {complete_name(name): (name, value) for name, value in bindings_in_file(point).items()}
     return dict(own for name, own in named.items() if name in budget or not name.startswith(OF_THE_GRID))
-
-
-def _listed(name: str, axis: Mapping[str, Any]) -> list[Setting]:
-    (parameter, values), *others = axis.items()
-    if others or not isinstance(values, (tuple, list)) or not values:
-        raise ConfigError(f"Grid.axes['{name}'] must give one parameter a tuple of values, not {dict(axis)!r}.")
-    return [Setting(f"{name}={value}", {parameter: value}, {name: str(value)}) for value in values]
 
 
 def _exclusions(excluded: Any, points: Mapping[str, list[Setting]]) -> list[dict[str, str]]:

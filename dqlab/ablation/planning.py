@@ -6,13 +6,13 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.config_resolver import ConfigResolver, ResolvedDataset, canonical_values, for_this_machine
+from dqlab.ablation.config_resolver import ConfigResolver, ResolvedDataset, canonical, for_this_machine
 from dqlab.analysis.results import Cell
 from dqlab.config import gin_files
 from dqlab.config.gin_state import bound_parameters
@@ -28,13 +28,7 @@ OF_PACKS = {"tracking.Tracking.mlflow": False}
 
 @dataclass(frozen=True)
 class PackKind:
-    """What the cells of a pack have in common.
-
-    Attributes:
-        task: the task's name.
-        text: their configuration without seeds and scalars, as a gin text.
-        data: the dataset.
-    """
+    """What the cells of a pack have in common; `text` is their configuration without seeds and scalars."""
 
     task: str
     text: str
@@ -87,7 +81,7 @@ def make_plan(resolver: ConfigResolver) -> Plan:
             values, scalars = resolver.values(task, base, setting)
             data = resolver.data(task, values)
             # what is read counts, not where from
-            read = {name: value for name, value in canonical_values(values).items() if name != SOURCES}
+            read = {name: value for name, value in canonical(values).items() if name != SOURCES}
             runs = {name: value for name, value in read.items() if not is_as_before(name, value)} | {
                 "data": data.digest
             }
@@ -126,21 +120,12 @@ def pack_cells(plan: Plan, wanted: Container[str], width: Callable[[PackKind], i
     packs = []
     for name, group in groups.items():
         kind = plan.kinds[name]
-        packs += [make_pack(kind, cells) for cells in even_parts(list(group.values()), width(kind))]
+        cells = tuple(group.values())
+        count = math.ceil(len(cells) / max(width(kind), 1))  # of packs, whose sizes are as even as can be
+        edges = [round(index * len(cells) / count) for index in range(count + 1)]
+        parts = [cells[start:stop] for start, stop in pairwise(edges)]
+        packs += [PlannedPack(_digest([cell.id for cell in part]), kind, part) for part in parts]
     return packs
-
-
-def make_pack(kind: PackKind, cells: Iterable[Cell]) -> PlannedPack:
-    """A pack of cells; known by a digest of theirs."""
-    cells = tuple(cells)
-    return PlannedPack(_digest([cell.id for cell in cells]), kind, cells)
-
-
-def even_parts(items: Sequence[Cell], limit: int) -> list[Sequence[Cell]]:
-    """Parts of at most `limit` items, as even as can be, in order."""
-    count = -(-len(items) // max(limit, 1))
-    edges = [round(index * len(items) / count) for index in range(count + 1)]
-    return [items[start:stop] for start, stop in pairwise(edges)]
 
 
 def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
@@ -155,15 +140,15 @@ def load_pack(pack: PlannedPack) -> tuple[Experiment, bool]:
     return experiment, bool(instead) or experiment.resolved_device.type != "cpu"
 
 
-MOST_ON_CPU = 8
-MOST_ON_GPU = 64
+MOST_ON_CPU, MOST_ON_GPU = 8, 64
+MEASURED = 8
+"""Kinds of packs that are measured; others are taken to be as large, and as slow, as any of them."""
 GPU_ELSEWHERE = 16 * 2**30
 """Bytes that are counted on where packs go to GPUs that are not here."""
 
 
-@dataclass
-class PackSizer:
-    """How many cells of a kind are trained together.
+def pack_sizes(limit: int, cells: int, slots: int) -> Callable[[PackKind], int]:
+    """How many cells of a kind are trained together, at most.
 
     On a GPU as many as fit: they cost little more than one. On a CPU some, to share a process's start, but so that
     every slot has several packs.
@@ -173,20 +158,17 @@ class PackSizer:
         cells: to be packed, of all kinds.
         slots: packs that run at a time.
     """
+    fitting: dict[int, int] = {}
+    on_cpu = min(max(math.ceil(cells / (4 * slots)), 1), MOST_ON_CPU)
 
-    limit: int
-    cells: int
-    slots: int
-    _on_gpu: dict[int, int] = field(default_factory=dict)
+    def width(kind: PackKind) -> int:
+        if limit:
+            return limit
+        if len(fitting) < MEASURED and id(kind) not in fitting:
+            fitting[id(kind)] = _fitting(kind)
+        return fitting.get(id(kind), min(fitting.values())) or on_cpu
 
-    def __call__(self, kind: PackKind) -> int:
-        """Cells a pack, at most."""
-        if self.limit:
-            return self.limit
-        if len(self._on_gpu) < MOST_ON_CPU and id(kind) not in self._on_gpu:
-            self._on_gpu[id(kind)] = _fitting(kind)
-        on_gpu = self._on_gpu.get(id(kind), min(self._on_gpu.values()))
-        return on_gpu or min(max(math.ceil(self.cells / (4 * self.slots)), 1), MOST_ON_CPU)
+    return width
 
 
 def _fitting(kind: PackKind) -> int:

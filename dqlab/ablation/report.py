@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 def report_grid(request: GridRequest, console: Console) -> None:
     """Report what there is of a grid, as it was planned last; only what the report shows is read from the request.
 
-    Args:
-        request: as for a run.
-        console: where the table goes.
-
     Raises:
         DqlabError: there is nothing to report, or the report cannot be written.
     """
@@ -82,11 +78,7 @@ def report_apart(request: GridRequest, console: Console) -> None:
 
 
 def collect_results(folder: GridFolder) -> GridResults:
-    """A grid as far as it has come.
-
-    Raises:
-        RunError: a file of it is missing, or damaged.
-    """
+    """A grid as far as it has come."""
     facts = read_record(folder.path / "grid.json", GridRecord)
     planned = folder.cells()
     found = {cell.id: CellStatus(cell) for cell in planned}
@@ -134,13 +126,11 @@ def _inspections(finished: Sequence[CellStatus], base: str) -> dict[str, dict[st
 
 def _facts_of(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Versions, devices and commits of the packs; several of a kind are all named."""
-    versions: dict[str, list[str]] = {}
-    for run in runs:
-        for package, version in run["versions"].items():
-            known = versions.setdefault(package, [])
-            known += [version] if version not in known else []
+    versions: dict[str, dict[str, None]] = {}
+    for package, version in (item for run in runs for item in run["versions"].items()):
+        versions.setdefault(package, {})[version] = None
     return {
-        "versions": {package: found[0] if len(found) == 1 else found for package, found in versions.items()},
+        "versions": {name: next(iter(found)) if len(found) == 1 else [*found] for name, found in versions.items()},
         "device_names": sorted({f"{run['device']} ({run['device_name']})" for run in runs}),
         "git_commits": sorted({run["git_commit"] for run in runs} - {""}),
         "executions": sorted({run.get("execution", "") for run in runs} - {""}),

@@ -8,13 +8,12 @@ folder, it goes on from the last checkpoint, however it ended. Exit codes are th
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -24,6 +23,7 @@ from dqlab.config import gin_files
 from dqlab.config.plugins import load_plugins
 from dqlab.errors import DqlabError, StoppedError, error_place, message_of
 from dqlab.machine import NUMBERS, quiet_threads
+from dqlab.printing import Console
 from dqlab.tracking.run_folder import PACK, RunFolder
 
 UNEXPECTED = 3
@@ -49,17 +49,14 @@ class Events:
             self._file = None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(path: Path) -> int:
     """Train a pack; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="dqlab.ablation.worker", description="Train a pack until stdin ends.")
-    parser.add_argument("folder", type=Path, help=f"has {PACK}; everything is written there")
-    args = parser.parse_args(argv)
     quiet_threads()
     tell, stop = Events(), Event()
     _heed_signals(stop)
     Thread(target=_heed_stdin, args=(stop,), daemon=True).start()
     try:
-        return _work(args.folder, tell, stop)
+        return _work(path, tell, stop)
     except StoppedError:
         return STOPPED
     except DqlabError as error:
@@ -72,27 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(path: Path, tell: Events, stop: Event) -> int:
-    """Train what is left of the pack; returns the exit code of one with results."""
+    """Train what is left of the pack, from its last checkpoint on; returns the exit code of one with results."""
     folder = RunFolder(path)
-    if _stopped_waiting(folder, tell, stop):
+    if folder.in_use():
+        tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
+    while folder.in_use() and not stop.wait(0.1):
+        pass
+    if stop.is_set():
         return STOPPED
     if not folder.finished:
-        _train(path, tell, stop)
+        from dqlab.runs import train  # torch, once the folder is free
+
+        tell({"event": "starting"})
+        load_plugins()
+        loaded = gin_files.load_gin([path / PACK])
+        train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
     if not stop.is_set():
         _inspect(folder)
     tell({"event": "finished"})
     return SOME_FAILED if any(folder.failure(replica) for replica in folder.replicas()) else FINISHED
-
-
-def _train(path: Path, tell: Events, stop: Event) -> None:
-    """Train from the last checkpoint on, or from the beginning where there is none."""
-    from dqlab.printing import Console
-    from dqlab.runs import train
-
-    tell({"event": "starting"})
-    load_plugins()
-    loaded = gin_files.load_gin([path / PACK])
-    train(loaded, path, resume=True, console=Console(stderr=True), tell=tell, stop=stop)
 
 
 def _inspect(folder: RunFolder) -> None:
@@ -106,15 +101,6 @@ def _inspect(folder: RunFolder) -> None:
                 last_inspection(folder.replica(replica.name))
             except Exception as error:  # a plugin's part may fail in any way
                 print(f"dqlab: warning: no look inside of {replica.title}: {message_of(error)}", file=sys.stderr)
-
-
-def _stopped_waiting(folder: RunFolder, tell: Events, stop: Event) -> bool:
-    """Wait while an earlier process of the same pack has the folder, until its next log; whether to stop instead."""
-    if folder.in_use():
-        tell({"event": "waiting", "reason": "an earlier process of this pack ends at its next log"})
-    while folder.in_use() and not stop.wait(0.1):
-        pass
-    return stop.is_set()
 
 
 def _heed_stdin(stop: Event) -> None:
@@ -140,4 +126,4 @@ def _heed_signals(stop: Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

@@ -22,7 +22,7 @@ PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 def registries_of(kind: str | None) -> list[Registry[Any]]:
-    """The registry of one kind, or all of them in the order of their names.
+    """The registry of one kind, or all of them in the order of their names; so do all functions here take a kind.
 
     Raises:
         ConfigError: unknown kind; the message names the nearest ones.
@@ -84,34 +84,23 @@ def component_record(registry: Registry[Any], entry: RegistryEntry[Any]) -> dict
 def _parameter(parameter: inspect.Parameter, by_gin: Mapping[str, Any]) -> dict[str, Any]:
     """A parameter; what has no plain default has its name or representation, and what has none has no `default`."""
     kind = "" if parameter.annotation is parameter.empty else inspect.formatannotation(parameter.annotation)
-    bound = bound_of(parameter.annotation)
+    bound, default = bound_of(parameter.annotation), parameter.default
     typed = f"{bound.plain}, {bound.wanted}" if bound else kind.strip("'")
-    known = {"name": parameter.name, "annotation": typed, "set_by": "gin"}
-    if parameter.name not in by_gin:
-        known["set_by"] = "caller"
-    default = parameter.default
-    if default is parameter.empty:
-        return known
-    return {**known, "default": default if is_plain(default) else _default(default)}
+    set_by = "gin" if parameter.name in by_gin else "caller"
+    known = {"name": parameter.name, "annotation": typed, "set_by": set_by}
+    if default is not parameter.empty:
+        known["default"] = default if is_plain(default) else _default(default)
+    return known
 
 
 def components_as_json(kind: str | None) -> str:
-    """Every component of one kind or of all, as a JSON list of objects.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
-    return json.dumps(
-        [component_record(registry, entry) for registry in registries_of(kind) for entry in registry], indent=2
-    )
+    """Every component of one kind or of all, as a JSON list of objects."""
+    found = [component_record(registry, entry) for registry in registries_of(kind) for entry in registry]
+    return json.dumps(found, indent=2)
 
 
 def print_components(kind: str | None) -> None:
-    """Every component of one kind or of all, with its parameters, defaults and source.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """Every component of one kind or of all, with its parameters, defaults and source."""
     console = Console()
     for registry in registries_of(kind):
         console.print(Text(f"\n{registry.kind}: {registry.summary}", style="bold"))
@@ -142,11 +131,7 @@ def _default(value: Any) -> str:
 
 
 def components_markdown(kind: str | None = None) -> str:
-    """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """dqlab's own components, a table a kind: the text of docs/components.md. Plugins do not change it."""
     own = [registry for registry in registries_of(kind) if registry.module.split(".")[0] == "dqlab"]
     return "\n".join([*PREFACE, *(line for registry in own for line in _section(registry))])
 

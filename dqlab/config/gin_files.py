@@ -81,13 +81,10 @@ class LoadedConfig:
 
 
 def load_stored(config: Path, bindings: Sequence[str] = ()) -> LoadedConfig:
-    """Make the configuration that a run has stored the current one, then single bindings.
+    """`load_gin` of the configuration that a run has stored, and single bindings.
 
     The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
     into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
-
-    Raises:
-        ConfigError: as `load_gin` does.
     """
     return load_gin([config], bindings, stored=True)
 
@@ -146,11 +143,7 @@ def find_gin_file(path: str | Path) -> Path:
 
 
 def bindings_in_file(path: str | Path) -> dict[str, Any]:
-    """What a gin file and those that it includes bind, as written, later ones overriding; nothing is changed.
-
-    Raises:
-        ConfigError: a file is missing, or a line cannot be parsed.
-    """
+    """What a gin file and those that it includes bind, as written, later ones overriding; nothing is changed."""
     found = (s for s, _ in _of_file(find_gin_file(path), []) if isinstance(s, config_parser.BindingStatement))
     return {written_name(statement): statement.value for statement in found}
 
@@ -284,11 +277,7 @@ def _import(module: str, place: str, loaded: LoadedConfig) -> None:
 
 
 def import_plugin(module: str, place: str) -> None:
-    """Import a module that registers components.
-
-    Raises:
-        ConfigError: it is not there, or fails; the message names `place`.
-    """
+    """Import a module that registers components; a ConfigError that names `place` where it is not there, or fails."""
     if "/" in module or module.startswith("."):
         stem = Path(module).stem
         raise ConfigError(f"{place}: '{module}' is a path. Name the module, '{stem}', with its folder on PYTHONPATH.")
@@ -310,8 +299,7 @@ def _bind(statement: Any, place: str) -> None:
         macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
         gin.bind_parameter((macro, "gin.macro", "value"), statement.value)
         return
-    if fault := binding_fault(statement.selector, statement.arg_name):
-        raise ConfigError(f"{place}: {fault}")
+    check_binding(f"{statement.selector}.{statement.arg_name}", place)
     try:
         gin.bind_parameter((statement.scope, statement.selector, statement.arg_name), statement.value)
     except ValueError as error:
@@ -322,31 +310,24 @@ def check_binding(name: Any, place: str) -> None:
     """Check that gin could bind `Configurable.parameter`.
 
     Raises:
-        ConfigError: there is no such parameter; the message names `place` and the nearest names.
+        ConfigError: there is no such configurable or parameter; the message names `place` and the nearest names.
     """
     if not isinstance(name, str) or not all(name.rpartition(".")):
         raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
-    selector, _, parameter = name.rpartition(".")
-    if fault := binding_fault(selector, parameter):
-        raise ConfigError(f"{place}: {fault}")
-
-
-def binding_fault(selector: str, parameter: str) -> str:
-    """What is wrong with a binding's name, with the nearest ones: of the configurable, or of its parameter."""
-    registered = configurables()
+    (selector, _, parameter), registered = name.rpartition("."), configurables()
     matches = [name for name in registered if name == selector or name.endswith("." + selector)]
     if not matches:
-        return unknown_name(selector)
+        raise ConfigError(f"{place}: {unknown_name(selector)}")
     if len(matches) > 1:
-        return f"'{selector}' is ambiguous: {', '.join(sorted(matches))}."
+        raise ConfigError(f"{place}: '{selector}' is ambiguous: {', '.join(sorted(matches))}.")
     parameters, takes_any = _parameters(registered[matches[0]])
     if takes_any or parameter in parameters:
-        return ""
+        return
     others = [
         f"{shortest_name(name)}.{parameter}" for name, item in registered.items() if parameter in _parameters(item)[0]
     ]
     meant = f"Did you mean {' or '.join(others)}?" if 0 < len(others) <= 3 else nearest(parameter, parameters)
-    return f"'{selector}' has no parameter '{parameter}'. {meant}"
+    raise ConfigError(f"{place}: '{selector}' has no parameter '{parameter}'. {meant}")
 
 
 def _parameters(item: Any) -> tuple[list[str], bool]:

@@ -85,11 +85,7 @@ def quote_value(binding: str) -> str:
 
 
 def text_of(path: Path) -> str:
-    """A gin file's text.
-
-    Raises:
-        ConfigError: it cannot be read, or is no text.
-    """
+    """A gin file's text; a ConfigError where it cannot be read, or is no text."""
     try:
         return read_user_text(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -108,17 +104,13 @@ def parse_statements(text: str, name: str, delegate: Any = None) -> Iterator[tup
             parser = parser or config_parser.ConfigParser(text, delegate or gin_config.ParserDelegate())
             statement = parser.parse_statement()
         except Exception as error:  # gin lets through what Python's tokenizer and parser raise, MemoryError included
-            line = _line_of(error, parser)
+            line, lines = _line_of(error, parser), text.split("\n")
+            odd = odd_character(lines[min(line, len(lines)) - 1])
             place = name if name.startswith("--") else f"{name}:{line}"
-            raise ConfigError(f"{place}: {_unparsed(error)} {_odd(text, line)}".rstrip()) from error
+            raise ConfigError(f"{place}: {_unparsed(error)} {odd}".rstrip()) from error
         if statement is None:
             return
         yield statement, name if name.startswith("--") else f"{name}:{statement.location.line_num}"
-
-
-def _odd(text: str, line: int) -> str:
-    lines = text.split("\n")
-    return odd_character(lines[min(line, len(lines)) - 1])
 
 
 def _line_of(error: Exception, parser: Any) -> int:

@@ -159,37 +159,31 @@ def test_no_more_at_a_time_than_asked_the_longest_first(tmp_path: Path) -> None:
     ]
 
 
-def test_workers_have_their_own_gpu_and_threads(tmp_path: Path) -> None:
-    gpu = [replace(made_job(tmp_path / f"gpu{i}", seconds=0.1), gpu_memory=1, threads=3) for i in range(4)]
-    seen: dict[str, tuple[str, str]] = {}
+@pytest.mark.parametrize(("workers", "seen"), [(0, {("3", None), ("5", None)}), (3, {("3", "0.5"), ("5", None)})])
+def test_packs_have_a_gpu_of_their_own_or_a_share_of_one(
+    workers: int, seen: set[tuple[str, str | None]], tmp_path: Path
+) -> None:
+    """And their threads; one for a CPU sees no GPU."""
+    gpu = [replace(made_job(tmp_path / f"{i}", seconds=0.2), gpu_memory=1, threads=3) for i in range(4)]
+    found: dict[str, dict[str, str]] = {}
+    most: dict[str, int] = defaultdict(int)
     running: dict[str, str] = {}
 
     def tell(job: Job, event: Any) -> None:
         if event["event"] == "started":
-            seen[job.id] = event["environment"]["CUDA_VISIBLE_DEVICES"], event["environment"]["OMP_NUM_THREADS"]
-            assert seen[job.id][0] == "" or seen[job.id][0] not in running.values(), "two packs on one GPU"
-            running[job.id] = seen[job.id][0]
+            found[job.id] = event["environment"]
+            running[job.id] = found[job.id]["CUDA_VISIBLE_DEVICES"]
+            most[running[job.id]] = max(most[running[job.id]], list(running.values()).count(running[job.id]))
         if event["event"] == "finished":
             del running[job.id]
 
-    engine = LocalEngine(devices=("3", "5"))
-    ends = list(engine.run([*gpu, made_job(tmp_path / "cpu")], tell))
+    ends = list(LocalEngine(workers=workers, devices=("3", "5")).run([*gpu, made_job(tmp_path / "cpu")], tell))
     assert {end.code for end in ends} == {FINISHED}
-    assert {seen[job.id] for job in gpu} == {("3", "3"), ("5", "3")}
-    assert seen["cpu"] == ("", "1")
-
-
-def test_packs_on_one_gpu_have_a_share_each(tmp_path: Path) -> None:
-    """Three at a time on two GPUs: two of them share one."""
-    jobs = [replace(made_job(tmp_path / str(i), seconds=0.3), gpu_memory=1) for i in range(3)]
-    seen: set[tuple[str, str | None]] = set()
-
-    def tell(job: Job, event: Any) -> None:
-        if event["event"] == "started":
-            seen.add((event["environment"]["CUDA_VISIBLE_DEVICES"], event["environment"]["DQLAB_GPU_SHARE"]))
-
-    list(LocalEngine(workers=3, devices=("3", "5")).run(jobs, tell))
-    assert seen == {("3", "0.5"), ("5", None)}
+    assert (found["cpu"]["CUDA_VISIBLE_DEVICES"], found["cpu"]["OMP_NUM_THREADS"]) == ("", "1")
+    shares = {(found[job.id]["CUDA_VISIBLE_DEVICES"], found[job.id]["DQLAB_GPU_SHARE"]) for job in gpu}
+    assert shares == seen
+    assert {found[job.id]["OMP_NUM_THREADS"] for job in gpu} == {"3"}
+    assert all(most[device] == 1 for device, share in seen if share is None), "two packs on one GPU"
 
 
 @pytest.mark.parametrize(("threads", "memory", "room"), [(1, 0, 4), (2, 0, 2), (9, 0, 1), (1, 300, 3), (1, 5000, 1)])
@@ -231,42 +225,33 @@ jobs = [Job(path.name, path, worker="dqlab.tools.conformance.counting_job") for 
 def tell(job, event):
     if "pid" in event:
         (job.folder.parent / (job.id + ".pid")).write_text(str(event["pid"]))
-for ended in {engine}({arguments}).run(jobs, tell):
+for ended in {made}.run(jobs, tell):
     pass
 """
 
 
-def kill_driver(module: str, engine: str, arguments: str, jobs: list[Job]) -> list[int]:
-    """Run jobs by a driver of its own and kill it when all have a checkpoint; their process ids."""
-    code = DRIVER.format(module=module, engine=engine, arguments=arguments)
-    paths = [str(job.folder) for job in jobs]
-    driver = subprocess.Popen([sys.executable, "-c", code, *paths])
-    pids = [job.folder.parent / f"{job.id}.pid" for job in jobs]
+@pytest.mark.parametrize("name", ["local", "ray"])
+def test_workers_of_a_killed_driver_save_and_end(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Another driver goes on from there."""
+    made = {"local": "LocalEngine(workers=2)", "ray": "RayEngine({address!r})"}[name]
+    if name == "ray":
+        made = made.format(address=request.getfixturevalue("cluster").address)
+    jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
+    code = DRIVER.format(module=name, engine=made.partition("(")[0], made=made)
+    driver = subprocess.Popen([sys.executable, "-c", code, *(str(job.folder) for job in jobs)])
+    pids = [tmp_path / f"{job.id}.pid" for job in jobs]
     try:
         until(lambda: all(map(Path.exists, pids)) and all(map(step_of, jobs)), 180)
     finally:
         driver.kill()
         driver.wait()
-    return [int(path.read_text()) for path in pids]
-
-
-def test_workers_of_a_killed_driver_save_and_end(tmp_path: Path) -> None:
-    jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
-    pids = kill_driver("local", "LocalEngine", "workers=2", jobs)
-    until(lambda: not any(map(lives, pids)), 180)
+    until(lambda: not any(lives(int(path.read_text())) for path in pids), 180)
     for job in jobs:
         assert records(job) == list(range(1, step_of(job) + 1))
         (job.folder / "pack.gin").write_text(f"steps = {step_of(job) + 1}")
     ends, told = run(LocalEngine(workers=2), jobs)
     assert {end.code for end in ends.values()} == {FINISHED}
     assert all(len(told[job.id]) == 3 for job in jobs), "one step more, and the end"
-
-
-def test_a_ray_driver_that_is_killed_leaves_no_workers(cluster: Cluster, tmp_path: Path) -> None:
-    jobs = [made_job(tmp_path / name, steps=9999, seconds=0.05) for name in ("a", "b")]
-    pids = kill_driver("ray", "RayEngine", repr(cluster.address), jobs)
-    until(lambda: not any(map(lives, pids)), 180)
-    assert all(step_of(job) for job in jobs)
 
 
 def test_preempted_slurm_jobs_are_requeued_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +266,7 @@ def test_preempted_slurm_jobs_are_requeued_and_go_on(tmp_path: Path, monkeypatch
         return submitted[-1]
 
     monkeypatch.setattr(SlurmEngine, "submit", keep)
-    monkeypatch.setattr(slurm, "POLL", 0.1)
+    monkeypatch.setattr(slurm, "POLL_REMOTE", 0.1)
 
     def interrupt(job: Job, event: dict[str, Any]) -> None:
         if event.get("step") == 3 and event["event"] == "saved":
@@ -367,7 +352,7 @@ def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(
 
 
 def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dqlab.ablation.engines.ray_tasks import fingerprint, storage_fault
+    from dqlab.ablation.engines.ray import fingerprint, storage_fault
 
     token, data = tmp_path / "storage" / "token", tmp_path / "data.hdf5"
     data.write_text("rows")

@@ -61,16 +61,23 @@ def end(folder: GridFolder, pack: PlannedPack, cell: int, file: str) -> str:
     return pack.cells[cell].id
 
 
+@pytest.fixture
+def packs(folder: GridFolder, file: Path) -> list[PlannedPack]:
+    """The grid's packs, in its folder."""
+    folder.write_facts(name="made")
+    plan, packs = planned(file)
+    folder.write_plan(plan, packs)
+    return packs
+
+
 def ids(packs: Sequence[PlannedPack]) -> set[str]:
     return {each.id for pack in packs for each in pack.cells}
 
 
 @pytest.mark.parametrize("file_name", ["summary.json", "failure.json"])
 def test_a_pack_of_which_a_cell_has_ended_goes_on_with_the_others(
-    folder: GridFolder, file: Path, file_name: str
+    folder: GridFolder, packs: list[PlannedPack], file_name: str
 ) -> None:
-    plan, packs = planned(file)
-    folder.write_plan(plan, packs)
     begin(folder, packs[0])
     assert folder.open_packs({packs[0].cells[1].id}) == {}  # the other one has ended elsewhere
     ended = end(folder, packs[0], 0, file_name)
@@ -91,9 +98,9 @@ def test_no_cell_is_in_two_packs_that_go_on(folder: GridFolder, file: Path) -> N
     assert list(folder.open_packs(ids([wide]))) == [wide.id]
 
 
-def test_failures_of_packs_under_way_are_kept_until_these_are_over(folder: GridFolder, file: Path) -> None:
-    plan, packs = planned(file)
-    folder.write_plan(plan, packs)
+def test_failures_of_packs_under_way_are_kept_until_these_are_over(
+    folder: GridFolder, packs: list[PlannedPack]
+) -> None:
     failed = []
     for pack, state in zip(packs, ("running", "finished"), strict=True):
         begin(folder, pack, state)
@@ -155,10 +162,9 @@ def test_a_driver_killed_before_its_plan_is_written_may_be_started_again(folder:
     folder.check("made")
 
 
-def test_a_dry_run_shows_what_force_and_retry_would_do(folder: GridFolder, file: Path) -> None:
-    plan, packs = planned(file)
-    folder.write_facts(name="made")
-    folder.write_plan(plan, packs)
+def test_a_dry_run_shows_what_force_and_retry_would_do(
+    folder: GridFolder, file: Path, packs: list[PlannedPack]
+) -> None:
     for pack in packs:
         begin(folder, pack, "finished")
     end(folder, packs[0], 0, "summary.json")
@@ -227,10 +233,9 @@ def test_packs_lie_in_a_storage_that_all_machines_see(folder: GridFolder, tmp_pa
 @pytest.mark.parametrize(
     ("name", "text"), [("plan.json", "{"), ("plan.json", "[]"), ("plan.json", "{}"), ("grid.json", "[]")]
 )
-def test_damaged_files_are_named_with_a_way_out(folder: GridFolder, file: Path, name: str, text: str) -> None:
-    plan, packs = planned(file)
-    folder.write_facts(name="made")
-    folder.write_plan(plan, packs)
+def test_damaged_files_are_named_with_a_way_out(
+    folder: GridFolder, packs: list[PlannedPack], name: str, text: str
+) -> None:
     (folder.path / name).write_text(text)
     with pytest.raises(RunError, match=rf"{name} is damaged.* Delete it"):
         folder.listed() if name == "plan.json" else folder.facts()

@@ -1,6 +1,7 @@
 """What an engine is to a grid: it runs jobs, a process each, and says how each of them ended.
 
-`run_attempt` follows one process to its end, whichever engine has started it.
+`run_attempt` follows one process to its end, whichever engine has started it. Where that happens on another machine, a
+`Mailbox`, a folder that both see, carries events to the driver, and its requests to stop back.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from dqlab.config.fields import check_field, check_fields
 from dqlab.config.registry import Registry
+from dqlab.files import write_text
 from dqlab.machine import GPU_SHARE, QUIET_THREADS
 
 FINISHED, SOME_FAILED, FAILED, DIED, STOPPED = 0, 1, 2, 3, 130
@@ -28,25 +31,21 @@ attempt may mend (so do all other codes say); it was asked to stop."""
 
 @dataclass(frozen=True)
 class Job:
-    """A pack, as an engine sees it.
+    """A pack, as an engine sees it; its process is `python -m WORKER FOLDER`.
 
-    Its process is `python -m WORKER FOLDER`. It reads FOLDER/pack.gin and writes into FOLDER only, checkpoints too:
-    started again in the same folder, it continues; while an earlier process has the folder's lock, it waits. It tells
-    events as JSON objects, one a line, on standard output. When its standard input ends, it writes its checkpoint and
-    ends with STOPPED.
+    It reads FOLDER/pack.gin and writes into FOLDER only, checkpoints too: started again in the same folder, it
+    continues; while an earlier process has the folder's lock, it waits. It tells events as JSON objects, one a line, on
+    standard output: each has an `event`; whatever ends a job or a cell early has a `reason`. A job that ends without
+    any event died: its interpreter failed. When its standard input ends, it writes its checkpoint and ends (STOPPED).
 
     Attributes:
-        id: of the pack.
-        folder: of the pack.
+        id, folder: of the pack.
         inputs: datasets that it reads, files or folders, where they are not part of dqlab.
         threads: CPU threads that it computes with.
         memory: bytes of memory that it is expected to take, on the host.
         gpu_memory: bytes that it is expected to take on a GPU; 0 for a job without one.
         seconds: that it is expected to take; 0 where nothing is known.
         worker: the module that is run.
-
-    Events have an `event`; whatever ends a job or a cell early has a `reason`. A job that ends without any event died:
-    its interpreter failed.
     """
 
     id: str
@@ -60,7 +59,6 @@ class Job:
 
     @property
     def command(self) -> list[str]:
-        """What is run."""
         return [sys.executable, "-m", self.worker, str(self.folder.resolve())]
 
     @property
@@ -71,13 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job, or one attempt at it, ended.
-
-    Attributes:
-        job: the job.
-        code: the exit code; negative: the signal that killed it.
-        reason: why, where it is not FINISHED.
-    """
+    """How a job, or one attempt at it, ended: its exit code (negative: the signal that killed it), and why."""
 
     job: Job
     code: int
@@ -93,10 +85,12 @@ class Ended:
         return replace(self, code=STOPPED) if stops and self.retryable else self
 
 
-OnEvent = Callable[[Job, Mapping[str, Any]], None]
+Event = Mapping[str, Any]
+OnEvent = Callable[[Job, Event], None]
 """Told of every event of a job; may be called from any thread."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs jobs. A job that dies without a word (killed, its node lost) is started again, `retries` times at most."""
 
@@ -117,31 +111,39 @@ def slots_of(engine: Engine) -> int:
     return max(int(slots()), 1) if slots is not None else ON_A_CLUSTER
 
 
-POLL = 0.1
-"""Seconds between two looks at whether a process is to stop, or has ended."""
-Event = Mapping[str, Any]
-StopRequests = Callable[[], int]
-"""How many times jobs have been asked to stop: once, to save and end; twice, to be killed."""
-
-
 class StopCounter:
-    """Counts how often an engine has been asked to stop: once, to save; twice, to kill. Safe in a signal's handler."""
+    """How often jobs have been asked to stop: once, to save; twice, to be killed. Safe in a signal's handler."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self) -> int:
-        """How often it has been asked."""
         return self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryingEngine(Engine):
+    """What dqlab's own engines have in common."""
+
+    retries: int = 2
+    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_field(self.retries >= 0, self, "retries", "at least 0")
+
+    def stop(self) -> None:
+        self.stops.count += 1
+
+
+POLL, POLL_REMOTE = 0.1, 0.5
+"""Seconds between two looks at whether a process is to stop, or has ended; and at all jobs on other machines."""
 
 
 def job_environment(threads: int, device: str | None, share: float = 1.0) -> dict[str, str]:
     """Variables of a job's process: its threads (idle ones sleep), the only GPU that it sees, its share of that GPU.
 
-    Args:
-        threads: CPU threads.
-        device: as CUDA_VISIBLE_DEVICES names it; `None`: as it is here.
-        share: above 0, at most 1.
+    The GPU is `device`, as CUDA_VISIBLE_DEVICES names it; `None` leaves it as it is here.
     """
     seen = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     shared = {GPU_SHARE: str(share)} if share < 1 else {}
@@ -149,19 +151,24 @@ def job_environment(threads: int, device: str | None, share: float = 1.0) -> dic
 
 
 def run_attempt(
-    job: Job, variables: Mapping[str, str], on_event: Callable[[Event], None], stops: StopRequests
+    job: Job, variables: Mapping[str, str], on_event: Callable[[Event], None], stops: Callable[[], int]
 ) -> Ended:
     """Run a job's process to its end, in a session of its own, which a terminal's Ctrl-C does not reach.
 
     Args:
         job: the job.
-        variables: of the process's environment.
+        variables: the process's environment.
         on_event: called in this thread with each of its events, in order; if it fails, the process is killed.
         stops: asked all the time; once: its input ends, by which it is asked to stop; twice: it is killed.
     """
-    heard, why = False, ""
+    heard, why, pipe = False, "", subprocess.PIPE
     try:
-        with job.log.open("ab") as log, _started(job, variables, log) as process:
+        with (
+            job.log.open("ab") as log,
+            subprocess.Popen(
+                job.command, stdin=pipe, stdout=pipe, stderr=log, env=variables, start_new_session=True, bufsize=0
+            ) as process,
+        ):
             written = log.tell()
             try:
                 for line in _lines(process, stops):
@@ -179,14 +186,7 @@ def run_attempt(
         return Ended(job, DIED, f"{error.filename or 'its process'}: {error.strerror or error}")
 
 
-def _started(job: Job, variables: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        job.command, stdin=pipe, stdout=pipe, stderr=log, env=dict(variables), start_new_session=True, bufsize=0
-    )
-
-
-def _lines(process: subprocess.Popen[bytes], stops: StopRequests) -> Iterator[bytes]:
+def _lines(process: subprocess.Popen[bytes], stops: Callable[[], int]) -> Iterator[bytes]:
     """What a process writes, until it has ended; meanwhile it is asked to stop, or killed, as soon as `stops` says."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -231,13 +231,11 @@ def _judged(job: Job, code: int, heard: bool, why: str, stops: int) -> Ended:
         return Ended(job, STOPPED, "stopped on request; it continues from its checkpoint")
     if heard and code in (FINISHED, SOME_FAILED, FAILED):
         return Ended(job, code, "" if code == FINISHED else why)
-    what = _signal(-code) if code < 0 else f"ended with exit code {code}"
+    if code < 0:
+        what = f"killed by {signal.Signals(-code).name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
+    else:
+        what = f"ended with exit code {code}"
     return Ended(job, code if code < 0 else DIED, f"{what}{why and ': ' + why}")
-
-
-def _signal(number: int) -> str:
-    name = signal.Signals(number).name
-    return f"killed by {name}" + (" (out of memory?)" if number == signal.SIGKILL else "")
 
 
 def _tail(log: Path, start: int, limit: int = 2000) -> str:
@@ -246,3 +244,83 @@ def _tail(log: Path, start: int, limit: int = 2000) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - limit))
         return file.read().decode(errors="replace").strip()
+
+
+class Mailbox:
+    """What the driver and a job write for each other, in a folder of this driver's beside the pack's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stop, self._events, self._read = folder / "stop", folder / "events.jsonl", 0
+        self.begun = folder / "begun"
+        """Is there once the job has had a machine."""
+
+    @classmethod
+    def new(cls, pack: Path, engine: str) -> Mailbox:
+        """A mailbox for a pack's folder; jobs that an earlier driver has left behind are asked to stop."""
+        every = pack.resolve().with_name(f".{pack.name}.{engine}")
+        for earlier in every.glob("*/"):
+            cls(earlier).ask(1)
+        mailbox = cls(every / str(time.time_ns()))
+        mailbox.folder.mkdir(parents=True)
+        return mailbox
+
+    def ask(self, times: int) -> None:
+        """Have the job asked to stop (1), or killed (2)."""
+        write_text(self._stop, str(times))
+
+    def asked(self) -> int:
+        """What `ask` said last."""
+        return int(self._stop.read_text()) if self._stop.exists() else 0
+
+    def write(self, event: Event) -> None:
+        with self._events.open("a") as file:
+            file.write(json.dumps(dict(event)) + "\n")
+
+    def new_events(self) -> Iterator[Event]:
+        """The events since the last call, as far as they are whole."""
+        if not self._events.exists():
+            return
+        with self._events.open("rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(end)
+        for line in whole.splitlines():
+            with suppress(ValueError):  # a machine may have been lost in the middle of a line
+                yield json.loads(line)
+
+
+class RemoteJob(Protocol):
+    """A job in the hands of a cluster."""
+
+    job: Job
+    mailbox: Mailbox
+
+    def outcome(self) -> Ended | None:
+        """How its last attempt ended; None while it waits, runs, or is started again."""
+
+    def stop(self, times: int) -> None:
+        """Have it stopped (1) or killed (2), and taken out of the queue if it still waits there."""
+
+
+def follow(remote: Sequence[RemoteJob], on_event: OnEvent, stops: StopCounter) -> Iterator[Ended]:
+    """Pass on the events of jobs, and requests to stop; yields each job as it ends."""
+    left, told = list(remote), 0
+    try:
+        while left:
+            time.sleep(POLL_REMOTE)
+            if told < stops():
+                told = stops()
+                for each in left:
+                    each.stop(told)
+            for each in list(left):
+                outcome = each.outcome()
+                for event in each.mailbox.new_events():
+                    on_event(each.job, event)
+                if outcome is not None:
+                    left.remove(each)
+                    yield outcome.when_stopping(stops())
+    finally:  # whoever listens may leave early: the jobs save what they have
+        for each in left:
+            each.stop(1)
+        stops.count = 0

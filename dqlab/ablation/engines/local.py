@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from dqlab.ablation.engines.base import (
     Ended,
     Job,
     OnEvent,
-    StopCounter,
+    RetryingEngine,
     engines,
     job_environment,
     run_attempt,
 )
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
 
 
 @engines.register("local", source="Python's subprocess and concurrent.futures")
 @dataclass(frozen=True)
-class LocalEngine:
+class LocalEngine(RetryingEngine):
     """This machine: a process for every pack, as many at a time as there are cores, memory and GPUs for.
 
     Attributes:
@@ -39,13 +39,10 @@ class LocalEngine:
 
     workers: int = 0
     devices: tuple[str, ...] = ()
-    retries: int = 2
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         check_field(self.workers >= 0, self, "workers", "at least 0")
-        check_field(self.retries >= 0, self, "retries", "at least 0")
         listed = isinstance(self.devices, (tuple, list)) and all(isinstance(name, str) for name in self.devices)
         check_field(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
 
@@ -73,34 +70,23 @@ class LocalEngine:
         """Packs at a time, at most."""
         return self.workers or cores()
 
-    def stop(self) -> None:
-        """Ask all jobs to save and end; kill them at the second call."""
-        self.stops.count += 1
-
     def _run_one(self, job: Job, on_event: OnEvent, slots: SimpleQueue[Slot]) -> Ended:
+        """As many attempts as it takes, in a place that is free."""
         if self.stops():
             return Ended(job, STOPPED, "not started")
         slot = slots.get()
         variables = job_environment(job.threads, *slot) if job.gpu_memory else job_environment(job.threads, "")
         try:
-            return self._last_attempt(job, variables, on_event).when_stopping(self.stops())
+            for _ in range(self.retries + 1):
+                outcome = run_attempt(job, variables, partial(on_event, job), self.stops)
+                if self.stops() or not outcome.retryable:
+                    break
+            return outcome.when_stopping(self.stops())
         finally:
             slots.put(slot)
 
-    def _last_attempt(self, job: Job, variables: Mapping[str, str], on_event: OnEvent) -> Ended:
-        """The last of as many attempts as it takes."""
-        for _ in range(self.retries + 1):
-            outcome = run_attempt(job, variables, partial(on_event, job), self.stops)
-            if self.stops() or not outcome.retryable:
-                break
-        return outcome
-
     def _devices(self, jobs: Sequence[Job]) -> tuple[str, ...]:
-        """The GPUs that these jobs go to; none where none of them wants one.
-
-        Raises:
-            ConfigError: some want one, and there is none.
-        """
+        """The GPUs that these jobs go to; none where none of them wants one."""
         if not any(job.gpu_memory for job in jobs):
             return ()
         found = self.devices or _visible()

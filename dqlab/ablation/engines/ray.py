@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 import signal
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 from threading import current_thread, main_thread
 from typing import Any
 
 import dqlab
-from dqlab.ablation.engines.base import Ended, Job, OnEvent, StopCounter, engines
-from dqlab.ablation.engines.mailbox import follow
-from dqlab.config.fields import check_field, check_fields
+from dqlab.ablation.engines.base import (
+    DIED,
+    STOPPED,
+    Ended,
+    Job,
+    Mailbox,
+    OnEvent,
+    RetryingEngine,
+    engines,
+    follow,
+    job_environment,
+    run_attempt,
+)
+from dqlab.config.fields import check_field
 from dqlab.data.formats.minari_store import VARIABLE, local_store
 from dqlab.errors import ConfigError, first_line
+from dqlab.files import sha256_of, size_of
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 REACHED_WITHIN = 10.0
 """Seconds that a cluster has for taking a connection."""
+PATIENCE, ANSWER = 10.0, 300.0
+"""Seconds that packs have for their end when they are killed; and nodes for saying what they see."""
 WHERE_RAY_IS = (
     "This machine must be a node of it: ray start --address=HOST:PORT. RayEngine.address='' starts a Ray of its own."
 )
@@ -36,7 +55,7 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 @engines.register("ray", source="Moritz et al. 2018, Ray", cites=("moritz2018ray",), example={"address": ""})
 @dataclass(frozen=True)
-class RayEngine:
+class RayEngine(RetryingEngine):
     """The nodes of a Ray cluster: each pack goes where there is room, and elsewhere from its checkpoint if it is lost.
 
     Attributes:
@@ -47,13 +66,10 @@ class RayEngine:
     """
 
     address: str = "auto"
-    retries: int = 2
     gpus: float = 1.0
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_field(self.retries >= 0, self, "retries", "at least 0")
+        super().__post_init__()
         check_field(0 < self.gpus <= 1, self, "gpus", "above 0, at most 1")
         check_field(
             "://" not in self.address, self, "address", "auto, or HOST:PORT of a cluster that this machine is in"
@@ -69,46 +85,38 @@ class RayEngine:
         if not jobs:
             return
         with self._connected(jobs):
-            from dqlab.ablation.engines.ray_tasks import submit
-
-            yield from follow(submit(jobs, self.retries, self.gpus), on_event, self.stops)
-
-    def stop(self) -> None:
-        """Ask all jobs to save and end; kill them at the second call."""
-        self.stops.count += 1
+            yield from follow([*submit(jobs, self.retries, self.gpus)], on_event, self.stops)
 
     @contextmanager
     def _connected(self, jobs: Sequence[Job]) -> Iterator[None]:
-        ray = _ray()
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
         if ray.is_initialized():
             raise ConfigError(
                 "This process is connected to Ray already. Call ray.shutdown(), and set RayEngine.address."
             )
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        with _own_signals():
-            self._connect(
-                ray, {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
-            )
+        runtime = {"py_modules": modules_of(jobs), "excludes": ["__pycache__"], "env_vars": driver_variables()}
+        own = {} if self.address else {"include_dashboard": False}
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        try:
+            if self.address:
+                _check_reachable(self.address)
+            with _own_signals():
+                ray.init(self.address or "local", runtime_env=runtime, **quiet, **own)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = first_line(error).rstrip(".")
+            advice = WANTS_A_TOKEN if "AuthToken" in str(error.__cause__) else WHERE_RAY_IS
+            raise ConfigError(
+                f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. {advice}"
+            ) from error
         try:
             yield
         finally:
             ray.shutdown()
-
-    def _connect(self, ray: Any, runtime_env: dict[str, Any]) -> None:
-        own = {} if self.address else {"include_dashboard": False}
-        try:
-            if self.address:
-                _check_reachable(self.address)
-            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-            ray.init(self.address or "local", runtime_env=runtime_env, **quiet, **own)
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = first_line(error).rstrip(".")
-            token = "AuthToken" in str(error.__cause__)
-            raise ConfigError(
-                f"No connection to a Ray cluster (RayEngine.address='{self.address}'): {reason}. "
-                + (WANTS_A_TOKEN if token else WHERE_RAY_IS)
-            ) from error
 
 
 IMPORT = re.compile(r"^\s*(?:import|from)\s+(\w+)|\.env_id\s*=\s*'(\w+)[\w.]*:", re.MULTILINE)
@@ -135,18 +143,11 @@ def _source_of(name: str) -> Path | None:
 
 def driver_variables() -> dict[str, str]:
     """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
+    # torch stays away from the processes that nodes run this file in
     from dqlab.data.sources import cache_folder
 
     own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
     return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), VARIABLE: str(local_store().resolve()), **own}
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("The ray engine needs Ray: pip install 'dqlab[ray]'.") from error
-    return ray
 
 
 def _check_reachable(address: str) -> None:
@@ -169,3 +170,155 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class LostAttemptError(Exception):
+    """An attempt died, as its argument says: Ray makes another."""
+
+
+def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> Ended:
+    """One attempt at a pack, on a node; a LostAttemptError where it died."""
+    if mailbox.asked():
+        return Ended(job, STOPPED, "not started")
+    try:
+        mailbox.begun.touch()
+    except OSError as error:  # a node that has joined later
+        reason = f"the node {platform.node()} does not see {job.folder.parent}: {error.strerror}"
+        raise LostAttemptError(Ended(job, DIED, reason)) from error
+    variables = job_environment(job.threads, *((None, gpus) if job.gpu_memory else ("",)))
+    outcome = run_attempt(job, variables, mailbox.write, mailbox.asked)
+    if outcome.retryable and not mailbox.asked():
+        raise LostAttemptError(outcome)
+    return outcome
+
+
+class RayJob:
+    """A job in Ray's hands, which starts it again where it dies or its node is lost; `options` are its task's."""
+
+    def __init__(self, job: Job, gpus: float, options: Mapping[str, Any]) -> None:
+        import ray
+
+        self.job, self.mailbox, self._ray = job, Mailbox.new(job.folder, "ray"), ray
+        task = ray.remote(run_pack).options(**options)
+        self._reference = task.remote(replace(job, folder=job.folder.resolve()), self.mailbox, gpus)
+        self._lost_after = float("inf")
+
+    def outcome(self) -> Ended | None:
+        from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+        if not self._ray.wait([self._reference], timeout=0)[0]:
+            if time.monotonic() > self._lost_after:  # it was killed and says nothing
+                self._ray.cancel(self._reference, force=True)
+            return None
+        try:
+            outcome: Ended = self._ray.get(self._reference)
+        except TaskCancelledError:
+            outcome = Ended(self.job, STOPPED, "stopped before it began, or killed")
+        except RayTaskError as error:
+            lost = f"lost on the cluster ({type(error.cause).__name__}: {error.cause})"
+            outcome = error.cause.args[0] if isinstance(error.cause, LostAttemptError) else Ended(self.job, DIED, lost)
+        except RayError as error:
+            said = str(error).strip().splitlines() or [""]
+            outcome = Ended(self.job, DIED, f"lost on the cluster ({type(error).__name__}: {said[-1][:500]})")
+        return outcome
+
+    def stop(self, times: int) -> None:
+        self.mailbox.ask(times)
+        if not self.mailbox.begun.exists():
+            self._ray.cancel(self._reference)
+        if times > 1:
+            self._lost_after = min(self._lost_after, time.monotonic() + PATIENCE)
+
+
+def submit(jobs: Sequence[Job], retries: int, gpus: float) -> Iterator[RayJob]:
+    """Hand jobs to Ray, the longest first, when all nodes see what they read and write."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    room: dict[str, float] = {}
+    for name, amount in (item for node in nodes for item in node["Resources"].items()):
+        room[name] = max(room.get(name, 0), amount)
+    if any(job.gpu_memory for job in jobs) and not room.get("GPU"):
+        raise ConfigError(
+            "The grid's packs want a GPU, and no node of the cluster has one. Use Experiment.device='cpu'."
+        )
+    _check_nodes({node["NodeID"]: node["NodeManagerAddress"] for node in nodes}, jobs)
+    for job in sorted(jobs, key=lambda job: -job.seconds):
+        options = {
+            "name": f"dqlab {job.id}",
+            "max_retries": retries,
+            "retry_exceptions": [LostAttemptError],
+            "num_cpus": min(job.threads, room.get("CPU", 0)),  # more than any node has would be waited for forever
+            "num_gpus": gpus if job.gpu_memory else 0,
+            "memory": min(job.memory, int(room.get("memory", 0))),
+        }
+        yield RayJob(job, gpus, options)
+
+
+def _check_nodes(nodes: Mapping[str, str], jobs: Sequence[Job]) -> None:
+    """Have a small task on every node (id -> address) try the packs' folders and the datasets."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    inputs = {path.resolve(): fingerprint(path) for job in jobs for path in job.inputs}
+    for storage in dict.fromkeys(job.folder.resolve().parent for job in jobs):
+        token = storage / f".storage-check-{uuid.uuid4().hex}"
+        with claim_folder(token):
+            try:
+                tasks = {}
+                for node, address in nodes.items():
+                    there = NodeAffinitySchedulingStrategy(node, soft=False)
+                    task = ray.remote(storage_fault).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+                    tasks[task.remote(token, inputs)] = address
+                _, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER)
+                for reference, address in tasks.items():
+                    late_fault = f"does not answer within {ANSWER:.0f} s."
+                    if fault := late_fault if reference in late else _answer(ray, reference):
+                        raise ConfigError(f"The node {address} of the Ray cluster {fault}")
+            finally:
+                rmtree(token, ignore_errors=True)
+
+
+def _answer(ray: Any, reference: object) -> str:
+    try:
+        return str(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        return f"cannot be used: {error.cause}"
+    except ray.exceptions.RayError:  # it was lost meanwhile: Ray will send it nothing
+        return ""
+
+
+ADVICE = (
+    "All nodes must see what packs write, at the same path: name a folder of a file system that they share with "
+    "--storage DIR."
+)
+
+
+def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
+    """What this node lacks, as the end of a sentence; empty where nothing.
+
+    Args:
+        token: a folder of the storage that the driver has made and locked.
+        inputs: datasets, with their fingerprints on the driver's machine.
+    """
+    if not token.is_dir():
+        return f"does not see {token.parent}. {ADVICE}"
+    try:
+        (token / uuid.uuid4().hex).write_text("")
+        if not RunFolder(token).in_use():
+            return (
+                f"sees {token.parent}, but not its locks, which keep two processes from writing one pack. Mount it so "
+                "that flock works between machines (NFS 4, Lustre with -o flock), or choose another --storage DIR."
+            )
+    except OSError as error:
+        return f"cannot write to {token.parent} ({error.strerror}). {ADVICE}"
+    for path, known in inputs.items():
+        if not path.exists() or fingerprint(path) != known:
+            what = "has another dataset in" if path.exists() else "does not see the dataset"
+            return f"{what} {path}. All nodes must see what packs read, at the same path."
+    return ""
+
+
+def fingerprint(path: Path) -> str:
+    """By which a dataset is known to be the same: SHA-256 of a file, size of a folder."""
+    return sha256_of(path) if path.is_file() else f"{size_of(path)} bytes"

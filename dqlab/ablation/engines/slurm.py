@@ -10,16 +10,17 @@ from typing import Any
 
 from dqlab.ablation.engines.base import (
     DIED,
+    POLL_REMOTE,
     Ended,
     Job,
+    Mailbox,
     OnEvent,
-    StopCounter,
+    RetryingEngine,
     engines,
+    follow,
     job_environment,
     run_attempt,
 )
-from dqlab.ablation.engines.mailbox import POLL, Mailbox, follow
-from dqlab.config.fields import check_field, check_fields
 from dqlab.errors import ConfigError
 
 
@@ -35,18 +36,20 @@ class SlurmPack:
         """Run the pack's process, in a thread: submitit's signals come to this one."""
         with ThreadPoolExecutor(1) as pool:
             self._attempt: Future[Ended] = pool.submit(self._run)
-            while not self._attempt.done():
-                time.sleep(POLL)
-            return self._attempt.result()
+            return self._wait()
 
     def checkpoint(self) -> Any:
         """What is to be called when the job is requeued; called by submitit when the job must go."""
         from submitit.helpers import DelayedSubmission
 
         self.preempted = True
-        while not self._attempt.done():
-            time.sleep(POLL)
+        self._wait()
         return DelayedSubmission(SlurmPack(self.job, self.mailbox))
+
+    def _wait(self) -> Ended:
+        while not self._attempt.done():  # in steps: signals are heard between them
+            time.sleep(POLL_REMOTE)
+        return self._attempt.result()
 
     def _run(self) -> Ended:
         variables = job_environment(self.job.threads, None if self.job.gpu_memory else "")
@@ -57,7 +60,7 @@ class SlurmPack:
     "slurm", source="Yoo, Jette, Grondona 2003, SLURM; submitit", cites=("yoo2003slurm",), example={"cluster": "local"}
 )
 @dataclass(frozen=True)
-class SlurmEngine:
+class SlurmEngine(RetryingEngine):
     """A SLURM cluster with a shared file system: a job for every pack, requeued from its checkpoint when preempted.
 
     Attributes:
@@ -68,13 +71,7 @@ class SlurmEngine:
     """
 
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"timeout_min": 1440})
-    retries: int = 2
     cluster: str = "slurm"
-    stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_field(self.retries >= 0, self, "retries", "at least 0")
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
         """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.
@@ -82,13 +79,8 @@ class SlurmEngine:
         Raises:
             ConfigError: submitit is not installed, or there is no SLURM here.
         """
-        yield from follow(
-            [SlurmJob(self, job) for job in sorted(jobs, key=lambda job: -job.seconds)], on_event, self.stops
-        )
-
-    def stop(self) -> None:
-        """Ask all jobs to save and end; cancel them at the second call."""
-        self.stops.count += 1
+        longest_first = sorted(jobs, key=lambda job: -job.seconds)
+        yield from follow([SlurmJob(self, job) for job in longest_first], on_event, self.stops)
 
     def submit(self, job: Job, mailbox: Mailbox) -> Any:
         """Hand a job to submitit."""
@@ -115,7 +107,6 @@ class SlurmJob:
         self._submitted = engine.submit(job, self.mailbox)
 
     def outcome(self) -> Ended | None:
-        """How it ended, if it has, and is not to be started again."""
         if not self._submitted.done():
             return None
         try:
@@ -129,7 +120,6 @@ class SlurmJob:
         return outcome
 
     def stop(self, times: int) -> None:
-        """Have it stopped or killed; taken out of the queue, if it waits there."""
         self.mailbox.ask(times)
         if self._submitted.state == "PENDING":
             self._submitted.cancel()
