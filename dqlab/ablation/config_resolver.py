@@ -105,11 +105,7 @@ class ConfigResolver:
         return found
 
     def load(self, task: str, more: Sequence[str]) -> None:
-        """Make an experiment of the grid the current configuration: a task's, with more bindings.
-
-        Raises:
-            ConfigError: there is a mistake in them, or the task has no gin file of its own where it should.
-        """
+        """Make an experiment of the grid the current configuration: a task's, with more bindings."""
         try:
             named = self.grid.task_gin.replace("{task}", task)
             own = [gin_files.find_gin_file(named)] if named else []
@@ -122,11 +118,7 @@ class ConfigResolver:
             bind_parameter(TASK, task)
 
     def values(self, task: str, base: Values, setting: Setting) -> tuple[Values, frozenset[str]]:
-        """What a setting really runs on a task, name -> value; and which of it may differ within a pack.
-
-        Raises:
-            ConfigError: its parts do not build, or fail; the message names the setting.
-        """
+        """What a setting really runs on a task, name -> value; and which of it may differ within a pack."""
         own = {self.name(name): value for name, value in setting.bindings.items()}
         merged = {**base, **own}
         key = frozenset((name, _choice(value)) for name, value in merged.items() if name != TASK)
@@ -156,11 +148,7 @@ class ConfigResolver:
         gin_files.check_parameters_read(self.bindings, self.read | of_data)
 
     def data(self, task: str, values: Values) -> ResolvedDataset:
-        """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same.
-
-        Raises:
-            DataError: no source has it.
-        """
+        """The dataset that an experiment on a task reads; the sources are asked once for all that ask the same."""
         sources = values[SOURCES]
         key = f"{task} from {sources!r}"
         if key not in self._found:

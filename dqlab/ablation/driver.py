@@ -21,7 +21,6 @@ from dqlab.ablation.display import (
     GridDisplay,
     GridProgress,
     announce_grid,
-    read_last_score,
     say_what_is_missing,
     show_plan,
 )
@@ -155,9 +154,6 @@ def open_session(request: GridRequest, planning_only: bool = False) -> GridSessi
     """Read a grid, see what there is of it, and what is left to do.
 
     With `planning_only` nothing is touched, fetched or claimed.
-
-    Raises:
-        DqlabError: a mistake in the grid's file, a dataset that is not to be had, a folder that is in use.
     """
     resolver, folder = ConfigResolver(request.files, request.bindings, request.imports), GridFolder(request.out)
     engine, tracking = engines.get(resolver.grid.engine)(), Tracking()
@@ -235,11 +231,7 @@ def ablate(request: GridRequest, console: Console) -> int:
 
 
 def dry_run(request: GridRequest, console: Console) -> None:
-    """Show the plan of a grid; nothing is written, nothing fetched.
-
-    Raises:
-        DqlabError: a mistake in the grid's file, or a dataset that is not here.
-    """
+    """Show the plan of a grid; nothing is written, nothing fetched."""
     session = open_session(request, planning_only=True)
     announce_grid(session, console)
     console.print("calibrating", style="dim")
@@ -263,9 +255,6 @@ def recorded(session: GridSession) -> Iterator[None]:
 
 def run_packs(session: GridSession, console: Console) -> bool:
     """Let the engine run all packs, and keep the session's cells up to date; returns whether it was interrupted."""
-    for status in session.in_state(FINISHED):
-        assert status.folder is not None
-        status.last_score = read_last_score(status.folder)
     progress = GridProgress(session.cells, session.packs)
     caveat = "; ".join(sorted({kind.data.caveat for kind in session.plan.kinds.values()} - {""}))
     display = GridDisplay(progress, console, f"{session.request.name} in {session.folder.path}", caveat)

@@ -62,19 +62,11 @@ class GridFolder:
             )
 
     def lock(self) -> None:
-        """Claim the folder for this process; the claim ends with the process, however it ends.
-
-        Raises:
-            RunError: another process has it, or it cannot be written.
-        """
+        """Claim the folder for this process; the claim ends with the process, however it ends."""
         self._lock = claim_folder(self.path)
 
     def place_packs(self, storage: str) -> None:
-        """Let the packs lie in a new folder of `storage`, if that is not empty, to which `packs` links.
-
-        Raises:
-            RunError: there are packs elsewhere already, or the storage cannot be written.
-        """
+        """Let the packs lie in a new folder of `storage`, if that is not empty, to which `packs` links."""
         if not storage:
             return
         place = expanded(storage).resolve()

@@ -68,12 +68,7 @@ class Plan:
 
 
 def make_plan(resolver: ConfigResolver) -> Plan:
-    """Every cell of a grid: its settings on its tasks with its seeds.
-
-    Raises:
-        ConfigError: a setting does not build.
-        DataError: a dataset is not to be had.
-    """
+    """Every cell of a grid: its settings on its tasks with its seeds."""
     cells: list[Cell] = []
     kinds: dict[str, PackKind] = {}
     for task, base in resolver.bases().items():

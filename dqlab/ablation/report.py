@@ -56,11 +56,7 @@ def _changed_since(gin: str) -> list[str]:
 
 
 def report_apart(request: GridRequest, console: Console) -> None:
-    """Report what there is of a grid, by `dqlab ablate --report-only` in a process of its own.
-
-    Raises:
-        RunError: it failed; it has said why.
-    """
+    """Report what there is of a grid, by `dqlab ablate --report-only` in a process of its own."""
     command = [sys.executable, "-m", "dqlab.cli", "ablate", "--report-only", f"--grid={request.files[0]}"]
     command += [f"--gin={path}" for path in request.files[1:]]
     command += [f"--set={binding}" for binding in request.bindings]

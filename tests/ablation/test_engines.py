@@ -23,6 +23,7 @@ from ray_cluster import Cluster, lives, until
 from dqlab.ablation.engines.base import FAILED, FINISHED, STOPPED, Engine, Job
 from dqlab.ablation.engines.local import LocalEngine
 from dqlab.ablation.engines.ray import RayEngine, modules_of
+from dqlab.ablation.engines.ray_tasks import fingerprint, storage_fault
 from dqlab.ablation.engines.slurm import SlurmEngine
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.training import made_job
@@ -352,8 +353,6 @@ def test_a_node_that_does_not_see_the_storage_is_named_before_the_first_pack(
 
 
 def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dqlab.ablation.engines.ray import fingerprint, storage_fault
-
     token, data = tmp_path / "storage" / "token", tmp_path / "data.hdf5"
     data.write_text("rows")
     assert storage_fault(token, {}).startswith(f"does not see {token.parent}. All nodes must see what packs write")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 import gin
-import pytest
 from conftest import ROOT
-from gin import config as gin_config
 
 from dqlab.config import gin_state
 from dqlab.config.gin_files import load_gin
@@ -18,12 +16,6 @@ def test_one_file_touches_gins_variables() -> None:
     private = re.compile(r"gin(_config|\.config)\._|_(REGISTRY|CONFIG|OPERATIVE_CONFIG|SINGLETONS)\b")
     found = [path.name for path in (ROOT / "dqlab").rglob("*.py") if private.search(path.read_text())]
     assert found == ["gin_state.py"]
-
-
-@pytest.mark.parametrize("name", [*gin_state.STATE, "_REGISTRY", "_INVERSE_REGISTRY"])
-def test_the_variable_is_there(name: str) -> None:
-    """Without it: nothing is known of what is bound, read or registered, or a second configuration mixes with this."""
-    assert hasattr(gin_config, name)
 
 
 def test_what_is_bound_and_what_is_read() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import re
 import signal
 import socket
@@ -30,14 +29,13 @@ from dqlab.ablation.engines.base import (
     RetryingEngine,
     engines,
     follow,
-    job_environment,
-    run_attempt,
 )
+from dqlab.ablation.engines.ray_tasks import LostAttemptError, fingerprint, run_pack, storage_fault
 from dqlab.config.fields import check_field
 from dqlab.data.formats.minari_store import VARIABLE, local_store
+from dqlab.data.sources import cache_folder
 from dqlab.errors import ConfigError, first_line
-from dqlab.files import sha256_of, size_of
-from dqlab.tracking.run_folder import RunFolder, claim_folder
+from dqlab.tracking.run_folder import claim_folder
 
 REACHED_WITHIN = 10.0
 """Seconds that a cluster has for taking a connection."""
@@ -76,12 +74,6 @@ class RayEngine(RetryingEngine):
         )
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
-        """Run every job; yields each as it ends.
-
-        Raises:
-            ConfigError: Ray is not installed, the cluster cannot be reached, one of its nodes does not see what packs
-                read and write, or none has a GPU for those who want one.
-        """
         if not jobs:
             return
         with self._connected(jobs):
@@ -143,9 +135,6 @@ def _source_of(name: str) -> Path | None:
 
 def driver_variables() -> dict[str, str]:
     """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
-    # torch stays away from the processes that nodes run this file in
-    from dqlab.data.sources import cache_folder
-
     own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
     return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), VARIABLE: str(local_store().resolve()), **own}
 
@@ -170,26 +159,6 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class LostAttemptError(Exception):
-    """An attempt died, as its argument says: Ray makes another."""
-
-
-def run_pack(job: Job, mailbox: Mailbox, gpus: float) -> Ended:
-    """One attempt at a pack, on a node; a LostAttemptError where it died."""
-    if mailbox.asked():
-        return Ended(job, STOPPED, "not started")
-    try:
-        mailbox.begun.touch()
-    except OSError as error:  # a node that has joined later
-        reason = f"the node {platform.node()} does not see {job.folder.parent}: {error.strerror}"
-        raise LostAttemptError(Ended(job, DIED, reason)) from error
-    variables = job_environment(job.threads, *((None, gpus) if job.gpu_memory else ("",)))
-    outcome = run_attempt(job, variables, mailbox.write, mailbox.asked)
-    if outcome.retryable and not mailbox.asked():
-        raise LostAttemptError(outcome)
-    return outcome
 
 
 class RayJob:
@@ -286,39 +255,3 @@ def _answer(ray: Any, reference: object) -> str:
         return f"cannot be used: {error.cause}"
     except ray.exceptions.RayError:  # it was lost meanwhile: Ray will send it nothing
         return ""
-
-
-ADVICE = (
-    "All nodes must see what packs write, at the same path: name a folder of a file system that they share with "
-    "--storage DIR."
-)
-
-
-def storage_fault(token: Path, inputs: Mapping[Path, str]) -> str:
-    """What this node lacks, as the end of a sentence; empty where nothing.
-
-    Args:
-        token: a folder of the storage that the driver has made and locked.
-        inputs: datasets, with their fingerprints on the driver's machine.
-    """
-    if not token.is_dir():
-        return f"does not see {token.parent}. {ADVICE}"
-    try:
-        (token / uuid.uuid4().hex).write_text("")
-        if not RunFolder(token).in_use():
-            return (
-                f"sees {token.parent}, but not its locks, which keep two processes from writing one pack. Mount it so "
-                "that flock works between machines (NFS 4, Lustre with -o flock), or choose another --storage DIR."
-            )
-    except OSError as error:
-        return f"cannot write to {token.parent} ({error.strerror}). {ADVICE}"
-    for path, known in inputs.items():
-        if not path.exists() or fingerprint(path) != known:
-            what = "has another dataset in" if path.exists() else "does not see the dataset"
-            return f"{what} {path}. All nodes must see what packs read, at the same path."
-    return ""
-
-
-def fingerprint(path: Path) -> str:
-    """By which a dataset is known to be the same: SHA-256 of a file, size of a folder."""
-    return sha256_of(path) if path.is_file() else f"{size_of(path)} bytes"

@@ -74,11 +74,7 @@ class SlurmEngine(RetryingEngine):
     cluster: str = "slurm"
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Ended]:
-        """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`.
-
-        Raises:
-            ConfigError: submitit is not installed, or there is no SLURM here.
-        """
+        """Run every job; yields each as it ends. What a killed driver leaves in the queue goes on: see `scancel`."""
         longest_first = sorted(jobs, key=lambda job: -job.seconds)
         yield from follow([SlurmJob(self, job) for job in longest_first], on_event, self.stops)
 
