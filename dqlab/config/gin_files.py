@@ -144,8 +144,8 @@ def find_gin_file(path: str | Path) -> Path:
 
 def bindings_in_file(path: str | Path) -> dict[str, Any]:
     """What a gin file and those that it includes bind, as written, later ones overriding; nothing is changed."""
-    found = (s for s, _ in _of_file(find_gin_file(path), []) if isinstance(s, config_parser.BindingStatement))
-    return {written_name(statement): statement.value for statement in found}
+    read = _of_file(find_gin_file(path), LoadedConfig(stored=True))
+    return {written_name(s): s.value for s, _ in read if isinstance(s, config_parser.BindingStatement)}
 
 
 def operative_text(loaded: LoadedConfig) -> str:
@@ -184,11 +184,7 @@ READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
 
 
 def _load_file(path: Path, loaded: LoadedConfig) -> None:
-    known = 0
-    for statement, place in _of_file(path, loaded.files):
-        if len(loaded.files) > known and not loaded.stored:
-            _import_from((file.parent for file in loaded.files[known:]), loaded)
-            known = len(loaded.files)
+    for statement, place in _of_file(path, loaded):
         _apply(statement, place, loaded)
 
 
@@ -247,17 +243,19 @@ def _ships(place: str) -> bool:
     return os.path.realpath(place).startswith(tuple(os.path.realpath(root) + os.sep for root in SHIPPED))
 
 
-def _of_file(path: Path, files: list[Path]) -> Iterator[tuple[Any, str]]:
+def _of_file(path: Path, loaded: LoadedConfig) -> Iterator[tuple[Any, str]]:
     """The statements of a file, with those of what it includes in their place, and where each stands.
 
-    A file is read once, so that files may share a base, or include each other; `files` lists those that were read.
+    A file is read once, so that files may share a base, or include each other.
     """
-    if path.resolve() in (file.resolve() for file in files):
+    if path.resolve() in (file.resolve() for file in loaded.files):
         return
-    files.append(path)
+    loaded.files.append(path)
+    if not loaded.stored:
+        _import_from([path.parent], loaded)
     for statement, place in parse_statements(text_of(path), str(path)):
         if isinstance(statement, config_parser.IncludeStatement):
-            yield from _of_file(_included(statement.filename, path.parent, place), files)
+            yield from _of_file(_included(statement.filename, path.parent, place), loaded)
         else:
             yield statement, place
 

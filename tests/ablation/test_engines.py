@@ -365,6 +365,12 @@ def test_what_a_node_lacks_of_the_storage(tmp_path: Path, monkeypatch: pytest.Mo
         assert storage_fault(token, {}).startswith(f"cannot write to {token.parent} (No such file or directory).")
 
 
+def test_nodes_follow_packs_without_torch() -> None:
+    """Every pack has such a process beside its own."""
+    code = "import sys, dqlab.ablation.engines.ray_tasks; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
 def test_code_of_plugins_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a_package" / "deep").mkdir(parents=True)
     (tmp_path / "a_package" / "__init__.py").write_text("")
