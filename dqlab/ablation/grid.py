@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from dqlab.analysis.settings import Report
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, check_field, check_fields
 from dqlab.config.gin_files import bindings_in_file, check_binding
 from dqlab.config.gin_state import complete_name
 from dqlab.config.registry import configurable
@@ -94,16 +94,14 @@ class Grid:
     base: str = ""
     engine: str = "local"
     storage: str = ""
-    pack: int = 0
-    hours: float = 0.0
+    pack: NonNegativeInt = 0
+    hours: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_field(isinstance(self.axes, Mapping), self, "axes", "{axis: {parameter: values} or {label: bindings}}")
         if not self.axes:
             raise ConfigError("Grid.axes is empty. Include a grid file, for example ablations/steps.gin.")
-        for name in ("pack", "hours"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
         seeds = bool(self.seeds) and _different(self.seeds, is_seed)
         check_field(seeds, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
         check_field(

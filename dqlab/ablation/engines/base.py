@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeInt, check_fields
 from dqlab.config.registry import Registry
 from dqlab.files import write_text
 from dqlab.machine import GPU_SHARE, QUIET_THREADS
@@ -125,12 +125,11 @@ class StopCounter:
 class RetryingEngine(Engine):
     """What dqlab's own engines have in common."""
 
-    retries: int = 2
+    retries: NonNegativeInt = 2
     stops: StopCounter = field(default_factory=StopCounter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_field(self.retries >= 0, self, "retries", "at least 0")
 
     def stop(self) -> None:
         self.stops.count += 1

@@ -20,7 +20,7 @@ from dqlab.ablation.engines.base import (
     job_environment,
     run_attempt,
 )
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeInt, check_field
 from dqlab.errors import ConfigError
 from dqlab.machine import cores
 
@@ -37,12 +37,11 @@ class LocalEngine(RetryingEngine):
         retries: how many times a pack is started again that was killed, or ended without saying why.
     """
 
-    workers: int = 0
+    workers: NonNegativeInt = 0
     devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_field(self.workers >= 0, self, "workers", "at least 0")
         listed = isinstance(self.devices, (tuple, list)) and all(isinstance(name, str) for name in self.devices)
         check_field(listed, self, "devices", "a tuple of strings, such as ('0', '1')")
 
