@@ -42,13 +42,7 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     """What the four have in common: it comes before gymnasium-robotics' environment among an environment's bases.
 
     Environments of a kind share a compiled model. What is drawn at a reset are places in the model: each environment
-    keeps its own, and puts them there before it steps.
-
-    Args:
-        arguments: of `MujocoEnv`, such as `render_mode`.
-
-    Attributes:
-        kept: this environment's places, by name.
+    keeps its own, by name, in `kept`, and puts them there before it steps.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -67,7 +61,6 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         return _compiled(self.fullpath)
 
     def reset_model(self) -> Array:
-        """Draw the places; the observation."""
         observation = super().reset_model()
         self.kept = {name: place.copy() for name, place in self.places().items()}
         return np.asarray(observation)
@@ -83,7 +76,6 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         self.set_state(np.asarray(state_dict["qpos"]), np.asarray(state_dict["qvel"]))
 
     def put_places(self) -> None:
-        """Put this environment's places into the model, which all of a kind in a process share."""
         for name, place in self.places().items():
             place[:] = self.kept[name]
 

@@ -23,9 +23,6 @@ class Ant(AntEnv):  # type: ignore[misc]
     reward is the velocity along x, plus 1, minus half the squared norm of the action; the episode ends when the torso
     is lower than 0.2 m or higher than 1 m. Ant-v4 alone has an observation of 27 numbers, or true contact forces and
     their cost.
-
-    Args:
-        arguments: of `MujocoEnv`, such as `render_mode`.
     """
 
     def __init__(self, **arguments: Any) -> None:

@@ -26,9 +26,8 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
     """The task's Gymnasium environment, with an episode limit and the chosen physics, checked (`envs/checked_env.py`).
 
     Args:
-        task: which task.
-        physics: a name from the `physics` registry; `mujoco210` gives D4RL's dynamics. Environments without a MuJoCo
-            model have none.
+        task: a benchmark's, or the user's.
+        physics: a name from the `physics` registry; `mujoco210` gives D4RL's dynamics.
         arguments: more of the environment's own, such as `render_mode`.
 
     Raises:
@@ -61,7 +60,6 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
 
 
 def _check_spaces(task: Task, name: str, env: Any) -> None:
-    """See that observations and actions are vectors, and as wide as the task says, where it says so."""
     from gymnasium.spaces import Box
 
     sides = (("observations", env.observation_space, task.state_dim), ("actions", env.action_space, task.action_dim))
@@ -79,11 +77,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step gave to m environments.
+    """What one step gave to m environments: states (m, S), rewards (m,), and which episodes (m,) have ended.
 
-    Attributes:
-        state (m, S), reward (m,).
-        over (m,): whether the episode has ended, by the environment or by its step limit.
+    An episode is `over` by the environment or by its step limit.
     """
 
     state: Array
@@ -102,11 +98,7 @@ class Environments(ABC):
 
     @abstractmethod
     def prepare(self, count: int) -> None:
-        """Make as many as will be needed, so that what is missing shows early.
-
-        Raises:
-            ConfigError: the environment cannot be made.
-        """
+        """Make as many as will be needed, so that what is missing shows early."""
 
     @abstractmethod
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
@@ -141,16 +133,12 @@ ENVS_PER_THREAD = 10
 
 @env_backends.register("gymnasium", source="Gymnasium and MuJoCo's own wheels", cites=("todorov2012mujoco",))
 class GymnasiumEnvironments(Environments):
-    """Today's packages in this process, corrected to D4RL's dynamics by the physics law.
-
-    Attributes:
-        threads: how many step environments at the same time: MuJoCo computes without Python's interpreter lock.
-    """
+    """Today's packages in this process, corrected to D4RL's dynamics by the physics law."""
 
     def __init__(self, task: Task, physics: str) -> None:
         self._task, self._physics = task, physics
         self.envs: list[Any] = []
-        self.threads = cores() if task.parallel else 1
+        self.threads = cores() if task.parallel else 1  # MuJoCo computes without Python's interpreter lock
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -161,12 +149,10 @@ class GymnasiumEnvironments(Environments):
             self.envs.append(make_env(self._task, self._physics))
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """Begin episodes; the group reaches an environment as the option `group`."""
         self.prepare(len(seeds))
         return np.stack([begin_episode(*each) for each in zip(self.envs, seeds, groups, strict=False)])
 
     def step(self, which: Sequence[int], actions: Array) -> StepResult:
-        """Step, in threads where there are enough environments."""
         envs = [self.envs[number] for number in which]
         share = max(math.ceil(len(envs) / self.threads), ENVS_PER_THREAD)
         starts = range(0, len(envs), share)

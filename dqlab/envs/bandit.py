@@ -12,17 +12,12 @@ from dqlab.envs.tasks import Task, tasks
 RADIUS = 0.25
 """Actions that are at most so far from a mode's centre belong to it: five of its standard deviations."""
 REWARD_STD = 0.5
+"""Standard deviation of the rewards of a mode's actions."""
 
 
 @dataclass(frozen=True)
 class GaussianMode:
-    """One of the four Gaussians that the bandit's actions are made of.
-
-    Attributes:
-        name: where it lies in the square of actions.
-        centre: its mean.
-        reward: mean reward of its actions; their standard deviation is `REWARD_STD`.
-    """
+    """One of the four Gaussians that the bandit's actions are made of, and the mean reward of its actions."""
 
     name: str
     centre: tuple[float, float]

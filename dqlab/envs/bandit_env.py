@@ -25,12 +25,10 @@ class Bandit2D(gymnasium.Env):  # type: ignore[misc]
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """The state; a seed restarts the rewards' noise."""
         super().reset(seed=seed)
         return np.zeros(1, dtype=np.float32), {}
 
     def step(self, action: NDArray[np.floating]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """The state again, and the reward of an action (2,); always terminal."""
         mode = int(modes_of(np.asarray(action, dtype=np.float64)[None])[0])
         reward = 0.0 if mode < 0 else float(self.np_random.normal(REWARDS[mode], REWARD_STD))
         return np.zeros(1, dtype=np.float32), reward, True, False, {}

@@ -20,13 +20,8 @@ EXACT = 2.0**53
 """Bounds beyond it are taken for none: integers are not exact there."""
 
 
-def boxed_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
+def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
     """The environment with actions in [-1, 1] and a flat observation, and no step limit.
-
-    Args:
-        env_id: `NAME`, or `MODULE:NAME` where importing a module registers it.
-        env_kwargs: arguments of the environment.
-        render_mode: as Gymnasium's.
 
     Raises:
         ConfigError: it cannot be made; its actions are no bounded, flat `Box`; its observation is neither a flat `Box`
@@ -44,9 +39,6 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
 
     Where the dtype is an integer's, the nearest one is taken; where both bounds of a dimension are the same, any
     number stands for them.
-
-    Args:
-        env: with a bounded, flat Box of actions.
     """
 
     def __init__(self, env: Any) -> None:
@@ -62,20 +54,13 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
-    """The environment as it is, without a step limit.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
+    """The environment as it is, without a step limit."""
     try:
         return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
     except (Exception, SystemExit) as error:  # somebody's constructor
-        plain = isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error))
-        why = (
-            (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
-            if plain
-            else f"it raised {describe_error(error)}"
-        )
+        why = f"it raised {describe_error(error)}"
+        if isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error)):
+            why = (str(error).splitlines() or [repr(error)])[0].rstrip(".?")
         raise ConfigError(
             f"Cannot make the environment '{env_id}': {why}. Check its id and its arguments, and that its package is "
             "installed; an id that a module registers is written MODULE:NAME."
@@ -111,5 +96,4 @@ def _check_observations(env_id: str, space: Any) -> None:
         )
 
 
-boxed = boxed_environment  # the name by which collected datasets know it
-gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")
+gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")  # so collected datasets know it

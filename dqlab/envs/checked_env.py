@@ -20,12 +20,16 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 
     Actions are clipped into its bounds and cast to its dtype. What it gives must be five values, an observation of the
     shape that its space says, finite, and a finite reward; they are passed on as an array, a float and two flags.
-    Whatever it raises, `SystemExit` included, becomes an `EnvError` of one line that names it, the step and the seed.
 
     Args:
         env: the environment.
         name: what messages call it.
         casts: whether actions are cast; D4RL's environments compute with the float64 that they are given.
+
+    Raises:
+        EnvError: at a reset or a step the environment raises an error, `SystemExit` included, or gives what its spaces
+            and Gymnasium's interface do not allow. One line names it, the step and the seed.
+        NotFiniteError: an observation or a reward is not finite.
     """
 
     def __init__(self, env: Any, name: str, casts: bool = True) -> None:
@@ -42,12 +46,6 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         return self.env.spec
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode.
-
-        Raises:
-            EnvError: the environment raises an error, or gives something else than (observation, info).
-            NotFiniteError: its observation is not finite.
-        """
         self._seed, self._steps = seed, 0
         try:
             given = self.env.reset(seed=seed, options=options)
@@ -61,13 +59,6 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         return observation, given[1]
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """One step.
-
-        Raises:
-            EnvError: the environment raises an error, or gives what its spaces and Gymnasium's interface do not allow;
-                or the action has another shape.
-            NotFiniteError: observation or reward are not finite.
-        """
         self._steps += 1
         if np.shape(action) != self._width:
             raise EnvError(self._line(f"takes actions of shape {self._width}, not {np.shape(action)}"))
@@ -98,7 +89,6 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         return float(reward.item())
 
     def _explain(self, error: BaseException) -> NoReturn:
-        """An error of the environment's, as one line; dqlab's own are such already."""
         if isinstance(error, DqlabError):
             raise error
         what = str(error) if isinstance(error, _ContractError) else f"raised {describe_error(error)}"
@@ -111,7 +101,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def check_step_tuple(given: Any) -> Any:
-    """What a step gave, which must be a tuple of five: other wrappers take it apart."""
+    """What a step gave, which must be a tuple of five: also before other wrappers take it apart."""
     if type(given) is not tuple or len(given) != 5:
         raise _ContractError(f"gives {_what(given)} instead of ({', '.join(STEP_VALUES)})")
     return given
@@ -128,7 +118,6 @@ def describe_error(error: BaseException) -> str:
 
 
 def _what(given: Any) -> str:
-    """A value in a few words."""
     if isinstance(given, tuple):
         return f"{len(given)} values"
     return f"{given!r:.60}" if given is None or np.isscalar(given) else f"a {type(given).__name__}"

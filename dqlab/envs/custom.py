@@ -95,16 +95,12 @@ def gymnasium_task(
     made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
     plain = Task("", "", BOXED, 0.0, 1.0, episode_limit, "", state_dim, action_dim, env_kwargs=made)
     task = plain if known else describe_environment(env_id, env_kwargs, episode_limit)
-    return register_task(
-        replace(
-            task,
-            name=name or _name_of(env_id),
-            robot=_name_of(env_id),
-            min_score=low,
-            max_score=high,
-            scored=min_score is not None,
-        )
-    )
+    own, scored = _name_of(env_id), min_score is not None
+    task = replace(task, name=name or own, robot=own, min_score=low, max_score=high, scored=scored)
+    if task.name in tasks and tasks.entry(task.name).source == SOURCE:
+        tasks.remove(task.name)  # an earlier one of the user's
+    tasks.add(task.name, task, source=SOURCE, summary=f"{env_id}, as configured")
+    return task.name
 
 
 def _references(low: Any, high: Any) -> tuple[float, float]:
@@ -138,15 +134,3 @@ def task_statements(task: Task, origin: str) -> list[str]:
         f"# reference scores: {origin}",
         *(f"gymnasium_task.{name} = {value!r}" for name, value in known.items()),
     ]
-
-
-def register_task(task: Task) -> str:
-    """File a task of the user's, in place of an earlier one of hers; returns its name.
-
-    Raises:
-        ConfigError: the name is that of another task.
-    """
-    if task.name in tasks and tasks.entry(task.name).source == SOURCE:
-        tasks.remove(task.name)
-    tasks.add(task.name, task, source=SOURCE, summary=f"{task.env_kwargs['env_id']}, as configured")
-    return task.name

@@ -51,7 +51,9 @@ class Stepper:
             mujoco.mj_step(self._model, self._data)
             suspicious = self._suspicious()
         if suspicious:
-            self._over_again(substeps)
+            mujoco.mj_setState(self._model, self._data, self._before, STATE)
+            with self._corrected():
+                mujoco.mj_step(self._model, self._data, substeps)
 
     def _suspicious(self) -> bool:
         """Whether a contact is suspect, and is one with a box, not with the floor."""
@@ -60,11 +62,6 @@ class Stepper:
         contact = self._data.contact
         suspect = contact.dist < self._suspect
         return bool(suspect.any() and self._boxes[contact.geom[suspect]].any())
-
-    def _over_again(self, substeps: int) -> None:
-        mujoco.mj_setState(self._model, self._data, self._before, STATE)
-        with self._corrected():
-            mujoco.mj_step(self._model, self._data, substeps)
 
     @contextmanager
     def _corrected(self) -> Iterator[None]:

@@ -29,11 +29,7 @@ Array = NDArray[np.float64]
 
 
 def model_file() -> Path:
-    """Where gymnasium-robotics keeps the kitchen's XML; the package itself is not imported.
-
-    Raises:
-        ModuleNotFoundError: gymnasium-robotics is not installed.
-    """
+    """Where gymnasium-robotics keeps the kitchen's XML; the package itself is not imported."""
     spec = find_spec("gymnasium_robotics")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'gymnasium_robotics'")
@@ -46,17 +42,12 @@ def kitchen_model() -> Any:
     """The `mujoco.MjModel`, compiled once a process: 56 MB that all environments read and none writes."""
     model = mujoco.MjModel.from_xml_path(str(model_file()))
     model.vis.global_.offwidth = model.vis.global_.offheight = FRAME
-    let_arm_pass_its_stand(model)
+    stand = model.body_geomadr[model.body("panda0_link0").parentid[0]]
+    model.geom_contype[stand] = model.geom_conaffinity[stand] = 0  # the arm passes what it stands on, as in D4RL
     for body, mass in CAPSULE_MASSES.items():
         legacy_capsules(model, body, mass)
     mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
-
-
-def let_arm_pass_its_stand(model: Any) -> None:
-    """The cylinder that the arm stands on collides with nothing, as in D4RL."""
-    stand = model.body_geomadr[model.body("panda0_link0").parentid[0]]
-    model.geom_contype[stand] = model.geom_conaffinity[stand] = 0
 
 
 def _exact_capsule(radius: float, half_length: float) -> Array:
@@ -69,21 +60,10 @@ def _exact_capsule(radius: float, half_length: float) -> Array:
     return np.array([across, across, along])
 
 
-def _legacy_capsule(radius: float, half_length: float) -> Array:
-    """What MuJoCo 2.1.0 took for it."""
-    mass, inertia = capsule_as_cylinder(radius, half_length)
-    return inertia / mass
-
-
 def legacy_capsules(model: Any, body: str, mass: float) -> None:
     """Give a body the inertia that MuJoCo 2.1.0 compiled, in place: its capsules are cylinders.
 
-    Where the model fixes a geom's mass, only the shape of its inertia differs; the centre of mass stays.
-
-    Args:
-        model: an `mujoco.MjModel`.
-        body: its name.
-        mass: kg of each capsule.
+    Where the model fixes a geom's mass (kg), only the shape of its inertia differs; the centre of mass stays.
     """
     index = model.body(body).id
     geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
@@ -92,7 +72,8 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     for geom in geoms:
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
             radius, half_length, _ = model.geom_size[geom]
-            change = _legacy_capsule(radius, half_length) - _exact_capsule(radius, half_length)
+            cylinder_mass, cylinder = capsule_as_cylinder(model.geom_size[geom])
+            change = cylinder / cylinder_mass - _exact_capsule(radius, half_length)
             rotation = frame.T @ rotation_of(model.geom_quat[geom])
             tensor += mass * rotation @ np.diag(change) @ rotation.T
     _turn_inertial_frame(model, index, frame, tensor)
@@ -167,7 +148,6 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
     Args:
         goals: names of `GOALS`.
         noise: ratio of the noise to `AMPLITUDES`; D4RL's is 0.1.
-        arguments: of `MujocoEnv`, such as `render_mode`.
     """
 
     metadata = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 12}  # noqa: RUF012
@@ -197,7 +177,6 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         return np.concatenate([self.observed, self.goal])
 
     def reset_model(self) -> Array:
-        """The one initial state, and its observation (60,)."""
         self.open_goals = set(self.goals)
         start = INITIAL.copy()
         mujoco.mj_normalizeQuat(self.model, start)  # MuJoCo 2.1.0 does so by itself
@@ -206,13 +185,8 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         return self._observe()
 
     def _reached(self) -> set[str]:
-        """The goals still open that are reached now."""
-
-        def near(name: str) -> bool:
-            where, wanted = GOALS[name]
-            return bool(np.linalg.norm(self.observed[where] - wanted) < CLOSE)
-
-        return {name for name in self.open_goals if near(name)}
+        observed = {name: self.observed[GOALS[name][0]] - GOALS[name][1] for name in self.open_goals}
+        return {name for name, lacking in observed.items() if np.linalg.norm(lacking) < CLOSE}
 
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """80 ms under an action (9,); `info["completed"]` names all goals reached so far."""

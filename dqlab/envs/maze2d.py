@@ -11,61 +11,52 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
+from dqlab.envs.antmaze.maze import (
+    CAMERA,
+    CAMERA_DISTANCE,
+    FREE,
+    GOAL_RADIUS,
+    GOAL_SITE,
+    MAZES,
+    START,
+    WALL,
+    Maze,
+    maze_by_name,
+)
 from dqlab.envs.physics import CompiledModelEnv
-from dqlab.errors import ConfigError, nearest_of_few
 
 Array = NDArray[np.float64]
-WALL, FREE, GOAL = "#.G"
-LAYOUTS: Mapping[str, tuple[str, ...]] = {
-    "open": (
-        "#######",
-        "#.....#",
-        "#..G..#",
-        "#.....#",
-        "#######",
+LAYOUTS: Mapping[str, Maze] = {
+    "open": Maze(
+        (
+            "#######",
+            "#.....#",
+            "#..G..#",
+            "#.....#",
+            "#######",
+        )
     ),
-    "umaze": (
-        "#####",
-        "#G..#",
-        "###.#",
-        "#...#",
-        "#####",
+    "umaze": Maze(
+        (
+            "#####",
+            "#G..#",
+            "###.#",
+            "#...#",
+            "#####",
+        )
     ),
-    "medium": (
-        "########",
-        "#..##..#",
-        "#..#...#",
-        "##...###",
-        "#..#...#",
-        "#.#..#.#",
-        "#...#.G#",
-        "########",
-    ),
-    "large": (
-        "############",
-        "#....#.....#",
-        "#.##.#.#.#.#",
-        "#......#...#",
-        "#.####.###.#",
-        "#..#.#.....#",
-        "##.#.#.#.###",
-        "#..#...#.G.#",
-        "############",
-    ),
+    "medium": MAZES["medium"],
+    "large": MAZES["large"],
 }
-"""The mazes by their names in D4RL's. A letter a cell of 1 m: `#` wall, `.` free, `G` the goal's; x grows with rows, y
-with columns."""
-GOAL_RADIUS = 0.5
-"""Metres."""
+"""The mazes by their names in D4RL's; episodes start in any free cell. A cell has 1 m; x grows with rows, y with
+columns."""
 SPEED = 5.0
 """m/s; before a step, each velocity is clipped to it."""
 NOISE = 0.1
-START = 1.2
+START_OFFSET = 1.2
 """m: where the ball is in the world at position 0; cell (0, 0) has its centre at 1 m, D4RL's goals and starts are at
 whole positions, 0.2 m off the centres of their cells."""
-BALL, CAMERA, GOAL_SITE = "ball", "maze", "goal"
-CAMERA_DISTANCE = 1.3
-"""Distance of the camera from the floor, as a multiple of the maze's longer side."""
+BALL = "ball"
 MODEL = """
 <mujoco>
   <compiler inertiafromgeom="true" angle="radian"/>
@@ -96,24 +87,9 @@ MODEL = """
 BOX = '<geom type="box" size=".5 .5 .2" pos="{} {} 0" rgba=".35 .3 .25 1"/>'
 
 
-def layout_by_name(name: str) -> tuple[str, ...]:
-    """One of D4RL's mazes.
-
-    Raises:
-        ConfigError: there is no such maze.
-    """
-    if name not in LAYOUTS:
-        raise ConfigError(f"Unknown maze '{name}' of Maze2D. {nearest_of_few(str(name), LAYOUTS)}")
-    return LAYOUTS[name]
-
-
-def _cells(layout: tuple[str, ...], letter: str) -> list[tuple[int, int]]:
-    return [(i, j) for i, row in enumerate(layout) for j, found in enumerate(row) if found == letter]
-
-
-def maze2d_xml(layout: tuple[str, ...]) -> str:
+def maze2d_xml(maze: Maze) -> str:
     """The model's XML."""
-    rows, columns = len(layout), len(layout[0])
+    rows, columns = len(maze.rows), len(maze.rows[0])
     return MODEL.format(
         ball=BALL,
         camera=CAMERA,
@@ -122,8 +98,8 @@ def maze2d_xml(layout: tuple[str, ...]) -> str:
         height=CAMERA_DISTANCE * max(rows, columns),
         site=GOAL_SITE,
         radius=GOAL_RADIUS,
-        start=START,
-        walls="".join(BOX.format(i + 1.0, j + 1.0) for i, j in _cells(layout, WALL)),
+        start=START_OFFSET,
+        walls="".join(BOX.format(i + 1.0, j + 1.0) for i, j in maze.cells(WALL)),
     )
 
 
@@ -137,23 +113,19 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     Args:
         maze: `open`, `umaze`, `medium` or `large`.
         dense: whether the reward is the dense one.
-        rendering: `render_mode`, `width`, `height` and more of `MujocoEnv`'s; by default the camera is above the maze.
-
-    Raises:
-        ConfigError: there is no such maze.
+        rendering: of `MujocoEnv`, such as `render_mode`; by default the camera is above the maze.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 100}
 
     def __init__(self, maze: str = "umaze", dense: bool = False, **rendering: Any) -> None:
-        self.maze, self.dense = layout_by_name(maze), dense
-        goals = _cells(self.maze, GOAL)
-        self._starts = np.array(_cells(self.maze, FREE) + goals, dtype=np.float64)
-        self.goal = np.array(goals[0], dtype=np.float64)
+        self.maze, self.dense = maze_by_name(maze, LAYOUTS, "Maze2D"), dense
+        self._starts = np.array([*self.maze.cells(FREE + START), self.maze.goal], dtype=np.float64)
+        self.goal = np.array(self.maze.goal, dtype=np.float64)
         states = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)
         camera = {} if rendering.get("camera_id") is not None else {"camera_name": CAMERA}
         super().__init__("point.xml", 1, states, **{**camera, **rendering})
-        self.model.site(GOAL_SITE).pos[:2] = self.goal + START
+        self.model.site(GOAL_SITE).pos[:2] = self.goal + START_OFFSET
 
     def compile_model(self) -> Any:
         """The model, whose contacts are as soft as MuJoCo 2.1.0's.
@@ -166,7 +138,6 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         return model
 
     def reset_model(self) -> Array:
-        """Draw a cell, then what is off."""
         cell = self._starts[self.np_random.choice(len(self._starts))]
         qpos = cell + self.np_random.uniform(-NOISE, NOISE, 2)
         self.set_state(qpos, NOISE * self.np_random.standard_normal(2))

@@ -32,11 +32,8 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
     """An environment of OGBench's whose episodes are functions of the seed and the actions, without a step limit.
 
     OGBench's mazes, its teleports and its oracles draw from numpy's global generator, and resets from action spaces
-    that nobody has seeded. Here each environment has states of both of its own.
-
-    Args:
-        name: of a data set, with `singletask` or without, as `ogbench.make_env_and_datasets` takes it.
-        arguments: of the environment.
+    that nobody has seeded. Here each environment has states of both of its own. Its name is that of a data set, with
+    `singletask` or without, as `ogbench.make_env_and_datasets` takes it.
     """
 
     def __init__(self, name: str, **arguments: Any) -> None:
@@ -45,7 +42,8 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
         with self.own_numbers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of spaces, that float64 becomes float32
             if name.startswith(ROBOT_ARMS):
-                env = _copied(_compiled(name, tuple(arguments.items())))
+                compiled = _compiled(name, tuple(arguments.items()))
+                env = copy.deepcopy(compiled, dict(_kept(compiled)))  # an episode writes nothing into it but colours
             else:
                 env = _made(name, **arguments)
             super().__init__(env)
@@ -67,7 +65,6 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
             np.random.set_state(theirs)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode; options are none of OGBench's."""
         if seed is not None:
             self._state = np.random.RandomState(seed).get_state()
             self.action_space.seed(seed)
@@ -92,11 +89,6 @@ def _compiled(name: str, arguments: tuple[tuple[str, Any], ...]) -> Any:
     return env
 
 
-def _copied(env: Any) -> Any:
-    """An environment with the same compiled models, into which an episode writes nothing but colours."""
-    return copy.deepcopy(env, dict(_kept(env)))
-
-
 def _kept(value: Any) -> Iterator[tuple[int, Any]]:
     """What stands for parts of an environment in its copy, by their ids: models themselves, new data of theirs."""
     if isinstance(value, (mjcf.Element, mujoco.MjModel)):
@@ -115,11 +107,6 @@ class SuccessOGBench(SeededOGBench):
     """A single task of OGBench's whose reward is its success: an episode returns 1 where it is solved, which ends it.
 
     Its own reward is -1 (mazes), or minus the number of parts that are not in place, a step; nobody scores that.
-
-    Args:
-        name: of the task, such as `cube-single-play-singletask-task2-v0`.
-        success_timing: `pre` or `post`.
-        rendering: `render_mode` and more of the environment's own.
     """
 
     def __init__(self, name: str, success_timing: str = OGBench.success_timing, **rendering: Any) -> None:
@@ -135,13 +122,8 @@ class SuccessOGBench(SeededOGBench):
 class RecordedOGBench(SeededOGBench):
     """A robot arm as its data are collected: goals are set one after the other, and none ends an episode.
 
-    The reward is 0: rewards are made for a task when the data are read.
-
-    Args:
-        name: of a data set, such as `cube-single-play-v0`.
-
-    Attributes:
-        info: what the last reset or step has said, from which scripted oracles know the goal.
+    The reward is 0: rewards are made for a task when the data are read. Scripted oracles know the goal from `info`,
+    what the last reset or step has said.
     """
 
     def __init__(self, name: str) -> None:

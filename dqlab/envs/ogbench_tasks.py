@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -30,9 +30,6 @@ class OGBench:
     Attributes:
         success_timing: `pre` judges success in the state in which an action is taken, r(s), as the rewards of the data
             do, and ogbench since 1.2.0; `post` in the state that follows, r(s'), as ogbench did until 1.1.5.
-
-    Raises:
-        ConfigError: it is neither.
     """
 
     success_timing: str = "pre"
@@ -55,13 +52,6 @@ def dataset_of(task: str) -> str:
 def environment_of(task: str) -> str:
     """The environment of a task, `cube-single` of `cube-single-play-singletask-task3-v0`."""
     return dataset_of(task).rsplit("-", 2)[0]
-
-
-def _tasks() -> Iterator[Task]:
-    for environment, facts in FACTS["environments"].items():
-        for kind, (episodes, rows) in facts["datasets"].items():
-            for number in ("", *(f"-task{each}" for each in range(1, 6))):
-                yield _task(f"{environment}-{kind}-singletask{number}-v0", facts, episodes * rows)
 
 
 def _task(name: str, facts: Mapping[str, Any], rows: int) -> Task:
@@ -100,12 +90,15 @@ def _summary(task: str) -> str:
     return f"{environment}, data of {dataset_of(task)}, task {which}; success rate in %"
 
 
-for _made in _tasks():
-    tasks.add(
-        _made.name,
-        _made,
-        source=FACTS["source"],
-        cites=("park2025ogbench",),
-        summary=_summary(_made.name),
-        family=_family(environment_of(_made.name)),
-    )
+for _environment, _facts in FACTS["environments"].items():
+    for _kind, (_episodes, _rows) in _facts["datasets"].items():
+        for _number in ("", "-task1", "-task2", "-task3", "-task4", "-task5"):
+            _name = f"{_environment}-{_kind}-singletask{_number}-v0"
+            tasks.add(
+                _name,
+                _task(_name, _facts, _episodes * _rows),
+                source=FACTS["source"],
+                cites=("park2025ogbench",),
+                summary=_summary(_name),
+                family=_family(_environment),
+            )

@@ -41,23 +41,27 @@ physics_laws: Registry[Any] = Registry(
 Array = NDArray[np.float64]
 
 
-def capsule_as_cylinder(radius: float, half_length: float, density: float = 1000.0) -> tuple[float, Array]:
-    """Mass (kg) and principal inertia (3,), z along the axis, of a capsule as MuJoCo <= 2.1.1 compiled it."""
+def capsule_as_cylinder(size: Array, density: float = 1000.0) -> tuple[float, Array]:
+    """Mass (kg) and principal inertia (3,), z along the axis, of a capsule as MuJoCo <= 2.1.1 compiled it.
+
+    `size` begins with its radius and its half-length, as MuJoCo's does.
+    """
+    radius, half_length = size[:2]
     length = 2.0 * half_length + radius
     mass = density * np.pi * radius**2 * length
     across = mass * (3.0 * radius**2 + length**2) / 12.0
     return mass, np.array([across, across, mass * radius**2 / 2.0])
 
 
-def sphere(radius: float, density: float = 1000.0) -> tuple[float, Array]:
-    """Mass (kg) and principal inertia (3,) of a sphere: exact in MuJoCo 2.1.0."""
-    mass = density * 4.0 / 3.0 * np.pi * radius**3
-    return mass, np.full(3, 2.0 / 5.0 * mass * radius**2)
+def sphere(size: Array, density: float = 1000.0) -> tuple[float, Array]:
+    """Mass (kg) and principal inertia (3,) of a sphere, whose radius is size[0]: exact in MuJoCo 2.1.0."""
+    mass = density * 4.0 / 3.0 * np.pi * size[0] ** 3
+    return mass, np.full(3, 2.0 / 5.0 * mass * size[0] ** 2)
 
 
 SOLIDS: dict[str, Callable[[Array, float], tuple[float, Array]]] = {
-    "mjGEOM_SPHERE": lambda size, density: sphere(size[0], density),
-    "mjGEOM_CAPSULE": lambda size, density: capsule_as_cylinder(size[0], size[1], density),
+    "mjGEOM_SPHERE": sphere,
+    "mjGEOM_CAPSULE": capsule_as_cylinder,
 }
 """Mass and principal inertia of a geom, by MuJoCo's name of its type, from its sizes (3,) and density."""
 
@@ -111,15 +115,6 @@ def round_radii(model: Any) -> Array:
     return np.where(np.isin(_type_names(model), list(SOLIDS)), model.geom_size[:, 0], 0.0)
 
 
-def _note_depths(model: Any) -> None:
-    """Where a model has room for it, note how deep MuJoCo 2.1.0 lets a round geom's contact with a box be: its radius.
-
-    Who steps such a model corrects contacts by that (`deep_contacts.py`).
-    """
-    if model.nuser_geom:
-        model.geom_user[:, 0] = round_radii(model)
-
-
 @physics_laws.register(
     "mujoco210",
     source="MuJoCo 2.1.0, measured; the physics of D4RL's gym-mujoco and AntMaze data",
@@ -129,10 +124,6 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
     """Give every body of a compiled model the mass and inertia of MuJoCo 2.1.0, in place.
 
     The world's own geoms (floors, walls) have no mass, and a body that was compiled without mass stays so.
-
-    Args:
-        model: an `mujoco.MjModel` whose bodies consist of capsules and spheres.
-        about: what the compiled model does not tell.
 
     Raises:
         ValueError: a body with mass has a geom of another type.
@@ -154,7 +145,8 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
         model.body_mass *= scale
         model.body_inertia *= scale
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_MIDPHASE  # its boxes stay in the inertial frames as compiled
-    _note_depths(model)
+    if model.nuser_geom:  # room to note how deep MuJoCo 2.1.0 lets contacts with boxes be (`deep_contacts.py`)
+        model.geom_user[:, 0] = round_radii(model)
     mujoco.mj_setConst(model, mujoco.MjData(model))
 
 

@@ -28,13 +28,7 @@ assert picture.shape == (48, 64, 3) and picture[..., 0].max() > picture[..., 1].
 
 @dataclass(frozen=True)
 class OpenGL:
-    """A way to draw.
-
-    Attributes:
-        value: of $MUJOCO_GL.
-        title: as people call it.
-        fix: what to install where it does not work.
-    """
+    """A way to draw: the value of $MUJOCO_GL, its title, and what to install where it does not work."""
 
     value: str
     title: str

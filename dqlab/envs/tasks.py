@@ -173,11 +173,6 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 a model, and AntMaze sets a callback of the process now and then: neither is for several threads."""
 
 
-def _d4rl(name: str, robot: str, file: str, rows: int, counted: bool = False) -> Task:
-    facts = {**D4RL["environments"][robot], **ENVIRONMENTS[robot]}
-    return Task(name=name, robot=robot, file=file, rows=rows, counted=counted, **facts)
-
-
 def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
     return Task(
         name=dataset.replace("/", "-"),
@@ -193,8 +188,9 @@ def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
     )
 
 
-for _name, _facts in D4RL["tasks"].items():
-    _made = _d4rl(_name, *_facts)
+for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
+    _facts = {**D4RL["environments"][_robot], **ENVIRONMENTS[_robot]}
+    _made = Task(name=_name, robot=_robot, file=_file, rows=_rows, counted=any(_counted), **_facts)
     tasks.add(
         _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_made.robot}; {_made.env_id}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dqlab.envs.legacy.backend import Worker, legacy_python, worker_environment
+from dqlab.envs.legacy.backend import Worker, legacy_python
 from dqlab.errors import StackError
 
 pytestmark = pytest.mark.legacy
@@ -74,50 +73,24 @@ def test_an_episode_ends_by_its_limit(worker: Worker) -> None:
     assert not over[-1]["terminated"][0]
 
 
-MISTAKES = {
-    "no JSON": ("{", "BadRequest"),
-    "no object": ("[1]", "BadRequest"),
-    "unknown request": ('{"do": "fly"}', "unknown request 'fly'; there are make, reset"),
-    "not a request": ('{"do": "_chosen", "which": []}', "unknown request"),
-    "missing field": ('{"do": "step", "which": [0]}', "missing a required argument: 'actions'"),
-    "unknown field": ('{"do": "get_state", "which": [0], "why": 1}', "unexpected keyword argument 'why'"),
-    "no such environment": ('{"do": "get_state", "which": [9]}', "there are environments 0 to 0"),
-    "lengths": ('{"do": "reset", "seeds": [1], "groups": []}', "seeds and groups differ in length"),
-    "action too short": ('{"do": "step", "which": [0], "actions": [[0.0]]}', "not 3 finite numbers"),
-    "action not finite": ('{"do": "step", "which": [0], "actions": [[NaN, 0, 0]]}', "not 3 finite numbers"),
-    "state too short": ('{"do": "set_state", "which": [0], "states": [{"qpos": [], "qvel": []}]}', "6 and 6 numbers"),
-    "no such task": ('{"do": "make", "task": "chess-v0", "count": 1}', "chess"),
+MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "unknown request": ("fly", {}, "AttributeError: .* 'fly'"),
+    "missing field": ("step", {"which": [0]}, "TypeError: .* 'actions'"),
+    "action too short": ("step", {"which": [0], "actions": [[0.0]]}, "an action is not 3 finite numbers"),
+    "action not finite": ("step", {"which": [0], "actions": [[np.nan, 0.0, 0.0]]}, "not 3 finite numbers"),
+    "state too short": ("set_state", {"which": [0], "states": [{"qpos": [], "qvel": []}]}, "6 and 6 numbers"),
+    "no such task": ("make", {"task": "chess-v0", "count": 1}, "chess"),
 }
 
 
-@pytest.fixture(scope="module")
-def raw() -> Iterator[Any]:
-    """The worker's pipes themselves: a line in, a line out."""
-    python = legacy_python()
-    command = [str(python), "-m", "d4rl_worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=worker_environment(python), text=True, **pipes) as process:  # type: ignore[call-overload]
-        assert json.loads(process.stdout.readline())["ok"]
-
-        def ask(line: str) -> dict[str, Any]:
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            return dict(json.loads(process.stdout.readline()))
-
-        assert ask('{"id": 3, "do": "make", "task": "hopper-medium-v2", "count": 1}')["id"] == 3
-        yield ask
-        process.stdin.close()
-        assert process.wait(10) == 0
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_answered_and_it_goes_on(raw: Any, mistake: str) -> None:
-    line, expected = MISTAKES[mistake]
-    answer = raw(line)
-    assert not answer["ok"]
-    assert expected in f"{answer['kind']}: {answer['error']}"
-    raw('{"do": "make", "task": "hopper-medium-v2", "count": 1}')
-    assert raw('{"id": 8, "do": "get_state", "which": [0]}')["ok"]
+def test_mistakes_are_answered_and_it_goes_on(worker: Worker, mistake: str) -> None:
+    do, fields, expected = MISTAKES[mistake]
+    worker.ask("make", task="hopper-medium-v2", count=1)
+    with pytest.raises(StackError, match=expected):
+        worker.ask(do, **fields)
+    worker.ask("make", task="hopper-medium-v2", count=1)
+    assert worker.ask("get_state", which=[0])["states"]
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:

@@ -40,13 +40,10 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     Args:
         maze: `umaze`, `medium` or `large`.
         goal_law: when a goal is drawn, a name from its registry.
-        rendering: `render_mode`, `width`, `height` and more of `MujocoEnv`'s; by default the camera is above the maze.
+        rendering: of `MujocoEnv`, such as `render_mode`; by default the camera is above the maze.
 
     Attributes:
         goal: x and y (m), from the first reset on; also in every `info`.
-
-    Raises:
-        ConfigError: there is no such maze, or no such law.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -68,12 +65,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         return mujoco.MjModel.from_xml_string(ant_maze_xml(self.maze, self.fullpath))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode.
-
-        Args:
-            seed: of the initial state, and of a goal drawn for this environment or episode.
-            options: `group`, a number: under the law `per_environment`, episodes with the same one share their goal.
-        """
+        """Begin an episode; under the law `per_environment`, those with the same number `group` share their goal."""
         self._group = (options or {}).get("group")
         self._stepper.cap(self.model.geom_user[:, 0])
         observation, _ = super().reset(seed=seed, options=options)
@@ -86,13 +78,10 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
         mujoco.mj_normalizeQuat(self.model, qpos)  # MuJoCo 2.1.0 did whenever it computed positions
         rng = self._draws(self.np_random, self._group, self.goal is not None)
         if rng is not None:
-            self._place_goal(draw_goal(self.maze, rng))
+            self.goal = draw_goal(self.maze, rng)
+            self.model.site(GOAL_SITE).pos[:2] = self.goal
         self.set_state(qpos, qvel)
         return self._observation()
-
-    def _place_goal(self, goal: Array) -> None:
-        self.goal = goal
-        self.model.site(GOAL_SITE).pos[:2] = goal
 
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of 0.1 s."""

@@ -23,11 +23,7 @@ WALL, FREE, START, GOAL = "#.SG"
 
 @dataclass(frozen=True)
 class Maze:
-    """A maze of square cells, seen from above.
-
-    Attributes:
-        rows: top to bottom; a letter a cell: `#` wall, `.` free, `S` where episodes start, `G` where the goal lies.
-    """
+    """A maze of square cells, seen from above: `#` is wall, `.` free, `S` where episodes start, `G` the goal's."""
 
     rows: tuple[str, ...]
 
@@ -87,15 +83,15 @@ MAZES: Mapping[str, Maze] = {
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
 
 
-def maze_by_name(name: str) -> Maze:
+def maze_by_name(name: str, mazes: Mapping[str, Maze] = MAZES, of: str = "AntMaze") -> Maze:
     """One of D4RL's mazes.
 
     Raises:
         ConfigError: there is no such maze.
     """
-    if name not in MAZES:
-        raise ConfigError(f"Unknown maze '{name}' of AntMaze. {nearest_of_few(str(name), MAZES)}")
-    return MAZES[name]
+    if name not in mazes:
+        raise ConfigError(f"Unknown maze '{name}' of {of}. {nearest_of_few(str(name), mazes)}")
+    return mazes[name]
 
 
 RandomSource = Generator | RandomState
@@ -129,9 +125,7 @@ def per_episode(episode: Generator, group: int | None, has_goal: bool) -> Random
 def draw_goal(maze: Maze, rng: RandomSource) -> NDArray[np.float64]:
     """A goal's x and y (m): the goal cell's centre, and in each direction U(0, 1) + U(0, 1/2), as in D4RL.
 
-    Args:
-        maze: where; coordinates below 0 become 0.
-        rng: what draws.
+    Coordinates below 0 become 0.
     """
     near, more = rng.uniform(0.0, SCALE / 4, 2), rng.uniform(0.0, SCALE / 8, 2)
     return np.maximum(maze.centre(maze.goal) + near + more, 0.0)
@@ -144,9 +138,6 @@ class AntMaze:
 
     Attributes:
         goal_law: when a goal is drawn, a name from its registry.
-
-    Raises:
-        ConfigError: there is no such law.
     """
 
     goal_law: str = "per_environment"
@@ -169,76 +160,49 @@ CAMERA_DISTANCE = 1.3
 """Distance of the camera from the floor, as a multiple of the maze's longer side: all of it is seen at 45 degrees."""
 
 
-def longer_timestep(root: Element, maze: Maze) -> None:
-    """0.02 s, twice Gymnasium's; with five to an environment's step, that is 0.1 s."""
-    _element(root, "option").set("timestep", "0.02")
+def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
+    """The model's XML: Gymnasium's ant, file `ant`, changed to D4RL's, in a maze."""
+    root = parse(ant).getroot()
+    _change_dynamics(root)
+    _add_walls(root, maze)
+    _change_looks(root, maze)
+    return tostring(root, encoding="unicode")
 
 
-def softer_contacts(root: Element, maze: Maze) -> None:
-    """A constant impedance of 0.8, where MuJoCo's default goes from 0.9 to 0.95; its time constant is the default."""
+def _change_dynamics(root: Element) -> None:
+    _element(root, "option").set("timestep", "0.02")  # twice Gymnasium's; an environment's step of five is 0.1 s
     geom = _element(root, "default/geom")
-    geom.set("solref", "0.02 1")
-    geom.set("solimp", "0.8 0.8 0.01")
-
-
-def torque_motors(root: Element, maze: Maze) -> None:
-    """Controls are torques of at most 30 N m, where Gymnasium's are multiplied by 150."""
-    for motor in _element(root, "actuator"):
+    geom.set("solref", "0.02 1")  # MuJoCo's default
+    geom.set("solimp", "0.8 0.8 0.01")  # a constant impedance, where the default goes from 0.9 to 0.95
+    for motor in _element(root, "actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
         motor.set("ctrlrange", _numbers(-TORQUE, TORQUE))
         motor.attrib.pop("gear", None)
 
 
-def add_walls(root: Element, maze: Maze) -> None:
-    """A box on every wall cell, which the robot's geoms collide with."""
+def _add_walls(root: Element, maze: Maze) -> None:
+    """A box on every wall cell, and for each geom a number: how deep contacts with it can be (`deep_contacts.py`)."""
     world, size = _element(root, "worldbody"), _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2)
     for row, column in maze.cells(WALL):
         x, y = maze.centre((row, column))
         name, pos = f"wall_{row}_{column}", _numbers(x, y, HEIGHT / 2)
         look = {"name": name, "type": "box", "pos": pos, "size": size, "rgba": WALL_COLOUR}
         SubElement(world, "geom", {**look, "contype": "1", "conaffinity": "1"})
-
-
-def room_for_depths(root: Element, maze: Maze) -> None:
-    """A number for each geom, in which a physics law notes how deep contacts with it can be (`deep_contacts.py`)."""
     SubElement(root, "size", nuser_geom="1")
 
 
-def plain_colours(root: Element, maze: Maze) -> None:
-    """A quiet floor, on which a blue ant is seen from far above."""
+def _change_looks(root: Element, maze: Maze) -> None:
+    """A quiet floor, a blue ant, a camera above the maze's middle, and a disc that shows the goal."""
     texture = _element(root, "asset/texture[@name='texplane']")
     texture.set("rgb1", FLOOR_COLOURS[0])
     texture.set("rgb2", FLOOR_COLOURS[1])
     _element(root, "asset/material[@name='MatPlane']").set("reflectance", "0")
     _element(root, "default/geom").set("rgba", ANT_COLOUR)
-
-
-def view_from_above(root: Element, maze: Maze) -> None:
-    """A camera above the maze's middle, and a disc that shows the goal: seen, never felt."""
     world, last = _element(root, "worldbody"), (len(maze.rows) - 1, len(maze.rows[0]) - 1)
     x, y = (maze.centre((0, 0)) + maze.centre(last)) / 2
     distance = CAMERA_DISTANCE * SCALE * max(len(maze.rows), len(maze.rows[0]))
     SubElement(world, "camera", name=CAMERA, pos=_numbers(x, y, distance), xyaxes="1 0 0 0 1 0", fovy="45")
     disc = {"type": "cylinder", "size": _numbers(GOAL_RADIUS, 0.02), "rgba": GOAL_COLOUR}
     SubElement(world, "site", {**disc, "name": GOAL_SITE, "pos": _numbers(*maze.centre(maze.goal), 0.02)})
-
-
-PATCHES: tuple[Callable[[Element, Maze], None], ...] = (
-    longer_timestep,
-    softer_contacts,
-    torque_motors,
-    add_walls,
-    room_for_depths,
-    plain_colours,
-    view_from_above,
-)
-
-
-def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
-    """The model's XML: Gymnasium's ant, file `ant`, changed to D4RL's, in a maze."""
-    root = parse(ant).getroot()
-    for patch in PATCHES:
-        patch(root, maze)
-    return tostring(root, encoding="unicode")
 
 
 def _element(root: Element, path: str) -> Element:

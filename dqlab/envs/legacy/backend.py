@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Timer
 from typing import IO, Any, ClassVar
 
 import numpy as np
@@ -20,9 +20,6 @@ from dqlab.envs.backend import Array, Environments, StepResult, env_backends
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, StackError
 from dqlab.files import expanded
-
-AT_ONCE = 10
-"""Environments that one request makes."""
 
 
 @env_backends.register(
@@ -55,18 +52,11 @@ class OriginalStack(Environments):
         return Worker(self._python)
 
     def prepare(self, count: int) -> None:
-        """Have the worker make the environments, a few at a time.
-
-        Raises:
-            StackError: the process fails.
-        """
-        while self._count < count:  # a kitchen takes a second
-            wanted = min(self._count + AT_ONCE, count)
-            self.worker.ask("make", task=self._task.name, count=wanted)
-            self._count = wanted
+        while self._count < count:  # one at a time: a kitchen takes a second, and an answer has a time limit
+            self.worker.ask("make", task=self._task.name, count=self._count + 1)
+            self._count += 1
 
     def reset(self, seeds: Sequence[int], groups: Sequence[int]) -> Array:
-        """Begin episodes; AntMaze's goal is drawn as D4RL draws it, with numpy seeded by the group."""
         self.prepare(len(seeds))
         return np.array(self.worker.ask("reset", seeds=list(seeds), groups=list(groups))["observations"])
 
@@ -108,11 +98,6 @@ def legacy_python() -> Path:
     return python
 
 
-def mujoco_tree(python: Path) -> Path:
-    """MuJoCo 2.1.0's folder: $MUJOCO_PY_MUJOCO_PATH, or `mujoco210` in the environment of that Python."""
-    return Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
-
-
 PROTOCOL = 1
 WORKER = "d4rl_worker"
 
@@ -122,8 +107,7 @@ class Worker:
 
     Args:
         python: of the environment that holds the original stack.
-        start_seconds: how long it may take to import D4RL.
-        answer_seconds: how long an answer may take.
+        start_seconds, answer_seconds: how long it may take to import D4RL, and to answer.
 
     Attributes:
         versions: of the packages in it, by name.
@@ -133,8 +117,7 @@ class Worker:
     """
 
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
-        self._answer_seconds, self._asked, self._rest = answer_seconds, 0, b""
-        self._last = "none"
+        self._answer_seconds, self._last = answer_seconds, "none"
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [str(python), "-m", WORKER],
@@ -161,8 +144,7 @@ class Worker:
         Raises:
             StackError: the worker reports an error, has died, or does not answer in time.
         """
-        self._asked += 1
-        request = json.dumps({"id": self._asked, "do": do, **fields}) + "\n"
+        request = json.dumps({"do": do, **fields}) + "\n"
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(request.encode())
@@ -175,34 +157,32 @@ class Worker:
         self._end()
 
     def _answer(self, seconds: float, do: str) -> dict[str, Any]:
-        line = self._line(time.monotonic() + seconds, seconds, do)
+        """The next line of its output; a worker that is silent for so long is killed."""
+        assert self._process.stdout is not None
+        begun, silence = time.monotonic(), Timer(seconds, self._process.kill)
+        silence.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            silence.cancel()
+        if not line and time.monotonic() - begun >= seconds:
+            raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
+        if not line:
+            raise self._failed(f"has ended at '{do}'")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
-            raise self._failed(f"answers '{do}' with what is no JSON: {line[:80]!r}") from error
+            raise self._failed(f"answers '{do}' with what is no JSON: {line.strip()[:80]!r}") from error
         if not answer.get("ok"):
             raise StackError(f"D4RL's original stack, at '{do}': {answer.get('kind')}: {answer.get('error')}")
         return answer
 
-    def _line(self, deadline: float, seconds: float, do: str) -> bytes:
-        """The next line of its output."""
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                if not ready.select(max(0.0, deadline - time.monotonic())):
-                    raise self._failed(f"has not answered '{do}' within {seconds:g} seconds")
-                read = os.read(self._process.stdout.fileno(), 1 << 20)
-                if not read:
-                    raise self._failed(f"has ended at '{do}'")
-                self._rest += read
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
-
     def _failed(self, what: str) -> StackError:
         """The error of a worker that can no longer be used, with the last line that it wrote."""
         if not self._said.closed:
-            self._last = last_line(self._said)
+            self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - 4096))
+            lines = self._said.read().decode(errors="replace").splitlines()
+            self._last = next((line.strip() for line in reversed(lines) if line.strip()), "none")
         self.close()
         code = self._process.returncode
         return StackError(
@@ -211,8 +191,11 @@ class Worker:
 
 
 def worker_environment(python: Path) -> dict[str, str]:
-    """The worker's environment: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's but its own."""
-    tree = mujoco_tree(python)
+    """The worker's environment: MuJoCo 2.1.0 where mujoco-py looks for it, and no module of dqlab's but its own.
+
+    MuJoCo lies in $MUJOCO_PY_MUJOCO_PATH, or in `mujoco210` in the environment of that Python.
+    """
+    tree = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or python.parent.parent / "mujoco210").absolute()
     libraries = [str(tree / "bin"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONSTARTUP")}
     return {
@@ -223,14 +206,6 @@ def worker_environment(python: Path) -> dict[str, str]:
         "PYTHONPATH": str(Path(__file__).parent),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-
-
-def last_line(said: IO[bytes]) -> str:
-    """The last line that a process wrote to its standard error; `none` where it wrote nothing."""
-    said.seek(0, os.SEEK_END)
-    said.seek(max(0, said.tell() - 4096))
-    lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "none"
 
 
 def end_worker(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:

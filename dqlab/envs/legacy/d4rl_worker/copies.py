@@ -34,9 +34,12 @@ class Copy:
         self.core.seed(seed)
         return plain(self.env.reset())
 
-    def step(self, action: np.ndarray) -> tuple[list[float], float, bool, bool]:
+    def step(self, action: list[float]) -> tuple[list[float], float, bool, bool]:
         """Observation, reward, whether the environment ended the episode, whether it is over by that or its limit."""
-        observation, reward, done, info = self.env.step(action)
+        controls = np.array(action, dtype=float)
+        if controls.shape != self.env.action_space.shape or not np.isfinite(controls).all():
+            raise ValueError(f"an action is not {self.env.action_space.shape[0]} finite numbers")
+        observation, reward, done, info = self.env.step(controls)
         terminated = bool(done) and not info.get("TimeLimit.truncated", False)
         return plain(observation), float(reward), terminated, bool(done)
 
