@@ -34,13 +34,11 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
         ConfigError: unknown physics, a wrong choice, what the environment needs is not installed, it cannot be made, or
             its observations and actions are not the task's.
     """
-    law = physics_laws.get(physics)
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise ConfigError("Environments need gymnasium and mujoco: pip install dqlab") from error
-    from dqlab.envs.checked_env import CheckedEnv, describe_error
+    import gymnasium
 
+    from dqlab.envs.checked_env import CheckedEnv, check_vectors, describe_error
+
+    law = physics_laws.get(physics)
     given, name = {**task.arguments(), **arguments}, task.environment
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is out of date.*")
@@ -53,23 +51,11 @@ def make_env(task: Task, physics: str = "mujoco210", **arguments: Any) -> Any:
             raise ConfigError(f"Cannot build {task.env_id}: {error}. Try: pip install {wanted}") from error
         except (Exception, SystemExit) as error:  # somebody's constructor
             raise ConfigError(f"The environment '{name}' cannot be made: it raised {describe_error(error)}.") from error
-    _check_spaces(task, name, env)
+    check_vectors(name, "observations", env.observation_space, task.state_dim)
+    check_vectors(name, "actions", env.action_space, task.action_dim)
     if task.body is not None:
         law(env.unwrapped.model, task.body)
     return CheckedEnv(env, name, casts=not task.file)
-
-
-def _check_spaces(task: Task, name: str, env: Any) -> None:
-    from gymnasium.spaces import Box
-
-    sides = (("observations", env.observation_space, task.state_dim), ("actions", env.action_space, task.action_dim))
-    for what, space, width in sides:
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise ConfigError(f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box.")
-        if width and space.shape != (width,):
-            raise ConfigError(
-                f"The environment '{name}' has {what} of width {space.shape[0]}; the task {task.name} says {width}."
-            )
 
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
-from dqlab.envs.checked_env import check_step_tuple, describe_error
+from dqlab.envs.checked_env import check_step_tuple, check_vectors, describe_error
 from dqlab.envs.tasks import fit_action, from_unit
 from dqlab.errors import ConfigError
 
@@ -24,14 +24,18 @@ def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode:
     """The environment with actions in [-1, 1] and a flat observation, and no step limit.
 
     Raises:
-        ConfigError: it cannot be made; its actions are no bounded, flat `Box`; its observation is neither a flat `Box`
-            nor a `Dict` of such.
+        ConfigError: it cannot be made, or its actions are no bounded, flat `Box`.
     """
     env = make_unlimited(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
-    _check_actions(env_id, env.action_space)
-    _check_observations(env_id, env.observation_space)
-    env = UnitActions(env)
-    return FlattenObservation(env) if isinstance(env.observation_space, Dict) else env
+    actions, observations = env.action_space, env.observation_space
+    check_vectors(env_id, "actions", actions)
+    if not (np.abs(np.array([actions.low, actions.high], dtype=np.float64)) < EXACT).all():
+        raise ConfigError(
+            f"{env_id} has unbounded actions ({actions}); dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
+        )
+    parts = observations.spaces.values() if isinstance(observations, Dict) else [None]
+    vectors = all(isinstance(part, Box) and len(part.shape) == 1 for part in parts)
+    return FlattenObservation(UnitActions(env)) if vectors else UnitActions(env)
 
 
 class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
@@ -72,28 +76,6 @@ def environment_bounds(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[list
     env = make_unlimited(env_id, env_kwargs)
     env.close()
     return env.action_space.low.tolist(), env.action_space.high.tolist()
-
-
-def _check_actions(env_id: str, space: Any) -> None:
-    if not isinstance(space, Box):
-        raise ConfigError(
-            f"{env_id} has actions {space}; dqlab's policies act continuously. Choose an environment with Box actions."
-        )
-    if len(space.shape) != 1:
-        raise ConfigError(f"{env_id} has actions of shape {space.shape}; dqlab's are vectors. Wrap it first.")
-    if not (np.abs(np.array([space.low, space.high], dtype=np.float64)) < EXACT).all():
-        raise ConfigError(
-            f"{env_id} has unbounded actions ({space}); dqlab keeps actions in [-1, 1]. Wrap it with bounds first."
-        )
-
-
-def _check_observations(env_id: str, space: Any) -> None:
-    leaves = space.spaces.values() if isinstance(space, Dict) else [space]
-    if not all(isinstance(leaf, Box) and len(leaf.shape) == 1 for leaf in leaves):
-        raise ConfigError(
-            f"{env_id} has observations {space}; dqlab's networks read vectors: a flat Box, or a Dict of such. "
-            "Wrap it first (gymnasium.wrappers.FlattenObservation)."
-        )
 
 
 gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")  # so collected datasets know it

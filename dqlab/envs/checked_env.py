@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.envs.tasks import fit_action
-from dqlab.errors import DqlabError, EnvError, NotFiniteError, error_place
+from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError, error_place
 
 Array = NDArray[Any]
 STEP_VALUES = ("observation", "reward", "terminated", "truncated", "info")
@@ -98,6 +98,21 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         seed = "without a seed of its own" if self._seed is None else f"with seed {self._seed}"
         when = f"at step {self._steps}" if self._steps else "at the start"
         return f"The environment '{self._name}' {what}, {when} of an episode {seed}."
+
+
+def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
+    """See that an environment's observations or actions are vectors, and as wide as its task says, where it says so.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise ConfigError(
+            f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box, or a Dict of such as "
+            "observations. Wrap it first."
+        )
+    if width and space.shape != (width,):
+        raise ConfigError(f"The environment '{name}' has {what} of width {space.shape[0]}; its task says {width}.")
 
 
 def check_step_tuple(given: Any) -> Any:

@@ -16,12 +16,19 @@ import h5py
 import mujoco
 import numpy as np
 import pytest
+from golden_steps import golden, replay
 
 from dqlab.envs import make_env, tasks
 
 pytest.importorskip("gymnasium_robotics")
-GOLDEN = Path(__file__).parent / "golden" / "pen.npz"
 TASK = tasks.get("pen-human-v1")
+HANDS = {
+    "pen": (("desired_orien",), 1e-9),
+    "door": (("door_body_pos",), 1e-7),
+    "hammer": (("board_pos",), 1e-7),
+    "relocate": (("obj_pos", "target_pos"), 1e-7),
+}
+"""What a reset draws, and how near the steps are."""
 
 
 @pytest.fixture(scope="module")
@@ -31,43 +38,43 @@ def env() -> Any:
     return made
 
 
-def put(env: Any, golden: Any) -> Any:
-    base = env.unwrapped
-    env.reset()
-    base.set_env_state({"qpos": golden["qpos0"], "qvel": golden["qvel0"], "desired_orien": golden["desired_orien"]})
+def put(base: Any, recorded: Any, name: str = "pen") -> Any:
+    """The environment in the state where a record begins."""
+    mujoco.mj_resetData(base.model, base.data)
+    start = {"qpos": recorded["qpos0"], "qvel": recorded["qvel0"]}
+    base.set_env_state({**start, **{place: recorded[place] for place in HANDS[name][0]}})
     return base
 
 
-def test_committed_excerpt_of_mujoco_210(env: Any) -> None:
-    golden = np.load(GOLDEN)
-    base = put(env, golden)
-    for i, action in enumerate(golden["actions"]):
-        observation, reward, terminated, _, _ = base.step(action)
-        assert np.abs(base.data.qpos - golden["qpos"][i]).max() < 1e-9
-        assert np.abs(base.data.qvel - golden["qvel"][i]).max() < 1e-9
-        assert abs(reward - golden["rewards"][i]) < 1e-9
-        assert terminated == golden["dones"][i]
-    assert np.abs(observation - golden["observation"]).max() < 1e-9
+@pytest.mark.parametrize("name", HANDS)
+def test_a_hand_as_in_mujoco_210(name: str) -> None:
+    """From the same seed the same start; then states, observations, rewards and ends of every step."""
+    recorded, hand = golden(name), make_env(tasks.get(f"{name}-human-v1"))
+    assert np.abs(hand.reset(seed=5)[0] - recorded["seeded_observation"]).max() < 1e-12
+    base, (places, near) = hand.unwrapped, HANDS[name]
+    for place in set(places) - {"desired_orien"}:
+        assert np.abs(base.get_env_state()[place] - recorded[f"seeded_{place}"]).max() < 1e-12
+    assert replay(put(base, recorded, name), recorded) < near
+    assert name != "pen" or np.abs(base._get_obs() - recorded["observation"]).max() < near
 
 
-def test_a_seed_draws_the_target_that_d4rl_draws(env: Any) -> None:
-    observation, _ = env.reset(seed=5)
-    assert np.abs(observation - np.load(GOLDEN)["seeded_observation"]).max() < 1e-12
+@pytest.mark.parametrize("name", ["door", "relocate"])
+def test_fingers_in_a_table_need_the_correction(name: str) -> None:
+    """The test above can fail: with the installed MuJoCo's own contacts the same steps differ."""
+    recorded, base = golden(name), make_env(tasks.get(f"{name}-human-v1")).unwrapped
+    base._stepper.cap(np.zeros(base.model.ngeom))
+    base.reset(seed=0)
+    assert replay(put(base, recorded, name), recorded) > 1e-5
 
 
 @pytest.mark.parametrize("run", [0, 1])
 def test_mujoco_210_runs(shared: Path, env: Any, run: int) -> None:
-    """All hundred steps, contacts and the falling pen included."""
-    golden = np.load(shared / "mujoco210" / f"pen_{run}.npz")
-    base = put(env, golden)
-    assert np.abs(base._get_obs() - golden["observation0"]).max() < 1e-12
-    for i, action in enumerate(golden["actions"]):
-        observation, reward, terminated, _, _ = base.step(action)
-        assert np.abs(base.data.qpos - golden["qpos"][i]).max() < 1e-8
-        assert np.abs(observation - golden["observations"][i]).max() < 2e-8  # velocities: metres and radians a second
-        assert abs(reward - golden["rewards"][i]) < 1e-8
-        assert terminated == golden["dones"][i]
-    assert golden["dones"].any()
+    """All hundred steps, contacts and the falling pen included; velocities are metres and radians a second."""
+    recorded = np.load(shared / "mujoco210" / f"pen_{run}.npz")
+    base = put(env.unwrapped, recorded)
+    assert np.abs(base._get_obs() - recorded["observation0"]).max() < 1e-12
+    assert replay(base, {name: recorded[name] for name in recorded if name != "qvel"}) < 2e-8
+    assert recorded["dones"].any()
 
 
 @pytest.mark.parametrize("name", ["human", "cloned"])
@@ -78,7 +85,8 @@ def test_every_row_of_real_d4rl(shared: Path, env: Any, name: str) -> None:
         actions, observations = file["actions"][()].astype(float), file["observations"][()]
         rewards, terminals = file["rewards"][()], file["terminals"][()].astype(bool)
         ends = file["timeouts"][()].astype(bool) | terminals
-    base, worst = put(env, {"qpos0": qpos[0], "qvel0": qvel[0], "desired_orien": goal[0]}), 0.0
+    base, worst = env.unwrapped, 0.0
+    env.reset()
     rows = np.flatnonzero(~ends[:-1])
     assert len(rows) > 190
     for i in rows:
@@ -105,46 +113,9 @@ def test_a_dropped_pen_ends_the_episode_and_costs_five(env: Any) -> None:
     assert -5.5 < rewards[1] - rewards[0] < -4.5
 
 
-ARMS = {"door": ("door_body_pos",), "hammer": ("board_pos",), "relocate": ("obj_pos", "target_pos")}
-
-
-@pytest.mark.parametrize("name", ARMS)
-def test_an_arm_as_in_mujoco_210(name: str) -> None:
-    """From the same seed the same start; then states, observations and rewards of every step."""
-    golden = np.load(GOLDEN.with_name(f"{name}.npz"))
-    arm = make_env(tasks.get(f"{name}-human-v1"))
-    assert np.abs(arm.reset(seed=5)[0] - golden["seeded_observation"]).max() < 1e-12
-    base = arm.unwrapped
-    for place in ARMS[name]:
-        assert np.abs(base.get_env_state()[place] - golden[f"seeded_{place}"]).max() < 1e-12
-    mujoco.mj_resetData(base.model, base.data)
-    start = {"qpos": golden["qpos0"], "qvel": golden["qvel0"]}
-    base.set_env_state({**start, **{place: golden[place] for place in ARMS[name]}})
-    for i, action in enumerate(golden["actions"]):
-        observation, reward, terminated, _, _ = base.step(action)
-        state = np.concatenate([base.data.qpos, base.data.qvel])
-        assert np.abs(state - np.concatenate([golden["qpos"][i], golden["qvel"][i]])).max() < 1e-7
-        assert np.abs(observation - golden["observations"][i]).max() < 1e-7
-        assert abs(reward - golden["rewards"][i]) < 1e-7
-        assert not terminated
-
-
-@pytest.mark.parametrize("name", ["door", "relocate"])
-def test_fingers_in_a_table_need_the_correction(name: str) -> None:
-    """The test above can fail: with the installed MuJoCo's own contacts the same steps differ."""
-    golden, base = np.load(GOLDEN.with_name(f"{name}.npz")), make_env(tasks.get(f"{name}-human-v1")).unwrapped
-    base._stepper.cap(np.zeros(base.model.ngeom))
-    base.reset(seed=0)
-    start = {"qpos": golden["qpos0"], "qvel": golden["qvel0"]}
-    base.set_env_state({**start, **{place: golden[place] for place in ARMS[name]}})
-    for action in golden["actions"]:
-        base.step(action)
-    assert np.abs(base.data.qpos - golden["qpos"][-1]).max() > 1e-5
-
-
 def test_rewards_by_hand() -> None:
     """At rest at the start, beside gymnasium-robotics' own, which pays for the distances that D4RL punishes."""
-    door, hammer, relocate = (make_env(tasks.get(f"{name}-human-v1")) for name in ARMS)
+    door, hammer, relocate = (make_env(tasks.get(f"{name}-human-v1")) for name in ("door", "hammer", "relocate"))
     for each in (door, hammer, relocate):
         each.reset(seed=1)
     observation, reward, *_ = door.step(np.zeros(28))

@@ -10,6 +10,7 @@ import h5py
 import mujoco
 import numpy as np
 import pytest
+from golden_steps import golden, replay
 
 from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
@@ -18,7 +19,6 @@ from dqlab.envs.antmaze.maze import MAZES, WALL, draw_goal, maze_by_name
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import ConfigError
 
-GOLDEN = Path(__file__).parent / "golden"
 TASKS = {maze: tasks.get(f"antmaze-{maze}{kind}-v0") for maze, kind in zip(MAZES, ("", "-play", "-play"), strict=True)}
 
 
@@ -28,55 +28,42 @@ def made(maze: str = "umaze", **arguments: Any) -> Any:
     return env.unwrapped
 
 
-def replay(env: Any, golden: Any, run: str, steps: int) -> float:
+def error(env: Any, name: str, run: str, steps: int) -> float:
     """Largest error of the state over the first steps of a recorded run."""
-    env.set_state(golden[f"{run}_qpos0"], golden[f"{run}_qvel0"])
-    worst = 0.0
-    for i in range(steps):
-        observation = env.step(golden[f"{run}_actions"][i])[0]
-        recorded = np.concatenate([golden[f"{run}_qpos"][i], golden[f"{run}_qvel"][i]])
-        worst = max(worst, float(np.abs(observation - recorded).max()))
-    return worst
+    recorded = {key.removeprefix(f"{run}_"): value for key, value in golden(name).items() if key.startswith(f"{run}_")}
+    env.set_state(recorded["qpos0"], recorded["qvel0"])
+    return replay(env, recorded, steps)
 
 
 # dynamics
 
 
 @pytest.mark.parametrize("maze", MAZES)
-def test_masses_and_inertias_of_mujoco_210(maze: str) -> None:
-    golden, model = np.load(GOLDEN / "antmaze.npz"), made(maze).model
-    assert np.abs(model.body_mass - golden["body_mass"]).max() < 1e-12
-    assert np.abs(np.sort(model.body_inertia) - np.sort(golden["body_inertia"])).max() < 1e-12
-
-
-@pytest.mark.parametrize("maze", MAZES)
-def test_on_the_floor_as_in_mujoco_210(maze: str) -> None:
-    golden, env = np.load(GOLDEN / "antmaze.npz"), made(maze)
-    assert max(replay(env, golden, f"floor_{run}", 20) for run in (0, 1)) < 1e-9
-
-
-@pytest.mark.parametrize("maze", MAZES)
-def test_in_the_walls_as_in_mujoco_210(maze: str) -> None:
-    """Runs that begin with legs in a wall, axes and all; no callback of MuJoCo's is left behind."""
-    assert replay(made(maze), np.load(GOLDEN / "antmaze_walls.npz"), maze, 10) < 1e-9
+def test_dynamics_of_mujoco_210(maze: str) -> None:
+    """Masses; runs on the floor; runs that begin with legs in a wall, axes and all; no callback is left behind."""
+    recorded, env = golden("antmaze"), made(maze)
+    assert np.abs(env.model.body_mass - recorded["body_mass"]).max() < 1e-12
+    assert np.abs(np.sort(env.model.body_inertia) - np.sort(recorded["body_inertia"])).max() < 1e-12
+    assert max(error(env, "antmaze", f"floor_{run}", 20) for run in (0, 1)) < 1e-9
+    assert error(made(maze), "antmaze_walls", maze, 10) < 1e-9
     assert mujoco.get_mjcb_passive() is None
 
 
 def test_the_corrections_are_what_makes_it_so() -> None:
-    floor, walls, env = np.load(GOLDEN / "antmaze.npz"), np.load(GOLDEN / "antmaze_walls.npz"), made()
-    assert replay(made(physics="modern"), floor, "floor_0", 20) > 1e-3
+    env = made()
+    assert error(made(physics="modern"), "antmaze", "floor_0", 20) > 1e-3
     env.model.geom_user[:] = 0
     env.reset(seed=0)
-    assert replay(env, walls, "umaze", 10) > 1e-1
+    assert error(env, "antmaze_walls", "umaze", 10) > 1e-1
 
 
 @pytest.mark.parametrize("run", [0, 1])
 def test_a_run_of_mujoco_210(shared: Path, run: int) -> None:
     """300 steps; errors grow with time, as they do between two builds of MuJoCo."""
-    recorded = np.load(shared / "mujoco210" / f"antmaze-umaze_{run}.npz")
-    golden = {f"run_{name}": recorded[name] for name in recorded}
-    assert replay(made(), golden, "run", 100) < 1e-9
-    assert replay(made(), golden, "run", 300) < 1e-4
+    recorded, env = np.load(shared / "mujoco210" / f"antmaze-umaze_{run}.npz"), made()
+    for steps, near in ((100, 1e-9), (300, 1e-4)):
+        env.set_state(recorded["qpos0"], recorded["qvel0"])
+        assert replay(env, recorded, steps) < near
 
 
 @pytest.mark.parametrize(("name", "maze"), [("umaze", "umaze"), ("medium-diverse", "medium")])
@@ -147,10 +134,10 @@ def test_walls_stop_the_ant(x: float, y: float) -> None:
 
 def test_the_start_and_the_goal_that_d4rl_draws() -> None:
     """Seed 7 of the environment's own generator; goals of NumPy's global one, seeded with 123456789."""
-    golden, env = np.load(GOLDEN / "antmaze.npz"), made("large")
+    recorded, env = golden("antmaze"), made("large")
     observation, info = env.reset(seed=7, options={"group": 123456789})
-    assert np.abs(observation - golden["start_7"]).max() < 1e-12
-    assert (info["goal"] == golden["goal_123456789"]).all()
+    assert np.abs(observation - recorded["start_7"]).max() < 1e-12
+    assert (info["goal"] == recorded["goal_123456789"]).all()
     assert (env.goal == info["goal"]).all()
 
 

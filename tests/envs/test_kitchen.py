@@ -14,19 +14,18 @@
 from __future__ import annotations
 
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
+from golden_steps import golden, replay
 
 from dqlab.envs import make_env, tasks
 
 pytest.importorskip("gymnasium_robotics")
 from dqlab.envs.kitchen import CAPSULE_MASSES, GOALS, INITIAL, model_file
 
-GOLDEN = Path(__file__).parent / "golden" / "kitchen.npz"
 TASK = tasks.get("kitchen-complete-v0")
 
 
@@ -41,33 +40,21 @@ def still() -> Any:
     return make_env(TASK, noise=0.0)
 
 
-def put(env: Any, qpos: np.ndarray) -> Any:
-    """The environment at rest in this state, and having seen it."""
+def put(env: Any, qpos: np.ndarray, qvel: np.ndarray | None = None) -> Any:
+    """The environment in this state, at rest if nothing is said, and having seen it."""
     base = env.unwrapped
-    base.set_state(qpos, np.zeros(29))
+    base.set_state(qpos, np.zeros(29) if qvel is None else qvel)
     base._observe()
     return base
 
 
-def replay(base: Any, golden: Any, run: int) -> float:
-    """Largest error of states after the recorded actions."""
-    base.reset(seed=0)
-    base.set_state(golden["qpos0"][run], golden["qvel0"][run])
-    base._observe()
-    worst = 0.0
-    for action, qpos, qvel in zip(golden["actions"][run], golden["qpos"][run], golden["qvel"][run], strict=True):
-        base.step(action)
-        errors = base.data.qpos - qpos, base.data.qvel - qvel
-        worst = max(worst, *(float(np.abs(error).max()) for error in errors))
-    return worst
-
-
 @pytest.mark.parametrize("run", [0, 1])
 def test_pushing_as_on_mujoco_210(still: Any, run: int) -> None:
-    golden = np.load(GOLDEN)
-    moved = np.abs(golden["qpos"][run, -1] - golden["qpos0"][run])[9:].max()
+    recorded = {name: golden("kitchen")[name][run] for name in ("qpos0", "qvel0", "actions", "qpos", "qvel")}
+    moved = np.abs(recorded["qpos"][-1] - recorded["qpos0"])[9:].max()
     assert moved > 0.05, "fingers and objects touch"
-    assert replay(still.unwrapped, golden, run) < 1e-9
+    still.reset(seed=0)
+    assert replay(put(still, recorded["qpos0"], recorded["qvel0"]), recorded) < 1e-9
 
 
 def contacts(model: mujoco.MjModel, qpos: np.ndarray) -> int:
@@ -79,30 +66,30 @@ def contacts(model: mujoco.MjModel, qpos: np.ndarray) -> int:
 
 def test_no_contact_is_lost(env: Any) -> None:
     """Bounding boxes are stored in the inertial frames: the corrected ones must not be permuted against the old."""
-    golden = np.load(GOLDEN)
+    recorded = golden("kitchen")
     permuted = copy(env.unwrapped.model)
     for body in CAPSULE_MASSES:
         frame = permuted.body_iquat[permuted.body(body).id]
         mujoco.mju_mulQuat(frame, frame.copy(), np.full(4, 0.5))
-    for qpos, found in zip(golden["touching"], golden["contacts"], strict=True):
+    for qpos, found in zip(recorded["touching"], recorded["contacts"], strict=True):
         assert contacts(env.unwrapped.model, qpos) == found
         assert contacts(permuted, qpos) < found
 
 
 def test_inertias_of_mujoco_210(env: Any) -> None:
-    golden, model = np.load(GOLDEN), env.unwrapped.model
+    recorded, model = golden("kitchen"), env.unwrapped.model
     plain = mujoco.MjModel.from_xml_path(str(model_file()))
     for name, body in (("kettle", "kettleroot"), ("door", "microdoorroot")):
-        legacy = golden[f"body_inertia_{name}"]
+        legacy = recorded[f"body_inertia_{name}"]
         assert np.abs(np.sort(model.body(body).inertia) - np.sort(legacy)).max() < 1e-12
         assert np.abs(np.sort(plain.body(body).inertia) - np.sort(legacy)).max() > 1e-6
     assert np.array_equal(model.body_mass, plain.body_mass)
 
 
 def test_noise_and_its_order_are_d4rls(env: Any) -> None:
-    golden = np.load(GOLDEN)
-    seen = [env.reset(seed=5)[0]] + [env.step(action)[0] for action in golden["noisy_actions"]]
-    assert np.abs(np.array(seen)[:, :30] - golden["noisy_observations"]).max() < 1e-12
+    recorded = golden("kitchen")
+    seen = [env.reset(seed=5)[0]] + [env.step(action)[0] for action in recorded["noisy_actions"]]
+    assert np.abs(np.array(seen)[:, :30] - recorded["noisy_observations"]).max() < 1e-12
 
 
 @pytest.mark.parametrize(

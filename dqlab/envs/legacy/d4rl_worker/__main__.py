@@ -20,7 +20,7 @@ class Service:
 
     def make(self, task: str, count: int, noise: bool = True) -> dict[str, Any]:
         """Have `count` environments of a task."""
-        from .copies import Copy
+        from .environments import Copy
 
         if (task, not noise) != (self.task, self.quiet):
             self.copies, self.task, self.quiet = [], task, not noise
@@ -71,7 +71,7 @@ def main() -> int:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # D4RL prints
     try:
-        from .originals import import_d4rl, versions
+        from .environments import import_d4rl, versions
 
         import_d4rl()
         write(out, {"ok": True, "protocol": PROTOCOL, "versions": versions()})
