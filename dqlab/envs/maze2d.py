@@ -21,7 +21,6 @@ from dqlab.envs.antmaze.maze import (
     START,
     WALL,
     Maze,
-    maze_by_name,
 )
 from dqlab.envs.physics import CompiledModelEnv
 
@@ -119,7 +118,7 @@ class Maze2D(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array", "depth_array"], "render_fps": 100}
 
     def __init__(self, maze: str = "umaze", dense: bool = False, **rendering: Any) -> None:
-        self.maze, self.dense = maze_by_name(maze, LAYOUTS, "Maze2D"), dense
+        self.maze, self.dense = LAYOUTS[maze], dense
         self._starts = np.array([*self.maze.cells(FREE + START), self.maze.goal], dtype=np.float64)
         self.goal = np.array(self.maze.goal, dtype=np.float64)
         states = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float64)

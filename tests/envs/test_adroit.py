@@ -113,27 +113,6 @@ def test_a_dropped_pen_ends_the_episode_and_costs_five(env: Any) -> None:
     assert -5.5 < rewards[1] - rewards[0] < -4.5
 
 
-def test_rewards_by_hand() -> None:
-    """At rest at the start, beside gymnasium-robotics' own, which pays for the distances that D4RL punishes."""
-    door, hammer, relocate = (make_env(tasks.get(f"{name}-human-v1")) for name in ("door", "hammer", "relocate"))
-    for each in (door, hammer, relocate):
-        each.reset(seed=1)
-    observation, reward, *_ = door.step(np.zeros(28))
-    angle, speed = observation[28], door.unwrapped.data.qvel
-    assert reward == pytest.approx(
-        -0.1 * np.linalg.norm(observation[35:38]) - 0.1 * (angle - 1.57) ** 2 - 1e-5 * (speed @ speed), abs=1e-12
-    )
-    observation, reward, *_ = relocate.step(np.zeros(30))
-    assert reward == pytest.approx(-0.1 * np.linalg.norm(observation[30:33]), abs=1e-12)
-    base = hammer.unwrapped
-    observation, reward, *_ = hammer.step(np.zeros(26))
-    palm, tool, nail = observation[33:36], observation[36:39], observation[42:45]
-    head, goal = (base.data.site(name).xpos for name in ("tool", "nail_goal"))
-    expected = -0.1 * np.linalg.norm(palm - tool) - np.linalg.norm(head - nail) - 10 * np.linalg.norm(nail - goal)
-    lifted = 2.0 * (tool[2] > 0.04 and head[2] > 0.04)
-    assert reward == pytest.approx(expected - 0.01 * np.linalg.norm(base.data.qvel) + lifted, abs=1e-12)
-
-
 @pytest.mark.parametrize(("angle", "bonus"), [(0.1, 0.0), (0.5, 2.0), (1.1, 10.0), (1.5, 20.0)])
 def test_an_open_door_pays(angle: float, bonus: float) -> None:
     base = make_env(tasks.get("door-human-v1")).unwrapped

@@ -15,7 +15,7 @@ from golden_steps import golden, replay
 from dqlab.config import gin_files
 from dqlab.config.gin_state import operative_parameters
 from dqlab.envs import make_env, tasks
-from dqlab.envs.antmaze.maze import MAZES, WALL, draw_goal, maze_by_name
+from dqlab.envs.antmaze.maze import MAZES, WALL, draw_goal
 from dqlab.envs.backend import GymnasiumEnvironments
 from dqlab.errors import ConfigError
 
@@ -100,12 +100,6 @@ def test_where_goals_lie() -> None:
         "medium": [20.0, 20.0],
         "large": [32.0, 24.0],
     }
-
-
-def test_an_unknown_maze_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"Unknown maze 'larg' of AntMaze. Did you mean 'large'\?"):
-        make_env(replace(TASKS["large"], env_kwargs={"maze": "larg"}))
-    assert maze_by_name("large") is MAZES["large"]
 
 
 @pytest.mark.parametrize("maze", MAZES)

@@ -151,14 +151,6 @@ def test_a_constructor_that_fails_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_widths_that_differ_from_the_tasks_show_when_it_is_made() -> None:
-    from dataclasses import replace
-
-    task = replace(describe_environment("guarded/Made-v0", {}, 10), state_dim=4)
-    with pytest.raises(ConfigError, match="has observations of width 2; its task says 4"):
-        make_env(task)
-
-
 def test_flags_and_rewards_of_any_kind_are_passed_on_plainly() -> None:
     given = ([0, 1], np.array([2]), np.True_, 0, {})
     env = made(step=given)

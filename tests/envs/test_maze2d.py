@@ -14,7 +14,6 @@ from golden_steps import golden, replay
 from dqlab.envs import make_env, tasks
 from dqlab.envs.antmaze.maze import GOAL, WALL
 from dqlab.envs.maze2d import LAYOUTS
-from dqlab.errors import ConfigError
 
 
 def task_name(maze: str, dense: str = "") -> str:
@@ -82,8 +81,3 @@ def test_speed_and_actions_are_clipped() -> None:
         finals.append(env.step(np.array([push, 0.0]))[0])
     assert np.array_equal(*finals)
     assert finals[0][2] == pytest.approx(100.0 / (4000 / 3 * np.pi * 0.1**3) * 0.01, rel=0.01)
-
-
-def test_an_unknown_maze_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"Unknown maze 'larg' of Maze2D. Did you mean 'large'\?"):
-        make_env(replace(tasks.get(task_name("large")), env_kwargs={"maze": "larg"}))

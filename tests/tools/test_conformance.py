@@ -163,7 +163,7 @@ CASES = [
         spoilt(UniformRandom, "begin", lambda sound, seed: lambda seen: 3 * sound(seed)(seen)),
         r"out of \[-1, 1\]",
     ),
-    ("task", replace(HOPPER, state_dim=12), "the task hopper-medium-v2 says 12"),
+    ("task", replace(HOPPER, state_dim=12), "width 11; its task says 12"),
     ("task", replace(HOPPER, min_score=9000.0), "max_score must be larger"),
     ("task", replace(HOPPER, env_id="Nowhere-v0"), "Cannot build Nowhere-v0"),
     ("physics", scaled(0.0, "body_mass"), "a mass is not positive"),

@@ -15,12 +15,12 @@ from dqlab.envs.antmaze.maze import (
     CAMERA,
     GOAL_RADIUS,
     GOAL_SITE,
+    MAZES,
     TORQUE,
     AntMaze,
     ant_maze_xml,
     draw_goal,
     goal_laws,
-    maze_by_name,
 )
 from dqlab.envs.deep_contacts import Stepper
 from dqlab.envs.physics import CompiledModelEnv
@@ -52,7 +52,7 @@ class AntMazeEnv(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     }
 
     def __init__(self, maze: str = "umaze", goal_law: str = AntMaze.goal_law, **rendering: Any) -> None:
-        self.maze, self._draws = maze_by_name(maze), goal_laws.get(goal_law)
+        self.maze, self._draws = MAZES[maze], goal_laws.get(goal_law)
         self.goal: Array | None = None
         self._group: int | None = None
         states = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dqlab.config.fields import check_fields
 from dqlab.config.registry import Registry, configurable
-from dqlab.errors import ConfigError, nearest_of_few
 
 Cell = tuple[int, int]
 SCALE = 4.0
@@ -81,17 +80,6 @@ MAZES: Mapping[str, Maze] = {
     ),
 }
 """The mazes of antmaze-{umaze,medium,large}-*-v0, by the name that the task's name has."""
-
-
-def maze_by_name(name: str, mazes: Mapping[str, Maze] = MAZES, of: str = "AntMaze") -> Maze:
-    """One of D4RL's mazes.
-
-    Raises:
-        ConfigError: there is no such maze.
-    """
-    if name not in mazes:
-        raise ConfigError(f"Unknown maze '{name}' of {of}. {nearest_of_few(str(name), mazes)}")
-    return mazes[name]
 
 
 RandomSource = Generator | RandomState
