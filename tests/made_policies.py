@@ -26,6 +26,11 @@ def drawn(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch
     return draw_noise(specs, generator_for(seed, "tests", 0), dtype)
 
 
+def column(*values: float) -> Tensor:
+    """Numbers (B, 1)."""
+    return torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
+
+
 def two_modes(count: int, seed: int = 0) -> Tensor:
     """Actions (count, 1) near -0.5 and 0.7, half of them each, with standard deviation 0.03."""
     generator = torch.Generator().manual_seed(seed)

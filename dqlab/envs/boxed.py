@@ -11,11 +11,9 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
 from dqlab.envs.checked_env import check_step_tuple, check_vectors, describe_error
-from dqlab.envs.tasks import fit_action, from_unit
+from dqlab.envs.tasks import UNLIMITED, fit_action, from_unit
 from dqlab.errors import ConfigError
 
-NO_LIMIT = -1
-"""What tells Gymnasium not to cut episodes: whoever makes the boxed environment says where."""
 EXACT = 2.0**53
 """Bounds beyond it are taken for none: integers are not exact there."""
 
@@ -60,7 +58,7 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
 def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     """The environment as it is, without a step limit."""
     try:
-        return gymnasium.make(env_id, max_episode_steps=NO_LIMIT, disable_env_checker=True, **env_kwargs)
+        return gymnasium.make(env_id, max_episode_steps=UNLIMITED, disable_env_checker=True, **env_kwargs)
     except (Exception, SystemExit) as error:  # somebody's constructor
         why = f"it raised {describe_error(error)}"
         if isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error)):

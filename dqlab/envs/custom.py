@@ -11,7 +11,7 @@ from typing import Any
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import configurable
 from dqlab.envs.backend import make_env
-from dqlab.envs.tasks import BOXED, Task, tasks
+from dqlab.envs.tasks import BOXED, UNLIMITED, Task, tasks
 from dqlab.errors import ConfigError
 
 SOURCE = "gymnasium_task"
@@ -27,26 +27,17 @@ def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = Non
     Raises:
         ConfigError: there is no such environment, its episodes have no limit, or its spaces are not dqlab's.
     """
-    own = dict(env_kwargs or {})
-    limit = episode_limit or _limit_of(env_id, own)
-    made = {"env_id": env_id, "env_kwargs": own}
-    task = Task(_name_of(env_id), _name_of(env_id), BOXED, 0.0, 100.0, limit, "", 0, 0, env_kwargs=made)
+    name, made = _name_of(env_id), {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
+    task = Task(name, name, BOXED, 0.0, 100.0, episode_limit or UNLIMITED, "", 0, 0, env_kwargs=made)
     env = make_env(task)
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
-    return replace(task, state_dim=sizes[0], action_dim=sizes[1])
-
-
-def _limit_of(env_id: str, env_kwargs: Mapping[str, Any]) -> int:
-    from dqlab.envs.boxed import make_unlimited
-
-    make_unlimited(env_id, env_kwargs).close()
     import gymnasium
 
-    limit = gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps
+    limit = episode_limit or gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps
     if not limit:
         raise ConfigError(f"{env_id} does not say when its episodes are cut: set episode_limit, in steps.")
-    return int(limit)
+    return replace(task, episode_limit=limit, state_dim=sizes[0], action_dim=sizes[1])
 
 
 def _name_of(env_id: str) -> str:

@@ -131,6 +131,8 @@ tasks: Registry[Task] = Registry(
 D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
 BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
 """Any Gymnasium environment, its actions stretched to [-1, 1]."""
+UNLIMITED = -1
+"""The episode limit that tells Gymnasium not to cut episodes."""
 
 
 def _kitchen(*goals: str) -> dict[str, Any]:

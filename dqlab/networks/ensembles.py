@@ -55,7 +55,7 @@ class CriticEnsemble(nn.Module):
     """M independent critics that give Z numbers each: 1, their value, or the atoms of a distribution of returns.
 
     Subclasses own what is made of the M: what the TD target is, what the critics' loss is, what the actor ascends, and
-    what candidates are ranked by. By default: the minimum, squared errors, one of the first two, and the minimum.
+    what candidates are ranked by. By default: `aggregate`, squared errors, one of the first two, and `aggregate`.
 
     Args:
         members: the M critics.
@@ -84,13 +84,17 @@ class CriticEnsemble(nn.Module):
 
         return self.members.map(gradient, state, action)
 
+    def aggregate(self, values: Tensor) -> Tensor:
+        """The ensemble's value (...) of its members' values (M, ...): the minimum."""
+        return values.amin(dim=0)
+
     def noise(self) -> dict[str, NoiseSpec]:
         """The randomness that one `backup` needs."""
         return {}
 
     def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """The next state's share (B, Z') of the TD target, from the target critics' outputs (M, B, Z): the minimum."""
-        return outputs.amin(dim=0)
+        """The next state's share (B, Z') of the TD target, from the target critics' outputs (M, B, Z)."""
+        return self.aggregate(outputs)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The critics' loss, a scalar, of outputs (M, B, Z) against TD targets (B, Z'): summed mean squared errors."""
@@ -105,8 +109,8 @@ class CriticEnsemble(nn.Module):
         return torch.where(first, q[0], q[1]), torch.where(first, q[1], q[0])
 
     def ranking_value(self, q: Tensor) -> Tensor:
-        """What candidates are ranked by, (...), from values q (M, ...): the minimum."""
-        return q.amin(dim=0)
+        """What candidates are ranked by, (...), from values q (M, ...)."""
+        return self.aggregate(q)
 
 
 @dataclass(eq=False, repr=False)
@@ -180,22 +184,12 @@ class TwinCritic(QEnsemble):
 
 
 class AggregatedEnsemble(QEnsemble):
-    """One rule says what the ensemble's value is; subclasses give it as `aggregate`."""
-
-    def aggregate(self, values: Tensor) -> Tensor:
-        """The ensemble's value (...) of its members' values (M, ...): the minimum."""
-        return values.amin(dim=0)
-
-    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        return self.aggregate(outputs)
+    """The actor ascends the aggregated value, too."""
 
     def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
         """The aggregated value (B,), which the actor ascends, and again, to scale its loss."""
         value = self.aggregate(q)
         return value, value
-
-    def ranking_value(self, q: Tensor) -> Tensor:
-        return self.aggregate(q)
 
 
 @critics.register("ensemble_min", source="An et al. 2021 (SAC-N), section 3", cites=("an2021uncertainty",))
@@ -259,7 +253,7 @@ class LowerBoundEnsemble(AggregatedEnsemble):
     cites=("fujimoto2019off", "kumar2019stabilizing"),
 )
 @dataclass(eq=False, repr=False)
-class SoftClippedEnsemble(AggregatedEnsemble):
+class SoftClippedEnsemble(QEnsemble):
     """Soft clipped double Q: weight * minimum + (1 - weight) * maximum over the critics.
 
     The actor ascends one of the first two critics, as with `twin`.
@@ -277,10 +271,6 @@ class SoftClippedEnsemble(AggregatedEnsemble):
         super().__post_init__()
         check_field(0 <= self.weight <= 1, self, "weight", "between 0 and 1")
         check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
-
-    def actor_objective(self, q: Tensor, critic_index: Tensor) -> tuple[Tensor, Tensor]:
-        """The one of the first two values (B,) which the actor ascends, and the other, to scale its loss."""
-        return CriticEnsemble.actor_objective(self, q, critic_index)
 
     def aggregate(self, values: Tensor) -> Tensor:
         return self.weight * values.amin(dim=0) + (1 - self.weight) * values.amax(dim=0)

@@ -20,6 +20,8 @@ CASES = st.tuples(st.sampled_from(FREE), st.integers(1, 30))
 def test_posterior_is_the_conditional_of_the_forward_process(case: tuple[str, int]) -> None:
     """Bayes: precision of x_{t-1} given x_0 and x_t is 1/(1 - abar_{t-1}) + alpha_t/beta_t (t > 0)."""
     process = Process.from_betas(build_betas(*case))
+    first = process.posterior_std[0], process.mean_from_start[0], process.mean_from_x[0]
+    assert first == pytest.approx((1e-10, 1.0, 0.0), rel=1e-6, abs=1e-12), "no noise is left"
     for t in range(1, process.n_timesteps):
         beta, previous = process.betas[t], process.alphas_cumprod[t - 1]
         precision = 1 / (1 - previous) + (1 - beta) / beta
@@ -28,14 +30,6 @@ def test_posterior_is_the_conditional_of_the_forward_process(case: tuple[str, in
         mean = (math.sqrt(previous) * x0 / (1 - previous) + math.sqrt(1 - beta) * x / beta) / precision
         got = process.posterior_mean(torch.tensor(x0, dtype=torch.float64), torch.tensor(x, dtype=torch.float64), t)
         assert float(got) == pytest.approx(mean, rel=1e-6, abs=1e-9)
-
-
-@given(case=CASES)
-def test_the_first_step_has_no_noise_left(case: tuple[str, int]) -> None:
-    process = Process.from_betas(build_betas(*case))
-    assert process.posterior_std[0] == pytest.approx(1e-10)
-    assert process.mean_from_start[0] == pytest.approx(1.0)
-    assert process.mean_from_x[0] == pytest.approx(0.0, abs=1e-12)
 
 
 @given(case=CASES)
@@ -65,9 +59,4 @@ def test_a_respaced_process_adds_the_same_noise(case: tuple[str, int], data: st.
     assert short.alphas_cumprod == tuple(process.alphas_cumprod[t] for t in sorted(times))
     survived = [math.prod(1 - beta for beta in short.betas[: k + 1]) for k in range(len(times))]
     assert survived == pytest.approx(list(short.alphas_cumprod), rel=1e-9)
-
-
-def test_respaced_to_all_timesteps_it_is_the_same() -> None:
-    """Not an equal one: rounding must not touch the usual chain."""
-    process = Process.from_betas(build_betas("vp", 5))
-    assert process.respaced((4, 3, 2, 1, 0)) is process
+    assert process.respaced(range(process.n_timesteps)) is process, "rounding must not touch the usual chain"

@@ -11,27 +11,21 @@ import torch
 from dqlab.diffusion.schedules import build_betas
 from dqlab.errors import ConfigError
 
-# 0.1/5 + 0.5 * 9.9 * (2t - 1) / 25 = 0.02 + 0.198 (2t - 1), t = 1..5
-VP_EXPONENTS = [0.218, 0.614, 1.010, 1.406, 1.802]
-
 
 def test_vp_by_hand() -> None:
-    expected = [1 - math.exp(-exponent) for exponent in VP_EXPONENTS]
+    """Exponents 0.1/5 + 0.5 * 9.9 * (2t - 1) / 25 = 0.02 + 0.198 (2t - 1), t = 1..5.
+
+    The product of 1 - beta is exp(-beta_min - (beta_max - beta_min) / 2), whatever N.
+    """
+    expected = [1 - math.exp(-exponent) for exponent in (0.218, 0.614, 1.010, 1.406, 1.802)]
     assert build_betas("vp", 5).tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_vp_keeps_the_integral_of_its_continuous_process() -> None:
-    """The product of 1 - beta is exp(-beta_min - (beta_max - beta_min) / 2), whatever N."""
     for n in (1, 2, 5, 50):
         assert float((1 - build_betas("vp", n)).prod()) == pytest.approx(math.exp(-0.1 - 4.95), rel=1e-12)
 
 
-def test_linear_by_hand() -> None:
+def test_linear_and_cosine_by_hand() -> None:
+    """Cosine, N = 2: abar on 0, 1.5, 3 of 3; the last beta is clipped at 0.999."""
     assert build_betas("linear", 3).tolist() == pytest.approx([1e-4, 0.01005, 2e-2], abs=1e-12)
-
-
-def test_cosine_by_hand() -> None:
-    """N = 2: abar on 0, 1.5, 3 of 3; the last beta is clipped at 0.999."""
     bar = [math.cos((x + 0.008) / 1.008 * math.pi / 2) ** 2 for x in (0.0, 0.5, 1.0)]
     assert build_betas("cosine", 2).tolist() == pytest.approx([1 - bar[1] / bar[0], 0.999], abs=1e-12)
 
@@ -59,19 +53,16 @@ def test_sqrt_by_hand() -> None:
     assert survived("sqrt", 10)[:9] == pytest.approx([1 - math.sqrt(t / 10 + 1e-4) for t in range(1, 10)], abs=1e-12)
 
 
-def test_exponential_by_hand() -> None:
-    """N = 3: sigma = 0.01, sqrt(0.5), 50."""
-    expected = [1 / (1 + 1e-4), 1 / 1.5, 1 / 2501]
-    assert survived("exponential", 3) == pytest.approx(expected, rel=1e-9)
-    assert survived("exponential", 1) == pytest.approx([1 / 2501], rel=1e-9)
-
-
-def test_karras_by_its_formula() -> None:
+def test_noise_levels_by_their_formulas() -> None:
+    """Exponential, N = 3: sigma = 0.01, sqrt(0.5), 50; the largest one alone where N = 1."""
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
-    sigmas = [(low + i / 4 * (high - low)) ** 7 for i in range(5)]
-    assert sigmas[0] == pytest.approx(0.002)
-    assert survived("karras", 5) == pytest.approx([1 / (1 + sigma**2) for sigma in sigmas], rel=1e-9)
-    assert survived("karras", 1) == pytest.approx([1 / 6401], rel=1e-9)
+    levels = {"exponential": [0.01, 0.5**0.5, 50.0], "karras": [(low + i / 4 * (high - low)) ** 7 for i in range(5)]}
+    for name, sigmas in levels.items():
+        assert survived(name, len(sigmas)) == pytest.approx([1 / (1 + sigma**2) for sigma in sigmas], rel=1e-9)
+        assert survived(name, 1) == pytest.approx([1 / (1 + sigmas[-1] ** 2)], rel=1e-9)
+        gin.parse_config(f"noise_schedule.{name}.sigma_min = 90.0")
+        with pytest.raises(ConfigError, match="sigma_min < sigma_max"):
+            build_betas(name, 5)
 
 
 def test_listed_betas_are_those_of_the_configuration() -> None:
@@ -85,13 +76,6 @@ def test_listed_betas_are_those_of_the_configuration() -> None:
     gin.parse_config("listed.betas = ('a', 'b')")
     with pytest.raises(ConfigError, match="must be numbers"):
         build_betas("listed", 2)
-
-
-@pytest.mark.parametrize("name", ["karras", "exponential"])
-def test_noise_levels_must_rise(name: str) -> None:
-    gin.parse_config(f"noise_schedule.{name}.sigma_min = 90.0")
-    with pytest.raises(ConfigError, match="sigma_min < sigma_max"):
-        build_betas(name, 5)
 
 
 def test_mistakes_are_named() -> None:

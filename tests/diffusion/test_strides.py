@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dqlab.diffusion import Process
-from dqlab.diffusion.sampling import DDIM
+from dqlab.diffusion.sampling import DDIM, DPMSolverPP
 from dqlab.diffusion.schedules import build_betas
 from dqlab.diffusion.strides import visited_timesteps
 from dqlab.errors import ConfigError
@@ -51,5 +51,11 @@ def test_mistakes_are_named() -> None:
         DDIM(steps=3, stride="quadratc").times(process)
     with pytest.raises(ConfigError, match=r"must give 3 strictly falling timesteps from 4 to 0, not \(4, 4, 0\)"):
         DDIM(steps=3, stride=lambda process, steps: (4, 4, 0)).times(process)
-    with pytest.raises(ConfigError, match="steps must be at least 0"):
-        DDIM(steps=-1)
+    for fields, wanted in (
+        ({"steps": -1}, "steps must be at least 0"),
+        ({"eta": 1.5}, "eta must be between 0 and 1"),
+    ):
+        with pytest.raises(ConfigError, match=wanted):
+            DDIM(**fields)
+    with pytest.raises(ConfigError, match="order must be 1, 2 or 3"):
+        DPMSolverPP(order=4)

@@ -124,14 +124,6 @@ def test_an_open_door_pays(angle: float, bonus: float) -> None:
     assert info["goal_achieved"] == (angle > 1.35)
 
 
-def test_actions_are_clipped(env: Any) -> None:
-    finals = []
-    for size in (1.0, 7.0):
-        env.reset(seed=2)
-        finals.append(env.step(np.full(24, size, np.float32))[0])
-    assert np.array_equal(*finals)
-
-
 def test_what_to_install_and_nothing_else_is_printed() -> None:
     """Without gymnasium-robotics the mistake is one line."""
     code = """if True:

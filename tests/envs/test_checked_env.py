@@ -1,20 +1,23 @@
-"""The boundary to an environment: what reaches it, what it may give, and how its mistakes are told."""
+"""The boundary to an environment: what reaches it, what it may give, how its mistakes are told, and found early."""
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 
 from dqlab.envs import make_env, tasks
 from dqlab.envs.custom import describe_environment
 from dqlab.envs.tasks import from_unit, to_unit
 from dqlab.errors import ConfigError, DqlabError, EnvError, NotFiniteError
+from dqlab.testing import check_environment
 
 FINE = (np.zeros(2, np.float32), 1.0, False, False, {})
 
@@ -185,3 +188,27 @@ def test_the_robots_get_float64_as_before() -> None:
     theirs = bare.step(action)
     assert (ours[0].tobytes(), ours[1]) == (np.asarray(theirs[0]).tobytes(), float(theirs[1]))
     assert sys.getsizeof(ours[1]) == sys.getsizeof(1.0)
+
+
+STEPS_OF_ALL = count()
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"action": Discrete(3)}, "has actions Discrete"),
+    ({"step": (FINE[0], np.nan, *FINE[2:])}, "gives a NaN or infinite reward, at step 1 of an episode with seed 0"),
+    ({"step": lambda: (FINE[0], next(STEPS_OF_ALL), *FINE[2:])}, "'guarded/Made-v0', stepped in turn, give different"),
+    (
+        {"start": lambda: (np.array([random.random(), 0.0], np.float32), {})},
+        "starts otherwise when it is reset with the same seed 0: it draws from something else",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), FAULTS, ids=lambda value: str(value)[:30])
+def test_a_users_environment_is_checked_before_anything_is_trained(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(AssertionError, match=said) as caught:
+        check_environment("guarded/Made-v0", arguments, 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_good_one_passes() -> None:
+    check_environment("guarded/Made-v0", {}, 5)
+    check_environment("Pendulum-v1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,9 +124,3 @@ def test_robot_arms_share_compiled_models_and_no_state() -> None:
     env.step(np.ones(CUBE.action_dim))
     assert np.array_equal(other.unwrapped.data.qpos, before)
     assert not np.array_equal(env.unwrapped.data.qpos, before)
-
-
-def test_a_limit_cuts() -> None:
-    env = make_env(replace(CUBE, episode_limit=3))
-    env.reset(seed=0)
-    assert [env.step(np.zeros(CUBE.action_dim))[3] for _ in range(3)] == [False, False, True]

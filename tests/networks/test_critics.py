@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gin
@@ -9,10 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from dqlab.algorithms.diffusion_ql import DiffusionQL
+from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
 from dqlab.networks import critics
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.ensembles import CriticEnsemble, quantile_huber
 from dqlab.noise import draw_noise, generator_for
+from dqlab.policies.diffusion import DiffusionPolicy
+from dqlab.policies.selection import SoftmaxQ
+from dqlab.tools.conformance.policies import check_algorithm
 
 # Three critics, two states.
 Q = torch.tensor([[1.0, 5.0], [4.0, -1.0], [7.0, 2.0]], dtype=torch.float64)
@@ -28,7 +35,11 @@ def numbers(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-AGGREGATES = {
+BY_COIN = [(Q[0], Q[1]), (Q[1], Q[0])]
+"""What the actor ascends and what scales its loss, as the coin falls."""
+AGGREGATES: dict[str, tuple[dict[str, Any], Tensor]] = {
+    "twin": ({}, numbers(1, -1)),
+    "soft_clipped": ({"n_critics": 3}, numbers(0.75 * 1 + 0.25 * 7, 0.75 * -1 + 0.25 * 5)),
     "ensemble_min": ({"n_critics": 3}, numbers(1, -1)),
     "ensemble_mean": ({"n_critics": 3}, numbers(4, 2)),
     "ensemble_lcb": ({"n_critics": 3, "beta": 0.5}, numbers(4 - STD / 2, 2 - STD / 2)),
@@ -36,36 +47,16 @@ AGGREGATES = {
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_one_rule_for_target_actor_and_ranking(name: str) -> None:
+def test_target_ranking_and_what_the_actor_ascends(name: str) -> None:
+    """The actor ascends the same value, but in the first two ensembles one of the first two critics."""
     options, wanted = AGGREGATES[name]
-    ensemble = make(name, **options)
+    ensemble, q = make(name, **options), Q[:2] if name == "twin" else Q
+    ascended = 2 * [(wanted, wanted)] if name.startswith("ensemble") else BY_COIN
     assert ensemble.noise() == {}
-    assert torch.allclose(ensemble.backup(Q.unsqueeze(-1), {}), wanted.unsqueeze(-1))
+    torch.testing.assert_close(ensemble.backup(q.unsqueeze(-1), {}), wanted.unsqueeze(-1))
+    torch.testing.assert_close(ensemble.ranking_value(q.unsqueeze(1)), wanted.unsqueeze(0))
     for coin in (0, 1):
-        ascended, scale = ensemble.actor_objective(Q, torch.tensor(coin))
-        assert torch.allclose(ascended, wanted)
-        assert torch.equal(scale, ascended)
-    assert torch.allclose(ensemble.ranking_value(Q.unsqueeze(1)), wanted.unsqueeze(0))
-
-
-def test_soft_clipped_weighs_both_ends_and_ascends_as_twin() -> None:
-    ensemble, wanted = make("soft_clipped", n_critics=3), numbers(0.75 * 1 + 0.25 * 7, 0.75 * -1 + 0.25 * 5)
-    assert torch.allclose(ensemble.backup(Q.unsqueeze(-1), {}), wanted.unsqueeze(-1))
-    assert torch.allclose(ensemble.ranking_value(Q.unsqueeze(1)), wanted.unsqueeze(0))
-    for coin in (0, 1):
-        ascended, scale = ensemble.actor_objective(Q, torch.tensor(coin))
-        assert torch.equal(ascended, Q[coin])
-        assert torch.equal(scale, Q[1 - coin])
-
-
-def test_twin_ascends_one_of_the_two_and_scales_by_the_other() -> None:
-    ensemble, q = make("twin"), Q[:2]
-    assert torch.equal(ensemble.backup(q.unsqueeze(-1), {}).squeeze(-1), numbers(1, -1))
-    assert torch.equal(ensemble.ranking_value(q), numbers(1, -1))
-    for coin in (0, 1):
-        ascended, scale = ensemble.actor_objective(q, torch.tensor(coin))
-        assert torch.equal(ascended, q[coin])
-        assert torch.equal(scale, q[1 - coin])
+        torch.testing.assert_close(ensemble.actor_objective(q, torch.tensor(coin)), ascended[coin])
 
 
 @pytest.mark.parametrize(
@@ -113,12 +104,18 @@ def test_quantile_huber_of_two_quantiles_by_hand() -> None:
     assert torch.allclose(loss, numbers(0.203125).squeeze(), rtol=1e-15)
     wider = quantile_huber(numbers(0.5, 3.0), numbers(1.0), kappa=2.0)  # 1/4 * 0.125 / 2, 1/4 * 2 / 2
     assert torch.allclose(wider, numbers((0.015625 + 0.25) / 2).squeeze(), rtol=1e-15)
-
-
-def test_tqc_sums_the_losses_of_its_critics() -> None:
-    ensemble = make("tqc", n_critics=2, n_quantiles=2, n_dropped=0)
+    ensemble = make("tqc", n_critics=2, n_quantiles=2, n_dropped=0)  # sums the losses of its critics
     outputs = numbers(0.5, 3.0, 1.0, 1.0).view(2, 1, 2)
     assert torch.allclose(ensemble.loss(outputs, numbers(1.0).view(1, 1)), numbers(0.203125).squeeze())
+
+
+@pytest.mark.parametrize("name", ["redq", "tqc"])
+def test_a_backup_over_candidates_is_the_same_alone_and_packed(name: str) -> None:
+    critic = partial(critics.get(name), hidden_dim=8, depth=1)
+    policy = partial(DiffusionPolicy, n_timesteps=2, denoiser=partial(MLPDenoiser, hidden_dim=8))
+    selection = partial(SoftmaxQ, n_candidates=2)
+    make = partial(DiffusionQL, policy=policy, critic=critic, selection=selection, max_q_backup=True)
+    check_algorithm(RegistryEntry("made", make))
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -142,20 +139,19 @@ def test_gin_shapes_one_ensemble_and_no_other(name: str) -> None:
     assert widths == {other: 4 if other == name else 256 for other in critics.names()}
 
 
-MISTAKES = {
-    "a width that is not an integer": ("ensemble_min", {"hidden_dim": 8.0}, "MinimumEnsemble.hidden_dim .* type int"),
-    "no critics": ("ensemble_mean", {"n_critics": 0}, "n_critics must be at least 1, not 0"),
-    "one critic has no deviation": ("ensemble_lcb", {"n_critics": 1}, "n_critics must be at least 2, not 1"),
-    "a subset larger than the set": ("redq", {"n_subset": 11}, "n_subset must be between 1 and 10"),
-    "all quantiles dropped": ("tqc", {"n_dropped": 25}, "n_dropped must be between 0 and 24"),
-    "a weight above 1": ("soft_clipped", {"weight": 1.5}, "weight must be between 0 and 1"),
-    "an unknown activation": ("twin", {"activation": "rellu"}, "Did you mean 'relu'"),
-    "no hidden layer": ("twin", {"depth": 0}, "TwinCritic.depth must be at least 1"),
-}
+MISTAKES = [
+    ("ensemble_min", {"hidden_dim": 8.0}, "MinimumEnsemble.hidden_dim .* type int"),
+    ("ensemble_mean", {"n_critics": 0}, "n_critics must be at least 1, not 0"),
+    ("ensemble_lcb", {"n_critics": 1}, "n_critics must be at least 2, not 1"),
+    ("redq", {"n_subset": 11}, "n_subset must be between 1 and 10"),
+    ("tqc", {"n_dropped": 25}, "n_dropped must be between 0 and 24"),
+    ("soft_clipped", {"weight": 1.5}, "weight must be between 0 and 1"),
+    ("twin", {"activation": "rellu"}, "Did you mean 'relu'"),
+    ("twin", {"depth": 0}, "TwinCritic.depth must be at least 1"),
+]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_clear_message(mistake: str) -> None:
-    name, options, message = MISTAKES[mistake]
+@pytest.mark.parametrize(("name", "options", "message"), MISTAKES)
+def test_mistakes_are_one_clear_message(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         critics.get(name)(3, 2, **options)

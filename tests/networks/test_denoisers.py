@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -31,13 +32,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return action, torch.arange(B), torch.randn(B, S, generator=generator, dtype=torch.float64)
 
 
-def kinds(layers: nn.Sequential) -> list[str]:
-    return [type(layer).__name__ for layer in layers]
-
-
 def test_mlp_with_layer_norm_before_the_activation() -> None:
     layers = mlp([3, 4, 2], activation="tanh", layer_norm=True).double()
-    assert kinds(layers) == ["Linear", "LayerNorm", "Tanh", "Linear"]
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "LayerNorm", "Tanh", "Linear"]
     x = torch.randn(6, 3, dtype=torch.float64)
     hidden = x @ layers[0].weight.T + layers[0].bias
     centred = hidden - hidden.mean(dim=-1, keepdim=True)
@@ -150,11 +147,8 @@ def test_a_time_that_is_not_embedded() -> None:
     t = torch.linspace(0, 1, len(action)).double()
     column = torch.cat([action, t.unsqueeze(-1), state], dim=-1)
     assert torch.allclose(module(action, t, state), module.final_layer(module.mid_layer(column)))
-    check_denoiser(RegistryEntry("mlp", partial(MLPDenoiser, time_dim=1)))
-
-
-def test_a_residual_denoiser_without_dropout() -> None:
-    check_denoiser(RegistryEntry("ln_resnet", partial(LNResnet, hidden_dim=8, dropout=0.0)))
+    for made in (partial(MLPDenoiser, hidden_dim=8, time_dim=1), partial(LNResnet, hidden_dim=8, dropout=0.0)):
+        check_denoiser(RegistryEntry("made", made))
 
 
 def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> None:
@@ -163,17 +157,16 @@ def test_the_frequencies_of_a_time_embedding_end_at_or_before_their_limit() -> N
     assert torch.allclose(angles[1][1:], 10000.0 ** -torch.tensor([1 / 4, 2 / 4, 3 / 4]).double())
 
 
-MISTAKES = {
-    "heads that do not divide the width": ("transformer", {"n_heads": 3}, "must be a multiple of n_heads"),
-    "no chunk": ("transformer", {"chunk": 0}, "chunk must be at least 1"),
-    "all dropped": ("ln_resnet", {"dropout": 1.0}, "at least 0 and below 1, not 1.0"),
-    "odd Fourier features": ("ln_resnet", {"time_dim": 3}, "must be even"),
-    "odd time embedding": ("film_mlp", {"time_dim": 3}, "must be even"),
-}
+MISTAKES = [
+    ("transformer", {"n_heads": 3}, "must be a multiple of n_heads"),
+    ("transformer", {"chunk": 0}, "chunk must be at least 1"),
+    ("ln_resnet", {"dropout": 1.0}, "at least 0 and below 1, not 1.0"),
+    ("ln_resnet", {"time_dim": 3}, "must be even"),
+    ("film_mlp", {"time_dim": 3}, "must be even"),
+]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_clear_message(mistake: str) -> None:
-    name, options, message = MISTAKES[mistake]
+@pytest.mark.parametrize(("name", "options", "message"), MISTAKES)
+def test_mistakes_are_one_clear_message(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         denoisers.get(name)(S, A, **options)

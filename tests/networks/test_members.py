@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from dqlab.networks import Layout, critics
 from dqlab.networks.ensembles import CriticEnsemble, QNetwork
-from dqlab.tools.conformance.networks import check_members
 
 STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()
 
@@ -40,15 +39,6 @@ def test_every_ensemble(name: str, replicas: int) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-class Scaled(QNetwork):
-    """A critic whose members differ in more than parameters."""
-
-    scale = 1.0
-
-    def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return self.scale * super().forward(state, action)
-
-
 class Remembering(QNetwork):
     """A critic with a buffer."""
 
@@ -68,11 +58,3 @@ def test_members_that_differ_are_called_one_by_one() -> None:
         assert Layout.of(ensemble).members is None
         outputs, _ = outputs_and_gradient(ensemble, rows_of(ensemble, 1))
         assert torch.equal(outputs[0], ensemble.outputs(STATE, ACTION))
-
-
-def test_an_ensemble_that_is_wrong_about_its_members_does_not_conform() -> None:
-    first, second = Scaled(3, 2, hidden_dim=4), Scaled(3, 2, hidden_dim=4)
-    second.scale = 2.0
-    ensemble = CriticEnsemble([first, second], alike=True).double()
-    with pytest.raises(AssertionError, match="they are not alike"):
-        check_members(ensemble, ensemble.outputs(STATE, ACTION), STATE, ACTION)

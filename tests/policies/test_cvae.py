@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from made_policies import bind, drawn
-from torch import Tensor, nn
+from made_policies import bind, column, drawn
+from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from dqlab.networks.stacking import Network
@@ -27,10 +27,6 @@ def network_of(log_std: float = 0.0) -> Network:
     """Latent of one dimension: mean 0.5 s + 0.25 a, a given log std; decoder tanh(0.5 s + z)."""
     encoder = linear([[0.5, 0.25], [0.0, 0.0]], [0.0, log_std])
     return bind(CVAENetwork(encoder, linear([[0.5, 1.0]], [0.0])))
-
-
-def column(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
 
 
 def test_losses_by_hand() -> None:

@@ -1,44 +1,47 @@
-"""Flows with velocities that are known in closed form, and the distillation of one."""
+"""Flows whose velocities, or average velocities, are known in closed form, and the distillation of one."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from made_policies import bind, drawn
+from made_policies import bind, column, drawn
 from torch import Tensor, nn
 
-from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.policies.mean_flow import MeanFlowPolicy, directional_derivative
 
 DIMS = Dims(3, 2, 2.0)
 SMALL = partial(MLPDenoiser, hidden_dim=16)
+PLAIN: dict[str, Any] = {"time_scale": 1.0, "adaptive_power": 0.0}
 
 
 class Linear(nn.Module):
-    """Velocity a x + b t, t as the network sees it."""
+    """a x + b t + c * the last number beside x and t, t as the network sees it."""
 
-    def __init__(self, a: float, b: float) -> None:
+    def __init__(self, a: float, b: float, c: float = 0.0) -> None:
         super().__init__()
-        self.a, self.b = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (a, b))
+        self.a, self.b, self.c = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (a, b, c))
 
     def forward(self, x: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        return self.a * x + self.b * t.unsqueeze(-1)
+        return self.a * x + self.b * t.unsqueeze(-1) + self.c * state[:, -1:]
 
 
 class Towards(nn.Module):
-    """The velocity of straight lines to one action: (target - x) / (1 - t)."""
+    """The velocity of straight lines to one action, and its average: (target - x) / (1 - t)."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_scale: float, width: int = 3) -> None:
         super().__init__()
-        self.target = nn.Parameter(torch.tensor([0.3, -0.8]).double())
+        self.target, self.time_scale, self.width = nn.Parameter(torch.tensor([0.3, -0.8])), time_scale, width
 
     def forward(self, x: Tensor, t: Tensor, state: Tensor) -> Tensor:
-        return (self.target - x) / (1 - t.unsqueeze(-1) / 100)
+        assert state.shape[1] == self.width
+        return (self.target - x) / (1 - t.unsqueeze(-1) / self.time_scale)
 
 
 def states(count: int = 5) -> Tensor:
@@ -59,7 +62,7 @@ def test_euler_steps_of_a_linear_velocity(n_steps: int) -> None:
 
 @pytest.mark.parametrize("n_steps", [1, 3, 10])
 def test_straight_lines_arrive_whatever_the_number_of_steps(n_steps: int) -> None:
-    policy, network = RectifiedFlowPolicy(n_steps=n_steps), bind(Towards())
+    policy, network = RectifiedFlowPolicy(n_steps=n_steps), bind(Towards(100))
     target = network.parameters["target"].expand(5, 2)
     assert torch.allclose(policy.sample(network, DIMS, states(), drawn(policy.sample_noise(DIMS, 5))), target)
     assert float(policy.losses(network, DIMS, states(), target, drawn(policy.loss_noise(DIMS, 5))).max()) < 1e-20
@@ -67,8 +70,8 @@ def test_straight_lines_arrive_whatever_the_number_of_steps(n_steps: int) -> Non
 
 def test_losses_by_hand() -> None:
     """x_0 = 1, action 3, t = 0.25: x_t = 1.5, velocity 2; predicted 0.5 * 1.5 + 0.02 * 25 = 1.25."""
-    noise = {"t": torch.tensor([0.25]).double(), "start": torch.tensor([[1.0]]).double()}
-    action = torch.tensor([[3.0]]).double()
+    noise = {"t": torch.tensor([0.25]).double(), "start": column(1.0)}
+    action = column(3.0)
     losses = RectifiedFlowPolicy().losses(bind(Linear(0.5, 0.02)), Dims(3, 1, 4.0), states(1), action, noise)
     assert losses.tolist() == pytest.approx([0.75**2])
 
@@ -90,12 +93,6 @@ def test_what_is_prepared_once_changes_nothing() -> None:
     assert torch.allclose(prepared, policy.sample(bind(Plain(module)), DIMS, states(), noise), atol=1e-12)
 
 
-@pytest.mark.parametrize("fields", [{"n_steps": 0}, {"time_scale": 0.0}, {"alpha": -1.0}], ids=str)
-def test_impossible_fields_are_refused(fields: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(fields))):
-        OneStepFlowPolicy(**fields)
-
-
 def one_step(a: float, w: float) -> Network:
     """A teacher with velocity a x and a student that gives w x."""
     return bind(OneStepFlow(Linear(a, 0.0), Linear(w, 0.0)))
@@ -104,7 +101,7 @@ def one_step(a: float, w: float) -> Network:
 def test_distillation_by_hand() -> None:
     """Two Euler steps of x' = x: 2.25 x_0, clamped to 2; the student's 3 x_0 is not clamped in the loss."""
     policy = OneStepFlowPolicy(n_steps=2)
-    noise = {"start": torch.tensor([[0.4], [1.0]]).double()}
+    noise = {"start": column(0.4, 1.0)}
     dims, state, network = Dims(3, 1, 2.0), states(2), one_step(1.0, 3.0)
     assert policy.flow_sample(network, dims, state, noise).squeeze().tolist() == pytest.approx([0.9, 2.0])
     assert policy.one_step_action(network, state, noise).squeeze().tolist() == pytest.approx([1.2, 3.0])
@@ -128,3 +125,96 @@ def test_the_teacher_is_the_rectified_flow() -> None:
     )
     noise = drawn(plain.sample_noise(DIMS, 5))
     assert torch.equal(policy.flow_sample(both, DIMS, states(), noise), plain.sample(flow, DIMS, states(), noise))
+
+
+@pytest.mark.parametrize(
+    ("residual", "error"),
+    [(False, 1.1 - (2 + 0.5 * (0.5 * 2 + 0.2))), (True, (1.1 - 2) - (2 + 0.5 * (0.5 * 2 + 0.2 - 2)))],
+)
+def test_the_identity_by_hand(residual: bool, error: float) -> None:
+    """x_0 = 1, action 3, t = 0.5: x = 2, v = 2; the network gives 0.5 x + 0.2 t = 1.1; the interval is 0.5 long."""
+    noise = {"t": torch.tensor([0.5]).double(), "start": column(1.0)}
+    network, action, dims = bind(Linear(0.5, 0.2)), column(3.0), Dims(3, 1, 4.0)
+    policy = MeanFlowPolicy(residual=residual, **PLAIN)
+    assert policy.losses(network, dims, states(1), action, noise).tolist() == pytest.approx([error**2])
+    weighted = MeanFlowPolicy(residual=residual, adaptive_power=0.5, adaptive_floor=2.0)
+    losses = weighted.losses(network, dims, states(1), action, noise)
+    assert losses.tolist() == pytest.approx([error**2 / (error**2 + 2) ** 0.5])
+    bounded = MeanFlowPolicy(residual=residual, target_bound=0.01, **PLAIN)  # of x + u, to 0.04
+    found = 1.1 if residual else 2 + 1.1
+    losses = bounded.losses(network, dims, states(1), action, noise)
+    assert losses.tolist() == pytest.approx([(found - 0.04) ** 2])
+
+
+def test_drawn_ends_by_hand() -> None:
+    """Ends in order whichever is drawn first, the network sees them, and half of the intervals are empty.
+
+    The network gives x + 0.5 t + 2 end. Times (0.2, 0.6), either way round: x = 0.2, v = 1, so du/dt = 1.5.
+    """
+    policy = MeanFlowPolicy(fixed_end=False, instant_share=0.5, residual=False, **PLAIN)
+    noise = {"t": torch.tensor([0.2, 0.6, 0.2]), "end": torch.tensor([0.6, 0.2, 0.6])}
+    noise = {name: value.double() for name, value in {**noise, "instant": torch.tensor([0.7, 0.5, 0.4])}.items()}
+    start, action = torch.zeros(3, 1).double(), torch.ones(3, 1).double()
+    losses = policy.losses(bind(Linear(1, 0.5, 2)), Dims(3, 1), states(3), action, {**noise, "start": start})
+    error, instant = 0.2 + 0.1 + 1.2 - (1 + 0.4 * 1.5), 0.2 + 0.1 + 0.4 - 1
+    assert losses.tolist() == pytest.approx([error**2, error**2, instant**2])
+
+
+@pytest.mark.parametrize("fixed_end", [True, False])
+def test_average_velocities_of_straight_lines_arrive_in_one_step(fixed_end: bool) -> None:
+    policy = MeanFlowPolicy(residual=False, fixed_end=fixed_end, **PLAIN)
+    network = bind(Towards(1, 3 if fixed_end else 4))
+    target = network.parameters["target"].expand(5, 2)
+    assert float(policy.losses(network, DIMS, states(), target, drawn(policy.loss_noise(DIMS, 5))).max()) < 1e-20
+    assert torch.allclose(policy.sample(network, DIMS, states(), drawn(policy.sample_noise(DIMS, 5))), target)
+
+
+def test_a_sample_is_the_networks_answer_to_noise() -> None:
+    """The output itself where it is residual, at t = 0 (and the end at 1); clamped to the action range."""
+    noise = {"start": torch.tensor([[0.5, -2.0]]).double()}
+    residual = MeanFlowPolicy().sample(bind(Linear(1.5, 9.0)), DIMS, states(1), noise)
+    assert residual.squeeze().tolist() == pytest.approx([0.75, -2.0])
+    other = MeanFlowPolicy(residual=False, fixed_end=False)
+    plain = other.unbounded_action(bind(Linear(1.5, 9.0, 0.1)), states(1), noise)
+    assert plain.squeeze().tolist() == pytest.approx([1.25 + 0.1, -5.0 + 0.1])
+
+
+def test_times_are_drawn_from_a_grid() -> None:
+    """With two times, 0 and 1/2: x_0 = 0, action 1, the network gives t, u's target is v + (1 - t) * 1."""
+    noise = {"t": torch.tensor([0.49, 0.51, 0.999]).double(), "start": torch.zeros(3, 1).double()}
+    policy = MeanFlowPolicy(n_times=2, residual=False, **PLAIN)
+    losses = policy.losses(bind(Linear(0.0, 1.0)), Dims(3, 1), states(3), torch.ones(3, 1).double(), noise)
+    assert losses.tolist() == pytest.approx([4.0, 1.0, 1.0])
+
+
+def test_no_gradient_flows_through_what_is_aimed_at() -> None:
+    """The gradient is that of the errors with the right-hand side of the identity as given numbers."""
+    policy = MeanFlowPolicy(denoiser=SMALL, **PLAIN)
+    module = policy.build(DIMS).double()
+    noise, action = drawn(policy.loss_noise(DIMS, 5)), torch.rand(5, 2, dtype=torch.float64)
+    t, v = noise["t"].unsqueeze(-1), action - noise["start"]
+    x, ones = noise["start"] + t * v, torch.ones(5, dtype=torch.float64)
+    u, slope = torch.autograd.functional.jvp(
+        lambda x, t: module(x, t, states()) - x, (x, noise["t"]), (v, ones), create_graph=True
+    )
+    names = [name for name, _ in module.named_parameters()]
+    wanted = torch.autograd.grad((u - (v + (1 - t) * slope).detach()).square().mean(), list(module.parameters()))
+    network = bind(module)
+    leaves = {name: network.parameters[name].requires_grad_() for name in names}
+    loss = policy.losses(network, DIMS, states(), action, noise).mean()
+    for found, expected in zip(torch.autograd.grad(loss, list(leaves.values())), wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_directional_derivatives() -> None:
+    """Of x^2 * sin(t) in the direction (3, 2): 6 x sin(t) + 2 x^2 cos(t); of a function with its own rule, too."""
+    x, t = torch.tensor([0.5, -1.0]).double(), torch.tensor([0.3, 2.0]).double()
+    value, slope = directional_derivative(lambda x, t: x**2 * t.sin(), (x, t), (3 + 0 * x, 2 + 0 * t))
+    assert torch.allclose(value, x**2 * t.sin())
+    assert torch.allclose(slope, 6 * x * t.sin() + 2 * x**2 * t.cos())
+    step = 1e-6
+    mish = bind(SMALL(3, 2))
+    at = lambda x: mish(x, torch.zeros(2).double(), states(2))  # noqa: E731
+    x, v = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    numeric = (at(x + step * v) - at(x - step * v)) / (2 * step)
+    assert torch.allclose(directional_derivative(at, (x,), (v,))[1], numeric, atol=1e-8)

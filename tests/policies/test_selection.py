@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dqlab.errors import ConfigError
 from dqlab.policies.selection import (
     Argmax,
     IDQLExpectile,
@@ -153,21 +152,3 @@ def test_weights_near_an_advantage_of_zero() -> None:
     assert torch.allclose(IDQLExponential().log_ratio(x), x / 2, atol=1e-6)
     ratio = IDQLQuantile(tau=0.5, floor=0.01).log_ratio(torch.tensor([0.0, 0.01, -0.01, 0.02]).double())
     assert ratio.exp().tolist() == pytest.approx([50.0, 50.0, 50.0, 25.0])
-
-
-@pytest.mark.parametrize(
-    ("make", "fields"),
-    [
-        (SoftmaxQ, {"temperature": 0.0}),
-        (TopK, {"k": 0}),
-        (MeanOfBest, {"k": 51}),
-        (IDQLExpectile, {"tau": 1.0}),
-        (IDQLQuantile, {"tau": 0.0}),
-        (IDQLQuantile, {"floor": 0.0}),
-        (IDQLExponential, {"alpha": -1.0}),
-        (Argmax, {"n_candidates": 0}),
-    ],
-)
-def test_impossible_fields_are_refused(make: Callable[..., Selection], fields: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(fields))):
-        make(**fields)
