@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, UnitFloat, check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
 from dqlab.diffusion.strides import Stride, strides, visited_timesteps
@@ -47,12 +47,11 @@ class Sampler(ABC):
         stride: a name from the `stride` registry: which ones, where they are fewer than N.
     """
 
-    steps: int = 0
+    steps: NonNegativeInt = 0
     stride: str | Stride = "uniform"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_field(self.steps >= 0, self, "steps", "at least 0")
         strides.choose(self.stride)
 
     def times(self, process: Process) -> tuple[int, ...]:
@@ -177,11 +176,7 @@ class DDIM(Sampler):
         eta: share of the posterior's noise that is added, 0..1.
     """
 
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(0 <= self.eta <= 1, self, "eta", "between 0 and 1")
+    eta: UnitFloat = 0.0
 
     def draws(self, process: Process) -> int:
         """One a step but the last; none if eta = 0."""
@@ -216,12 +211,11 @@ class DPMSolverPP(Sampler):
     """
 
     order: int = 2
-    quadratic_weight: float = 1.0
+    quadratic_weight: NonNegativeFloat = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(1 <= self.order <= 3, self, "order", "1, 2 or 3")
-        check_field(self.quadratic_weight >= 0, self, "quadratic_weight", "at least 0")
 
     def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
         """Exact in lambda = log(alpha / sigma) but for the data prediction, a polynomial of degree order - 1."""

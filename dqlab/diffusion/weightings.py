@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import PositiveFloat, check_fields
 from dqlab.config.registry import Registry
 from dqlab.diffusion.predictions import Prediction
 from dqlab.diffusion.process import Process
@@ -66,11 +66,7 @@ class MinSNR(StartWeighting):
         gamma: the bound; for eps the weight is min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1).
     """
 
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.gamma > 0, self, "gamma", "positive")
+    gamma: PositiveFloat = 5.0
 
     def of_start(self, snr: float) -> float:
         return min(snr, self.gamma)

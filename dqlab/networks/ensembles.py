@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, UnitFloat, check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation
@@ -129,19 +129,16 @@ class QEnsemble(CriticEnsemble):
 
     state_dim: int
     action_dim: int
-    n_critics: int = 10
-    hidden_dim: int = 256
-    depth: int = 3
+    n_critics: PositiveInt = 10
+    hidden_dim: PositiveInt = 256
+    depth: PositiveInt = 3
     activation: Activation = "mish"
     layer_norm: bool = False
     norm_after: bool = False
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("n_critics", "hidden_dim", "depth"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
-        check_field(self.norm_eps > 0, self, "norm_eps", "positive")
         super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
     def member(self) -> nn.Module:
@@ -236,12 +233,11 @@ class LowerBoundEnsemble(AggregatedEnsemble):
         hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
-    beta: float = 4.0
+    beta: NonNegativeFloat = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
-        check_field(self.beta >= 0, self, "beta", "at least 0")
 
     def aggregate(self, values: Tensor) -> Tensor:
         return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
@@ -265,11 +261,10 @@ class SoftClippedEnsemble(QEnsemble):
     """
 
     n_critics: int = 2
-    weight: float = 0.75
+    weight: UnitFloat = 0.75
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_field(0 <= self.weight <= 1, self, "weight", "between 0 and 1")
         check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
 
     def aggregate(self, values: Tensor) -> Tensor:

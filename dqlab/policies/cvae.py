@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, normal
 from dqlab.policies.base import Dims, policies
@@ -50,15 +50,9 @@ class CVAEPolicy(PerceptronPolicy):
     """
 
     hidden_dim: int = 750
-    latent_dim: int = 0
-    kl_weight: float = 0.5
-    latent_clip: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("latent_dim", "kl_weight"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        check_field(self.latent_clip > 0, self, "latent_clip", "positive")
+    latent_dim: NonNegativeInt = 0
+    kl_weight: NonNegativeFloat = 0.5
+    latent_clip: PositiveFloat = 0.5
 
     def latents(self, dims: Dims) -> int:
         """L, how many latent dimensions there are."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import PositiveInt
 from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.predictions import Prediction, predictions
 from dqlab.diffusion.process import device_constants
@@ -38,16 +38,12 @@ class DiffusionPolicy(Policy):
             denoiser predicts, and how much each timestep counts in its loss.
     """
 
-    n_timesteps: int = 5
+    n_timesteps: PositiveInt = 5
     schedule: str | NoiseSchedule = "vp"
     denoiser: str | Callable[..., nn.Module] = "mlp"
     sampler: str | Callable[[], Sampler] = "ddpm"
     prediction: str | Callable[[], Prediction] = "eps"
     weighting: str | Callable[[], LossWeighting] = "uniform"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_timesteps >= 1, self, "n_timesteps", "at least 1")
 
     @cached_property
     def process(self) -> Process:

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import PositiveFloat, PositiveInt, check_field
 from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.sampling import ChainNoise, Sampler
 from dqlab.diffusion.schedules import karras
@@ -44,18 +44,15 @@ class EDMPolicy(Policy):
 
     denoiser: str | Callable[..., nn.Module] = "mlp"
     sampler: str | Callable[[], Sampler] = "heun"
-    n_steps: int = 10
-    sigma_data: float = 0.5
-    sigma_min: float = 0.002
+    n_steps: PositiveInt = 10
+    sigma_data: PositiveFloat = 0.5
+    sigma_min: PositiveFloat = 0.002
     sigma_max: float = 80.0
-    spread: float = 0.5
+    spread: PositiveFloat = 0.5
     clips_loss: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_field(self.n_steps >= 1, self, "n_steps", "at least 1")
-        for name in ("sigma_data", "sigma_min", "spread"):
-            check_field(getattr(self, name) > 0, self, name, "positive")
         check_field(self.sigma_min < self.sigma_max, self, "sigma_min", "below sigma_max")
 
     @cached_property

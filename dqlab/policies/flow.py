@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, normal, uniform
@@ -31,13 +31,8 @@ class RectifiedFlowPolicy(Policy):
     """
 
     denoiser: str | Callable[..., nn.Module] = "mlp"
-    n_steps: int = 10
-    time_scale: float = 100.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_steps >= 1, self, "n_steps", "at least 1")
-        check_field(self.time_scale > 0, self, "time_scale", "positive")
+    n_steps: PositiveInt = 10
+    time_scale: PositiveFloat = 100.0
 
     def build(self, dims: Dims) -> nn.Module:
         return denoisers.choose(self.denoiser)(dims.state, dims.action)
@@ -105,11 +100,7 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
     """
 
     one_step: str | Callable[..., nn.Module] = "mlp"
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.alpha >= 0, self, "alpha", "at least 0")
+    alpha: NonNegativeFloat = 1.0
 
     def build(self, dims: Dims) -> nn.Module:
         """Freshly initialised: the velocity network and the one-step network."""

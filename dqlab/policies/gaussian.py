@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import PositiveFloat, PositiveInt, check_field
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
@@ -51,14 +51,12 @@ class PerceptronPolicy(Policy):
         activation: after each of them, a name from the `activation` registry or a factory.
     """
 
-    hidden_dim: int = 256
-    depth: int = 2
+    hidden_dim: PositiveInt = 256
+    depth: PositiveInt = 2
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden_dim", "depth"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
         activations.choose(self.activation)
 
     def perceptron(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -195,13 +193,8 @@ class GaussianMixturePolicy(PerceptronPolicy):
         min_std: added to softplus(.), the standard deviation in units of the action.
     """
 
-    n_components: int = 5
-    min_std: float = 1e-4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_components >= 1, self, "n_components", "at least 1")
-        check_field(self.min_std > 0, self, "min_std", "positive")
+    n_components: PositiveInt = 5
+    min_std: PositiveFloat = 1e-4
 
     def build(self, dims: Dims) -> nn.Module:
         """A freshly initialised perceptron: K logits, K means and K standard deviations of A numbers."""

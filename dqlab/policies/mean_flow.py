@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import check_field
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitFloat
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, normal, uniform
@@ -43,20 +43,12 @@ class MeanFlowPolicy(Policy):
     denoiser: str | Callable[..., nn.Module] = "mlp"
     residual: bool = True
     fixed_end: bool = True
-    instant_share: float = 0.75
-    n_times: int = 0
-    time_scale: float = 1.0
-    adaptive_power: float = 0.2
-    adaptive_floor: float = 1e-4
-    target_bound: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(0 <= self.instant_share <= 1, self, "instant_share", "between 0 and 1")
-        for name in ("n_times", "adaptive_power"):
-            check_field(getattr(self, name) >= 0, self, name, "at least 0")
-        for name in ("time_scale", "adaptive_floor", "target_bound"):
-            check_field(getattr(self, name) > 0, self, name, "positive")
+    instant_share: UnitFloat = 0.75
+    n_times: NonNegativeInt = 0
+    time_scale: PositiveFloat = 1.0
+    adaptive_power: NonNegativeFloat = 0.2
+    adaptive_floor: PositiveFloat = 1e-4
+    target_bound: PositiveFloat = 5.0
 
     def build(self, dims: Dims) -> nn.Module:
         """A freshly initialised denoiser, whose states are one number longer where the end is drawn."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import PositiveFloat, PositiveInt, check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.noise import NoiseSpec, gumbel, integers
 
@@ -23,11 +23,10 @@ class Selection(ABC):
         n_candidates: C, candidate actions a state.
     """
 
-    n_candidates: int = 50
+    n_candidates: PositiveInt = 50
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_field(self.n_candidates >= 1, self, "n_candidates", "at least 1")
 
     def noise(self, batch: int) -> dict[str, NoiseSpec]:
         """The randomness that choosing for `batch` states needs: none."""
@@ -153,12 +152,11 @@ class IDQLQuantile(ImplicitPolicy):
     """
 
     tau: float = 0.7
-    floor: float = 1e-3
+    floor: PositiveFloat = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_field(0 < self.tau < 1, self, "tau", "between 0 and 1, both excluded")
-        check_field(self.floor > 0, self, "floor", "positive")
 
     def log_ratio(self, u: Tensor) -> Tensor:
         """log |tau - 1(u < 0)| - log max(|u|, floor)."""
@@ -185,11 +183,7 @@ class IDQLExponential(ImplicitPolicy):
         alpha: inverse temperature, in units of 1 / Q.
     """
 
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.alpha > 0, self, "alpha", "positive")
+    alpha: PositiveFloat = 1.0
 
     def log_ratio(self, u: Tensor) -> Tensor:
         """log(|exp(x) - 1| / |x|), x = alpha u, as max(x, 0) + log((1 - exp(-|x|)) / |x|).
@@ -293,11 +287,7 @@ class SoftmaxQ(WeightedSelection):
         temperature: in units of Q.
     """
 
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.temperature > 0, self, "temperature", "positive")
+    temperature: PositiveFloat = 1.0
 
     def log_weights(self, q: Tensor, value: Tensor | None) -> Tensor:
         return q / self.temperature
