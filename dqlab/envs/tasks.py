@@ -135,46 +135,6 @@ UNLIMITED = -1
 """The episode limit that tells Gymnasium not to cut episodes."""
 
 
-def _kitchen(*goals: str) -> dict[str, Any]:
-    return {"env_id": "dqlab.envs.kitchen:dqlab/Kitchen-v0", "env_kwargs": {"goals": goals}, "extra": "robotics"}
-
-
-def _antmaze(maze: str, **more: Any) -> dict[str, Any]:
-    """AntMaze: in gin one chooses when -v0 draws its goals; -v2 says it itself."""
-    made = {"env_id": "dqlab.envs.antmaze.env:dqlab/AntMaze-v0", "env_kwargs": {"maze": maze, **more}}
-    return {**made, "settings": None if more else AntMaze, "body": Body(density=5.0)}
-
-
-def _adroit(what: str) -> dict[str, Any]:
-    return {"env_id": f"dqlab.envs.adroit:dqlab/Adroit{what}-v1", "extra": "robotics"}
-
-
-def _maze2d(maze: str, dense: bool = False) -> dict[str, Any]:
-    return {"env_id": "dqlab.envs.maze2d:dqlab/Maze2D-v1", "env_kwargs": {"maze": maze, "dense": dense}}
-
-
-ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "walker2d": {"env_id": "Walker2d-v4", "body": Body(), "parallel": True},
-    "hopper": {"env_id": "Hopper-v4", "body": Body(), "parallel": True},
-    "halfcheetah": {"env_id": "HalfCheetah-v4", "body": Body(total_mass=14.0), "parallel": True},
-    "ant": {"env_id": "dqlab.envs.ant:dqlab/Ant-v2", "body": Body(density=5.0), "parallel": True},
-    "pen": _adroit("Pen"),
-    "door": _adroit("Door"),
-    "hammer": _adroit("Hammer"),
-    "relocate": _adroit("Relocate"),
-    "kitchen-slider": _kitchen("microwave", "kettle", "light switch", "slide cabinet"),
-    "kitchen-burner": _kitchen("microwave", "kettle", "bottom burner", "light switch"),
-    "antmaze-umaze": _antmaze("umaze"),
-    "antmaze-medium": _antmaze("medium"),
-    "antmaze-large": _antmaze("large"),
-    **{f"antmaze-{maze}-v2": _antmaze(maze, goal_law="per_episode") for maze in ("umaze", "medium", "large")},
-    **{f"maze2d-{maze}": _maze2d(maze) for maze in ("open", "umaze", "medium", "large")},
-    **{f"maze2d-{maze}-dense": _maze2d(maze, dense=True) for maze in ("open", "umaze", "medium", "large")},
-}
-"""What has D4RL's environments on today's packages: v4, not v5, has D4RL's rewards and bodies. Hands share
-a model, and AntMaze sets a callback of the process now and then: neither is for several threads."""
-
-
 def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
     return Task(
         name=dataset.replace("/", "-"),
@@ -191,7 +151,12 @@ def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
 
 
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
-    _facts = {**D4RL["environments"][_robot], **ENVIRONMENTS[_robot]}
+    # v4, not v5, has D4RL's rewards and bodies; hands share a model, and AntMaze sets a callback: neither is parallel
+    _facts = dict(D4RL["environments"][_robot])
+    if "body" in _facts:
+        _facts["body"] = Body(**_facts["body"])
+    if "settings" in _facts:
+        _facts["settings"] = AntMaze
     _made = Task(name=_name, robot=_robot, file=_file, rows=_rows, counted=any(_counted), **_facts)
     tasks.add(
         _name, _made, source="D4RL (Fu et al. 2020)", cites=("fu2020d4rl",), summary=f"{_made.robot}; {_made.env_id}"

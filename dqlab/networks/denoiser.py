@@ -44,14 +44,6 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class PlainTime(nn.Module):
-    """The time itself, (B,) -> (B, 1)."""
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Times, given in the network's floating dtype, as a column."""
-        return t.unsqueeze(-1)
-
-
 class ConcatDenoiser(nn.Module, ABC):
     """A denoiser that begins with one linear layer of [noisy action, time embedding, state].
 
@@ -137,10 +129,11 @@ class MLPDenoiser(ConcatDenoiser):
     ) -> None:
         super().__init__()
         check_counts("MLPDenoiser", hidden_dim=hidden_dim, time_dim=time_dim, depth=depth)
-        plain = time_dim == 1
-        self.time_embedding = PlainTime() if plain else SinusoidalEmbedding(time_dim, time_endpoint)
-        embedded = [time_dim, 2 * time_dim, time_dim]
-        self.time_mlp = nn.Sequential() if plain else mlp(embedded, end_active=time_active, activation=activation)
+        self.time_mlp = None
+        if time_dim > 1:
+            self.time_embedding = SinusoidalEmbedding(time_dim, time_endpoint)
+            embedded = [time_dim, 2 * time_dim, time_dim]
+            self.time_mlp = mlp(embedded, end_active=time_active, activation=activation)
         widths = [action_dim + time_dim + state_dim] + depth * [hidden_dim]
         self.mid_layer = mlp(widths, end_active=True, activation=activation, layer_norm=layer_norm)
         self.final_layer = nn.Linear(hidden_dim, action_dim)
@@ -153,6 +146,8 @@ class MLPDenoiser(ConcatDenoiser):
 
     def embed(self, t: Tensor) -> Tensor:
         """Sines and cosines through two layers, (B, time_dim); or the time itself."""
+        if self.time_mlp is None:
+            return t.unsqueeze(-1)
         embedded: Tensor = self.time_mlp(self.time_embedding(t))
         return embedded
 
