@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.networks import Layout
+from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.noise import NoiseSpec, draw_noise, generator_for
 from dqlab.policies import Policy
@@ -24,6 +25,14 @@ def bind(module: nn.Module, row: Tensor | None = None) -> Network:
 def drawn(specs: dict[str, NoiseSpec], seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """The randomness that was declared."""
     return draw_noise(specs, generator_for(seed, "tests", 0), dtype)
+
+
+class Unprepared(MLPDenoiser):
+    """The same denoiser without the shortcut for chains."""
+
+    @property
+    def prepare(self) -> None:  # type: ignore[override]
+        raise AttributeError
 
 
 def column(*values: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_policies import bind, column, drawn
+from made_policies import Unprepared, bind, column, drawn
 from torch import Tensor, nn
 
 from dqlab.networks.denoiser import MLPDenoiser
@@ -77,20 +77,12 @@ def test_losses_by_hand() -> None:
 
 
 def test_what_is_prepared_once_changes_nothing() -> None:
-    """The same denoiser with `prepare` and, as the part of another module, without."""
-
-    class Plain(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, x: Tensor, t: Tensor, state: Tensor) -> Tensor:
-            return self.inner(x, t, state)
-
-    policy = RectifiedFlowPolicy(denoiser=SMALL)
-    module, noise = policy.build(DIMS), drawn(policy.sample_noise(DIMS, 5))
-    prepared = policy.sample(bind(module), DIMS, states(), noise)
-    assert torch.allclose(prepared, policy.sample(bind(Plain(module)), DIMS, states(), noise), atol=1e-12)
+    found = []
+    for denoiser in (MLPDenoiser, Unprepared):
+        torch.manual_seed(0)
+        policy = RectifiedFlowPolicy(denoiser=partial(denoiser, hidden_dim=16))
+        found.append(policy.sample(bind(policy.build(DIMS)), DIMS, states(), drawn(policy.sample_noise(DIMS, 5))))
+    assert torch.allclose(*found, atol=1e-12)
 
 
 def one_step(a: float, w: float) -> Network:
