@@ -184,17 +184,14 @@ class Kitchen(CompiledModelEnv, MujocoEnv, EzPickle):  # type: ignore[misc]
         self.np_random.uniform(size=CACHED * DRAWS)
         return self._observe()
 
-    def _reached(self) -> set[str]:
-        observed = {name: self.observed[GOALS[name][0]] - GOALS[name][1] for name in self.open_goals}
-        return {name for name, lacking in observed.items() if np.linalg.norm(lacking) < CLOSE}
-
     def step(self, action: NDArray[np.floating]) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """80 ms under an action (9,); `info["completed"]` names all goals reached so far."""
         velocity = SPEED * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         targets = np.clip(self.observed[:ROBOT] + velocity * self.dt, LOW, HIGH)
         self.do_simulation(targets, self.frame_skip)
         observation = self._observe()
-        reached = self._reached()
+        lacking = {name: self.observed[GOALS[name][0]] - GOALS[name][1] for name in self.open_goals}
+        reached = {name for name, difference in lacking.items() if np.linalg.norm(difference) < CLOSE}
         self.open_goals -= reached
         if self.render_mode == "human":
             self.render()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +24,15 @@ class QNetwork(nn.Module):
     Args:
         state_dim, action_dim: S and A.
         hidden_dim, depth: width and number of the hidden layers.
-        activation, layer_norm, norm_after, norm_eps: as in `mlp`.
         n_outputs: Z.
+        options: of `mlp`, such as `activation` and `layer_norm`.
     """
 
     def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        hidden_dim: int = 256,
-        depth: int = 3,
-        activation: Activation = "mish",
-        layer_norm: bool = False,
-        n_outputs: int = 1,
-        norm_after: bool = False,
-        norm_eps: float = 1e-5,
+        self, state_dim: int, action_dim: int, hidden_dim: int = 256, depth: int = 3, n_outputs: int = 1, **options: Any
     ) -> None:
         super().__init__()
-        widths = [state_dim + action_dim] + depth * [hidden_dim] + [n_outputs]
-        self.layers = mlp(
-            widths, activation=activation, layer_norm=layer_norm, norm_after=norm_after, norm_eps=norm_eps
-        )
+        self.layers = mlp([state_dim + action_dim, *depth * [hidden_dim], n_outputs], **options)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Q (B,), or (B, Z), of states (B, S) and actions (B, A)."""
@@ -147,9 +136,8 @@ class QEnsemble(CriticEnsemble):
 
     def network(self, n_outputs: int = 1) -> QNetwork:
         """A freshly initialised perceptron that gives so many numbers."""
-        inputs, shape = (self.state_dim, self.action_dim), (self.hidden_dim, self.depth)
-        norm = (self.norm_after, self.norm_eps)
-        return QNetwork(*inputs, *shape, self.activation, self.layer_norm, n_outputs, *norm)
+        options = {name: getattr(self, name) for name in ("activation", "layer_norm", "norm_after", "norm_eps")}
+        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs, **options)
 
 
 def ensemble_of(network: Network) -> CriticEnsemble:

@@ -26,7 +26,7 @@ def import_d4rl() -> None:
     os.environ["D4RL_SUPPRESS_IMPORT_ERROR"] = "1"
     os.environ["D4RL_DATASET_DIR"] = tempfile.gettempdir()  # made when D4RL is imported; no dataset is read here
     _stand_in_for_mjrl()
-    _stand_in_for_dm_control()
+    _pretend("dm_control.mujoco.engine")  # the kitchen draws pictures with it, which D4RL has switched off
     vars(collections).setdefault("Mapping", collections.abc.Mapping)  # the kitchen's; gone since Python 3.10
     for suite in SUITES:
         importlib.import_module(f"d4rl.{suite}")
@@ -40,11 +40,6 @@ def _stand_in_for_mjrl() -> None:
 
     _pretend("mjrl.envs", mujoco_env=mujoco_env)
     sys.modules["mjrl.envs.mujoco_env"] = mujoco_env
-
-
-def _stand_in_for_dm_control() -> None:
-    """The kitchen's module imports dm_control's engine to draw pictures, which D4RL has switched off."""
-    _pretend("dm_control.mujoco.engine")
 
 
 def _pretend(path: str, **contents: Any) -> None:
