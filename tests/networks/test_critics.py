@@ -1,4 +1,4 @@
-"""How an ensemble's values become one, by numbers worked by hand."""
+"""How an ensemble's values become one, by numbers worked by hand; and members called as one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import gin
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqlab.algorithms.diffusion_ql import DiffusionQL
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
-from dqlab.networks import critics
+from dqlab.networks import Layout, critics
 from dqlab.networks.denoiser import MLPDenoiser
-from dqlab.networks.ensembles import CriticEnsemble, quantile_huber
+from dqlab.networks.ensembles import CriticEnsemble, QNetwork, quantile_huber
 from dqlab.noise import draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.policies.selection import SoftmaxQ
@@ -155,3 +155,54 @@ MISTAKES = [
 def test_mistakes_are_one_clear_message(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         critics.get(name)(3, 2, **options)
+
+
+STATE, ACTION = torch.randn(7, 3).double(), torch.randn(7, 2).double()
+
+
+def outputs_and_gradient(ensemble: CriticEnsemble, rows: Tensor, as_one: bool | None = None) -> tuple[Tensor, Tensor]:
+    layout, rows = Layout.of(ensemble), rows.detach().requires_grad_()
+
+    def one(row: Tensor) -> Tensor:
+        network = layout.bind(row, as_one)
+        assert bool(network.together) == bool(as_one)
+        out: Tensor = network.call("outputs", STATE, ACTION)
+        return out
+
+    outputs = torch.vmap(one)(rows) if len(rows) > 1 else one(rows[0]).unsqueeze(0)
+    return outputs, torch.autograd.grad(outputs.square().sum(), rows)[0]
+
+
+def rows_of(ensemble: CriticEnsemble, replicas: int) -> Tensor:
+    row = Layout.of(ensemble).flatten(dict(ensemble.named_parameters())).detach()
+    return torch.stack([row * (1 + replica) for replica in range(replicas)])
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", critics.names())
+def test_members_called_as_one_give_what_they_give_one_by_one(name: str, replicas: int) -> None:
+    ensemble = critics.get(name)(3, 2, hidden_dim=20, layer_norm=True).double()
+    rows = rows_of(ensemble, replicas)
+    found, wanted = (outputs_and_gradient(ensemble, rows, as_one) for as_one in (True, False))
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+class Remembering(QNetwork):
+    """A critic with a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2, hidden_dim=4)
+        self.register_buffer("seen", torch.zeros(1))
+
+
+def test_members_that_differ_are_called_one_by_one() -> None:
+    """Of two shapes or kinds, or with buffers, whatever the ensemble says of itself; and where it says nothing."""
+    shapes: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4), QNetwork(3, 2, hidden_dim=5)]
+    kinds: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4, activation=name) for name in ("relu", "tanh")]
+    silent: list[nn.Module] = [QNetwork(3, 2, hidden_dim=4) for _ in range(2)]
+    ensembles = CriticEnsemble(shapes, alike=True), CriticEnsemble([Remembering(), Remembering()], alike=True)
+    for ensemble in (*ensembles, CriticEnsemble(kinds, alike=True), CriticEnsemble(silent)):
+        ensemble.double()
+        assert Layout.of(ensemble).members is None
+        outputs, _ = outputs_and_gradient(ensemble, rows_of(ensemble, 1))
+        assert torch.equal(outputs[0], ensemble.outputs(STATE, ACTION))
