@@ -69,11 +69,4 @@ def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def environment_bounds(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[list[float], list[float]]:
-    """The environment's own bounds of actions (A,), which -1 and 1 stand for."""
-    env = make_unlimited(env_id, env_kwargs)
-    env.close()
-    return env.action_space.low.tolist(), env.action_space.high.tolist()
-
-
 gymnasium.register("dqlab/Boxed-v0", entry_point="dqlab.envs.boxed:boxed")  # so collected datasets know it

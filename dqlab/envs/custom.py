@@ -48,9 +48,11 @@ def action_bounds(task: Task) -> tuple[list[float], list[float]]:
     """What -1 and 1 stand for in the task's own environment, (A,) each."""
     if task.env_id != BOXED:
         return [-1.0] * task.action_dim, [1.0] * task.action_dim
-    from dqlab.envs.boxed import environment_bounds
+    from dqlab.envs.boxed import make_unlimited
 
-    return environment_bounds(**task.env_kwargs)
+    env = make_unlimited(**task.env_kwargs)
+    env.close()
+    return env.action_space.low.tolist(), env.action_space.high.tolist()
 
 
 @configurable("envs")

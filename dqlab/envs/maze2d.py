@@ -11,17 +11,7 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-from dqlab.envs.antmaze.maze import (
-    CAMERA,
-    CAMERA_DISTANCE,
-    FREE,
-    GOAL_RADIUS,
-    GOAL_SITE,
-    MAZES,
-    START,
-    WALL,
-    Maze,
-)
+from dqlab.envs.antmaze.maze import CAMERA, CAMERA_DISTANCE, FREE, GOAL_RADIUS, GOAL_SITE, MAZES, START, WALL, Maze
 from dqlab.envs.physics import CompiledModelEnv
 
 Array = NDArray[np.float64]
