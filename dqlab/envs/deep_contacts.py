@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import mujoco
@@ -52,8 +50,13 @@ class Stepper:
             suspicious = self._suspicious()
         if suspicious:
             mujoco.mj_setState(self._model, self._data, self._before, STATE)
-            with self._corrected():
+            # MuJoCo calls it, for whatever model, between finding contacts and solving for their forces
+            theirs = mujoco.get_mjcb_passive()
+            mujoco.set_mjcb_passive(self._correct)
+            try:
                 mujoco.mj_step(self._model, self._data, substeps)
+            finally:
+                mujoco.set_mjcb_passive(theirs)
 
     def _suspicious(self) -> bool:
         """Whether a contact is suspect, and is one with a box, not with the floor."""
@@ -62,16 +65,6 @@ class Stepper:
         contact = self._data.contact
         suspect = contact.dist < self._suspect
         return bool(suspect.any() and self._boxes[contact.geom[suspect]].any())
-
-    @contextmanager
-    def _corrected(self) -> Iterator[None]:
-        """MuJoCo calls `mjcb_passive`, for whatever model, between finding contacts and solving for their forces."""
-        theirs = mujoco.get_mjcb_passive()
-        mujoco.set_mjcb_passive(self._correct)
-        try:
-            yield
-        finally:
-            mujoco.set_mjcb_passive(theirs)
 
     def _correct(self, model: Any, data: Any) -> None:
         # MuJoCo calls back with another Python object for the same model: its private `_address` in C tells which one
