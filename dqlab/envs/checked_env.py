@@ -108,8 +108,8 @@ def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
     """
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise ConfigError(
-            f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box, or a Dict of such as "
-            "observations. Wrap it first."
+            f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box (observations may be a Dict "
+            "of such). Wrap it first."
         )
     if width and space.shape != (width,):
         raise ConfigError(f"The environment '{name}' has {what} of width {space.shape[0]}; its task says {width}.")

@@ -29,7 +29,14 @@ class QNetwork(nn.Module):
     """
 
     def __init__(
-        self, state_dim: int, action_dim: int, hidden_dim: int = 256, depth: int = 3, n_outputs: int = 1, **options: Any
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int = 256,
+        depth: int = 3,
+        *,
+        n_outputs: int = 1,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.layers = mlp([state_dim + action_dim, *depth * [hidden_dim], n_outputs], **options)
@@ -137,7 +144,7 @@ class QEnsemble(CriticEnsemble):
     def network(self, n_outputs: int = 1) -> QNetwork:
         """A freshly initialised perceptron that gives so many numbers."""
         options = {name: getattr(self, name) for name in ("activation", "layer_norm", "norm_after", "norm_eps")}
-        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs, **options)
+        return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs=n_outputs, **options)
 
 
 def ensemble_of(network: Network) -> CriticEnsemble:
