@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 from made_policies import Unprepared
-from torch import Tensor
+from torch import Tensor, nn
 
 from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
@@ -21,7 +21,7 @@ from dqlab.errors import ConfigError
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, uniform
+from dqlab.noise import NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs import Experiment
@@ -81,9 +81,34 @@ def test_losses_of_every_prediction_and_weighting(prediction: str, weighting: st
     check_traceable(both, state, action, noise)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "prediction"), [*((name, "v") for name in samplers.names()), ("ddpm", "eps"), ("ddpm", "x0")]
-)
+def test_snr_weights_make_the_loss_the_same_whatever_is_predicted() -> None:
+    """Three denoisers that stand for the same x_0, one of each prediction, have the same loss."""
+    wanted = torch.linspace(-1, 1, BATCH * DIMS.action).double().view(BATCH, DIMS.action)
+
+    class Knows(nn.Module):
+        def __init__(self, policy: DiffusionPolicy) -> None:
+            super().__init__()
+            self.scale, self.policy = nn.Parameter(torch.ones(1)), policy
+
+        def forward(self, noisy: Tensor, t: Tensor, state: Tensor) -> Tensor:
+            alpha, sigma = self.policy.process.scales(t, noisy)
+            eps = (noisy - alpha * wanted) / sigma
+            return self.scale * self.policy.resolved_prediction.target(self.policy.process, wanted, eps, t)
+
+    found = []
+    for name in predictions.names():
+        policy = DiffusionPolicy(prediction=name, weighting="min_snr")
+        layout = Layout.of(Knows(policy).double())
+        network = layout.bind(torch.ones(layout.size, dtype=torch.float64))
+        batch, noise = make_batch(), one_noise({"t": integers(5, BATCH), "eps": normal(BATCH, DIMS.action)})
+        found.append(policy.reconstruct(network, DIMS, batch.state[0], batch.action[0], noise))
+    for losses, start in found[1:]:
+        assert torch.allclose(losses, found[0][0])
+        assert torch.allclose(start, wanted)
+
+
+@pytest.mark.parametrize("prediction", predictions.names())
+@pytest.mark.parametrize("sampler", samplers.names())
 def test_actions_of_every_sampler_and_prediction(sampler: str, prediction: str) -> None:
     """In range, with a gradient, traceable; and what is prepared for a chain of fewer steps changes nothing."""
     fewer = partial(samplers.get(sampler), steps=3)  # type: ignore[call-arg]

@@ -162,6 +162,17 @@ def test_the_exact_solution_is_one() -> None:
         assert float((limit - TARGET).abs().max()) < 5e-3
 
 
+@pytest.mark.parametrize("sampler", [DDIM(), DDPM(), DPMSolverPP(), Heun()], ids=str)
+def test_fewer_steps_of_a_fine_training_process(sampler: Sampler) -> None:
+    """1000 timesteps of Ho et al., of which 8 to 128 are visited."""
+    process = Process.from_betas(build_betas("linear", 1000))
+    steps = (8, 16, 32, 64, 128)
+    errors = [error_of(replace(sampler, steps=k, stride="log_snr"), process) for k in steps]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.04
+    assert convergence_orders(steps, errors)[-1] > 0.85
+
+
 CALLS: list[tuple[Sampler, int, list[int]]] = [
     (DDPM(steps=3), 3, [8, 4, 0]),
     (DDIM(steps=3), 0, [8, 4, 0]),
