@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Noise = dict[str, Tensor]
+"""Drawn numbers by name, as an algorithm, a policy or a selection asks for them."""
+
 
 @dataclass(frozen=True)
 class NoiseSpec:

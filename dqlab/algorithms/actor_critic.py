@@ -11,13 +11,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Noise, Target, TrainedNetwork
+from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Target, TrainedNetwork
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies, selections
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection, take_candidates

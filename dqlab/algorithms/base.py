@@ -13,11 +13,10 @@ from dqlab.config.fields import check_field, check_fields, plain_type
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies.base import Dims
 
 Nets = dict[str, Network]
-Noise = dict[str, Tensor]
 Hyper = dict[str, Tensor]
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A scalar to descend, and scalars to report, whose names start with the network's."""

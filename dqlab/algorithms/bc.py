@@ -8,9 +8,9 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms
+from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, TrainedNetwork, algorithms
 from dqlab.data import Batch
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims
 

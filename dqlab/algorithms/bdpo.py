@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
@@ -19,7 +19,7 @@ from dqlab.diffusion import Process
 from dqlab.diffusion.process import at_timestep
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.values import ChainValueNetwork
-from dqlab.noise import NoiseSpec, integers, normal
+from dqlab.noise import Noise, NoiseSpec, integers, normal
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.diffusion import chain_denoiser
 from dqlab.policies.selection import Selection

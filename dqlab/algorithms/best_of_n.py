@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms
+from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection

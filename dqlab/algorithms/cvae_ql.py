@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import PositiveInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.diffusion.predictions import Epsilon
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy

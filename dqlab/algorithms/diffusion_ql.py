@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_of
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
-from dqlab.noise import NoiseSpec, integers
+from dqlab.noise import Noise, NoiseSpec, integers
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.selection import Selection
 

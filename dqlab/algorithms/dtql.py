@@ -8,12 +8,12 @@ from functools import cached_property, partial
 
 from torch import nn
 
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection

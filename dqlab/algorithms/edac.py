@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Temperature
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.noise import NoiseSpec, integers
+from dqlab.noise import Noise, NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.noise import NoiseSpec, integers
+from dqlab.noise import Noise, NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import OneStepFlowPolicy

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
-from dqlab.noise import NoiseSpec, integers
+from dqlab.noise import Noise, NoiseSpec, integers
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 

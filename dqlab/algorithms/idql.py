@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection
 

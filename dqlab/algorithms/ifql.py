@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms
+from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.noise import Noise
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.mean_flow import MeanFlowPolicy

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic, best_value
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Multiplier
-from dqlab.noise import NoiseSpec, clipped, integers
+from dqlab.noise import Noise, NoiseSpec, clipped, integers
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection

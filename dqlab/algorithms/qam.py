@@ -9,12 +9,12 @@ from functools import partial
 from torch import Tensor, nn
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.noise import NoiseSpec, normal
+from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies import Policy
 from dqlab.policies.adjoint_matching import adjoint_matching_losses
 from dqlab.policies.base import Dims, add_prefix, strip_prefix

@@ -9,13 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.qam import QAM
 from dqlab.config.fields import UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.mlp import Multiplier, UnboundedMultiplier
-from dqlab.noise import NoiseSpec, normal
+from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import bound_submodule

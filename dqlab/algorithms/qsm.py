@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat
 from dqlab.data import Batch
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies.base import Dims, strip_prefix
 
 

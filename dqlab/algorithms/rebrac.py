@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.td3_bc import TD3
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
-from dqlab.noise import NoiseSpec, normal
+from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 

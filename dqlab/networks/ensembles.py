@@ -15,7 +15,7 @@ from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Members, Network
-from dqlab.noise import NoiseSpec, uniform
+from dqlab.noise import Noise, NoiseSpec, uniform
 
 
 class QNetwork(nn.Module):
@@ -88,7 +88,7 @@ class CriticEnsemble(nn.Module):
         """The randomness that one `backup` needs."""
         return {}
 
-    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The next state's share (B, Z') of the TD target, from the target critics' outputs (M, B, Z)."""
         return self.aggregate(outputs)
 
@@ -294,7 +294,7 @@ class REDQ(AggregatedEnsemble):
     def aggregate(self, values: Tensor) -> Tensor:
         return values.mean(dim=0)
 
-    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The minimum (B, 1) over the subset, of outputs (M, B, 1)."""
         chosen = noise["subset"].topk(self.n_subset).indices
         return outputs.index_select(0, chosen).amin(dim=0)
@@ -336,7 +336,7 @@ class TQC(MeanEnsemble):
         """Quantiles (M, B, Z) of states (B, S) and actions (B, A)."""
         return self.members.each(state, action)
 
-    def backup(self, outputs: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def backup(self, outputs: Tensor, noise: Noise) -> Tensor:
         """The lowest Z' = M * (Z - d) of the pooled quantiles, (B, Z') in ascending order, of outputs (M, B, Z)."""
         pooled = outputs.transpose(0, 1).flatten(start_dim=1)
         kept = self.n_critics * (self.n_quantiles - self.n_dropped)

@@ -12,7 +12,7 @@ from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.denoiser import ConcatDenoiser, denoisers
 from dqlab.networks.mlp import mlp
-from dqlab.noise import NoiseSpec, uniform
+from dqlab.noise import Noise, NoiseSpec, uniform
 
 
 class FourierFeatures(nn.Module):
@@ -120,7 +120,7 @@ class LNResnet(ConcatDenoiser):
         shape = (len(self.blocks), batch, self.first_layer.out_features)
         return {"dropout": uniform(*shape)} if self.dropout else {}
 
-    def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
         """Predicted noise (B, A) with dropout by the noise that `training_noise` asks for."""
         masks = dropout_mask(noise["dropout"], self.dropout) if self.dropout else None
         return self.rest(self.enter(noisy_action, t, state), masks)

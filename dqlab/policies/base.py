@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import check_fields
 from dqlab.config.registry import Registry
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Policy(ABC):
         """A freshly initialised network."""
 
     @abstractmethod
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Behaviour-cloning losses (B,) of actions (B, A) taken in states (B, S), one a row."""
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
@@ -50,14 +50,14 @@ class Policy(ABC):
         return {}
 
     @abstractmethod
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) for states (B, S), differentiable with respect to the network's parameters."""
 
     def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """The randomness that `sample` needs: none."""
         return {}
 
-    def act(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def act(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) as in evaluation where no candidates are ranked: a sample, or what is surer than one.
 
         `noise` is that of `sample`.
@@ -75,6 +75,6 @@ def add_prefix(prefix: str, specs: dict[str, NoiseSpec]) -> dict[str, NoiseSpec]
     return {f"{prefix}_{name}": spec for name, spec in specs.items()}
 
 
-def strip_prefix(prefix: str, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(prefix: str, noise: Noise) -> dict[str, Tensor]:
     """The tensors whose name begins with `prefix_`, without it: the inverse of `add_prefix`."""
     return {name.removeprefix(f"{prefix}_"): value for name, value in noise.items() if name.startswith(f"{prefix}_")}

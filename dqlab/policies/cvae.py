@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, normal
+from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies.base import Dims, policies
 from dqlab.policies.gaussian import PerceptronPolicy, squash
 
@@ -76,7 +76,7 @@ class CVAEPolicy(PerceptronPolicy):
         """Standard normal `latent` (B, L)."""
         return {"latent": normal(batch, self.latents(dims))}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors of the reconstruction plus kl_weight * KL (B,), means over action and latent dimensions."""
         mean, log_std = self.encode(network, dims, state, action)
         latent = mean + log_std.exp() * noise["latent"]
@@ -87,7 +87,7 @@ class CVAEPolicy(PerceptronPolicy):
         """Standard normal `latent` (B, L)."""
         return {"latent": normal(batch, self.latents(dims))}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A), decoded from clipped latents."""
         return self.decode(network, dims, state, noise["latent"].clamp(-self.latent_clip, self.latent_clip))
 

@@ -20,7 +20,7 @@ from dqlab.diffusion.weightings import LossWeighting, loss_weightings
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network, probe_module
-from dqlab.noise import NoiseSpec, integers, normal
+from dqlab.noise import Noise, NoiseSpec, integers, normal
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
 
@@ -73,12 +73,12 @@ class DiffusionPolicy(Policy):
         wanted = denoiser.training_noise(batch) if hasattr(denoiser, "training_noise") else {}
         return {**own, **add_prefix("denoiser", wanted)}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Weighted squared errors (B,) of what is predicted, means over action dimensions (Ho et al. 2020, eq. 14)."""
         return self.denoise(network, state, action, noise)[0]
 
     def reconstruct(
-        self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]
+        self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """The losses, and the actions that the same forward pass stands for (Kang et al. 2023, EDP, section 4.1).
 
@@ -93,9 +93,7 @@ class DiffusionPolicy(Policy):
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
         return losses, start.clamp(-dims.max_action, dims.max_action)
 
-    def denoise(
-        self, network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def denoise(self, network: Network, state: Tensor, action: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (B,), noisy actions (B, A), and the denoiser's output (B, A) for them."""
         t, eps = noise["t"], noise["eps"]
         noisy = self.process.diffuse(action, t, eps)
@@ -123,7 +121,7 @@ class DiffusionPolicy(Policy):
         network: Network,
         dims: Dims,
         state: Tensor,
-        noise: dict[str, Tensor],
+        noise: Noise,
         visited: list[Tensor] | None = None,
     ) -> Tensor:
         """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain.
@@ -142,7 +140,7 @@ class DiffusionPolicy(Policy):
         return self.resolved_sampler(denoise, self.process, state, chain, dims.max_action)
 
 
-def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
     """The denoiser's output (B, A) in training: by its `train_forward`, with the noise it asked for, if it has one."""
     if not hasattr(network.module, "train_forward"):
         return network(noisy, t, state)

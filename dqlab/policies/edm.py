@@ -16,7 +16,7 @@ from dqlab.diffusion.sampling import ChainNoise, Sampler
 from dqlab.diffusion.schedules import karras
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, normal, uniform
+from dqlab.noise import Noise, NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, policies
 
 
@@ -71,7 +71,7 @@ class EDMPolicy(Policy):
         """`level` (B,), the share of noise levels below each row's, and the noise eps (B, A)."""
         return {"level": uniform(batch), "eps": normal(batch, dims.action)}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors (B,) of the data prediction, over c_out^2, means over action dimensions (eq. 8)."""
         sigma = self.training_sigma(noise["level"]).unsqueeze(-1)
         start = self.denoise(network, state, action + sigma * noise["eps"], sigma)
@@ -102,7 +102,7 @@ class EDMPolicy(Policy):
         steps = {"noise": normal(draws, batch, dims.action)} if draws else {}
         return {"start": normal(batch, dims.action), **steps}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
 
         def data(x: Tensor, t: int, state: Tensor) -> Tensor:

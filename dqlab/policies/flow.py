@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, normal, uniform
+from dqlab.noise import Noise, NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
 
 
@@ -41,7 +41,7 @@ class RectifiedFlowPolicy(Policy):
         """Uniform times `t` (B,) and the points `start` (B, A) at t = 0."""
         return {"t": uniform(batch), "start": normal(batch, dims.action)}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors (B,) of the velocity x_1 - x_0 at x_t = (1 - t) x_0 + t x_1, means over action dimensions."""
         velocity = action - noise["start"]
         x = noise["start"] + noise["t"].unsqueeze(-1) * velocity
@@ -51,7 +51,7 @@ class RectifiedFlowPolicy(Policy):
         """The point `start` (B, A) at t = 0."""
         return {"start": normal(batch, dims.action)}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A): the clamped end point; differentiable through all steps."""
         return self.integrate(network, state, noise["start"]).clamp(-dims.max_action, dims.max_action)
 
@@ -111,7 +111,7 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
         flow, distilled = self.flow_noise(dims, batch), self.sample_noise(dims, batch)
         return {**add_prefix("flow", flow), **add_prefix("distill", distilled)}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """The flow's losses plus alpha * those of the distillation, (B,)."""
         flow = self.flow_losses(network, dims, state, action, strip_prefix("flow", noise))
         return flow + self.alpha * self.distillation_losses(network, dims, state, strip_prefix("distill", noise))
@@ -120,13 +120,11 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
         """The randomness of `flow_losses`."""
         return super().loss_noise(dims, batch)
 
-    def flow_losses(
-        self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]
-    ) -> Tensor:
+    def flow_losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors (B,) of the flow's velocity, as in `RectifiedFlowPolicy.losses`."""
         return super().losses(bound_submodule(network, "flow"), dims, state, action, noise)
 
-    def distillation_losses(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def distillation_losses(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Squared distances (B,) of the one-step action, not clamped, to the flow's from the same noise; means over A.
 
         No gradient goes to the flow. `noise` is that of `sample`.
@@ -135,16 +133,16 @@ class OneStepFlowPolicy(RectifiedFlowPolicy):
             wanted = self.flow_sample(network, dims, state, noise)
         return (self.one_step_action(network, state, noise) - wanted).square().mean(dim=-1)
 
-    def flow_sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def flow_sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """The teacher's actions (B, A): the flow's clamped end points. `noise` is that of `sample`."""
         return super().sample(bound_submodule(network, "flow"), dims, state, noise)
 
-    def one_step_action(self, network: Network, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def one_step_action(self, network: Network, state: Tensor, noise: Noise) -> Tensor:
         """What the one-step network makes of the noise (B, A), not clamped."""
         start = noise["start"]
         return bound_submodule(network, "one_step")(start, torch.zeros_like(start[:, 0]), state)
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) in one step, clamped to the action range."""
         return self.one_step_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
 

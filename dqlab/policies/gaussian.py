@@ -13,7 +13,7 @@ from dqlab.config.fields import PositiveFloat, PositiveInt, check_field
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.mlp import mlp
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, gumbel, normal
+from dqlab.noise import Noise, NoiseSpec, gumbel, normal
 from dqlab.policies.base import Dims, Policy, policies
 
 EDGE = 1 - 1e-6
@@ -76,11 +76,11 @@ class DeterministicPolicy(PerceptronPolicy):
     def build(self, dims: Dims) -> nn.Module:
         return self.perceptron(dims.state, dims.action)
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors (B,), means over action dimensions."""
         return (self.sample(network, dims, state, noise) - action).square().mean(dim=-1)
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         return squash(network(state), dims.max_action)
 
 
@@ -146,7 +146,7 @@ class TanhGaussianPolicy(PerceptronPolicy):
         u = unsquash(action, dims.max_action)
         return (log_normal(u, mean, std) - log_slope(u, dims.max_action)).sum(dim=-1)
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """-log pi(a|s) (B,), summed over action dimensions."""
         return -self.log_prob(network, dims, state, action)
 
@@ -154,13 +154,13 @@ class TanhGaussianPolicy(PerceptronPolicy):
         """Standard normal `eps` (B, A)."""
         return {"eps": normal(batch, dims.action)}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) of u = mean + std * eps."""
         mean, std = self.distribution(network, dims, state)
         return self._action(dims, mean + std * noise["eps"])
 
     def sample_with_log_prob(
-        self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor], floor: float = 0.0
+        self, network: Network, dims: Dims, state: Tensor, noise: Noise, floor: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Actions (B, A) as `sample` gives them, and their log pi(a|s) (B,) without inverting the tanh; squashed.
 
@@ -173,7 +173,7 @@ class TanhGaussianPolicy(PerceptronPolicy):
     def _action(self, dims: Dims, u: Tensor) -> Tensor:
         return squash(u, dims.max_action) if self.squashed else u.clamp(-dims.max_action, dims.max_action)
 
-    def act(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def act(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """max_action * tanh(mean) (B, A), without noise."""
         return self._action(dims, self.distribution(network, dims, state)[0])
 
@@ -213,7 +213,7 @@ class GaussianMixturePolicy(PerceptronPolicy):
         log_weight, mean, std = self.mixture(network, dims, state)
         return (log_weight + log_normal(action.unsqueeze(1), mean, std).sum(dim=-1)).logsumexp(dim=-1)
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """-log pi(a|s) (B,), for all action dimensions together."""
         return -self.log_prob(network, dims, state, action)
 
@@ -221,14 +221,14 @@ class GaussianMixturePolicy(PerceptronPolicy):
         """Gumbel noise `component` (B, K), which draws the component, and standard normal `eps` (B, A) within it."""
         return {"component": gumbel(batch, self.n_components), "eps": normal(batch, dims.action)}
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A); the gradient reaches the drawn component's mean and width, not the weights."""
         log_weight, mean, std = self.mixture(network, dims, state)
         drawn = (log_weight + noise["component"]).argmax(dim=-1)
         action = _component(mean, drawn) + _component(std, drawn) * noise["eps"]
         return action.clamp(-dims.max_action, dims.max_action)
 
-    def act(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def act(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """The means (B, A) of the components with the highest weights, without noise."""
         log_weight, mean, _ = self.mixture(network, dims, state)
         return _component(mean, log_weight.argmax(dim=-1))

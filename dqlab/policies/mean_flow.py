@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, UnitFloat
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network
-from dqlab.noise import NoiseSpec, normal, uniform
+from dqlab.noise import Noise, NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, policies
 
 
@@ -59,7 +59,7 @@ class MeanFlowPolicy(Policy):
         ends = {} if self.fixed_end else {"end": uniform(batch), "instant": uniform(batch)}
         return {"t": uniform(batch), "start": normal(batch, dims.action), **ends}
 
-    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
         """Squared errors (B,) of u, means over action dimensions, each times its weight."""
         t, end = self._times(noise)
         velocity = action - noise["start"]
@@ -80,7 +80,7 @@ class MeanFlowPolicy(Policy):
         out = network(x, t * self.time_scale, seen)
         return out - x if self.residual else out
 
-    def _times(self, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _times(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Where intervals begin and end, (B,) each."""
         count = self.n_times
         drawn = [
@@ -95,13 +95,13 @@ class MeanFlowPolicy(Policy):
         """The point `start` (B, A) at time 0."""
         return {"start": normal(batch, dims.action)}
 
-    def unbounded_action(self, network: Network, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def unbounded_action(self, network: Network, state: Tensor, noise: Noise) -> Tensor:
         """x_0 + u(x_0, 0, 1), (B, A), which may lie outside of the action range. `noise` is that of `sample`."""
         start = noise["start"]
         begin = torch.zeros_like(start[:, 0])
         return start + self.average_velocity(network, state, start, begin, torch.ones_like(begin))
 
-    def sample(self, network: Network, dims: Dims, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
         """Actions (B, A) in one call of the network, clamped to the action range."""
         return self.unbounded_action(network, state, noise).clamp(-dims.max_action, dims.max_action)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dqlab.config.fields import PositiveFloat, PositiveInt, check_field, check_fields
 from dqlab.config.registry import Registry
-from dqlab.noise import NoiseSpec, gumbel, integers
+from dqlab.noise import Noise, NoiseSpec, gumbel, integers
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Selection(ABC):
         return {}
 
     @abstractmethod
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         """Which candidates are taken.
 
         Args:
@@ -55,7 +55,7 @@ class WeightedSelection(Selection):
         """Gumbel noise (C, B), which turns an argmax into the draw."""
         return {"choice": gumbel(self.n_candidates, batch)}
 
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         return (self.log_weights(q.amin(dim=0), value) + noise["choice"]).argmax(dim=0)
 
     @abstractmethod
@@ -207,7 +207,7 @@ class Single(Selection):
 
     n_candidates: int = 1
 
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         return torch.zeros(candidates.shape[1], dtype=torch.int64, device=candidates.device)
 
 
@@ -220,7 +220,7 @@ class Single(Selection):
 class Argmax(Selection):
     """Take the candidate with the highest min over critics of Q."""
 
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         return q.amin(dim=0).argmax(dim=0)
 
 
@@ -256,7 +256,7 @@ class TopK(BestSelection):
         """Which of the k best, (B,)."""
         return {"rank": integers(self.k, batch)}
 
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         return self.best(q).gather(0, noise["rank"].unsqueeze(0)).squeeze(0)
 
 
@@ -269,7 +269,7 @@ class TopK(BestSelection):
 class MeanOfBest(BestSelection):
     """Take the mean of the k best candidates."""
 
-    def __call__(self, candidates: Tensor, q: Tensor, noise: dict[str, Tensor], value: Tensor | None = None) -> Tensor:
+    def __call__(self, candidates: Tensor, q: Tensor, noise: Noise, value: Tensor | None = None) -> Tensor:
         """Indices (k, B), of which the mean is taken."""
         return self.best(q)
 

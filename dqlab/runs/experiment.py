@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dqlab.algorithms import Algorithm, algorithms
-from dqlab.config.fields import check_field, check_fields
+from dqlab.config.fields import NonNegativeInt, PositiveInt, check_field, check_fields
 from dqlab.config.gin_state import complete_name
 from dqlab.config.registry import configurable
 from dqlab.config.replica import Replica, is_seed
@@ -52,11 +52,11 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     physics: str = "mujoco210"
     env_backend: str = "gymnasium"
-    action_chunk: int = 1
+    action_chunk: PositiveInt = 1
     device: str = "auto"
     dtype: str = "float32"
     precision: str = "full"
-    threads: int = 0
+    threads: NonNegativeInt = 0
     cell: str = ""
     replicas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -67,8 +67,6 @@ class Experiment:
         seeds = self.seeds if isinstance(self.seeds, (tuple, list)) else ()
         fine = bool(seeds) and all(is_seed(seed) for seed in seeds) and len(set(seeds)) == len(seeds)
         check_field(fine, self, "seeds", "a tuple of different integers >= 0 (and below 2**32)")
-        check_field(self.threads >= 0, self, "threads", "at least 0")
-        check_field(self.action_chunk >= 1, self, "action_chunk", "at least 1")
         check_field(isinstance(self.replicas, Mapping), self, "replicas", "a dictionary, name -> settings")
         precisions.get(self.precision)
         _ = self.resolved_replicas

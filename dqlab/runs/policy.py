@@ -25,7 +25,7 @@ from dqlab.data.transitions import caveat_of
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of
-from dqlab.noise import NoiseSpec, draw_noise, generator_for
+from dqlab.noise import Noise, NoiseSpec, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import build_evaluator, build_pack, execution_mode
 from dqlab.runs.experiment import Experiment
@@ -243,7 +243,7 @@ class LoadedPolicy:
         if not isinstance(policy, DiffusionPolicy):
             raise ConfigError(f"The algorithm '{self.experiment.algorithm}' has no diffusion policy, and no chain.")
 
-        def chain(nets: Nets, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        def chain(nets: Nets, state: Tensor, noise: Noise) -> Tensor:
             visited: list[Tensor] = []
             action = policy.sample(nets["actor"], self.pack.dims, state, noise, visited)
             return torch.stack([*visited, action])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dqlab.errors import ConfigError, first_line
 from dqlab.networks.stacking import Network
-from dqlab.noise import draw_noise, generator_for
+from dqlab.noise import Noise, draw_noise, generator_for
 from dqlab.training.execution.modes import Compile
 from dqlab.training.execution.program import Program, TensorTree, tree_map
 
@@ -76,7 +76,7 @@ class PolicyModule(nn.Module):
         states = torch.zeros(count, self._dims.state, dtype=self.dtype)
         return states, draw_noise(specs, generator_for(0, "export", 0), self.dtype)
 
-    def forward(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def forward(self, state: Tensor, noise: Noise) -> Tensor:
         seen = state.double()
         if len(self.state_mean):
             seen = (seen - self.state_mean) / self.state_std

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
-from dqlab.algorithms.base import Loss, Noise, TrainedNetwork
+from dqlab.algorithms.base import Loss, TrainedNetwork
 from dqlab.data import Batch
 from dqlab.errors import ConfigError, RunError
 from dqlab.networks import Layout
 from dqlab.networks.precision import FULL, Precision
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims
 from dqlab.training.execution.program import TensorTree, concatenate_nested, to_device, tree_map
 from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_together, constant_factor

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dqlab.config.fields import check_counts, check_field, check_fields
+from dqlab.config.fields import NonNegativeInt, PositiveInt, check_counts, check_fields
 from dqlab.config.registry import Registry, configurable
 from dqlab.training.execution.modes import execution_modes
 from dqlab.training.model_selection import early_stops, offline_rules
@@ -66,23 +66,20 @@ class Training:
         execution: a name from the `execution` registry; `auto` takes the fastest that pays for this budget.
     """
 
-    steps: int = 2_000_000
-    batch_size: int = 256
-    eval_every: int = 50_000
-    eval_episodes: int = 10
+    steps: PositiveInt = 2_000_000
+    batch_size: PositiveInt = 256
+    eval_every: PositiveInt = 50_000
+    eval_episodes: PositiveInt = 10
     evaluate_untrained: bool = False
-    log_every: int = 1000
+    log_every: PositiveInt = 1000
     checkpoint_seconds: float = 60.0
     early_stop: str = "never"
     offline_rule: str = "kth_lowest"
-    top_k: int = 1
+    top_k: NonNegativeInt = 1
     execution: str = "auto"
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("steps", "batch_size", "eval_every", "eval_episodes", "log_every"):
-            check_field(getattr(self, name) >= 1, self, name, "at least 1")
-        check_field(self.top_k >= 0, self, "top_k", "at least 0")
         early_stops.get(self.early_stop)
         offline_rules.get(self.offline_rule)
         execution_modes.get(self.execution)

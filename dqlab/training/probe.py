@@ -21,7 +21,7 @@ from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.machine import free_memory
 from dqlab.networks.precision import FULL, Precision
-from dqlab.noise import CHUNK, NoiseSpec, draw_noise, generator_for
+from dqlab.noise import CHUNK, Noise, NoiseSpec, draw_noise, generator_for
 from dqlab.policies.base import Dims
 from dqlab.training.execution.program import nested_tensors
 from dqlab.training.execution.torch_internals import OperationObserver
@@ -193,7 +193,7 @@ def _with_reads_noted(algorithm: Algorithm) -> tuple[Algorithm, set[str]]:
     return copy, read
 
 
-def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: dict[str, Tensor]) -> int:
+def _loss_bytes(pack: Pack, name: str, batch: Batch, noise: Noise) -> int:
     """Bytes that a network's loss takes: what its backward pass keeps, and its widest single result."""
     tensors, widest = pack.tensors(slice(0, 1)), 0
     made: dict[int, tuple[Any, int]] = {}

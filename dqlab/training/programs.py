@@ -22,7 +22,7 @@ from torch import Tensor
 from dqlab.data import Transitions
 from dqlab.data.transitions import gather_rows
 from dqlab.machine import cores
-from dqlab.noise import NoiseStream, integers
+from dqlab.noise import Noise, NoiseStream, integers
 from dqlab.training.execution.modes import ExecutionMode
 from dqlab.training.execution.program import Program, TensorTree, to_device, tree_map
 from dqlab.training.pack import Pack
@@ -194,7 +194,7 @@ class SamplerCore:
         by_lane = {key: replace(spec, shape=(self.lanes, *spec.shape)) for key, spec in specs.items()}
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
-    def sample_actions(self, state: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    def sample_actions(self, state: Tensor, noise: Noise) -> Tensor:
         """Actions (K, B, A) for states (K, B, S), on the device; the next call may overwrite them.
 
         Args:

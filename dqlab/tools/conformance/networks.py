@@ -13,6 +13,7 @@ from dqlab.networks import Layout
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import Network
 from dqlab.networks.values import ValueLoss
+from dqlab.noise import Noise
 from dqlab.tools.conformance.made import (
     BATCH,
     DIMS,
@@ -159,7 +160,7 @@ def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, acti
         assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
 
 
-def _update(network: Network, state: Tensor, action: Tensor, noise: dict[str, Tensor], index: Tensor) -> Any:
+def _update(network: Network, state: Tensor, action: Tensor, noise: Noise, index: Tensor) -> Any:
     """All that an algorithm asks of an ensemble; the loss and what the actor ascends are differentiated."""
     ensemble = ensemble_of(network)
     outputs = network.call("outputs", state, action)

@@ -16,7 +16,7 @@ from dqlab.config.registry import RegistryEntry
 from dqlab.data import Batch
 from dqlab.networks import Layout
 from dqlab.networks.stacking import Network
-from dqlab.noise import normal
+from dqlab.noise import Noise, normal
 from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 from dqlab.policies.selection import Selection, take_candidates
@@ -40,7 +40,6 @@ from dqlab.training import Pack, Probe
 from dqlab.training.execution.program import tree_map
 from dqlab.training.pack import PackState
 
-Noise = dict[str, Tensor]
 WIDE = Dims(DIMS.state, DIMS.action, 2.0)
 
 
@@ -216,7 +215,7 @@ def _check_losses(algorithm: Algorithm) -> None:
     pack = Pack([algorithm], DIMS, [0], dtype=torch.float64)
     noise = make_noise(algorithm.update_noise(DIMS, BATCH))
 
-    def losses(batch: Batch, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    def losses(batch: Batch, noise: Noise) -> dict[str, Tensor]:
         return pack.losses(slice(0, 1), batch, noise)
 
     info = check_pure(losses, _batch_for(algorithm), noise)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from dqlab.algorithms import ActorCritic, algorithms
-from dqlab.algorithms.base import Hyper, Loss, Nets, Noise, Target
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target
 from dqlab.config.fields import PositiveInt
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
-from dqlab.noise import NoiseSpec
+from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 
 
