@@ -13,42 +13,6 @@ Array = NDArray[Any]
 Flags = NDArray[np.bool_]
 
 
-def transition_rows(columns: Columns, cuts: Flags) -> Flags:
-    """Which rows (n,) become transitions.
-
-    Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
-    `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
-    and for rows at which an episode was cut: there o_{i+1} belongs to the next episode.
-
-    Args:
-        columns: the dataset.
-        cuts: whether an episode was cut at each row (n,).
-    """
-    if columns.next_observations is not None:
-        return np.ones_like(cuts)
-    keep = ~cuts
-    keep[-1] = False
-    return keep
-
-
-def chunk_starts(keep: Flags, ends: Flags, chunk: int) -> Flags:
-    """Rows (n,) at which `chunk` transitions of one episode begin.
-
-    Args:
-        keep: which rows (n,) are transitions.
-        ends: at which rows (n,) an episode ends.
-        chunk: h, at least 1.
-    """
-    return ~leads_to(~keep, chunk) & ~leads_to(ends, chunk - 1)
-
-
-def leads_to(flags: Flags, steps: int) -> Flags:
-    """Whether one of that many rows from each row (n,) on is flagged, or there are not as many."""
-    count = np.concatenate([[0], np.cumsum(flags)])
-    last = np.arange(len(flags)) + steps
-    return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
-
-
 def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
     """Rows (n,) at which an episode was cut short: as recorded, or else by its step limit; none where neither is known.
 
@@ -68,6 +32,45 @@ def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None)
     return cuts
 
 
+def transition_rows(columns: Columns, cuts: Flags) -> Flags:
+    """Which rows (n,) become transitions.
+
+    Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
+    `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
+    and for rows at which an episode was cut: there o_{i+1} belongs to the next episode.
+
+    Args:
+        columns: the dataset.
+        cuts: whether an episode was cut at each row (n,).
+    """
+    if columns.next_observations is not None:
+        return np.ones_like(cuts)
+    keep = ~cuts
+    keep[-1] = False
+    return keep
+
+
+def first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
+    """The rows at which transitions of several steps, or with the action that follows, begin.
+
+    Args:
+        keep, ends, valueless: which rows (n,) are transitions, end an episode, and bootstrap nothing.
+        chunk, next_action: as in `q_learning_view`.
+    """
+    starts = ~_leads_to(~keep, chunk) & ~_leads_to(ends, chunk - 1)
+    if next_action:
+        last = np.arange(len(ends)) == len(ends) - 1  # whatever it says, nothing follows it
+        starts &= _leads_to(valueless, chunk) | ~_leads_to(ends | last, 2 * chunk - 1)
+    return np.flatnonzero(starts)
+
+
+def _leads_to(flags: Flags, steps: int) -> Flags:
+    """Whether one of that many rows from each row (n,) on is flagged, or there are not as many."""
+    count = np.concatenate([[0], np.cumsum(flags)])
+    last = np.arange(len(flags)) + steps
+    return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
+
+
 def episode_returns(rewards: NDArray[np.float32], terminals: Flags, cuts: Flags) -> NDArray[np.float64]:
     """Undiscounted return of every episode that ends within the rows (of the only one, if none does)."""
     ends = np.flatnonzero(terminals | cuts)
@@ -75,9 +78,3 @@ def episode_returns(rewards: NDArray[np.float32], terminals: Flags, cuts: Flags)
         ends = np.array([len(rewards) - 1])
     totals = np.cumsum(rewards, dtype=np.float64)[ends]
     return np.diff(totals, prepend=0.0)
-
-
-def rows_differ(one: Array, other: Array) -> Flags:
-    """Rows (n,) of two tables (n, S) that differ; NaN is equal to NaN."""
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    return np.asarray(~same.all(axis=1))

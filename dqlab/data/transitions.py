@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dqlab.data.arrays import read_transitions
-from dqlab.data.bounds import AS_IS, ActionRule, bounds_text
-from dqlab.data.formats.base import Columns
+from dqlab.data.bounds import AS_IS, ActionRule, bounds_text, unit_actions
+from dqlab.data.formats.base import Columns, boolean_column, float_column
 from dqlab.data.rewards import RewardTransform
+from dqlab.data.rows import cuts_of, episode_returns, first_rows, transition_rows
 from dqlab.errors import DataError
 from dqlab.machine import free_memory, in_words
 
@@ -111,38 +112,102 @@ def q_learning_view(
     chunk: int = 1,
     next_action: bool = False,
 ) -> Transitions:
-    """Transitions of a dataset.
+    """All transitions of a dataset.
 
     Args:
         columns: the dataset.
         episode_limit: steps after which an episode is cut, for datasets without `timeouts`.
-        transform: applied to the kept rewards.
+        transform: applied to the rewards of the rows that are transitions by themselves.
         origin: what `Provenance` says of where they are from.
-        standardise: whether states are standardised.
+        standardise: whether states become (s - mean) / (std + 0.001) over the transitions'.
         actions: which ones there may be, and what becomes of them.
-        chunk, next_action: as in `read_transitions`.
+        chunk: h, steps of a transition (Q-chunking: Li, Zhou, Levine 2025, section 4): its action is h actions, one
+            after the other; one begins at every row that h steps of one episode follow.
+        next_action: whether transitions have the action, or chunk, that follows. Those that nothing follows, as where
+            an episode was cut, are left out; terminal ones stay, with zeros.
 
     Raises:
-        DataError: a value is NaN or infinite; no row becomes a transition.
+        DataError: a value is NaN or infinite, actions are not as their rule wants them, or there is no transition.
     """
-    arrays = read_transitions(columns, episode_limit, standardise, actions, chunk, next_action)
-    returns = arrays.returns
+    where, following = columns.where, columns.next_observations
+    terminals = boolean_column(where, "terminals", columns.terminals)
+    timeouts = None if columns.timeouts is None else boolean_column(where, "timeouts", columns.timeouts)
+    solved = False if columns.masks is None else ~boolean_column(where, "masks", columns.masks)
+    rewards = float_column(where, "rewards", columns.rewards)
+    cuts = cuts_of(terminals, timeouts, episode_limit)
+    keep, valueless = transition_rows(columns, cuts), terminals | solved
+    plain = chunk == 1 and not next_action
+    first = np.flatnonzero(keep) if plain else first_rows(keep, terminals | cuts, valueless, chunk, next_action)
+    if not len(first):
+        why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
+        raise DataError(f"{where} has no transition: {why}.")
+    states = float_column(where, "observations", columns.observations)
+    state = states[first]
+    if following is None:
+        next_state = states[first + chunk]
+    else:
+        next_state = float_column(where, "next_observations", following)[first + chunk - 1]
+    mean, std = _standardise(state, next_state) if standardise else ((), ())
+    steps = first[:, None] + np.arange(chunk)
+    all_actions, stops = unit_actions(columns, actions), valueless[steps]
+    terminal, returns = stops.any(axis=1), episode_returns(rewards, terminals, cuts)
+    reward = np.ascontiguousarray(transform(rewards[keep], returns), dtype=np.float32)
+    if not plain:
+        before_the_end = np.cumsum(stops, axis=1) - stops == 0
+        reward = reward[np.cumsum(keep)[steps] - 1] * before_the_end
+    made = (
+        state,
+        all_actions[steps].reshape(len(first), -1),
+        reward[:, 0] if reward.shape[1:] == (1,) else reward,
+        next_state,
+        terminal.astype(np.float32),
+        _next_actions(all_actions, steps + chunk, terminal) if next_action else None,
+    )
     provenance = Provenance(
         **origin,
-        rows=arrays.rows,
+        rows=len(columns),
         episodes=len(returns),
-        transitions=len(arrays.state),
+        transitions=len(first),
         return_mean=float(returns.mean()),
         return_std=float(returns.std()),
         return_min=float(returns.min()),
         return_max=float(returns.max()),
-        state_mean=arrays.state_mean,
-        state_std=arrays.state_std,
+        state_mean=mean,
+        state_std=std,
     )
-    reward = arrays.chunked(np.ascontiguousarray(transform(arrays.rewards, returns), dtype=np.float32))
-    fields = (arrays.state, arrays.action, reward, arrays.next_state, arrays.terminal, arrays.next_action)
-    made = Batch(*(None if field is None else torch.from_numpy(field) for field in fields))  # type: ignore[arg-type]
-    return Transitions.of_fields(made, provenance)
+    fields = Batch(*(None if field is None else torch.from_numpy(field) for field in made))  # type: ignore[arg-type]
+    return Transitions.of_fields(fields, provenance)
+
+
+FloatArray = NDArray[np.float32]
+
+
+def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: NDArray[np.bool_]) -> FloatArray:
+    """The actions (n, h * A) of rows (n, h); zeros where a terminal step came before."""
+    chosen = actions[np.minimum(steps, len(actions) - 1)].reshape(len(steps), -1)
+    chosen[terminal] = 0.0
+    return chosen
+
+
+STD_FLOOR = 1e-3
+"""Added to the deviation that states are divided by (Fujimoto & Gu 2021, section 5)."""
+AT_ONCE = 1 << 16
+"""Rows of which sums are added up; another number changes them in their last bits."""
+
+
+def _standardise(state: FloatArray, following: FloatArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Standardise states (n, S) in place, by their mean and deviation (with n), summed in float64; which these are."""
+    mean = np.asarray(sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(state)) / len(state))
+    square = sum(np.square(block - mean).sum(axis=0) for block in _blocks(state)) / len(state)
+    shift, scale = mean.astype(np.float32), (np.sqrt(square) + STD_FLOOR).astype(np.float32)
+    for states in (state, following):
+        states[...] = (states - shift) / scale
+    return tuple(shift.tolist()), tuple(scale.tolist())
+
+
+def _blocks(rows: FloatArray) -> Iterator[FloatArray]:
+    for start in range(0, len(rows), AT_ONCE):
+        yield rows[start : start + AT_ONCE]
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool, note: str | None = None) -> str:

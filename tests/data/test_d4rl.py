@@ -13,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dqlab.data.arrays import read_transitions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.formats.hdf5 import D4RL
 from dqlab.data.rewards import as_is, reward_transforms
@@ -29,7 +28,7 @@ def read_d4rl(path: Path, states: int | None = None, actions: int | None = None)
     """All rows in memory, as wide as a task's, once all values are checked."""
     columns = D4RL().read(path)
     check_widths(columns, states, actions)
-    read_transitions(columns, 1000)
+    q_learning_view(columns, 1000, as_is, ORIGIN)
     return columns
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from dqlab.data import data_formats
-from dqlab.data.arrays import read_transitions
 from dqlab.data.formats.base import Columns, format_of
+from dqlab.data.rewards import as_is
+from dqlab.data.transitions import q_learning_view
 from dqlab.errors import ConfigError, DataError
 
 N = 40
@@ -52,8 +53,9 @@ def written(folder: Path, name: str, rows: Columns) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """Everything that is read of a dataset, with all checks."""
     chosen, place = format_of(str(path))
-    data = read_transitions(chosen.read(place), 1000)
-    return {"state": data.state, "next_state": data.next_state, "terminal": data.terminal, "reward": data.rewards}
+    origin = {"source": "test", "path": "", "digest": "", "is_d4rl": False}
+    data = q_learning_view(chosen.read(place), 1000, as_is, origin).fields
+    return {name: field.numpy() for name, field in data._asdict().items() if field is not None}
 
 
 @pytest.mark.parametrize("name", FILES)

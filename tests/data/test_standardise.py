@@ -13,8 +13,9 @@ import torch
 from conftest import ROOT, bindings
 
 from dqlab.data import load_dataset
-from dqlab.data.arrays import read_transitions
 from dqlab.data.formats.base import Columns
+from dqlab.data.rewards import as_is
+from dqlab.data.transitions import q_learning_view
 from dqlab.envs import tasks
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,11 +25,12 @@ def test_by_hand() -> None:
     """States 1 and 3: mean 2, deviation 1, floor 0.001; next states by the same numbers."""
     states, other, flag = np.array([[1.0], [3.0]]), np.zeros((2, 1)), np.zeros(2)
     columns = Columns(states, other, flag, flag, next_observations=states + 2)
-    data = read_transitions(columns, 1000, standardise=True)
+    origin = {"source": "test", "path": "", "digest": "", "is_d4rl": False}
+    data = q_learning_view(columns, 1000, as_is, origin, standardise=True)
     assert data.state.flatten().tolist() == pytest.approx([-1 / 1.001, 1 / 1.001])
     assert data.next_state.flatten().tolist() == pytest.approx([1 / 1.001, 3 / 1.001])
-    assert data.state_mean == (2.0,)
-    assert data.state_std == pytest.approx((1.001,))
+    assert data.provenance.state_mean == (2.0,)
+    assert data.provenance.state_std == pytest.approx((1.001,))
 
 
 def test_it_is_off_unless_asked_for() -> None:
