@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.parser import Parser, add_command, add_gin, add_group, add_parser, bindings_of, load_configuration
-from dqlab.errors import ConfigError
+from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.files import expanded
 
 DATASET = "a task's name, a path, or minari:ID"
@@ -85,24 +85,25 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from dqlab.data.convert import fetch_datasets
+    from dqlab.data.convert import fetch_dataset
+    from dqlab.data.locate import task_of
     from dqlab.printing import Console
     from dqlab.tracking.display import download_progress
 
     failures = []
     with download_progress(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
-        for done in fetch_datasets(args.tasks, args.sources, args.force, progress):
-            if done.failed:
-                failures.append(done)
-            else:
-                print(f"{done.task}: {done.text}", flush=True)
-    for done in failures:
-        print(f"dqlab: error: {done.task}: {done.text}", file=sys.stderr)
+        for task in [task_of(name) for name in args.tasks]:
+            try:
+                print(f"{task.name}: {fetch_dataset(task, args.sources, args.force, progress)}", flush=True)
+            except DqlabError as error:
+                failures.append(f"{task.name}: {message_of(error)}")
+    for said in failures:
+        print(f"dqlab: error: {said}", file=sys.stderr)
     return 2 if failures else 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from dqlab.data.verify import report_findings
+    from dqlab.data.describe import report_findings
 
     damaged = [report_findings(name, args.task) for name in args.datasets]
     return 2 if any(damaged) else 0

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.base import Columns, float_column
+from dqlab.data.formats.base import Column, Columns, float_column
 from dqlab.envs.custom import action_bounds
 from dqlab.envs.tasks import Task, to_unit
 from dqlab.errors import ConfigError, DataError, nearest_of_few
 
-Array = NDArray[np.float64]
-Ends = Array | Sequence[float]
+Actions = NDArray[np.float32]
+Ends = NDArray[np.float64] | Sequence[float]
 ROUNDING = 1e-5
 """Actions may be so much larger than 1."""
 BOUNDS_METADATA = "action_bounds"
@@ -26,23 +26,115 @@ BOUNDS_ADVICE = (
 )
 
 
-@dataclass(frozen=True)
-class ActionRule:
-    """Which actions a dataset may have, and what becomes of them.
+class ActionRange:
+    """How far a dataset's actions reach, and what it says of them.
 
     Attributes:
-        name: `unit`, `env` or `as_is`, as `load_dataset` explains them.
+        rows_outside: rows with an action outside of [-1, 1], as a rule has changed them.
+        low, high: ends (A,) of the actions as recorded, of those that are numbers.
+        stored: bounds (A,) or () that the dataset says they are recorded in; None where it does not.
+    """
+
+    def __init__(self, columns: Columns, changed: Column | None = None) -> None:
+        seen = columns.actions if changed is None else changed
+        self.rows_outside = int((np.abs(seen) > 1.0 + ROUNDING).any(axis=1).sum())
+        self.low, self.high = np.fmin.reduce(columns.actions), np.fmax.reduce(columns.actions)
+        self.stored: NDArray[np.float64] | None = None
+        try:
+            stored = np.array(json.loads(columns.metadata[BOUNDS_METADATA])["stored"], dtype=np.float64)
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+            return
+        if len(np.atleast_1d(stored)) == 2 and stored.ndim <= 2:
+            self.stored = stored
+
+    @property
+    def text(self) -> str:
+        """Least and largest action."""
+        return f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
+
+    @property
+    def note(self) -> str:
+        """Why actions are not in [-1, 1]: by their values, or by what the dataset says; empty where nothing says so."""
+        if self.rows_outside:
+            return f"actions of {self.rows_outside:,} row(s) lie outside of [-1, 1]: {self.text}"
+        if self.stored is None or is_unit(*self.stored):
+            return ""
+        return f"actions are recorded in {bounds_text(*self.stored)}, as the dataset says, not in [-1, 1]"
+
+
+@dataclass(frozen=True)
+class ActionRule:
+    """Which actions a dataset may have, and what becomes of them; this one takes them as they are.
+
+    Attributes:
         low, high: the environment's bounds (A,); empty where they are not needed.
     """
 
-    name: str = "as_is"
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    name: ClassVar[str] = "as_is"
+
+    def change(self, actions: Actions) -> Actions:
+        """What becomes of actions (n, A)."""
+        return actions
+
+    def complaint(self, found: ActionRange) -> str:
+        """What is wrong with those that were read; empty for nothing."""
+        return ""
 
     def origin(self) -> dict[str, Any]:
         """What `Provenance` says of it: the rule, and what -1 and 1 stand for."""
         low, high = ((), ()) if is_unit(self.low, self.high) else (self.low, self.high)
         return {"action_rule": self.name, "action_low": low, "action_high": high}
+
+
+class UnitRule(ActionRule):
+    """They are shares of the environment's bounds, in [-1, 1]."""
+
+    name = "unit"
+
+    def complaint(self, found: ActionRange) -> str:
+        own, low, high = bounds_text(self.low, self.high), np.array(self.low), np.array(self.high)
+        if said := found.note:
+            return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
+        narrow = np.any((low > -1.0) | (high < 1.0))
+        beyond = np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING))
+        if found.stored is not None or not narrow or beyond:
+            return ""
+        return (
+            f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant "
+            f"so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}"
+        )
+
+
+class EnvironmentRule(ActionRule):
+    """They are in the environment's own units, and rescaled to [-1, 1]."""
+
+    name = "env"
+
+    def change(self, actions: Actions) -> Actions:
+        """In [-1, 1], what is rounding clipped; where a dimension has one value only, how far an action is from it."""
+        low, high = np.array(self.low), np.array(self.high)
+        unit = np.where(high > low, to_unit(actions, low, high), actions - low)
+        return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
+
+    def complaint(self, found: ActionRange) -> str:
+        own = bounds_text(self.low, self.high)
+        if found.stored is not None and is_unit(*found.stored) and not is_unit(self.low, self.high):
+            return (
+                f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}: "
+                "leave off load_dataset.action_bounds='env'"
+            )
+        if not found.rows_outside:
+            return ""
+        return (
+            f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.text}. "
+            "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are"
+        )
+
+
+AS_IS = ActionRule()
+RULES = {rule.name: rule for rule in (UnitRule, EnvironmentRule, ActionRule)}
 
 
 def action_rule(task: Task, name: str) -> ActionRule:
@@ -56,65 +148,19 @@ def action_rule(task: Task, name: str) -> ActionRule:
     low, high = ([], []) if name == "as_is" else action_bounds(task)
     if name == "env" and not np.isfinite([low, high]).all():
         raise ConfigError(f"load_dataset.action_bounds='env' cannot rescale from {bounds_text(low, high)}.")
-    return ActionRule(name, tuple(low), tuple(high))
+    return RULES[name](tuple(low), tuple(high))
 
 
-def unit_actions(columns: Columns, rule: ActionRule) -> NDArray[np.float32]:
+def unit_actions(columns: Columns, rule: ActionRule) -> Actions:
     """Actions (n, A) by the rule.
 
     Raises:
         DataError: a value is not finite, or actions are not as the rule wants them.
     """
-    change, complaint = RULES[rule.name]
-    actions = float_column(columns.where, "actions", columns.actions)
-    changed = change(actions, rule)
-    beyond = int((np.abs(changed) > 1.0 + ROUNDING).any(axis=1).sum())
-    found = ActionRange(beyond, actions.min(axis=0), actions.max(axis=0), stored_bounds(columns.metadata))
-    if said := complaint(found, rule):
+    changed = rule.change(float_column(columns.where, "actions", columns.actions))
+    if said := rule.complaint(ActionRange(columns, changed)):
         raise DataError(f"{columns.where}: {said}.")
     return changed
-
-
-AS_IS = ActionRule()
-
-
-@dataclass(frozen=True)
-class ActionRange:
-    """What is known of a dataset's actions.
-
-    Attributes:
-        rows_outside: rows with an action outside of [-1, 1], as the rule has changed them.
-        low, high: ends (A,) of the actions as recorded.
-        stored: bounds (A,) or () that the dataset says they are recorded in; None where it does not.
-    """
-
-    rows_outside: int
-    low: Array
-    high: Array
-    stored: tuple[Array, Array] | None = None
-
-    @property
-    def range_text(self) -> str:
-        """Least and largest action as text."""
-        return f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
-
-
-def action_bounds_note(found: ActionRange) -> str:
-    """Why actions are not in [-1, 1]: by their values, or by what the dataset says; empty where nothing says so."""
-    if found.rows_outside:
-        return f"actions of {found.rows_outside:,} row(s) lie outside of [-1, 1]: {found.range_text}"
-    if found.stored is None or is_unit(*found.stored):
-        return ""
-    return f"actions are recorded in {bounds_text(*found.stored)}, as the dataset says, not in [-1, 1]"
-
-
-def stored_bounds(metadata: Mapping[str, str]) -> tuple[Array, Array] | None:
-    """The bounds in which a dataset says that its actions are recorded; None where it does not."""
-    try:
-        low, high = np.array(json.loads(metadata[BOUNDS_METADATA])["stored"], dtype=np.float64)
-    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
-        return None
-    return (low, high) if np.ndim(low) <= 1 else None
 
 
 def bounds_text(low: Ends, high: Ends) -> str:
@@ -126,59 +172,3 @@ def bounds_text(low: Ends, high: Ends) -> str:
 def is_unit(low: Ends, high: Ends) -> bool:
     """Whether bounds are [-1, 1] in every dimension."""
     return bool(np.all(np.equal(low, -1.0)) and np.all(np.equal(high, 1.0)))
-
-
-def _unchanged(actions: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
-    return actions
-
-
-def _rescaled(actions: NDArray[np.float32], rule: ActionRule) -> NDArray[np.float32]:
-    """In [-1, 1], what is rounding clipped; where a dimension has one value only, how far an action is from it."""
-    low, high = np.array(rule.low), np.array(rule.high)
-    unit = np.where(high > low, to_unit(actions, low, high), actions - low)
-    return np.asarray(np.where(np.abs(unit) > 1.0 + ROUNDING, unit, np.clip(unit, -1.0, 1.0)), dtype=np.float32)
-
-
-def _not_unit(found: ActionRange, rule: ActionRule) -> str:
-    """Why actions cannot be taken for such in [-1, 1]; empty where they can."""
-    if said := action_bounds_note(found):
-        own = bounds_text(rule.low, rule.high)
-        return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
-    if found.stored is not None:
-        return ""
-    narrow = np.any((np.array(rule.low) > -1.0) | (np.array(rule.high) < 1.0))
-    if not narrow or np.any(
-        (found.low < np.array(rule.low) - ROUNDING) | (found.high > np.array(rule.high) + ROUNDING)
-    ):
-        return ""
-    return (
-        f"all actions lie within the environment's own bounds, {bounds_text(rule.low, rule.high)}, and it does not say "
-        f"whether they are meant so or as shares of them, in [-1, 1]. {BOUNDS_ADVICE}"
-    )
-
-
-def _not_environments(found: ActionRange, rule: ActionRule) -> str:
-    """Why actions cannot be rescaled from the environment's bounds; empty where they can."""
-    own = bounds_text(rule.low, rule.high)
-    if found.stored is not None and is_unit(*found.stored) and not is_unit(rule.low, rule.high):
-        return (
-            f"actions are recorded in [-1, 1], as the dataset says, not in the environment's {own}: "
-            "leave off load_dataset.action_bounds='env'"
-        )
-    if not found.rows_outside:
-        return ""
-    return (
-        f"actions of {found.rows_outside:,} row(s) lie outside of the environment's bounds, {own}: {found.range_text}. "
-        "Is it another environment's? load_dataset.action_bounds='as_is' takes them as they are"
-    )
-
-
-RULES: dict[
-    str,
-    tuple[Callable[[NDArray[np.float32], ActionRule], NDArray[np.float32]], Callable[[ActionRange, ActionRule], str]],
-] = {
-    "unit": (_unchanged, _not_unit),
-    "env": (_rescaled, _not_environments),
-    "as_is": (_unchanged, lambda found, rule: ""),
-}
-"""What becomes of actions (n, A), and what is wrong with those that were read; empty for nothing."""

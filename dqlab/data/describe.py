@@ -1,4 +1,4 @@
-"""`dqlab data info`: what is known of a dataset, as plain values and as tables."""
+"""`dqlab data info` and `dqlab data verify`: what they print of a dataset."""
 
 from __future__ import annotations
 
@@ -12,13 +12,47 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.data.bounds import BOUNDS_ADVICE
+from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
+from dqlab.data.download import digest_fault
+from dqlab.data.formats.base import Column, whole_columns
+from dqlab.data.formats.reading import UnreadError
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
-from dqlab.data.survey import Survey, survey_dataset
-from dqlab.errors import printable_name
+from dqlab.data.survey import NUMBERS, Survey, count_values, find_faults, survey_dataset
+from dqlab.errors import DataError, message_of, printable, printable_name
 from dqlab.printing import Console
 
 MOST_TEXT = 300
+SATURATED = 0.99
+"""Actions of larger size count as saturated."""
+
+
+def report_findings(name: str, task: str | None = None) -> bool:
+    """Read a dataset from end to end and print a line for each finding; returns whether it is damaged.
+
+    Args:
+        name: as `locate_dataset` takes it.
+        task: whose data it holds.
+
+    Raises:
+        DqlabError: there is no such dataset, or it cannot be read now, or here: it is in use, say.
+    """
+    dataset = locate_dataset(name, task)
+    damage, notes, sound = [], [], ""
+    with reading_status(name):
+        try:
+            digest = dataset.digest()
+            found = survey_dataset(dataset.read(), dataset.task)
+            faults = find_faults(found)
+            damage = [fault for fault in (digest_fault(dataset.place, digest), *faults.damage) if fault]
+            notes, sound = faults.notes, f"{found.counts}, SHA-256 {digest}"
+        except UnreadError:
+            raise
+        except DataError as error:
+            damage = [printable(message_of(error))]
+    for kind, texts in (("damage", damage), ("note", notes), ("sound", [] if damage else [sound])):
+        for text in texts:
+            print(f"{name}: {kind}: {text}")
+    return bool(damage)
 
 
 def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
@@ -27,7 +61,7 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
     Args:
         name: as `locate_dataset` takes it.
         task: whose data it holds.
-        as_json: one JSON object instead of tables.
+        as_json: one JSON object instead of a table.
 
     Raises:
         DqlabError: there is no such dataset, or it cannot be read.
@@ -39,37 +73,38 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
     if as_json:
         print(json.dumps(known, indent=1))
     else:
-        print_dataset(known, Console())
+        _print_table(known, Console())
 
 
 def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
     """Everything that is known of a dataset, as plain values; what is not finite is None."""
+    columns, task, actions = found.columns, found.task, ActionRange(found.columns)
     known: dict[str, Any] = {
         "dataset": dataset.named,
         "place": str(dataset.place),
         "bytes": dataset.size,
         "sha256": digest,
-        "task": dataset.task.name if dataset.task else None,
-        "rows": found.rows,
+        "task": task.name if task else None,
+        "rows": len(columns),
         "transitions": found.transitions,
         "episodes": len(found.lengths),
         "unfinished_rows": found.unfinished,
-        "terminals": found.terminals,
-        "timeouts": found.timeouts,
+        "terminals": int(found.terminals.sum()),
+        "timeouts": int(found.timeouts.sum()),
         "timeouts_from": found.cuts,
         "terminal_and_timeout": found.both,
-        "masked": found.masked,
+        "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
         "duplicate_rows": found.duplicates,
-        "columns": {name: _describe_column(found, name) for name in found.shapes},
-        "action_saturation": found.saturation.tolist(),
-        "actions_outside": found.action_range.rows_outside,
-        "actions_note": found.actions_note,
+        "columns": {name: _describe_column(name, column) for name, column in whole_columns(columns).items()},
+        "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
+        "actions_outside": actions.rows_outside,
+        "actions_note": actions.note,
         "episode_length": describe_values(found.lengths),
         "episode_return": describe_values(found.returns),
-        "metadata": dict(found.metadata),
+        "metadata": dict(columns.metadata),
     }
-    if dataset.task and not dataset.task.measures_success:
-        known["normalised_score"] = describe_values(dataset.task.score(found.returns))
+    if task and not task.measures_success:
+        known["normalised_score"] = describe_values(task.score(found.returns))
     cleaned: dict[str, Any] = _plain(known)
     return cleaned
 
@@ -84,9 +119,10 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
     return {**found, "mean": float(values.mean()), "std": float(values.std())}
 
 
-def _describe_column(found: Survey, name: str) -> dict[str, Any]:
-    known: dict[str, Any] = {"shape": list(found.shapes[name]), "dtype": found.dtypes[name]}
-    if values := found.values.get(name):
+def _describe_column(name: str, column: Column) -> dict[str, Any]:
+    known: dict[str, Any] = {"shape": list(column.shape), "dtype": str(column.dtype)}
+    if name in NUMBERS:
+        values = count_values(column)
         known |= {"nan": values.nans, "infinite": values.infinities}
         known |= {"min": float(values.low.min()), "max": float(values.high.max())}
     return known
@@ -100,8 +136,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_dataset(known: Mapping[str, Any], console: Console) -> None:
-    """Print what `describe_dataset` gives, a row a fact, a column of the dataset, or a note in its metadata."""
+def _print_table(known: Mapping[str, Any], console: Console) -> None:
+    """A row a fact, a column of the dataset, or a note in its metadata."""
     table = Table("", "", show_header=False)
     for column in table.columns:
         column.overflow = "fold"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.formats.base import Columns
 
-Array = NDArray[Any]
 Flags = NDArray[np.bool_]
 
 

@@ -1,8 +1,8 @@
-"""Everything that is counted of a dataset's rows, all of which are in memory for that."""
+"""What is counted of a dataset's rows, all of which are in memory for that, and what can be wrong with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dqlab.data.bounds import ROUNDING, ActionRange, action_bounds_note, stored_bounds
+from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.formats.base import Columns, whole_columns
-from dqlab.data.rows import cuts_of, rows_differ, transition_rows
+from dqlab.data.rows import Flags, cuts_of, transition_rows
 from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]
-Flags = NDArray[np.bool_]
 NUMBERS = ("observations", "actions", "rewards", "next_observations")
 FLAGS = ("terminals", "timeouts", "masks")
 RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
@@ -24,120 +23,68 @@ RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in a dataset.
+    """A dataset, cut into episodes.
 
     Attributes:
-        rows, transitions: how many, and how many of the rows become transitions.
-        follows: whether it is recorded what followed each row.
-        dtypes, shapes: of each column, by name.
-        values: what is counted of each column of numbers.
-        saturation: share (A,) of the actions larger than 0.99.
-        action_range: how far actions reach, with what the dataset says of them.
-        rewards: the different ones, if they are few.
-        unrewarded_terminals: terminal rows with reward 0.
-        terminals, timeouts, both: rows flagged so, and rows flagged as both.
-        masked: rows with a mask of 0, from which nothing is bootstrapped.
-        odd_flags: by column, rows whose flag is neither 0 nor 1.
-        cuts: where the cuts of episodes are known from: `recorded`, `step limit`, or `unknown`.
+        columns: its rows.
+        task: whose it is, where that is known.
+        terminals, timeouts: at which rows (n,) an episode ended, and was cut.
         lengths, returns: of every episode that ends.
-        unfinished: rows after the last end.
-        duplicates: rows whose observation, action and reward an earlier row has.
-        breaks: rows inside of episodes whose next observation is not the next row's.
-        metadata: what is said of the set.
     """
 
-    rows: int
-    transitions: int
-    follows: bool
-    dtypes: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
-    values: Mapping[str, ValueCounts]
-    saturation: NDArray[np.float64]
-    action_range: ActionRange
-    rewards: tuple[float, ...]
-    unrewarded_terminals: int
-    terminals: int
-    timeouts: int
-    both: int
-    masked: int
-    odd_flags: Mapping[str, int]
-    cuts: str
+    columns: Columns
+    task: Task | None
+    terminals: Flags
+    timeouts: Flags
     lengths: NDArray[np.int64]
     returns: NDArray[np.float64]
-    unfinished: int
-    duplicates: int
-    breaks: int
-    metadata: Mapping[str, str]
 
     @property
-    def actions_note(self) -> str:
-        """What is said of actions outside of [-1, 1]; empty where there are none."""
-        return action_bounds_note(self.action_range)
+    def cuts(self) -> str:
+        """Where the cuts of episodes are known from."""
+        return RECORDED if self.columns.timeouts is not None else BY_LIMIT if self.task else UNKNOWN
+
+    @property
+    def transitions(self) -> int:
+        """How many of the rows become transitions."""
+        return int(transition_rows(self.columns, self.timeouts).sum())
+
+    @property
+    def both(self) -> int:
+        """Rows that are terminal and cut."""
+        return int((self.terminals & self.timeouts).sum())
+
+    @property
+    def unfinished(self) -> int:
+        """Rows after the last end."""
+        return len(self.columns) - int(self.lengths.sum())
+
+    @property
+    def duplicates(self) -> int:
+        """Rows whose observation, action and reward an earlier row has."""
+        return repeated_rows(self.columns.observations, self.columns.actions, self.columns.rewards)
 
     @property
     def counts(self) -> str:
         """Rows, transitions and episodes that end, as text."""
-        return f"{self.rows:,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
-
-
-MOST_REWARDS = 16
-"""As many different rewards are told apart."""
-SATURATED = 0.99
-"""Actions of larger size count as saturated."""
+        return f"{len(self.columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
 
 
 def survey_dataset(columns: Columns, task: Task | None = None) -> Survey:
-    """Count everything.
+    """Find the episodes.
 
     Args:
         columns: the dataset.
         task: whose step limit holds where the dataset does not record where episodes were cut.
     """
-    known = whole_columns(columns)
-    actions, rewards, following = known["actions"], known["rewards"], known.get("next_observations")
-    terminals = known["terminals"].astype(bool)
-    recorded = known["timeouts"].astype(bool) if "timeouts" in known else None
+    terminals = columns.terminals.astype(bool)
+    recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
     timeouts = cuts_of(terminals, recorded, task.episode_limit if task else None)
-    ends = terminals | timeouts
-    lengths, returns = _episodes(rewards, ends)
-    different = np.unique(rewards)
-    outside = int((np.abs(actions) > 1.0 + ROUNDING).any(axis=1).sum())
-    breaks = [] if following is None else rows_differ(known["observations"][1:], following[:-1]) & ~ends[:-1]
-    return Survey(
-        rows=len(columns),
-        transitions=int(transition_rows(columns, timeouts).sum()),
-        follows=following is not None,
-        dtypes={name: str(column.dtype) for name, column in known.items()},
-        shapes={name: column.shape for name, column in known.items()},
-        values={name: count_values(known[name]) for name in NUMBERS if name in known},
-        saturation=(np.abs(actions) > SATURATED).mean(axis=0),
-        action_range=ActionRange(
-            outside, np.fmin.reduce(actions), np.fmax.reduce(actions), stored_bounds(columns.metadata)
-        ),
-        rewards=tuple(different.tolist()) if len(different) <= MOST_REWARDS else (),
-        unrewarded_terminals=int((terminals & (rewards == 0)).sum()),
-        terminals=int(terminals.sum()),
-        timeouts=int(timeouts.sum()),
-        both=int((terminals & timeouts).sum()),
-        masked=int((known["masks"] == 0).sum()) if "masks" in known else 0,
-        odd_flags={name: int(((known[name] != 0) & (known[name] != 1)).sum()) for name in FLAGS if name in known},
-        cuts=RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN,
-        lengths=lengths,
-        returns=returns,
-        unfinished=len(columns) - int(lengths.sum()),
-        duplicates=repeated_rows(known["observations"], actions, rewards),
-        breaks=int(np.sum(breaks)),
-        metadata=columns.metadata,
-    )
-
-
-def _episodes(rewards: Array, ends: Flags) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Length and undiscounted return of each episode that ends; what is not finite stays in its episode."""
-    last = np.flatnonzero(ends)
-    if not len(last):
-        return np.zeros(0, dtype=np.int64), np.zeros(0)
-    returns = np.add.reduceat(rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1))
-    return np.diff(last, prepend=-1), returns
+    last = np.flatnonzero(terminals | timeouts)
+    lengths, returns = np.diff(last, prepend=-1), np.zeros(0)
+    if len(last):  # what is not finite stays in its episode
+        returns = np.add.reduceat(columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1))
+    return Survey(columns, task, terminals, timeouts, lengths, returns)
 
 
 @dataclass(frozen=True)
@@ -171,3 +118,76 @@ def repeated_rows(*columns: Array) -> int:
         tables = [column.reshape(len(column), -1).astype(np.float32) + np.float32(0) for column in columns]  # -0 is 0
     hashes = pd.util.hash_pandas_object(pd.DataFrame(np.concatenate(tables, axis=1)), index=False)
     return int(hashes.duplicated().sum())
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is to be said of a dataset, a sentence each.
+
+    Attributes:
+        damage: what says that the set is damaged, or another task's.
+        notes: what is strange.
+    """
+
+    damage: list[str]
+    notes: list[str]
+
+
+def find_faults(found: Survey) -> Faults:
+    """What is wrong or strange with a dataset's values."""
+    return Faults(list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)])
+
+
+def _damage(found: Survey) -> Iterator[str]:
+    known, task = whole_columns(found.columns), found.task
+    for name, wanted in (("observations", task.state_dim), ("actions", task.action_dim)) if task else ():
+        if task and (width := known[name].shape[1]) != wanted:
+            yield f"'{name}' is {width} wide, {task.name}'s is {wanted}: another task's"
+    for name in (name for name in NUMBERS if name in known):
+        values = count_values(known[name])
+        if rows := len(values.bad_rows):
+            count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
+            yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
+    for name in (name for name in FLAGS if name in known):
+        if odd := int(((known[name] != 0) & (known[name] != 1)).sum()):
+            yield f"'{name}' is neither 0 nor 1 in {odd:,} row(s)"
+
+
+def _odd_columns(found: Survey) -> Iterator[str]:
+    columns, terminals = found.columns, int(found.terminals.sum())
+    if found.both:
+        yield f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them"
+    if note := ActionRange(columns).note:
+        yield f"{note}; {BOUNDS_ADVICE}"
+    for name, column in (("observations", columns.observations), ("actions", columns.actions)):
+        values = count_values(column)
+        still = np.flatnonzero(values.low == values.high)
+        if len(still) and len(columns) > 1:
+            yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
+    rewards, unrewarded = np.unique(columns.rewards).tolist(), int((found.terminals & (columns.rewards == 0)).sum())
+    if len(rewards) == 1:
+        yield f"all rewards are {rewards[0]:g}"
+    if rewards == [0.0, 1.0] and unrewarded:
+        yield f"rewards are 0 or 1, and {unrewarded:,} of {terminals:,} terminal row(s) have reward 0"
+    if repeated := found.duplicates:
+        yield f"{repeated:,} row(s) repeat an earlier row's observation, action and reward"
+
+
+def _odd_episodes(found: Survey) -> Iterator[str]:
+    columns, task = found.columns, found.task
+    if not len(found.lengths):
+        yield f"no episode ends within the {len(columns):,} rows"
+    elif found.unfinished:
+        yield f"the last {found.unfinished:,} row(s) belong to an episode that does not end"
+    if task and len(found.lengths) and found.lengths.max() > task.episode_limit:
+        long = int((found.lengths > task.episode_limit).sum())
+        limit = f"{task.name}'s limit of {task.episode_limit:,} steps"
+        yield f"{long:,} episode(s) are longer than {limit}, up to {found.lengths.max():,}"
+    if found.cuts == UNKNOWN:
+        yield "no timeouts are recorded, and the task is not known (--task): episodes end at terminals only"
+    if columns.next_observations is not None:
+        inside = ~(found.terminals | found.timeouts)[:-1]
+        one, other = columns.observations[1:], columns.next_observations[:-1]
+        same = ((one == other) | (np.isnan(one) & np.isnan(other))).all(axis=1)
+        if breaks := int((~same & inside).sum()):
+            yield f"{breaks:,} row(s) inside of episodes have a next observation that is not the next row's"

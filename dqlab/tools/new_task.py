@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import survey_dataset
-from dqlab.data.verify import find_faults
+from dqlab.data.survey import find_faults, survey_dataset
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
@@ -63,9 +62,9 @@ def new_task(
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
     found = survey_dataset(columns, task)
-    findings = [finding for finding in find_faults(found, task) if BOUNDS_ADVICE not in finding.text]
-    if damage := [finding.text for finding in findings if finding.damage]:
-        raise DataError(f"{data}: {'; '.join(damage)}.")
+    faults = find_faults(found)
+    if faults.damage:
+        raise DataError(f"{data}: {'; '.join(faults.damage)}.")
     rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
@@ -75,7 +74,7 @@ def new_task(
     write_text(out, diffusion_ql_gin(subject, out, statements, place, *more))
     low, high = action_bounds(task)
     return [
-        f"{data}: {found.rows:,} rows, {len(found.lengths):,} episodes",
+        f"{data}: {len(columns):,} rows, {len(found.lengths):,} episodes",
         f"{env_id}: {task.state_dim} observations, {task.action_dim} action(s) in {bounds_text(low, high)}, "
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",

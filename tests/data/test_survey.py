@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dqlab.data.bounds import ActionRange
 from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
-from dqlab.data.survey import repeated_rows, survey_dataset
-from dqlab.data.verify import find_faults
+from dqlab.data.survey import Faults, count_values, find_faults, repeated_rows, survey_dataset
 from dqlab.envs import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -31,30 +32,25 @@ def made(rows: int = 40, seed: int = 0, width: int = 11, **changes: Any) -> Colu
     return Columns(**{**arrays, **changes})
 
 
-def by_hand() -> Columns:
+def test_counts_by_hand() -> None:
     """Six rows: an episode of three that returns 6, one of two that is cut and returns 20, one row of another."""
-    return Columns(
+    rows = Columns(
         np.array([[0.0], [1.0], [2.0], [1.0], [np.nan], [5.0]]),
         np.array([[1.0, 0.0], [0.995, 0.5], [-1.0, 0.2], [0.995, 0.5], [0.0, 0.0], [0.3, -1.5]]),
         np.array([1.0, 2.0, 3.0, 2.0, 18.0, np.inf]),
         np.array([0, 0, 1, 0, 0, 0], dtype=bool),
         np.array([0, 0, 0, 0, 1, 0], dtype=bool),
     )
-
-
-def test_counts_by_hand() -> None:
-    found = survey_dataset(by_hand())
-    assert (found.rows, found.terminals, found.timeouts, found.unfinished) == (6, 1, 1, 1)
+    found = survey_dataset(rows)
+    assert found.counts == "6 rows, 4 transitions, 2 episodes"
+    assert (found.unfinished, found.cuts, found.duplicates) == (1, "recorded", 1)  # rows 1 and 3
     assert found.lengths.tolist() == [3, 2]
     assert found.returns.tolist() == [6.0, 20.0]
-    assert found.duplicates == 1  # rows 1 and 3
-    assert found.saturation.tolist() == [4 / 6, 1 / 6]
-    assert found.action_range.rows_outside == 1
-    values = found.values["observations"]
+    assert ActionRange(rows).rows_outside == 1
+    values = count_values(rows.observations)
     assert (values.nans, values.infinities, values.bad_rows.tolist()) == (1, 0, [4])
     assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])
-    assert found.values["rewards"].infinities == 1
-    assert found.cuts == "recorded"
+    assert count_values(rows.rewards).infinities == 1
 
 
 def test_distribution_by_hand() -> None:
@@ -140,16 +136,16 @@ CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_findings(case: str) -> None:
     changes, message, damage = CASES[case]
-    columns = replace(made(), **changes)
-    findings = list(find_faults(survey_dataset(columns, HOPPER), HOPPER))
-    assert not list(find_faults(survey_dataset(made(), HOPPER), HOPPER))
-    import re
-
-    (found,) = [finding for finding in findings if re.search(message, finding.text)]
-    assert found.damage is damage
+    faults = find_faults(survey_dataset(replace(made(), **changes), HOPPER))
+    (found,) = [text for text in faults.damage + faults.notes if re.search(message, text)]
+    assert (found in faults.damage) is damage
 
 
 def test_too_long_episodes() -> None:
     columns = made(1200, terminals=np.arange(1200) == 1199, timeouts=np.zeros(1200, dtype=bool))
-    (finding,) = find_faults(survey_dataset(columns, HOPPER), HOPPER)
-    assert finding.text == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
+    (said,) = find_faults(survey_dataset(columns, HOPPER)).notes
+    assert said == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
+
+
+def test_what_is_sound_has_no_faults() -> None:
+    assert find_faults(survey_dataset(made(), HOPPER)) == Faults([], [])
