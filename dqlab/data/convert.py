@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
-from dqlab.data.download import Progress, no_progress
+from dqlab.data.download import Progress, cache_folder, no_progress
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.hdf5 import CONVERTED
 from dqlab.data.locate import Dataset
 from dqlab.data.rows import cuts_of
-from dqlab.data.sources import cache_folder, find_dataset
+from dqlab.data.sources import find_dataset
 from dqlab.data.survey import Survey, survey_dataset
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError

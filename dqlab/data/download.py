@@ -1,4 +1,4 @@
-"""Downloads over HTTP: progress, resume, whole files or none, the digests that they had, and where D4RL's files are."""
+"""Downloads over HTTP: progress, resume, whole files or none, digests; and where datasets lie, and can be had."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from functools import partial
 from http.client import HTTPException
-from itertools import chain, product
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dqlab.data.formats.reading import write_errors
 from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
-from dqlab.files import write_text
+from dqlab.files import expanded, sha256_of, write_text
 
 
 class UnavailableError(DataError):
@@ -36,10 +34,6 @@ Progress = Callable[[int, int | None], None]
 
 def no_progress(done: int, total: int | None) -> None:
     """A progress callback that shows nothing."""
-
-
-def accept_any(path: Path) -> None:
-    """A check that finds nothing."""
 
 
 _refused: ContextVar[list[str] | None] = ContextVar("refused", default=None)
@@ -67,9 +61,66 @@ def refuse_if_planning(address: str) -> None:
         raise UnavailableError("not fetched while planning")
 
 
+def download_from(
+    addresses: Sequence[str],
+    path: Path,
+    *,
+    own: Sequence[str],
+    magic: bytes,
+    progress: Progress,
+    timeout: float,
+    check: Callable[[str, Path], object] = lambda address, part: None,
+) -> dict[str, Any]:
+    """Fetch a file from the first of several addresses that has it, and keep its digest beside it.
+
+    Args:
+        addresses: in order.
+        path, magic, progress, timeout: as `download` takes them.
+        own: those addresses from which the same file must come as the first time.
+        check: looks at the complete file from an address before it appears.
+
+    Returns:
+        The `address` that had it, and why those before had nothing (`failed`): attributes of a `LocatedDataset`.
+
+    Raises:
+        UnavailableError: none has it; BrokenError, if it broke off or was another file somewhere.
+    """
+    refuse_if_planning(addresses[0])
+    failed: list[UnavailableError | BrokenError] = []
+    for address in addresses:
+
+        def check_and_record(part: Path, address: str = address) -> None:
+            check(address, part)
+            digest = sha256_of(part)
+            if address in own and (fault := digest_fault(path, digest)):
+                raise BrokenError(f"{address} sends another file than before: {fault}")
+            with write_errors(_digest_path(path), ""):
+                write_text(_digest_path(path), f"{digest}  {path.name}\n")
+
+        try:
+            download(address, path, magic=magic, check=check_and_record, progress=progress, timeout=timeout)
+        except (UnavailableError, BrokenError) as error:
+            failed.append(error)
+        else:
+            return {"address": address, "failed": tuple(map(str, failed))}
+    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
+    raise kind("; ".join(map(str, failed)))
+
+
+MINARI_STORE = "MINARI_DATASETS_PATH"
+
+
+def minari_store() -> Path:
+    """Where Minari keeps its datasets: $MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    return expanded(os.environ.get(MINARI_STORE) or "~/.minari/datasets")
+
+
+def cache_folder() -> Path:
+    """Where D4RL keeps its files: $D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
+    return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
+
+
 CHUNK = 1 << 16
-LEAST_RATE = 1024
-"""Bytes a second below which an address is given up."""
 CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
 WEB = ("http://", "https://")
 
@@ -79,7 +130,7 @@ def download(
     path: Path,
     *,
     magic: bytes = b"",
-    check: Callable[[Path], None] = accept_any,
+    check: Callable[[Path], object] = lambda part: None,
     progress: Progress = no_progress,
     timeout: float = 30.0,
 ) -> None:
@@ -93,21 +144,19 @@ def download(
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
-            `LEAST_RATE` bytes a second came, it is too.
+        timeout: seconds without a byte after which the attempt is given up.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
         BrokenError: the transfer broke off (what came is kept for a resume), or `check` raises it.
         DataError: the file cannot be written: the disk is full, or the folder read-only.
     """
-    refuse_if_planning(url)
     part = path.with_name(path.name + ".part")
     with write_errors(path, CACHE_ADVICE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = _stamp(path)
+        before = _changed_at(path)
         with _locked(path.parent):
-            if _stamp(path) != before:  # another process has brought it meanwhile
+            if _changed_at(path) != before:  # another process has brought it meanwhile
                 return
             expected = _fetch(url, part, magic, progress, timeout)
             if expected is not None and part.stat().st_size < expected:
@@ -121,42 +170,8 @@ def download(
             _resume_note(part).unlink(missing_ok=True)
 
 
-def download_from(
-    addresses: Sequence[str],
-    path: Path,
-    *,
-    magic: bytes,
-    check: Callable[[str, Path], None],
-    progress: Progress,
-    timeout: float,
-) -> tuple[str, tuple[str, ...]]:
-    """Fetch a file from the first of several addresses that has it; which one, and why those before had nothing.
-
-    Args:
-        addresses: in order.
-        path, magic, progress, timeout: as `download` takes them.
-        check: looks at the complete file from an address before it appears.
-
-    Raises:
-        UnavailableError: none has it; BrokenError, if it broke off or was another file somewhere.
-    """
-    failed: list[UnavailableError | BrokenError] = []
-    for address in addresses:
-        try:
-            download(address, path, magic=magic, check=partial(check, address), progress=progress, timeout=timeout)
-        except (UnavailableError, BrokenError) as error:
-            failed.append(error)
-        else:
-            return address, tuple(map(str, failed))
-    kind = BrokenError if any(isinstance(error, BrokenError) for error in failed) else UnavailableError
-    raise kind("; ".join(map(str, failed)))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    with contextlib.suppress(OSError):
-        facts = path.stat()
-        return facts.st_ino, facts.st_mtime_ns
-    return None
+def _changed_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @contextlib.contextmanager
@@ -188,17 +203,26 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         resumed = response.status == 206
         done = part.stat().st_size if resumed else 0
         total = None if response.length is None else done + response.length
-        pieces = _pieces(response, url, part, 2 * timeout)
-        first = next(pieces, b"")
-        if not resumed and not first.startswith(magic):
-            raise UnavailableError(_not_the_file(url, response.geturl(), first))
+        piece = _read(response, 16, url, part)
+        if not resumed and not piece.startswith(magic):
+            raise UnavailableError(_not_the_file(url, response.geturl(), piece))
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
-        with part.open("ab" if resumed else "wb") as file:
-            for piece in chain([first], pieces):
+        with part.open("ab" if resumed else "wb", buffering=0) as file:
+            while piece:
                 file.write(piece)
                 done += len(piece)
                 progress(done, total)
+                piece = _read(response, CHUNK, url, part)
     return total
+
+
+def _read(response: Any, most: int, url: str, part: Path) -> bytes:
+    """What has come."""
+    try:
+        piece: bytes = response.read(most) if most < CHUNK else response.read1(most)
+    except (OSError, HTTPException) as error:
+        raise _broken(url, part, type(error).__name__) from error
+    return piece
 
 
 def _request(url: str, part: Path, timeout: float) -> Any:
@@ -209,22 +233,19 @@ def _request(url: str, part: Path, timeout: float) -> Any:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and tag:
-            _discard(part)
-            return _request(url, part, timeout)
-        raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
+        if error.code != 416 or not tag:
+            raise UnavailableError(f"{url} answered {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise UnavailableError(f"{url} cannot be reached ({getattr(error, 'reason', error)})") from error
-    start = f"bytes {size}-"
-    if response.status == 206 and not (
-        tag == _tag(response) and str(response.headers.get("Content-Range")).startswith(start)
-    ):  # some servers know ranges, but not what `If-Range` asks
-        response.close()
+    else:
+        begins = str(response.headers.get("Content-Range")).startswith(f"bytes {size}-")
+        if response.status != 206 or (begins and tag == _tag(response)):
+            return response
+        response.close()  # some servers know ranges, but not what `If-Range` asks
         if not tag:
             raise UnavailableError(f"{url} sends a piece of the file, which was not asked for")
-        _discard(part)
-        return _request(url, part, timeout)
-    return response
+    _discard(part)
+    return _request(url, part, timeout)
 
 
 def _kept(url: str, part: Path) -> tuple[int, str]:
@@ -242,25 +263,8 @@ def _tag(response: Any) -> str | None:
     return tag
 
 
-def _pieces(response: Any, url: str, part: Path, window: float) -> Iterator[bytes]:
-    """What comes, as it comes, the first 16 bytes at once; in every window of so many seconds it must be enough."""
-    came, began = 0, time.monotonic()
-    try:
-        piece = response.read(16)
-        while piece:
-            yield piece
-            came += len(piece)
-            if (lasted := time.monotonic() - began) > window:
-                if came < LEAST_RATE * lasted:
-                    raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
-                came, began = 0, time.monotonic()
-            piece = response.read1(CHUNK)
-    except (OSError, HTTPException) as error:
-        raise _broken(url, part, type(error).__name__) from error
-
-
 def _not_the_file(url: str, answered: str, first: bytes) -> str:
-    page = b"<html" in first[:1000].lower() or b"<!doctype" in first[:1000].lower()
+    page = b"<html" in first.lower() or b"<!doctype" in first.lower()
     what = "a web page (a login, a proxy's notice?)" if page else "something else" if first else "nothing"
     detour = f", redirected to {answered}," if answered != url else ""
     return f"{url}{detour} sends {what} in place of the file"
@@ -274,43 +278,35 @@ def _broken(url: str, part: Path, why: str) -> BrokenError:
     )
 
 
-# SHA-256 of downloaded files, kept beside them: D4RL publishes none, so the first download's is the one to hold
+def _digest_path(path: Path) -> Path:
+    """Where the SHA-256 of a downloaded file is kept, as `sha256sum -c` reads it.
 
-
-def digest_path(path: Path) -> Path:
-    """Where a file's digest is kept, as `sha256sum -c` reads it."""
-    return path.with_name(path.name + ".sha256")
-
-
-def record_digest(path: Path, digest: str) -> None:
-    """Keep a file's digest beside it.
-
-    Raises:
-        DataError: it cannot be written.
+    D4RL publishes none, so the first download's is the one to hold.
     """
-    with write_errors(digest_path(path), ""):
-        write_text(digest_path(path), f"{digest}  {path.name}\n")
+    return path.with_name(path.name + ".sha256")
 
 
 def digest_fault(path: Path, digest: str) -> str:
     """What is wrong with a file of this digest that is to be the one that was downloaded; empty if it is."""
     known = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        known = digest_path(path).read_text()[:64].lower()
+        known = _digest_path(path).read_text()[:64].lower()
     if len(known.strip()) != 64 or known == digest:
         return ""
     return (
         f"SHA-256 is {digest}, and was {known} when {path.name} was first downloaded. Where the new one is meant, "
-        f"delete {digest_path(path)}."
+        f"delete {_digest_path(path)}."
     )
-
-
-# where D4RL's files can be had
 
 
 def dataset_addresses(task: Task) -> list[str]:
     """Addresses at which the task's file can be had: D4RL's server, and Hugging Face's where it has the file."""
     return [address for address in (task.url, hugging_face_address(task.file)) if address]
+
+
+def mirror_addresses(mirrors: Sequence[str] | str, file: str) -> list[str]:
+    """The addresses of one mirror, or of several, of a file."""
+    return [address_of(mirror, file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
 
 
 def address_of(mirror: str, file: str) -> str:

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 from rich.table import Table
 from rich.text import Text
 
-from dqlab.data.download import dataset_addresses
+from dqlab.data.download import cache_folder, dataset_addresses, minari_store
 from dqlab.data.formats.base import Columns, Format, format_of
-from dqlab.data.formats.minari_store import local_store, stored_datasets
+from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
-from dqlab.data.sources import cache_folder, cache_path
+from dqlab.data.sources import cache_path
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
@@ -66,11 +66,6 @@ def tasks_with_data() -> list[Task]:
     return [entry.item for entry in tasks if entry.item.file]
 
 
-def minari_tasks() -> list[Task]:
-    """The tasks that have a dataset of Minari's."""
-    return [entry.item for entry in tasks if entry.item.minari]
-
-
 def task_of(name: str) -> Task:
     """A task by its name.
 
@@ -117,11 +112,14 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     try:
         form, path = format_of(dataset)
     except ConfigError as error:
-        if expanded(dataset).exists() or "/" in dataset:
+        if expanded(dataset).exists() or "/" in dataset or "." in dataset:
             raise
         names = [task.name for task in tasks_with_data()]
         raise ConfigError(f"'{dataset}' is neither a task nor a dataset. {nearest(dataset, names)}") from error
-    return Dataset(dataset, form, path, known or _by_file_name(path))
+    by_name = [task for task in tasks_with_data() if Path(task.file).name == path.name]
+    if path.name in tasks:  # of formats that know data by their task
+        by_name = [tasks.get(path.name)]
+    return Dataset(dataset, form, path, known or next(iter(by_name), None))
 
 
 def conversion_target(dataset: str, task: str | None = None) -> Dataset:
@@ -132,13 +130,7 @@ def conversion_target(dataset: str, task: str | None = None) -> Dataset:
     """
     if dataset in tasks:
         raise ConfigError(f"'{dataset}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
-    form, path = format_of(dataset)
-    return Dataset(dataset, form, path, task_of(task) if task else _by_file_name(path))
-
-
-def _by_file_name(path: Path) -> Task | None:
-    named = tasks.get(path.name) if path.name in tasks else None  # formats that know data by their task
-    return named or next((task for task in tasks_with_data() if Path(task.file).name == path.name), None)
+    return resolve_dataset(dataset, task)
 
 
 def reading_status(name: str) -> AbstractContextManager[object]:
@@ -152,11 +144,12 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     Each has a `name`, the `place` where it is or would be, its `size` in bytes (None if it is not there), a `note`, and
     the `addresses` where it can be had.
     """
+    embedded = sorted((Path(str(files("dqlab.data"))) / "embedded").glob("*.hdf5"))
     return {
         "d4rl": [_of_task(task) for task in tasks_with_data()],
-        "embedded": _embedded(),
-        "ogbench": _ogbench(),
-        "minari": _minari(),
+        "embedded": [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in embedded],
+        "ogbench": _of_ogbench(),
+        "minari": _of_minari(),
     }
 
 
@@ -165,7 +158,7 @@ def print_datasets(console: Console) -> None:
     table = Table(
         title="Datasets",
         title_justify="left",
-        caption=f"D4RL's cache: {cache_folder()}\nMinari's store: {local_store()}",
+        caption=f"D4RL's cache: {cache_folder()}\nMinari's store: {minari_store()}",
         caption_justify="left",
     )
     for head in ("dataset", "size", "what is there", "can be had from"):
@@ -191,12 +184,7 @@ def _of_task(task: Task) -> dict[str, Any]:
     return _listing(task.name, path, note, dataset_addresses(task))
 
 
-def _embedded() -> list[dict[str, Any]]:
-    folder = Path(str(files("dqlab.data") / "embedded"))
-    return [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in sorted(folder.glob("*.hdf5"))]
-
-
-def _ogbench() -> list[dict[str, Any]]:
+def _of_ogbench() -> list[dict[str, Any]]:
     """Those files that are there, each by one of the tasks that have it."""
     form = OGBenchFormat()
     names = {form.place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
@@ -204,16 +192,14 @@ def _ogbench() -> list[dict[str, Any]]:
     return [_listing(name, place, "there, for all its tasks") for place, name in sorted(found.items())]
 
 
-def _minari() -> list[dict[str, Any]]:
-    named, stored = {task.minari: task.name for task in minari_tasks()}, stored_datasets()
-    return [
-        _listing(
-            named.get(name, f"minari:{name}"),
-            local_store() / name,
-            f"{stored[name].get('total_steps', '?')} steps, {stored[name].get('total_episodes', '?')} episodes"
-            if name in stored
-            else "not here",
-            (MINARI_SERVER,) if name in named else (),
-        )
-        for name in {**named, **stored}
-    ]
+def _of_minari() -> list[dict[str, Any]]:
+    named = {entry.item.minari: entry.name for entry in tasks if entry.item.minari}
+    stored, listed = stored_datasets(), []
+    for name in {**named, **stored}:
+        note = "not here"
+        if name in stored:
+            steps, episodes = (stored[name].get(f"total_{what}", "?") for what in ("steps", "episodes"))
+            note = f"{steps} steps, {episodes} episodes"
+        servers = (MINARI_SERVER,) if name in named else ()
+        listed.append(_listing(named.get(name, f"minari:{name}"), minari_store() / name, note, servers))
+    return listed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -15,17 +14,15 @@ from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry, configurable
 from dqlab.data.bounds import action_rule
 from dqlab.data.download import (
-    BrokenError,
     Progress,
     UnavailableError,
-    address_of,
+    cache_folder,
     dataset_addresses,
     digest_fault,
     download_from,
     hugging_face_address,
+    mirror_addresses,
     no_progress,
-    record_digest,
-    refuse_if_planning,
 )
 from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
 from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
@@ -35,13 +32,7 @@ from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
-from dqlab.files import expanded, sha256_of
-
-
-def cache_folder() -> Path:
-    """$D4RL_DATASET_DIR, or ~/.d4rl/datasets."""
-    return expanded(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
-
+from dqlab.files import expanded
 
 MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "masks")
 """Columns that the digest of rows without a file is of."""
@@ -195,23 +186,15 @@ def d4rl_download(
         timeout: seconds without a byte after which an address is given up.
     """
     path = cache_path(task)
-    others = [address_of(mirror, task.file) for mirror in ((mirrors,) if isinstance(mirrors, str) else mirrors)]
-    own = dataset_addresses(task)
-    addresses = [*others, *own] if mirrors_first else [*own, *others]
-    if argument:
-        addresses = [address_of(argument, task.file)]
-    refuse_if_planning(addresses[0])
+    own, others = dataset_addresses(task), mirror_addresses(argument or mirrors, task.file)
+    addresses = others if argument else [*others, *own] if mirrors_first else [*own, *others]
 
     def check(address: str, part: Path) -> None:
         if address == hugging_face_address(task.file):
             check_row_count(address, part, task)
-        digest = sha256_of(part)
-        if address in own and (fault := digest_fault(path, digest)):
-            raise BrokenError(f"{address} sends another file than before: {fault}")
-        record_digest(path, digest)
 
-    address, failed = download_from(addresses, path, magic=HDF5_MAGIC, check=check, progress=progress, timeout=timeout)
-    return LocatedDataset(path, is_d4rl=True, address=address, failed=failed)
+    found = download_from(addresses, path, own=own, magic=HDF5_MAGIC, progress=progress, timeout=timeout, check=check)
+    return LocatedDataset(path, is_d4rl=True, **found)
 
 
 @data_sources.register("embedded", source="collected by gin/collect_walker2d.gin and gin/collect_hopper.gin")

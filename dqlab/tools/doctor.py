@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab import __version__
-from dqlab.data.sources import cache_folder
+from dqlab.data.download import cache_folder
 from dqlab.envs.physics import legacy_inertia
 from dqlab.envs.rendering import GL_BACKENDS, VARIABLE
 from dqlab.envs.tasks import D4RL, tasks

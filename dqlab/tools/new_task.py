@@ -79,7 +79,7 @@ def new_task(
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
         f"reference scores: {origin}",
-        *(f"note: {finding.text}" for finding in findings),
+        *(f"note: {text}" for text in faults.notes if BOUNDS_ADVICE not in text),
         f"{out} is written. Next: dqlab train --gin {out}",
     ]
 

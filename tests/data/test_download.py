@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -47,7 +46,6 @@ class Site:
     break_after: int | None = None
     slices: float = 0.0
     silent_paths: tuple[str, ...] = ()
-    drip: bool = False  # a byte now and then
     status: int = 200
     to: str = ""
     announced: int | None = None
@@ -94,9 +92,6 @@ class Site:
         return self.send(request, body)
 
     def send(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        if self.drip:
-            self.trickle(request, body)
-            return
         stall = 0.0
         if self.silent_paths and request.path.startswith(self.silent_paths):
             body, stall = body[:200_000], 2.0
@@ -107,13 +102,6 @@ class Site:
             time.sleep(self.slices)
         request.wfile.flush()
         time.sleep(stall)
-        request.close_connection = True
-
-    def trickle(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        with contextlib.suppress(OSError):
-            for start in range(200):
-                request.wfile.write(body[start : start + 1])
-                time.sleep(0.02)
         request.close_connection = True
 
 
@@ -135,13 +123,6 @@ def test_plain(site: Site, tmp_path: Path) -> None:
     assert target.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [item.name for item in target.parent.iterdir()] == ["set.hdf5"]
-
-
-def test_a_server_that_is_too_slow_is_given_up(site: Site, tmp_path: Path) -> None:
-    """It sends something before every time-out, and would go on for days."""
-    site.drip = True
-    with pytest.raises(UnavailableError, match=r"is given up: it sent \d+ bytes in 1 seconds"):
-        download(site.url, tmp_path / "set.hdf5", timeout=0.5)
 
 
 def test_the_next_address_is_asked_where_one_falls_silent(site: Site, cache: Path) -> None:

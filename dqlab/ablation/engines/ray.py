@@ -32,8 +32,7 @@ from dqlab.ablation.engines.base import (
 )
 from dqlab.ablation.engines.ray_tasks import LostAttemptError, fingerprint, run_pack, storage_fault
 from dqlab.config.fields import check_field
-from dqlab.data.formats.minari_store import VARIABLE, local_store
-from dqlab.data.sources import cache_folder
+from dqlab.data.download import MINARI_STORE, cache_folder, minari_store
 from dqlab.errors import ConfigError, first_line
 from dqlab.tracking.run_folder import claim_folder
 
@@ -136,7 +135,7 @@ def _source_of(name: str) -> Path | None:
 def driver_variables() -> dict[str, str]:
     """Environment variables that packs have on every node: this machine's places of datasets, and dqlab's own."""
     own = {name: value for name, value in os.environ.items() if name.startswith("DQLAB_")}
-    return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), VARIABLE: str(local_store().resolve()), **own}
+    return {"D4RL_DATASET_DIR": str(cache_folder().resolve()), MINARI_STORE: str(minari_store().resolve()), **own}
 
 
 def _check_reachable(address: str) -> None:

@@ -1,13 +1,15 @@
-"""Minari's datasets as a format: `minari:ID` in the local store."""
+"""Minari's datasets, in its local store or fetched into it: the format `minari:ID`, and the source of that name."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_METADATA
-from dqlab.data.download import Progress, UnavailableError, no_progress, refuse_if_planning
+from dqlab.data.download import (
+    MINARI_STORE,
+    Progress,
+    UnavailableError,
+    minari_store,
+    no_progress,
+    refuse_if_planning,
+)
 from dqlab.data.formats.base import Columns, Format, checked_columns, data_formats
-from dqlab.data.formats.minari_store import local_store, minari_errors, minari_package, open_local
-from dqlab.data.formats.reading import check_room
+from dqlab.data.formats.reading import UnreadError, check_room, reading_error
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
-from dqlab.errors import ConfigError, DataError, first_line
+from dqlab.errors import ConfigError, DataError, first_line, nearest
+
+OBSERVATION = "observation"
+"""The entry of Dict observations that is read."""
+FORMAL = {"total_episodes", "total_steps", "data_format", "jpeg_encoding", "observation_space", "action_space"}
+FORMAL |= {"dataset_size", "dqlab"}
+"""Metadata that belong to Minari's storage, not to what is stored; earlier versions of dqlab wrote a `dqlab`."""
 
 
 @data_formats.register("minari", source="Minari (Younis et al. 2024)", cites=("younis2024minari",))
@@ -34,28 +48,108 @@ class MinariFormat(Format):
     """
 
     def read(self, path: Path) -> Columns:
-        return columns_of(open_local(path.as_posix()))
+        dataset = _open_local(path.as_posix())
+        key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
+        observed = dataset.observation_space[key] if key else dataset.observation_space
+        _check_flat(dataset, observed)
+        width = sum(math.prod(space.shape) for space in (observed, dataset.action_space)) + 3
+        check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
+        with _minari_errors(dataset.id):
+            parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
+        if not parts:
+            raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
+        arrays: dict[str, NDArray[Any]] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return checked_columns(f"minari:{dataset.id}", arrays, _metadata(dataset, key))
 
     def place(self, path: Path) -> Path:
-        minari_package()
-        return local_store() / path
+        _minari_package()
+        return minari_store() / path
 
 
-def columns_of(dataset: Any) -> Columns:
-    """The columns of a Minari dataset.
+def _minari_package() -> Any:
+    """The package `minari`.
 
     Raises:
-        DataError: observations or actions are not flat, or there is no step.
+        ConfigError: it is not installed.
     """
-    key = key_of(dataset)
-    width = sum(math.prod(space.shape) for space in (_observed(dataset, key), dataset.action_space)) + 3
-    check_room(f"minari:{dataset.id}", 8 * width * int(dataset.total_steps))
-    with minari_errors(dataset.id):
-        parts = [_steps(episode, key) for episode in dataset.storage.get_episodes(dataset.episode_indices)]
-    if not parts:
-        raise DataError(f"The Minari dataset '{dataset.id}' has no step.")
-    arrays: dict[str, NDArray[Any]] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return checked_columns(f"minari:{dataset.id}", arrays, metadata_of(dataset))
+    try:
+        import minari
+    except ImportError as error:
+        raise ConfigError(
+            f"Minari's datasets need the package minari ({error}): pip install 'dqlab[minari]' (Python 3.11 or later)."
+        ) from error
+    if MINARI_STORE in os.environ:
+        os.environ[MINARI_STORE] = str(minari_store())  # minari takes ~ for a folder's name
+    return minari
+
+
+def stored_datasets() -> Mapping[str, Mapping[str, Any]]:
+    """Metadata of the datasets in the store, by id; Minari need not be installed."""
+    found = {}
+    for path in sorted(minari_store().rglob("data/metadata.json")):
+        with contextlib.suppress(OSError, ValueError):
+            name = path.parent.parent.relative_to(minari_store()).as_posix()
+            known = json.loads(path.read_text())
+            if isinstance(known, dict) and "total_steps" in known:  # not another program's
+                found[name] = known
+    return found
+
+
+def _open_local(name: str) -> Any:
+    """A dataset of the store as Minari opens it.
+
+    Raises:
+        DataError: it is not there, damaged, or not for the installed version.
+    """
+    minari = _minari_package()
+    if not (minari_store() / name).exists():
+        known = stored_datasets()
+        hint = nearest(name, list(known)) if known else "The store is empty."
+        raise DataError(
+            f"There is no Minari dataset '{name}' in {minari_store()}. {hint} `minari download {name}` fetches it."
+        )
+    with _minari_errors(name):
+        return minari.load_dataset(name)
+
+
+@contextmanager
+def _minari_errors(name: str) -> Iterator[None]:
+    """Whatever Minari and its storages raise while they read becomes one message."""
+    where = f"The Minari dataset '{name}' in {minari_store() / name}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # of storages, spaces and environments
+        if "does not support the dataset" in str(error):
+            raise UnreadError(f"{where} is of another version: {first_line(error)}") from error
+        if type(error).__module__.startswith("gymnasium."):
+            raise UnreadError(
+                f"{where} names an environment that is not known here ({first_line(error)}). Import the module that "
+                "registers it: --plugin MODULE."
+            ) from error
+        raise reading_error(where, "cannot be read: it is damaged, or not Minari's", error) from error
+
+
+def _check_flat(dataset: Any, observed: Any) -> None:
+    """See that what is read of observations, and actions, are rows of numbers.
+
+    Raises:
+        DataError: they are not.
+    """
+    from gymnasium.spaces import Box
+
+    for what, space in (("observations", observed), ("actions", dataset.action_space)):
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            inner = getattr(space, "spaces", None)  # a space's bounds may be pages long
+            shape = ", ".join(sorted(inner)) if isinstance(inner, Mapping) else f"shape {space.shape}"
+            raise DataError(
+                f"The Minari dataset '{dataset.id}' has {what} of {type(space).__name__}({shape}): dqlab reads flat "
+                f"Box observations (or Dict observations whose entry '{OBSERVATION}' is a flat Box) and flat Box "
+                "actions only."
+            )
 
 
 def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
@@ -76,65 +170,13 @@ def _steps(episode: Mapping[str, Any], key: str) -> dict[str, NDArray[Any]]:
     }
 
 
-OBSERVATION = "observation"
-"""The entry of Dict observations that is read."""
-
-
-def key_of(dataset: Any) -> str:
-    """The entry of Dict observations to be read; empty where observations are flat themselves.
-
-    Raises:
-        DataError: neither observations nor such an entry are flat, or actions are not.
-    """
-    key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
-    for what, found in (("observations", _observed(dataset, key)), ("actions", dataset.action_space)):
-        if not _is_flat(found):
-            raise DataError(
-                f"The Minari dataset '{dataset.id}' has {what} of {_brief(found)}: dqlab reads flat Box observations "
-                f"(or Dict observations whose entry '{OBSERVATION}' is a flat Box) and flat Box actions only."
-            )
-    return key
-
-
-def _observed(dataset: Any, key: str) -> Any:
-    """The space of what is read of observations."""
-    return dataset.observation_space[key] if key else dataset.observation_space
-
-
-def _is_flat(space: Any) -> bool:
-    from gymnasium.spaces import Box
-
-    return isinstance(space, Box) and len(space.shape) == 1
-
-
-def _brief(space: Any) -> str:
-    """A space's kind and shape: its bounds may be pages long."""
-    inner = getattr(space, "spaces", None)
-    if isinstance(inner, Mapping):
-        return f"{type(space).__name__}({', '.join(sorted(inner))})"
-    return f"{type(space).__name__}(shape {space.shape})"
-
-
-FORMAL = {
-    "total_episodes",
-    "total_steps",
-    "data_format",
-    "jpeg_encoding",
-    "observation_space",
-    "action_space",
-    "dataset_size",
-    "dqlab",
-}
-"""Metadata that belong to Minari's storage, not to what is stored; earlier versions of dqlab wrote a `dqlab`."""
-
-
-def metadata_of(dataset: Any) -> dict[str, str]:
+def _metadata(dataset: Any, key: str) -> dict[str, str]:
     """What is said of a dataset, as text; what dqlab wrote under its own name is back under the names it had."""
     known = {name: value for name, value in dataset.storage.metadata.items() if value is not None}
     told = {name: _text(value) for name, value in known.items() if name not in FORMAL}
-    if key_of(dataset):
-        left_out = sorted(set(dataset.observation_space.spaces) - {OBSERVATION})
-        told["observations"] = f"the entry '{OBSERVATION}'; left out: {', '.join(left_out) or 'nothing'}"
+    if key:
+        left_out = sorted(set(dataset.observation_space.spaces) - {key})
+        told["observations"] = f"the entry '{key}'; left out: {', '.join(left_out) or 'nothing'}"
     space = dataset.action_space
     if np.isfinite([space.low, space.high]).all():
         told[BOUNDS_METADATA] = json.dumps({"stored": [space.low.tolist(), space.high.tolist()]})
@@ -160,27 +202,17 @@ def minari(task: Task, argument: str = "", progress: Progress = no_progress) -> 
         argument: the dataset's id, such as `mujoco/walker2d/medium-v0`; by default the task's.
         progress: not used; Minari shows its own.
     """
-    argument = argument or task.minari
-    if not argument:
+    name = argument or task.minari
+    if not name:
         raise ConfigError("The source minari wants a dataset's id: 'minari:mujoco/walker2d/medium-v0', for example.")
-    if not (local_store() / argument).exists():
-        fetch_minari(argument)
-    mend = f"`minari download {argument} --force` replaces it."
-    return LocatedDataset(Path(argument), is_d4rl=False, format=MinariFormat(), mend=mend)
-
-
-def fetch_minari(name: str) -> None:
-    """Let Minari download a dataset into its store.
-
-    Raises:
-        UnavailableError: Minari cannot fetch it; the message says why.
-    """
-    refuse_if_planning(f"minari:{name}")
-    try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            minari_package().download_dataset(name)
-    except ConfigError:
-        raise
-    except Exception as error:  # of whatever its storages use: HTTP clients, OSError, ValueError, ImportError
-        raise UnavailableError(f"Minari cannot fetch '{name}': {first_line(error).rstrip('.')}") from error
+    if not (minari_store() / name).exists():
+        refuse_if_planning(f"minari:{name}")
+        package = _minari_package()
+        try:
+            with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                package.download_dataset(name)
+        except Exception as error:  # of whatever its storages use: HTTP clients, OSError, ValueError, ImportError
+            raise UnavailableError(f"Minari cannot fetch '{name}': {first_line(error).rstrip('.')}") from error
+    mend = f"`minari download {name} --force` replaces it."
+    return LocatedDataset(Path(name), is_d4rl=False, format=MinariFormat(), mend=mend)

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.data.download import (
-    BrokenError,
     Progress,
     UnavailableError,
     address_of,
-    digest_fault,
     download_from,
+    mirror_addresses,
     no_progress,
-    record_digest,
-    refuse_if_planning,
     second_address,
 )
 from dqlab.data.formats.base import Columns, Format, checked_columns, data_formats, file_digest
@@ -194,24 +191,11 @@ def ogbench(
         return replace(found, note=_note(files, task))
     if argument:
         raise UnavailableError(f"{files[0]} does not exist")
-    return replace(found, **_fetch(files[0], mirrors, progress, timeout), note="")
-
-
-def _fetch(path: Path, mirrors: tuple[str, ...] | str, progress: Progress, timeout: float) -> dict[str, Any]:
-    """Download a file; where from, and which addresses had nothing."""
-    given = (mirrors,) if isinstance(mirrors, str) else mirrors
-    own = [address_of(FACTS["server"], path.name), second_address(FACTS["second_home"], path.name)]
-    refuse_if_planning(own[0])
-
-    def check(address: str, part: Path) -> None:
-        digest = sha256_of(part)
-        if address in own and (fault := digest_fault(path, digest)):
-            raise BrokenError(f"{address} sends another file than before: {fault}")
-        record_digest(path, digest)
-
-    addresses = [*own, *(address_of(mirror, path.name) for mirror in given)]
-    address, failed = download_from(addresses, path, magic=MAGIC, check=check, progress=progress, timeout=timeout)
-    return {"address": address, "failed": failed}
+    name = files[0].name
+    own = [address_of(FACTS["server"], name), second_address(FACTS["second_home"], name)]
+    addresses = [*own, *mirror_addresses(mirrors, name)]
+    fetched = download_from(addresses, files[0], own=own, magic=MAGIC, progress=progress, timeout=timeout)
+    return replace(found, **fetched, note="")
 
 
 def _note(files: list[Path], task: Task) -> str:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dqlab.config.registry import RegistryEntry
-from dqlab.data.download import UnavailableError, no_downloads, no_progress
+from dqlab.data.download import MINARI_STORE, UnavailableError, no_downloads, no_progress
 from dqlab.data.formats.base import Columns, Format, checked_columns
-from dqlab.data.formats.minari_store import VARIABLE
 from dqlab.data.rewards import RewardTransform, reward_transforms
 from dqlab.data.sources import DataSource, LocatedDataset
 from dqlab.data.transitions import q_learning_view
@@ -82,7 +81,7 @@ def check_data_format(entry: RegistryEntry[type[Format]]) -> None:
     """Transitions that are written are read back, to the last bit, with one digest; what is damaged is refused."""
     chosen = entry.make()()
     assert isinstance(chosen, Format), "a format must be derived from Format"
-    with tempfile.TemporaryDirectory() as store, patch.dict(os.environ, {VARIABLE: store}):
+    with tempfile.TemporaryDirectory() as store, patch.dict(os.environ, {MINARI_STORE: store}):
         folder = Path(store)
         with unchecked(DqlabError):  # it is not installed, or takes names of its own
             place = chosen.place(_paths(chosen, folder, 0)[0])
