@@ -34,9 +34,6 @@ from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, message_of
 from dqlab.files import expanded
 
-MADE_COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts", "masks")
-"""Columns that the digest of rows without a file is of."""
-
 
 @dataclass(frozen=True)
 class LocatedDataset:
@@ -87,7 +84,7 @@ class LocatedDataset:
             DataError: the file is not the one that was downloaded.
         """
         if self.rows is not None:
-            return digest_of_columns(self.rows, MADE_COLUMNS)
+            return digest_of_columns(self.rows)
         assert self.path is not None
         digest, place = self._format().digest(self.path), self._format().place(self.path)
         if self.downloaded and (fault := digest_fault(place, digest)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,12 +130,9 @@ def format_of(dataset: str) -> tuple[Format, Path]:
     for entry in data_formats:
         if path.suffix.lower() in entry.item.suffixes:
             return entry.item(), path
-    raise ConfigError(f"No format of datasets has the suffix of '{dataset}'. Known: {_known()}, or FORMAT:PATH.")
-
-
-def _known() -> str:
-    return ", ".join(
-        f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats
+    known = [f"{entry.name} ({', '.join(entry.item.suffixes) or entry.name + ':...'})" for entry in data_formats]
+    raise ConfigError(
+        f"No format of datasets has the suffix of '{dataset}'. Known: {', '.join(known)}, or FORMAT:PATH."
     )
 
 
@@ -189,14 +186,10 @@ def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None
     Raises:
         DataError: it is another task's.
     """
-    for name, column, width in (
-        ("observations", columns.observations, state_dim),
-        ("actions", columns.actions, action_dim),
-    ):
-        if width is not None and column.shape[1] != width:
-            raise DataError(
-                f"{columns.where}: '{name}' is {column.shape[1]} wide, the task's is {width}. Another task's file?"
-            )
+    for name, wanted in (("observations", state_dim), ("actions", action_dim)):
+        width = getattr(columns, name).shape[1]
+        if wanted is not None and width != wanted:
+            raise DataError(f"{columns.where}: '{name}' is {width} wide, the task's is {wanted}. Another task's file?")
 
 
 def _shaped(where: str, name: str, column: Column) -> Column:
@@ -239,10 +232,9 @@ def _check_finite(where: str, name: str, column: Column) -> None:
         raise DataError(f"{where}: '{name}' has a NaN or infinite value in row {row}. Repair or drop such rows.")
 
 
-def digest_of_columns(columns: Columns, names: Sequence[str]) -> str:
-    """SHA-256 of the values of the named columns, one after the other, hexadecimal; what is not there is left out."""
+def digest_of_columns(columns: Columns) -> str:
+    """SHA-256 of the values of the columns that there are, one after the other, hexadecimal."""
     sha = hashlib.sha256()
-    for name in names:
-        if (column := getattr(columns, name)) is not None:
-            sha.update(np.ascontiguousarray(column).tobytes())
+    for column in whole_columns(columns).values():
+        sha.update(np.ascontiguousarray(column).tobytes())
     return sha.hexdigest()

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dqlab.data.download import BrokenError
 from dqlab.data.formats.base import (
-    COLUMN_NAMES,
     REQUIRED_COLUMNS,
-    Column,
     Columns,
     Format,
     check_names,
     checked_columns,
     data_formats,
+    whole_columns,
 )
 from dqlab.data.formats.reading import check_readable, check_room, reading_errors, write_errors
 from dqlab.envs.tasks import Task
@@ -46,11 +45,23 @@ class D4RL(Format):
             return checked_columns(str(path), arrays, metadata)
 
     def write(self, path: Path, columns: Columns) -> None:
-        """Write all columns compressed, `next_observations` too where they are known, and the extras."""
-        arrays = {**{name: getattr(columns, name) for name in COLUMN_NAMES}, **columns.extras}
-        write_hdf5(path, {name: array for name, array in arrays.items() if array is not None}, columns.metadata)
+        """Write all columns compressed, `next_observations` too where they are known, and the extras.
+
+        The file is made in memory: HDF5's library may crash long after it has met a full disk.
+        """
+        import h5py
+
+        made = io.BytesIO()
+        with h5py.File(made, "w") as file:
+            for name, array in {**whole_columns(columns), **columns.extras}.items():
+                file.create_dataset(name, data=array, **PACKING)
+            for name, text in columns.metadata.items():
+                _write_note(file, path, name, text)
+        with write_errors(path), atomic_path(path) as temporary:
+            temporary.write_bytes(made.getbuffer())
 
 
+PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 UNPACKING = 1 << 29
 """Bytes that reading may take beside those of the rows: the chunks of a damaged file may unpack to more."""
 
@@ -84,29 +95,6 @@ def _read_metadata(file: Any) -> dict[str, str]:
     }
 
 
-PACKING = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-
-
-def write_hdf5(path: Path, arrays: Mapping[str, Column], metadata: Mapping[str, str]) -> None:
-    """Write arrays by name, and `metadata/<name>` strings; compressed; whole or not at all.
-
-    The file is made in memory: HDF5's library may crash long after it has met a full disk.
-
-    Raises:
-        DataError: the file cannot be written, or a string has a name or characters that HDF5 cannot keep.
-    """
-    import h5py
-
-    made = io.BytesIO()
-    with h5py.File(made, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, **PACKING)
-        for name, text in metadata.items():
-            _write_note(file, path, name, text)
-    with write_errors(path), atomic_path(path) as temporary:
-        temporary.write_bytes(made.getbuffer())
-
-
 def _write_note(file: Any, path: Path, name: str, text: str) -> None:
     try:
         if "\0" in name or not all(name.split("/")):
@@ -132,8 +120,7 @@ def is_original_d4rl_file(path: Path, task: Task) -> bool:
     format.
     """
     try:
-        with _opened(path) as (stored, notes):
-            rows = len(stored["observations"])
+        rows, notes = _outline(path)
     except DataError:  # damaged: whoever reads the rows says so
         return True
     ours = CONVERTED in notes or notes.get(PROVENANCE, "").startswith(COLLECTED)
@@ -147,10 +134,15 @@ def check_row_count(address: str, path: Path, task: Task) -> None:
         BrokenError: it has not, or is no file of D4RL's layout.
     """
     try:
-        with _opened(path) as (stored, _):
-            rows = len(stored["observations"])
+        rows, _ = _outline(path)
     except DataError as error:
         raise BrokenError(f"{address} sends something else than {task.name}: {error}") from error
     if abs(rows - task.rows) > (0 if task.counted else ABOUT * task.rows):
         about = "" if task.counted else "about "
         raise BrokenError(f"{address} sends {rows:,} rows for {task.name}, which has {about}{task.rows:,}.")
+
+
+def _outline(path: Path) -> tuple[int, dict[str, str]]:
+    """How many rows a file has, and its metadata."""
+    with _opened(path) as (stored, notes):
+        return len(stored["observations"]), notes

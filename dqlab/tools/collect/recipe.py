@@ -200,7 +200,7 @@ class CollectedSet:
         rows = join_rows([each.rows for each in self.rows.values()])
         arrays: dict[str, Any] = {name: rows.pop(name) for name in COLUMN_NAMES if name in rows}
         columns = Columns(**arrays, extras=rows, where="the collection")
-        metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns, COLUMN_NAMES)}
+        metadata = {**self.metadata, "rows_sha256": digest_of_columns(columns)}
         return replace(columns, metadata=metadata)
 
     @cached_property
