@@ -212,6 +212,12 @@ WRONG = {
 }
 
 
+def test_columns_of_width_one_are_fine(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", **replaced(rewards=np.ones((N, 1)), terminals=np.zeros((N, 1))))
+    rows = format_of("a.npz")[0].read(tmp_path / "set.npz")
+    assert rows.rewards.shape == rows.terminals.shape == (N,)
+
+
 def make_hdf5(path: Path, made: dict[str, Any]) -> None:
     with h5py.File(path, "w") as file:
         for name, array in made.items():
