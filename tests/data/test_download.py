@@ -33,140 +33,109 @@ from dqlab.envs.tasks import D4RL
 from dqlab.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
+OTHER = CONTENT[::-1]
+NOWHERE = "http://127.0.0.1:9/"
 REVISION = "8e7f4278a635a75338f0f1dc0e8f029d61503c4b"
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+WALKER = tasks.get("walker2d-medium-v2")
+SMALL = replace(WALKER, rows=60)
+"""The walker's task, if D4RL's file had so many rows."""
 
 
 @dataclass
 class Site:
-    """A server of one file, and how it misbehaves."""
+    """A server of one file, and how it misbehaves.
+
+    Attributes:
+        break_after: bytes after which it breaks off.
+        slices: seconds between pieces.
+        silent: what addresses begin with that fall silent.
+        announced: how many bytes it says that there are.
+        deaf: whether it does not understand `If-Range`.
+        shift: of what is sent, against what was asked for.
+        ranges, paths: what was asked for.
+    """
 
     content: bytes = CONTENT
     tag: str = '"one"'
     break_after: int | None = None
     slices: float = 0.0
-    silent_paths: tuple[str, ...] = ()
+    silent: str = "/silent/"
     status: int = 200
     to: str = ""
     announced: int | None = None
-    deaf: bool = False  # to If-Range
-    shift: int = 0  # of what is sent, against what was asked for
+    deaf: bool = False
+    shift: int = 0
     ranges: list[str | None] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
-    url: str = ""
+    root: str = ""
 
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.answer(self)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        return Handler
+    @property
+    def url(self) -> str:
+        return f"{self.root}/set.hdf5"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range")
         self.ranges.append(wanted)
         self.paths.append(request.path)
         if self.status != 200:
-            request.send_error(self.status)
-            return None
+            return request.send_error(self.status)
         if self.to and request.path != self.to:
             request.send_response(302)
             request.send_header("Location", self.to)
-            request.end_headers()
-            return None
-        body, same = self.content, self.deaf or request.headers.get("If-Range") == self.tag
-        if wanted and same:
+            return request.end_headers()
+        body, start = self.content, 0
+        if wanted and (self.deaf or request.headers.get("If-Range") == self.tag):
             start = int(wanted.removeprefix("bytes=").rstrip("-")) - self.shift
             body = self.content[start:]
-        request.send_response(206 if wanted and same else 200)
-        if wanted and same:
+            request.send_response(206)
             request.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        else:
+            request.send_response(200)
         request.send_header("Content-Length", str(self.announced or len(body)))
         request.send_header("ETag", self.tag)
         request.end_headers()
-        return self.send(request, body)
-
-    def send(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        stall = 0.0
-        if self.silent_paths and request.path.startswith(self.silent_paths):
-            body, stall = body[:200_000], 2.0
-        if self.break_after is not None:
-            body = body[: self.break_after]
+        silent = request.path.startswith(self.silent)
+        body = body[: 200_000 if silent else self.break_after]
         for start in range(0, len(body), 1 << 16):
             request.wfile.write(body[start : start + (1 << 16)])
             time.sleep(self.slices)
         request.wfile.flush()
-        time.sleep(stall)
+        time.sleep(2.0 if silent else 0.0)
         request.close_connection = True
+        return None
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), site.handler())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            site.answer(self)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *about: None  # type: ignore[method-assign]
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    site.url = f"http://127.0.0.1:{server.server_port}/set.hdf5"
+    site.root = f"http://127.0.0.1:{server.server_port}"
     yield site
     server.shutdown()
     server.server_close()
 
 
-def test_plain(site: Site, tmp_path: Path) -> None:
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "set.hdf5"
+
+
+def test_plain(site: Site, target: Path) -> None:
     seen: list[tuple[int, int | None]] = []
-    target = tmp_path / "deep" / "set.hdf5"
     download(site.url, target, progress=lambda done, total: seen.append((done, total)))
     assert target.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [item.name for item in target.parent.iterdir()] == ["set.hdf5"]
-
-
-def test_the_next_address_is_asked_where_one_falls_silent(site: Site, cache: Path) -> None:
-    """It goes on from the start: what came of another address is not its file."""
-    site.content, site.silent_paths = HDF5_MAGIC + CONTENT, ("/silent/",)
-    root = site.url.removesuffix("/set.hdf5")
-    found = d4rl_download(WALKER, mirrors=(f"{root}/silent/", root), mirrors_first=True, timeout=0.5)
-    assert found.path.read_bytes() == site.content
-    assert "bytes (TimeoutError)" in found.failed[0]
-
-
-def test_ogbenchs_file_is_fetched_once_for_all_its_tasks(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its server first, then the Hugging Face data set; into the folder in which the ogbench package looks, too."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("HF_ENDPOINT", site.url.rpartition("/")[0])
-    monkeypatch.setitem(OGBENCH, "server", "http://127.0.0.1:9/{file}")
-    made = io.BytesIO()
-    np.savez(made, terminals=np.zeros(10, bool))
-    site.content = made.getvalue()
-    place = tmp_path / ".ogbench" / "data" / "cube-single-play-v0.npz"
-    found = ogbench(tasks.get("cube-single-play-singletask-task3-v0"))
-    assert site.paths == [f"/datasets/zhouzypaul/ogbench_datasets/resolve/{REVISION}/cube-single-play-v0.npz"]
-    assert (found.place, found.caveat, len(found.failed)) == (place, "", 1)
-    assert place.read_bytes() == site.content
-    assert ogbench(tasks.get("cube-single-play-singletask-v0")).place == place
-    assert len(site.paths) == 1
-    assert found.digest() == hashlib.sha256(site.content).hexdigest()
-    place.write_bytes(site.content[:-1])
-    with pytest.raises(DataError, match="cube-single-play-v0.npz has changed: its SHA-256 is.*Delete it; then"):
-        found.digest()
-    place.unlink()
-    site.content = site.content[:-1]
-    with pytest.raises(DataError, match="sends another file than before"):
-        ogbench(tasks.get("cube-single-play-singletask-v0"))
-    with pytest.raises(DataError, match="hopper-medium-v2 is not a task of OGBench's"):
-        ogbench(tasks.get("hopper-medium-v2"))
-
-
-def test_a_redirection_to_a_file_is_not_followed(site: Site, tmp_path: Path) -> None:
-    site.to = "file:///etc/hostname"
-    with pytest.raises(UnavailableError, match=rf"(?i)redirect.*{site.to}"):
-        download(site.url, tmp_path / "set.hdf5")
 
 
 def break_off(site: Site, target: Path) -> None:
@@ -177,67 +146,61 @@ def break_off(site: Site, target: Path) -> None:
     site.break_after = None
 
 
-def test_broken_off_then_resumed(site: Site, tmp_path: Path) -> None:
-    target = tmp_path / "set.hdf5"
+@pytest.mark.parametrize(("tag", "content"), [('"one"', CONTENT), ('"two"', OTHER)])
+def test_broken_off_then_resumed_unless_the_file_has_changed(
+    site: Site, target: Path, tag: str, content: bytes
+) -> None:
     break_off(site, target)
+    site.tag, site.content = tag, content
     download(site.url, target)
     assert site.ranges == [None, "bytes=300000-"]
-    assert target.read_bytes() == CONTENT
+    assert target.read_bytes() == content
 
 
-def test_a_file_that_changed_meanwhile_starts_anew(site: Site, tmp_path: Path) -> None:
-    target = tmp_path / "set.hdf5"
+def test_a_piece_of_another_file_or_place_is_not_the_rest(site: Site, target: Path) -> None:
     break_off(site, target)
-    site.tag, site.content = '"two"', CONTENT[::-1]
-    download(site.url, target)
-    assert target.read_bytes() == CONTENT[::-1]
-
-
-def test_a_piece_of_another_file_or_place_is_not_the_rest(site: Site, tmp_path: Path) -> None:
-    target, other = tmp_path / "set.hdf5", CONTENT[::-1]
+    site.deaf, site.tag, site.content = True, '"two"', OTHER
     break_off(site, target)
-    site.deaf, site.tag, site.content = True, '"two"', other
-    break_off(site, target)
-    assert (tmp_path / "set.hdf5.part").read_bytes() == other[:300_000]
+    assert target.with_name("set.hdf5.part").read_bytes() == OTHER[:300_000]
     site.shift = 100
     download(site.url, target)
-    assert target.read_bytes() == other
+    assert target.read_bytes() == OTHER
     assert site.ranges == [None, *["bytes=300000-", None] * 2]
 
 
-def test_absent_and_unreachable(site: Site, tmp_path: Path) -> None:
+def test_absent_unreachable_and_shorter_than_announced(site: Site, target: Path) -> None:
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        download(NOWHERE, target, timeout=2)
+    site.announced = len(CONTENT) + 500
+    with pytest.raises(DataError, match="broke off after 1,048,576 bytes"):
+        download(site.url, target, timeout=2)
     site.status = 404
     with pytest.raises(UnavailableError, match="404"):
-        download(site.url, tmp_path / "set.hdf5")
-    with pytest.raises(UnavailableError, match="cannot be reached"):
-        download("http://127.0.0.1:9/set.hdf5", tmp_path / "set.hdf5", timeout=2)
+        download(site.url, target)
+    assert not target.exists()
 
 
 LOGIN = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
 
 @pytest.mark.parametrize("body", [LOGIN, b"", b"PK\x03\x04 something", HDF5_MAGIC[:5]])
-def test_what_is_no_hdf5_is_refused_whatever_the_server_says(site: Site, tmp_path: Path, body: bytes) -> None:
+def test_what_is_no_hdf5_is_refused_whatever_the_server_says(site: Site, target: Path, body: bytes) -> None:
     site.content = body
     what = "a web page" if b"html" in body else "something else" if body else "nothing"
     with pytest.raises(UnavailableError, match=f"sends {what}.* in place of the file"):
-        download(site.url, tmp_path / "set.hdf5", magic=HDF5_MAGIC)
-    assert not list(tmp_path.iterdir())
+        download(site.url, target, magic=HDF5_MAGIC)
+    assert not list(target.parent.iterdir())
 
 
-def test_redirects_are_followed_and_named(site: Site, tmp_path: Path) -> None:
+def test_redirects_are_followed_and_named_but_not_to_files(site: Site, target: Path) -> None:
     site.to, site.content = "/elsewhere", HDF5_MAGIC + CONTENT
-    download(site.url, tmp_path / "set.hdf5", magic=HDF5_MAGIC)
+    download(site.url, target, magic=HDF5_MAGIC)
     site.content = LOGIN
     with pytest.raises(UnavailableError, match=r"set.hdf5, redirected to .*/elsewhere, sends a web page"):
-        download(site.url, tmp_path / "other.hdf5", magic=HDF5_MAGIC)
-
-
-def test_a_wrong_length(site: Site, tmp_path: Path) -> None:
-    site.announced = len(CONTENT) + 500
-    with pytest.raises(DataError, match="broke off after 1,048,576 bytes"):
-        download(site.url, tmp_path / "set.hdf5", timeout=2)
-    assert not (tmp_path / "set.hdf5").exists()
+        download(site.url, target, magic=HDF5_MAGIC)
+    site.to = "file:///etc/hostname"
+    with pytest.raises(UnavailableError, match=rf"(?i)redirect.*{site.to}"):
+        download(site.url, target)
 
 
 def fetch(url: str, path: str, results: Any) -> None:
@@ -245,21 +208,20 @@ def fetch(url: str, path: str, results: Any) -> None:
     results.put(os.getpid())
 
 
-def test_two_processes_at_once(site: Site, tmp_path: Path) -> None:
+def test_two_processes_at_once(site: Site, target: Path) -> None:
     """The second one waits, and finds the file; the server is asked once."""
     site.slices = 0.02
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    arguments = (site.url, str(tmp_path / "set.hdf5"), results)
-    both = [context.Process(target=fetch, args=arguments) for _ in range(2)]
+    both = [context.Process(target=fetch, args=(site.url, str(target), results)) for _ in range(2)]
     for process in both:
         process.start()
     assert len({results.get(timeout=60) for _ in both}) == 2
     for process in both:
         process.join()
-    assert (tmp_path / "set.hdf5").read_bytes() == CONTENT
+    assert target.read_bytes() == CONTENT
     assert site.ranges == [None]
-    assert [item.name for item in tmp_path.iterdir()] == ["set.hdf5"]
+    assert [item.name for item in target.parent.iterdir()] == ["set.hdf5"]
 
 
 def test_disks_that_are_full_or_read_only(site: Site, mounted: Callable[[str], Path]) -> None:
@@ -272,32 +234,44 @@ def test_disks_that_are_full_or_read_only(site: Site, mounted: Callable[[str], P
         download(site.url, disk / "set.hdf5")
 
 
-WALKER = tasks.get("walker2d-medium-v2")
-
-
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the walker's file will be; D4RL's server is not up."""
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
-    monkeypatch.setitem(D4RL, "root", "http://127.0.0.1:9/")
-    return tmp_path / "cache"
+    monkeypatch.setitem(D4RL, "root", NOWHERE)
+    return tmp_path / "cache" / "walker2d_medium-v2.hdf5"
 
 
-def test_mirrors_are_tried_in_order(site: Site, cache: Path) -> None:
-    site.content = HDF5_MAGIC + CONTENT
-    base = site.url.removesuffix("/set.hdf5")
-    found = d4rl_download(WALKER, mirrors=("http://127.0.0.1:9/first", base + "/flat/{name}?raw=1", "http://unasked"))
-    assert found.address == base + "/flat/walker2d_medium-v2.hdf5?raw=1"
+def test_mirrors_are_tried_in_order_and_each_ones_reason_is_given(site: Site, cached: Path) -> None:
+    site.status = 503
+    with pytest.raises(UnavailableError, match=r"127.0.0.1:9/\S+ cannot be reached .*; \S+ answered 503"):
+        d4rl_download(WALKER, mirrors=(site.root,))
+    site.status, site.content = 200, HDF5_MAGIC + CONTENT
+    found = d4rl_download(WALKER, mirrors=(f"{NOWHERE}first", site.root + "/flat/{name}?raw=1", "http://unasked"))
+    assert found.address == site.root + "/flat/walker2d_medium-v2.hdf5?raw=1"
     assert [reason.split(" cannot")[0] for reason in found.failed] == [
-        "http://127.0.0.1:9/gym_mujoco_v2/walker2d_medium-v2.hdf5",
+        NOWHERE + WALKER.file,
         hugging_face_address(WALKER.file),
-        "http://127.0.0.1:9/first/gym_mujoco_v2/walker2d_medium-v2.hdf5",
+        f"{NOWHERE}first/{WALKER.file}",
     ]
-    (cache / "walker2d_medium-v2.hdf5").unlink()
-    assert d4rl_download(WALKER, mirrors=(base,), mirrors_first=True).failed == ()
+    cached.unlink()
+    assert d4rl_download(WALKER, mirrors=(site.root,), mirrors_first=True).failed == ()
 
 
-SMALL = replace(WALKER, rows=60)
-"""The walker's task, if D4RL's file had so many rows."""
+def test_the_next_address_is_asked_where_one_falls_silent(site: Site, cached: Path) -> None:
+    """It goes on from the start: what came of another address is not its file."""
+    site.content = HDF5_MAGIC + CONTENT
+    found = d4rl_download(WALKER, mirrors=(f"{site.root}/silent/", site.root), mirrors_first=True, timeout=0.5)
+    assert cached.read_bytes() == site.content
+    assert "bytes (TimeoutError)" in found.failed[0]
+
+
+def test_addresses_of_mirrors() -> None:
+    assert address_of("https://a.org/d4rl/", "x/y.hdf5") == "https://a.org/d4rl/x/y.hdf5"
+    assert address_of("https://a.org/{file}?download", "x/y.hdf5") == "https://a.org/x/y.hdf5?download"
+    for wrong, said in (("a.org", "begins with http"), ("file:///etc", "begins with"), ("http://a/{task}", "braces")):
+        with pytest.raises(ConfigError, match=said):
+            address_of(wrong, "x/y.hdf5")
 
 
 def made_file(rows: int, fill: float = 0.0) -> bytes:
@@ -312,39 +286,51 @@ def made_file(rows: int, fill: float = 0.0) -> bytes:
 
 
 @pytest.fixture
-def second(site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The server as D4RL's second home; the walker's file, where it will be."""
-    monkeypatch.setenv("HF_ENDPOINT", site.url.removesuffix("/set.hdf5"))
+def second(site: Site, cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The server as D4RL's second home."""
+    monkeypatch.setenv("HF_ENDPOINT", site.root)
     site.content = made_file(60)
-    return cache / "walker2d_medium-v2.hdf5"
+    return cached
 
 
-def test_the_second_home(site: Site, second: Path) -> None:
+def test_the_second_home(site: Site, second: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Asked after D4RL's server, for MuJoCo's files only, at a revision; what came is held to its digest."""
     found = d4rl_download(SMALL)
     where = "/datasets/imone/D4RL/resolve/9ed58d8a76c12f4c1cb5db51fa71389e703d2ec5/walker2d_medium-v2.hdf5"
-    assert found.address == site.url.removesuffix("/set.hdf5") + where
-    assert site.paths == [where]
-    assert len(found.failed) == 1
+    assert (found.address, site.paths, len(found.failed)) == (site.root + where, [where], 1)
     digest = hashlib.sha256(second.read_bytes()).hexdigest()
     assert second.with_name(second.name + ".sha256").read_text() == f"{digest}  walker2d_medium-v2.hdf5\n"
     assert d4rl_cache(SMALL).digest() == digest
+    content = bytearray(second.read_bytes())
+    content[-1] ^= 1
+    second.write_bytes(content)
+    with pytest.raises(DataError, match=r"has changed: its SHA-256 is .*data download walker2d-medium-v2 --force"):
+        load_dataset(WALKER, ("d4rl_cache",))
+    assert report_findings(WALKER.name)
+    assert "when walker2d_medium-v2.hdf5 was first downloaded" in capsys.readouterr().out
+
+
+def test_which_files_have_a_second_home(second: Path) -> None:
+    """As `dqlab data list` has it, too."""
     assert [hugging_face_address(tasks.get(name).file) for name in ("antmaze-umaze-v0", "pen-human-v1")] == ["", ""]
     assert (WALKER.rows, tasks.get("hopper-medium-expert-v2").rows) == (999_995, 1_999_906)
     assert hugging_face_address("gym_mujoco_v2/ant_full_replay-v2.hdf5").endswith("/ant_full_replay-v2.hdf5")
     assert hugging_face_address("gym_mujoco_v2/ant_tiny-v2.hdf5") == ""
+    had = {item["name"]: item["addresses"] for item in list_datasets()["d4rl"]}
+    assert had["walker2d-medium-v2"] == (NOWHERE + WALKER.file, hugging_face_address(WALKER.file))
+    assert had["pen-human-v1"] == (f"{NOWHERE}hand_dapg_v1/pen-human-v1.hdf5",)
 
 
 def test_another_file_at_the_second_home(site: Site, second: Path) -> None:
     """Other rows, another layout, or other bytes than the first time: named, discarded, and what was there stays."""
-    site.content = made_file(5)
-    with pytest.raises(DataError, match=r"sends 5 rows for walker2d-medium-v2, which has 60"):
-        d4rl_download(SMALL)
-    with pytest.raises(DataError, match=r"sends 5 rows for walker2d-medium-v2, which has about 60"):
-        d4rl_download(replace(SMALL, counted=False))
-    site.content = HDF5_MAGIC + CONTENT
-    with pytest.raises(DataError, match=r"sends something else than walker2d-medium-v2"):
-        d4rl_download(SMALL)
+    for content, task, said in (
+        (made_file(5), SMALL, "sends 5 rows for walker2d-medium-v2, which has 60"),
+        (made_file(5), replace(SMALL, counted=False), "sends 5 rows for walker2d-medium-v2, which has about 60"),
+        (HDF5_MAGIC + CONTENT, SMALL, "sends something else than walker2d-medium-v2"),
+    ):
+        site.content = content
+        with pytest.raises(DataError, match=said):
+            d4rl_download(task)
     assert not list(second.parent.glob("walker2d*"))
     site.content = first = made_file(60)
     d4rl_download(SMALL)
@@ -357,38 +343,29 @@ def test_another_file_at_the_second_home(site: Site, second: Path) -> None:
     assert second.read_bytes() == site.content
 
 
-def test_a_downloaded_file_that_changes_is_told(second: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A flipped bit in the cache: training, `data verify`; a copy that the user imports is hers."""
-    d4rl_download(SMALL)
-    content = bytearray(second.read_bytes())
-    content[-1] ^= 1
-    second.write_bytes(content)
-    with pytest.raises(DataError, match=r"has changed: its SHA-256 is .*data download walker2d-medium-v2 --force"):
-        load_dataset(WALKER, ("d4rl_cache",))
-    assert report_findings(WALKER.name)
-    assert "when walker2d_medium-v2.hdf5 was first downloaded" in capsys.readouterr().out
-
-
-def test_where_each_file_can_be_had(second: Path) -> None:
-    """`dqlab data list`, as data."""
-    had = {item["name"]: item["addresses"] for item in list_datasets()["d4rl"]}
-    assert had["walker2d-medium-v2"] == ("http://127.0.0.1:9/" + WALKER.file, hugging_face_address(WALKER.file))
-    assert had["pen-human-v1"] == ("http://127.0.0.1:9/hand_dapg_v1/pen-human-v1.hdf5",)
-
-
-def test_every_mirrors_reason_is_given(site: Site, cache: Path) -> None:
-    site.status = 503
-    with pytest.raises(UnavailableError, match=r"127.0.0.1:9/\S+ cannot be reached .*; \S+ answered 503"):
-        d4rl_download(WALKER, mirrors=(site.url.removesuffix("/set.hdf5"),))
-
-
-def test_addresses_of_mirrors() -> None:
-    assert address_of("https://a.org/d4rl/", "x/y.hdf5") == "https://a.org/d4rl/x/y.hdf5"
-    assert address_of("https://a.org/{file}?download", "x/y.hdf5") == "https://a.org/x/y.hdf5?download"
-    for wrong, message in (
-        ("a.org", "begins with http"),
-        ("file:///etc", "begins with"),
-        ("http://a/{task}", "braces"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            address_of(wrong, "x/y.hdf5")
+def test_ogbenchs_file_is_fetched_once_for_all_its_tasks(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server first, then the Hugging Face data set; into the folder in which the ogbench package looks, too."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", site.root)
+    monkeypatch.setitem(OGBENCH, "server", NOWHERE + "{file}")
+    made = io.BytesIO()
+    np.savez(made, terminals=np.zeros(10, bool))
+    site.content = made.getvalue()
+    place = tmp_path / ".ogbench" / "data" / "cube-single-play-v0.npz"
+    found = ogbench(tasks.get("cube-single-play-singletask-task3-v0"))
+    assert (found.place, found.caveat, len(found.failed)) == (place, "", 1)
+    assert place.read_bytes() == site.content
+    assert ogbench(tasks.get("cube-single-play-singletask-v0")).place == place
+    assert site.paths == [f"/datasets/zhouzypaul/ogbench_datasets/resolve/{REVISION}/cube-single-play-v0.npz"]
+    assert found.digest() == hashlib.sha256(site.content).hexdigest()
+    place.write_bytes(site.content[:-1])
+    with pytest.raises(DataError, match="cube-single-play-v0.npz has changed: its SHA-256 is.*Delete it; then"):
+        found.digest()
+    place.unlink()
+    site.content = site.content[:-1]
+    with pytest.raises(DataError, match="sends another file than before"):
+        ogbench(tasks.get("cube-single-play-singletask-v0"))
+    with pytest.raises(DataError, match="hopper-medium-v2 is not a task of OGBench's"):
+        ogbench(tasks.get("hopper-medium-v2"))
