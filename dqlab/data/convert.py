@@ -10,9 +10,9 @@ from dqlab.data.download import Progress, cache_folder, no_progress
 from dqlab.data.formats.base import Columns
 from dqlab.data.formats.hdf5 import CONVERTED
 from dqlab.data.locate import Dataset
-from dqlab.data.rows import cuts_of
 from dqlab.data.sources import find_dataset
 from dqlab.data.survey import Survey, survey_dataset
+from dqlab.data.transitions import cuts_of
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError
 from dqlab.files import size_of

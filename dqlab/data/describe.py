@@ -77,7 +77,7 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
 
 
 def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, Any]:
-    """Everything that is known of a dataset, as plain values; what is not finite is None."""
+    """Everything that is known of a dataset, as plain values; ends of a column without a finite value are None."""
     columns, task, actions = found.columns, found.task, ActionRange(found.columns)
     known: dict[str, Any] = {
         "dataset": dataset.named,
@@ -105,8 +105,7 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
     }
     if task and not task.measures_success:
         known["normalised_score"] = describe_values(task.score(found.returns))
-    cleaned: dict[str, Any] = _plain(known)
-    return cleaned
+    return known
 
 
 def describe_values(values: NDArray[Any]) -> dict[str, float]:
@@ -124,16 +123,9 @@ def _describe_column(name: str, column: Column) -> dict[str, Any]:
     if name in NUMBERS:
         values = count_values(column)
         known |= {"nan": values.nans, "infinite": values.infinities}
-        known |= {"min": float(values.low.min()), "max": float(values.high.max())}
+        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
+        known |= {end: value if math.isfinite(value) else None for end, value in ends.items()}
     return known
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_table(known: Mapping[str, Any], console: Console) -> None:

@@ -209,8 +209,6 @@ def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4
     """A file of your own, as `file:PATH`, in the format of its suffix; set `file.is_d4rl` for a copy of D4RL's own."""
     if not argument:
         raise DataError("load_dataset.sources = 'file:PATH' names no path.")
-    if not Path(argument).suffix and not expanded(argument).exists():
-        raise DataError(f"There is no dataset at '{argument}' (load_dataset.sources = 'file:PATH').")
     chosen, path = format_of(argument)
     if chosen.suffixes and not path.exists():
         raise DataError(f"There is no dataset at '{path}' (load_dataset.sources = 'file:PATH').")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.formats.base import Columns, whole_columns
-from dqlab.data.rows import Flags, cuts_of, transition_rows
+from dqlab.data.transitions import Flags, cuts_of, transition_rows
 from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]

@@ -1,4 +1,4 @@
-"""Transitions as algorithms get them: batches, datasets on the training device, and where they come from."""
+"""Transitions as algorithms get them: how rows become them, datasets on the training device, where they come from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor
 from dqlab.data.bounds import AS_IS, ActionRule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, boolean_column, float_column
 from dqlab.data.rewards import RewardTransform
-from dqlab.data.rows import cuts_of, episode_returns, first_rows, transition_rows
 from dqlab.errors import DataError
 from dqlab.machine import free_memory, in_words
+
+FloatArray = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 
 class Batch(NamedTuple):
@@ -137,7 +139,7 @@ def q_learning_view(
     cuts = cuts_of(terminals, timeouts, episode_limit)
     keep, valueless = transition_rows(columns, cuts), terminals | solved
     plain = chunk == 1 and not next_action
-    first = np.flatnonzero(keep) if plain else first_rows(keep, terminals | cuts, valueless, chunk, next_action)
+    first = np.flatnonzero(keep) if plain else _first_rows(keep, terminals | cuts, valueless, chunk, next_action)
     if not len(first):
         why = "an episode is cut at every row" if chunk == 1 else f"no episode has the {chunk} steps of an action chunk"
         raise DataError(f"{where} has no transition: {why}.")
@@ -150,7 +152,7 @@ def q_learning_view(
     mean, std = _standardise(state, next_state) if standardise else ((), ())
     steps = first[:, None] + np.arange(chunk)
     all_actions, stops = unit_actions(columns, actions), valueless[steps]
-    terminal, returns = stops.any(axis=1), episode_returns(rewards, terminals, cuts)
+    terminal, returns = stops.any(axis=1), _episode_returns(rewards, terminals, cuts)
     reward = np.ascontiguousarray(transform(rewards[keep], returns), dtype=np.float32)
     if not plain:
         before_the_end = np.cumsum(stops, axis=1) - stops == 0
@@ -179,10 +181,74 @@ def q_learning_view(
     return Transitions.of_fields(fields, provenance)
 
 
-FloatArray = NDArray[np.float32]
+def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
+    """Rows (n,) at which an episode was cut short: as recorded, or else by its step limit; none where neither is known.
+
+    Without `timeouts` that is D4RL's rule, as its `qlearning_dataset` counts steps: the counter is 0 on the first row
+    and after a cut, but 1 on the row after a terminal.
+    """
+    if timeouts is not None:
+        return timeouts
+    cuts = np.zeros(len(terminals), dtype=bool)
+    if episode_limit is None:
+        return cuts
+    start, count = 0, 0
+    for end in [*np.flatnonzero(terminals).tolist(), len(terminals) - 1]:
+        first = start + episode_limit - 1 - count
+        cuts[first : end + 1 : episode_limit] = True
+        start, count = end + 1, 0 if cuts[end] else 1
+    return cuts
 
 
-def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: NDArray[np.bool_]) -> FloatArray:
+def transition_rows(columns: Columns, cuts: Flags) -> Flags:
+    """Which rows (n,) become transitions.
+
+    Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
+    `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
+    and for rows at which an episode was cut: there o_{i+1} belongs to the next episode.
+
+    Args:
+        columns: the dataset.
+        cuts: whether an episode was cut at each row (n,).
+    """
+    if columns.next_observations is not None:
+        return np.ones_like(cuts)
+    keep = ~cuts
+    keep[-1] = False
+    return keep
+
+
+def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
+    """The rows at which transitions of several steps, or with the action that follows, begin.
+
+    Args:
+        keep, ends, valueless: which rows (n,) are transitions, end an episode, and bootstrap nothing.
+        chunk, next_action: as in `q_learning_view`.
+    """
+    starts = ~_leads_to(~keep, chunk) & ~_leads_to(ends, chunk - 1)
+    if next_action:
+        last = np.arange(len(ends)) == len(ends) - 1  # whatever it says, nothing follows it
+        starts &= _leads_to(valueless, chunk) | ~_leads_to(ends | last, 2 * chunk - 1)
+    return np.flatnonzero(starts)
+
+
+def _leads_to(flags: Flags, steps: int) -> Flags:
+    """Whether one of that many rows from each row (n,) on is flagged, or there are not as many."""
+    count = np.concatenate([[0], np.cumsum(flags)])
+    last = np.arange(len(flags)) + steps
+    return np.asarray((last > len(flags)) | (count[np.minimum(last, len(flags))] > count[:-1]))
+
+
+def _episode_returns(rewards: FloatArray, terminals: Flags, cuts: Flags) -> NDArray[np.float64]:
+    """Undiscounted return of every episode that ends within the rows (of the only one, if none does)."""
+    ends = np.flatnonzero(terminals | cuts)
+    if len(ends) == 0:
+        ends = np.array([len(rewards) - 1])
+    totals = np.cumsum(rewards, dtype=np.float64)[ends]
+    return np.diff(totals, prepend=0.0)
+
+
+def _next_actions(actions: FloatArray, steps: NDArray[np.intp], terminal: Flags) -> FloatArray:
     """The actions (n, h * A) of rows (n, h); zeros where a terminal step came before."""
     chosen = actions[np.minimum(steps, len(actions) - 1)].reshape(len(steps), -1)
     chosen[terminal] = 0.0
