@@ -1,22 +1,32 @@
-"""Data sources in order, and the sets that ship with dqlab."""
+"""Data sources in order, the sets that ship with dqlab, and the 2D bandit's data and environment."""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import h5py
+import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
-from dqlab.data import load_dataset
-from dqlab.data.sources import cache_path, embedded
-from dqlab.envs import tasks
-from dqlab.envs.tasks import D4RL
+from dqlab.config import gin_files
+from dqlab.data import Transitions, load_dataset
+from dqlab.data.formats.base import digest_of_columns
+from dqlab.data.sources import cache_path, embedded, make_rows
+from dqlab.envs import make_env, tasks
+from dqlab.envs.bandit import BANDIT, BEST, MODES, modes_of
+from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
+from dqlab.runs import Experiment
+from dqlab.runs.build import build_pack
+from dqlab.training import Evaluator
 
-WALKER = tasks.get("walker2d-medium-expert-v2")
-SETS = {"walker2d": WALKER, "hopper": tasks.get("hopper-medium-expert-v2")}
+WALKER, HOPPER = (tasks.get(f"{robot}-medium-expert-v2") for robot in ("walker2d", "hopper"))
+D4RLS = ("d4rl_cache", "d4rl_download")
 
 
 @pytest.fixture(autouse=True)
@@ -26,55 +36,41 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_cache_that_d4rl_users_have_comes_first(
+def test_the_cache_that_d4rl_users_have_comes_first_and_the_embedded_set_last(
     cache: Path, d4rl_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dqlab.data.formats.hdf5.SHARE", 0)  # 60 rows of two million
-    cache.mkdir()
+    known = load_dataset(WALKER, (*D4RLS, "embedded")).provenance
+    assert (known.source, known.caveat) == ("embedded", "not D4RL")
     shutil.copy(d4rl_file(), cache / "walker2d_medium_expert-v2.hdf5")
-    data = load_dataset(WALKER, ("d4rl_cache", "d4rl_download", "embedded"))
-    assert data.provenance.source == "d4rl_cache"
-    assert data.provenance.is_d4rl
-    assert data.provenance.caveat == ""
-    assert (data.provenance.rows, data.provenance.transitions) == (60, 56)
-
-
-def test_falling_back_to_the_embedded_set_is_marked() -> None:
-    provenance = load_dataset(WALKER, ("d4rl_cache", "d4rl_download", "embedded")).provenance
-    assert provenance.source == "embedded"
-    assert provenance.caveat == "not D4RL"
-
-
-def test_without_a_fallback_every_reason_is_given() -> None:
-    with pytest.raises(DataError, match=r"d4rl_cache: .* does not exist; d4rl_download: http://127.0.0.1:9/.*reached"):
-        load_dataset(WALKER, ("d4rl_cache", "d4rl_download"))
-
-
-def test_a_file_of_ones_own(d4rl_file: Callable[..., Path]) -> None:
-    assert load_dataset(WALKER, (f"file:{d4rl_file()}",)).provenance.caveat == "not D4RL"
-    with pytest.raises(DataError, match="no dataset at 'nowhere"):
-        load_dataset(WALKER, ("file:nowhere.hdf5",))
-
-
-def test_unknown_source_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="'d4rl_cache'"):
-        load_dataset(WALKER, ("d4rl_cash",))
-
-
-def test_default_cache_is_d4rls(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load_dataset(WALKER, (*D4RLS, "embedded")).provenance
+    assert (known.source, known.is_d4rl, known.caveat) == ("d4rl_cache", True, "")
+    assert (known.rows, known.transitions) == (60, 56)
     monkeypatch.delenv("D4RL_DATASET_DIR")
     assert cache_path(WALKER) == Path.home() / ".d4rl" / "datasets" / "walker2d_medium_expert-v2.hdf5"
 
 
-def test_embedded_sets_together_stay_small() -> None:
-    folder = embedded(WALKER).path.parent
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 8_000_000
+def test_where_no_source_has_it() -> None:
+    """Every reason is given; whose data a source makes; an unknown one's nearest."""
+    for task, sources, said in (
+        (WALKER, D4RLS, r"d4rl_cache: .* does not exist; d4rl_download: http://127.0.0.1:9/.*reached"),
+        (WALKER, ("file:nowhere.hdf5",), "no dataset at 'nowhere"),
+        (HOPPER, ("bandit",), r"No dataset for hopper-medium-expert-v2. bandit: it makes data for bandit-2d only"),
+        (BANDIT, D4RLS, r"d4rl_cache: .*d4rl_download: bandit-2d is not a task of D4RL's. Name a file"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_dataset(task, sources)
+    with pytest.raises(ConfigError, match="'d4rl_cache'"):
+        load_dataset(WALKER, ("d4rl_cash",))
 
 
-@pytest.mark.parametrize("robot", SETS)
-def test_embedded_set_is_what_it_says(robot: str) -> None:
-    """25 medium episodes (score 40 to 70), 25 expert ones (85 or more), with provenance inside."""
-    task = SETS[robot]
+def test_a_file_of_ones_own(d4rl_file: Callable[..., Path]) -> None:
+    assert load_dataset(WALKER, (f"file:{d4rl_file()}",)).provenance.caveat == "not D4RL"
+
+
+@pytest.mark.parametrize("task", [WALKER, HOPPER], ids=lambda task: task.robot)
+def test_embedded_set_is_what_it_says(task: Task) -> None:
+    """25 medium episodes (score 40 to 70), 25 expert ones (85 or more), with provenance inside; both are small."""
     data = load_dataset(task, ("embedded",))
     with h5py.File(data.provenance.path) as file:
         ends = (file["terminals"][()] | file["timeouts"][()]).nonzero()[0]
@@ -83,12 +79,105 @@ def test_embedded_set_is_what_it_says(robot: str) -> None:
         assert not (file["terminals"][()] & file["timeouts"][()]).any()
         notes = {name: file[f"metadata/{name}"][()].decode() for name in file["metadata"]}
         assert float(abs(file["actions"][()]).max()) <= 1.0
-    returns = [later - earlier for earlier, later in zip([0.0, *totals], totals, strict=False)]
-    medium, expert = returns[:25], returns[25:]
+    returns = np.diff(totals, prepend=0.0)
     assert len(returns) == data.provenance.episodes == 50
-    assert 40 <= task.score(sum(medium) / 25) <= 70
-    assert task.score(sum(expert) / 25) >= 85
+    assert 40 <= task.score(returns[:25].mean()) <= 70
+    assert task.score(returns[25:].mean()) >= 85
     assert "not D4RL" in notes["provenance"]
     assert "mujoco210" in notes["environment"]
     assert "PPO checkpoint" in notes["medium_policy"] + notes["expert_policy"]
     assert "/" not in notes["behaviour"]
+    assert sum(path.stat().st_size for path in embedded(task).path.parent.iterdir()) <= 8_000_000
+
+
+def bandit(*bindings: str) -> Transitions:
+    gin_files.load_gin([], ["load_dataset.sources=('bandit',)", *bindings])
+    return load_dataset(BANDIT)
+
+
+def test_ten_thousand_terminal_transitions_of_four_equal_modes() -> None:
+    """Means within 5 standard errors (0.05 / 50 and 0.5 / 50), standard deviations within 5%."""
+    data = bandit()
+    assert data.state.shape == (10_000, 1)
+    assert data.action.shape == (10_000, 2)
+    assert not data.state.any()
+    assert not data.next_state.any()
+    assert bool((data.terminal == 1).all())
+    modes = modes_of(data.action.numpy())
+    assert np.bincount(modes + 1, minlength=5).tolist() == [0, 2500, 2500, 2500, 2500]
+    wanted = {(-0.8, 0.8): 3.0, (-0.8, -0.8): 0.0, (0.8, 0.8): 1.5, (0.8, -0.8): 5.0}
+    for index, mode in enumerate(MODES):
+        actions, rewards = data.action[modes == index], data.reward[modes == index]
+        assert actions.mean(0).tolist() == pytest.approx(mode.centre, abs=0.005)
+        assert actions.std(0).tolist() == pytest.approx([0.05, 0.05], rel=0.05)
+        assert float(rewards.mean()) == pytest.approx(wanted[mode.centre], abs=0.05)
+        assert float(rewards.std()) == pytest.approx(0.5, rel=0.05)
+    known = data.provenance
+    assert (known.source, known.path, known.skipped, known.is_d4rl) == ("bandit", "", (), False)
+    assert (known.episodes, known.transitions, known.caveat) == (10_000, 10_000, "synthetic")
+    assert known.return_mean == pytest.approx(2.375, abs=0.1)  # the four modes' mean
+
+
+def test_the_bandits_actions_are_clipped() -> None:
+    """One in 30,000 draws lies beyond 1, four standard deviations from its mode."""
+    actions = make_rows(0, 400_000).actions
+    assert float(np.abs(actions).max()) == 1.0
+    assert 5 <= int((np.abs(actions) == 1.0).sum()) <= 100
+
+
+def test_the_seed_makes_the_data_and_the_digest_sees_every_array() -> None:
+    first, again, other = bandit(), bandit(), bandit("bandit.seed=1")
+    assert first.action.equal(again.action)
+    assert first.reward.equal(again.reward)
+    assert not first.action.equal(other.action)
+    digests = [data.provenance.digest for data in (first, again, other, bandit("bandit.transitions=400"))]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    changed = {""}
+    for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+        rows = make_rows(0, 8)
+        getattr(rows, name)[2] = 1 - getattr(rows, name)[2]
+        changed.add(digest_of_columns(rows))
+    assert len({*changed, digest_of_columns(make_rows(0, 8))}) == 7
+
+
+@pytest.mark.parametrize("count", [0, -4, 10_001])
+def test_modes_are_equal_or_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=r"bandit.transitions must be a positive multiple of 4, not"):
+        bandit(f"bandit.transitions={count}")
+
+
+def rewards(action: tuple[float, ...], count: int = 400) -> np.ndarray:
+    env, got = make_env(BANDIT), []
+    for index in range(count):
+        state, _ = env.reset(seed=0 if index == 0 else None)
+        assert state.tolist() == [0.0]
+        state, reward, terminated, _, _ = env.step(np.array(action, dtype=np.float32))
+        assert terminated
+        assert state.tolist() == [0.0]
+        got.append(reward)
+    return np.array(got)
+
+
+def test_what_actions_are_worth_in_the_environment() -> None:
+    """A mode pays what its data pay, a quarter far; elsewhere nothing is paid; rewards repeat from a seed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gymnasium.make(BANDIT.env_id).unwrapped)
+    for mode in MODES:
+        got = rewards(mode.centre)
+        assert float(got.mean()) == pytest.approx(mode.reward, abs=0.1)  # 4 standard errors
+        assert float(got.std()) == pytest.approx(0.5, rel=0.15)
+    assert modes_of(np.array([[0.8, -0.56], [0.8, -0.54], [0.57, 0.72], [-0.8, -0.8]])).tolist() == [3, -1, 2, 1]
+    assert MODES[BEST].name == "lower right"
+    for action in ((0.0, 0.0), (0.8, -0.54), (1.0, -1.0), (-1.0, 0.5)):
+        assert not rewards(action, 3).any()
+    assert np.array_equal(rewards((0.8, 0.8), 5), rewards((0.8, 0.8), 5))
+    assert [BANDIT.score(value) for value in (0.0, 2.5, 5.0)] == [0.0, 50.0, 100.0]
+
+
+def test_an_evaluation_rolls_the_bandit_out() -> None:
+    gin_files.load_gin(["gin/bandit/base.gin"])
+    experiment = Experiment()
+    found = Evaluator(BANDIT, experiment.physics, 6).run(build_pack(experiment), 0)[0]
+    assert found.lengths.tolist() == [1] * 6
