@@ -74,14 +74,13 @@ def recorded(path: Path, name: str = "actions") -> Any:
     return np.load(path)[name]
 
 
-def test_torques_are_refused_and_both_ways_out_are_named(tmp_path: Path, rail: Callable[..., Task]) -> None:
+def test_what_lies_outside_is_refused_and_both_ways_out_are_named(
+    tmp_path: Path, rail: Callable[..., Task], d4rl_file: Callable[..., Path]
+) -> None:
     said = refusal(rail(), write_data(tmp_path))
     assert "lie outside of [-1, 1]: they reach from -2 to 2" in said
     assert "The environment's bounds are [-2, 2]" in said
     assert all(way in said for way in BOTH)
-
-
-def test_d4rls_tasks_have_bounds_too(d4rl_file: Callable[..., Path]) -> None:
     actions = np.zeros((60, 6), dtype=np.float32)
     actions[7, 2] = -1.5
     path = d4rl_file(actions=actions)
@@ -101,14 +100,6 @@ def test_rounding_is_no_reason(d4rl_file: Callable[..., Path]) -> None:
     np.testing.assert_array_equal(found.action.numpy(), actions[:-1])
 
 
-def test_real_rows_load(shared: Path) -> None:
-    for path in sorted((shared / "d4rl-excerpts").glob("*.hdf5")):
-        task = tasks.get(path.stem.replace("_medium", "-medium"))
-        with h5py.File(path) as file:
-            actions = file["actions"][:]
-        np.testing.assert_array_equal(load(task, path).action.numpy()[:3], actions[:3])
-
-
 @pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (300.0, 500.0), (0.0, 0.4)])
 def test_rescaled_actions_do_in_the_environment_what_was_recorded(
     low: float, high: float, tmp_path: Path, rail: Callable[..., Task]
@@ -118,23 +109,17 @@ def test_rescaled_actions_do_in_the_environment_what_was_recorded(
     assert found.action.abs().max() == 1.0
     middle, half = (high + low) / 2, (high - low) / 2
     np.testing.assert_allclose(found.action.numpy() * half + middle, recorded(path), rtol=1e-6)
-    assert (found.provenance.action_low, found.provenance.action_high) == (
-        pytest.approx((low,)),
-        pytest.approx((high,)),
-    )
+    known = found.provenance
+    assert (*known.action_low, *known.action_high) == pytest.approx((low, high))
+    plain = load(task, path, "as_is")
+    np.testing.assert_array_equal(plain.action.numpy(), recorded(path))
+    assert (plain.provenance.action_low, plain.provenance.actions) == ((), "actions as they are")
     env = make_env(task)
     env.reset(seed=0)
     for row in (0, 7, 33):
         env.unwrapped.state = recorded(path, "observations")[row]
         reward = env.step(found.action[row].numpy())[1]
         assert reward == pytest.approx(float(recorded(path, "rewards")[row]), rel=1e-4)
-
-
-def test_as_is_is_as_recorded(tmp_path: Path, rail: Callable[..., Task]) -> None:
-    path = write_data(tmp_path)
-    found = load(rail(), path, "as_is")
-    np.testing.assert_array_equal(found.action.numpy(), recorded(path))
-    assert (found.provenance.action_low, found.provenance.actions) == ((), "actions as they are")
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.4, 0.4), (0.0, 1.0)])
@@ -174,35 +159,32 @@ def test_what_a_set_says_of_its_bounds_counts(tmp_path: Path, rail: Callable[...
 
 
 def test_wrong_choices(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="load_dataset.action_bounds cannot be 'envs'. Did you mean 'env'"):
-        load(WALKER, tmp_path / "made.hdf5", "envs")
-    with pytest.raises(ConfigError, match=r"load_dataset.action_bounds cannot be \['env'\]"):
-        load(WALKER, tmp_path / "made.hdf5", ["env"])  # type: ignore[arg-type]
-
-
-def train(in_process: Dqlab, folder: Path, *more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
-    """One short run on the rail, whose module is imported anew."""
-    text = task_gin(folder / "rail.npz", *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
-    (folder / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
-    forget_rail()
-    return in_process("train", "--gin", "own.gin", "--out", "run", *more)
+    for wrong, said in (("envs", "'envs'. Did you mean 'env'"), (["env"], r"\['env'\]")):
+        with pytest.raises(ConfigError, match=f"load_dataset.action_bounds cannot be {said}"):
+            load(WALKER, tmp_path / "made.hdf5", wrong)  # type: ignore[arg-type]
 
 
 def test_training_says_so_and_the_rule_is_part_of_what_a_run_is(tmp_path: Path, in_process: Dqlab) -> None:
     write_module(tmp_path)
-    write_data(tmp_path)
-    done = train(in_process, tmp_path)
+
+    def train(*more: str, steps: int = 6) -> subprocess.CompletedProcess[str]:
+        text = task_gin(write_data(tmp_path), *TINY[1:], f"Training.steps={steps}", "Training.eval_every=3")
+        (tmp_path / "own.gin").write_text("include 'gin/base/diffusion_ql.gin'\n" + text)
+        forget_rail()
+        return in_process("train", "--gin", "own.gin", "--out", "run", *more)
+
+    done = train()
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert all(way in done.stderr for way in BOTH), done.stderr
     assert not (tmp_path / "run" / "config.gin").exists()
-    done = train(in_process, tmp_path, "--set", "load_dataset.action_bounds='env'")
+    done = train("--set", "load_dataset.action_bounds='env'")
     assert done.returncode == 0, done.stderr
     assert "actions rescaled from [-2, 2]" in done.stdout
     assert "load_dataset.action_bounds = 'env'" in (tmp_path / "run" / "config.gin").read_text()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["action_high"] == [2.0]
     facts = tmp_path / "run" / "run.json"
     facts.write_text(facts.read_text().replace('"state": "finished"', '"state": "running"'))
-    other = train(in_process, tmp_path, "--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
+    other = train("--resume", "--set", "load_dataset.action_bounds='as_is'", steps=9)
     assert other.returncode == 2
     assert "load_dataset.action_bounds: 'env' before, 'as_is' now" in other.stderr
 
