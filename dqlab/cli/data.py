@@ -85,8 +85,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from dqlab.data.convert import fetch_dataset
-    from dqlab.data.locate import task_of
+    from dqlab.data.locate import fetch_dataset, task_of
     from dqlab.printing import Console
     from dqlab.tracking.display import download_progress
 
@@ -116,8 +115,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from dqlab.data.convert import convert_dataset
-    from dqlab.data.locate import conversion_target, locate_dataset, reading_status
+    from dqlab.data.locate import conversion_target, convert_dataset, locate_dataset, reading_status
 
     with reading_status(args.source):
         source, target = locate_dataset(args.source, args.task), conversion_target(args.target, args.task)

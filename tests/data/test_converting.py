@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from dqlab.data import data_formats
-from dqlab.data.convert import convert_dataset
 from dqlab.data.formats.base import Columns, whole_columns
-from dqlab.data.locate import Dataset, resolve_dataset
+from dqlab.data.locate import Dataset, convert_dataset, resolve_dataset
 from dqlab.errors import DataError
 
 COUNT = itertools.count()

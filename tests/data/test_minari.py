@@ -22,11 +22,10 @@ from made_minari import create, pendulums, roll_out, rows_of  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from dqlab.data import load_dataset  # noqa: E402
-from dqlab.data.convert import fetch_dataset  # noqa: E402
 from dqlab.data.download import no_downloads  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
 from dqlab.data.formats.reading import UnreadError  # noqa: E402
-from dqlab.data.locate import list_datasets, resolve_dataset  # noqa: E402
+from dqlab.data.locate import fetch_dataset, list_datasets, resolve_dataset  # noqa: E402
 from dqlab.data.sources import find_dataset  # noqa: E402
 from dqlab.envs import tasks  # noqa: E402
 from dqlab.errors import ConfigError, DataError  # noqa: E402
