@@ -66,13 +66,9 @@ def test_transitions_of_mazes_are_the_librarys(name: str, tmp_path: Path) -> Non
     task, draw = tasks.get(name), np.random.default_rng(0)
     place = tmp_path / f"{dataset_of(name)}.npz"
     qpos = draw.uniform(-2, 22, (4000, 22)).astype(np.float32)
-    rows = {"observations": draw.normal(size=(4000, task.state_dim)), "actions": draw.uniform(-1, 1, (4000, 8))}
-    np.savez(
-        place,
-        **{key: value.astype(np.float32) for key, value in rows.items()},
-        qpos=qpos,
-        terminals=np.arange(4000) % 500 == 499,
-    )
+    observations, actions = draw.normal(size=(4000, task.state_dim)), draw.uniform(-1, 1, (4000, 8))
+    rows = {"observations": observations.astype(np.float32), "actions": actions.astype(np.float32)}
+    np.savez(place, **rows, qpos=qpos, terminals=np.arange(4000) % 500 == 499)
     assert_same(tmp_path, place, name)
     masks = OGBenchFormat().read(tmp_path / name).masks
     assert masks is not None
@@ -99,26 +95,19 @@ def test_oracles_play_again_what_they_played(folder: Path, tmp_path: Path, monke
         assert np.abs(one["qpos"][:ROWS, 14:17] - one["qpos"][0, 14:17]).max() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("task", "kind"),
-    [(CUBE.name, "fast"), ("antmaze-large-navigate-singletask-v0", "play"), ("hopper-medium-v2", "play")],
-)
-def test_where_no_oracle_plays(task: str, kind: str, tmp_path: Path) -> None:
-    mixture = f"Collection.mixture={{'oracle:{kind}': 1.0}}"
-    gin_files.load_gin(
-        [], [f"Collection.task='{task}'", mixture, "Collection.episodes=1", "Collection.formats=('npz',)"]
-    )
-    with pytest.raises(ConfigError, match="there are oracle:play and oracle:noisy, on OGBench's tasks of cube, scene"):
-        Collection().run(tmp_path)
-
-
-def test_a_set_named_otherwise_shows_before_it_is_played(tmp_path: Path) -> None:
-    mixture = "Collection.mixture={'oracle:play': 1.0}"
-    gin_files.load_gin(
-        [], [f"Collection.task='{CUBE.name}'", mixture, "Collection.episodes=9", "Collection.formats=('ogbench',)"]
-    )
-    with pytest.raises(DataError, match="'ogbench-cube-single-oracle-play' is no task of OGBench's"):
-        Collection().run(tmp_path)
+def test_where_no_oracle_plays(tmp_path: Path) -> None:
+    """And a set whose name is no task's: that shows before it is played."""
+    there_are = "there are oracle:play and oracle:noisy, on OGBench's tasks of cube, scene"
+    for task, kind, form, said in (
+        (CUBE.name, "fast", "npz", there_are),
+        ("antmaze-large-navigate-singletask-v0", "play", "npz", there_are),
+        ("hopper-medium-v2", "play", "npz", there_are),
+        (CUBE.name, "play", "ogbench", "'ogbench-cube-single-oracle-play' is no task of OGBench's"),
+    ):
+        asked = {"task": task, "mixture": {f"oracle:{kind}": 1.0}, "episodes": 9, "formats": (form,)}
+        gin_files.load_gin([], [f"Collection.{name}={value!r}" for name, value in asked.items()])
+        with pytest.raises((ConfigError, DataError), match=said):
+            Collection().run(tmp_path)
 
 
 def test_sets_of_dqlabs_are_marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +145,12 @@ def test_a_set_in_several_files(folder: Path, tmp_path: Path) -> None:
     assert find_dataset(CUBE, (f"ogbench:{tmp_path / 'split'}",)).digest() != digest
 
 
-def test_a_set_without_room_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dqlab.data.formats.reading.available_memory", lambda: 30_000)
-    with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
-        OGBenchFormat().read(folder / CUBE.name)
-
-
-def test_what_is_wrong_with_a_file(folder: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder / "cube-single-play-v0.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr("dqlab.data.formats.reading.available_memory", lambda: 30_000)
+        with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
+            OGBenchFormat().read(folder / CUBE.name)
     with pytest.raises(DataError, match="'cube-singel-play-singletask-v0' is no task of OGBench's.*cube-single-play"):
         OGBenchFormat().read(folder / "cube-singel-play-singletask-v0")
     with np.load(place) as stored:
