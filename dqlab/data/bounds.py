@@ -97,9 +97,9 @@ class UnitRule(ActionRule):
         own, low, high = bounds_text(self.low, self.high), np.array(self.low), np.array(self.high)
         if said := found.note:
             return f"{said}. Policies act in [-1, 1]: {BOUNDS_ADVICE}. The environment's bounds are {own}"
-        narrow = np.any((low > -1.0) | (high < 1.0))
-        beyond = np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING))
-        if found.stored is not None or not narrow or beyond:
+        if found.stored is not None or not np.any((low > -1.0) | (high < 1.0)):
+            return ""
+        if np.any((found.low < low - ROUNDING) | (found.high > high + ROUNDING)):
             return ""
         return (
             f"all actions lie within the environment's own bounds, {own}, and it does not say whether they are meant "

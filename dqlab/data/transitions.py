@@ -74,24 +74,20 @@ class Transitions:
         Raises:
             DataError: the device has no room for them.
         """
-        self._check_room(torch.device(device), dtype)
+        device = torch.device(device)
+        moves = (self.state.device.type, self.state.dtype) != (device.type, dtype)
+        needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
+        if moves and device.type != "meta" and needed > (free := free_memory(device)):
+            raise DataError(
+                f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
+                "where networks are computed. Use a smaller dataset, or the CPU."
+            )
         return self.of_fields(map_fields(lambda field: field.to(device, dtype), self.fields), self.provenance)
 
     @classmethod
     def of_fields(cls, fields: Batch, provenance: Provenance) -> Transitions:
         """Transitions from all of them as one batch."""
         return cls(**fields._asdict(), provenance=provenance)
-
-    def _check_room(self, device: torch.device, dtype: torch.dtype) -> None:
-        if (self.state.device.type, self.state.dtype) == (device.type, dtype) or device.type == "meta":
-            return
-        needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
-        free = free_memory(device)
-        if needed > free:
-            raise DataError(
-                f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
-                "where networks are computed. Use a smaller dataset, or the CPU."
-            )
 
 
 def map_fields(function: Callable[[Tensor], Tensor], fields: Batch) -> Batch:

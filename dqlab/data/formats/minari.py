@@ -67,11 +67,7 @@ class MinariFormat(Format):
 
 
 def _minari_package() -> Any:
-    """The package `minari`.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
+    """The package, or a line that says how it is installed."""
     try:
         import minari
     except ImportError as error:
@@ -96,11 +92,7 @@ def stored_datasets() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _open_local(name: str) -> Any:
-    """A dataset of the store as Minari opens it.
-
-    Raises:
-        DataError: it is not there, damaged, or not for the installed version.
-    """
+    """A dataset of the store as Minari opens it."""
     minari = _minari_package()
     if not (minari_store() / name).exists():
         known = stored_datasets()
@@ -134,11 +126,7 @@ def _minari_errors(name: str) -> Iterator[None]:
 
 
 def _check_flat(dataset: Any, observed: Any) -> None:
-    """See that what is read of observations, and actions, are rows of numbers.
-
-    Raises:
-        DataError: they are not.
-    """
+    """See that what is read of observations, and actions, are rows of numbers."""
     from gymnasium.spaces import Box
 
     for what, space in (("observations", observed), ("actions", dataset.action_space)):
