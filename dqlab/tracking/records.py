@@ -223,19 +223,15 @@ class SentRecord(TypedDict):
 
 
 class MemoryRecord(TypedDict):
-    """mlflow.json: what has been sent of a run, a pack or a grid; `parent` and `children` are of earlier versions."""
+    """mlflow.json: what has been sent of a run, a pack or a grid."""
 
     uri: str
     grid: NotRequired[str]
     owner: NotRequired[Name]
     attempt: NotRequired[Annotated[str, Field(pattern=r"^\w*$")]]
     began: NotRequired[Seconds]
-    reported: NotRequired[Seconds]
     settled: NotRequired[list[Name]]
-    finished: NotRequired[bool | dict[str, Count]]
     runs: NotRequired[dict[str, SentRecord]]
-    parent: NotRequired[str]
-    children: NotRequired[dict[Name, str]]
 
 
 class JournalRecord(TypedDict):

@@ -11,9 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -78,52 +77,37 @@ class Memory:
         RunError: the file is damaged.
 
     Attributes:
-        state: of a grid: cells `finished`, packs `settled`, when the report was `reported`.
         runs: what has been sent of each run, by key; the top one first.
         owner: a name that nobody else has, and MLflow's runs have as a tag.
         attempt: of a pack, tells it from packs of the same name before it; empty in those of earlier versions.
-        new: whether nothing has ever been sent.
+        began: of a grid, when, in seconds.
+        settled: of a grid, packs that need no further look.
     """
 
     def __init__(self, path: Path, uri: str, grid: tuple[str, str] = ("", "")) -> None:
-        self.path, self.new = path, not path.exists()
-        known: dict[str, Any] = {} if self.new else {**read_record(path, MemoryRecord)}
-        self.place = {"uri": masked(uri), "grid": grid[0]}
+        self.path = path
+        new = not path.exists()
+        known: dict[str, Any] = {} if new else {**read_record(path, MemoryRecord)}
+        self._place = {"uri": masked(uri), "grid": grid[0]}
         same = masked(known.get("uri", "")) == masked(uri) and known.get("grid", grid[0]) == grid[0]
         self.owner = grid[1] or known.get("owner") or uuid.uuid4().hex
-        self.attempt: str = uuid.uuid4().hex[:8] if self.new else known.get("attempt", "")
-        kept = known if same else {}
-        self.runs: dict[str, SentRecord] = kept.get("runs", {}) or _runs_of_earlier_versions(kept)
-        finished = kept.get("finished")
-        self.state = {
-            "began": known.get("began", 0.0),
-            "reported": kept.get("reported", 0.0),
-            "settled": kept.get("settled", []),
-            "finished": finished if isinstance(finished, dict) else {},
-        }
+        self.attempt: str = uuid.uuid4().hex[:8] if new else known.get("attempt", "")
+        self.began: float = known.get("began", 0.0)
+        self.runs: dict[str, SentRecord] = known.get("runs", {}) if same else {}
+        self.settled: list[str] = known.get("settled", []) if same else []
         self._saved = ""
 
     def save(self) -> None:
         """Write the file, if there is anything new."""
-        names = {"owner": self.owner, "attempt": self.attempt}
-        text = json.dumps({**self.place, **names, **self.state, "runs": self.runs}, indent=1)
+        kept = {name: getattr(self, name) for name in ("owner", "attempt", "began", "settled", "runs")}
+        text = json.dumps({**self._place, **kept}, indent=1)
         if text != self._saved:
             write_text(self.path, text)
             self._saved = text
 
 
-def _runs_of_earlier_versions(known: Mapping[str, Any]) -> dict[str, SentRecord]:
-    """A plain run's, which had no tags to be found by."""
-    ids = {"run": known["parent"], **known.get("children", {})} if known.get("parent") else {}
-    return {key: _unsent(run) for key, run in ids.items()}
-
-
 def _unsent(run: str, status: str = "RUNNING", tags: str = "") -> SentRecord:
     return {"run": run, "status": status, "records": 0, "bytes": None, "tags": tags, "files": {}}
-
-
-REPORT_SECONDS = 60.0
-"""How often a growing report is sent."""
 
 
 class MlflowWriter:
@@ -145,15 +129,49 @@ class MlflowWriter:
     def _experiment(self) -> str:
         return experiment_id(self._client, self._name, self._folder, self._uri)
 
-    def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
-        """A run and those below it."""
+    def send_grid(self) -> None:
+        """A grid's run, its packs with their cells, and cells that another grid has trained."""
+        grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
+        facts = grid_facts(grid)
+        memory.began = memory.began or min(path.lstat().st_mtime for path in grid.iterdir())
+
+        def is_sent(key: str) -> bool:
+            return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
+
+        top = grid_tree(grid, facts, memory.began, self._over, is_sent, self.skipped)
+        self.send_tree(memory, top, packs=self._open_packs(memory, facts))
+
+    def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "", packs: Iterable[Path] = ()) -> None:
+        """A run, those below it, and a grid's packs."""
         self._create(memory, top, parent)
         try:
             self._send_children(memory, top)
+            for pack in packs:
+                with self.skipped.damaged():
+                    self._send_pack(memory, memory.runs[top.key]["run"], path_within(pack, pack.parent))
             with self.skipped.damaged():
                 self._send(memory, replace(top, status=top.status or _status_of(memory, top)))
         finally:
             memory.save()
+
+    def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
+        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
+
+        One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
+        """
+        packs = {name: self._folder / "packs" / name for name in facts["packs"]}  # `packs` may be a link
+        memory.settled = [name for name in memory.settled if name in packs and (packs[name] / MEMORY).exists()]
+        done = set() if self._over else set(memory.settled)
+        return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
+
+    def _send_pack(self, grid: Memory, parent: str, path: Path) -> None:
+        memory = Memory(path / MEMORY, self._uri, (parent, grid.owner))
+        pack = pack_tree(path, memory.attempt, self._over)
+        self.send_tree(memory, pack, parent)
+        done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in pack.children)
+        if done and path.name not in grid.settled:
+            grid.settled.append(path.name)
+        grid.save()
 
     def _create(self, memory: Memory, top: TrackedRun, parent: str = "") -> None:
         """Runs that MLflow does not have: nobody remembers them, and none has their tags."""
@@ -170,7 +188,7 @@ class MlflowWriter:
 
     def _create_run(self, memory: Memory, node: TrackedRun, parent: str) -> SentRecord:
         tags = {**node.tags, OWNER: memory.owner, KEY: node.key, **({PARENT: parent} if parent else {})}
-        began = node.began or memory.state["began"]
+        began = node.began or memory.began
         return _unsent(create_run(self._client, self._experiment, node.name, tags, began), tags=_digest(node.tags))
 
     def _send_children(self, memory: Memory, top: TrackedRun) -> None:
@@ -285,80 +303,6 @@ class MlflowWriter:
                 print(f"run {sent['run']} was deleted in MLflow: nothing more is sent to it; {again}", flush=True)
             sent["deleted"] = True
             sent["status"] = node.status
-
-    def send_grid(self) -> None:
-        """A grid's run, its packs with their cells, and cells that another grid has trained."""
-        grid, memory = self._folder, Memory(self._folder / MEMORY, self._uri)
-        facts = grid_facts(grid)
-        memory.state["began"] = memory.state["began"] or min(path.lstat().st_mtime for path in grid.iterdir())
-        top = grid_tree(grid, facts, self._over, lambda key: self._is_done(memory, key), self.skipped)
-        due = top.status != "RUNNING" or time.time() - memory.state["reported"] > REPORT_SECONDS
-        self._create(memory, top)
-        try:
-            self._send_children(memory, top)
-            self._send_progress(memory, top, [(memory.state["began"], child) for child in top.children], memory)
-            for pack in self._open_packs(memory, facts):
-                with self.skipped.damaged():
-                    self._send_pack(memory, top, path_within(pack, pack.parent))  # `packs` may be a link
-            with self.skipped.damaged():
-                self._send(memory, top if due else replace(top, files={}))
-                memory.state["reported"] = time.time() if due and top.files else memory.state["reported"]
-        finally:
-            memory.save()
-
-    def _is_done(self, memory: Memory, key: str) -> bool:
-        """Whether a reused cell has been sent, and nobody has asked for a last look."""
-        return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
-
-    def _open_packs(self, memory: Memory, facts: GridRecord) -> list[Path]:
-        """Packs that have begun and of which not every cell has been sent with its result; all, for a last look.
-
-        One that was set aside and begun afresh has the same id, and remembers nothing of having been sent.
-        """
-        packs = {name: self._folder / "packs" / name for name in facts["packs"]}
-        settled = [name for name in memory.state["settled"] if name in packs and (packs[name] / MEMORY).exists()]
-        memory.state["settled"] = settled
-        done = set() if self._over else set(settled)
-        return [pack for name, pack in packs.items() if name not in done and (pack / "run.json").exists()]
-
-    def _send_pack(self, grid: Memory, top: TrackedRun, path: Path) -> None:
-        memory = Memory(path / MEMORY, self._uri, (grid.runs[top.key]["run"], grid.owner))
-        pack = pack_tree(path, memory.attempt, self._over)
-        if memory.new:
-            for cell in pack.children:
-                grid.state["finished"].pop(_cell_of(cell), None)
-            grid.save()
-        self.send_tree(memory, pack, grid.runs[top.key]["run"])
-        ended = [(cell.ended_by.stat().st_mtime, cell) for cell in pack.children if cell.ended_by]
-        self._send_progress(grid, top, ended, memory)
-        done = all(memory.runs[cell.key]["status"] == "FINISHED" for cell in pack.children)
-        if done and path.name not in grid.state["settled"]:
-            grid.state["settled"].append(path.name)
-        grid.save()
-
-    def _send_progress(
-        self, grid: Memory, top: TrackedRun, ended: list[tuple[float, TrackedRun]], memory: Memory
-    ) -> None:
-        """A point of `finished_cells` for each cell that is new, in the order of their ends."""
-        from mlflow.entities import Metric
-
-        known: dict[str, int] = grid.state["finished"]
-        numbers, points = dict(known), []
-        finished = [(at, _cell_of(cell)) for at, cell in ended if memory.runs[cell.key]["status"] == "FINISHED"]
-        for at, name in sorted(finished):
-            if name not in numbers:
-                numbers[name] = len(numbers) + 1
-                step = int(max(0.0, at - grid.state["began"]))
-                points.append(Metric("finished_cells", numbers[name], int(at * 1000), step))
-        if points:
-            with self._unless_deleted(grid, top):
-                log_all(self._client, grid.runs[top.key]["run"], points, {}, {})
-            known.update(numbers)
-
-
-def _cell_of(node: TrackedRun) -> str:
-    """The folder's name of a cell."""
-    return node.key.rpartition(" ")[2]
 
 
 def _status_of(memory: Memory, top: TrackedRun) -> str:

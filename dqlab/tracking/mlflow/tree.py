@@ -187,13 +187,14 @@ def _cell(
 
 
 def grid_tree(
-    grid: Path, facts: GridRecord, over: bool, sent: Callable[[str], bool], skipped: SkippedRecords
+    grid: Path, facts: GridRecord, began: float, over: bool, sent: Callable[[str], bool], skipped: SkippedRecords
 ) -> TrackedRun:
     """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
 
     Args:
         grid: its folder.
         facts: its grid.json.
+        began: when, in seconds.
         over: its driver has ended.
         sent: whether the child of a key needs nothing more.
         skipped: takes reused cells that cannot be used.
@@ -201,6 +202,7 @@ def grid_tree(
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
     lists = {name: ", ".join(map(str, facts[name])) for name in ("tasks", "seeds")}
+    ends = _ends(grid, facts, began)
     report = sorted(path for path in (grid / "report").rglob("*") if path.is_file() and not path.name.startswith("."))
     return TrackedRun(
         "grid",
@@ -213,6 +215,7 @@ def grid_tree(
             **lists,
             "base": facts["base"],
             "cells": str(facts["cells"]),
+            "finished": str(len(ends)),
             "caveat": facts.get("caveat", ""),
             **_versions(grid, facts),
             **note_tags(grid),
@@ -220,8 +223,25 @@ def grid_tree(
         status=status or _unended(over),
         files={path: str(path.parent.relative_to(grid)) for path in report},
         texts={"grid.gin": facts["gin"]},
+        results=partial(_progress, ends, began),
         children=list(_reused(grid, facts, sent, skipped)),
     )
+
+
+def _ends(grid: Path, facts: GridRecord, began: float) -> list[float]:
+    """When each cell that has finished had done so, in order; those of other grids had from the beginning."""
+    packs = (grid / "packs" / name for name in facts["packs"])
+    ended = (path for pack in packs for path in pack.glob(f"*/{ENDED_BY['FINISHED']}"))
+    own = (path.stat().st_mtime for path in ended if _status(path.parent, over=True) == "FINISHED")
+    return sorted([*own, *(began for _ in reused_cells(facts))])
+
+
+def _progress(ends: Sequence[float], began: float) -> Results:
+    """A point of `finished_cells` for each of them, over seconds: the same ones are stored once."""
+    from mlflow.entities import Metric
+
+    numbered = enumerate(ends, start=1)
+    return [Metric("finished_cells", n, int(end * 1000), int(max(0.0, end - began))) for n, end in numbered], {}
 
 
 def _versions(grid: Path, facts: GridRecord) -> dict[str, str]:
