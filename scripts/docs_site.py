@@ -49,9 +49,7 @@ def commands_page() -> str:
     for title, group in GROUPS.items():
         lines += [f"## {title.capitalize()}", ""]
         parser = Parser(prog="dqlab")
-        added = parser.add_subparsers()
-        for add in group:
-            add(added)
+        parser.add_commands(group)
         for command in parser.commands.values():
             lines += [line for each in walk(command) for line in entry_of(each)]
     return "\n".join(lines)

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import io
 import locale
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from dqlab import __version__
-from dqlab.cli.ablate import add_ablate, add_compare, add_figure
-from dqlab.cli.data import add_collect, add_data, add_new_task, add_score
-from dqlab.cli.eval import add_eval, add_export
-from dqlab.cli.extending import add_check, add_describe, add_doctor, add_list, add_new_plugin
-from dqlab.cli.parser import Parser
-from dqlab.cli.runs import add_runs
-from dqlab.cli.tracking import add_sync, add_ui
-from dqlab.cli.train import add_train
+from dqlab.cli.ablate import FIGURE, ablate, compare
+from dqlab.cli.data import DATA, collect, new_task, score
+from dqlab.cli.eval import evaluate, export
+from dqlab.cli.extending import check_plugin, describe, doctor, list_components, new_plugin
+from dqlab.cli.parser import Command, Parser
+from dqlab.cli.runs import RUNS
+from dqlab.cli.tracking import sync, ui
+from dqlab.cli.train import train
 from dqlab.errors import DqlabError, first_line, lacks_memory, masked, message_of, printable
 from dqlab.machine import quiet_threads
 
-GROUPS: dict[str, tuple[Callable[[Any], None], ...]] = {
-    "experiments": (add_train, add_eval, add_ablate, add_compare, add_figure, add_export),
-    "data": (add_data, add_collect, add_new_task, add_score),
-    "records": (add_runs, add_sync, add_ui),
-    "extending": (add_list, add_describe, add_check, add_new_plugin),
-    "checking": (add_doctor,),
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "experiments": (train, evaluate, ablate, compare, FIGURE, export),
+    "data": (DATA, collect, new_task, score),
+    "records": (RUNS, sync, ui),
+    "extending": (list_components, describe, check_plugin, new_plugin),
+    "checking": (doctor,),
 }
-"""What adds each command, under the titles of the help."""
+"""The commands, under the titles of the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complete()
     try:
         args = build_parser().parse_args(argv)
+        if "plugin" in args:
+            from dqlab.config.plugins import load_plugins
+
+            load_plugins(args.plugin)
         return int(args.command(args) or 0)
     except DqlabError as error:
         _show_traceback()
@@ -65,20 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> Parser:
     """All commands; the help lists them by group, which argparse does not."""
-    parser = Parser(
-        prog="dqlab",
-        description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="dqlab", description="Reproduce, ablate and extend Diffusion-QL (Wang, Hunt, Zhou 2022).")
     parser.add_argument("--version", action="version", version=f"dqlab {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", help="one of these:")
+    parser.add_commands([command for group in GROUPS.values() for command in group], listed=False)
     listed = []
     for title, group in GROUPS.items():
-        before = len(parser.commands)
-        for add in group:
-            add(commands)
-        listed.append(f"{title}:")
-        listed += [f"  {name:<12}{known.description}" for name, known in list(parser.commands.items())[before:]]
+        listed += [f"{title}:", *(f"  {command.name:<12}{command.text}" for command in group)]
     parser.epilog = "\n".join([*listed, "", "`dqlab COMMAND --help` shows a command's options, and examples."])
     return parser
 

@@ -7,66 +7,60 @@ import shlex
 import sys
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dqlab.cli.parser import (
-    add_command,
-    add_group,
-    add_parser,
-    add_plugin,
-    add_set,
-    add_uri,
+    PLUGIN,
+    SET,
+    Command,
     bindings_of,
+    command,
     complete_gin_file,
+    one_of,
+    option,
+    setting,
+    switch,
 )
 from dqlab.files import expanded
 
 if TYPE_CHECKING:
     from dqlab.ablation import GridRequest
 
-ABLATE_EXAMPLES = """
-dqlab ablate --grid ablations/steps.gin --dry-run
-dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
-dqlab ablate --grid ablations/steps.gin --out runs/steps --report-only
-"""
 
-
-def add_ablate(commands: Any) -> None:
-    """`dqlab ablate`."""
-    text = "Run a grid of experiments, and report what it says; the same command continues what was killed."
-    parser = add_parser(commands, "ablate", _ablate, text, ABLATE_EXAMPLES)
-    grid: Any = parser.add_argument("--grid", required=True, metavar="FILE", help="gin file with Grid.axes")
-    grid.completer = complete_gin_file
-    text = "more gin files, which override the grid's"
-    parser.add_argument("--gin", action="append", default=[], metavar="FILE", help=text)
-    add_set(parser)
-    add_plugin(parser)
-    parser.add_argument("--dry-run", action="store_true", help="show cells, packs, time and memory; train nothing")
-    parser.add_argument("--out", type=expanded, help="the grid's folder; runs/NAME by default")
-    parser.add_argument("--engine", help="local (default), ray or slurm (Grid.engine)")
-    parser.add_argument("--workers", type=int, help="packs at a time on this machine (LocalEngine.workers)")
-    parser.add_argument("--address", help="of a Ray cluster: auto, or HOST:PORT (RayEngine.address)")
-    parser.add_argument("--storage", metavar="DIR", help="for packs, where all machines see it (Grid.storage)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of every cell (Grid.seeds)")
-    parser.add_argument("--tasks", nargs="+", help="to run every setting on (Grid.tasks)")
-    parser.add_argument("--steps", type=int, help="updates of every cell (Training.steps)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
-    text = "folders of other grids, whose cells are not trained again"
-    parser.add_argument("--reuse", type=expanded, nargs="+", default=[], metavar="GRID", help=text)
-    parser.add_argument("--retry", action="store_true", help="try cells again that have diverged")
-    parser.add_argument("--force", action="store_true", help="train every cell again; what there is is set aside")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report what there is")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-
-
-def _ablate(args: argparse.Namespace) -> int:
+@command(
+    "ablate",
+    """
+    dqlab ablate --grid ablations/steps.gin --dry-run
+    dqlab ablate --grid ablations/steps.gin --seeds 0 1 2 --out runs/steps
+    dqlab ablate --grid ablations/steps.gin --out runs/steps --report-only
+    """,
+    option("--grid", "gin file with Grid.axes", required=True, metavar="FILE", completer=complete_gin_file),
+    option("--gin", "more gin files, which override the grid's", action="append", default=[], metavar="FILE"),
+    SET,
+    PLUGIN,
+    switch("--dry-run", "show cells, packs, time and memory; train nothing"),
+    option("--out", "the grid's folder; runs/NAME by default", type=expanded),
+    setting("--engine", "local (default), ray or slurm", "Grid.engine"),
+    setting("--workers", "packs at a time on this machine", "LocalEngine.workers", type=int),
+    setting("--address", "of a Ray cluster: auto, or HOST:PORT", "RayEngine.address"),
+    setting("--storage", "for packs, where all machines see it", "Grid.storage"),
+    setting("--seeds", "of every cell", "Grid.seeds", type=int, nargs="+"),
+    setting("--tasks", "to run every setting on", "Grid.tasks", nargs="+"),
+    setting("--steps", "updates of every cell", "Training.steps", type=int),
+    setting("--device", "auto, cpu, cuda or cuda:N", "Experiment.device"),
+    option("--reuse", "grids whose cells are not trained again", type=expanded, nargs="+", default=[], metavar="GRID"),
+    switch("--retry", "try cells again that have diverged"),
+    switch("--force", "train every cell again; what there is is set aside"),
+    switch("--report-only", "train nothing, report what there is"),
+    switch("--quiet", "say nothing but errors", "-q"),
+)
+def ablate(args: argparse.Namespace) -> int:
+    """Run a grid of experiments, and report what it says; the same command continues what was killed."""
     from dqlab.ablation import ablate
     from dqlab.ablation.driver import dry_run
     from dqlab.ablation.report import report_grid
-    from dqlab.config.plugins import load_plugins
     from dqlab.printing import Console
 
-    load_plugins()
     request = _request_of(args)
     if args.report_only:
         report_grid(request, Console(quiet=args.quiet))
@@ -80,19 +74,9 @@ def _ablate(args: argparse.Namespace) -> int:
 def _request_of(args: argparse.Namespace) -> GridRequest:
     from dqlab.ablation import GridRequest
 
-    chosen = {
-        "Grid.engine": args.engine,
-        "Grid.seeds": args.seeds,
-        "Grid.tasks": args.tasks,
-        "Training.steps": args.steps,
-        "Experiment.device": args.device,
-        "LocalEngine.workers": args.workers,
-        "RayEngine.address": args.address,
-        "Grid.storage": args.storage,
-    }
     return GridRequest(
         files=[args.grid, *args.gin],
-        bindings=[*args.set, *bindings_of(chosen)],
+        bindings=[*args.set, *bindings_of(args)],
         imports=args.plugin,
         out=args.out or Path("runs") / Path(args.grid).stem,
         reuse=args.reuse,
@@ -102,52 +86,43 @@ def _request_of(args: argparse.Namespace) -> GridRequest:
     )
 
 
-COMPARE_EXAMPLES = """
-dqlab compare runs/steps
-dqlab compare runs/mine runs/theirs --rule last offline
-"""
-
-
-def add_compare(commands: Any) -> None:
-    """`dqlab compare`."""
-    text = "Say what differs between runs, and what they score, with intervals over seeds."
-    parser = add_parser(commands, "compare", _compare, text, COMPARE_EXAMPLES)
-    text = "folder of a run, a grid or a pack, or an MLflow run id"
-    parser.add_argument("runs", nargs="*", type=expanduser, metavar="RUN", help=text)
-    parser.add_argument("--experiment", metavar="NAME", help="all runs of an MLflow experiment")
-    parser.add_argument("--filter", default="", help="MLflow's, e.g. \"params.N = '5'\"; with --experiment")
-    parser.add_argument("--rule", nargs="+", help="selection rules: last, offline, best-online (these by default), ...")
-    form = parser.add_mutually_exclusive_group()
-    for name, text in (("json", "JSON"), ("csv", "CSV, a row a figure"), ("latex", "LaTeX tables (booktabs)")):
-        form.add_argument(f"--{name}", action="store_const", const=name, dest="form", help=f"as {text}")
-    add_uri(parser)
-
-
-def _compare(args: argparse.Namespace) -> None:
+@command(
+    "compare",
+    "dqlab compare runs/mine runs/theirs --rule last offline",
+    option("runs", "folder of a run, a grid or a pack, or an MLflow run id", nargs="*", type=expanduser, metavar="RUN"),
+    option("--experiment", "all runs of an MLflow experiment", metavar="NAME"),
+    option("--filter", "MLflow's, e.g. \"params.N = '5'\"; with --experiment", default=""),
+    option("--rule", "selection rules: last, offline, best-online (these by default), ...", nargs="+"),
+    one_of(
+        option("--json", "as JSON", action="store_const", const="json", dest="form"),
+        option("--csv", "as CSV, a row a figure", action="store_const", const="csv", dest="form"),
+        option("--latex", "as LaTeX tables (booktabs)", action="store_const", const="latex", dest="form"),
+    ),
+    option("--uri", "MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default"),
+)
+def compare(args: argparse.Namespace) -> None:
+    """Say what differs between runs, and what they score, with intervals over seeds."""
     from dqlab.analysis import run_compare
 
     run_compare(args.runs, args.experiment, args.filter, args.uri, args.rule, args.form)
 
 
-BANDIT_EXAMPLES = """
-dqlab figure bandit
-dqlab figure bandit --out runs/figure --steps 500 --samples 2000
-"""
-
-
-def add_figure(commands: Any) -> None:
-    """`dqlab figure`."""
-    text = "Train what a figure of the paper shows, and draw it."
-    group = add_group(commands, "figure", text, "dqlab figure bandit", "FIGURE")
-    text = "The 2D bandit: four policies by cloning, four by Q-learning."
-    bandit = add_command(group, "bandit", _figure_bandit, text, BANDIT_EXAMPLES, help=text)
-    bandit.add_argument("--out", type=expanded, default=Path("runs/bandit"), help="folder; runs/bandit by default")
-    bandit.add_argument("--steps", type=int, help="updates of every run (Training.steps)")
-    bandit.add_argument("--samples", type=int, default=1000, help="actions drawn from each policy; 1000 by default")
-    add_set(bandit)
-
-
+@command(
+    "bandit",
+    "dqlab figure bandit --out runs/figure --steps 500 --samples 2000",
+    option("--out", "folder; runs/bandit by default", type=expanded, default=Path("runs/bandit")),
+    setting("--steps", "updates of every run", "Training.steps", type=int),
+    option("--samples", "actions drawn from each policy; 1000 by default", type=int, default=1000),
+    SET,
+    PLUGIN,
+)
 def _figure_bandit(args: argparse.Namespace) -> None:
+    """The 2D bandit: four policies by cloning, four by Q-learning."""
     from dqlab.tools.bandit import draw_bandit
 
-    draw_bandit(args.out, [*args.set, *bindings_of({"Training.steps": args.steps})], args.samples)
+    draw_bandit(args.out, [*args.set, *bindings_of(args)], args.samples)
+
+
+FIGURE = Command(
+    "figure", "Train what a figure of the paper shows, and draw it.", "dqlab figure bandit", commands=[_figure_bandit]
+)

@@ -5,31 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from dqlab.cli.parser import add_command, add_parser, complete_component
+from dqlab.cli.parser import JSON, PLUGIN, command, complete_component, one_of, option, switch
 from dqlab.errors import ConfigError
 from dqlab.files import expanded
 
-LIST_EXAMPLES = """
-dqlab list
-dqlab list noise_schedule
-dqlab list --json
-"""
 
-
-def add_list(commands: Any) -> None:
-    """`dqlab list`."""
-    text = "List the components that gin files can choose, with parameters and sources."
-    parser = add_command(commands, "list", _list, text, LIST_EXAMPLES)
-    kind: Any = parser.add_argument("kind", nargs="?", help="one kind only, e.g. noise_schedule")
-    kind.completer = complete_component
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="everything that is known of each component, as JSON")
-    form.add_argument("--markdown", action="store_true", help="tables of dqlab's own components: docs/components.md")
-
-
-def _list(args: argparse.Namespace) -> None:
+@command(
+    "list",
+    "dqlab list noise_schedule",
+    option("kind", "one kind only, e.g. noise_schedule", nargs="?", completer=complete_component),
+    one_of(JSON, switch("--markdown", "tables of dqlab's own components: docs/components.md")),
+    PLUGIN,
+)
+def list_components(args: argparse.Namespace) -> None:
+    """List the components that gin files can choose, with parameters and sources."""
     from dqlab.config import catalogue
 
     if args.json or args.markdown:
@@ -38,29 +28,28 @@ def _list(args: argparse.Namespace) -> None:
         catalogue.print_components(args.kind)
 
 
-def add_describe(commands: Any) -> None:
-    """`dqlab describe`."""
-    text = "Describe one component: parameters, gin example, the contract of its kind."
-    parser = add_command(commands, "describe", _describe, text, "dqlab describe noise_schedule vp")
-    kind: Any = parser.add_argument("kind", help="e.g. noise_schedule")
-    name: Any = parser.add_argument("name", nargs="?", default="", help="e.g. vp")
-    kind.completer = name.completer = complete_component
-
-
-def _describe(args: argparse.Namespace) -> None:
+@command(
+    "describe",
+    "dqlab describe noise_schedule vp",
+    option("kind", "e.g. noise_schedule", completer=complete_component),
+    option("name", "e.g. vp", nargs="?", default="", completer=complete_component),
+    PLUGIN,
+)
+def describe(args: argparse.Namespace) -> None:
+    """Describe one component: parameters, gin example, the contract of its kind."""
     from dqlab.tools.describe import describe
 
     print(describe(args.kind, args.name))
 
 
-def add_check(commands: Any) -> None:
-    """`dqlab check`."""
-    text = "Put every component of an installed plugin through the conformance suite."
-    parser = add_command(commands, "check", _check, text, "dqlab check mylab")
-    parser.add_argument("name", metavar="PLUGIN", help="its entry point, its distribution, or a module")
-
-
-def _check(args: argparse.Namespace) -> bool:
+@command(
+    "check",
+    "dqlab check mylab",
+    option("name", "its entry point, its distribution, or a module", metavar="PLUGIN"),
+    PLUGIN,
+)
+def check_plugin(args: argparse.Namespace) -> bool:
+    """Put every component of an installed plugin through the conformance suite."""
     from dqlab.tools.conformance.suite import examine
 
     failed = False
@@ -75,28 +64,22 @@ def _check(args: argparse.Namespace) -> bool:
     return failed
 
 
-def add_new_plugin(commands: Any) -> None:
-    """`dqlab new-plugin`."""
-    text = "Write a package of your own with a component of each of five kinds, which passes `dqlab check`."
-    parser = add_parser(commands, "new-plugin", _new_plugin, text, "dqlab new-plugin mylab")
-    parser.add_argument("name", help="of the package, e.g. mylab or my-lab")
-    parser.add_argument("--out", type=expanded, metavar="DIR", help="folder to be made; ./NAME by default")
-
-
-def _new_plugin(args: argparse.Namespace) -> None:
+@command(
+    "new-plugin",
+    "dqlab new-plugin mylab",
+    option("name", "of the package, e.g. mylab or my-lab"),
+    option("--out", "folder to be made; ./NAME by default", type=expanded, metavar="DIR"),
+)
+def new_plugin(args: argparse.Namespace) -> None:
+    """Write a package of your own with a component of each of five kinds, which passes `dqlab check`."""
     from dqlab.tools.scaffold import write_plugin
 
     print(write_plugin(args.name, args.out or Path(args.name)))
 
 
-def add_doctor(commands: Any) -> None:
-    """`dqlab doctor`."""
-    text = "Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."
-    parser = add_parser(commands, "doctor", _doctor, text, "dqlab doctor")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-
-
-def _doctor(args: argparse.Namespace) -> bool:
+@command("doctor", "dqlab doctor", JSON)
+def doctor(args: argparse.Namespace) -> bool:
+    """Say what works on this machine, and the fix for what does not; exit code 1 if dqlab train could not work."""
     try:
         from dqlab.tools.doctor import can_train, examine_machine, findings_as_json, print_findings
     except ImportError as error:

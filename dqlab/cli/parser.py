@@ -1,4 +1,4 @@
-"""The parser of all commands, and the options and steps that several of them share."""
+"""How commands are declared, their parser, and the options and steps that several of them share."""
 
 from __future__ import annotations
 
@@ -6,16 +6,73 @@ import argparse
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from textwrap import indent
+from textwrap import dedent, indent
 from typing import Any
 
 from dqlab.errors import ConfigError
 
 Function = Callable[[argparse.Namespace], Any]
 """What a command does; the exit code, or nothing for 0."""
+
+
+Option = Callable[[Any], None]
+"""Adds an argument to a parser, or to a group of one."""
+
+
+def option(name: str, text: str, *short: str, completer: Any = None, **settings: Any) -> Option:
+    """An argument as argparse takes it; the completer says what a shell offers."""
+
+    def add(parser: Any) -> None:
+        parser.add_argument(*short, name, help=text, **settings).completer = completer
+
+    return add
+
+
+def setting(name: str, text: str, binds: str, **settings: Any) -> Option:
+    """An option that is the value of a parameter in gin: `bindings_of` finds it."""
+    return option(name, f"{text} ({binds})", dest=binds, metavar=name.strip("-").upper(), **settings)
+
+
+switch = partial(option, action="store_true")
+
+
+def one_of(*options: Option) -> Option:
+    """Options that exclude each other."""
+
+    def add(parser: Any) -> None:
+        group = parser.add_mutually_exclusive_group()
+        for each in options:
+            each(group)
+
+    return add
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, or a group of commands.
+
+    Attributes:
+        text: what it does.
+        examples: one a line, shown below its help.
+        options: those of a command; with `PLUGIN` among them, installed plugins are loaded, too.
+        function: what it does; a group has `commands` in its place.
+    """
+
+    name: str
+    text: str
+    examples: str
+    options: Sequence[Option] = ()
+    function: Function | None = None
+    commands: Sequence[Command] = ()
+
+
+def command(name: str, examples: str, *options: Option) -> Callable[[Function], Command]:
+    """Make a function a command; what it does is the function's docstring."""
+    return lambda function: Command(name, function.__doc__ or "", examples, options, function)
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,17 +82,30 @@ class Parser(argparse.ArgumentParser):
         commands: the commands below it, by name; each has a parser of this class.
     """
 
-    commands: Mapping[str, Parser]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.commands: Mapping[str, Parser] = {}
+        # `-1e3`, `-.5` and `-inf` are arguments, not options. There is no public way to say so; where the attribute
+        # goes away, `dqlab score hopper-medium-v2 -1e3` tells (`tests/cli/test_help.py`).
+        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.commands = {}
-
-    def add_subparsers(self, **options: Any) -> Any:
-        """As in argparse; the commands that are added to what this gives are `commands`."""
-        added = super().add_subparsers(**options)
+    def add_commands(self, commands: Iterable[Command], listed: bool = True) -> None:
+        """Add commands below this one; argparse lists them in the help, if `listed`."""
+        added = self.add_subparsers(required=True, metavar="COMMAND", help=None if listed else "one of these:")
         self.commands = added.choices
-        return added
+        for command in commands:
+            shown: Any = {"help": command.text} if listed else {}
+            parser: Parser = added.add_parser(
+                command.name,
+                description=command.text,
+                epilog="examples:\n" + indent(dedent(command.examples).strip(), "  "),
+                **shown,
+            )
+            parser.set_defaults(command=command.function)
+            for add in command.options:
+                add(parser)
+            if command.commands:
+                parser.add_commands(command.commands)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse, which calls this for the commands below as well.
@@ -62,62 +132,6 @@ class Parser(argparse.ArgumentParser):
             yield name
             yield from (f"{name} {below}" for below in parser._paths())
 
-    def accept_numbers(self) -> None:
-        """Take `-1e3`, `-.5` and `-inf` for arguments, not for options.
-
-        argparse has no public way to say which words that begin with a dash are numbers: the attribute is its own.
-        Where it goes away, or Python's pattern learns those numbers, `dqlab score hopper-medium-v2 -1e3` tells
-        (`tests/cli/test_help.py`).
-        """
-        self._negative_number_matcher = re.compile(r"^-(\d|\.\d|inf|nan)", re.IGNORECASE)
-
-
-def add_parser(commands: Any, name: str, function: Function | None, text: str, examples: str, **options: Any) -> Parser:
-    """A command that does what `text` says; its help ends with examples, one a line."""
-    epilog = "examples:\n" + indent(examples.strip(), "  ")
-    parser: Parser = commands.add_parser(
-        name, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-    )
-    parser.set_defaults(command=function)
-    return parser
-
-
-def add_command(commands: Any, name: str, function: Function, text: str, examples: str, **options: Any) -> Parser:
-    """A command before which plugins are loaded: those that are installed, then what `--plugin` names."""
-    parser = add_parser(commands, name, partial(_with_plugins, function), text, examples, **options)
-    add_plugin(parser)
-    return parser
-
-
-def add_group(commands: Any, name: str, text: str, examples: str, metavar: str = "COMMAND") -> Any:
-    """A command that has commands below it, which are added to what this gives."""
-    return add_parser(commands, name, None, text, examples).add_subparsers(required=True, metavar=metavar)
-
-
-def _with_plugins(function: Function, args: argparse.Namespace) -> Any:
-    from dqlab.config.plugins import load_plugins
-
-    load_plugins(args.plugin)
-    return function(args)
-
-
-def add_plugin(parser: argparse.ArgumentParser) -> None:
-    """The option of modules to import."""
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="import a module of yours first"
-    )
-
-
-def add_gin(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Options of a configuration: --gin, --set and --plugin."""
-    text = "gin file, of yours or of those that ship with dqlab; later ones override"
-    option: Any = parser.add_argument(
-        "--gin", action="append", required=required, default=None, metavar="FILE", help=text
-    )
-    option.completer = complete_gin_file
-    add_set(parser)
-    add_plugin(parser)
-
 
 def complete_gin_file(prefix: str, **_: Any) -> list[str]:
     """What a shell offers: gin files here, and those that ship with dqlab."""
@@ -139,27 +153,30 @@ def complete_component(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return kind.names() if kind else [*Registry.kinds]
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """The option of single bindings."""
-    text = "one binding, e.g. DiffusionQL.eta=0.5"
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help=text)
+PLUGIN = option("--plugin", "import a module of yours first", metavar="MODULE", action="append", default=[])
+SET = option(
+    "--set", "one binding, e.g. DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[]
+)
+GIN = option(
+    "--gin",
+    "gin file, of yours or of those that ship with dqlab; later ones override",
+    metavar="FILE",
+    action="append",
+    completer=complete_gin_file,
+)
+JSON = switch("--json", "as JSON")
+FORCE = switch("--force", "replace what is there")
+QUIET = switch("--quiet", "say nothing but errors", "-q")
 
 
-def add_uri(parser: argparse.ArgumentParser) -> None:
-    """The option of MLflow's address."""
-    parser.add_argument("--uri", help="MLflow's; $MLFLOW_TRACKING_URI, or runs/mlflow.db here, by default")
-
-
-def bindings_of(chosen: Mapping[str, Any]) -> list[str]:
-    """Bindings of the options that were given, gin name -> value; lists as tuples."""
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
-    return [f"{name}={value!r}" for name, value in given.items() if value is not None]
+def bindings_of(args: argparse.Namespace) -> list[str]:
+    """Bindings by the `setting`s that were given; lists are tuples."""
+    given = {name: value for name, value in vars(args).items() if "." in name and value is not None}
+    return [f"{name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in given.items()]
 
 
 def load_configuration(args: argparse.Namespace, extra: Sequence[str] = (), stored: bool = False) -> Any:
-    """Plugins, then the configuration that the arguments name; what `gin_files.load_gin` returns."""
+    """The configuration that the arguments name; what `gin_files.load_gin` returns."""
     from dqlab.config import gin_files
-    from dqlab.config.plugins import load_plugins
 
-    load_plugins()
     return gin_files.load_gin(args.gin, [*args.set, *extra], args.plugin, stored)

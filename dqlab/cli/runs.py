@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqlab.cli.parser import Function, Parser, add_group, add_parser
+from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 
@@ -23,45 +23,15 @@ if TYPE_CHECKING:
 
     from dqlab.tracking.run_folder import RunFolder
 
-RUN = "folder of a run, or of a grid"
-EXAMPLES = """
-dqlab runs list
-dqlab runs show runs/mine
-dqlab runs tail runs/mine
-dqlab runs tag runs/mine baseline paper=table1
-dqlab runs note runs/mine "the one with the old critic"
-dqlab runs rm runs/mine
-"""
+A_RUN = "folder of a run, or of a grid"
+RUN = option("run", A_RUN, type=expanded, metavar="RUN")
 
 
-def add_runs(commands: Any) -> None:
-    """`dqlab runs` and its commands."""
-    group = add_group(commands, "runs", "List runs and grids, follow, tag, annotate and delete them.", EXAMPLES)
-
-    def add(name: str, function: Function, text: str, example: str, run: str = "") -> Parser:
-        parser = add_parser(group, name, function, text, example, help=text)
-        if run:
-            parser.add_argument("run", type=expanded, metavar="RUN", help=run)
-        return parser
-
-    parser = add("list", _list, "Show the runs and grids in a folder.", "dqlab runs list runs")
-    parser.add_argument("folder", nargs="?", type=expanded, default=Path("runs"), help="runs by default")
-    add("show", _show, "Show a run's facts and scores.", "dqlab runs show runs/mine", RUN)
-    text, run = "Show a run's curves until it ends.", "folder of a run, or of a grid's pack"
-    parser = add("tail", _tail, text, "dqlab runs tail runs/mine", run)
-    parser.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks; 2 by default")
-    examples = "dqlab runs tag runs/mine baseline paper=table1\ndqlab runs tag runs/mine baseline --remove"
-    parser = add("tag", _tag, "Give a run tags, or take them away.", examples, RUN)
-    parser.add_argument("tags", nargs="+", metavar="NAME[=VALUE]", help="letters, digits, dots and dashes in names")
-    parser.add_argument("--remove", action="store_true", help="take these away")
-    parser = add("note", _note, "Write a note about a run.", 'dqlab runs note runs/mine "as it was"', RUN)
-    parser.add_argument("text", help="in place of the note that there is; '' removes it")
-    parser = add("rm", _rm, "Delete runs, or grids as a whole.", "dqlab runs rm runs/a runs/b --yes")
-    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help=RUN)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-
-
+@command(
+    "list", "dqlab runs list runs", option("folder", "runs by default", nargs="?", type=expanded, default=Path("runs"))
+)
 def _list(args: argparse.Namespace) -> None:
+    """Show the runs and grids in a folder."""
     from rich.table import Table
 
     from dqlab.printing import Console
@@ -132,7 +102,9 @@ def _in_use(path: Path) -> bool:
     return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
+@command("show", "dqlab runs show runs/mine", RUN)
 def _show(args: argparse.Namespace) -> None:
+    """Show a run's facts and scores."""
     from rich.table import Table
 
     from dqlab.printing import Console
@@ -197,7 +169,14 @@ def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
     return summary_table(summaries, data, facts["caveat"], failed, facts.get("scored", True))
 
 
+@command(
+    "tail",
+    "dqlab runs tail runs/mine",
+    option("run", "folder of a run, or of a grid's pack", type=expanded, metavar="RUN"),
+    option("--every", "between two looks; 2 by default", type=float, default=2.0, metavar="SECONDS"),
+)
 def _tail(args: argparse.Namespace) -> None:
+    """Show a run's curves until it ends."""
     from rich.live import Live
 
     from dqlab.printing import Console
@@ -253,7 +232,15 @@ def sparkline(values: Iterable[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
+@command(
+    "tag",
+    "dqlab runs tag runs/mine baseline --remove",
+    RUN,
+    option("tags", "letters, digits, dots and dashes in names", nargs="+", metavar="NAME[=VALUE]"),
+    switch("--remove", "take these away"),
+)
 def _tag(args: argparse.Namespace) -> None:
+    """Give a run tags, or take them away."""
     from dqlab.tracking.folders import read_notes
 
     given = dict(tag.partition("=")[::2] for tag in args.tags)
@@ -268,7 +255,14 @@ def _tag(args: argparse.Namespace) -> None:
     _write_notes(args.run, tags=tags)
 
 
+@command(
+    "note",
+    'dqlab runs note runs/mine "as it was"',
+    RUN,
+    option("text", "in place of the note that there is; '' removes it"),
+)
 def _note(args: argparse.Namespace) -> None:
+    """Write a note about a run."""
     _check_own(args.run)
     _write_notes(args.run, note=args.text)
 
@@ -299,7 +293,14 @@ def _write_notes(path: Path, **changed: Any) -> None:
         print(f"For MLflow to have it: dqlab sync {path}")
 
 
+@command(
+    "rm",
+    "dqlab runs rm runs/a runs/b --yes",
+    option("runs", A_RUN, nargs="+", type=expanded, metavar="RUN"),
+    switch("--yes", "do not ask"),
+)
 def _rm(args: argparse.Namespace) -> None:
+    """Delete runs, or grids as a whole."""
     for path in args.runs:
         _check_own(path)
         _check_unused(path)
@@ -336,3 +337,18 @@ def _delete(path: Path) -> None:
     with claim_folder(path):
         shutil.rmtree(path)
     print(f"{path} is deleted.{' What MLflow has of it stays there.' if tracked else ''}")
+
+
+RUNS = Command(
+    "runs",
+    "List runs and grids, follow, tag, annotate and delete them.",
+    """
+    dqlab runs list
+    dqlab runs show runs/mine
+    dqlab runs tail runs/mine
+    dqlab runs tag runs/mine baseline paper=table1
+    dqlab runs note runs/mine "the one with the old critic"
+    dqlab runs rm runs/mine
+    """,
+    commands=[_list, _show, _tail, _tag, _note, _rm],
+)

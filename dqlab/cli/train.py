@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dqlab.cli.parser import add_gin, add_parser, bindings_of, load_configuration
+from dqlab.cli.parser import GIN, PLUGIN, SET, bindings_of, command, load_configuration, option, setting, switch
 from dqlab.errors import ConfigError, DqlabError, StoppedError, message_of
 from dqlab.files import expanded
 from dqlab.machine import StopRequest, asked_to_stop
@@ -20,38 +20,34 @@ from dqlab.machine import StopRequest, asked_to_stop
 UNFINISHED = r'"state": "(running|interrupted)"'
 """In run.json."""
 
-EXAMPLES = """
-dqlab train --gin gin/quickstart.gin
-dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
-dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
-dqlab train --gin ablations/steps.gin --cell N=10
-"""
 
-
-def add_train(commands: Any) -> None:
-    """`dqlab train`."""
-    text = "Train what a gin file describes, one or many seeds together."
-    parser = add_parser(commands, "train", _train, text, EXAMPLES)
-    add_gin(parser, required=False)
-    parser.add_argument("--seeds", type=int, nargs="+", help="one replica each (Experiment.seeds)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (Experiment.device)")
-    parser.add_argument("--steps", type=int, help="updates in all (Training.steps)")
-    parser.add_argument("--cell", metavar="LABEL", help="one cell of an ablation's file, e.g. --cell N=10")
-    parser.add_argument("--out", type=expanded, help="the run's folder; runs/NAME-TIME by default")
-    text = "continue the run in --out (or the newest one by default)"
-    parser.add_argument("--resume", action="store_true", help=text)
-    text = "record some 20 updates with torch's profiler: RUN/profile/summary.md, and a trace for Perfetto"
-    parser.add_argument("--profile", action="store_true", help=text)
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no table; warnings go to stderr")
-
-
-def _train(args: argparse.Namespace) -> int:
+@command(
+    "train",
+    """
+    dqlab train --gin gin/quickstart.gin
+    dqlab train --gin gin/diffql_walker2d.gin --seeds 0 1 2 --set DiffusionQL.eta=0.5
+    dqlab train --gin gin/diffql_walker2d.gin --out runs/mine --resume
+    dqlab train --gin ablations/steps.gin --cell N=10
+    """,
+    GIN,
+    SET,
+    PLUGIN,
+    setting("--seeds", "one replica each", "Experiment.seeds", type=int, nargs="+"),
+    setting("--device", "auto, cpu, cuda or cuda:N", "Experiment.device"),
+    setting("--steps", "updates in all", "Training.steps", type=int),
+    option("--cell", "one cell of an ablation's file, e.g. --cell N=10", metavar="LABEL"),
+    option("--out", "the run's folder; runs/NAME-TIME by default", type=expanded),
+    switch("--resume", "continue the run in --out (or the newest one by default)"),
+    switch("--profile", "record some 20 updates by torch's profiler: RUN/profile/summary.md, and a Perfetto trace"),
+    switch("--quiet", "no progress, no table; warnings go to stderr", "-q"),
+)
+def train(args: argparse.Namespace) -> int:
+    """Train what a gin file describes, one or many seeds together."""
     from dqlab.runs import train
     from dqlab.runs.records import print_finished
     from dqlab.runs.run import new_run_folder
     from dqlab.tracking.mlflow.mirror import warn_unsent
 
-    chosen = {"Experiment.seeds": args.seeds, "Experiment.device": args.device, "Training.steps": args.steps}
     stem = expanded(args.gin[-1]).stem if args.gin else "*"
     if args.cell:
         stem += "-" + re.sub(r"[^\w.=+-]+", "-", args.cell)
@@ -61,7 +57,7 @@ def _train(args: argparse.Namespace) -> int:
     typed = args.set
     if args.cell:
         args.set = [*_cell(args), *args.set]
-    loaded = load_configuration(args, bindings_of(chosen), stored)
+    loaded = load_configuration(args, bindings_of(args), stored)
     with asked_to_stop() as asked:
         try:
             tell = partial(_note_start, asked)
