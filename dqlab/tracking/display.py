@@ -25,6 +25,7 @@ from rich.text import Text
 from dqlab.envs.caveats import SUCCESS
 from dqlab.files import atomic_path
 from dqlab.printing import Console
+from dqlab.tracking.selection_rules import rule_name
 
 SHOWN = {"behaviour/bc_loss": "L_behaviour", "actor/bc_loss": "L_bc", "actor/q_loss": "L_q", "critic/loss": "critic"}
 
@@ -123,13 +124,8 @@ def about_data(provenance: Any) -> Text:
 @contextmanager
 def download_progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
     """A callback `(bytes done, bytes in all)` that shows a bar from its first call on."""
-    columns = (
-        TextColumn("[bold]download"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    text = TextColumn("[bold]download")
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     progress, bars = Progress(*columns, console=console, transient=True), list[TaskID]()
 
     def show(done: int, total: int | None) -> None:
@@ -221,24 +217,16 @@ def draw_score_curve(
     low = [m - s for m, s in zip(means, spreads, strict=True)]
     high = [m + s for m, s in zip(means, spreads, strict=True)]
     score.fill_between(steps, low, high, alpha=0.2, linewidth=0)
-    markers = {"last": "s", "best_online": "*", "offline": "D"}
-    for rule, marker in markers.items():
-        chosen = selection[rule]
-        label = f"{rule.replace('_', '-')}: {chosen['score_mean']:.1f}"
-        score.plot(
-            chosen["step"], chosen["score_mean"], marker, markersize=9, fillstyle="none", linestyle="", label=label
-        )
+    for rule, marker in {"last": "s", "best_online": "*", "offline": "D"}.items():
+        step, value = selection[rule]["step"], selection[rule]["score_mean"]
+        label = f"{rule_name(rule)}: {value:.1f}"
+        score.plot(step, value, marker, markersize=9, fillstyle="none", linestyle="", label=label)
     score.set_ylabel(f"{'score' if scored else 'return'} (mean and std over episodes)")
     score.set_title(title, fontsize=10)
     score.legend(loc="best", fontsize=8)
     trained = [e for e in evaluations if e["selection_loss"] is not None]
-    loss.plot(
-        [e["step"] for e in trained],
-        [e["selection_loss"] for e in trained],
-        color="tab:orange",
-        marker="o",
-        markersize=3,
-    )
+    losses = [e["selection_loss"] for e in trained]
+    loss.plot([e["step"] for e in trained], losses, color="tab:orange", marker="o", markersize=3)
     loss.set_ylabel("loss for offline selection")
     loss.set_xlabel("updates")
     for axes in (score, loss):

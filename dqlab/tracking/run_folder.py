@@ -105,26 +105,19 @@ def claim_folder(folder: Path, owner: str = "") -> TextIO:
 
 
 class RunFolder:
-    """The files of one run, locked while a process trains in it."""
+    """The files of one run, locked while a process trains in it.
+
+    Attributes:
+        config: the operative configuration.
+        checkpoint: the full training state.
+        profile: the folder of a profile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config, self.checkpoint = path / "config.gin", path / "checkpoint.safetensors"
+        self.profile = path / "profile"
         self._lock: TextIO | None = None
-
-    @property
-    def config(self) -> Path:
-        """The operative configuration."""
-        return self.path / "config.gin"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The full training state."""
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def profile(self) -> Path:
-        """The folder of a profile."""
-        return self.path / "profile"
 
     @property
     def finished(self) -> bool:

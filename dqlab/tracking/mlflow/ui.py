@@ -52,25 +52,18 @@ def store_of(place: str | None) -> str:
     """
     if place and "://" in place:
         return place
-    found = _of_folder(Path(place)) if place else os.environ.get("MLFLOW_TRACKING_URI") or _newest(Path("runs"))
-    if not found:
-        where = place or "runs"
-        raise RunError(
-            f"Nothing was recorded in MLflow in {where}: there is no {STORE}. Name a folder of runs, or a URI."
-        )
-    return found
-
-
-def _of_folder(folder: Path) -> str | None:
-    """The store of a run, or of the runs in a folder."""
+    if not place and (said := os.environ.get("MLFLOW_TRACKING_URI")):
+        return said
+    folder = Path(place or "runs")
     folder = grid_of(folder) or folder
-    return tracking_uri(folder) if is_known(folder) else _newest(folder)
-
-
-def _newest(folder: Path) -> str | None:
-    """The store that was written last."""
+    if is_known(folder):
+        return tracking_uri(folder)
     stores = sorted(folder.rglob(STORE), key=lambda path: path.stat().st_mtime)
-    return store_uri(stores[-1].resolve()) if stores else None
+    if not stores:
+        raise RunError(
+            f"Nothing was recorded in MLflow in {folder}: there is no {STORE}. Name a folder of runs, or a URI."
+        )
+    return store_uri(stores[-1].resolve())
 
 
 def free_port(host: str, first: int) -> int:
@@ -86,13 +79,11 @@ def free_port(host: str, first: int) -> int:
         raise ConfigError("--host is empty. 127.0.0.1 is this machine only, 0.0.0.0 every address that it has.")
     refused: OSError | UnicodeError
     for port in range(first, min(first + PORTS, LAST_PORT + 1)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-                return port
-            except (OSError, UnicodeError) as error:
-                refused = error
+        try:
+            socket.create_server((host, port)).close()
+            return port
+        except (OSError, UnicodeError) as error:
+            refused = error
     raise RunError(
         f"No port of {printable_name(host)} from {first} on can be used: {one_line(refused)}. Choose --host and --port."
     )
