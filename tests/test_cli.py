@@ -28,15 +28,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One tiny run of two seeds, and what it printed."""
     folder = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "dqlab.cli", *QUICK, "--seeds", "0", "3", "--steps", "60", "--out", "run"]
-    done = subprocess.run(
-        [*command, *bindings()],
-        cwd=folder,
-        env=isolated(folder),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-    )
+    options = {"cwd": folder, "env": isolated(folder), "capture_output": True, "text": True, "timeout": 240}
+    done = subprocess.run([*command, *bindings()], check=True, **options)  # type: ignore[call-overload]
     return folder / "run", done.stdout
 
 
@@ -45,9 +38,7 @@ def test_a_run_ends_with_its_table_and_paths(finished: tuple[Path, str]) -> None
     for words in ("last", "best-online", "offline", "mean-last-10", "untrained policy", "mean return of the data"):
         assert words in text
     assert "NOT D4RL DATA" in text
-    scores = [
-        line for line in text.splitlines() if "score" in line and "seed" in line and "step" in line and "│" not in line
-    ]
+    scores = [line for line in text.splitlines() if re.search("seed.*score", line) and "│" not in line]
     assert len([line for line in scores if "not D4RL" in line]) >= 8  # four evaluations of two seeds
     assert "run/seed-3/curve.png" in text
 
@@ -75,9 +66,7 @@ def test_the_stored_config_reproduces_the_run(finished: tuple[Path, str], in_pro
     run, _ = finished
     assert in_process("train", "--gin", str(run / "config.gin"), "--out", "again", "-q").returncode == 0
     for seed in (0, 3):
-        summaries = [
-            json.loads((out / f"seed-{seed}" / "summary.json").read_text()) for out in (run, tmp_path / "again")
-        ]
+        summaries = [(out / f"seed-{seed}" / "summary.json").read_text() for out in (run, tmp_path / "again")]
         assert summaries[0] == summaries[1]
 
 
@@ -138,11 +127,6 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "official without a task": (["eval", "--official", "."], "--official wants --task"),
     "no official files": (["eval", "--official", ".", "--task", "hopper-medium-v2"], "No official checkpoint"),
     "unknown command": (["trian"], "dqlab has no command 'trian'. Did you mean `dqlab train`?"),
-    "a command of a command": (["download", "hopper-medium-v2"], "Did you mean `dqlab data download`?"),
-    "unknown command of a command": (
-        ["data", "lst"],
-        "dqlab data has no command 'lst'. Did you mean `dqlab data list`?",
-    ),
     "nothing like it": (["\x1bzzzz"], r"no command '\x1bzzzz'. There are ablate, check, "),
     "no component named": (["describe", "sampler"], "Which sampler? Known: ddim, ddpm, "),
     "no gin file": (["train"], "Name a gin file"),
@@ -200,11 +184,14 @@ def test_damaged_cache_is_not_silently_replaced(in_process: Run, tmp_path: Path)
     check_mistake(in_process(*WALKER, "--steps", "10"), "truncated or not an HDF5 file")
 
 
+def begin(folder: Path, args: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "dqlab.cli", *args]
+    return subprocess.Popen(command, cwd=folder, env=isolated(folder), stdout=subprocess.DEVNULL)
+
+
 def test_a_folder_in_use_or_taken(in_process: Run, tmp_path: Path) -> None:
     args = [*QUICK, "--out", "run", "--steps", "100000", *bindings()]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
-    )
+    first = begin(tmp_path, args)
     try:
         while not (tmp_path / "run" / "run.json").exists():
             assert first.poll() is None
@@ -224,9 +211,7 @@ def test_a_folder_in_use_or_taken(in_process: Run, tmp_path: Path) -> None:
 def test_a_resume_needs_no_gin_file(dqlab: Run, in_process: Run, tmp_path: Path) -> None:
     """Killed, evaluated as it is, resumed from what the folder knows."""
     args = [*QUICK, "--out", "run", "--steps", "200", *bindings("Training.checkpoint_seconds=0.0")]
-    first = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", *args], cwd=tmp_path, env=isolated(tmp_path), stdout=subprocess.DEVNULL
-    )
+    first = begin(tmp_path, args)
     while not list((tmp_path / "run" / "seed-0" / "checkpoints").glob("step-000000020.*")):
         assert first.poll() is None
         time.sleep(0.02)

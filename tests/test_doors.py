@@ -85,11 +85,8 @@ def test_the_home_folder_in_paths(in_process: Run, tmp_path: Path, home: dict[st
 def test_devices_that_dqlab_does_not_compute_on(in_process: Run, tmp_path: Path, device: str) -> None:
     done = in_process(*QUICK, "--out", "run", "--device", device, "--set", *TINY)
     assert done.returncode == 2
-    wanted = (
-        f"There is no device '{device}'"
-        if device.startswith("cud")
-        else f"--device {device}: dqlab computes on cpu and cuda only"
-    )
+    computes = f"--device {device}: dqlab computes on cpu and cuda only"
+    wanted = f"There is no device '{device}'" if device.startswith("cud") else computes
     assert wanted in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run" / "run.json").exists()

@@ -8,19 +8,8 @@ from pathlib import Path
 
 from conftest import ROOT, bindings
 
-HEAVY = (
-    "mlflow",
-    "gymnasium",
-    "mujoco",
-    "matplotlib",
-    "ray",
-    "h5py",
-    "safetensors",
-    "rich",
-    "pandas",
-    "pydantic",
-    "stable_baselines3",
-)
+HEAVY = ("mlflow", "gymnasium", "mujoco", "matplotlib", "ray", "h5py", "safetensors", "rich", "pandas", "pydantic")
+HEAVY += ("stable_baselines3",)
 
 CORE = """
 import sys
@@ -85,14 +74,7 @@ sys.exit(status)
 
 def test_a_run_that_compiles_nothing_does_not_import_the_compiler(tmp_path: Path) -> None:
     """Up to its last update: a second or two of its start."""
-    command = [
-        sys.executable,
-        "-c",
-        EAGER,
-        str(tmp_path / "run"),
-        "--steps",
-        "20",
-        *bindings("Training.execution=eager"),
-    ]
+    args = [str(tmp_path / "run"), "--steps", "20", *bindings("Training.execution=eager")]
+    command = [sys.executable, "-c", EAGER, *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "left alone", done.stdout + done.stderr

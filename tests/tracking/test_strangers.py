@@ -97,10 +97,8 @@ def test_an_address_that_only_a_folder_names_hears_nothing(listener: Listener, i
     refused(in_process(*resume, env=USER), uri, "MLFLOW_TRACKING_URI")
     assert (tmp_path / "begun" / "run.json").read_text() == before
     assert listener.heard == []
-    refused(
-        in_process("sync", "run", "--to", uri, env={**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}),
-        "could not be sent",
-    )
+    once = {**USER, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    refused(in_process("sync", "run", "--to", uri, env=once), "could not be sent")
     assert PASSWORDS[1] in listener.heard[0], "the user has said it"
 
 
@@ -136,11 +134,8 @@ def test_links_in_a_run_are_not_followed(in_process: Run, tmp_path: Path) -> Non
     assert "score/last" not in seeds["4"].data.metrics, "a summary behind a link"
     last = seeds[str(len(LINKED))]
     assert last.info.status == "FINISHED"
-    assert {item.path for item in client.list_artifacts(last.info.run_id)} == {
-        "checkpoints",
-        "curve.png",
-        "summary.json",
-    }
+    listed = {item.path for item in client.list_artifacts(last.info.run_id)}
+    assert listed == {"checkpoints", "curve.png", "summary.json"}
 
 
 @pytest.mark.parametrize("where", ["server", "file"])
@@ -148,11 +143,8 @@ def test_a_store_that_came_with_the_runs_puts_files_nowhere_else(
     where: str, listener: Listener, in_process: Run, tmp_path: Path
 ) -> None:
     uri, away = fresh_store(tmp_path / "runs"), tmp_path / "home"
-    place = (
-        away.as_uri()
-        if where == "file"
-        else f"http://127.0.0.1:{listener.server_port}/api/2.0/mlflow-artifacts/artifacts"
-    )
+    server = f"http://127.0.0.1:{listener.server_port}/api/2.0/mlflow-artifacts/artifacts"
+    place = away.as_uri() if where == "file" else server
     mlflow_client(uri).create_experiment("theirs", artifact_location=place)
     change(write_run(tmp_path / "runs" / "run") / "run.json", mlflow_experiment="theirs")
     refused(in_process("sync", "runs/run", env=USER), place, "MLFLOW_TRACKING_URI")

@@ -69,11 +69,9 @@ def server(recorded: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{address}/health", timeout=1)
-    except OSError:
-        return False
-    return True
+    with suppress(OSError):
+        return bool(urllib.request.urlopen(f"{address}/health", timeout=1))
+    return False
 
 
 def wait_until(met: Callable[[], bool], otherwise: str) -> None:
@@ -97,58 +95,43 @@ def page(server: tuple[Any, str]) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def runs(recorded: Path) -> dict[str, list[Any]]:
-    """What is recorded, by kind."""
+def test_the_pages_of_a_grid(page: Any, recorded: Path) -> None:
+    """Packs are listed with their cells below them; curves are grouped by the axis; cells are compared by it."""
     client = mlflow_client(f"sqlite:///{recorded}/mlflow.db")
     experiment = client.get_experiment_by_name("steps").experiment_id
-    found: dict[str, list[Any]] = {"experiment": [experiment]}
-    for run in all_runs(client, [experiment]):
-        found.setdefault(run.data.tags["kind"], []).append(run)
-    return found
+    runs = all_runs(client, [experiment])
+    packs, cells = ([run for run in runs if run.data.tags["kind"] == kind] for kind in ("pack", "cell"))
 
+    def visit(route: str) -> None:
+        page.goto("about:blank")  # a route of the single-page application, from the start
+        page.goto(f"/#/{route}", wait_until="domcontentloaded")
 
-def visit(page: Any, route: str) -> None:
-    """A route of the single-page application, from the start."""
-    page.goto("about:blank")
-    page.goto(f"/#/{route}", wait_until="domcontentloaded")
+    def named(run: Any) -> Any:
+        return page.get_by_text(run.data.tags["mlflow.runName"], exact=True).first
 
-
-def test_the_runs_of_a_grid_are_listed(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
-    """Packs, and below each its cells."""
-    visit(page, f"experiments/{runs['experiment'][0]}/runs?{CELLS}")
+    visit(f"experiments/{experiment}/runs?{CELLS}")
     page.get_by_text("Training runs").first.wait_for()
-    for pack in runs["pack"]:
-        name = page.get_by_text(pack.data.tags["mlflow.runName"], exact=True).first
-        page.locator("[role=row]", has=name).locator("button").first.click()
-    for cell in runs["cell"]:
-        page.get_by_text(cell.data.tags["mlflow.runName"], exact=True).first.wait_for()
-    page.screenshot(path=tmp_path / "list.png")
+    for pack in packs:
+        page.locator("[role=row]", has=named(pack)).locator("button").first.click()
+    for cell in cells:
+        named(cell).wait_for()
 
-
-def test_curves_are_grouped_by_the_axis(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
-    """One curve for each value of N, the mean over seeds."""
-    visit(page, f"experiments/{runs['experiment'][0]}/runs?compareRunsMode=CHART&{CELLS}")
+    visit(f"experiments/{experiment}/runs?compareRunsMode=CHART&{CELLS}")
     page.get_by_text("Group by").first.click()
     page.get_by_role("menuitemcheckbox", name="N", exact=True).first.click()
     page.keyboard.press("Escape")
     for value in ("2", "10"):
         page.get_by_text(f"{value} (eval/score_mean)").first.wait_for()
-    page.screenshot(path=tmp_path / "grouped.png")
 
-
-def test_two_cells_are_compared_by_the_axis(page: Any, runs: dict[str, list[Any]], tmp_path: Path) -> None:
-    two = [next(run for run in runs["cell"] if run.data.params["N"] == value) for value in ("2", "10")]
+    two = [next(run for run in cells if run.data.params["N"] == value) for value in ("2", "10")]
     ids = ",".join(f"%22{run.info.run_id}%22" for run in two)
-    visit(page, f"compare-runs?runs=[{ids}]&experiments=[%22{runs['experiment'][0]}%22]")
+    visit(f"compare-runs?runs=[{ids}]&experiments=[%22{experiment}%22]")
     for run in two:
-        page.get_by_text(run.data.tags["mlflow.runName"], exact=True).first.wait_for()
-    page.locator(".js-plotly-plot svg.main-svg").first.wait_for(state="attached")
+        named(run).wait_for()
     row = page.locator("tr", has=page.get_by_text("N", exact=True)).first
     row.wait_for(state="attached")
     assert re.findall(r"\d+", row.inner_text()) == ["2", "10"]
     page.get_by_text("score/last").first.wait_for(state="attached")
-    page.screenshot(path=tmp_path / "compare.png", full_page=True)
 
 
 def test_a_store_is_found_beside_the_runs(recorded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,9 +159,8 @@ def test_a_port_or_host_that_is_none(option: str, value: str, recorded: Path, in
     assert f"dqlab: error: {option} " in done.stderr
 
 
-def test_a_server_is_only_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert serve_ui("https://mlflow.example.org", "127.0.0.1", 5000) == 0
-    assert capsys.readouterr().out == "MLflow: https://mlflow.example.org\n"
+def test_a_server_is_only_named(in_process: Any) -> None:
+    assert in_process("ui", "https://mlflow.example.org").stdout == "MLflow: https://mlflow.example.org\n"
 
 
 def test_a_taken_port_is_passed_over_and_a_foreign_host_refused(tmp_path: Path) -> None:
