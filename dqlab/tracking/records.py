@@ -313,6 +313,18 @@ def parse_record(text: bytes | str, kind: type[Record]) -> Record:
     return cast(Record, found)
 
 
+def read_journal(path: Path, known: int = 0) -> list[JournalRecord]:
+    """The records of a metrics.jsonl after the first `known`; a line that is still being written is left for later.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise damage_message(path, error) from error
+
+
 def parse_journal(lines: Iterable[bytes]) -> list[JournalRecord]:
     """Lines of metrics.jsonl, all in one go.
 

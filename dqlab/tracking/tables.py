@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from dqlab.config.replica import Replica
-from dqlab.files import expanded, read_bytes
+from dqlab.files import expanded
 from dqlab.tracking.folders import SkippedRecords
-from dqlab.tracking.records import parse_journal
+from dqlab.tracking.records import read_journal
 from dqlab.tracking.run_folder import RunFolder
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -48,12 +48,14 @@ def _standing(run: RunFolder, replica: Replica) -> dict[str, Any]:
 
 
 def logged_metrics(run: RunFolder) -> pd.DataFrame:
-    """All that a run has logged so far, a row a number: replica, seed, step, metric, value."""
+    """All that a run has logged so far, a row a number: replica, seed, step, metric, value.
+
+    Raises:
+        RunError: a journal is damaged.
+    """
     rows = []
     for replica in run.replicas():
-        journal = run.replica(replica.name) / "metrics.jsonl"
-        written = read_bytes(journal).split(b"\n")[:-1] if journal.exists() else ()  # a line may be half written
-        for record in parse_journal(written):
+        for record in read_journal(run.replica(replica.name) / "metrics.jsonl"):
             about = {"replica": replica.name, "seed": replica.seed, "step": record["step"]}
             rows += [{**about, "metric": name, "value": value} for name, value in record["metrics"].items()]
     return pd.DataFrame(rows, columns=["replica", "seed", "step", "metric", "value"])

@@ -16,7 +16,7 @@ from made_grids import made_grid
 from mlflow_stores import fresh_store
 
 from dqlab.cli.runs import BARS, WIDTH, sparkline
-from dqlab.tracking.run_folder import claim_folder
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 GRID = made_grid(values=(2, 5), tasks=("walker2d-medium-expert-v2",), seeds=2)
@@ -70,6 +70,13 @@ def test_what_a_run_and_a_grid_are(runs: Path, in_process: Command) -> None:
     assert "its runs lie in packs/" in in_process("runs", "tail", "runs/steps").stderr
 
 
+def test_a_damaged_journal_has_no_curves(runs: Path, in_process: Command) -> None:
+    (runs / "killed" / "seed-0" / "metrics.jsonl").write_text("{]\n")
+    done = in_process("runs", "tail", "runs/killed")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "runs/killed/seed-0/metrics.jsonl is damaged" in done.stderr
+
+
 def add_score(run: Path, step: int, score: float) -> None:
     with (run / "seed-0" / "metrics.jsonl").open("a") as journal:
         journal.write(json.dumps({"step": step, "time": 1e9, "metrics": {"score/mean": score}}) + "\n")
@@ -86,7 +93,7 @@ def test_curves_of_a_run_under_way(tmp_path: Path) -> None:
         add_score(run, 7000, 23.5)
         wait_for(tmp_path / "said", "step 7,000", "▁█", "23.5")
         assert process.poll() is None
-        write_run(run)
+        RunFolder(run).write_facts(state="finished")
     assert process.wait(60) == 0
     assert "mine: finished" in (tmp_path / "said").read_text()
 

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from dqlab.errors import RunError, masked
-from dqlab.files import read_bytes, remove_leftovers
+from dqlab.files import remove_leftovers
 from dqlab.tracking.folders import is_known, read_facts
-from dqlab.tracking.records import JournalRecord, damage_message, parse_journal
+from dqlab.tracking.records import JournalRecord
 
 ODD = set("?#%")
 """Characters of paths that mean something else in an address."""
@@ -49,18 +49,6 @@ def make_store(path: Path) -> None:
             os.link(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def new_records(path: Path, known: int) -> list[JournalRecord]:
-    """The journal's records after the first `known`; a line that is still being written is left for later.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    try:
-        return parse_journal(read_bytes(path).split(b"\n")[known:-1]) if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise damage_message(path, error) from error
 
 
 def metrics_of(records: Iterable[JournalRecord]) -> list[Any]:

@@ -33,11 +33,10 @@ from dqlab.tracking.mlflow.client import (
     log_all,
     metrics_of,
     mlflow_client,
-    new_records,
     store_path,
 )
 from dqlab.tracking.mlflow.tree import ENDED_BY, TAG, TrackedRun, grid_tree, pack_tree, run_tree
-from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_record
+from dqlab.tracking.records import GridRecord, MemoryRecord, SentRecord, read_journal, read_record
 
 MEMORY = "mlflow.json"
 
@@ -228,7 +227,7 @@ class MlflowWriter:
         """The journal's new records, in batches."""
         if size == sent["bytes"]:
             return
-        records = new_records(journal, sent["records"])
+        records = read_journal(journal, sent["records"])
         for start in range(0, len(records), 50):
             part = records[start : start + 50]
             log_all(self._client, sent["run"], metrics_of(part), {}, {})
