@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dqlab.cli.parser import (
-    FORCE,
     GIN,
     JSON,
     PLUGIN,
@@ -110,7 +109,7 @@ def _info(args: argparse.Namespace) -> None:
     "dqlab data convert minari:mujoco/walker2d/medium-v0 walker2d.hdf5",
     option("source", DATASET, metavar="FROM"),
     option("target", "a path with a format's suffix: .hdf5 or .npz", metavar="TO"),
-    FORCE,
+    switch("--force", "replace what is there"),
     TASK,
     PLUGIN,
 )

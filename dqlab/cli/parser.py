@@ -165,8 +165,6 @@ GIN = option(
     completer=complete_gin_file,
 )
 JSON = switch("--json", "as JSON")
-FORCE = switch("--force", "replace what is there")
-QUIET = switch("--quiet", "say nothing but errors", "-q")
 
 
 def bindings_of(args: argparse.Namespace) -> list[str]:
