@@ -390,9 +390,8 @@ def compare(
         table[[metric, f"{metric}_low", f"{metric}_high"]] = found_scores[["point", "low", "high"]].to_numpy()
     table[["caveat", "data_digest"]] = means[["caveat", "data_digest"]].to_numpy()
     table = table.sort_values("task", key=lambda tasks: pd.factorize(tasks)[0], kind="stable", ignore_index=True)
-    known = compared.as_dict()
-    table.attrs["different"] = {group["group"]: group["config"] for group in known["groups"]}
-    table.attrs["warnings"] = known["warnings"]
+    table.attrs["different"] = {group["group"]: group["config"] for group in compared.groups}
+    table.attrs["warnings"] = list(compared.warnings)
     for text in compared.warnings:
         warnings.warn(text, stacklevel=2)
     return table

@@ -25,7 +25,7 @@ from mlflow_stores import fresh_store
 from dqlab.ablation.display import read_last_score
 from dqlab.ablation.folder import GridFolder
 from dqlab.ablation.report import collect_results
-from dqlab.analysis.compare import comparison_rows, comparison_warnings, group_runs
+from dqlab.analysis.compare import comparison_warnings, group_runs
 from dqlab.analysis.finished_runs import read_folder
 from dqlab.analysis.results import FAILED, CellStatus
 from dqlab.config.gin_syntax import parse_bindings
@@ -181,8 +181,8 @@ def use_grid(grid: Path) -> None:
 def _compare(folder: Path) -> None:
     def read() -> None:
         found = read_folder(folder)
-        groups = group_runs(found.runs)
-        comparison_warnings(found, groups, comparison_rows(groups))
+        if found.runs:
+            tuple(comparison_warnings(found, group_runs(found.runs)))
 
     _said(read)
 

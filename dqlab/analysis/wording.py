@@ -6,27 +6,26 @@ import math
 from collections.abc import Sequence
 
 MINUS = "\u2212"
+NOTHING = "\u2013"
 
 
-def format_points(value: float, signed: bool = False) -> str:
-    """A score or a difference of scores, one decimal, with a real minus."""
-    text = f"{value:+.1f}" if signed else f"{value:.1f}"
-    return typographic_minus("0.0" if float(text) == 0 else text)
+def format_points(value: float, signed: bool = False, decimals: int = 1) -> str:
+    """A score, a difference of scores or a share, with a real minus; a dash where there is none."""
+    if math.isnan(value):
+        return NOTHING
+    text = f"{value:{'+' if signed else ''}.{decimals}f}"
+    return (f"{0:.{decimals}f}" if float(text) == 0 else text).replace("-", MINUS)
 
 
-def typographic_minus(text: str) -> str:
-    """A number with the typographic minus instead of the hyphen."""
-    return text.replace("-", MINUS)
-
-
-def format_interval(low: float, high: float, signed: bool = False) -> str:
+def format_interval(low: float, high: float, signed: bool = False, decimals: int = 1) -> str:
     """`[low, high]`, or nothing where there is none."""
-    return "" if math.isnan(low) else f"[{format_points(low, signed)}, {format_points(high, signed)}]"
+    bounds = (format_points(bound, signed, decimals) for bound in (low, high))
+    return "" if math.isnan(low) else f"[{', '.join(bounds)}]"
 
 
 def p_value(p: float) -> str:
-    """A p-value to two significant digits."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """A p-value to two significant digits; a dash where there is none."""
+    return NOTHING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def counted(number: int, one: str) -> str:
@@ -41,8 +40,3 @@ def enumerate_names(names: Sequence[str], most: int = 6) -> str:
         return f"{comma.join(names[: most - 1])} and {len(names) - most + 1} more"
     last = f"{comma.strip() if comma == '; ' else ''} and "
     return last.join(filter(None, (comma.join(names[:-1]), names[-1]))) if names else "none"
-
-
-def finite_or_none(value: float) -> float | None:
-    """A number for JSON, which has no NaN."""
-    return value if math.isfinite(value) else None

@@ -14,9 +14,9 @@ import pytest
 from made_grids import TASKS, made_grid
 
 from dqlab.analysis.checkpoint_choice import CHOICES, MOST_SWAPS, CheckpointChoices, checkpoint_choices
-from dqlab.analysis.report.exports import frame_csv, results_json
-from dqlab.analysis.report.page import choice_sentences
+from dqlab.analysis.report.exports import results_json, sheet_csv
 from dqlab.analysis.report.tables import common_table, order_table, swap_table
+from dqlab.analysis.report.write import choice_sentences
 from dqlab.analysis.resampling import Bootstrap
 from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
@@ -139,7 +139,7 @@ def test_runs_of_different_length_share_what_all_have_and_it_is_said() -> None:
     assert found.point["best_online"] == pytest.approx((90 + 80 + 90) / 3)
     assert found.point["common"] == 80  # of the three first steps
     assert any("different numbers of checkpoints (3; 5)" in text for text in analysis.cautions)
-    assert common_table(analysis).columns[-1].values[0].text == "3\u20135"
+    assert common_table(analysis).rows[0][-1] == "3\u20135"
     even = analyse(curved(lambda *cell: [1, 2]), QUICK)
     assert not any("numbers of checkpoints" in text for text in even.cautions)
 
@@ -176,7 +176,7 @@ def test_the_order_of_settings_by_each_rule() -> None:
     assert orders.kept["best_online"] == 1.0
     assert analysis.gains[analysis.gains.rule == "best_online"]["rank"].to_list() == [3, 2, 1]
     assert "3 of 3 pairs of settings change places" in choice_sentences(analysis)
-    assert [value.text for value in order_table(analysis).columns[2].values][:3] == ["0 of 3", "1 of 3", "3 of 3"]
+    assert [row[2] for row in order_table(analysis).rows][:3] == ["0 of 3", "1 of 3", "3 of 3"]
     assert len(swap_table(analysis).rows) == len(analysis.swaps.groupby("rule").head(5))
 
 
@@ -286,4 +286,4 @@ def test_few_seeds_have_no_intervals_that_they_do_not_allow(seeds: int) -> None:
     common = analysis.gains[analysis.gains.rule == "common"]
     assert common.held_out.isna().all() == common.gain_low.isna().all() == (seeds == 1)
     json.loads(results_json(analysis))
-    assert frame_csv(analysis, "gains").count("\n") == 1 + 2 * len(CHOICES)
+    assert sheet_csv(analysis.gains, analysis).count("\n") == 1 + 2 * len(CHOICES)

@@ -18,14 +18,8 @@ from rliable import library, metrics
 
 from dqlab import cli
 from dqlab.analysis import finished_runs
-from dqlab.analysis.compare import (
-    Comparison,
-    _letter,
-    compare_groups,
-    differing_parameters,
-    group_runs,
-)
-from dqlab.analysis.finished_runs import find_runs
+from dqlab.analysis.compare import Comparison, compare_groups, describe_groups, group_runs
+from dqlab.analysis.finished_runs import FinishedRun, find_runs
 from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.tracking.mlflow import client as client_module
 from dqlab.tracking.mlflow.client import mlflow_client
@@ -34,6 +28,7 @@ from dqlab.tracking.selection_rules import SELECTION_RULES
 
 Run = Callable[..., Any]
 GRID = made_grid(values=(2, 5), seeds=6)
+MADE = FinishedRun("here", "", TASKS[0], 0, "", "mujoco210", "a digest", {}, {}, {"last": 1.0})
 
 
 def compared(*runs: Path | str, rules: tuple[str, ...] = ("last",)) -> Comparison:
@@ -51,8 +46,8 @@ def scores_of(grid: GridResults, label: str, task: str, rule: str) -> list[float
 
 def test_groups_scores_and_intervals_of_a_grid(tmp_path: Path) -> None:
     result = compared(write_grid(tmp_path / "steps", GRID), rules=("last", "offline", "best-online", "mean_last_10"))
-    assert [(group.letter, group.name) for group in result.groups] == [("A", "N=2"), ("B", "N=5")]
-    assert result.different == ("DiffusionPolicy.n_timesteps",)
+    assert [(group["group"], group["name"]) for group in result.groups] == [("A", "N=2"), ("B", "N=5")]
+    assert [group["config"] for group in result.groups] == [{"DiffusionPolicy.n_timesteps": steps} for steps in "25"]
     assert result.warnings == ()
     assert rows_of(result, "name", "task", "seeds") == [
         (label, task, tuple(range(6))) for label in GRID.labels for task in TASKS
@@ -146,8 +141,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         f"{TASKS[0]}: fewer than 5 seeds: A (1), B (3). Such intervals are too narrow.",
         f"{TASKS[0]}: not every configuration has the same seeds.",
     ]
-    scores = compared(folder).scores
-    assert scores.low[scores.seeds == (2,)].isna().all()
+    result = compared(folder)
+    assert result.scores.low[result.scores.seeds == (2,)].isna().all()
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
@@ -159,8 +155,8 @@ def test_grids_whose_bases_differ_are_not_pooled(tmp_path: Path) -> None:
     for folder in folders:
         send_folder(folder, uri, "steps")
     result = compare_groups(find_runs([], "steps", "", uri), ["last"])
-    assert result.different == ("Training.steps",)
-    assert sorted(group.config["Training.steps"] for group in result.groups) == ["5000", "9000"]
+    assert sorted(group["config"]["Training.steps"] for group in result.groups) == ["5000", "9000"]
+    assert {len(group["config"]) for group in result.groups} == {1}
 
 
 def test_the_tables_name_rule_caveat_and_groups(
@@ -256,9 +252,12 @@ def test_plain_runs_of_several_seeds_and_cells(tmp_path: Path) -> None:
 
 
 def test_letters_and_differences() -> None:
-    assert [_letter(place) for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
-    assert differing_parameters([{"x": "1", "y": "2"}, {"x": "1"}, {"x": "1", "y": "2"}]) == ("y",)
-    assert group_runs([]) == ()
+    runs = [replace(MADE, config={"x": "1", "y": str(place)} if place else {"x": "1"}) for place in range(703)]
+    frame = group_runs(runs)
+    assert [frame.group[place] for place in (0, 25, 26, 27, 702)] == ["A", "Z", "AA", "AB", "AAA"]
+    groups = describe_groups(frame)
+    assert [group["config"] for group in groups[:2]] == [{"y": "unset"}, {"y": "1"}]
+    assert groups[1]["name"] == "y=1"
 
 
 def test_reused_cells_are_compared_under_this_grids_labels(tmp_path: Path) -> None:

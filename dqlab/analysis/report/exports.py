@@ -1,20 +1,21 @@
-"""A report's figures for programs: tables as CSV, results.json, tables.tex."""
+"""A report's figures for programs and papers: tables as CSV, results.json, tables.tex, references.bib."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pandas as pd
+from pydantic_core import to_json
 
+from dqlab import __version__
 from dqlab.analysis.cautions import CORRECTION, ENOUGH
 from dqlab.analysis.report.tables import (
     ReportTable,
-    TableValue,
     aggregate_table,
     common_table,
     comparison_table,
@@ -49,7 +50,7 @@ def results_json(analysis: Analysis) -> str:
         "analysis": {name: _frame(getattr(analysis, name)) for name in FRAMES}
         | {"cautions": analysis.cautions, "correction": CORRECTION, "test": TEST, "enough": ENOUGH},
     }
-    return json.dumps(_plain(known), indent=1, allow_nan=False) + "\n"
+    return to_json(known, indent=1, inf_nan_mode="null", fallback=str).decode() + "\n"
 
 
 def _frame(frame: pd.DataFrame) -> dict[str, Any]:
@@ -76,81 +77,57 @@ def _outcome(status: CellStatus) -> dict[str, Any]:
     return {"scores": {rule: status.score(rule) for rule in SELECTION_RULES}, **kept}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, type(None))) else str(value)
-
-
 SCORES = tuple(f"score_{rule}" for rule in SELECTION_RULES)
 LAST = ("steps", "state", "reason", "caveat", "id")
-RESERVED = frozenset({"label", "task", "seed", *SCORES, *LAST})
 
 
 def scores_csv(results: GridResults) -> str:
     """A row a cell: label, place on each axis, task, seed, the score by each rule, steps, state, reason, caveat, id."""
-    axes = {axis: f"{axis}_axis" if axis in RESERVED else axis for axis in results.axes}
+    reserved = {"label", "task", "seed", *SCORES, *LAST}
+    axes = {axis: f"{axis}_axis" if axis in reserved else axis for axis in results.axes}
+    columns = ["label", *axes.values(), "task", "seed", *SCORES, *LAST]
     order = {label: place for place, label in enumerate(results.labels)}
     tasks = {task: place for place, task in enumerate(results.tasks)}
     cells = sorted(all_cells(results), key=lambda cell: (order[cell["label"]], tasks[cell["task"]], cell["seed"]))
     rows = [
         {
-            **{name: cell.get(name, "") for name in ("label", "task", "seed", "state", "reason", "caveat", "id")},
+            **dict.fromkeys(columns, ""),
+            **cell,
             **{column: cell["points"].get(axis, "") for axis, column in axes.items()},
-            **{f"score_{rule}": cell.get("scores", {}).get(rule, "") for rule in SELECTION_RULES},
+            **{f"score_{rule}": score for rule, score in cell.get("scores", {}).items()},
             "steps": (cell.get("evaluations") or [{}])[-1].get("step", ""),
         }
         for cell in cells
     ]
-    columns = ["label", *axes.values(), "task", "seed", *SCORES, *LAST]
-    sheet: str = pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, na_rep="nan")
-    return sheet
+    return str(pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, na_rep="nan"))
 
 
 def aggregates_csv(analysis: Analysis) -> str:
     """A row a rule and setting: aggregates with intervals, and the comparison with the base."""
     results, known = analysis.results, analysis.estimates
     keys = pd.MultiIndex.from_product([SELECTION_RULES, results.labels], names=["rule", "label"])
-    wide = (
-        known[known.task == ALL_TASKS].pivot(index=["rule", "setting"], columns="metric", values=BOUNDS).reindex(keys)
-    )
-    figures = {
-        metric + end: wide.get((bound, metric))
-        for metric in (*METRICS, *COMPARED)
-        for bound, end in zip(BOUNDS, ("", "_low", "_high"), strict=True)
-    }
-    complete = analysis.scores.notna().all(axis=1).groupby(level=["rule", "setting"]).sum().reindex(keys, fill_value=0)
+    complete = analysis.scores.notna().all(axis=1).groupby(level=["rule", "setting"]).sum()
+    wide = known[known.task == ALL_TASKS].pivot(index=["rule", "setting"], columns="metric", values=BOUNDS)
+    sheet = pd.DataFrame({"tasks": len(results.tasks), "complete_seeds": complete.reindex(keys, fill_value=0)})
+    for metric in (*METRICS, *COMPARED):
+        for bound, end in zip(BOUNDS, ("", "_low", "_high"), strict=True):
+            sheet[metric + end] = wide.get((bound, metric), pd.Series(dtype=float)).reindex(keys)
     tests = analysis.comparisons.set_index(["rule", "setting"]).reindex(keys)
-    sheet = pd.DataFrame({"tasks": len(results.tasks), "complete_seeds": complete, **figures}, index=keys)
-    sheet = sheet.join(tests[["p", "corrected", "smallest_p", "verdict"]])
-    facts = {"base": results.base, "confidence": analysis.settings.confidence, "caveat": results.caveat}
-    text: str = sheet.assign(**facts).reset_index().to_csv(index=False)
-    return text
+    sheet = sheet.join(tests[["p", "corrected", "smallest_p", "verdict"]]).assign(base=results.base)
+    return sheet_csv(sheet.reset_index(), analysis)
 
 
-def frame_csv(analysis: Analysis, name: str) -> str:
-    """One of FRAMES without an index of its own, with what must be known of its figures."""
+def sheet_csv(sheet: pd.DataFrame, analysis: Analysis) -> str:
+    """A frame with what must be known of its figures."""
     facts = {"confidence": analysis.settings.confidence, "caveat": analysis.results.caveat}
-    text: str = getattr(analysis, name).assign(**facts).to_csv(index=False)
-    return text
+    return str(sheet.assign(**facts).to_csv(index=False))
 
 
 HEAD = r"""% Written by dqlab from the grid '{name}'. Wants \usepackage{{booktabs}}; then \input{{tables.tex}}.
 % Every score stands with its selection rule{caveat}.
 """
-SPECIAL = {
+SPECIAL = {character: rf"\{character}" for character in "{}$&#%_"} | {
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -163,8 +140,6 @@ SPECIAL = {
     "\u00d7": r"$\times$",
     "…": r"\ldots{}",
 }
-HEADS_LEFT_OUT = ("mean difference", "least p")
-"""Of comparisons: what a paper's width has no room for."""
 
 
 def latex_tables(analysis: Analysis) -> str:
@@ -175,51 +150,51 @@ def latex_tables(analysis: Analysis) -> str:
 
 
 def _tables(analysis: Analysis) -> Iterator[ReportTable]:
-    rules = analysis.settings.rules
+    several = len(analysis.results.labels) > 1
     for metric in ("iqm", "mean"):
-        yield aggregate_table(analysis, rules, (metric,))
+        yield aggregate_table(analysis, analysis.settings.rules, (metric,))
     yield gap_table(analysis)
     yield common_table(analysis)
-    if len(analysis.results.labels) > 1:
+    if several:
         yield order_table(analysis)
         yield swap_table(analysis)
-    for rule in rules:
+    for rule in analysis.settings.rules:
         yield task_table(analysis, rule)
-        if len(analysis.results.labels) > 1:
-            yield comparison_table(analysis, rule).without(HEADS_LEFT_OUT)
+        if several:
+            table = comparison_table(analysis, rule)
+            yield replace(table, cells=table.cells.drop(columns=["mean difference", "least p"], level=0))
     if analysis.settings.reference:
         yield reference_table(analysis)
 
 
 def latex_table(table: ReportTable) -> str:
     """A booktabs table."""
-    heads = [
-        (escape_latex(column.head), rf"{{\footnotesize {escape_latex(column.under)}}}" if column.under else "")
-        for column in table.columns
-    ]
-    if not any(under for _, under in heads):
-        heads = [head for head, _ in heads]  # type: ignore[misc]
-    rows = [[_value(value, row[0].text == table.strong) for value in row] for row in table.rows]
-    base = " The base's name is in bold." if table.strong else ""
-    style = pd.DataFrame(rows, columns=pd.Index(heads), dtype=object).style.hide(axis="index")
-    text: str = style.set_table_styles(
-        [{"selector": "small", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{4pt};"}]
-    ).to_latex(
-        column_format="".join("l" if place == 0 or c.is_text else "r" for place, c in enumerate(table.columns)),
+    heads = [(escape_latex(head), _small("footnotesize", under)) for head, under, _ in table.columns]
+    columns = pd.Index(heads if any(under for _, under in heads) else [head for head, _ in heads])
+    rows = [[escape_latex(name), *map(_latex_cell, texts)] for name, *texts in table.rows]
+    for row, (name, *_) in zip(rows, table.rows, strict=True):
+        row[0] = rf"\textbf{{{row[0]}}}" if name == table.strong else row[0]
+    style = pd.DataFrame(rows, columns=columns, dtype=object).style.hide(axis="index")
+    narrow = [{"selector": "small", "props": ":;"}, {"selector": "setlength", "props": r":{\tabcolsep}{4pt};"}]
+    text: str = style.set_table_styles(narrow).to_latex(
+        column_format="".join("l" if words else "r" for _, _, words in table.columns),
         position="t",
         position_float="centering",
         hrules=True,
-        caption=escape_latex(table.caption + base),
+        caption=escape_latex(table.caption + (" The base's name is in bold." if table.strong else "")),
         label=f"tab:{table.name.replace('_', '-')}",
         sparse_columns=False,
     )
     return text
 
 
-def _value(value: TableValue, strong: bool) -> str:
-    detail = rf" {{\scriptsize {escape_latex(value.detail)}}}" if value.detail else ""
-    text = escape_latex(value.text) + detail
-    return rf"\textbf{{{text}}}" if strong and value.number is None and not detail else text
+def _latex_cell(text: str) -> str:
+    value, _, detail = text.partition("\n")
+    return f"{escape_latex(value)} {_small('scriptsize', detail)}".rstrip()
+
+
+def _small(size: str, text: str) -> str:
+    return rf"{{\{size} {escape_latex(text)}}}" if text else ""
 
 
 def escape_latex(text: str) -> str:
@@ -230,3 +205,36 @@ def escape_latex(text: str) -> str:
 
 def _one_line(text: str) -> str:
     return re.sub(r"\s+", " ", text)
+
+
+ALWAYS = (
+    *("wang2023diffusion", "agarwal2021deep", "holm1979simple", "dodge2019show", "jackson2025clean", "fu2020d4rl"),
+    *("todorov2012mujoco", "paszke2019pytorch", "towers2024gymnasium", "kingma2015adam"),
+)
+"""Works behind every grid, as references.bib has them."""
+DQLAB = """@misc{{dqlab,
+  author = {{{{The dqlab authors}}}},
+  title = {{{{dqlab}}: Reproduce, Ablate and Extend {{Diffusion-QL}}}},
+  note = {{Version {version}}},
+}}
+"""
+YEAR = re.compile(r"\b(19|20)\d\d\b")
+
+
+@cache
+def load_bibliography() -> Mapping[str, str]:
+    """Every entry of references.bib, by key."""
+    text = files(__package__).joinpath("references.bib").read_text(encoding="utf-8")
+    return {entry[2]: entry[0] for entry in re.finditer(r"^@(\w+)\{(.*?),.*?^\}$", text, re.DOTALL | re.MULTILINE)}
+
+
+def bibtex_file(results: GridResults) -> str:
+    """What a paper with these results would cite, in the order of references.bib.
+
+    Components whose works references.bib does not have (a plugin's) are named in comments.
+    """
+    keys, known = {*ALWAYS, *(key for component in results.components for key in component.cites)}, load_bibliography()
+    lacking = [each for each in results.components if YEAR.search(each.source) and not known.keys() & set(each.cites)]
+    blocks = [DQLAB.format(version=__version__), *(f"{entry}\n" for key, entry in known.items() if key in keys)]
+    blocks += [f"% No entry is known for {' '.join(f'{each.name}: {each.source}'.split())}" for each in lacking]
+    return "\n".join(blocks)

@@ -4,8 +4,9 @@ for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   const key = (row, place) => {
-    const cell = row.cells[place];
-    return cell.dataset.number === undefined ? cell.textContent : Number(cell.dataset.number);
+    const text = row.cells[place].textContent;
+    const number = parseFloat(text.replace("\u2212", "-").replace(/^< /, ""));
+    return Number.isNaN(number) || heads[place].classList.contains("text") ? text : number;
   };
   const order = (a, b) =>
     typeof a === "number" && typeof b === "number" ? a - b

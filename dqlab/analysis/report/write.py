@@ -1,32 +1,58 @@
-"""Writes a grid's report: everything or nothing."""
+"""Writes a grid's report, everything or nothing; its page is one file that needs no network and no scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
 from rich.text import Text
 
-from dqlab.analysis.report.bibtex import bibtex_file
-from dqlab.analysis.report.exports import aggregates_csv, frame_csv, latex_tables, results_json, scores_csv
-from dqlab.analysis.report.figures import draw_figures, figure_bytes
+from dqlab.analysis.cautions import ENOUGH
+from dqlab.analysis.report.exports import (
+    aggregates_csv,
+    bibtex_file,
+    latex_tables,
+    results_json,
+    scores_csv,
+    sheet_csv,
+)
+from dqlab.analysis.report.figures import INK, TEXT_WIDTH, ReportFigure, draw_figures, figure_bytes
 from dqlab.analysis.report.inspection import inspection_figures
-from dqlab.analysis.report.page import report_page
-from dqlab.analysis.report.tables import aggregate_table, gap_table, rich_table
+from dqlab.analysis.report.tables import (
+    ReportTable,
+    aggregate_table,
+    common_table,
+    comparison_table,
+    failure_table,
+    gap_table,
+    order_table,
+    pending_table,
+    reference_table,
+    rich_table,
+    swap_table,
+    task_table,
+)
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
-from dqlab.analysis.statistics import Analysis, analyse
+from dqlab.analysis.statistics import METRICS, Analysis, analyse
+from dqlab.analysis.wording import counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.files import new_folder
+from dqlab.machine import readable_duration
 from dqlab.printing import Console
+from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 MARK = "results.json"
 """The file by which a report's folder is known."""
 FILES: Mapping[str, Callable[[Analysis], str]] = {
     "scores.csv": lambda analysis: scores_csv(analysis.results),
     "aggregates.csv": aggregates_csv,
-    "checkpoints.csv": lambda analysis: frame_csv(analysis, "gains"),
-    "tuning.csv": lambda analysis: frame_csv(analysis, "tuning"),
+    "checkpoints.csv": lambda analysis: sheet_csv(analysis.gains, analysis),
+    "tuning.csv": lambda analysis: sheet_csv(analysis.tuning, analysis),
     MARK: results_json,
     "tables.tex": latex_tables,
     "references.bib": lambda analysis: bibtex_file(analysis.results),
@@ -39,8 +65,7 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
     Args:
         results: cells with results, failures, and what is pending.
         settings: what is shown.
-        folder: of the report itself: `index.html`, `figures/`, `scores.csv`, `aggregates.csv`, `checkpoints.csv`,
-            `tuning.csv`, `results.json`, `tables.tex`, `references.bib`.
+        folder: of the report itself: `index.html`, `figures/`, and FILES.
         analysis: theirs, where there is one already.
 
     Returns:
@@ -55,16 +80,11 @@ def write_report(results: GridResults, settings: Report, folder: Path, analysis:
     files |= {name: write(analysis).encode() for name, write in FILES.items()}
     for name, figure in drawn.items():
         files |= {f"figures/{name}.{kind}": figure_bytes(figure, kind) for kind in ("png", "pdf")}
-    with new_folder(folder, is_report) as new:
+    with new_folder(folder, lambda known: (known / MARK).is_file()) as new:
         (new / "figures").mkdir()
         for name, content in files.items():
             (new / name).write_bytes(content)
     return [folder / name for name in files]
-
-
-def is_report(folder: Path) -> bool:
-    """Whether a folder is a report's."""
-    return (folder / MARK).is_file()
 
 
 SHOWN = 40
@@ -75,9 +95,150 @@ def report_and_print(results: GridResults, settings: Report, folder: Path, conso
     with console.status("computing intervals"):
         analysis = analyse(results, settings)
         write_report(results, settings, folder, analysis)
-    shown, gaps = aggregate_table(analysis, settings.rules, ("iqm",)), gap_table(analysis)
-    columns = (*shown.columns, *gaps.columns[1:])
-    console.print(rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", columns=columns), SHOWN))
+    shown = aggregate_table(analysis, settings.rules, ("iqm",))
+    cells = pd.concat([shown.cells, gap_table(analysis).cells], axis=1)
+    console.print(rich_table(replace(shown, caption=f"{results.name}: {shown.caption}", cells=cells), SHOWN))
     for caution in analysis.cautions:
         console.print(Text(f"! {caution}"), soft_wrap=True)
     console.print(f"Report: {folder / 'index.html'}", soft_wrap=True)
+
+
+def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
+    """The page as HTML text; page.html says how it looks."""
+    results, rules = analysis.results, analysis.settings.rules
+    templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    return templates.get_template("page.html").render(
+        results=results,
+        summary=summary_paragraph(analysis),
+        cautions=analysis.cautions,
+        rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
+        figures={name: _embedded(figure) for name, figure in drawn.items()},
+        aggregates=[aggregate_table(analysis, rules)],
+        choosing=choice_sentences(analysis),
+        choices=list(_choices(analysis)),
+        tasks=[task_table(analysis, rule) for rule in rules],
+        comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
+        references=[reference_table(analysis)] if analysis.settings.reference else [],
+        unfinished=[failure_table(results)] * bool(results.failures) + [pending_table(results)] * bool(results.pending),
+        all_rules=list(_by_all_rules(analysis)),
+        made=dict(_facts(results.facts)),
+        bibtex=bibtex_file(results),
+    )
+
+
+THEMED = "<style>svg{color:#202428}@media (prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
+
+
+def _embedded(drawn: ReportFigure) -> dict[str, str]:
+    """The figure for the page; ink becomes light where the page is dark."""
+    svg = figure_bytes(drawn, "svg").decode().replace(INK, "currentColor")
+    inside = svg.index(">", svg.index("<svg")) + 1
+    data = base64.b64encode((svg[:inside] + THEMED + svg[inside:]).encode()).decode()
+    return {"caption": drawn.caption, "svg": data, "share": f"{drawn.figure.get_figwidth() / TEXT_WIDTH:.3g}"}
+
+
+def _choices(analysis: Analysis) -> Iterator[ReportTable]:
+    common = common_table(analysis)
+    caption = f"Best-online: each run has its own best checkpoint. {common.caption}"
+    yield replace(common, caption=caption, cells=pd.concat([gap_table(analysis).cells, common.cells], axis=1))
+    if len(analysis.orders):
+        yield order_table(analysis)
+    if len(analysis.swaps):
+        yield swap_table(analysis)
+
+
+def _by_all_rules(analysis: Analysis) -> Iterator[ReportTable]:
+    for rule in SELECTION_RULES:
+        table = aggregate_table(analysis, [rule], tuple(METRICS))
+        yield replace(table, name=f"all-{rule}", caption=f"Selection rule: {rule_name(rule)}. {table.caption}")
+    for rule in SELECTION_RULES:
+        if rule not in analysis.settings.rules:
+            yield task_table(analysis, rule)
+
+
+def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in known.items():
+        if isinstance(value, Mapping):
+            yield name.replace("_", " "), ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, (tuple, list)):
+            yield name.replace("_", " "), ", ".join(map(str, value))
+        else:
+            yield ("time", readable_duration(float(value))) if name == "seconds" else (name, str(value))
+
+
+def choice_sentences(analysis: Analysis) -> str:
+    """What choosing checkpoints by their scores adds, what it does to the order, and how much of it is luck."""
+    best, common = (analysis.gains[analysis.gains.rule == rule] for rule in ("best_online", "common_task"))
+    if best.empty:
+        return ""
+    swaps = "".join(
+        f"; {row.swaps} of {counted(row.pairs, 'pair')} of settings change places"
+        for row in analysis.orders[analysis.orders.rule == "best_online"].itertuples()
+    )
+    text = f"Letting each run choose its best checkpoint adds {_from_to(best.gain)}{swaps}."
+    if common.gain.notna().any():
+        text += f" One step for all seeds of a setting on a task adds {_from_to(common.gain)}"
+        known = common.held_out.notna().any()
+        text += f"; where the other seeds choose it, it adds {_from_to(common.held_out)}." if known else "."
+    return text
+
+
+def _from_to(points: pd.Series) -> str:
+    low, high = (format_points(value, signed=True) for value in (points.min(), points.max()))
+    return f"{low} to {high} points" if low != high else f"{low} points"
+
+
+def summary_paragraph(analysis: Analysis) -> str:
+    """What the grid compares, how far it is, and what is decided, as one paragraph."""
+    results = analysis.results
+    settings = f"{counted(len(results.labels), 'setting')} ({enumerate_names(results.labels)})"
+    tasks = f"{counted(len(results.tasks), 'task')} ({enumerate_names(results.tasks)})"
+    compared = f"This grid compares {settings} on {tasks} with {counted(len(results.seeds), 'seed')} each."
+    caveat = [f"All scores: {results.caveat}."] if results.caveat else []
+    return " ".join([compared, _progress(results), *_decided(analysis), *caveat])
+
+
+def _progress(results: GridResults) -> str:
+    done, failed, pending = len(results.results), len(results.failures), len(results.pending)
+    total = counted(done + failed + pending, "run")
+    if not failed and not pending:
+        return f"All {total} have finished."
+    others = [f"{failed:,} failed"] if failed else []
+    others += [f"{pending:,} {'is' if pending == 1 else 'are'} still to come"] if pending else []
+    return f"Of {total}, {done:,} finished, {' and '.join(others)}."
+
+
+def _decided(analysis: Analysis) -> Iterator[str]:
+    """The best setting and the verdicts by the first rule."""
+    first = analysis.settings.rules[0]
+    found = analysis.figure(first, "iqm")
+    if found.empty:
+        yield "No setting has a seed that finished on every task: there is nothing to compare yet."
+        return
+    best = found.loc[found.point.idxmax()]
+    shown = f"{format_points(best.point)} {format_interval(best.low, best.high)}".strip()
+    yield f"By selection rule {rule_name(first)}, {best.name} has the highest interquartile mean (IQM), {shown}."
+    if not analysis.compared(first).empty:
+        yield _verdicts(analysis, first)
+
+
+def _verdicts(analysis: Analysis, rule: str) -> str:
+    tests = analysis.compared(rule)
+    rows = tests.join(analysis.figure(rule, "iqm_difference")).sort_values(
+        "point", key=lambda point: -point.abs(), kind="stable"
+    )
+    clauses = []
+    for verdict in ("better", "worse", "undecided"):
+        said = [_evidence(row) for row in rows[rows.verdict == verdict].itertuples()]
+        if said:
+            clauses.append(f"{enumerate_names(said, 4)} {'is' if len(said) == 1 else 'are'} {verdict}")
+    few = tests.seeds.max() < ENOUGH
+    reason = f" (no test decides below {counted(ENOUGH, 'seed')}, however large the difference)" if few else ""
+    return f"Against the base, {analysis.results.base}: {'; '.join(clauses)}{reason}."
+
+
+def _evidence(row: Any) -> str:
+    around = format_interval(row.low, row.high, signed=True)
+    difference = f"{format_points(row.point, signed=True)} IQM points{f' {around}' if around else ''}"
+    p = p_value(row.corrected)
+    return f"{row.Index} ({difference}, corrected p {p if p.startswith('<') else f'= {p}'})"
