@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,26 +29,39 @@ DASHES = ("-", "--", ":")
 MARKERS = "osD^vP"
 MOST_LINES, FEWER_LINES, MOST_ROWS = 12, 7, 40
 TEXT_WIDTH = 7.0  # inches: the text of a page, two columns
+COLUMNS = 3
+METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure: its file's name, what it shows, and the matplotlib figure."""
+    """A figure: its file's name, what it shows, and the matplotlib figure, laid out once for all formats."""
 
     name: str
     caption: str
     figure: Any
 
+    def __post_init__(self) -> None:
+        with _quietly():
+            self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
 
-def choose_labels(analysis: Analysis, labels: Sequence[str], most: int, few: int) -> tuple[list[str], str]:
-    """All labels, or the base and the best ones by IQM where more than `most` would be drawn; a sentence about that."""
-    base, rule = analysis.results.base, analysis.settings.rules[0]
-    if len(labels) <= most:
-        return list(labels), ""
-    best = analysis.figure(rule, "iqm").point.sort_values(ascending=False, kind="stable").index
-    kept = {base, *[label for label in best if label != base][: few - 1]}
-    note = f"Of {counted(len(labels), 'setting')}, the base and the {few - 1} with the highest IQM ({rule_name(rule)}) "
-    return [label for label in labels if label in kept], note + "are drawn; the tables have all."
+
+def figure_bytes(drawn: ReportFigure, kind: str) -> bytes:
+    """The figure as `png`, `pdf` or `svg`; the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
+    with matplotlib.rc_context(settings), _quietly():
+        drawn.figure.savefig(buffer, format=kind, dpi=200, transparent=kind == "svg", metadata=METADATA[kind])
+    return buffer.getvalue()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Where the font lacks a label's character, a box is drawn: no warning is needed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 class ShownFigure(Figure):
@@ -67,13 +80,35 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def setting_style(label: str, labels: Sequence[str], base: str) -> dict[str, Any]:
-    """Colour and line of a setting: the base is the thick line in ink."""
-    if label == base:
-        return {"color": INK, "linestyle": "-", "linewidth": 1.8, "zorder": 3}
-    place = [other for other in labels if other != base].index(label)
-    dashes = DASHES[place // len(COLOURS) % len(DASHES)]
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": dashes, "linewidth": 1.4, "zorder": 2}
+def draw_panels(
+    titles: Sequence[str],
+    height: float,
+    x: str = "",
+    y: str = "",
+    most: int = COLUMNS,
+    more: float = 0.5,
+    **shared: bool,
+) -> tuple[Any, list[Any]]:
+    """A figure with a panel a title, so many beside each other at most, and these panels.
+
+    Args:
+        titles: of the panels.
+        height: of a row of them, in inches.
+        x, y: what the axes of the lowest and of the leftmost panels say.
+        most: panels in a row.
+        more: inches for what is above and below them.
+        shared: `sharex`, `sharey`.
+    """
+    columns = min(len(titles), most)
+    rows = -(-len(titles) // columns)
+    figure = new_figure(TEXT_WIDTH if columns > 1 else 4.5, height * rows + more)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared).flatten().tolist()
+    for axes in grid[len(titles) :]:
+        axes.set_visible(False)
+    for place, (axes, title) in enumerate(zip(grid, titles, strict=False)):
+        lowest = place + columns >= len(titles)
+        style_axes(axes, title, x if lowest else "", y if place % columns == 0 else "")
+    return figure, grid[: len(titles)]
 
 
 def style_axes(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
@@ -89,14 +124,25 @@ def style_axes(axes: Any, title: str = "", x: str = "", y: str = "") -> None:
         spine.set_color(INK)
 
 
-def plain_label(text: str) -> str:
-    """A label as it is: without the mathematics that matplotlib reads between dollars."""
-    return text.replace("$", r"\$")
+def plain_label(label: str, most: int = 38) -> str:
+    """A label that leaves room for the drawing, without the mathematics that matplotlib reads between dollars.
+
+    Its end tells settings apart as much as its start.
+    """
+    short = label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
+    return short.replace("$", r"\$")
 
 
-def shorten_label(label: str, most: int = 38) -> str:
-    """A label that leaves room for the drawing; its end tells settings apart as much as its start."""
-    return label if len(label) <= most else f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
+def setting_style(label: str, labels: Sequence[str], base: str) -> dict[str, Any]:
+    """Colour and line of a setting: the base is the thick line in ink."""
+    if label == base:
+        return {"color": INK, "linestyle": "-", "linewidth": 1.8, "zorder": 3}
+    return {**line_style([other for other in labels if other != base].index(label)), "linewidth": 1.4, "zorder": 2}
+
+
+def line_style(place: int) -> dict[str, Any]:
+    """Colour and dashes of one of several lines."""
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
 
 
 def legend_below(figure: Any, axes: Any, labels: Sequence[str]) -> None:
@@ -104,11 +150,10 @@ def legend_below(figure: Any, axes: Any, labels: Sequence[str]) -> None:
     handles, names = axes.get_legend_handles_labels()
     if not handles:
         return
-    longest = max(len(shorten_label(label)) for label in labels)
+    longest = max(len(plain_label(label)) for label in labels)
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 13 / (longest + 7))))
-    drawn = figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
-    for text in drawn.get_texts():
-        text.set_color(INK)
+    place = {"loc": "outside lower center", "ncols": columns}
+    figure.legend(handles, names, **place, fontsize=8, frameon=False, labelcolor=INK)
 
 
 def points_label(caveat: str) -> str:
@@ -117,11 +162,26 @@ def points_label(caveat: str) -> str:
     return f"{name} ({caveat})" if caveat else name
 
 
+def choose_labels(analysis: Analysis, labels: Sequence[str], most: int, few: int) -> tuple[list[str], str]:
+    """All labels, or the base and the best ones by IQM where more than `most` would be drawn; a sentence about that."""
+    base, rule = analysis.results.base, analysis.settings.rules[0]
+    if len(labels) <= most:
+        return list(labels), ""
+    best = analysis.figure(rule, "iqm").point.sort_values(ascending=False, kind="stable").index
+    kept = {base, *[label for label in best if label != base][: few - 1]}
+    note = f"Of {counted(len(labels), 'setting')}, the base and the {few - 1} with the highest IQM ({rule_name(rule)}) "
+    return [label for label in labels if label in kept], note + "are drawn; the tables have all."
+
+
+def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
+    """Name -> figure, of those that there are data for."""
+    painters = (interval_figure, score_by_value, learning_curves, tuning_figure, profile_figure)
+    drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
+    return {figure.name: figure for figure in drawn}
+
+
 def _interval(analysis: Analysis) -> str:
     return f"{analysis.settings.confidence:.0%} bootstrap interval"
-
-
-COLUMNS = 3
 
 
 def learning_curves(analysis: Analysis) -> ReportFigure | None:
@@ -129,40 +189,32 @@ def learning_curves(analysis: Analysis) -> ReportFigure | None:
     curves = analysis.curves[(analysis.curves.metric == "mean") & (analysis.curves.task != ALL_TASKS)]
     if curves.empty:
         return None
-    labels, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
-    figure = _curve_panels(analysis, curves, labels)
-    band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
-    caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. "
-    return ReportFigure("learning_curves", (caption + note).strip(), figure)
-
-
-def _curve_panels(analysis: Analysis, curves: pd.DataFrame, labels: Sequence[str]) -> Any:
-    tasks, base, caveat = analysis.results.tasks, analysis.results.base, analysis.results.caveat
-    columns = min(len(tasks), COLUMNS)
-    rows = -(-len(tasks) // columns)
-    width = TEXT_WIDTH if columns > 1 else 4.5
-    below = 0.2 * -(-len(labels) // 4)
-    figure = new_figure(width, 2.1 * rows + (0.7 if columns > 1 else 1.2) + below)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for place, (axes, task) in enumerate(zip(grid, tasks, strict=False)):
-        for label in labels:
-            own = curves[(curves.task == task) & (curves.setting == label)]
-            name = plain_label(shorten_label(label)) + (" (no run)" if own.empty else "")  # it keeps its legend
-            _line(axes, own, "step", name, setting_style(label, labels, base), dots=len(own) < 12)
-        lowest = place + columns >= len(tasks)
-        style_axes(axes, task, "gradient steps" if lowest else "", points_label(caveat) if place % columns == 0 else "")
+    results = analysis.results
+    labels, note = choose_labels(analysis, results.labels, MOST_LINES, FEWER_LINES)
+    more = (0.7 if len(results.tasks) > 1 else 1.2) + 0.2 * -(-len(labels) // 4)
+    figure, panels = draw_panels(results.tasks, 2.1, "gradient steps", points_label(results.caveat), more=more)
+    for axes, task in zip(panels, results.tasks, strict=True):
+        _setting_lines(axes, curves[curves.task == task], "step", labels, results.base, dots=12)
         axes.xaxis.set_major_formatter(lambda value, _: steps_text(value))
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlim(left=0)
-    for axes in grid[len(tasks) :]:
-        axes.set_visible(False)
-    legend_below(figure, grid[0], labels)
-    return figure
+    legend_below(figure, panels[0], labels)
+    band = f"shaded: {_interval(analysis)}" if curves.low.notna().any() else "one seed: no interval"
+    caption = f"Learning curves: mean over seeds of every evaluation ({band}). No checkpoint is selected here. {note}"
+    return ReportFigure("learning_curves", caption.strip(), figure)
+
+
+def _setting_lines(axes: Any, found: pd.DataFrame, x: str, labels: Sequence[str], base: str, dots: int = 0) -> None:
+    """A line a setting; one without a run keeps its place in the legend."""
+    for label in labels:
+        own = found[found.setting == label]
+        name = plain_label(label) + (" (no run)" if own.empty else "")
+        _line(axes, own, x, name, setting_style(label, labels, base), dots=0 < len(own) < dots)
 
 
 def _line(axes: Any, found: pd.DataFrame, x: str, name: str, style: dict[str, Any], dots: bool = False) -> None:
     """Points along an axis, with the band of their intervals."""
-    marker = {"marker": "o", "markersize": 2.5} if dots and not found.empty else {}
+    marker = {"marker": "o", "markersize": 2.5} if dots else {}
     axes.plot(found[x], found.point, label=name, **style, **marker)
     if found.low.notna().any():
         axes.fill_between(found[x], found.low, found.high, color=style["color"], alpha=0.14, linewidth=0, zorder=1)
@@ -176,25 +228,26 @@ def steps_text(steps: float) -> str:
     return f"{steps:g}"
 
 
+def _rule_panels(analysis: Analysis, height: float, x: str, y: str = "") -> tuple[Any, list[Any]]:
+    """A panel a selection rule, with the same axes."""
+    titles = [rule_name(rule) for rule in analysis.settings.rules]
+    return draw_panels(titles, height, x, y, len(titles), sharex=True, sharey=True)
+
+
 def profile_figure(analysis: Analysis) -> ReportFigure | None:
     """Share of runs with a score above each threshold; None where no run has finished."""
-    rules, found = analysis.settings.rules, analysis.profiles[analysis.profiles.rule.isin(analysis.settings.rules)]
+    found = analysis.profiles[analysis.profiles.rule.isin(analysis.settings.rules)]
     if found.empty:
         return None
-    chosen, note = choose_labels(analysis, analysis.results.labels, MOST_LINES, FEWER_LINES)
+    results = analysis.results
+    chosen, note = choose_labels(analysis, results.labels, MOST_LINES, FEWER_LINES)
     labels = [label for label in chosen if label in set(found.setting)]
-    figure = new_figure(TEXT_WIDTH, 2.5 + 0.2 * -(-len(labels) // 4))
-    grid = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
-    for place, (axes, rule) in enumerate(zip(grid, rules, strict=True)):
-        for label in labels:
-            own = found[(found.rule == rule) & (found.setting == label)]
-            if not own.empty:
-                style = setting_style(label, labels, analysis.results.base)
-                _line(axes, own, "threshold", plain_label(shorten_label(label)), style)
-        scores = points_label(analysis.results.caveat)
-        style_axes(axes, rule_name(rule), scores, "share of runs above" if place == 0 else "")
+    height = 2.0 + 0.2 * -(-len(labels) // 4)
+    figure, panels = _rule_panels(analysis, height, points_label(results.caveat), "share of runs above")
+    for axes, rule in zip(panels, analysis.settings.rules, strict=True):
+        _setting_lines(axes, found[found.rule == rule], "threshold", labels, results.base)
         axes.set_ylim(-0.02, 1.02)
-    legend_below(figure, max(grid, key=lambda axes: len(axes.lines)), labels)
+    legend_below(figure, panels[0], labels)
     caption = f"Performance profiles: share of runs whose score is above each value, with {_interval(analysis)}s, "
     caption += f"by selection rule. Higher is better. {note}"
     return ReportFigure("profiles", caption.strip(), figure)
@@ -202,31 +255,25 @@ def profile_figure(analysis: Analysis) -> ReportFigure | None:
 
 def interval_figure(analysis: Analysis) -> ReportFigure | None:
     """IQM of every setting with its interval, rows in the grid's order; None where no run has finished."""
-    base, rules = analysis.results.base, analysis.settings.rules
+    base, known = analysis.results.base, {rule: analysis.figure(rule, "iqm") for rule in analysis.settings.rules}
     chosen, note = choose_labels(analysis, analysis.results.labels, MOST_ROWS, MOST_ROWS)
-    known = {rule: analysis.figure(rule, "iqm") for rule in rules}
-    labels = [label for label in chosen if any(label in known[rule].index for rule in rules)]
+    labels = [label for label in chosen if any(label in found.index for found in known.values())]
     if not labels:
         return None
-    figure = new_figure(TEXT_WIDTH, 0.9 + 0.24 * max(len(labels), 2))
-    grid = figure.subplots(1, len(rules), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, rule in zip(grid, rules, strict=True):
+    x = f"IQM, {points_label(analysis.results.caveat)}"
+    figure, panels = _rule_panels(analysis, 0.4 + 0.24 * max(len(labels), 2), x)
+    for axes, found in zip(panels, known.values(), strict=True):
         axes.use_sticky_edges = False
-        for place, row in enumerate(known[rule].reindex(labels).itertuples()):
-            if not math.isnan(row.point):
-                _bar(axes, place, row, INK if row.Index == base else COLOURS[0])
-        style_axes(axes, rule_name(rule), f"IQM, {points_label(analysis.results.caveat)}")
-        axes.set_yticks(range(len(labels)), [plain_label(shorten_label(label)) for label in labels], fontsize=8)
+        for row in found[found.index.isin(labels)].itertuples():
+            place, colour = labels.index(row.Index), INK if row.Index == base else COLOURS[0]
+            if not math.isnan(row.low):
+                axes.barh(place, row.high - row.low, 0.55, row.low, color=colour, alpha=0.35, linewidth=0)
+            axes.plot([row.point], [place], marker="|", markersize=9, markeredgewidth=2, color=colour, linestyle="")
+        axes.set_yticks(range(len(labels)), map(plain_label, labels), fontsize=8)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
     caption = f"Interquartile mean over tasks and seeds with its {_interval(analysis)}, by selection rule; the base, "
     return ReportFigure("iqm", f"{caption}{base}, in the text's colour. {note}".strip(), figure)
-
-
-def _bar(axes: Any, place: int, row: Any, colour: str) -> None:
-    if not math.isnan(row.low):
-        axes.barh(place, row.high - row.low, 0.55, row.low, color=colour, alpha=0.35, linewidth=0)
-    axes.plot([row.point], [place], marker="|", markersize=9, markeredgewidth=2, color=colour, linestyle="")
 
 
 Lines = Mapping[str, Sequence[tuple[float, str]]]
@@ -235,23 +282,35 @@ Lines = Mapping[str, Sequence[tuple[float, str]]]
 
 def score_by_value(analysis: Analysis) -> ReportFigure | None:
     """IQM over the axis' values, a panel a rule; None without exactly one numeric axis, or without a run."""
-    results, rules = analysis.results, analysis.settings.rules
-    axis = numeric_axis(results)
-    known = [analysis.figure(rule, "iqm") for rule in rules]
+    results, axis = analysis.results, numeric_axis(analysis.results)
+    known = [analysis.figure(rule, "iqm") for rule in analysis.settings.rules]
     if axis is None or all(each.empty for each in known):
         return None
-    lines = lines_of(results, axis)
-    figure = new_figure(TEXT_WIDTH if len(rules) > 1 else 4.0, 2.5 + (0.3 if len(lines) > 1 else 0.0))
-    grid = figure.subplots(1, len(rules), sharey=True, squeeze=False)[0]
-    for place, (axes, rule, iqm) in enumerate(zip(grid, rules, known, strict=True)):
-        _panel(axes, lines, iqm)
-        scores = f"IQM, {points_label(results.caveat)}" if place == 0 else ""
-        style_axes(axes, rule_name(rule), plain_label(axis), scores)
-        _scale(axes, sorted({value for line in lines.values() for value, _ in line}))
-    if len(lines) > 1:
-        legend_below(figure, grid[0], list(lines))
+    lines, scores = lines_of(results, axis), f"IQM, {points_label(results.caveat)}"
+    figure, panels = _rule_panels(analysis, 2.0 + 0.3 * (len(lines) > 1), plain_label(axis), scores)
+    values = sorted({value for line in lines.values() for value, _ in line})
+    for axes, iqm in zip(panels, known, strict=True):
+        for place, (name, line) in enumerate(lines.items()):
+            points = [value for value, label in line if label in iqm.index]
+            found = iqm.loc[[label for _, label in line if label in iqm.index]]
+            around = [(found.point - found.low).clip(lower=0), (found.high - found.point).clip(lower=0)]
+            marker = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "capsize": 3, "linewidth": 1.3}
+            bars = [each.fillna(0) for each in around]
+            axes.errorbar(points, found.point, bars, label=plain_label(name) or None, **line_style(place), **marker)
+        if len(values) > 2 and values[0] > 0 and _unevenness(np.log(values)) < _unevenness(values):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        if len(values) <= 8:
+            axes.set_xticks(values, [f"{value:g}" for value in values], color=INK)
+    legend_below(figure, panels[0], list(lines))
     caption = f"IQM over tasks and seeds against {axis}, with {_interval(analysis)}s, by selection rule."
     return ReportFigure("score_by_value", caption, figure)
+
+
+def _unevenness(values: Any) -> float:
+    """How much the gaps between values differ: largest over smallest."""
+    gaps = np.diff(values)
+    return float(gaps.max() / gaps.min())
 
 
 def numeric_axis(results: GridResults) -> str | None:
@@ -280,48 +339,22 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _panel(axes: Any, lines: Lines, iqm: pd.DataFrame) -> None:
-    for place, (name, line) in enumerate(lines.items()):
-        known = [(value, label) for value, label in line if label in iqm.index]
-        found = iqm.loc[[label for _, label in known]]
-        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
-        marker = {"marker": MARKERS[place % len(MARKERS)], "markersize": 4, "capsize": 3, "linewidth": 1.3}
-        bars = [(found.point - found.low).clip(lower=0).fillna(0), (found.high - found.point).clip(lower=0).fillna(0)]
-        label = plain_label(shorten_label(name)) or None
-        axes.errorbar([value for value, _ in known], found.point, bars, label=label, **style, **marker)
-
-
-def _scale(axes: Any, values: Sequence[float]) -> None:
-    """The values as ticks; a logarithmic axis where they lie more evenly on it."""
-    if len(values) > 2 and values[0] > 0 and _unevenness([math.log(value) for value in values]) < _unevenness(values):
-        axes.set_xscale("log")
-        axes.minorticks_off()
-    if len(values) <= 8:
-        axes.set_xticks(values, [f"{value:g}" for value in values], color=INK)
-
-
-def _unevenness(values: Sequence[float]) -> float:
-    """How much the gaps between values differ: largest over smallest."""
-    gaps = [after - before for before, after in pairwise(values)]
-    return max(gaps) / min(gaps)
-
-
 def tuning_figure(analysis: Analysis) -> ReportFigure | None:
     """Score over the number of policies that a tuner evaluates, by the first rule; None where there is no choice."""
-    rule, results = analysis.settings.rules[0], analysis.results
+    rule, caveat = analysis.settings.rules[0], analysis.results.caveat
     found = analysis.tuning[analysis.tuning.rule == rule]
     found = found[found.axis.isin((EVERY, SEEDS)) | found.held_out.notna()]
-    panels = [axis for axis in found.axis.unique() if found.policies[found.axis == axis].max() > 1][:COLUMNS]
-    if not panels:
+    groups = {axis: own for axis, own in found.groupby("axis", sort=False) if own.policies.max() > 1}
+    chosen = list(groups)[:COLUMNS]
+    if not chosen:
         return None
-    figure = new_figure(TEXT_WIDTH if len(panels) > 1 else 4.5, 3.0)
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for place, (axes, axis) in enumerate(zip(grid, panels, strict=True)):
-        for name, style, line in _tuning_lines(found[found.axis == axis]):
+    known = {EVERY: "all settings", SEEDS: "seeds of one setting"}
+    titles = [known.get(axis, f"{axis}: held out") for axis in chosen]
+    figure, panels = draw_panels(titles, 2.5, "policies evaluated", points_label(caveat), sharey=True)
+    for axes, axis in zip(panels, chosen, strict=True):
+        for name, style, line in _tuning_lines(groups[axis]):
             _line(axes, line.assign(policies=found.policies), "policies", name, {"linewidth": 1.4, **style}, dots=True)
-        title = {EVERY: "all settings", SEEDS: "seeds of one setting"}.get(axis, f"{axis}: held out")
-        style_axes(axes, title, "policies evaluated", points_label(results.caveat) if place == 0 else "")
-        if (most := int(found.policies[found.axis == axis].max())) > MOST_SIZES:
+        if (most := int(groups[axis].policies.max())) > MOST_SIZES:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         else:
@@ -346,41 +379,4 @@ def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd
         return
     for place, (point, own) in enumerate(found.groupby("point", sort=False)):
         if place < MOST_LINES:
-            style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS)]}
-            yield plain_label(shorten_label(str(point), 20)), style, one_figure(own, "held_out")
-
-
-METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-
-
-def draw_figures(analysis: Analysis) -> dict[str, ReportFigure]:
-    """Name -> figure, of those that there are data for."""
-    painters = (interval_figure, score_by_value, learning_curves, tuning_figure, profile_figure)
-    drawn = [figure for paint in painters if (figure := paint(analysis)) is not None]
-    for each in drawn:
-        fix_layout(each)
-    return {figure.name: figure for figure in drawn}
-
-
-def fix_layout(drawn: ReportFigure) -> None:
-    """Lay the figure out once, for all formats."""
-    with _quietly():
-        drawn.figure.draw_without_rendering()
-    drawn.figure.set_layout_engine("none")
-
-
-def figure_bytes(drawn: ReportFigure, kind: str) -> bytes:
-    """The figure as `png`, `pdf` or `svg`; the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": drawn.name, "pdf.fonttype": 42}
-    with matplotlib.rc_context(settings), _quietly():
-        drawn.figure.savefig(buffer, format=kind, dpi=200, transparent=kind == "svg", metadata=METADATA[kind])
-    return buffer.getvalue()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Where the font lacks a label's character, a box is drawn: no warning is needed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
+            yield plain_label(str(point), 20), line_style(place), one_figure(own, "held_out")

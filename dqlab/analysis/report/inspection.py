@@ -15,15 +15,13 @@ from dqlab.analysis.report.figures import (
     COLOURS,
     GRID,
     INK,
-    TEXT_WIDTH,
     ReportFigure,
     choose_labels,
-    fix_layout,
+    draw_panels,
     legend_below,
     new_figure,
     plain_label,
     setting_style,
-    shorten_label,
     style_axes,
 )
 from dqlab.analysis.statistics import Analysis
@@ -46,10 +44,7 @@ MOST_TASKS, MOST_SETTINGS, FEWER_SETTINGS = 3, 6, 5
 def inspection_figures(analysis: Analysis) -> dict[str, ReportFigure]:
     """Name -> figure of what is inside of a grid's policies, of its first tasks."""
     known = {task: seen for task, seen in analysis.results.inspections.items() if seen}
-    drawn = [figure for task in list(known)[:MOST_TASKS] for figure in _of_task(analysis, task)]
-    for each in drawn:
-        fix_layout(each)
-    return {figure.name: figure for figure in drawn}
+    return {figure.name: figure for task in list(known)[:MOST_TASKS] for figure in _of_task(analysis, task)}
 
 
 def _of_task(analysis: Analysis, task: str) -> Iterator[ReportFigure]:
@@ -72,13 +67,13 @@ def actions_figure(seen: Inspections) -> Any:
     """Distribution of each action dimension: of the data, filled, and of policies in the same states, a line each."""
     first = next(iter(seen.values()))
     data = np.array(first["data_actions"])
-    figure, panels = _panels(min(data.shape[1], MOST_DIMENSIONS), 1.5)
+    figure, panels = draw_panels(_dimensions(data), 1.5, most=COLUMNS)
     for dimension, axes in enumerate(panels):
         axes.hist(data[:, dimension], ACTION_BINS, density=True, color=GRID, alpha=0.55, label="data")
         for label, each in seen.items():
             own, _ = np.histogram(np.array(each["policy_actions"])[:, dimension], ACTION_BINS, density=True)
-            axes.stairs(own, ACTION_BINS, label=_name(label), **setting_style(label, list(seen), next(iter(seen))))
-        style_axes(axes, f"action {dimension + 1}")
+            style = setting_style(label, list(seen), next(iter(seen)))
+            axes.stairs(own, ACTION_BINS, label=plain_label(label), **style)
         axes.set_yticks([])
     legend_below(figure, panels[0], ["data", *seen])
     return figure
@@ -93,13 +88,12 @@ def values_figure(seen: Inspections) -> Any:
     known = {label: each for label, each in seen.items() if each["values"]}
     if not known:
         raise RunError("There are no values to be drawn: no critics, or no episode from which a return is known.")
-    figure, panels = _panels(len(known), 1.9, 3)
-    for (label, each), axes in zip(known.items(), panels, strict=True):
+    figure, panels = draw_panels([plain_label(label) for label in known], 1.9, "discounted return", "predicted value")
+    for each, axes in zip(known.values(), panels, strict=True):
         returns, values = np.array(each["returns"]), np.array(each["values"])
         ends = [min(returns.min(), values.min()), max(returns.max(), values.max())]
         axes.plot(ends, ends, color=GRID, linewidth=1)
         axes.scatter(returns, values, s=7, alpha=0.5, linewidths=0, color=COLOURS[0])
-        style_axes(axes, _name(label), "discounted return", "predicted value" if axes is panels[0] else "")
         over = (values - returns).mean()
         axes.text(0.03, 0.97, f"bias {over:+.3g}", transform=axes.transAxes, va="top", fontsize=7, color=INK)
     return figure
@@ -114,19 +108,17 @@ def chain_figure(seen: InspectionRecord) -> Any:
     points = _chain_of(seen)
     if points.shape[2] == 2:
         kept = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
-        figure, panels = _panels(len(kept), 1.5, len(kept))
+        figure, panels = draw_panels([_title(seen["chain_steps"], point) for point in kept], 1.5, most=len(kept))
         for point, axes in zip(kept, panels, strict=True):
             axes.scatter(*points[point].T, s=4, alpha=0.6, linewidths=0, color=COLOURS[0])
             axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
-            style_axes(axes, _title(seen["chain_steps"], point))
         return figure
-    figure, panels = _panels(min(points.shape[2], MOST_DIMENSIONS), 1.5)
+    figure, panels = draw_panels(_dimensions(points), 1.5, "denoising steps done", most=COLUMNS)
     clear = LinearSegmentedColormap.from_list("clear", [to_rgba(COLOURS[0], alpha) for alpha in (0.0, 1.0)])
     for dimension, axes in enumerate(panels):
         strips = [np.histogram(np.clip(each[:, dimension], -2, 2), NOISE_BINS)[0] for each in points]
         image = np.array([strip / strip.max() for strip in strips]).T
         axes.pcolormesh(np.arange(len(points) + 1) - 0.5, NOISE_BINS, image, cmap=clear, rasterized=True)
-        style_axes(axes, f"action {dimension + 1}", "denoising steps done")
         axes.set_xticks(range(0, len(points), 2), [str(step) for step in seen["chain_steps"][::2]])
     return figure
 
@@ -174,16 +166,6 @@ def _title(steps: Sequence[int], point: int) -> str:
     return "actions" if point == len(steps) - 1 else "noise" if point == 0 else f"after step {steps[point]}"
 
 
-def _name(label: str) -> str:
-    return plain_label(shorten_label(label))
-
-
-def _panels(count: int, height: float, most: int = COLUMNS) -> tuple[Any, list[Any]]:
-    """A figure with that many panels, and those."""
-    columns = min(count, most)
-    rows = -(-count // columns)
-    figure = new_figure(TEXT_WIDTH if columns > 2 else 4.5, height * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
-    for axes in grid[count:]:
-        axes.set_visible(False)
-    return figure, grid[:count]
+def _dimensions(actions: NDArray[np.float64]) -> list[str]:
+    """Titles of as many dimensions of actions as are shown."""
+    return [f"action {dimension + 1}" for dimension in range(min(actions.shape[-1], MOST_DIMENSIONS))]
