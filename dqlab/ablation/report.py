@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dqlab.ablation.folder import GridFolder
-from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, UsedComponent
+from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import format_bindings, parse_bindings
-from dqlab.config.registry import Registry
+from dqlab.config.registry import Registry, RegistryEntry
 from dqlab.errors import RunError
 from dqlab.printing import Console
 from dqlab.tracking.records import DataRecord, GridRecord, InspectionRecord, RunRecord, SummaryRecord, read_record
@@ -145,7 +145,7 @@ def _parameters_of(run: RunRecord) -> dict[str, Any]:
     return {"Experiment.algorithm": run.get("algorithm"), **run.get("parameters", {})}
 
 
-def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[UsedComponent, ...]:
+def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[RegistryEntry[Any], ...]:
     """The components that at least one run uses, for the works that the report cites.
 
     Args:
@@ -154,10 +154,10 @@ def components_used(runs: Iterable[Mapping[str, Any]]) -> tuple[UsedComponent, .
     chosen = {
         (name.rpartition(".")[2], value): None for run in runs for name, value in run.items() if isinstance(value, str)
     }
-    entries = [
-        registry.entry(value)
+    entries = {
+        (registry.kind, value): registry.entry(value)
         for parameter, value in chosen
         for registry in Registry.kinds.values()
         if registry.chosen_by.rpartition(".")[2] == parameter and value in registry
-    ]
-    return tuple(dict.fromkeys(UsedComponent(entry.name, entry.source, entry.cites) for entry in entries))
+    }
+    return tuple(entries.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -21,34 +21,24 @@ CORRECTION = "Holm"
 AVERAGE = "average"
 """In place of a task in Report.reference: the published average over all tasks of the grid."""
 COVERED = 92  # per cent: an interval of 95% that does so is taken as one
-COVERAGE: dict[tuple[int, int], tuple[int, int]] = {
-    (1, 2): (47, 51),
-    (1, 3): (70, 76),
-    (1, 5): (77, 91),
-    (1, 10): (85, 93),
-    (1, 20): (90, 95),
-    (3, 2): (65, 73),
-    (3, 3): (74, 84),
-    (3, 5): (80, 90),
-    (3, 10): (87, 93),
-    (3, 20): (92, 94),
-    (9, 2): (75, 79),
-    (9, 3): (85, 87),
-    (9, 5): (90, 93),
-    (9, 10): (92, 93),
-    (9, 20): (93, 95),
+COVERAGE: dict[int, dict[int, tuple[int, int]]] = {
+    1: {2: (47, 51), 3: (70, 76), 5: (77, 91), 10: (85, 93), 20: (90, 95)},
+    3: {2: (65, 73), 3: (74, 84), 5: (80, 90), 10: (87, 93), 20: (92, 94)},
+    9: {2: (75, 79), 3: (85, 87), 5: (90, 93), 10: (92, 93), 20: (93, 95)},
 }
-"""(tasks, seeds) -> per cent of grids, from the worst to the best of two metrics (IQM, mean) and two distributions of
+"""Tasks -> seeds -> per cent of grids, from the worst to the best of two metrics (IQM, mean) and two distributions of
 scores (normal, skewed). From benchmarks/interval_coverage.py; docs/statistics.md has the whole table."""
 
 
-def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int] | None:
-    """Tasks and seeds of the largest simulated grid that is not larger than this one; None below all of them."""
-    smaller = [grid for grid in COVERAGE if grid[0] <= tasks and grid[1] <= seeds]
-    return max(smaller, default=None)
+def simulated_coverage(tasks: int, seeds: int) -> tuple[int, int, int, int] | None:
+    """Tasks and seeds of the largest simulated grid that is not larger than this one, and COVERAGE of it."""
+    smaller = [
+        (known, number) for known in COVERAGE for number in COVERAGE[known] if known <= tasks and number <= seeds
+    ]
+    return (*max(smaller), *COVERAGE[max(smaller)[0]][max(smaller)[1]]) if smaller else None
 
 
-def same_settings(results: GridResults) -> list[tuple[str, ...]]:
+def same_settings(results: GridResults) -> list[list[str]]:
     """Groups of labels whose runs have the same scores by every rule."""
     scored: dict[str, set[tuple[object, ...]]] = {label: set() for label in results.labels}
     for result in results.results:
@@ -57,7 +47,7 @@ def same_settings(results: GridResults) -> list[tuple[str, ...]]:
     alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
     for label, runs in scored.items():
         alike[frozenset(runs)].append(label)
-    return [tuple(group) for runs, group in alike.items() if runs and len(group) > 1]
+    return [group for runs, group in alike.items() if runs and len(group) > 1]
 
 
 def cautions_of(
@@ -75,15 +65,10 @@ def cautions_of(
     return (
         *_caveats(results),
         *_missing(results),
-        *_not_finite(results),
         *_incomplete(complete, left_out),
-        *_few_seeds(results, settings, complete),
-        *_few_tasks(results),
+        *_few_seeds(results, settings, [count for count in complete.tolist() if count]),
         *_many_comparisons(results, settings, comparisons[comparisons.rule == "last"]),
-        *_mixed(results),
-        *_different_budgets(results),
-        *_different_choices(gains),
-        *_same(results),
+        *_mixed(results, gains),
         *_selection(settings),
     )
 
@@ -106,53 +91,39 @@ def _missing(results: GridResults) -> Iterator[str]:
     if results.failures:
         kinds = Counter(status.failure for status in results.failures)
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        labels = _named({status.cell.label: None for status in results.failures})
+        labels = _named([status.cell.label for status in results.failures])
         yield (
             f"{len(results.failures)} of {every} cells failed ({said}), of {labels}. They count in no figure, "
             "so what is left of these settings may look better than they are."
         )
-
-
-def _not_finite(results: GridResults) -> Iterator[str]:
-    lost = [
-        result.cell.label
-        for result in results.results
-        if not all(math.isfinite(result.score(rule)) for rule in SELECTION_RULES)
-    ]
-    if lost:
-        yield f"{len(lost)} finished cells have a score that is no number, of {_named(dict.fromkeys(lost))}: left out."
+    scored = [(each.cell.label, [each.score(rule) for rule in SELECTION_RULES]) for each in results.results]
+    if lost := [label for label, scores in scored if not all(map(math.isfinite, scores))]:
+        yield f"{len(lost)} finished cells have a score that is no number, of {_named(lost)}: left out."
 
 
 def _incomplete(complete: pd.Series, left_out: pd.Series) -> Iterator[str]:
-    partial = list(complete.index[left_out & (complete > 0)])
-    if partial:
+    if partial := list(complete.index[left_out & (complete > 0)]):
         yield f"Aggregates of {_named(partial)} leave out the seeds that lack a task; tables per task have them."
-    without = list(complete.index[complete == 0])
-    if without:
+    if without := list(complete.index[complete == 0]):
         yield f"No seed of {_named(without)} has all tasks: no aggregates and no comparison."
 
 
-def _few_seeds(results: GridResults, settings: Report, complete: pd.Series) -> Iterator[str]:
-    counts = [count for count in complete.tolist() if count]
-    if not counts:
-        return
-    seeds = min(counts)
+def _few_seeds(results: GridResults, settings: Report, counts: Sequence[int]) -> Iterator[str]:
+    """Of the numbers of complete seeds of those settings that have some; and what is said of a single task."""
+    seeds = min(counts, default=ENOUGH)
     if seeds < ENOUGH:
         where = "a setting has" if len(set(counts)) > 1 else "every setting has"
         yield f"Few seeds: {where} {seeds}. Below {ENOUGH} no setting is called better or worse."
     if seeds == 1:
         yield "One seed allows no interval."
-    near = simulated_coverage(len(results.tasks), seeds)
-    if near and COVERAGE[near][0] < COVERED and settings.confidence == 0.95:
-        low, high = COVERAGE[near]
+    known = simulated_coverage(len(results.tasks), seeds) if counts else None
+    if known and known[2] < COVERED and settings.confidence == 0.95:
+        near_tasks, near_seeds, low, high = known
         yield (
-            f"The intervals are narrower than they should be: with {counted(near[1], 'seed')} on "
-            f"{counted(near[0], 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
+            f"The intervals are narrower than they should be: with {counted(near_seeds, 'seed')} on "
+            f"{counted(near_tasks, 'task')}, 95% intervals held the true value in {low} to {high}% of simulated grids "
             "(docs/statistics.md)."
         )
-
-
-def _few_tasks(results: GridResults) -> Iterator[str]:
     if len(results.tasks) == 1:
         yield f"One task only ({results.tasks[0]}): nothing here speaks of other tasks."
 
@@ -173,33 +144,25 @@ def _many_comparisons(results: GridResults, settings: Report, compared: pd.DataF
         )
 
 
-def _mixed(results: GridResults) -> Iterator[str]:
+def _mixed(results: GridResults, gains: pd.DataFrame) -> Iterator[str]:
+    """What differs between runs, or should and does not."""
     facts = results.facts
     versions = {name: said for name, said in facts.get("versions", {}).items() if not isinstance(said, str)}
     several = {"devices": facts.get("device_names", ()), "commits": facts.get("git_commits", ()), **versions}
     for name, values in several.items():
         if len(set(values)) > 1:
-            yield f"The cells ran with different {name}: {_named(dict.fromkeys(map(str, values)))}."
-
-
-def _different_budgets(results: GridResults) -> Iterator[str]:
+            yield f"The cells ran with different {name}: {_named(list(map(str, values)))}."
     steps = sorted({int(r.summary["steps"]) for r in results.results if "steps" in r.summary})
     if len(steps) > 1:
         yield f"Cells were trained for different numbers of updates: {_named([f'{number:,}' for number in steps])}."
-
-
-def _different_choices(gains: pd.DataFrame) -> Iterator[str]:
     numbers = sorted({*gains.fewest, *gains.most})
     if len(numbers) > 1:
         yield (
             f"Runs choose from different numbers of checkpoints ({_named(list(map(str, numbers)))}): the best of more "
             "is higher by chance alone, so what their settings gain by choosing does not compare."
         )
-
-
-def _same(results: GridResults) -> Iterator[str]:
     for labels in same_settings(results)[:MANY]:
-        yield f"Every run of {_named(dict.fromkeys(labels))} gave the same scores: what they differ in had no effect."
+        yield f"Every run of {_named(labels)} gave the same scores: what they differ in had no effect."
 
 
 def _selection(settings: Report) -> Iterator[str]:
@@ -210,7 +173,7 @@ def _selection(settings: Report) -> Iterator[str]:
         )
 
 
-def _named(labels: Mapping[str, None] | Sequence[str]) -> str:
-    names = list(labels)
-    more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-    return "; ".join(names[:MANY]) + more
+def _named(labels: Sequence[str]) -> str:
+    """The first of several names, each once, and how many more there are."""
+    names = list(dict.fromkeys(labels))
+    return "; ".join(names[:MANY]) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ class FinishedRun:
     scores: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FoundRuns:
-    """What there is at one place: finished runs, how many have failed or not finished, and why others cannot be read.
+    """What there is at one place, or several: finished runs, how many are not, and why others cannot be read.
 
     Attributes:
         runs: finished ones.
@@ -77,21 +77,18 @@ class FoundRuns:
         gone: folders of reused cells that are not there any more.
     """
 
-    runs: tuple[FinishedRun, ...] = ()
+    runs: list[FinishedRun] = field(default_factory=list)
     failed: int = 0
     unfinished: int = 0
-    damaged: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
+    damaged: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
-    @staticmethod
-    def all_of(parts: Iterable[FoundRuns]) -> FoundRuns:
-        """The runs of several places; a run that is named twice counts once."""
-        parts = list(parts)
-        runs = {run.name: run for part in parts for run in part.runs}
-        failed, unfinished = sum(part.failed for part in parts), sum(part.unfinished for part in parts)
-        damaged = dict.fromkeys(text for part in parts for text in part.damaged)
-        gone = dict.fromkeys(path for part in parts for path in part.gone)
-        return FoundRuns(tuple(runs.values()), failed, unfinished, tuple(damaged), tuple(gone))
+    def add(self, other: FoundRuns) -> None:
+        """What there is at another place; what is named twice counts once."""
+        self.runs = list({run.name: run for run in [*self.runs, *other.runs]}.values())
+        self.failed, self.unfinished = self.failed + other.failed, self.unfinished + other.unfinished
+        self.damaged = list(dict.fromkeys([*self.damaged, *other.damaged]))
+        self.gone = list(dict.fromkeys([*self.gone, *other.gone]))
 
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -108,21 +105,20 @@ def find_runs(runs: Sequence[str], experiment: str | None, wanted: str, uri: str
         raise ConfigError("dqlab compare wants folders of runs or grids, MLflow run ids, or --experiment NAME.")
     if wanted and not experiment:
         raise ConfigError("--filter belongs to --experiment.")
-    parts = [_find(name, uri) for name in runs]
-    found = FoundRuns.all_of([*parts, *([read_experiment(uri, experiment, wanted)] if experiment else [])])
+    found = FoundRuns()
+    for name in runs:
+        found.add(_find(name, uri))
+    if experiment:
+        found.add(read_experiment(uri, experiment, wanted))
     if not found.runs:
         where = f"the experiment '{experiment}'" if experiment else ", ".join(runs)
         filtered = f' with the filter "{wanted}"' if wanted else ""
+        why = [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
         raise RunError(
             f"Nothing to compare: no run of {where}{filtered} has finished "
-            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in _lost(found))
+            f"({found.failed} failed, {found.unfinished} not finished)." + "".join(f" {text}" for text in why)
         )
     return found
-
-
-def _lost(found: FoundRuns) -> list[str]:
-    """Why the first of those is left out that are damaged or gone."""
-    return [*found.damaged, *(f"{path} is gone." for path in found.gone)][:1]
 
 
 def _find(name: str, uri: str) -> FoundRuns:
@@ -133,11 +129,11 @@ def _find(name: str, uri: str) -> FoundRuns:
     raise RunError(f"There is no folder '{name}', and an MLflow run's id it is not (32 hexadecimal digits).")
 
 
-def _bindings(config: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, str]:
     """What a run's config.gin binds."""
     from dqlab.config.gin_syntax import parse_bindings
 
-    return parse_bindings(read_text(config), str(config))
+    return comparable(parse_bindings(read_text(path), str(path)))
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, str]:
@@ -158,16 +154,18 @@ def read_folder(path: Path) -> FoundRuns:
 
 
 def _read_grid(path: Path, facts: GridRecord) -> FoundRuns:
-    packs, number = [path / "packs" / name for name in facts["packs"]], facts["cells"]
-    leaving, parts = SkippedRecords(), []
-    for pack in packs:
-        with leaving.damaged():
-            parts += [_read_run(pack, run_facts(pack))] if (pack / RUN).exists() else []
-    here = FoundRuns.all_of(parts)
-    found = FoundRuns.all_of([here, _read_reused(path, facts, {Path(run.name).name for run in here.runs})])
-    seen = len(found.runs) + found.failed + len(found.damaged) + len(found.gone)
-    unfinished = max(number - seen, found.unfinished) if not leaving.out else found.unfinished
-    return replace(found, unfinished=unfinished, damaged=(*found.damaged, *leaving.out))
+    found, lost = FoundRuns(), SkippedRecords()
+    for pack in (path / "packs" / name for name in facts["packs"]):
+        with lost.damaged():
+            if (pack / RUN).exists():
+                found.add(_read_run(pack, run_facts(pack)))
+    found.add(_read_reused(path, facts, {Path(run.name).name for run in found.runs}))
+    if lost.out:
+        found.damaged += lost.out
+    else:
+        seen = len(found.runs) + found.failed + len(found.damaged) + len(found.gone)
+        found.unfinished = max(facts["cells"] - seen, found.unfinished)
+    return found
 
 
 def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRuns:
@@ -175,37 +173,36 @@ def _read_reused(grid: Path, facts: GridRecord, here: Iterable[str]) -> FoundRun
     elsewhere = {cell: path for cell, path in reused_cells(facts).items() if f"cell-{cell}" not in here}
     there = {cell: path for cell, path in elsewhere.items() if os.path.exists(path / SUMMARY)}
     planned, pack_facts = planned_cells(grid) if there else {}, cache(run_facts)
-    leaving, runs = SkippedRecords(), []
+    lost, runs = SkippedRecords(), []
     for cell, path in there.items():
-        with leaving.damaged():
+        with lost.damaged():
             if cell not in planned:
                 raise RunError(f"{grid / GRID}: cell {cell}, reused from {path}, is not in the grid's plan.")
             own = Replica(path.name, planned[cell]["seed"], planned[cell]["label"])
             runs.append(_compared(RunFolder(path.parent), own, pack_facts(path.parent)))
-    gone = (str(path) for cell, path in elsewhere.items() if cell not in there)
-    return FoundRuns(tuple(runs), damaged=tuple(leaving.out), gone=tuple(gone))
+    gone = [str(path) for cell, path in elsewhere.items() if cell not in there]
+    return FoundRuns(runs, damaged=lost.out, gone=gone)
 
 
 def _read_run(path: Path, facts: RunRecord) -> FoundRuns:
     """The replicas of a run or of a pack."""
-    folder = RunFolder(path)
-    replicas = replicas_of(facts)
-    failed = [replica for replica in replicas if (folder.replica(replica.name) / FAILURE).exists()]
-    ended = [replica for replica in replicas if (folder.replica(replica.name) / SUMMARY).exists()]
-    done = [replica for replica in ended if replica not in failed]
-    leaving, runs = SkippedRecords(), []
-    for replica in done:
-        with leaving.damaged():
-            runs.append(_compared(folder, replica, facts))
-    return FoundRuns(tuple(runs), len(failed), len(replicas) - len(done) - len(failed), tuple(leaving.out))
+    folder, found, lost = RunFolder(path), FoundRuns(), SkippedRecords()
+    for replica in replicas_of(facts):
+        place = folder.replica(replica.name)
+        if (place / FAILURE).exists():
+            found.failed += 1
+        elif not (place / SUMMARY).exists():
+            found.unfinished += 1
+        else:
+            with lost.damaged():
+                found.runs.append(_compared(folder, replica, facts))
+    found.damaged = lost.out
+    return found
 
 
 def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> FinishedRun:
     place = folder.replica(replica.name)
     own, summary = place / "config.gin", read_record(place / SUMMARY, SummaryRecord)
-    written = own if own.exists() else folder.config
-    config = _bindings(written)
-    made_with = {**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]}
     return FinishedRun(
         name=str(place.resolve()),
         label=replica.cell or str(facts.get("cell") or ""),
@@ -214,13 +211,10 @@ def _compared(folder: RunFolder, replica: Replica, facts: RunRecord) -> Finished
         caveat=summary["caveat"],
         physics=summary["physics"],
         digest=facts["data"]["digest"],
-        config=comparable(config),
-        made_with=made_with,
+        config=_read_config(own if own.exists() else folder.config),
+        made_with={**facts["versions"], "commit": facts["git_commit"], "device": facts["device_name"]},
         scores={rule: row["score_mean"] for rule, row in summary["selection"].items()},
     )
-
-
-SCORE = "score/"
 
 
 def read_experiment(uri: str, name: str, wanted: str) -> FoundRuns:
@@ -258,31 +252,30 @@ def _asking(uri: str) -> Iterator[Any]:
         except RunError:
             raise
         except Exception as error:  # whatever the client raises
-            raise RunError(f"MLflow ({masked(uri)}): {_in_short(error)}.") from error
-
-
-def _in_short(error: Exception) -> str:
-    return "the server does not answer" if "Max retries exceeded" in str(error) else one_line(error).rstrip(".")
+            silent = "Max retries exceeded" in str(error)
+            why = "the server does not answer" if silent else one_line(error).rstrip(".")
+            raise RunError(f"MLflow ({masked(uri)}): {why}.") from error
 
 
 def _below(client: Any, run: Any) -> list[Any]:
-    if _is_replica(run):
+    if "seed" in run.data.tags:
         return [run]
     children = all_runs(client, [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'")
     return [found for child in children for found in _below(client, child)]
 
 
-def _is_replica(run: Any) -> bool:
-    """Whether it is one replica's run: parents have no seed."""
-    return "seed" in run.data.tags
-
-
 def _found(client: Any, runs: list[Any]) -> FoundRuns:
-    replicas = _latest(sorted((run for run in runs if _is_replica(run)), key=lambda run: run.info.start_time))
-    done = [run for run in replicas if run.info.status == "FINISHED"]
-    failed = sum(run.info.status == "FAILED" for run in replicas)
-    configure = _configurations(client, done)
-    return FoundRuns(tuple(_finished(run, configure) for run in done), failed, len(replicas) - len(done) - failed)
+    """Of each replica's runs; parents have no seed."""
+    replicas = sorted((run for run in runs if "seed" in run.data.tags), key=lambda run: run.info.start_time)
+    found, files = FoundRuns(), dict[str, Mapping[str, str]]()
+    for run in _latest(replicas):
+        if run.info.status == "FINISHED":
+            found.runs.append(_finished(run, _configuration(client, run, files)))
+        elif run.info.status == "FAILED":
+            found.failed += 1
+        else:
+            found.unfinished += 1
+    return found
 
 
 def _latest(runs: list[Any]) -> list[Any]:
@@ -292,27 +285,18 @@ def _latest(runs: list[Any]) -> list[Any]:
     return list(dict(zip(cells, runs, strict=True)).values())
 
 
-def _configurations(client: Any, runs: list[Any]) -> Callable[[Any], Mapping[str, str]]:
-    """A run's configuration: its parameters, or of a grid's cell, which has few of them, its file config.gin.
-
-    The file is fetched once for all cells whose configurations have the same digest.
-    """
-    first = {run.data.tags["config_digest"]: run for run in runs if "config_digest" in run.data.tags}
-
-    @cache
-    def from_file(digest: str) -> Mapping[str, str]:
+def _configuration(client: Any, run: Any, files: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """Its parameters, or of a grid's cell, which has few of them, its file config.gin: one is fetched for a digest."""
+    digest = run.data.tags.get("config_digest")
+    if not digest:
+        return comparable(run.data.params)
+    if digest not in files:
         with tempfile.TemporaryDirectory() as folder:
-            path = client.download_artifacts(first[digest].info.run_id, "config.gin", folder)
-            return comparable(_bindings(Path(path)))
-
-    def configure(run: Any) -> Mapping[str, str]:
-        digest = run.data.tags.get("config_digest")
-        return from_file(digest) if digest else comparable(run.data.params)
-
-    return configure
+            files[digest] = _read_config(Path(client.download_artifacts(run.info.run_id, "config.gin", folder)))
+    return files[digest]
 
 
-def _finished(run: Any, configure: Callable[[Any], Mapping[str, str]]) -> FinishedRun:
+def _finished(run: Any, config: Mapping[str, str]) -> FinishedRun:
     tags, metrics = run.data.tags, run.data.metrics
     versions = {name.removeprefix("version."): text for name, text in tags.items() if name.startswith("version.")}
     return FinishedRun(
@@ -323,7 +307,7 @@ def _finished(run: Any, configure: Callable[[Any], Mapping[str, str]]) -> Finish
         caveat=tags.get("caveat", ""),
         physics=tags["physics"],
         digest=tags["data_digest"],
-        config=configure(run),
+        config=config,
         made_with={**versions, "commit": tags.get("git_commit", ""), "device": tags.get("device_name", "")},
-        scores={name.removeprefix(SCORE): value for name, value in metrics.items() if name.startswith(SCORE)},
+        scores={name.removeprefix("score/"): value for name, value in metrics.items() if name.startswith("score/")},
     )

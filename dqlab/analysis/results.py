@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
+    from dqlab.config.registry import RegistryEntry
     from dqlab.tracking.records import InspectionRecord, SummaryRecord
 
 
@@ -89,15 +90,6 @@ class CellStatus:
 
 
 @dataclass(frozen=True)
-class UsedComponent:
-    """A component that some cell of a grid uses: its name, its source, and the keys of the works that it cites."""
-
-    name: str
-    source: str = ""
-    cites: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class GridResults:
     """A grid as far as it has come.
 
@@ -125,7 +117,7 @@ class GridResults:
     pending: tuple[CellStatus, ...] = ()
     gin: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    components: tuple[UsedComponent, ...] = ()
+    components: tuple[RegistryEntry[Any], ...] = ()
     inspections: Mapping[str, Mapping[str, InspectionRecord]] = field(default_factory=dict)
 
     @property

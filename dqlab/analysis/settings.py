@@ -41,32 +41,22 @@ class Report:
         check_field(0.0 < self.confidence < 1.0, self, "confidence", "between 0 and 1")
         listed = isinstance(self.rules, (tuple, list)) and bool(self.rules)
         check_field(listed, self, "rules", "a tuple of at least one selection rule")
-        for rule in self.rules:
-            _check_rule(rule, "Report.rules: ")
+        for place, rule in (*(("rules: ", rule) for rule in self.rules), ("reference_rule=", self.reference_rule)):
+            if not isinstance(rule, str) or rule not in SELECTION_RULES:
+                known = nearest_of_few(str(rule), SELECTION_RULES)
+                raise ConfigError(f"Report.{place}{rule!r} is no selection rule. {known}")
         check_field(len(set(self.rules)) == len(self.rules), self, "rules", "different selection rules")
-        check_reference(self)
+        _check_reference(self.reference)
 
 
-def check_reference(settings: Report) -> None:
-    """See that the reference can be read.
-
-    Raises:
-        ConfigError: the rule is unknown; the reference is not label -> task -> score; or a score is neither `(score,)`
-            nor `(score, standard error)`, finite, the error not negative.
-    """
-    _check_rule(settings.reference_rule, "Report.reference_rule=")
-    _check_names(settings.reference, "Report.reference", "{label: {task: (score,)}}")
-    for label, tasks in settings.reference.items():
+def _check_reference(reference: Any) -> None:
+    _check_names(reference, "Report.reference", "{label: {task: (score,)}}")
+    for label, tasks in reference.items():
         _check_names(tasks, f"Report.reference['{label}']", "{task: (score,)}")
         for task, published in tasks.items():
             if not _is_score(published):
                 where = f"Report.reference['{label}']['{task}']"
                 raise ConfigError(f"{where} must be (score,) or (score, standard error), not {published!r}.")
-
-
-def _check_rule(rule: Any, place: str) -> None:
-    if not isinstance(rule, str) or rule not in SELECTION_RULES:
-        raise ConfigError(f"{place}{rule!r} is no selection rule. {nearest_of_few(str(rule), SELECTION_RULES)}")
 
 
 def _check_names(given: Any, place: str, wanted: str) -> None:
@@ -75,6 +65,7 @@ def _check_names(given: Any, place: str, wanted: str) -> None:
 
 
 def _is_score(published: Any) -> bool:
+    """Whether it is finite numbers: a score, and perhaps its error, which is not negative."""
     if not isinstance(published, (tuple, list)) or len(published) not in (1, 2):
         return False
     numbers = all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in published)

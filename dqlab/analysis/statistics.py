@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from dqlab.analysis.cautions import AVERAGE, ENOUGH, cautions_of
-from dqlab.analysis.checkpoint_choice import Histories, Run, checkpoint_choices
+from dqlab.analysis.choosing import Histories, Run, checkpoint_choices, tuning_curves
 from dqlab.analysis.resampling import (
     Array,
     Bootstrap,
@@ -30,7 +30,6 @@ from dqlab.analysis.resampling import (
 )
 from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
-from dqlab.analysis.tuning_budget import tuning_curves
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}

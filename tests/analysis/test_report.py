@@ -29,12 +29,12 @@ from dqlab.analysis.report import exports, figures
 from dqlab.analysis.report.exports import FRAMES, bibtex_file, escape_latex, load_bibliography, scores_csv
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.write import summary_paragraph, write_report
-from dqlab.analysis.results import FAILED, CellStatus, GridResults, UsedComponent
+from dqlab.analysis.results import FAILED, CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import analyse
 from dqlab.analysis.wording import enumerate_names, format_points
 from dqlab.config.identity import short_name
-from dqlab.config.registry import Registry, registry_of
+from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.errors import RunError
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
@@ -364,8 +364,9 @@ def test_every_source_of_a_component_has_an_entry() -> None:
 
 
 def test_a_plugins_component_without_keys_is_named_by_its_source() -> None:
-    mine = (UsedComponent("mine", "Doe 2031"), UsedComponent("plain", "my own"), UsedComponent("known", "Ho 2020", HO))
-    grid = replace(made_grid(seeds=1), components=mine)
+    mine = [RegistryEntry("mine", None, "Doe 2031"), RegistryEntry("plain", None, "my own")]
+    mine += [RegistryEntry("known", None, "Ho 2020", cites=HO)]
+    grid = replace(made_grid(seeds=1), components=tuple(mine))
     assert re.findall("^%.*", bibtex_file(grid), re.MULTILINE) == ["% No entry is known for mine: Doe 2031"]
     assert {*HO} < cited(grid)
 

@@ -207,7 +207,7 @@ def test_intervals_over_enough_runs_hold_the_true_value(
 
 def test_intervals_over_few_runs_do_not(simulation: ModuleType) -> None:
     shares = simulation.coverage("skewed", 3, 1, 500, 500)
-    worst, best = COVERAGE[1, 3]
+    worst, best = COVERAGE[1][3]
     assert all(worst - 5 <= 100 * share <= best + 5 for share in shares)
 
 
@@ -216,6 +216,6 @@ def test_two_runs_hold_the_median_between_them_half_of_the_time(simulation: Modu
 
 
 def test_coverage_of_the_next_smaller_grid() -> None:
-    assert simulated_coverage(9, 25) == (9, 20)
-    assert simulated_coverage(5, 7) == (3, 5)
+    assert simulated_coverage(9, 25) == (9, 20, 93, 95)
+    assert simulated_coverage(5, 7) == (3, 5, 80, 90)
     assert simulated_coverage(1, 1) is None

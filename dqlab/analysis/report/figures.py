@@ -16,9 +16,9 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dqlab.analysis.choosing import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import ALL_TASKS, Analysis, one_figure
-from dqlab.analysis.tuning_budget import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.wording import counted
 from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name

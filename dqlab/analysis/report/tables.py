@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dqlab.analysis.cautions import CORRECTION
-from dqlab.analysis.checkpoint_choice import COMMON, choice_name
+from dqlab.analysis.choosing import COMMON, choice_name
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import METRICS, TEST, Analysis, one_figure
 from dqlab.analysis.wording import (

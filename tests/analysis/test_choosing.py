@@ -13,7 +13,15 @@ import pandas as pd
 import pytest
 from made_grids import TASKS, made_grid
 
-from dqlab.analysis.checkpoint_choice import CHOICES, MOST_SWAPS, CheckpointChoices, checkpoint_choices
+from dqlab.analysis.choosing import (
+    CHOICES,
+    MOST_SWAPS,
+    CheckpointChoices,
+    best_weights,
+    budget_sizes,
+    checkpoint_choices,
+    tuning_curves,
+)
 from dqlab.analysis.report.exports import results_json, sheet_csv
 from dqlab.analysis.report.tables import common_table, order_table, swap_table
 from dqlab.analysis.report.write import choice_sentences
@@ -21,7 +29,6 @@ from dqlab.analysis.resampling import Bootstrap
 from dqlab.analysis.results import CellStatus, GridResults
 from dqlab.analysis.settings import Report
 from dqlab.analysis.statistics import Analysis, analyse, score_histories, score_table
-from dqlab.analysis.tuning_budget import best_weights, budget_sizes, tuning_curves
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 QUICK = Report(reps=100)
