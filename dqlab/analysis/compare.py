@@ -202,14 +202,16 @@ def _differences(compared: Comparison) -> ReportTable:
     configs = {f"{group['group']}: {group['name']}": group["config"] for group in compared.groups}
     different = list(compared.groups[0]["config"])
     if not different:
-        return text_table("differences", "The same configuration", "group", configs, {})
-    columns = {(name, ""): config.values() for name, config in configs.items()}
-    table = text_table("differences", "What differs in configuration", "parameter", different, columns)
+        return text_table("differences", "The same configuration", [("group", "")], [(name,) for name in configs])
+    heads = [("parameter", ""), *((name, "") for name in configs)]
+    rows = [(name, *(config[name] for config in configs.values())) for name in different]
+    table = text_table("differences", "What differs in configuration", heads, rows)
     return table.turned("group") if len(configs) > MANY else table
 
 
 def score_tables(compared: Comparison) -> Iterator[ReportTable]:
     """A table a task: a row a group and rule."""
+    heads = [(head, "") for head in ("Group", "seeds", "rule", "mean", "IQM")]
     for task, scores in compared.scores.groupby("task", sort=False):
         means, iqms = (scores[scores.metric == metric] for metric in METRICS)
         several = scores.data_digest.nunique() > 1  # then each group is named with its data
@@ -217,16 +219,12 @@ def score_tables(compared: Comparison) -> Iterator[ReportTable]:
             f"{row.group}: {row.name}" + (f" | data {row.data_digest[:12]}" if several else "")
             for row in means.itertuples()
         ]
-        columns = {
-            ("seeds", ""): [str(len(seeds)) for seeds in means.seeds],
-            ("rule", ""): means.rule.str.replace("_", "-"),
-            ("mean", ""): with_intervals(means),
-            ("IQM", ""): with_intervals(iqms),
-        }
+        seeds, rules = [str(len(seeds)) for seeds in means.seeds], means.rule.str.replace("_", "-")
+        rows = zip(names, seeds, rules, with_intervals(means), with_intervals(iqms), strict=True)
         said = "; ".join(sorted(set(scores.caveat) - {""}))
         caption = f"{task}: {score_or_return(said)}s" + (f" ({said})" if said else "")
         caption += f". In brackets: {compared.confidence:.0%} bootstrap intervals over seeds."
-        yield text_table(f"compare-{task}", caption, "Group", names, columns)
+        yield text_table(f"compare-{task}", caption, heads, rows)
 
 
 FORMATS: Mapping[str, Callable[[Comparison], str]] = {

@@ -28,7 +28,7 @@ from dqlab.analysis.resampling import (
     optimality_gap,
     sign_flip_tests,
 )
-from dqlab.analysis.results import CellStatus, GridResults
+from dqlab.analysis.results import GridResults
 from dqlab.analysis.settings import Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
@@ -293,14 +293,10 @@ def score_histories(results: GridResults) -> Histories:
         label: {task: {} for task in results.tasks} for label in results.labels
     }
     for each in sorted(results.results, key=lambda status: status.cell.seed):
-        found[each.cell.label][each.cell.task][each.cell.seed] = _score_history(each)
+        rows = [row for row in (each.summary.get("untrained"), *each.summary["evaluations"]) if row]
+        known = {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
+        found[each.cell.label][each.cell.task][each.cell.seed] = known
     return found
-
-
-def _score_history(status: CellStatus) -> Run:
-    untrained = status.summary.get("untrained")
-    rows = [*([untrained] if untrained else []), *status.summary["evaluations"]]
-    return {row["step"]: row["score_mean"] for row in rows if math.isfinite(row["score_mean"])}
 
 
 def _complete_runs(tasks: Mapping[str, Mapping[int, Run]]) -> list[list[Run]]:
@@ -317,24 +313,18 @@ THRESHOLDS = 51
 
 def _profiles(scores: Mapping[Key, Array], bootstrap: Bootstrap) -> pd.DataFrame:
     """The profiles of all settings at the same thresholds a rule, as rliable computes them."""
-    thresholds = {
-        rule: _thresholds(np.concatenate([item.ravel() for key, item in scores.items() if key[0] == rule]))
-        for rule in {key[0] for key in scores}
-    }
-    above = {
-        (*key, limit): (item > limit).astype(float) for key, item in scores.items() for limit in thresholds[key[0]]
-    }
+    above: dict[tuple[str, str, float], Array] = {}
+    for rule in dict.fromkeys(rule for rule, _ in scores):
+        own = {key: item for key, item in scores.items() if key[0] == rule}
+        known = np.concatenate([item.ravel() for item in own.values()])
+        # evenly from a point below the lowest score, where all runs are above, to the highest, where none is
+        limits = np.linspace(np.ceil(known.min()) - 1.0, np.ceil(known.max()), THRESHOLDS).tolist()
+        above |= {(*key, limit): (item > limit).astype(float) for key, item in own.items() for limit in limits}
     # neighbouring thresholds mostly share which runs are above, and with it the interval
     patterns = {(runs.shape, runs.tobytes()): runs for runs in above.values()}
     shares = {pattern: item.tolist() for pattern, item in bootstrap.of_each(patterns, mean_score).items()}
     rows = [(*key, *shares[runs.shape, runs.tobytes()]) for key, runs in above.items()]
     return pd.DataFrame(rows, columns=["rule", "setting", "threshold", *BOUNDS])
-
-
-def _thresholds(scores: Array) -> list[float]:
-    """Evenly from a point below the lowest score, where all runs are above, to the highest, where none is."""
-    evenly: list[float] = np.linspace(np.ceil(scores.min()) - 1.0, np.ceil(scores.max()), THRESHOLDS).tolist()
-    return evenly
 
 
 def _references(estimates: pd.DataFrame, results: GridResults, settings: Report) -> pd.DataFrame:

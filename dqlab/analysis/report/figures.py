@@ -315,7 +315,8 @@ def _unevenness(values: Any) -> float:
 
 def numeric_axis(results: GridResults) -> str | None:
     """The only axis whose points are numbers, and different ones; None where there are none or several."""
-    found = [axis for axis, texts in results.axes.items() if len(texts) > 1 and all(map(_is_number, texts))]
+    numbers = {axis: pd.to_numeric(pd.Series(texts), errors="coerce") for axis, texts in results.axes.items()}
+    found = [axis for axis, known in numbers.items() if len(known) > 1 and np.isfinite(known).all()]
     return found[0] if len(found) == 1 else None
 
 
@@ -330,13 +331,6 @@ def lines_of(results: GridResults, axis: str) -> Lines:
             others = ", ".join(point for name, point in own.items() if name != axis)
             lines.setdefault(others, []).append((float(own[axis]), label))
     return {name: sorted(line) for name, line in list(lines.items())[:FEWER_LINES]}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def tuning_figure(analysis: Analysis) -> ReportFigure | None:

@@ -30,8 +30,6 @@ from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
 NUMBER = re.compile(rf"[<+{MINUS}]? ?\d|{NOTHING}$")
-Columns = Mapping[tuple[str, str], Iterable[str]]
-"""Head, and what stands below it (the selection rule of the scores) -> texts."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class ReportTable:
     Attributes:
         name: for references, such as `iqm-mean`.
         caption: what it shows, with selection rule and caveat.
-        cells: rows by name; columns as in Columns. The second line of a cell is in small print (an interval).
+        cells: rows by name, columns by head and what stands below it (the selection rule of its scores). The second
+            line of a cell is in small print (an interval).
         strong: the row that stands out (the base).
     """
 
@@ -70,11 +69,11 @@ class ReportTable:
         return replace(self, cells=cells.set_axis([(name, under) for name in self.cells.index], axis=1), strong=None)
 
 
-def text_table(name: str, caption: str, head: str, names: Iterable[str], columns: Columns) -> ReportTable:
-    """A table with these rows; what is missing is a dash."""
-    texts = {column: list(values) for column, values in columns.items()}
-    cells = pd.DataFrame(texts, index=pd.Index(list(names), name=head, dtype=object), dtype=object)
-    return ReportTable(name, caption, cells.where(cells.notna(), NOTHING))
+def text_table(name: str, caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> ReportTable:
+    """A table of rows, whose first text names each; of a column, its head and what stands below that."""
+    cells = pd.DataFrame(list(rows), columns=pd.MultiIndex.from_tuples(heads), dtype=object)
+    named = cells.set_index(heads[0]).rename_axis(heads[0][0])
+    return ReportTable(name, caption, named)
 
 
 def rich_table(table: ReportTable, most: int | None = None) -> Group:
@@ -136,29 +135,31 @@ def common_table(analysis: Analysis) -> ReportTable:
 
 def order_table(analysis: Analysis) -> ReportTable:
     """A row a rule: how it orders the settings, beside their order by the last checkpoint."""
-    orders = analysis.orders
-    columns = {
-        ("Kendall's tau", "with last"): [format_points(tau, decimals=2) for tau in orders.tau],
-        ("pairs that swap", ""): [f"{row.swaps} of {row.pairs}" for row in orders.itertuples()],
-        ("resamples", "in this order"): map(_percent, orders.kept),
-    }
+    heads = [("Order by", ""), ("Kendall's tau", "with last"), ("pairs that swap", ""), ("resamples", "in this order")]
+    rows = [
+        (choice_name(row.rule), format_points(row.tau, decimals=2), f"{row.swaps} of {row.pairs}", _percent(row.kept))
+        for row in analysis.orders.itertuples()
+    ]
     caption = f"The order of settings by their mean over tasks, by each rule. {_unit(analysis.results.caveat)}"
-    return text_table("orders", caption, "Order by", map(choice_name, orders.rule), columns)
+    return text_table("orders", caption, heads, rows)
 
 
 def swap_table(analysis: Analysis, most: int = 5) -> ReportTable:
     """A row a pair of settings that a rule orders otherwise than the last checkpoint does: the surest of each rule."""
     swaps = analysis.swaps.groupby("rule", sort=False).head(most)
-    columns = {
-        ("higher", ""): swaps.higher,
-        ("lower", ""): swaps.lower,
-        ("difference", "by this rule"): [format_points(value, signed=True) for value in swaps.by_rule],
-        ("difference", "last"): [format_points(value, signed=True) for value in swaps.by_last],
-        ("resamples", "with this swap"): map(_percent, swaps.share),
-    }
+    heads = [("By rule", ""), ("higher", ""), ("lower", ""), ("difference", "by this rule"), ("difference", "last")]
+    rows = [
+        (
+            *(choice_name(row.rule), row.higher, row.lower),
+            *(format_points(value, signed=True) for value in (row.by_rule, row.by_last)),
+            _percent(row.share),
+        )
+        for row in swaps.itertuples()
+    ]
     caption = f"Pairs of settings that change places when checkpoints are chosen: of each rule the {most} surest. "
-    caption += _unit(analysis.results.caveat)
-    return text_table("swaps", caption, "By rule", map(choice_name, swaps.rule), columns)
+    return text_table(
+        "swaps", caption + _unit(analysis.results.caveat), [*heads, ("resamples", "with this swap")], rows
+    )
 
 
 def _percent(share: float) -> str:
@@ -222,31 +223,26 @@ def reference_table(analysis: Analysis) -> ReportTable:
     settings, means = analysis.settings, analysis.reference_means.reset_index()
     under = rule_name(settings.reference_rule)
     over = means.assign(task=[f"average over {counted(len(tasks), 'task')}" for tasks in means.tasks])
-    rows = pd.concat([analysis.references.astype({"inside": object}), over], ignore_index=True)
-    published = [f"{format_points(row.published)}\n{_error(row.error)}".rstrip() for row in rows.itertuples()]
-    columns = {
-        ("task", ""): rows.task,
-        ("ours", under): with_intervals(rows),
-        ("published", under): published,
-        ("difference", under): [format_points(value, signed=True) for value in rows.difference],
-        ("published in our interval", ""): rows.inside.map({True: "yes", False: "no"}),
-    }
+    known = pd.concat([analysis.references.astype({"inside": object}), over], ignore_index=True)
+    heads = [("Setting", ""), ("task", ""), *((head, under) for head in ("ours", "published", "difference"))]
+    rows = [
+        (
+            *(row.setting, row.task, ours, f"{format_points(row.published)}\n{_error(row.error)}".rstrip()),
+            *(format_points(row.difference, signed=True), {True: "yes", False: "no"}.get(row.inside, NOTHING)),
+        )
+        for row, ours in zip(known.itertuples(), with_intervals(known), strict=True)
+    ]
     source = f"Published: {settings.reference_source}. " if settings.reference_source else ""
     caption = f"Beside published scores, selection rule {under}. {source}{_intervals(analysis)}"
-    return text_table("references", caption, "Setting", rows.setting, columns)
+    return text_table("references", caption, [*heads, ("published in our interval", "")], rows)
 
 
 def failure_table(results: GridResults) -> ReportTable:
     """A row a failed run: when it stopped, and why."""
-    cells = [failure.cell for failure in results.failures]
-    columns = {
-        ("task", ""): [cell.task for cell in cells],
-        ("seed", ""): [str(cell.seed) for cell in cells],
-        ("what happened", ""): [each.failure for each in results.failures],
-        ("reason", ""): [each.reason for each in results.failures],
-    }
-    caption = f"Failed: {counted(len(cells), 'run')}. They have no score."
-    return text_table("failures", caption, "Setting", [cell.label for cell in cells], columns)
+    heads = [(head, "") for head in ("Setting", "task", "seed", "what happened", "reason")]
+    cells = [(each.cell, each.failure, each.reason) for each in results.failures]
+    rows = [(cell.label, cell.task, str(cell.seed), failure, reason) for cell, failure, reason in cells]
+    return text_table("failures", f"Failed: {counted(len(rows), 'run')}. They have no score.", heads, rows)
 
 
 def pending_table(results: GridResults) -> ReportTable:
@@ -254,10 +250,9 @@ def pending_table(results: GridResults) -> ReportTable:
     seeds: dict[tuple[str, str], list[int]] = {}
     for cell in (status.cell for status in results.pending):
         seeds.setdefault((cell.label, cell.task), []).append(cell.seed)
-    listed = [", ".join(map(str, sorted(each))) for each in seeds.values()]
-    columns = {("task", ""): [task for _, task in seeds], ("seeds", ""): listed}
-    caption = f"Pending: {counted(len(results.pending), 'run')}."
-    return text_table("pending", caption, "Setting", [label for label, _ in seeds], columns)
+    heads = [(head, "") for head in ("Setting", "task", "seeds")]
+    rows = [(*key, ", ".join(map(str, sorted(each)))) for key, each in seeds.items()]
+    return text_table("pending", f"Pending: {counted(len(results.pending), 'run')}.", heads, rows)
 
 
 def _unit(caveat: str) -> str:
@@ -274,9 +269,11 @@ def _intervals(analysis: Analysis) -> str:
 def _by_setting(
     analysis: Analysis, name: str, caption: str, columns: Mapping[tuple[str, str], pd.Series]
 ) -> ReportTable:
+    """A row a setting; what it lacks is a dash."""
     labels = analysis.results.labels
-    texts = {column: known.reindex(labels) for column, known in columns.items()}
-    return replace(text_table(name, caption, "Setting", labels, texts), strong=analysis.results.base)
+    texts = {column: known.reindex(labels).astype(object) for column, known in columns.items()}
+    cells = pd.DataFrame(texts).rename_axis("Setting")
+    return ReportTable(name, caption, cells.where(cells.notna(), NOTHING), analysis.results.base)
 
 
 def _figure_texts(analysis: Analysis, rule: str, metric: str) -> pd.Series:

@@ -114,8 +114,7 @@ def report_page(analysis: Analysis, drawn: Mapping[str, ReportFigure]) -> str:
         rules={rule_name(rule): SELECTION_RULES[rule] for rule in rules},
         figures={name: _embedded(figure) for name, figure in drawn.items()},
         aggregates=[aggregate_table(analysis, rules)],
-        choosing=choice_sentences(analysis),
-        choices=list(_choices(analysis)),
+        choices=[] if analysis.gains.empty else list(_choices(analysis)),
         tasks=[task_table(analysis, rule) for rule in rules],
         comparisons=[] if analysis.comparisons.empty else [comparison_table(analysis, rule) for rule in rules],
         references=[reference_table(analysis)] if analysis.settings.reference else [],
@@ -164,28 +163,6 @@ def _facts(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name.replace("_", " "), ", ".join(map(str, value))
         else:
             yield ("time", readable_duration(float(value))) if name == "seconds" else (name, str(value))
-
-
-def choice_sentences(analysis: Analysis) -> str:
-    """What choosing checkpoints by their scores adds, what it does to the order, and how much of it is luck."""
-    best, common = (analysis.gains[analysis.gains.rule == rule] for rule in ("best_online", "common_task"))
-    if best.empty:
-        return ""
-    swaps = "".join(
-        f"; {row.swaps} of {counted(row.pairs, 'pair')} of settings change places"
-        for row in analysis.orders[analysis.orders.rule == "best_online"].itertuples()
-    )
-    text = f"Letting each run choose its best checkpoint adds {_from_to(best.gain)}{swaps}."
-    if common.gain.notna().any():
-        text += f" One step for all seeds of a setting on a task adds {_from_to(common.gain)}"
-        known = common.held_out.notna().any()
-        text += f"; where the other seeds choose it, it adds {_from_to(common.held_out)}." if known else "."
-    return text
-
-
-def _from_to(points: pd.Series) -> str:
-    low, high = (format_points(value, signed=True) for value in (points.min(), points.max()))
-    return f"{low} to {high} points" if low != high else f"{low} points"
 
 
 def summary_paragraph(analysis: Analysis) -> str:
