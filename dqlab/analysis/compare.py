@@ -107,11 +107,14 @@ def describe_groups(runs: pd.DataFrame) -> tuple[Mapping[str, Any], ...]:
 
 def _scores(runs: pd.DataFrame, rules: Sequence[str], bootstrap: Bootstrap) -> pd.DataFrame:
     """Each group on each task and data set; of two runs with the same seed the first one counts."""
+    rows: dict[tuple[str, str, str], list[Any]] = {}
+    for run in runs.drop_duplicates([*SAME, "seed"]).sort_values("seed", kind="stable").itertuples():
+        rows.setdefault((run.group, run.task, run.digest), []).append(run)
     samples: dict[tuple[Any, ...], NDArray[np.float64]] = {}
-    for key, alike in runs.drop_duplicates([*SAME, "seed"]).groupby(SAME, sort=False):
-        own = alike.sort_values("seed")
-        about = (*key, own.caveat.iloc[0], tuple(own.seed.tolist()))
-        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in _samples(list(own.scores), rules)}
+    for key in dict.fromkeys(runs[SAME].itertuples(index=False, name=None)):
+        about = (*key, rows[key][0].caveat, tuple(run.seed for run in rows[key]))
+        known = _samples([run.scores for run in rows[key]], rules)
+        samples |= {(*about, rule): np.array(values)[:, None] for rule, values in known}
     found = bootstrap.of_each(samples, lambda drawn: np.stack([metric(drawn) for metric in METRICS.values()]))
     tidy = [
         (*key, metric, *numbers)
