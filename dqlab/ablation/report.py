@@ -33,7 +33,7 @@ def report_grid(request: GridRequest, console: Console) -> None:
     Raises:
         DqlabError: there is nothing to report, or the report cannot be written.
     """
-    from dqlab.analysis.report.write import report_and_print  # pandas, matplotlib and rliable take two seconds
+    from dqlab.analysis.report.write import report_and_print  # pandas and matplotlib take a second
 
     gin_files.load_gin(request.files, request.bindings, request.imports)
     settings, folder = Report(), GridFolder(request.out)

@@ -22,7 +22,6 @@ from dqlab.analysis.resampling import (
     interquartile_mean,
     mean_score,
     median_score,
-    numpys_generator,
     optimality_gap,
     sign_flip_tests,
 )
@@ -67,8 +66,8 @@ def test_aggregates(analysis: Analysis, name: str) -> None:
             [metrics.aggregate_iqm(scores), metrics.aggregate_mean(scores), metrics.aggregate_median(scores), gap]
         )
 
-    with numpys_generator(SEED):
-        points, bounds = library.get_interval_estimates({name: matrix(name)}, func, reps=REPS)
+    np.random.seed(SEED)
+    points, bounds = library.get_interval_estimates({name: matrix(name)}, func, reps=REPS)
     for place, metric in enumerate(METRICS):
         ours = analysis.figure("last", metric).loc[LABELS[name]]
         equals(ours, points[name][place], bounds[name][:, place])
@@ -83,10 +82,10 @@ def test_means_are_the_published_ones(analysis: Analysis) -> None:
 
 def test_probability_of_improvement(analysis: Analysis) -> None:
     both = [matrix("Diffusion-QL"), matrix("IQL")]
-    with numpys_generator(SEED):
-        points, bounds = library.get_interval_estimates(
-            {"it": both}, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=REPS
-        )
+    np.random.seed(SEED)
+    points, bounds = library.get_interval_estimates(
+        {"it": both}, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=REPS
+    )
     equals(analysis.figure("last", "probability").loc["N=Diffusion-QL"], points["it"][0], bounds["it"][:, 0])
 
 
@@ -102,10 +101,8 @@ def test_probability_of_improvement_with_ties_and_other_numbers_of_runs() -> Non
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_profiles(analysis: Analysis, name: str) -> None:
     profiles = analysis.profiles[(analysis.profiles.rule == "last") & (analysis.profiles.setting == LABELS[name])]
-    with numpys_generator(SEED):
-        shares, bounds = library.create_performance_profile(
-            {name: matrix(name)}, profiles.threshold.to_numpy(), reps=REPS
-        )
+    np.random.seed(SEED)
+    shares, bounds = library.create_performance_profile({name: matrix(name)}, profiles.threshold.to_numpy(), reps=REPS)
     assert pytest.approx(np.stack([shares[name], *bounds[name]])) == profiles[BOUNDS].to_numpy().T
 
 
@@ -114,10 +111,10 @@ def test_confidence_is_passed_on() -> None:
         Bootstrap(REPS, confidence).of_each({"it": matrix("BC")}, lambda drawn: drawn.mean(axis=(0, 1)))["it"]
         for confidence in (0.5, 0.99)
     )
-    with numpys_generator(SEED):
-        _, bounds = library.get_interval_estimates(
-            {"it": matrix("BC")}, lambda x: np.array([x.mean()]), reps=REPS, confidence_interval_size=0.99
-        )
+    np.random.seed(SEED)
+    _, bounds = library.get_interval_estimates(
+        {"it": matrix("BC")}, lambda x: np.array([x.mean()]), reps=REPS, confidence_interval_size=0.99
+    )
     assert wide[1:] == pytest.approx(bounds["it"][:, 0])
     assert wide[1] < narrow[1] < narrow[2] < wide[2]
 
