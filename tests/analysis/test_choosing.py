@@ -193,20 +193,11 @@ def test_swaps_are_as_sure_as_resamples_say() -> None:
     analysis = analyse(curved(lambda label, _, seed: drawn[label][seed], ("A", "B"), seeds=6), replace(QUICK, reps=400))
     (swap,) = analysis.swaps[analysis.swaps.rule == "best_online"].itertuples()
     places = generator.integers(0, 6, (4000, 6))
-    last, best = ({label: each(drawn[label])[places].mean(axis=1) for label in "AB"} for each in (ends, tops))
+    last = {label: curves[:, -1][places].mean(axis=1) for label, curves in drawn.items()}
+    best = {label: curves.max(axis=1)[places].mean(axis=1) for label, curves in drawn.items()}
     share = ((last["A"] > last["B"]) & (best["B"] > best["A"])).mean()
     assert (swap.higher, swap.lower) == ("N=B", "N=A")
     assert swap.share == pytest.approx(share, abs=0.08)
-
-
-def ends(curves: np.ndarray) -> np.ndarray:
-    last: np.ndarray = curves[:, -1]
-    return last
-
-
-def tops(curves: np.ndarray) -> np.ndarray:
-    best: np.ndarray = curves.max(axis=1)
-    return best
 
 
 def test_swaps_that_are_kept_are_few() -> None:
