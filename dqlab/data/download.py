@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,6 +122,8 @@ def cache_folder() -> Path:
 
 
 CHUNK = 1 << 16
+LEAST_RATE = 1024
+"""Bytes a second below which an address is given up."""
 CACHE_ADVICE = "Free some space or set D4RL_DATASET_DIR."
 WEB = ("http://", "https://")
 
@@ -144,7 +147,8 @@ def download(
         magic: what the file must begin with, whatever the server says that it sends.
         check: looks at the complete file before it appears; what it raises a BrokenError for is deleted.
         progress: called with bytes done and bytes in all (None where the server does not say).
-        timeout: seconds without a byte after which the attempt is given up.
+        timeout: seconds without a byte after which the attempt is given up; after twice as many in which less than
+            `LEAST_RATE` bytes a second came, it is too.
 
     Raises:
         UnavailableError: the server cannot be reached, does not have the file, or sends something else.
@@ -208,10 +212,15 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
             raise UnavailableError(_not_the_file(url, response.geturl(), piece))
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb", buffering=0) as file:
+            came, since = 0, time.monotonic()
             while piece:
                 file.write(piece)
-                done += len(piece)
+                done, came = done + len(piece), came + len(piece)
                 progress(done, total)
+                if (lasted := time.monotonic() - since) > 2 * timeout:
+                    if came < LEAST_RATE * lasted:  # something before every time-out, and that for days
+                        raise UnavailableError(f"{url} is given up: it sent {came:,} bytes in {lasted:.0f} seconds")
+                    came, since = 0, time.monotonic()
                 piece = _read(response, CHUNK, url, part)
     return total
 

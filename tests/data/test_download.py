@@ -59,6 +59,7 @@ class Site:
     tag: str = '"one"'
     break_after: int | None = None
     slices: float = 0.0
+    piece: int = 1 << 16
     silent: str = "/silent/"
     status: int = 200
     to: str = ""
@@ -96,8 +97,8 @@ class Site:
         request.end_headers()
         silent = request.path.startswith(self.silent)
         body = body[: 200_000 if silent else self.break_after]
-        for start in range(0, len(body), 1 << 16):
-            request.wfile.write(body[start : start + (1 << 16)])
+        for start in range(0, len(body), self.piece):
+            request.wfile.write(body[start : start + self.piece])
             time.sleep(self.slices)
         request.wfile.flush()
         time.sleep(2.0 if silent else 0.0)
@@ -128,6 +129,13 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "set.hdf5"
+
+
+def test_a_server_that_is_too_slow_is_given_up(site: Site, target: Path) -> None:
+    """It sends something before every time-out, and would go on for days."""
+    site.piece, site.slices = 1, 0.02
+    with pytest.raises(UnavailableError, match=r"is given up: it sent \d+ bytes in 1 seconds"):
+        download(site.url, target, timeout=0.5)
 
 
 def test_plain(site: Site, target: Path) -> None:
