@@ -219,11 +219,10 @@ def train(
 
 
 def _gin_files(gin: Gin) -> list[str | Path]:
-    """Names with `.gin` where that is left off."""
     named = [gin] if isinstance(gin, (str, Path)) else list(gin)
     if not named:
         raise ConfigError("Name a gin file, such as 'quickstart'.")
-    return [path if Path(path).suffix == ".gin" or expanded(path).exists() else f"{path}.gin" for path in named]
+    return named
 
 
 def _chosen(values: Mapping[str, Any]) -> list[str]:

@@ -182,6 +182,8 @@ def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tm
     state = np.ones(17)
     expected = run.policy("last", seed=1).seed(0)(state)
     file = run.path / "seed-1" / "checkpoints" / "step-000000040.safetensors"
+    with pytest.raises(RunError, match="has the weights of seed 1, not of seed 0"):
+        dqlab.load_policy(file, seed=0)
     for source in (file, run.path / "seed-1"):
         assert np.array_equal(dqlab.load_policy(source, "last").seed(0)(state), expected)
     with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
@@ -200,7 +202,7 @@ def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tm
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: dqlab.train("quickstrat"), "There is no gin file 'quickstrat.gin'. Did you mean"),
+        (lambda: dqlab.train("quickstrat"), "There is no gin file 'quickstrat'. Did you mean"),
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.etta": 1.0}), "has no parameter 'etta'"),
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": -1.0}), "DiffusionQL.eta must be"),
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": print}), "DiffusionQL.eta is <built-in"),

@@ -125,18 +125,19 @@ def load_gin(
 
 
 def find_gin_file(path: str | Path) -> Path:
-    """A gin file where it is named, or among those that ship with dqlab.
+    """A gin file where it is named, or among those that ship with dqlab; its `.gin` may be left off.
 
     Raises:
         ConfigError: it is in neither place.
     """
     path = expanded(path)
+    for named in (path, path.with_name(f"{path.name}.gin")) if path.name else (path,):
+        beside = [folder.parent for folder in SHIPPED if named.parts[:1] == (folder.name,)]
+        for candidate in (named, *(folder / named for folder in (*beside, *SHIPPED))):
+            if os.path.isfile(candidate):  # False, too, for what no file can be called
+                return candidate
     if os.path.isdir(path):
         raise ConfigError(f"'{path}' is a folder. Name a gin file in it.")
-    named = [folder.parent / path for folder in SHIPPED if path.parts[:1] == (folder.name,)]
-    for candidate in (path, *named, *(folder / path for folder in SHIPPED)):
-        if os.path.isfile(candidate):  # False, too, for what no file can be called
-            return candidate
     here = [str(other) for other in path.parent.glob("*.gin")]
     shipped = [f"{folder.name}/{other.name}" for folder in SHIPPED for other in folder.glob("*.gin")]
     raise ConfigError(f"There is no gin file '{path}'. {nearest(str(path), {*here, *shipped})}")

@@ -107,6 +107,8 @@ def load_policies(
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
             gin_files.load_stored(folder.config, bindings)
             experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
+            if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
+                raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
         check_experiment(experiment)
         return [LoadedPolicy(configuration, experiment, *each, compiled) for each in found]
 

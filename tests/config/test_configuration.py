@@ -130,6 +130,18 @@ def test_the_home_folder_has_its_usual_name(tmp_path: Path, monkeypatch: pytest.
         gin_files.load_gin(["~nobody-of-that-name/x.gin"])
 
 
+def test_a_files_suffix_may_be_left_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is here comes before those that ship; a folder of the name is no file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    for name in ("quickstart", "gin/quickstart", "steps"):
+        assert gin_files.find_gin_file(name).suffix == ".gin"
+    (tmp_path / "quickstart.gin").touch()
+    assert gin_files.find_gin_file("quickstart") == Path("quickstart.gin")
+    with pytest.raises(ConfigError, match="'.' is a folder"):
+        gin_files.find_gin_file(".")
+
+
 def test_mistakes_on_the_command_line_are_named() -> None:
     with pytest.raises(ConfigError, match=r"--set DiffusionQL.etaa=1: .*'eta'"):
         gin_files.load_gin([], ["DiffusionQL.etaa=1"])

@@ -14,6 +14,8 @@ from dqlab.tracking.mlflow.client import mirror_environment, store_path, store_u
 PORTS = 100
 LAST_PORT = 65535
 STORE = "mlflow.db"
+RUNS_PAGE = "/#/experiments?workflowType=machine_learning"
+"""MLflow's first page is that of language models' traces, of which there are none."""
 
 
 def serve_ui(place: str | None, host: str, port: int) -> int:
@@ -38,7 +40,7 @@ def serve_ui(place: str | None, host: str, port: int) -> int:
     if path is not None and not path.exists():  # MLflow would make an empty one
         raise RunError(f"There is no MLflow store {path}. Nothing has been recorded there yet.")
     port = free_port(host, port)
-    print(f"MLflow: http://{host}:{port} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
+    print(f"MLflow: http://{host}:{port}{RUNS_PAGE} shows {masked(uri)} in a few seconds; Ctrl-C ends it", flush=True)
     environment = {**mirror_environment(), "MLFLOW_BACKEND_STORE_URI": uri}  # a command line is seen by everybody
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     return os.execve(sys.executable, command, environment)
