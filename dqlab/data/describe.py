@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 from rich.table import Table
 from rich.text import Text
 
@@ -71,7 +71,7 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
         found = survey_dataset(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if as_json:
-        print(json.dumps(known, indent=1))
+        print(to_json(known, indent=1, inf_nan_mode="null").decode())
     else:
         _print_table(known, Console())
 

@@ -137,8 +137,11 @@ class MlflowWriter:
         def is_sent(key: str) -> bool:
             return not self._over and key in memory.runs and memory.runs[key]["status"] == "FINISHED"
 
-        top = grid_tree(grid, facts, memory.began, self._over, is_sent, self.skipped)
+        known = 0 if self._over or "grid" not in memory.runs else memory.runs["grid"]["records"]
+        top = grid_tree(grid, facts, memory.began, self._over, is_sent, self.skipped, known)
         self.send_tree(memory, top, packs=self._open_packs(memory, facts))
+        memory.runs[top.key]["records"] = int(top.tags["finished"])
+        memory.save()
 
     def send_tree(self, memory: Memory, top: TrackedRun, parent: str = "", packs: Iterable[Path] = ()) -> None:
         """A run, those below it, and a grid's packs."""

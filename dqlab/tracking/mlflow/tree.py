@@ -187,7 +187,13 @@ def _cell(
 
 
 def grid_tree(
-    grid: Path, facts: GridRecord, began: float, over: bool, sent: Callable[[str], bool], skipped: SkippedRecords
+    grid: Path,
+    facts: GridRecord,
+    began: float,
+    over: bool,
+    sent: Callable[[str], bool],
+    skipped: SkippedRecords,
+    known: int = 0,
 ) -> TrackedRun:
     """A grid's own run, with a child for each cell that another grid has trained; its packs have trees of their own.
 
@@ -198,6 +204,7 @@ def grid_tree(
         over: its driver has ended.
         sent: whether the child of a key needs nothing more.
         skipped: takes reused cells that cannot be used.
+        known: of how many finished cells MLflow has the end.
     """
     status = {"finished": "FINISHED", "incomplete": "FAILED", "interrupted": "KILLED"}.get(facts.get("state", ""))
     axes = "; ".join(f"{axis}: {', '.join(map(str, points))}" for axis, points in facts["axes"].items())
@@ -223,7 +230,7 @@ def grid_tree(
         status=status or _unended(over),
         files={path: str(path.parent.relative_to(grid)) for path in report},
         texts={"grid.gin": facts["gin"]},
-        results=partial(_progress, ends, began),
+        results=partial(_progress, ends, began, known),
         children=list(_reused(grid, facts, sent, skipped)),
     )
 
@@ -236,11 +243,11 @@ def _ends(grid: Path, facts: GridRecord, began: float) -> list[float]:
     return sorted([*own, *(began for _ in reused_cells(facts))])
 
 
-def _progress(ends: Sequence[float], began: float) -> Results:
-    """A point of `finished_cells` for each of them, over seconds: the same ones are stored once."""
+def _progress(ends: Sequence[float], began: float, known: int) -> Results:
+    """A point of `finished_cells`, over seconds, for each end but the known ones: MLflow stores the same ones once."""
     from mlflow.entities import Metric
 
-    numbered = enumerate(ends, start=1)
+    numbered = list(enumerate(ends, start=1))[known:]
     return [Metric("finished_cells", n, int(end * 1000), int(max(0.0, end - began))) for n, end in numbered], {}
 
 
