@@ -62,6 +62,10 @@ class Run:
         self._folder = RunFolder(self.path)
         self._folder.facts()
 
+    def __fspath__(self) -> str:
+        """Its folder: whatever takes one takes the run, `load_policy` too."""
+        return str(self.path)
+
     def __repr__(self) -> str:
         facts = self.facts
         return f"<dqlab run {self.path}: {facts.get('algorithm')} on {facts['task']}, {self.state}>"

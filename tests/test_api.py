@@ -184,6 +184,8 @@ def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tm
     file = run.path / "seed-1" / "checkpoints" / "step-000000040.safetensors"
     with pytest.raises(RunError, match="has the weights of seed 1, not of seed 0"):
         dqlab.load_policy(file, seed=0)
+    with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):
+        dqlab.load_policy(run)
     for source in (file, run.path / "seed-1"):
         assert np.array_equal(dqlab.load_policy(source, "last").seed(0)(state), expected)
     with pytest.raises(RunError, match="has 2 replicas: name a `seed`"):

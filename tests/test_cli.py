@@ -110,6 +110,8 @@ def test_eval_of_what_is_not_there_is_refused(finished: tuple[Path, str], in_pro
     check_mistake(done, "holds a training state")
     check_mistake(in_process("eval", str(run), "--seed", "9"), "has no seed 9; it has [0, 3]")
     check_mistake(in_process("eval", str(run), "--checkpoint", "lastt"), "There is no checkpoint 'lastt'")
+    check_mistake(in_process("eval", str(run / "seed-9")), "has no replica 'seed-9'. ")
+    check_mistake(in_process("eval", str(run / "config.gin")), "config.gin is no checkpoint: name a run's folder")
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
@@ -130,6 +132,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "nothing like it": (["\x1bzzzz"], r"no command '\x1bzzzz'. There are ablate, check, "),
     "no component named": (["describe", "sampler"], "Which sampler? Known: ddim, ddpm, "),
     "no gin file": (["train"], "Name a gin file"),
+    "no recipe": (["collect"], "Name a gin file"),
+    "no grid to report": (
+        ["ablate", "--grid", "ablations/steps.gin", "--report-only", "--out", "none"],
+        "none is not the folder of a grid",
+    ),
     "a folder as gin file": (["train", "--gin", str(ROOT / "gin")], "is a folder"),
     "a file as folder": ([*QUICK, "--out", str(ROOT / "README.md")], "is a file, not a folder"),
     "wrong type inside": ([*QUICK, "--set", "MLPDenoiser.hidden_dim=64.0"], "hidden_dim must be of type int"),

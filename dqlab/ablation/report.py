@@ -37,6 +37,7 @@ def report_grid(request: GridRequest, console: Console) -> None:
 
     gin_files.load_gin(request.files, request.bindings, request.imports)
     settings, folder = Report(), GridFolder(request.out)
+    folder.facts()  # says where there is no grid
     folder.check(request.name)
     results = collect_results(folder)
     if not results.results:

@@ -136,6 +136,8 @@ def collect(args: argparse.Namespace) -> None:
     """Make a dataset in any continuous Gymnasium environment: policies by level (PPO), random, runs, files, mixed."""
     from dqlab.tools.collect.recipe import Collection
 
+    if not args.gin:
+        raise ConfigError("Name a gin file, for example --gin gin/collect/random.gin (dqlab collect --help).")
     load_configuration(args, bindings_of(args))
     for place in Collection().run(args.out, typed=args.set):
         print(place)

@@ -92,7 +92,10 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
     elif asked.saves:
         what = "interrupted; the last checkpoint is at most a minute old"
     with suppress(OSError):
-        print(f"dqlab: {name}: {what}. dqlab train --resume --out {folder} continues.", file=sys.stderr, flush=True)
+        again = (
+            f"dqlab train --resume --out {folder} continues" if (folder / "run.json").exists() else "Nothing is kept"
+        )
+        print(f"dqlab: {name}: {what}. {again}.", file=sys.stderr, flush=True)
     return asked.code
 
 

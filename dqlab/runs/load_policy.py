@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ class ExportRecord(TypedDict):
 
 
 def load_policy(
-    source: str | Path,
+    source: str | PathLike[str],
     checkpoint: str = "best",
     *,
     seed: int | None = None,
@@ -81,7 +82,7 @@ def load_policy(
 
 
 def load_policies(
-    source: str | Path,
+    source: str | PathLike[str],
     checkpoint: str = "last",
     seed: int | None = None,
     task: str | None = None,
@@ -155,7 +156,7 @@ def pretrained_policies() -> dict[str, Path]:
     return {folder.parent.name: folder.parent for folder in folders}
 
 
-def source_folder(source: str | Path) -> Path:
+def source_folder(source: str | PathLike[str]) -> Path:
     """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it has changed.
 
     Raises:
@@ -182,6 +183,8 @@ def _find(path: Path, checkpoint: str, seed: int | None) -> tuple[RunFolder, lis
     if (path / EXPORTED).exists():
         path = path / read_record(path / EXPORTED, ExportRecord)["weights"]
     if path.is_file():  # RUN/replica/checkpoints/step-N.safetensors
+        if path.suffix != ".safetensors":
+            raise RunError(f"{path} is no checkpoint: name a run's folder, or a .safetensors file in it.")
         return RunFolder(path.absolute().parents[2]), [path]
     own = not (path / "run.json").exists() and (path.absolute().parent / "run.json").exists()  # RUN/replica
     folder = RunFolder(path.absolute().parent if own else path)
@@ -194,13 +197,16 @@ def checkpoint_files(folder: RunFolder, seed: int | None, which: str, name: str 
     if which not in CHECKPOINT_RULES:
         if not Path(which).is_file():
             raise RunError(
-                f"There is no checkpoint '{which}'. Use {', '.join(CHECKPOINT_RULES)}, or a .safetensors file."
+                f"There is no checkpoint '{which}'. Use {', '.join(CHECKPOINT_RULES)}, or a .safetensors file's path."
             )
         return [Path(which)]
     wanted = [replica for replica in known if seed in (None, replica.seed) and name in ("", replica.name)]
     if not wanted:
-        seeds = sorted({replica.seed for replica in known})
-        raise RunError(f"{folder.path} has no seed {seed}; it has {seeds}.")
+        if name not in ("", *(replica.name for replica in known)):
+            raise RunError(
+                f"{folder.path} has no replica '{name}'. {nearest_of_few(name, [each.name for each in known])}"
+            )
+        raise RunError(f"{folder.path} has no seed {seed}; it has {sorted({replica.seed for replica in known})}.")
     return [_selected(folder, replica, which) for replica in wanted]
 
 

@@ -102,7 +102,7 @@ def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRow
                 shard += next(played)
             save_episodes(folder / f"from-{len(episodes):08d}.npz", shard)
             episodes += shard
-            context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions of {wanted}")
+            context.log(f"{key}: {len(episodes):,} episodes, {sum(_lengths(episodes)):,} transitions ({wanted} wanted)")
     return EpisodeRows.take(episodes, amount)
 
 
