@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,7 +169,7 @@ def source_folder(source: str | PathLike[str]) -> Path:
             raise RunError(f"No pretrained policy is called '{name}'. {nearest_of_few(name, known)}")
         return known[name]
     if f"{kind}:" != HUB:
-        return expanded(source)
+        return expanded(fspath(source))
     from huggingface_hub import snapshot_download
 
     try:
