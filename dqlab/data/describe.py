@@ -17,7 +17,7 @@ from dqlab.data.download import digest_fault
 from dqlab.data.formats.base import Column, whole_columns
 from dqlab.data.formats.reading import UnreadError
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
-from dqlab.data.survey import NUMBERS, Survey, count_values, find_faults, survey_dataset
+from dqlab.data.survey import Survey, ValueCounts, find_faults, survey_dataset
 from dqlab.errors import DataError, message_of, printable, printable_name
 from dqlab.printing import Console
 
@@ -95,7 +95,9 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "terminal_and_timeout": found.both,
         "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
         "duplicate_rows": found.duplicates,
-        "columns": {name: _describe_column(name, column) for name, column in whole_columns(columns).items()},
+        "columns": {
+            name: _describe_column(column, found.values.get(name)) for name, column in whole_columns(columns).items()
+        },
         "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
         "actions_outside": actions.rows_outside,
         "actions_note": actions.note,
@@ -118,10 +120,10 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
     return {**found, "mean": float(values.mean()), "std": float(values.std())}
 
 
-def _describe_column(name: str, column: Column) -> dict[str, Any]:
+def _describe_column(column: Column, values: ValueCounts | None) -> dict[str, Any]:
+    """What is known of a column, and what was counted of its values where it has numbers."""
     known: dict[str, Any] = {"shape": list(column.shape), "dtype": str(column.dtype)}
-    if name in NUMBERS:
-        values = count_values(column)
+    if values:
         known |= {"nan": values.nans, "infinite": values.infinities}
         ends = {"min": float(values.low.min()), "max": float(values.high.max())}
         known |= {end: value if math.isfinite(value) else None for end, value in ends.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,12 @@ class Survey:
     timeouts: Flags
     lengths: NDArray[np.int64]
     returns: NDArray[np.float64]
+
+    @cached_property
+    def values(self) -> dict[str, ValueCounts]:
+        """What is counted of each column of numbers that there is."""
+        known = whole_columns(self.columns)
+        return {name: count_values(known[name]) for name in NUMBERS if name in known}
 
     @property
     def cuts(self) -> str:
@@ -143,8 +150,7 @@ def _damage(found: Survey) -> Iterator[str]:
     for name, wanted in (("observations", task.state_dim), ("actions", task.action_dim)) if task else ():
         if task and (width := known[name].shape[1]) != wanted:
             yield f"'{name}' is {width} wide, {task.name}'s is {wanted}: another task's"
-    for name in (name for name in NUMBERS if name in known):
-        values = count_values(known[name])
+    for name, values in found.values.items():
         if rows := len(values.bad_rows):
             count = f"{values.nans:,} NaN(s) and {values.infinities:,} infinite value(s)"
             yield f"'{name}' has {count} in {rows:,} row(s), first in row {values.bad_rows[0]:,}"
@@ -159,8 +165,8 @@ def _odd_columns(found: Survey) -> Iterator[str]:
         yield f"{found.both:,} row(s) are both terminal and timeout: D4RL's view drops them"
     if note := ActionRange(columns).note:
         yield f"{note}; {BOUNDS_ADVICE}"
-    for name, column in (("observations", columns.observations), ("actions", columns.actions)):
-        values = count_values(column)
+    for name in ("observations", "actions"):
+        values = found.values[name]
         still = np.flatnonzero(values.low == values.high)
         if len(still) and len(columns) > 1:
             yield f"'{name}' never changes in dimension(s) {', '.join(map(str, still))}"
