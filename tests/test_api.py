@@ -151,6 +151,12 @@ def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> 
     assert policy.q(states[0], actions[0]) == pytest.approx(values[0], abs=1e-5)
     assert policy(states[0]).shape == (6,)
     assert np.array_equal(policy(states, policy.seed(0).draw(count)), actions)
+    assert policy(states[:0]).shape == (0, 6)
+    assert policy.q(states[:0], actions[:0]).shape == (0,)
+    with pytest.raises(ConfigError, match="The states hold a NaN or infinite number"):
+        policy(np.where(states > 1, np.nan, states))
+    with pytest.raises(ConfigError, match="A policy's seed is an integer >= 0"):
+        policy.seed(-1)
     with pytest.raises(ConfigError, match=r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"):
         policy(states[0][:, None])
 
@@ -174,6 +180,12 @@ def test_actions_and_values_are_in_the_environments_units(tmp_path: Path) -> Non
     assert "score" not in table
     for again in (policy, made):
         pd.testing.assert_frame_equal(dqlab.evaluate(again, env="Odd-v0", episodes=2), table)
+    for env, message in {
+        "Od-v0": "Cannot make the environment 'Od-v0'",
+        "Pendulum-v1": "of width 1; its task says 2",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            dqlab.evaluate(policy, env=env)
     with pytest.raises(RunError, match="has no seed 9"):
         dqlab.evaluate(made, env="Odd-v0", seed=9)
 
@@ -208,6 +220,11 @@ def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tm
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.etta": 1.0}), "has no parameter 'etta'"),
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": -1.0}), "DiffusionQL.eta must be"),
         (lambda: dqlab.train("quickstart", set={"DiffusionQL.eta": print}), "DiffusionQL.eta is <built-in"),
+        (lambda: dqlab.train("quickstart", set=["a=1"]), "`set` is a dictionary"),  # type: ignore[arg-type]
+        (
+            lambda: dqlab.train("quickstart", set={"Experiment.action_chunk": 1001}),
+            "action_chunk must be at most 1,000",
+        ),
         (lambda: dqlab.load_policy("nowhere"), "is not the folder of a dqlab run"),
         (lambda: dqlab.compare(["nowhere"]), "There is no folder 'nowhere'"),
         (lambda: dqlab.Ablation("nowhere"), "nowhere"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from textwrap import dedent, indent
-from typing import Any
+from typing import Any, NoReturn
 
 from dqlab.errors import ConfigError
 
@@ -117,6 +117,10 @@ class Parser(argparse.ArgumentParser):
         if self.commands and given and not given[0].startswith("-") and given[0] not in self.commands:
             raise ConfigError(f"{self.prog} has no command {reprlib.repr(given[0])}. {self._nearest(given[0])}")
         return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """In one line; argparse would print the usage above it."""
+        raise ConfigError(f"{message}. `{self.prog} --help` shows what it takes.")
 
     def _nearest(self, value: str) -> str:
         """The commands, those below others included, that may have been meant; all of them where none is like it."""

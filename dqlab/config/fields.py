@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from inspect import get_annotations
+from math import isfinite
 from typing import Annotated, Any
 
 from dqlab.errors import ConfigError
@@ -56,7 +57,7 @@ def check_fields(instance: Any) -> None:
     Bounds are inherited: a subclass that gives a `NonNegativeFloat` another default may call it a `float`.
 
     Raises:
-        ConfigError: a value has the wrong type, or is outside of its bounds.
+        ConfigError: a value has the wrong type, is not finite, or is outside of its bounds.
     """
     for field in fields(instance):
         plain = plain_type(field)
@@ -68,6 +69,7 @@ def check_fields(instance: Any) -> None:
             raise ConfigError(f"{type(instance).__name__}.{field.name} must be of type {plain}, not {value!r}.")
         if plain == "float":
             number: Any = value
+            check_field(isfinite(number), instance, field.name, "finite")
             object.__setattr__(instance, field.name, float(number))
     kind: Any = type(instance)
     for name, bound in _bounds(kind).items():

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import FlattenObservation
 
-from dqlab.envs.checked_env import check_step_tuple, check_vectors, describe_error
+from dqlab.envs.checked_env import CheckedEnv, check_step_tuple, check_vectors, describe_error
 from dqlab.envs.tasks import UNLIMITED, fit_action, from_unit
 from dqlab.errors import ConfigError
 
@@ -55,10 +55,26 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
         return check_step_tuple(self.env.step(self._fit(from_unit(action, self._low, self._high))))
 
 
+def checked_env(env: Any, action_dim: int) -> CheckedEnv:
+    """An environment, or that of an id, with flat observations and checked at every step; actions in its own units.
+
+    Raises:
+        ConfigError: it cannot be made, or has other actions.
+    """
+    made = _make(env) if isinstance(env, str) else env
+    name = env if isinstance(env, str) else made.spec.id if getattr(made, "spec", None) else type(made).__name__
+    check_vectors(name, "actions", made.action_space, action_dim)
+    return CheckedEnv(FlattenObservation(made), name)
+
+
 def make_unlimited(env_id: str, env_kwargs: Mapping[str, Any]) -> Any:
     """The environment as it is, without a step limit."""
+    return _make(env_id, max_episode_steps=UNLIMITED, disable_env_checker=True, **env_kwargs)
+
+
+def _make(env_id: str, **options: Any) -> Any:
     try:
-        return gymnasium.make(env_id, max_episode_steps=UNLIMITED, disable_env_checker=True, **env_kwargs)
+        return gymnasium.make(env_id, **options)
     except (Exception, SystemExit) as error:  # somebody's constructor
         why = f"it raised {describe_error(error)}"
         if isinstance(error, (ImportError, TypeError, ValueError, AttributeError, gymnasium.error.Error)):

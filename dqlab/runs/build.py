@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dqlab.algorithms import Algorithm
+from dqlab.config.fields import check_field
 from dqlab.config.replica import Replica
 from dqlab.data.download import Progress, no_progress
 from dqlab.data.sources import load_dataset
@@ -42,7 +43,12 @@ def check_experiment(experiment: Experiment) -> None:
     experiment.plan.factor(experiment.resolved_algorithm.lr_schedule)(0, 0, None)
     physics_laws.get(experiment.physics)
     env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
-    experiment.resolved_task.arguments()
+    task = experiment.resolved_task
+    task.arguments()
+    fits = experiment.action_chunk <= task.episode_limit
+    check_field(
+        fits, experiment, "action_chunk", f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
+    )
     each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
     check_phases(each[0], experiment.dims, experiment.plan.steps)
     try:

@@ -132,6 +132,8 @@ def as_bindings(values: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: a value is none that a gin file can say.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"`set` is a dictionary, such as {{'DiffusionQL.eta': 0.5}}, not {values!r}.")
     return [f"{name}={_literal(name, value)}" for name, value in values.items()]
 
 

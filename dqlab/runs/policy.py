@@ -20,8 +20,9 @@ from dqlab import errors
 from dqlab.algorithms import ActorCritic
 from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
-from dqlab.config.replica import Replica
+from dqlab.config.replica import Replica, is_seed
 from dqlab.data.transitions import caveat_of
+from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of
@@ -164,7 +165,13 @@ class LoadedPolicy:
         return f"<{about}: {self.source.name}, {self.replica.title}, on {self.device}>"
 
     def seed(self, seed: int) -> LoadedPolicy:
-        """Begin the sequence of actions that belongs to a seed; the same one on every device. Returns itself."""
+        """Begin the sequence of actions that belongs to a seed; the same one on every device. Returns itself.
+
+        Raises:
+            ConfigError: it is no seed.
+        """
+        if not is_seed(seed):
+            raise ConfigError(f"A policy's seed is an integer >= 0 (and below 2**32), not {seed!r}.")
         self._generator = generator_for(seed, "policy", 0)
         return self
 
@@ -176,14 +183,16 @@ class LoadedPolicy:
             noise: as `draw` gives it; the policy's own sequence by default.
 
         Raises:
-            ConfigError: the states have another shape.
+            ConfigError: the states have another shape, or are not finite.
         """
         given = self._checked(states)
         actions = self.act(given.reshape(-1, self.task.state_dim), noise)
-        return _like(states, actions.reshape(*given.shape[:-1], -1))
+        return _like(states, actions.reshape(*given.shape[:-1], self.pack.dims.action))
 
     def act(self, states: Tensor, noise: Mapping[str, Tensor] | None = None) -> Tensor:
         """Actions (B, A) in the environment's units for states (B, S), on the CPU."""
+        if not len(states):
+            return states.new_zeros(0, self.pack.dims.action).cpu()
         drawn = self.draw(len(states)) if noise is None else noise
         own = {name: value.to(self.device) for name, value in drawn.items()}
         if self._compiled:
@@ -218,6 +227,8 @@ class LoadedPolicy:
         given, taken = self._checked(states), self._checked(actions, self.pack.dims.action, "actions")
         if given.shape[:-1] != taken.shape[:-1]:
             raise ConfigError(f"There are states of shape {tuple(given.shape)} and actions of {tuple(taken.shape)}.")
+        if not given.numel():
+            return _like(states, given.new_zeros(0))
         algorithm = self.pack.algorithm
         if not isinstance(algorithm, ActorCritic):
             raise ConfigError(f"The algorithm '{self.experiment.algorithm}' has no critics: there is no Q to ask for.")
@@ -275,7 +286,8 @@ class LoadedPolicy:
                 are the recorded ones, initial states and noise included.
 
         Raises:
-            RunError: they gave no score. EnvError: the task's environment raises an error.
+            RunError: they gave no score. EnvError: an environment raises an error, or gives what is not finite.
+            ConfigError: there is no such environment, or its actions are of another width.
         """
         with self.ready(), closing(build_evaluator(self.experiment, episodes)) as evaluator:
             return self.evaluate_by(evaluator) if env is None else self._episodes_in(env, evaluator.episodes)
@@ -289,18 +301,15 @@ class LoadedPolicy:
 
     def _episodes_in(self, env: Any, episodes: int) -> EvaluationEpisodes:
         """Episodes in somebody's environment, one after the other; no longer than the task's."""
-        import gymnasium
-
-        made = gymnasium.make(env) if isinstance(env, str) else env
+        made = checked_env(env, self.task.action_dim)
         # a sequence of its own: that of the policy goes on as it was, and the same call gives the same episodes
         noise = generator_for(self.replica.seed, f"evaluation {self.source.step}", 0)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
         for episode, seed in enumerate(initial_seeds(self.replica.seed, self.source.step, episodes)):
             state, over = made.reset(seed=seed)[0], False
             while not over:
-                flat = gymnasium.spaces.flatten(made.observation_space, state)
-                seen = self._checked(torch.as_tensor(flat)[None], what="observations")
-                chosen = self.act(seen, self.draw(1, noise))[0].numpy().astype(made.action_space.dtype)
+                seen = self._checked(torch.as_tensor(state)[None], what="observations")
+                chosen = self.act(seen, self.draw(1, noise))[0].numpy()
                 for action in np.split(chosen, self.experiment.action_chunk):
                     state, reward, terminated, truncated, _ = made.step(action)
                     returns[episode] += reward
@@ -323,7 +332,7 @@ class LoadedPolicy:
         """Rows as a tensor, of states where no width is given.
 
         Raises:
-            ConfigError: they have another shape.
+            ConfigError: they have another shape, or are not finite.
         """
         given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, np.float64))
         width = width or self.task.state_dim
@@ -331,6 +340,8 @@ class LoadedPolicy:
             raise ConfigError(
                 f"The {what} have the shape {tuple(given.shape)}: {self.task.name} wants ({width},) or (B, {width})."
             )
+        if not given.isfinite().all():
+            raise ConfigError(f"The {what} hold a NaN or infinite number.")
         return given
 
 

@@ -62,6 +62,14 @@ def test_a_near_miss_names_the_nearest(typed: str, meant: str) -> None:
     assert meant in str(raised.value)
 
 
+@pytest.mark.parametrize("typed", ["train --steps x", "export runs/mine", "eval --episodes"])
+def test_a_wrong_argument_is_one_line(typed: str) -> None:
+    with pytest.raises(
+        ConfigError, match="^(argument|the following)[^\\n]*`dqlab [a-z]+ --help` shows what it takes.$"
+    ):
+        build_parser().parse_args(typed.split())
+
+
 def test_negative_numbers_are_no_options() -> None:
     """By an attribute of argparse's own: without it, this fails."""
     words = ["hopper-medium-v2", "-20.5", "-1e3", "-.5", "-inf"]

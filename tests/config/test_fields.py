@@ -63,7 +63,8 @@ def test_bounds(kind: Any) -> None:
     for name, value in wrong.items():
         with pytest.raises(ConfigError, match=rf"{kind.__name__}.{name} must be {words.get(name, 'at least 0')}, not"):
             kind(**{name: value})
-    with pytest.raises(ConfigError, match="weight must be at least 0, not nan"):
-        kind(weight=float("nan"))
+    for value in ("nan", "inf"):
+        with pytest.raises(ConfigError, match=f"weight must be finite, not {value}"):
+            kind(weight=float(value))
     with pytest.raises(ConfigError, match="count must be of type int, not 1.5"):
         kind(count=1.5)
