@@ -45,7 +45,7 @@ def train(name: str, file: str, bindings: list[str], args: argparse.Namespace) -
         *bindings,
     ]
     common = args.out / "common.gin"  # in a file what an algorithm does not read is no mistake
-    command = [sys.executable, "-m", "dqlab.cli", "train", "--gin", file, "--gin", str(common)]
+    command = [sys.executable, "-m", "dqlab", "train", "--gin", file, "--gin", str(common)]
     command += ["--steps", str(args.steps)]
     command += ["--out", str(folder), "--resume", "-q", "--set", *given, "Tracking.mlflow=False"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -155,7 +155,7 @@ def main() -> None:
 def time_mlflow(out: Path, cells: int) -> None:
     """Send all of it, in a process of its own, as `dqlab sync` does."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "dqlab.cli", "sync", str(out)]
+    command = [sys.executable, "-m", "dqlab", "sync", str(out)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - started
     print(f"MLflow: {seconds:.0f} s, {cells / seconds:.1f} cells a second, {METRIC_POINTS} points each")

@@ -13,8 +13,7 @@ from dataclasses import replace
 
 from dqlab.diffusion import Process
 from dqlab.diffusion.sampling import DDIM, DDPM, DPMSolverPP, Heun, Sampler
-from dqlab.diffusion.schedules import build_betas
-from dqlab.diffusion.strides import strides
+from dqlab.diffusion.schedules import build_betas, strides
 from dqlab.tools.conformance.diffusion import convergence_orders, error_of, even_process
 
 STEPS = (5, 8, 16, 32, 64, 128)

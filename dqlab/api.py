@@ -23,7 +23,7 @@ from dqlab.analysis.compare import compare_groups
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.report.figures import new_figure
 from dqlab.analysis.report.inspection import actions_figure, animate_chain, chain_figure, values_figure
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.plugins import load_plugins

@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from dqlab.ablation import Grid
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.cli import GROUPS
 from dqlab.cli.parser import Parser
 from dqlab.data import load_dataset

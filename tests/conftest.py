@@ -175,7 +175,7 @@ def dqlab(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the real command line in a process of its own, in an empty folder, without a D4RL cache or a network."""
 
     def run(*args: str, env: dict[str, str] | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dqlab.cli", *args]
+        command = [sys.executable, "-m", "dqlab", *args]
         return subprocess.run(
             command, cwd=tmp_path, env=isolated(tmp_path) | (env or {}), capture_output=True, text=True, timeout=timeout
         )

@@ -27,7 +27,7 @@ WALKER = ["train", "--gin", str(ROOT / "gin" / "diffql_walker2d.gin")]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One tiny run of two seeds, and what it printed."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "dqlab.cli", *QUICK, "--seeds", "0", "3", "--steps", "60", "--out", "run"]
+    command = [sys.executable, "-m", "dqlab", *QUICK, "--seeds", "0", "3", "--steps", "60", "--out", "run"]
     options = {"cwd": folder, "env": isolated(folder), "capture_output": True, "text": True, "timeout": 240}
     done = subprocess.run([*command, *bindings()], check=True, **options)  # type: ignore[call-overload]
     return folder / "run", done.stdout
@@ -192,7 +192,7 @@ def test_damaged_cache_is_not_silently_replaced(in_process: Run, tmp_path: Path)
 
 
 def begin(folder: Path, args: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dqlab.cli", *args]
+    command = [sys.executable, "-m", "dqlab", *args]
     return subprocess.Popen(command, cwd=folder, env=isolated(folder), stdout=subprocess.DEVNULL)
 
 

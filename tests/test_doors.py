@@ -20,7 +20,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
 
 
 def in_ascii(folder: Path, *args: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "dqlab.cli", *args]
+    command = [sys.executable, "-m", "dqlab", *args]
     return subprocess.run(command, cwd=folder, env=isolated(folder) | ASCII, capture_output=True, timeout=240)
 
 

@@ -215,7 +215,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     if words[:2] in (["dqlab", "train"], ["dqlab", "ablate"]) and "--dry-run" not in words:
         words += ["--steps", "20", "--set", *SMALL]
         words += ["Grid.pack=6", "Report.reps=100"] if words[1] == "ablate" else []
-    start = {"dqlab": [sys.executable, "-m", "dqlab.cli"], "python": [sys.executable]}.get(words[0], [words[0]])
+    start = {"dqlab": [sys.executable, "-m", "dqlab"], "python": [sys.executable]}.get(words[0], [words[0]])
     env = isolated(folder) | {"PYTHONPATH": f"{folder}:{ROOT}"}
     done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode in (0, 2), done.stderr

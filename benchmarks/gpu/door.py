@@ -51,7 +51,7 @@ def _through(settings: Settings, notes: Notes, place: Path, log: Path) -> None:
 @contextmanager
 def _command(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A command of dqlab, which ends with this block; what it says goes to the end of the log."""
-    command = [sys.executable, "-m", "dqlab.cli", *arguments]
+    command = [sys.executable, "-m", "dqlab", *arguments]
     environment = {**os.environ, "DQLAB_DEBUG": "1"}
     with (
         log.open("ab") as output,

@@ -18,9 +18,8 @@ from dqlab.ablation.engines.base import FINISHED as ENDED_WELL
 from dqlab.ablation.engines.base import STOPPED, Ended, Job, slots_of
 from dqlab.ablation.planning import PlannedPack
 from dqlab.analysis.results import FAILED, FINISHED, RUNNING, STARTING, WAITING, CellStatus
-from dqlab.analysis.wording import counted
 from dqlab.machine import readable_duration
-from dqlab.printing import Console
+from dqlab.printing import Console, counted
 from dqlab.tracking.records import FailureRecord, SummaryRecord, read_record
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dqlab.ablation.calibration import SHORT, Cost, costs_of_packs
 from dqlab.ablation.config_resolver import ConfigResolver
 from dqlab.ablation.display import (
     GridDisplay,
@@ -26,10 +25,9 @@ from dqlab.ablation.display import (
 )
 from dqlab.ablation.engines.base import Engine, Job, engines, slots_of
 from dqlab.ablation.folder import GridFolder
-from dqlab.ablation.planning import Plan, PlannedPack, make_plan, pack_cells, pack_sizes
+from dqlab.ablation.planning import SHORT, Cost, Plan, PlannedPack, costs_of_packs, make_plan, pack_cells, pack_sizes
 from dqlab.ablation.report import report_apart
-from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import FAILED, FINISHED, RUNNING, CellStatus, Report
 from dqlab.config.gin_state import parameters_read
 from dqlab.data.download import no_downloads
 from dqlab.errors import PACKAGE, masked

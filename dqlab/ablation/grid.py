@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, check_field, check_fields
 from dqlab.config.gin_files import bindings_in_file, check_binding
 from dqlab.config.gin_state import complete_name

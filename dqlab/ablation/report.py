@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from dqlab.ablation.folder import GridFolder
-from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import FAILED, FINISHED, CellStatus, GridResults, Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import abbreviate_names, bound_parameters
 from dqlab.config.gin_syntax import format_bindings, parse_bindings
@@ -58,7 +57,7 @@ def _changed_since(gin: str) -> list[str]:
 
 def report_apart(request: GridRequest, console: Console) -> None:
     """Report what there is of a grid, by `dqlab ablate --report-only` in a process of its own."""
-    command = [sys.executable, "-m", "dqlab.cli", "ablate", "--report-only", f"--grid={request.files[0]}"]
+    command = [sys.executable, "-m", "dqlab", "ablate", "--report-only", f"--grid={request.files[0]}"]
     command += [f"--gin={path}" for path in request.files[1:]]
     command += [f"--set={binding}" for binding in request.bindings]
     command += [f"--plugin={module}" for module in request.imports]

@@ -16,9 +16,8 @@ from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies import Policy
-from dqlab.policies.adjoint_matching import adjoint_matching_losses
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_matching_losses
 
 
 @algorithms.register(

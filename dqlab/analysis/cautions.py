@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from dqlab.analysis.results import GridResults
-from dqlab.analysis.settings import Report
-from dqlab.analysis.wording import counted
+from dqlab.analysis.results import GridResults, Report
 from dqlab.envs.caveats import UNSCORED, score_or_return
 from dqlab.errors import MANY
+from dqlab.printing import counted
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 ENOUGH = 10

@@ -19,7 +19,7 @@ from dqlab.analysis.finished_runs import FinishedRun, FoundRuns, find_runs
 from dqlab.analysis.report.exports import latex_table
 from dqlab.analysis.report.tables import ReportTable, rich_table, text_table, with_intervals
 from dqlab.analysis.resampling import Bootstrap, interquartile_mean, mean_score
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS
 from dqlab.envs.caveats import score_or_return
 from dqlab.errors import ConfigError, nearest

@@ -28,8 +28,7 @@ from dqlab.analysis.resampling import (
     optimality_gap,
     sign_flip_tests,
 )
-from dqlab.analysis.results import GridResults
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import GridResults, Report
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 METRICS = {"iqm": interquartile_mean, "mean": mean_score, "median": median_score, "optimality_gap": optimality_gap}

@@ -159,7 +159,7 @@ def collect(args: argparse.Namespace) -> None:
 def new_task(args: argparse.Namespace) -> None:
     """Write the gin file that trains on data of yours in an environment of yours, once the two are seen to fit."""
     from dqlab.data.locate import reading_status
-    from dqlab.tools.new_task import new_task
+    from dqlab.tools.scaffold import new_task
 
     given = {name: getattr(args, name) for name in ("out", "episode_limit", "episodes", "force")}
     given |= {"rule": args.action_bounds, "env_kwargs": _dict(args.env_kwargs)}

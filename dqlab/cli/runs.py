@@ -1,4 +1,4 @@
-"""`dqlab runs`: what there is, how it goes, tags and notes, and what to delete; a grid is one thing, with its cells."""
+"""`dqlab runs`: what there is, how it goes, tags, notes, what to delete; and MLflow: `dqlab sync`, `dqlab ui`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def _one_of(names: Iterable[str], kind: str) -> str:
 
 def _row(path: Path, rows: Any) -> Sequence[str]:
     """State, score and tags: of a run its mean score by the rule `last`, of a grid how many cells have one."""
-    from dqlab.analysis.wording import counted
+    from dqlab.printing import counted
     from dqlab.tracking.folders import is_grid, read_notes
 
     scores = rows["last"].dropna().astype(float)
@@ -352,3 +353,32 @@ RUNS = Command(
     """,
     commands=[_list, _show, _tail, _tag, _note, _rm],
 )
+
+
+@command(
+    "sync",
+    "dqlab sync runs/steps --to http://127.0.0.1:5000",
+    option("runs", "folder of a run, or of a grid", nargs="+", type=expanded, metavar="RUN"),
+    option("--to", "MLflow's URI; $MLFLOW_TRACKING_URI, or mlflow.db beside the folder, by default", metavar="URI"),
+)
+def sync(args: argparse.Namespace) -> None:
+    """Send to MLflow what could not be sent while a run was training."""
+    from dqlab.tracking.mlflow.mirror import sync_to_mlflow
+
+    for run in args.runs:
+        path, uri = sync_to_mlflow(run, args.to or "")
+        print(f"{path}: MLflow ({uri}) has all of it.")
+
+
+@command(
+    "ui",
+    "dqlab ui runs",
+    option("place", "runs, one run, a grid, or MLflow's URI", nargs="?", type=expanduser, metavar="DIR|URI"),
+    option("--port", "the next free one from it; 5000 by default", type=int, default=5000),
+    option("--host", "address to listen on; this machine only by default", default="127.0.0.1"),
+)
+def ui(args: argparse.Namespace) -> int:
+    """Open MLflow's pages on the runs that were recorded here."""
+    from dqlab.tracking.mlflow.ui import serve_ui
+
+    return serve_ui(args.place, args.host, args.port)

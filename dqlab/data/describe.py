@@ -14,8 +14,7 @@ from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import digest_fault
-from dqlab.data.formats.base import Column, whole_columns
-from dqlab.data.formats.reading import UnreadError
+from dqlab.data.formats.base import Column, UnreadError, whole_columns
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
 from dqlab.data.survey import Survey, ValueCounts, find_faults, survey_dataset
 from dqlab.errors import DataError, message_of, printable, printable_name

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dqlab.data.formats.reading import write_errors
+from dqlab.data.formats.base import write_errors
 from dqlab.envs.tasks import D4RL, Task
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import expanded, sha256_of, write_text

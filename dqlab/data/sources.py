@@ -24,9 +24,16 @@ from dqlab.data.download import (
     mirror_addresses,
     no_progress,
 )
-from dqlab.data.formats.base import Columns, Format, check_widths, data_formats, digest_of_columns, format_of
+from dqlab.data.formats.base import (
+    Columns,
+    DamagedError,
+    Format,
+    check_widths,
+    data_formats,
+    digest_of_columns,
+    format_of,
+)
 from dqlab.data.formats.hdf5 import HDF5_MAGIC, check_row_count, is_original_d4rl_file
-from dqlab.data.formats.reading import DamagedError
 from dqlab.data.rewards import reward_transforms
 from dqlab.data.transitions import Transitions, caveat_of, q_learning_view
 from dqlab.envs.bandit import BANDIT, CENTRES, MODES, REWARD_STD, REWARDS

@@ -1,4 +1,4 @@
-"""What the denoiser is trained to predict, and the x_0 that its output stands for."""
+"""What a denoiser is trained to predict, the x_0 that its output stands for, and its loss's weights over timesteps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.config.fields import check_fields
+from dqlab.config.fields import PositiveFloat, check_fields
 from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
 
@@ -94,4 +94,99 @@ class Velocity(Prediction):
 
     def error_ratio(self, snr: float) -> float:
         """SNR + 1."""
+        return snr + 1
+
+
+@dataclass(frozen=True)
+class LossWeighting(ABC):
+    """How much a timestep's squared error counts. Subclasses are frozen dataclasses whose fields gin can set."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @abstractmethod
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        """Weight of the squared error of the denoiser's output at a signal-to-noise ratio, at least 0."""
+
+    def weights(self, prediction: Prediction, process: Process) -> tuple[float, ...]:
+        """The weights of all N timesteps."""
+        return tuple(float(self(prediction, process.snr(t))) for t in range(process.n_timesteps))
+
+
+loss_weightings: Registry[Callable[[], LossWeighting]] = Registry(
+    "loss_weighting", "How much each timestep counts in the denoising loss.", "DiffusionPolicy.weighting"
+)
+
+
+@loss_weightings.register(
+    "uniform", source="Ho et al. 2020, eq. 14; Diffusion-QL", cites=("ho2020denoising", "wang2023diffusion")
+)
+@dataclass(frozen=True)
+class UniformWeighting(LossWeighting):
+    """1 for the squared error of whatever is predicted."""
+
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class StartWeighting(LossWeighting):
+    """A weight of x_0's squared error, converted to that of the prediction: the same loss whatever is predicted."""
+
+    def __call__(self, prediction: Prediction, snr: float) -> float:
+        """The weight of x_0's error, divided by the output's error per error of x_0."""
+        return self.of_start(snr) / prediction.error_ratio(snr)
+
+    @abstractmethod
+    def of_start(self, snr: float) -> float:
+        """Weight of the squared error of x_0."""
+
+
+@loss_weightings.register("min_snr", source="Hang et al. 2023 (Min-SNR-gamma)", cites=("hang2023efficient",))
+@dataclass(frozen=True)
+class MinSNR(StartWeighting):
+    """min(SNR, gamma) for x_0: timesteps with little noise count no more than gamma.
+
+    Attributes:
+        gamma: the bound; for eps the weight is min(SNR, gamma) / SNR, for v min(SNR, gamma) / (SNR + 1).
+    """
+
+    gamma: PositiveFloat = 5.0
+
+    def of_start(self, snr: float) -> float:
+        return min(snr, self.gamma)
+
+
+@loss_weightings.register(
+    "snr", source="Salimans & Ho 2022, section 4 (SNR weighting)", cites=("salimans2022progressive",)
+)
+@dataclass(frozen=True)
+class SNR(StartWeighting):
+    """SNR for x_0, which is 1 for eps: the usual loss, whatever is predicted."""
+
+    def of_start(self, snr: float) -> float:
+        return snr
+
+
+@loss_weightings.register(
+    "truncated_snr",
+    source="Salimans & Ho 2022, section 4 (truncated SNR weighting)",
+    cites=("salimans2022progressive",),
+)
+@dataclass(frozen=True)
+class TruncatedSNR(StartWeighting):
+    """max(SNR, 1) for x_0: the most noisy timesteps count, too."""
+
+    def of_start(self, snr: float) -> float:
+        return max(snr, 1.0)
+
+
+@loss_weightings.register(
+    "snr_plus_one", source="Salimans & Ho 2022, section 4 (SNR+1 weighting)", cites=("salimans2022progressive",)
+)
+@dataclass(frozen=True)
+class SNRPlusOne(StartWeighting):
+    """SNR + 1 for x_0, which is 1 for v."""
+
+    def of_start(self, snr: float) -> float:
         return snr + 1

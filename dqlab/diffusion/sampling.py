@@ -16,7 +16,7 @@ from torch import Tensor
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, UnitFloat, check_field, check_fields
 from dqlab.config.registry import Registry
 from dqlab.diffusion.process import Process
-from dqlab.diffusion.strides import Stride, strides, visited_timesteps
+from dqlab.diffusion.schedules import Stride, strides, visited_timesteps
 from dqlab.errors import ConfigError
 
 Denoise = Callable[[Tensor, int, Tensor], Tensor]

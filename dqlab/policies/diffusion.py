@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from dqlab.config.fields import PositiveInt
 from dqlab.diffusion import Process, samplers
-from dqlab.diffusion.predictions import Prediction, predictions
+from dqlab.diffusion.predictions import LossWeighting, Prediction, loss_weightings, predictions
 from dqlab.diffusion.process import device_constants
 from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas
-from dqlab.diffusion.weightings import LossWeighting, loss_weightings
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
 from dqlab.networks.stacking import Network, probe_module

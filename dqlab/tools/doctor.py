@@ -24,11 +24,11 @@ from rich.text import Text
 from dqlab import __version__
 from dqlab.data.download import cache_folder
 from dqlab.envs.physics import legacy_inertia
-from dqlab.envs.rendering import GL_BACKENDS, VARIABLE
 from dqlab.envs.tasks import D4RL, tasks
 from dqlab.errors import PACKAGE, masked
 from dqlab.machine import attempt_command, available_disk, package_version, run_isolated
 from dqlab.printing import Console
+from dqlab.runs.video import GL_BACKENDS, VARIABLE
 from dqlab.tracking.mlflow.client import store_path, tracking_uri
 from dqlab.training.execution.program import cpp_compiler, missing_for_triton
 

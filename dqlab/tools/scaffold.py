@@ -1,16 +1,187 @@
-"""`dqlab new-plugin`: a package with components of five kinds, examples/dqlab-plugin by another name."""
+"""What users start from: `dqlab new-task`, a gin file for their data and environment once the two are known to fit, and
+`dqlab new-plugin`, a package with components of five kinds (examples/dqlab-plugin by another name)."""
 
 from __future__ import annotations
 
 import keyword
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from dqlab.errors import PACKAGE, ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
+from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
+from dqlab.data.formats.base import Columns, check_widths
+from dqlab.data.locate import locate_dataset
+from dqlab.data.survey import find_faults, survey_dataset
+from dqlab.envs import env_backends
+from dqlab.envs.custom import action_bounds, describe_environment, task_statements
+from dqlab.envs.tasks import Task
+from dqlab.errors import PACKAGE, ConfigError, DataError
+from dqlab.files import write_text
+
+BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
+
+
+def new_task(
+    data: str,
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    out: Path | None = None,
+    rule: str = "",
+    episode_limit: int = 0,
+    episodes: int = 20,
+    force: bool = False,
+) -> list[str]:
+    """Write the gin file; returns what has been found out, in lines.
+
+    Args:
+        data: a path, or FORMAT:NAME.
+        env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
+        env_kwargs: arguments of the environment.
+        out: the gin file; None for the data's name in the current folder.
+        rule: `load_dataset.action_bounds`; empty where it is to be found out.
+        episode_limit: steps after which an episode is cut; 0 for the environment's own.
+        episodes: of random actions, by which they are scored.
+        force: replace the file.
+
+    Raises:
+        DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
+        ConfigError: the environment cannot be used; it cannot be told how actions are meant; the file exists.
+    """
+    if episodes < 1 or episode_limit < 0:
+        raise ConfigError("dqlab new-task wants at least one episode, and no negative limit.")
+    sys.path.append(str(Path.cwd()))
+    dataset = locate_dataset(data)
+    out = out or Path(f"{Path(dataset.path.name).stem}.gin")
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists. Name another file with --out; --force replaces it.")
+    task = describe_environment(env_id, env_kwargs, episode_limit)
+    columns = dataset.read()
+    check_widths(columns, task.state_dim, task.action_dim)
+    found = survey_dataset(columns, task)
+    faults = find_faults(found)
+    if faults.damage:
+        raise DataError(f"{data}: {'; '.join(faults.damage)}.")
+    rule = _rule(columns, task, rule)
+    scored, origin = _references(task, found.returns, random_returns(task, episodes))
+    place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
+    statements = [*module_statements(env_id, out), *task_statements(scored, origin)]
+    more = [f"load_dataset.action_bounds = {rule!r}          # {MEANT[rule]}", "", *BUDGET]
+    subject = f"{data}, in {env_id}. Written by `dqlab new-task`."
+    write_text(out, diffusion_ql_gin(subject, out, statements, place, *more))
+    low, high = action_bounds(task)
+    return [
+        f"{data}: {len(columns):,} rows, {len(found.lengths):,} episodes",
+        f"{env_id}: {task.state_dim} observations, {task.action_dim} action(s) in {bounds_text(low, high)}, "
+        f"episodes of at most {task.episode_limit:,} steps",
+        f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
+        f"reference scores: {origin}",
+        *(f"note: {text}" for text in faults.notes if BOUNDS_ADVICE not in text),
+        f"{out} is written. Next: dqlab train --gin {out}",
+    ]
+
+
+MEANT = {
+    "unit": "shares of the environment's bounds, in [-1, 1]",
+    "env": "in the environment's units, rescaled to [-1, 1]",
+    "as_is": "taken as they are",
+}
+
+
+def _rule(columns: Columns, task: Task, given: str) -> str:
+    """How the data's actions are meant.
+
+    Raises:
+        DataError: they are not as `given` says, or neither in [-1, 1] nor within the environment's bounds.
+        ConfigError: it cannot be told.
+    """
+    if given:
+        unit_actions(columns, action_rule(task, given))
+        return given
+    refusals: dict[str, DataError] = {}
+    for name in ("unit", "env"):
+        try:
+            unit_actions(columns, action_rule(task, name))
+        except DataError as error:
+            refusals[name] = error
+    if len(refusals) == 2:
+        raise refusals["env"]
+    low, high = action_bounds(task)
+    if refusals or (set(low) == {-1.0} and set(high) == {1.0}):
+        return "env" if "unit" in refusals else "unit"
+    raise ConfigError(
+        f"{columns.where}: all actions lie in [-1, 1] and within the environment's bounds, {bounds_text(low, high)}. "
+        "Say how they are meant: --action-bounds unit (shares of the bounds), or env (the environment's units)."
+    )
+
+
+def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
+    """Undiscounted returns of episodes of uniformly random actions.
+
+    Raises:
+        ConfigError: one is not finite.
+    """
+    rng = np.random.default_rng(0)
+    environments = env_backends.get("gymnasium")(task, "mujoco210")
+    environments.reset(list(range(episodes)), [0] * episodes)
+    returns, live = np.zeros(episodes), np.arange(episodes)
+    while len(live):
+        stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
+        returns[live] += stepped.reward
+        live = live[~stepped.over]
+    environments.close()
+    if not np.isfinite(returns).all():
+        raise ConfigError(f"{task.name}: rewards of random actions are NaN or infinite. Mend the environment.")
+    return returns
+
+
+def _references(task: Task, returns: NDArray[np.float64], random: NDArray[np.float64]) -> tuple[Task, str]:
+    """The task with its reference scores, none where the data are no better than random actions; and a line on them."""
+    low = float(random.mean())
+    said = f"random actions return {low:.6g} ({len(random)} episodes)"
+    if not len(returns):
+        return replace(task, scored=False), f"none, for no episode of the data ends; {said}"
+    best = float(returns.max())
+    said += f"; the data {returns.mean():.6g} in the mean, {best:.6g} at best"
+    if not best > low:
+        return replace(task, scored=False), f"none, for the data are no better than random actions; {said}"
+    return replace(task, min_score=low, max_score=best), f"0 and 100 are random actions and the data's best; {said}"
+
+
+def diffusion_ql_gin(subject: str, file: Path, statements: Sequence[str], source: str, *more: str) -> str:
+    """The text of a gin file that trains Diffusion-QL: what on, statements that choose the task, where the data are."""
+    lines = [
+        f"# Diffusion-QL on {subject}",
+        f"#     dqlab train --gin {file.name}",
+        "include 'gin/base/diffusion_ql.gin'",
+        "",
+        *statements,
+        f"load_dataset.sources = ({source!r},)",
+        *more,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def module_statements(env_id: str, out: Path) -> list[str]:
+    """Where the module of MODULE:ID lies, for a gin file that lies elsewhere; nothing where it is installed."""
+    name = env_id.partition(":")[0].partition(".")[0] if ":" in env_id else ""
+    spec = find_spec(name) if name else None
+    if spec is None or not spec.origin:
+        return []
+    file = Path(spec.origin).resolve()
+    folder = file.parents[1] if spec.submodule_search_locations else file.parent
+    if folder == out.resolve().parent or {"site-packages", "dist-packages"} & set(file.parts) or name == "dqlab":
+        return []
+    return [f"import_path.folders = ({str(folder)!r},)"]
+
 
 TEMPLATES = (Path(__file__).parent / "scaffold_templates", PACKAGE.parent / "examples" / "dqlab-plugin")
 """Where the example package lies: in an installed dqlab, and in a checkout."""

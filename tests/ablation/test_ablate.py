@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(*more: str, steps: int = 40, grid: str = "made.gin", recorded: bool = False) -> list[str]:
-    command = [sys.executable, "-m", "dqlab.cli", "ablate", "--grid", grid, "--steps", str(steps)]
+    command = [sys.executable, "-m", "dqlab", "ablate", "--grid", grid, "--steps", str(steps)]
     return [*command, *more, "--set", *TINY, "Training.checkpoint_seconds=0.1", f"Tracking.mlflow={recorded}"]
 
 

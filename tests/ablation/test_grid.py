@@ -20,7 +20,7 @@ from dqlab.ablation.driver import stop_on_signal
 from dqlab.ablation.grid import Grid
 from dqlab.ablation.planning import make_plan
 from dqlab.algorithms import algorithms
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.cli import main
 from dqlab.config import gin_files
 from dqlab.data.sources import find_dataset

@@ -25,8 +25,7 @@ from dqlab.analysis.choosing import (
 from dqlab.analysis.report.exports import results_json, sheet_csv
 from dqlab.analysis.report.tables import common_table, order_table, swap_table
 from dqlab.analysis.resampling import Bootstrap
-from dqlab.analysis.results import CellStatus, GridResults
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import CellStatus, GridResults, Report
 from dqlab.analysis.statistics import Analysis, analyse, score_histories, score_table
 from dqlab.tracking.selection_rules import SELECTION_RULES
 

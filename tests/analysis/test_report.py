@@ -28,13 +28,12 @@ from dqlab.analysis.report import exports, figures
 from dqlab.analysis.report.exports import FRAMES, bibtex_file, escape_latex, load_bibliography, scores_csv
 from dqlab.analysis.report.figures import choose_labels, lines_of, numeric_axis
 from dqlab.analysis.report.write import summary_paragraph, write_report
-from dqlab.analysis.results import FAILED, CellStatus, GridResults
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import FAILED, CellStatus, GridResults, Report
 from dqlab.analysis.statistics import analyse
-from dqlab.analysis.wording import enumerate_names, format_points
 from dqlab.config.identity import short_name
 from dqlab.config.registry import Registry, RegistryEntry, registry_of
 from dqlab.errors import RunError
+from dqlab.printing import enumerate_names, format_points
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 QUICK = Report(reps=100)

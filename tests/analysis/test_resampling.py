@@ -25,7 +25,7 @@ from dqlab.analysis.resampling import (
     optimality_gap,
     sign_flip_tests,
 )
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import Report
 from dqlab.analysis.statistics import BOUNDS, METRICS, Analysis, aggregates_of, analyse, holm, win_matrix
 
 BOOTSTRAP = Bootstrap(100, 0.95)

@@ -94,5 +94,5 @@ def test_what_a_shell_offers(typed: str, offered: set[str], tmp_path: Path) -> N
     (tmp_path / "runs").mkdir()
     asked = {"_ARGCOMPLETE": "1", "COMP_LINE": typed, "COMP_POINT": str(len(typed)), "_ARGCOMPLETE_IFS": "\n"}
     env = isolated(tmp_path) | asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "said")}
-    subprocess.run([sys.executable, "-m", "dqlab.cli"], cwd=tmp_path, env=env, check=True)
+    subprocess.run([sys.executable, "-m", "dqlab"], cwd=tmp_path, env=env, check=True)
     assert {word.strip() for word in (tmp_path / "said").read_text().splitlines()} == offered

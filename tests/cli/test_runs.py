@@ -86,7 +86,7 @@ def test_curves_of_a_run_under_way(tmp_path: Path) -> None:
     run = write_run(tmp_path / "mine", state="running")
     add_score(run, 6000, 12.25)
     with claim_folder(run), (tmp_path / "said").open("w") as said:
-        command = [sys.executable, "-m", "dqlab.cli", "runs", "tail", "mine", "--every", "0.1"]
+        command = [sys.executable, "-m", "dqlab", "runs", "tail", "mine", "--every", "0.1"]
         env = isolated(tmp_path) | {"FORCE_COLOR": "1", "TERM": "xterm"}
         process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said)
         wait_for(tmp_path / "said", "mine: running, step 6,000", "12.25")
@@ -172,7 +172,7 @@ def test_what_is_deleted(runs: Path, in_process: Command, monkeypatch: pytest.Mo
 
 
 def test_nobody_answers(runs: Path) -> None:
-    command = [sys.executable, "-m", "dqlab.cli", "runs", "rm"]
+    command = [sys.executable, "-m", "dqlab", "runs", "rm"]
     options = {"cwd": runs.parent, "env": isolated(runs.parent), "capture_output": True, "text": True}
     done = subprocess.run([*command, "runs/killed", "--yes"], **options)  # type: ignore[call-overload]
     assert (done.returncode, done.stdout) == (0, "runs/killed is deleted.\n")

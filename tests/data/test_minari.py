@@ -23,8 +23,8 @@ from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from dqlab.data import load_dataset  # noqa: E402
 from dqlab.data.download import no_downloads  # noqa: E402
+from dqlab.data.formats.base import UnreadError  # noqa: E402
 from dqlab.data.formats.minari import MinariFormat  # noqa: E402
-from dqlab.data.formats.reading import UnreadError  # noqa: E402
 from dqlab.data.locate import fetch_dataset, list_datasets, resolve_dataset  # noqa: E402
 from dqlab.data.sources import find_dataset  # noqa: E402
 from dqlab.envs import tasks  # noqa: E402

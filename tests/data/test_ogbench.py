@@ -156,7 +156,7 @@ def test_a_set_in_several_files(folder: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder / "cube-single-play-v0.npz"
     with monkeypatch.context() as patch:
-        patch.setattr("dqlab.data.formats.reading.available_memory", lambda: 30_000)
+        patch.setattr("dqlab.data.formats.base.available_memory", lambda: 30_000)
         with pytest.raises(DataError, match="cannot be read: there is not enough memory for what it claims to hold"):
             OGBenchFormat().read(folder / CUBE.name)
     with pytest.raises(DataError, match="'cube-singel-play-singletask-v0' is no task of OGBench's.*cube-single-play"):

@@ -14,9 +14,8 @@ from dqlab.algorithms.bc import BehaviourCloning
 from dqlab.config import gin_files
 from dqlab.data import Batch
 from dqlab.diffusion import samplers
-from dqlab.diffusion.predictions import predictions
+from dqlab.diffusion.predictions import loss_weightings, predictions
 from dqlab.diffusion.sampling import DDIM, DPMSolverPP, Heun
-from dqlab.diffusion.weightings import loss_weightings
 from dqlab.errors import ConfigError
 from dqlab.networks import Layout
 from dqlab.networks.denoiser import MLPDenoiser

@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqlab.diffusion import Process, noise_schedules
-from dqlab.diffusion.predictions import Prediction, predictions
+from dqlab.diffusion.predictions import Prediction, loss_weightings, predictions
 from dqlab.diffusion.sampling import DDIM, DPMSolverPP
-from dqlab.diffusion.schedules import build_betas
-from dqlab.diffusion.strides import visited_timesteps
-from dqlab.diffusion.weightings import loss_weightings
+from dqlab.diffusion.schedules import build_betas, visited_timesteps
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.diffusion import even_process
 

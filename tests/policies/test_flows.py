@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
-from dqlab.policies.adjoint_matching import (
+from dqlab.policies.base import Dims
+from dqlab.policies.flow import (
+    OneStepFlow,
+    OneStepFlowPolicy,
+    RectifiedFlowPolicy,
     Velocity,
     adjoint_matching_losses,
     lean_adjoints,
     memoryless_path,
     memoryless_scales,
 )
-from dqlab.policies.base import Dims
-from dqlab.policies.flow import OneStepFlow, OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.mean_flow import MeanFlowPolicy, directional_derivative
 
 DIMS = Dims(3, 2, 2.0)

@@ -28,11 +28,10 @@ from dqlab.envs import tasks
 from dqlab.envs.backend import Environments
 from dqlab.envs.bandit import BANDIT
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.rendering import choose_gl
 from dqlab.errors import ConfigError, RunError
 from dqlab.policies.base import Dims
 from dqlab.runs import evaluate_run, video
-from dqlab.runs.video import GIF_FPS, VideoRecorder, drawn_env, picture_of, write_video
+from dqlab.runs.video import GIF_FPS, VideoRecorder, choose_gl, drawn_env, picture_of, write_video
 from dqlab.tracking.mlflow.client import mlflow_client
 from dqlab.tracking.mlflow.mirror import sync_to_mlflow
 from dqlab.training import Evaluator, Pack
@@ -265,7 +264,7 @@ def test_a_runs_videos_are_its_artifacts(
     The command line draws with the user's own OpenGL, without a display.
     """
     store = f"sqlite:///{trained.parent}/mlflow.db"
-    command = [sys.executable, "-m", "dqlab.cli", "eval", str(trained), "--render", "a.mp4"]
+    command = [sys.executable, "-m", "dqlab", "eval", str(trained), "--render", "a.mp4"]
     env = {name: value for name, value in isolated(tmp_path).items() if name != "DISPLAY"}
     own = "OSMesa" if opengl == "osmesa" else "EGL"  # as MuJoCo takes it and Gymnasium does not
     env |= {"MUJOCO_GL": own, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}

@@ -38,7 +38,7 @@ TAGS |= {"execution": "eager", "variant.lr_schedule": "cosine"}
 
 def begin(folder: Path, *args: str, **env: str) -> subprocess.Popen[str]:
     """A command under way."""
-    command = [sys.executable, "-m", "dqlab.cli", *args]
+    command = [sys.executable, "-m", "dqlab", *args]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=isolated(folder) | env, **streams)  # type: ignore[call-overload]
 

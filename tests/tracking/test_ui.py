@@ -44,7 +44,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(recorded: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`dqlab ui` in the folder above the runs, once it answers; its process and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "dqlab.cli", "ui", "--port", "28500"],
+        [sys.executable, "-m", "dqlab", "ui", "--port", "28500"],
         cwd=recorded.parent,
         env=isolated(recorded.parent),
         stdout=subprocess.PIPE,

@@ -39,7 +39,7 @@ def run_killed(out: Path, whole: Path, kills: int | tuple[int, ...], *more: str)
     for line in sorted(line + (not at_random) for line in lines):
         resume = ["--resume"] if (out / "run.json").exists() else []
         arguments = [*command(out, *resume, *more), *write_hold(out.parent)]
-        process = subprocess.Popen([sys.executable, "-m", "dqlab.cli", *arguments], cwd=out.parent, env=env)
+        process = subprocess.Popen([sys.executable, "-m", "dqlab", *arguments], cwd=out.parent, env=env)
         until(lambda line=line: written(out) >= line, 240)  # type: ignore[misc]
         time.sleep(dice.uniform(0.0, 0.05))
         process.kill()

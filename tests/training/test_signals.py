@@ -37,7 +37,7 @@ def arguments(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
 
 
 def command(out: Path, *more: str, sets: Sequence[str] = ()) -> list[str]:
-    return [sys.executable, "-m", "dqlab.cli", *arguments(out, *write_hold(out.parent), *more, sets=sets)]
+    return [sys.executable, "-m", "dqlab", *arguments(out, *write_hold(out.parent), *more, sets=sets)]
 
 
 def until_held(out: Path, step: int, before: Sequence[str] = (), *more: str, **streams: Any) -> Held:
@@ -197,7 +197,7 @@ def test_while_it_compiles_what_acts(tmp_path: Path) -> None:
     streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
     few = ["Experiment.algorithm=bc", "Training.evaluate_untrained=True", "Training.execution=compile"]
     few += ["load_dataset.sources=('embedded',)", "MLPDenoiser.hidden_dim=16", "DiffusionPolicy.n_timesteps=2"]
-    words = [sys.executable, "-m", "dqlab.cli", "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--set", *few]
+    words = [sys.executable, "-m", "dqlab", "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--set", *few]
     words += ["Tracking.mlflow=False", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(words, cwd=tmp_path, env=env, text=True, **streams)
     until(lambda: (tmp_path / "compiles").exists() or process.poll() is not None, 240)

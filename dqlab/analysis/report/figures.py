@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from dqlab.analysis.choosing import EVERY, MOST_SIZES, SEEDS
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import ALL_TASKS, Analysis, one_figure
-from dqlab.analysis.wording import counted
 from dqlab.envs.caveats import score_or_return
+from dqlab.printing import counted
 from dqlab.tracking.selection_rules import rule_name
 
 INK, GRID = "#202428", "#9aa3ad"

@@ -17,7 +17,8 @@ from dqlab.analysis.cautions import CORRECTION
 from dqlab.analysis.choosing import COMMON, choice_name
 from dqlab.analysis.results import GridResults
 from dqlab.analysis.statistics import METRICS, TEST, Analysis, one_figure
-from dqlab.analysis.wording import (
+from dqlab.envs.caveats import score_or_return
+from dqlab.printing import (
     MINUS,
     NOTHING,
     counted,
@@ -26,7 +27,6 @@ from dqlab.analysis.wording import (
     format_points,
     p_value,
 )
-from dqlab.envs.caveats import score_or_return
 from dqlab.tracking.selection_rules import rule_name
 
 NUMBER = re.compile(rf"[<+{MINUS}]? ?\d|{NOTHING}$")

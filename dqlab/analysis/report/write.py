@@ -37,13 +37,11 @@ from dqlab.analysis.report.tables import (
     swap_table,
     task_table,
 )
-from dqlab.analysis.results import GridResults
-from dqlab.analysis.settings import Report
+from dqlab.analysis.results import GridResults, Report
 from dqlab.analysis.statistics import METRICS, Analysis, analyse
-from dqlab.analysis.wording import counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.files import new_folder
 from dqlab.machine import readable_duration
-from dqlab.printing import Console
+from dqlab.printing import Console, counted, enumerate_names, format_interval, format_points, p_value
 from dqlab.tracking.selection_rules import SELECTION_RULES, rule_name
 
 MARK = "results.json"

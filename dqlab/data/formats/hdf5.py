@@ -14,11 +14,14 @@ from dqlab.data.formats.base import (
     Columns,
     Format,
     check_names,
+    check_readable,
+    check_room,
     checked_columns,
     data_formats,
+    reading_errors,
     whole_columns,
+    write_errors,
 )
-from dqlab.data.formats.reading import check_readable, check_room, reading_errors, write_errors
 from dqlab.envs.tasks import Task
 from dqlab.errors import DataError, first_line
 from dqlab.files import atomic_path

@@ -25,8 +25,15 @@ from dqlab.data.download import (
     no_progress,
     refuse_if_planning,
 )
-from dqlab.data.formats.base import Columns, Format, checked_columns, data_formats
-from dqlab.data.formats.reading import UnreadError, check_room, reading_error
+from dqlab.data.formats.base import (
+    Columns,
+    Format,
+    UnreadError,
+    check_room,
+    checked_columns,
+    data_formats,
+    reading_error,
+)
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, first_line, nearest

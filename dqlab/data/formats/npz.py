@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from dqlab.data.formats.base import (
     COLUMN_NAMES,
     Columns,
+    DamagedError,
     Format,
     check_names,
+    check_readable,
+    check_room,
     checked_columns,
     data_formats,
+    reading_errors,
     whole_columns,
+    write_errors,
 )
-from dqlab.data.formats.reading import DamagedError, check_readable, check_room, reading_errors, write_errors
 from dqlab.files import atomic_path
 
 NOTES = "metadata"

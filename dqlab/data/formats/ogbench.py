@@ -19,10 +19,17 @@ from dqlab.data.download import (
     no_progress,
     second_address,
 )
-from dqlab.data.formats.base import Columns, Format, checked_columns, data_formats, file_digest
+from dqlab.data.formats.base import (
+    Columns,
+    Format,
+    check_readable,
+    check_room,
+    checked_columns,
+    data_formats,
+    file_digest,
+)
 from dqlab.data.formats.hdf5 import COLLECTED, PROVENANCE
 from dqlab.data.formats.npz import read_archive, write_archive
-from dqlab.data.formats.reading import check_readable, check_room
 from dqlab.data.sources import LocatedDataset, data_sources
 from dqlab.envs import make_env, tasks
 from dqlab.envs.ogbench_tasks import BENCHMARK, FACTS, dataset_of, environment_of

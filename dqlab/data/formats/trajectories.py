@@ -14,10 +14,12 @@ from dqlab.data.formats.base import (
     Columns,
     Format,
     check_names,
+    check_readable,
+    check_room,
     checked_columns,
     data_formats,
+    reading_errors,
 )
-from dqlab.data.formats.reading import check_readable, check_room, reading_errors
 from dqlab.errors import DataError, printable_name
 from dqlab.machine import memory_limit
 

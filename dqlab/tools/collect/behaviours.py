@@ -26,7 +26,7 @@ from dqlab.tools.collect.episodes import Amount, EpisodeRows
 from dqlab.tracking import RunFolder
 
 if TYPE_CHECKING:
-    from dqlab.tools.collect.checkpoints import CollectionContext
+    from dqlab.tools.collect.ppo import CollectionContext
 Array = NDArray[np.floating[Any]]
 ActionFunction = Callable[[Array], Array]
 """Observations (rows, S) of episodes that were begun together -> actions (rows, A) in [-1, 1]; called once a step."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dqlab.data.formats.reading import reading_error, write_errors
+from dqlab.data.formats.base import reading_error, write_errors
 from dqlab.errors import ConfigError, DataError
 from dqlab.files import atomic_path, write_text
 

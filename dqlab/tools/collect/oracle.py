@@ -15,7 +15,7 @@ from dqlab.tools.collect.behaviours import ActionFunction, Array, PolicyBehaviou
 
 if TYPE_CHECKING:
     from dqlab.envs.ogbench_env import RecordedOGBench
-    from dqlab.tools.collect.checkpoints import CollectionContext
+    from dqlab.tools.collect.ppo import CollectionContext
 
 WAYS = {"play": "plan", "noisy": "markov"}
 """The last word of a data set's name -> ogbench's module of the oracles that play in it."""

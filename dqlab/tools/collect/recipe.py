@@ -26,9 +26,8 @@ from dqlab.envs.tasks import BOXED, Task
 from dqlab.errors import ConfigError
 from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import Behaviour, behaviours
-from dqlab.tools.collect.checkpoints import CollectionContext, Range
 from dqlab.tools.collect.episodes import TOLERANCE, Amount, EpisodeRows, behaviour_slug, join_rows, save_text
-from dqlab.tools.collect.ppo import BehaviourTraining
+from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext, Range
 from dqlab.tracking.run_folder import claim_folder
 
 Log = Callable[[str], None]
@@ -297,7 +296,7 @@ def write_set(collected: CollectedSet, folder: Path) -> list[str]:
 
 def training_gin(collected: CollectedSet, source: str, file: Path) -> str:
     """The text of a gin file that trains Diffusion-QL on the set, which that source has."""
-    from dqlab.tools.new_task import diffusion_ql_gin, module_statements
+    from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
 
     recipe, (task, origin) = collected.recipe, collected.reference
     named = [f"Experiment.task = {recipe.task!r}"]

@@ -22,8 +22,7 @@ from dqlab.data.transitions import q_learning_view
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, PolicyBehaviour
-from dqlab.tools.collect.checkpoints import CollectionContext
-from dqlab.tools.collect.ppo import BehaviourTraining
+from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext
 from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
 
 Array = NDArray[Any]

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from dqlab.config.registry import RegistryEntry
 from dqlab.diffusion import Process
-from dqlab.diffusion.predictions import Prediction, predictions
+from dqlab.diffusion.predictions import LossWeighting, Prediction, predictions
 from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
-from dqlab.diffusion.schedules import NoiseSchedule, build_betas
-from dqlab.diffusion.strides import Stride, visited_timesteps
-from dqlab.diffusion.weightings import LossWeighting
+from dqlab.diffusion.schedules import NoiseSchedule, Stride, build_betas, visited_timesteps
 from dqlab.errors import ConfigError
 from dqlab.tools.conformance.made import BATCH, check_function, check_pure, check_shape, make_batch
 

@@ -81,7 +81,7 @@ def test_a_second_call_reuses_what_is_trained(collected: Path) -> None:
 
 def test_without_the_trainer_nothing_is_left_behind(tmp_path: Path) -> None:
     (tmp_path / "stable_baselines3.py").write_text("raise ImportError('not installed')")
-    words = [sys.executable, "-m", "dqlab.cli", *command(tmp_path)]
+    words = [sys.executable, "-m", "dqlab", *command(tmp_path)]
     done = subprocess.run(words, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "Collecting needs stable-baselines3: pip install 'dqlab[collect]'" in done.stderr
