@@ -48,7 +48,7 @@ def action_bounds(task: Task) -> tuple[list[float], list[float]]:
     """What -1 and 1 stand for in the task's own environment, (A,) each."""
     if task.env_id != BOXED:
         return [-1.0] * task.action_dim, [1.0] * task.action_dim
-    from dqlab.envs.checked_env import make_unlimited
+    from dqlab.envs.boxed import make_unlimited
 
     env = make_unlimited(**task.env_kwargs)
     env.close()

@@ -129,7 +129,7 @@ tasks: Registry[Task] = Registry(
     "task", "A benchmark task: environment, dataset file and reference scores.", "Experiment.task"
 )
 D4RL, MINARI = (json.loads((files("dqlab.envs") / f"{name}.json").read_text()) for name in ("d4rl", "minari"))
-BOXED = "dqlab.envs.checked_env:dqlab/Boxed-v0"
+BOXED = "dqlab.envs.boxed:dqlab/Boxed-v0"
 """Any Gymnasium environment, its actions stretched to [-1, 1]."""
 UNLIMITED = -1
 """The episode limit that tells Gymnasium not to cut episodes."""

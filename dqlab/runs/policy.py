@@ -22,7 +22,7 @@ from dqlab.algorithms.base import Nets
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.replica import Replica, is_seed
 from dqlab.data.transitions import caveat_of
-from dqlab.envs.checked_env import checked_env
+from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
 from dqlab.errors import ConfigError, DqlabError, masked, message_of
