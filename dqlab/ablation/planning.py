@@ -191,7 +191,7 @@ def _fitting(kind: PackKind) -> int:
     return min(max(fit, 1), MOST_ON_GPU)
 
 
-LONG, SHORT = 0.3, 0.05
+LONG, SHORT = 0.1, 0.05
 """Seconds for which each part is timed: to be shown, and only to put packs into an order."""
 START = 10.0
 """Seconds that a process takes to start and to read its data."""
