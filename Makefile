@@ -49,7 +49,7 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No virtual environment: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.base: $(BIN)/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[video]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/pip pyproject.toml

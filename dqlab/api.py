@@ -28,7 +28,7 @@ from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
 from dqlab.config.plugins import load_plugins
 from dqlab.envs.caveats import score_or_return
-from dqlab.errors import ConfigError, RunError, StoppedError, nearest
+from dqlab.errors import ConfigError, RunError, StoppedError, in_python, nearest
 from dqlab.files import expanded
 from dqlab.machine import interrupts_as_event
 from dqlab.printing import Console
@@ -45,6 +45,9 @@ from dqlab.tracking.selection_rules import CHECKPOINT_RULES, SELECTION_RULES, ru
 from dqlab.tracking.tables import list_runs, logged_metrics
 
 __all__ = ["Ablation", "LoadedPolicy", "Run", "ablate", "compare", "evaluate", "list_runs", "load_policy", "train"]
+
+
+load_policy = in_python(load_policy)
 
 
 class Run:
@@ -121,7 +124,7 @@ class Run:
         metric = metric or ("score/mean" if self.facts.get("scored", True) else "eval/return_mean")
         shown = known[known["metric"] == metric]
         if shown.empty:
-            names = ", ".join(sorted(set(known["metric"]))) or "nothing yet"
+            names = ", ".join([*INSIDE, *sorted(set(known["metric"]))])
             raise RunError(f"{self.path} has no metric '{metric}'. It has {names}.")
         figure: Figure = new_figure(7, 4)
         axes = figure.subplots()
@@ -176,6 +179,7 @@ Gin = str | Path | Sequence[str | Path]
 """A gin file that ships with dqlab by its name, a path, or several, of which later ones override earlier ones."""
 
 
+@in_python
 def train(
     gin: Gin,
     *,
@@ -235,6 +239,7 @@ def _chosen(values: Mapping[str, Any]) -> list[str]:
     return as_bindings({name: v if isinstance(v, (str, int)) else tuple(v) for name, v in given.items()})
 
 
+@in_python
 def evaluate(
     run: Run | LoadedPolicy | str | Path,
     episodes: int | None = None,
@@ -319,6 +324,7 @@ class Ablation:
         return figure
 
 
+@in_python
 def ablate(
     grid: str | Path,
     gin: Gin = (),
@@ -367,6 +373,7 @@ def ablate(
     return Ablation(folder)
 
 
+@in_python
 def compare(
     runs: Sequence[Run | Ablation | str | Path], rules: Sequence[str] | None = None, experiment: str | None = None
 ) -> pd.DataFrame:

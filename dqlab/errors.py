@@ -7,10 +7,11 @@ import errno
 import re
 import traceback
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 PACKAGE = Path(__file__).parent
 
@@ -194,3 +195,22 @@ def one_line(error: BaseException, most: int = 300) -> str:
     """The first line of what an error says, or its name where it says nothing; without passwords."""
     said = str(getattr(error, "strerror", None) or first_line(error)).splitlines()[0]
     return printable(masked(said), most, keep="")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+OPTION = re.compile(r"(?<![\w-])--(resume|out|set|seeds?|task|checkpoint|plugin|grid|force|retry)\b")
+
+
+def in_python(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, whose errors name an argument where a command's would name its option."""
+
+    @wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*args, **options)
+        except DqlabError as error:
+            error.args = (OPTION.sub(r"`\1`", str(error)), *error.args[1:])
+            raise
+
+    return call

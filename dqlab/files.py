@@ -143,6 +143,16 @@ def size_of(place: Path) -> int:
     return sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
 
 
+def check_replaceable(folder: Path, is_own: Callable[[Path], bool], what: str) -> None:
+    """See that a folder is not there, is empty, or is one of the same making, as `new_folder` takes it.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
+        raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
+
+
 @contextmanager
 def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a report") -> Iterator[Path]:
     """A temporary folder beside `folder`, which takes its place when the block ends well and is removed otherwise.
@@ -155,8 +165,7 @@ def new_folder(folder: Path, is_own: Callable[[Path], bool], what: str = "a repo
     Raises:
         RunError: the folder holds something else.
     """
-    if folder.exists() and not (folder.is_dir() and (is_own(folder) or not any(folder.iterdir()))):
-        raise RunError(f"{folder} holds something else than {what}: it is not replaced. Move it away.")
+    check_replaceable(folder, is_own, what)
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"))
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

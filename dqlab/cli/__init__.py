@@ -6,6 +6,7 @@ import gc
 import io
 import locale
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2: a mistake that the user can mend, told in one message)."""
     if argv is None:
         _use_utf8()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing half-written stays; train and ablate save
     quiet_threads()
     gc.set_threshold(10_000)  # 8% of a start: with Python's 700 it looks for garbage all along PyTorch's import
     if "_ARGCOMPLETE" in os.environ:

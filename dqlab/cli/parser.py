@@ -116,7 +116,10 @@ class Parser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else args
         if self.commands and given and not given[0].startswith("-") and given[0] not in self.commands:
             raise ConfigError(f"{self.prog} has no command {reprlib.repr(given[0])}. {self._nearest(given[0])}")
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest and not self.commands:  # argparse would have the topmost parser say so
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """In one line; argparse would print the usage above it."""
@@ -157,7 +160,9 @@ def complete_component(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     return kind.names() if kind else [*Registry.kinds]
 
 
-PLUGIN = option("--plugin", "import a module of yours first", metavar="MODULE", action="append", default=[])
+PLUGIN = option(
+    "--plugin", "import a module of yours first; once for each", metavar="MODULE", action="append", default=[]
+)
 SET = option(
     "--set", "one binding, e.g. DiffusionQL.eta=0.5", metavar="NAME=VALUE", action="extend", nargs="+", default=[]
 )

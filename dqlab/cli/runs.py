@@ -39,15 +39,13 @@ def _list(args: argparse.Namespace) -> None:
     from dqlab.tracking.folders import SkippedRecords, grid_of
     from dqlab.tracking.tables import list_runs
 
-    if not args.folder.is_dir():
-        raise RunError(f"There is no folder '{args.folder}'.")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = list_runs(args.folder)
     runs = [Path(path).parent for path in found["path"]]
     owners = [run.parents[1] if grid_of(run) else run for run in runs]
     leaving = SkippedRecords()
-    caveats = sorted(set(found["caveat"]) - {""})
+    caveats = sorted(set(found["caveat"][found["last"].notna()]) - {""})
     table = Table(box=None, caption_justify="left", caption=f"* {'; '.join(caveats)}" if caveats else None)
     for column in ("run", "state", "last", "tags"):
         justify: Any = "right" if column == "last" else "left"

@@ -59,7 +59,8 @@ def check_experiment(experiment: Experiment) -> None:
     except Exception as error:  # a component, perhaps a plugin's, may fail in any way
         if lacks_memory(error):
             raise
-        said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback)"
+        said = f"{type(error).__name__}: {first_line(error)} ({error_place(error)}; DQLAB_DEBUG=1 shows the traceback, "
+        said += "`dqlab check MODULE` tries each component of a module alone)"
         raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.") from error
 
 

@@ -23,7 +23,7 @@ from torch.fx import GraphModule
 
 from dqlab.config.gin_syntax import parse_bindings, rebind_text
 from dqlab.errors import ConfigError, RunError, first_line, one_line
-from dqlab.files import new_folder, read_text, write_text
+from dqlab.files import check_replaceable, new_folder, read_text, write_text
 from dqlab.noise import generator_for
 from dqlab.printing import markdown_table
 from dqlab.runs.load_policy import EXPORTED, HUB, load_policy
@@ -33,6 +33,8 @@ from dqlab.tracking.records import read_record
 from dqlab.tracking.selection_rules import SELECTION_RULES
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+OLDER: Any = (lambda old: (old / EXPORTED).is_file(), "an exported policy")
+"""What may be replaced."""
 TOLERANCE = 1e-5
 """Of an exported model's actions, in the range [-1, 1] times the environment's."""
 
@@ -60,6 +62,7 @@ def export_policy(
         raise ConfigError(f"There is no format '{form}'. Known: {', '.join(FORMATS)}.")
     if push and not push.startswith(HUB):
         raise ConfigError(f"--push wants {HUB}USER/REPO, not '{push}'.")
+    check_replaceable(out, *OLDER)
     policy = load_policy(run, checkpoint, seed=seed, device="cpu", set={"Experiment.precision": "full"})
     if not policy.source.facts:
         raise ConfigError(
@@ -70,7 +73,7 @@ def export_policy(
         models = {"policy_given_noise": module, "policy": DrawingModule(module)}
         written = {f"{name}{FORMATS[form]}": _program(model, module, form, policy) for name, model in models.items()}
         _check(policy, module, written[f"policy_given_noise{FORMATS[form]}"], form)
-    with new_folder(out, lambda old: (old / EXPORTED).is_file(), "an exported policy") as new:
+    with new_folder(out, *OLDER) as new:
         for name, program in written.items():
             program.save(new / name) if form == "onnx" else torch.export.save(program, new / name)
         _write_run(policy, module, new)

@@ -25,7 +25,7 @@ from dqlab.data.transitions import caveat_of
 from dqlab.envs.boxed import checked_env
 from dqlab.envs.custom import SOURCE, action_bounds
 from dqlab.envs.tasks import Task, from_unit, tasks, to_unit
-from dqlab.errors import ConfigError, DqlabError, masked, message_of
+from dqlab.errors import ConfigError, DqlabError, masked, message_of, one_line
 from dqlab.noise import Noise, NoiseSpec, draw_noise, generator_for
 from dqlab.policies.diffusion import DiffusionPolicy
 from dqlab.runs.build import build_evaluator, build_pack, execution_mode
@@ -334,7 +334,10 @@ class LoadedPolicy:
         Raises:
             ConfigError: they have another shape, or are not finite.
         """
-        given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, np.float64))
+        try:
+            given = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values, np.float64))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"The {what} are no numbers: {one_line(error)}") from error
         width = width or self.task.state_dim
         if given.ndim not in (1, 2) or given.shape[-1] != width:
             raise ConfigError(

@@ -127,19 +127,24 @@ def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
     """Undiscounted returns of episodes of uniformly random actions.
 
     Raises:
-        ConfigError: one is not finite.
+        ConfigError: an observation or a reward is not finite.
     """
+
+    def check(values: NDArray[Any]) -> None:
+        if not np.isfinite(values).all():
+            given = "observations or rewards of random actions are NaN or infinite"
+            raise ConfigError(f"{task.name}: {given}. Mend the environment.")
+
     rng = np.random.default_rng(0)
     environments = env_backends.get("gymnasium")(task, "mujoco210")
-    environments.reset(list(range(episodes)), [0] * episodes)
+    check(environments.reset(list(range(episodes)), [0] * episodes))
     returns, live = np.zeros(episodes), np.arange(episodes)
     while len(live):
         stepped = environments.step(live.tolist(), rng.uniform(-1.0, 1.0, (len(live), task.action_dim)))
+        check(np.column_stack([stepped.state, stepped.reward]))
         returns[live] += stepped.reward
         live = live[~stepped.over]
     environments.close()
-    if not np.isfinite(returns).all():
-        raise ConfigError(f"{task.name}: rewards of random actions are NaN or infinite. Mend the environment.")
     return returns
 
 

@@ -168,7 +168,7 @@ def summary_table(
         for row in summary["selection"].values():
             step = "-" if row["step"] is None else f"{row['step']:,}"
             numbers = _numbers(row, scored, spread=several or row["step"] is not None)
-            table.add_row(title, row["rule"].replace("_", "-"), step, *numbers)
+            table.add_row(title, f"{row['rule'].replace('_', '-')}{_of_evaluations(row, summary)}", step, *numbers)
         if row := summary.get("untrained"):
             table.add_row(title, "untrained policy", "0", *_numbers(row, scored))
         for row in summary.get("failed_evaluations", ()):
@@ -181,6 +181,16 @@ def summary_table(
     of_data = (score, "", *([f"{data['return_mean']:.0f}"] if scored else []))
     table.add_row("", "mean return of the data", "", *of_data)
     return table
+
+
+def _of_evaluations(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """How offline selection's choice stands among the losses; of how many evaluations a mean is, where ten are not."""
+    trained = [each for each in summary["evaluations"] if each["selection_loss"] is not None]
+    losses = {each["step"]: each["selection_loss"] for each in trained}
+    if row["rule"] == "offline" and row["step"] in losses:
+        rank = 1 + sum(loss < losses[row["step"]] for loss in losses.values())
+        return f" (loss no. {rank} of {len(losses)})"
+    return f" (of {len(losses)})" if row["rule"] == "mean_last_10" and len(losses) < 10 else ""
 
 
 def _numbers(row: Mapping[str, Any], scored: bool, spread: bool = True) -> list[str]:

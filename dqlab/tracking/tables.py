@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from dqlab.config.replica import Replica
+from dqlab.errors import RunError
 from dqlab.files import expanded
 from dqlab.tracking.folders import SkippedRecords
 from dqlab.tracking.records import read_journal
@@ -21,7 +22,12 @@ def list_runs(folder: str | Path = "runs") -> pd.DataFrame:
     """All runs in a folder and below it: a row a replica, with its score by each selection rule once it has finished.
 
     The name `dqlab.runs` is that of a package. Runs whose records are damaged are left out, with a warning.
+
+    Raises:
+        RunError: there is no such folder.
     """
+    if not expanded(folder).is_dir():
+        raise RunError(f"There is no folder '{folder}'.")
     rows, leaving = [], SkippedRecords()
     for path in sorted(expanded(folder).rglob("run.json")):
         with leaving.damaged():

@@ -36,8 +36,8 @@ class Evaluator:
     """
 
     def __init__(self, task: Task, physics: str, episodes: int, backend: str = "gymnasium", chunk: int = 1) -> None:
-        if episodes < 1:
-            raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes}.")
+        if not isinstance(episodes, (int, np.integer)) or episodes < 1:
+            raise ConfigError(f"An evaluation needs at least 1 episode, not {episodes!r}.")
         self.task, self.physics, self.episodes, self.chunk = task, physics, episodes, chunk
         self.standardised_by: tuple[Sequence[float], Sequence[float]] = ((), ())
         self._make = env_backends.get(backend)

@@ -94,7 +94,7 @@ def draw_panels(
     Args:
         titles: of the panels.
         height: of a row of them, in inches.
-        x, y: what the axes of the lowest and of the leftmost panels say.
+        x, y: what is said once below all panels, and beside the leftmost ones.
         most: panels in a row.
         more: inches for what is above and below them.
         shared: `sharex`, `sharey`.
@@ -106,8 +106,9 @@ def draw_panels(
     for axes in grid[len(titles) :]:
         axes.set_visible(False)
     for place, (axes, title) in enumerate(zip(grid, titles, strict=False)):
-        lowest = place + columns >= len(titles)
-        style_axes(axes, title, x if lowest else "", y if place % columns == 0 else "")
+        style_axes(axes, title, x if columns == 1 else "", y if place % columns == 0 else "")
+    if x and columns > 1:
+        figure.supxlabel(x, fontsize=8, color=INK)
     return figure, grid[: len(titles)]
 
 
@@ -367,9 +368,9 @@ def tuning_figure(analysis: Analysis) -> ReportFigure | None:
 def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
     """Name, style and points of the lines of a panel: seen and held out, or what is held out by point of an axis."""
     if found.axis.iloc[0] in (EVERY, SEEDS):
-        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")
         if found.held_out.notna().any():
             yield "held out", {"color": INK}, one_figure(found, "held_out")
+        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")  # above, where both are one
         return
     for place, (point, own) in enumerate(found.groupby("point", sort=False)):
         if place < MOST_LINES:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -78,7 +79,7 @@ def text_table(name: str, caption: str, heads: Sequence[tuple[str, str]], rows: 
 
 def rich_table(table: ReportTable, most: int | None = None) -> Group:
     """The table for a terminal, below its caption; rows beyond `most` are only counted."""
-    shown = Table()
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)  # five figures with their intervals in 80 columns
     for head, under, words in table.columns:
         shown.add_column(f"{head}\n{under}".rstrip(), justify="left" if words else "right", overflow="fold")
     for first, *others in table.rows[:most]:
@@ -128,7 +129,7 @@ def common_table(analysis: Analysis) -> ReportTable:
     caption = (
         "Best common: one step for all seeds of a setting, on each task its own or for all tasks together. Held out: "
         "its gain where the other seeds choose for each seed, which leaves luck out. Mean over runs, in points. A gain "
-        "is at least 0; its interval, moved back by what resampling adds to a best, may begin below. "
+        "is at least 0 unless held out; its interval, moved back by what resampling adds to a best, may begin below. "
     )
     return _by_setting(analysis, "common", caption + _intervals(analysis), columns)
 
