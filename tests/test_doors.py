@@ -52,6 +52,7 @@ def test_commands_in_an_ascii_locale(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_TURN, *words], cwd=tmp_path, env=isolated(tmp_path) | ASCII, capture_output=True
     )
+    assert done.returncode == 0, done.stderr
     *said, wrong, _ = done.stderr.split(b"\0")
     assert done.stdout.isascii()
     assert [text[-1:] for text in done.stdout.split(b"\0")[:-1]] == [b"0"] * 5 + [b"2"], done.stderr
