@@ -80,6 +80,8 @@ SMALL = [
 SHALLOW = ["LNResnet.n_blocks = 1", *(f"{component}.depth = 1" for component in PERCEPTRONS)]
 SHALLOW += [f"{ensemble}.n_critics = 2" for ensemble in ("LowerBoundEnsemble", "MinimumEnsemble")]
 """One hidden layer instead of two or three, two critics instead of ten, which are traced and compiled alike."""
+PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *PERCEPTRONS))]
+"""Mish is many operations, and the embedding of time has it, too: for what compiles, where another test keeps both."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

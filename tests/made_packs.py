@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import ROOT, SMALL, TINY
+from conftest import ROOT, SHALLOW, SMALL, TINY
 from ray_cluster import until
 
 import dqlab
@@ -59,6 +59,21 @@ def wait_until_held(release: Path) -> None:
     until(Path(f"{release}.waits").exists, 240)
 
 
+UNDRAWN = """
+import sys
+if "--report-only" in sys.argv:
+    from matplotlib.figure import Figure
+    Figure.savefig = lambda figure, file, **options: file.write(b"<svg></svg>")
+"""
+"""A plugin by which the process that makes a grid's report saves no figure, for tests that look at something else."""
+
+
+def write_undrawn(folder: Path) -> list[str]:
+    """Writes the plugin; returns arguments of commands that use it."""
+    (folder / "undrawn.py").write_text(UNDRAWN)
+    return ["--plugin", "undrawn"]
+
+
 def pack_text(replicas: dict[str, Any], *bindings: str, steps: int = 60) -> str:
     """A gin text; later bindings override."""
     lines = [f"include '{ROOT / 'gin' / 'quickstart.gin'}'", *TINY, f"Training.steps={steps}", *bindings]
@@ -74,7 +89,7 @@ def run_pack(folder: Path, replicas: dict[str, Any], *bindings: str, **options: 
 def small_run(folder: Path, *lines: str) -> dqlab.Run:
     """Four updates of an algorithm with small networks, and one evaluation of one episode."""
     few = [line for line in TINY if not line.startswith(("MLP", "Twin", "SoftmaxQ", "Training.eval"))]
-    few += [*SMALL, "Training.eval_every = 4", "Training.eval_episodes = 1"]
+    few += [*SMALL, *SHALLOW, "Training.eval_every = 4", "Training.eval_episodes = 1"]
     (folder / "small.gin").write_text("\n".join(["include 'gin/quickstart.gin'", *few, *lines]))
     return dqlab.train(folder / "small.gin", steps=4, out=folder / "run", quiet=True)
 

@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from mlflow_stores import fresh_store
+
 
 class Server:
     """A real MLflow tracking server on a port of its own, which can be killed and started again."""
@@ -20,13 +22,13 @@ class Server:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
+        self.folder, self.store = folder, fresh_store(folder, "server.db")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         store = [
             "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
+            self.store,
             "--artifacts-destination",
             str(self.folder / "art"),
         ]

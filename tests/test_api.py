@@ -89,7 +89,7 @@ def test_what_a_run_says_of_itself(run: dqlab.Run) -> None:
     last = metrics[(metrics["metric"] == "score/mean") & (metrics["step"] == 40)]
     assert last["value"].tolist() == summary[summary["rule"] == "last"]["score_mean"].tolist()
     assert run.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match="has no metric 'loss'. It has eval/"):
+    with pytest.raises(RunError, match="has no metric 'loss'. It has actions, values, chain, eval/"):
         run.plot("loss")
 
 
@@ -155,6 +155,8 @@ def test_any_number_of_states_of_numpy_and_torch(run: dqlab.Run, count: int) -> 
     assert policy.q(states[:0], actions[:0]).shape == (0,)
     with pytest.raises(ConfigError, match="The states hold a NaN or infinite number"):
         policy(np.where(states > 1, np.nan, states))
+    with pytest.raises(ConfigError, match="The states are no numbers: could not convert string to float: 'x'"):
+        policy("x")  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="A policy's seed is an integer >= 0"):
         policy.seed(-1)
     with pytest.raises(ConfigError, match=r"the shape \(17, 1\): walker2d-medium-expert-v2 wants \(17,\) or \(B, 17\)"):
@@ -225,6 +227,9 @@ def test_policies_by_file_by_replica_and_of_the_official_code(run: dqlab.Run, tm
             lambda: dqlab.train("quickstart", set={"Experiment.action_chunk": 1001}),
             "action_chunk must be at most 1,000",
         ),
+        (lambda: dqlab.train("quickstart", set={"eta": 1}), "`set` eta has no effect"),
+        (lambda: dqlab.evaluate("pretrained:walker2d-mini", episodes="a"), "needs at least 1 episode, not 'a'"),  # type: ignore[arg-type]
+        (lambda: dqlab.list_runs("nowhere"), "There is no folder 'nowhere'"),
         (lambda: dqlab.load_policy("nowhere"), "is not the folder of a dqlab run"),
         (lambda: dqlab.compare(["nowhere"]), "There is no folder 'nowhere'"),
         (lambda: dqlab.Ablation("nowhere"), "nowhere"),
@@ -289,8 +294,9 @@ def test_a_compiled_policy_acts_as_it_does_otherwise(tmp_path: Path) -> None:
 
     So does another policy, which finds in the cache what was compiled for the first one.
     """
-    odd = dqlab.train(write_odd(tmp_path), set=STANDARDISED, seeds=[0, 1], out=tmp_path / "run", quiet=True)
-    for seed, counts in ((0, (1, 2, 7)), (1, (7,))):
+    small = {"MLPDenoiser.depth": 1, "MLPDenoiser.activation": "relu", "TwinCritic.depth": 1, **STANDARDISED}
+    odd = dqlab.train(write_odd(tmp_path), set=small, seeds=[0, 1], out=tmp_path / "run", quiet=True)
+    for seed, counts in ((0, (1, 7)), (1, (7,))):
         policy, compiled = (
             dqlab.load_policy(odd.path, "last", seed=seed, compiled=compiles) for compiles in (False, True)
         )

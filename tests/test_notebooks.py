@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import nbformat
 import pytest
 from conftest import ROOT, isolated
+from mlflow_stores import fresh_store
 from nbclient import NotebookClient
 
 NOTEBOOKS = ROOT / "docs" / "notebooks"
@@ -20,6 +24,18 @@ BUDGETS = {
     "grid_from_mlflow": "STEPS, SEEDS = 20, [0, 1]",
 }
 """What takes the place of a notebook's cell of parameters."""
+KERNEL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+"""What kernels set before they import matplotlib, so that pictures stand below cells."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> Iterator[None]:
+    """Kernels, and what they start, are forks of a template that has imported matplotlib as kernels do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forked, "MODULES", (*forked.MODULES, "ipykernel_launcher"))
+        if subprocess.Popen is forked.Popen:
+            patch.setattr(forked, "template", forked.Template(born={**os.environ, **KERNEL}))
+        yield
 
 
 def shown(cell: Any) -> list[str]:
@@ -39,7 +55,8 @@ def test_a_notebook_runs_as_written(name: str, tmp_path: Path, monkeypatch: pyte
     trial = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     (parameters,) = (cell for cell in trial.cells if "parameters" in cell.metadata.get("tags", ()))
     parameters.source = BUDGETS[name]
-    for key, value in isolated(tmp_path).items():
+    fresh_store(tmp_path)
+    for key, value in {**isolated(tmp_path), **KERNEL}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # for `!dqlab`
     where = {"metadata": {"path": str(tmp_path)}}

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, TINY, isolated
+from made_packs import write_undrawn
 
 from dqlab import __version__
 from dqlab.ablation import Grid
@@ -214,7 +215,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = [found for word in words for found in sorted(glob(word, root_dir=folder)) or [word]]
     if words[:2] in (["dqlab", "train"], ["dqlab", "ablate"]) and "--dry-run" not in words:
         words += ["--steps", "20", "--set", *SMALL]
-        words += ["Grid.pack=6", "Report.reps=100"] if words[1] == "ablate" else []
+        words += ["Grid.pack=6", "Report.reps=100", *write_undrawn(folder)] if words[1] == "ablate" else []
     start = {"dqlab": [sys.executable, "-m", "dqlab"], "python": [sys.executable]}.get(words[0], [words[0]])
     env = isolated(folder) | {"PYTHONPATH": f"{folder}:{ROOT}"}
     done = subprocess.run([*start, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)

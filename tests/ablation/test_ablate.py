@@ -18,6 +18,7 @@ from pathlib import Path
 import forked
 import pytest
 from conftest import TINY, forget_configuration, isolated
+from made_packs import write_undrawn
 
 from dqlab.cli import main
 from dqlab.tracking.mlflow.client import all_runs, mlflow_client
@@ -40,12 +41,15 @@ Report.rules = ('last',)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablate")
     (folder / "made.gin").write_text(GRID)
+    write_undrawn(folder)
     return folder
 
 
 def arguments(*more: str, steps: int = 40, grid: str = "made.gin", recorded: bool = False) -> list[str]:
+    """Of a grid; only one that is recorded has a report with figures."""
     command = [sys.executable, "-m", "dqlab", "ablate", "--grid", grid, "--steps", str(steps)]
-    return [*command, *more, "--set", *TINY, "Training.checkpoint_seconds=0.1", f"Tracking.mlflow={recorded}"]
+    plain = [] if recorded else ["--plugin", "undrawn"]
+    return [*command, *more, *plain, "--set", *TINY, "Training.checkpoint_seconds=0.1", f"Tracking.mlflow={recorded}"]
 
 
 def run(place: Path, *more: str, **options: object) -> Done:
@@ -57,6 +61,7 @@ def run(place: Path, *more: str, **options: object) -> Done:
 def here(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """A command whose driver is this process; packs and the report have processes of their own, as ever."""
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
     for name, value in isolated(place).items():
         monkeypatch.setenv(name, value)
     for name in set(os.environ) - set(isolated(place)):
@@ -191,7 +196,7 @@ def end_of(place: Path, name: str, number: signal.Signals, wait: float) -> int:
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_table(place: Path, timed: tuple[Done, float]) -> None:
     rng = random.Random()
     for _ in range(2):
-        end_of(place, "killed", signal.SIGKILL, rng.uniform(0.1, 0.7) * timed[1])
+        end_of(place, "killed", signal.SIGKILL, rng.uniform(0.05, 0.45) * timed[1])
     done = run(place, "--out", "killed", "--storage", "store")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (place / "killed" / "packs").resolve().parent == place / "store"

@@ -138,15 +138,15 @@ def test_killed_while_it_begins_and_then_nobody_listens(tmp_path: Path) -> None:
     assert (folder / "checkpoint.safetensors").exists()
 
 
-def test_a_diverging_cell(whole: Path, tmp_path: Path) -> None:
-    both = make_pack(tmp_path / "both", BROKEN)
+def test_a_diverging_cell(tmp_path: Path) -> None:
+    """What it leaves of the others, and they of it, is looked at in training/test_cells.py."""
+    both = make_pack(tmp_path / "both", BROKEN, steps=20)
     code, events = run(both)
     assert code == 1
     assert [e["replica"] for e in events if e["event"] == "cell_failed"] == ["cell-x"]
     assert json.loads((both / "cell-x" / "failure.json").read_text())["kind"] == "diverged"
     assert run(both) == (1, [{"event": "finished"}])
-    for name in ("cell-a", "cell-c"):
-        check_same(both, name, whole)
+    assert {path.parent.name for path in both.glob("*/summary.json")} == {"cell-a", "cell-c"}
 
 
 def test_nothing_but_diverging_cells(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import gin
 import pytest
 import torch
-from conftest import SHALLOW, SMALL
+from conftest import PLAIN, SHALLOW, SMALL
 from torch import Tensor
 
 from dqlab.algorithms import algorithms
@@ -69,7 +69,7 @@ def test_every_algorithm_learns_from_chunks(name: str) -> None:
 
 def test_chunks_are_compiled_as_they_are_computed() -> None:
     """The critics' gradient, of two replicas with discounts of their own."""
-    gin.parse_config([*SMALL, *SHALLOW])
+    gin.parse_config([*SMALL, *SHALLOW, *PLAIN])
     make = algorithms.get("rebrac")
     pack = Pack([make(), replace(make(), discount=0.5)], DIMS, [0, 0], dtype=torch.float64)  # type: ignore[type-var]
     drawn = draw_noise(pack.algorithm.update_noise(DIMS, ROWS), generator_for(0, "chunks", 0), pack.dtype)

@@ -62,10 +62,10 @@ def test_a_near_miss_names_the_nearest(typed: str, meant: str) -> None:
     assert meant in str(raised.value)
 
 
-@pytest.mark.parametrize("typed", ["train --steps x", "export runs/mine", "eval --episodes"])
+@pytest.mark.parametrize("typed", ["train --steps x", "export runs/mine", "eval --episodes", "train --plugin a b"])
 def test_a_wrong_argument_is_one_line(typed: str) -> None:
     with pytest.raises(
-        ConfigError, match="^(argument|the following)[^\\n]*`dqlab [a-z]+ --help` shows what it takes.$"
+        ConfigError, match="^(argument|the following|unrecognized)[^\\n]*`dqlab [a-z]+ --help` shows what it takes.$"
     ):
         build_parser().parse_args(typed.split())
 

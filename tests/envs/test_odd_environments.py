@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from made_environments import write_odd
 from made_packs import records
+from mlflow_stores import fresh_store
 
 from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.run_folder import RunFolder
@@ -59,7 +60,8 @@ def in_mlflow(run: Path) -> tuple[str, float | None, float | None]:
     """Status, last evaluation's score and final score of a run's only replica, sent to a store beside it."""
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{run.parent / 'mlflow.db'}"
+    uri = f"sqlite:///{run.parent}/mlflow.db"
+    uri = uri if (run.parent / "mlflow.db").exists() else fresh_store(run.parent)
     send_folder(run, uri, "odd")
     at = MlflowClient(tracking_uri=uri)
     runs = at.search_runs([at.get_experiment_by_name("odd").experiment_id])

@@ -17,7 +17,7 @@ import gin
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SHALLOW, SMALL
 from numpy.random import default_rng
 from torch.nn.functional import dropout
 
@@ -46,7 +46,7 @@ DIMS = Dims(5, 3)
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=["-".join(each) for each in COMPONENTS])
 def test_every_component_conforms(kind: str, name: str) -> None:
-    gin.parse_config(SMALL)
+    gin.parse_config([*SMALL, *(SHALLOW if kind == "algorithm" else [])])
     if reason := check(kind, name):
         pytest.skip(reason)
 

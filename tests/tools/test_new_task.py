@@ -137,3 +137,12 @@ def test_data_no_better_than_chance_give_no_scale(tmp_path: Path, new_task: Any)
     done = new_task()
     assert "none, for the data are no better than random actions" in done.stdout
     assert not [name for name in written(tmp_path / "rail.gin") if name.endswith("_score")]
+
+
+def test_an_environment_that_gives_nan_is_refused(tmp_path: Path, new_task: Any) -> None:
+    module = tmp_path / "rail.py"
+    module.write_text(module.read_text().replace("return self.state.copy(), -", "return self.state * np.nan, -"))
+    done = new_task()
+    assert (done.returncode, done.stderr.strip().count("\n")) == (2, 0), done.stderr
+    assert "observations or rewards of random actions are NaN or infinite. Mend the environment" in done.stderr
+    assert not (tmp_path / "rail.gin").exists()

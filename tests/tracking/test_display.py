@@ -53,7 +53,8 @@ def test_a_mean_of_one_evaluation_has_no_spread(count: int, spread: str) -> None
     summary = {"selection": selection, "evaluations": list(map(asdict, done))}
     table = summary_table({"seed 7": summary}, {"score_mean": 1.0, "return_mean": 2.0}, "")
     rules, spreads = (list(column.cells) for column in table.columns[1:5:3])
-    assert dict(zip(rules, spreads, strict=True))["mean-last-10"] == spread
+    assert dict(zip(rules, spreads, strict=True))[f"mean-last-10 (of {count})"] == spread
+    assert f"offline (loss no. 1 of {count})" in rules
     assert spreads[0] == "1.0"
 
 

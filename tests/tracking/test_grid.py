@@ -23,7 +23,7 @@ from made_folders import (
     write_reusing,
     write_state,
 )
-from made_grids import made_grid
+from made_grids import TASKS, made_grid
 from mlflow_stores import fresh_store
 from ray_cluster import until
 
@@ -38,7 +38,7 @@ from dqlab.tracking.mlflow.mirror import Mirror, is_tracked, sync_to_mlflow
 from dqlab.tracking.mlflow.sync import send_folder
 from dqlab.tracking.mlflow.tree import axis_parameter, config_digest
 
-SMALL = made_grid(values=(2, 5), seeds=2)
+SMALL = made_grid(values=(2, 5), tasks=TASKS[:1], seeds=2)
 
 
 def stored(uri: str) -> dict[str, list[Any]]:
@@ -87,12 +87,14 @@ def check_complete(uri: str, folder: Path, grid: GridResults) -> None:
 def test_a_finished_grid_is_recorded_so_that_it_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, uri = write_grid(tmp_path / "runs" / "steps-1", SMALL), fresh_store(tmp_path)
+    """Of two tasks."""
+    grid = made_grid(values=(2, 5), seeds=2)
+    folder, uri = write_grid(tmp_path / "runs" / "steps-1", grid), fresh_store(tmp_path)
     (folder / "report" / "figures").mkdir(parents=True)
     (folder / "report" / "index.html").write_text("a report")
     (folder / "report" / "figures" / "scores.png").write_bytes(b"a figure")
     send_folder(folder, uri, "steps")
-    check_complete(uri, folder, SMALL)
+    check_complete(uri, folder, grid)
     found, client = stored(uri), mlflow_client(uri)
     cell = next(run for run in found["cell"] if run.data.tags["cell"] == "N=2")
     assert cell.data.params == {"N": "2", "seed": cell.data.tags["seed"], "task": cell.data.tags["task"]}
@@ -133,7 +135,7 @@ def test_a_growing_grid_with_failures_and_a_retry(tmp_path: Path) -> None:
     assert by_cell["5", second.cell.task, "1"].info.status == "RUNNING"
     assert found["grid"][0].info.status == "RUNNING"
     send_folder(folder, uri, "steps", over=True)
-    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 1, "FAILED": 1, "KILLED": 6}
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 1, "FAILED": 1, "KILLED": 2}
     assert stored(uri)["grid"][0].info.status == "KILLED"
     (folder_of(folder, SMALL, second.cell) / "failure.json").unlink()  # it is tried again
     send_folder(folder, uri, "steps")
@@ -214,7 +216,7 @@ class _Client:
 
 def test_a_mirror_is_killed(tmp_path: Path) -> None:
     """A real mirror of a grid: kill -9 in the middle, then another one."""
-    grid = made_grid(values=(2, 5, 10), seeds=2)
+    grid = made_grid(values=(2, 5), tasks=TASKS[:1], seeds=2)
     uri, half = fresh_store(tmp_path / "runs"), len(grid.results) // 2
     folder = write_grid(tmp_path / "runs" / "steps", replace(grid, results=grid.results[:half]), state="running")
     mirror = Mirror(folder, "steps")
@@ -291,13 +293,13 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     lost.rename(tmp_path / "away")
     with pytest.raises(LeftOutError, match=f"{lost} is gone"):
         send_folder(folder, uri, "steps")
-    assert len(stored(uri)["cell"]) == 7
+    assert len(stored(uri)["cell"]) == 3
     (tmp_path / "away").rename(lost)
     for _ in range(2):
         send_folder(folder, uri, "steps")
     found = stored(uri)
     by_source = {run.data.tags["reused_from"]: run for run in found["cell"] if "reused_from" in run.data.tags}
-    assert (len(found["cell"]), set(by_source)) == (8, {str(folder_of(other, SMALL, cell)) for cell in reused})
+    assert (len(found["cell"]), set(by_source)) == (4, {str(folder_of(other, SMALL, cell)) for cell in reused})
     run, result = by_source[str(lost)], SMALL.results[0]
     assert run.data.tags["mlflow.parentRunId"] == found["grid"][0].info.run_id
     assert run.data.params == {"N": "2", "seed": "0", "task": result.cell.task}
@@ -305,8 +307,8 @@ def test_reused_cells_have_runs_below_the_grids(tmp_path: Path) -> None:
     assert {item.path for item in mlflow_client(uri).list_artifacts(run.info.run_id)} >= {"config.gin", "summary.json"}
     assert {run.info.status for run in found["cell"]} == {"FINISHED"}
     progress = mlflow_client(uri).get_metric_history(found["grid"][0].info.run_id, "finished_cells")
-    assert sorted(point.value for point in progress) == list(range(1, 9))
-    assert len(find_runs([found["grid"][0].info.run_id], None, "", uri).runs) == 8
+    assert sorted(point.value for point in progress) == list(range(1, 5))
+    assert len(find_runs([found["grid"][0].info.run_id], None, "", uri).runs) == 4
 
 
 def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +317,7 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
     send_folder(folder, uri, "steps")
     first = {run.info.run_id for run in stored(uri)["cell"]}
     (folder / "packs").rename(folder / "packs-until-today")
-    again = made_grid(values=(2, 5), seeds=2, score=lambda value, task, seed: 10.0 + seed)
+    again = made_grid(values=(2, 5), tasks=TASKS[:1], seeds=2, score=lambda value, task, seed: 10.0 + seed)
     write_grid(folder, again)
     later = time.time() + 5
     for config in folder.glob("packs/*/*/config.gin"):
@@ -328,7 +330,7 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
             send_folder(folder, uri, "steps")
     send_folder(folder, uri, "steps")
     new = [run for run in stored(uri)["cell"] if run.info.run_id not in first]
-    assert len(new) == 8
+    assert len(new) == 4
     scores = {(run.info.status, run.data.metrics["score/last"] - int(run.data.tags["seed"])) for run in new}
     assert scores == {("FINISHED", 10.0)}
     before = dict(os.environ)
@@ -340,19 +342,20 @@ def test_packs_that_are_trained_again_get_new_runs(tmp_path: Path, monkeypatch: 
 def test_a_grid_that_grows_says_what_it_is_now(tmp_path: Path) -> None:
     folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
     send_folder(folder, uri, "steps")
-    write_grid(folder, made_grid(values=(2, 5, 10), seeds=3))
+    write_grid(folder, made_grid(values=(2, 5, 10), tasks=TASKS[:1], seeds=3))
     write_state(folder, gin="a longer grid")
     send_folder(folder, uri, "steps")
     top = stored(uri)["grid"][0]
-    assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "18")
+    assert (top.data.tags["axes"], top.data.tags["seeds"], top.data.tags["cells"]) == ("N: 2, 5, 10", "0, 1, 2", "9")
     assert not top.data.params, "which could not follow"
     assert Path(mlflow_client(uri).download_artifacts(top.info.run_id, "grid.gin")).read_text() == "a longer grid"
 
 
 def test_a_mirror_goes_on_after_damaged_cells(tmp_path: Path) -> None:
-    folder, uri = write_grid(tmp_path / "steps", SMALL), fresh_store(tmp_path)
+    grid = made_grid(values=(2, 5), tasks=TASKS[:1], seeds=3)
+    folder, uri = write_grid(tmp_path / "steps", grid), fresh_store(tmp_path)
     damage = [("summary.json", "{}"), ("summary.json", "[]"), ("failure.json", "{}"), ("metrics.jsonl", "{]\n")]
-    paths = [folder_of(folder, SMALL, SMALL.results[n].cell) / name for n, (name, _) in enumerate(damage)]
+    paths = [folder_of(folder, grid, grid.results[n].cell) / name for n, (name, _) in enumerate(damage)]
     whole = {path: path.read_text() for path in paths if path.exists()}
     for path, (_, text) in zip(paths, damage, strict=True):
         path.write_text(text)
@@ -360,12 +363,12 @@ def test_a_mirror_goes_on_after_damaged_cells(tmp_path: Path) -> None:
         send_folder(folder, uri, "steps", over=True)
     assert all(f"{path} is damaged" in str(caught.value) for path in paths[:3])
     assert str(caught.value).endswith("And 1 more.")
-    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 4, "KILLED": 4}
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 2, "KILLED": 4}
     assert stored(uri)["grid"][0].info.status == "FINISHED"
     for path in paths:
         path.write_text(whole[path]) if path in whole else path.unlink()
     send_folder(folder, uri, "steps", over=True)
-    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 8}
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 6}
 
 
 def test_a_mirror_says_once_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +378,7 @@ def test_a_mirror_says_once_what_it_leaves_out(tmp_path: Path, monkeypatch: pyte
     broken.write_text("{}")
     assert not Mirror(folder, "steps").close(patience=300.0), "not all of it was sent"
     assert (folder / "mlflow.log").read_text().count(f"left out: {broken} is damaged") == 1
-    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 6}
+    assert Counter(run.info.status for run in stored(uri)["cell"]) == {"FINISHED": 2}
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{"])
@@ -401,10 +404,10 @@ def test_deleted_runs_stay_deleted_and_others_go_on(
         send_folder(folder, uri, "steps", over=True)
     assert capsys.readouterr().out.count(f"run {deleted} was deleted in MLflow") == 1
     runs = [run for found in stored(uri).values() for run in found]
-    assert (len(runs), {run.info.status for run in runs}) == (1 + 4 + 8 - 1, {"FINISHED"})
+    assert (len(runs), {run.info.status for run in runs}) == (1 + 2 + 4 - 1, {"FINISHED"})
     (folder / "mlflow.json").unlink()
     send_folder(folder, uri, "steps", over=True)
-    assert len(stored(uri)["cell"]) == (15 if kind == "cell" else 16), "all of it, anew"
+    assert len(stored(uri)["cell"]) == (7 if kind == "cell" else 8), "all of it, anew"
 
 
 def test_videos_of_a_cell_whose_pack_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from conftest import ROOT, TINY, isolated
 from made_folders import write_run
 from made_packs import held, write_hold
 from mlflow_server import Server
+from mlflow_stores import fresh_store
 from ray_cluster import until
 
 from dqlab.errors import RunError
@@ -88,14 +89,14 @@ def check_complete(at: Any, run: Path, resumed: bool = False) -> None:
 
 def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, in_process: Run, tmp_path: Path) -> None:
     """In the store beside the runs, as the same MLflow run; what is sent again is not there twice."""
-    run = tmp_path / "runs" / "one"
+    run, uri = tmp_path / "runs" / "one", fresh_store(tmp_path / "runs")
     args = [*TRAIN, *write_hold(tmp_path), "--out", "runs/one", *SETS, "Training.checkpoint_seconds=0.0"]
     process = begin(tmp_path, *args, **held(30, tmp_path / "never"))
     until(lambda: (run / "seed-1" / "metrics.jsonl").exists() and (run / "checkpoint.safetensors").exists())
     process.kill()
     process.communicate()
     until(lambda: "KILLED" in {known["status"] for known in sent_of(run).values()})
-    at = mlflow_client(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    at = mlflow_client(uri)
     ids = {key: known["run"] for key, known in sent_of(run).items()}
     assert at.get_run(ids["seed-1"]).info.status == "KILLED"
     done = dqlab(*args, "--resume")
@@ -109,7 +110,8 @@ def test_a_killed_run_is_shown_as_killed_until_it_is_resumed(dqlab: Run, in_proc
 
 def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
     """The others are complete, and each has its own scalars; the parent's score is theirs."""
-    run, facts = write_run(tmp_path / "run", seeds=(0, 1, 2)), json.loads((tmp_path / "run" / "run.json").read_text())
+    uri, run = fresh_store(tmp_path), write_run(tmp_path / "run", seeds=(0, 1, 2))
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
     replica = {"points": {}, "set": {"DiffusionQL.eta": 0.5}}
     facts["replicas"] = {f"seed-{n}": {"seed": n, "cell": f"eta={n}", **replica} for n in range(3)}
     (run / "run.json").write_text(json.dumps(facts))
@@ -117,8 +119,8 @@ def test_a_failed_cell_is_shown_as_failed(tmp_path: Path) -> None:
     failure = {"kind": "diverged", "reason": "the loss became NaN", "step": 10}
     (run / "seed-1" / "failure.json").write_text(json.dumps(failure))
     for _ in range(2):  # nothing is done twice
-        send_folder(run, f"sqlite:///{tmp_path}/mlflow.db", "packs", over=True)
-    at = mlflow_client(f"sqlite:///{tmp_path}/mlflow.db")
+        send_folder(run, uri, "packs", over=True)
+    at = mlflow_client(uri)
     parent, *runs = [at.get_run(known["run"]) for known in sent_of(run).values()]
     assert [child.info.status for child in runs] == ["FINISHED", "FAILED", "FINISHED"]
     assert [child.data.tags.get("failure") for child in runs] == [None, "diverged: the loss became NaN", None]

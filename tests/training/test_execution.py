@@ -12,7 +12,7 @@ from pathlib import Path
 import gin
 import pytest
 import torch
-from conftest import PERCEPTRONS, ROOT, SHALLOW, SMALL
+from conftest import PLAIN, ROOT, SHALLOW, SMALL
 from made_updates import CPU, DIMS, largest_difference, random_transitions
 from torch._dynamo.utils import counters
 
@@ -65,10 +65,6 @@ def difference(one: Step, other: Step, row: int = 0, other_row: int = 0) -> floa
     return largest_difference(one.pack.weights(row), other.pack.weights(other_row))
 
 
-PLAIN = ["MLPDenoiser.time_dim = 1", *(f"{component}.activation = 'relu'" for component in ("LNResnet", *PERCEPTRONS))]
-"""Mish is many operations, and the embedding has it too; Diffusion-QL keeps both."""
-
-
 @pytest.mark.parametrize("name", sorted(set(algorithms.names()) - {"bc", "qam"}))
 @pytest.mark.parametrize(("device", "mode"), OTHERS, ids=str)
 def test_every_mode_agrees_with_eager(device: torch.device, mode: str, name: str) -> None:
@@ -95,6 +91,7 @@ def test_nothing_is_compiled_twice_in_a_run() -> None:
 
     Compiling changes nothing, and a replica is as it is alone.
     """
+    gin.parse_config([*SHALLOW, *PLAIN])
     alone, fresh = (trained("bc", "eager", CPU, torch.float32, steps=steps) for steps in (110, 0))
     before = counters["aot_autograd"]["total"]
     step = trained("bc", "compile", CPU, torch.float32, seeds=(0, 1, 2), steps=0)
@@ -121,6 +118,7 @@ def test_a_replica_is_the_same_in_a_pack(device: torch.device, mode: str) -> Non
 
 @pytest.mark.parametrize(("device", "mode"), MODES, ids=str)
 def test_the_sampler_core_is_the_pack_acting(device: torch.device, mode: str) -> None:
+    gin.parse_config(SHALLOW)
     pack = Pack([DiffusionQL()] * 2, DIMS, [3, 4], dtype=torch.float64, device=device)
     core = SamplerCore(pack, 7, execution_modes.get(mode)().resolve(device))
     stream = core.noise_stream("test")

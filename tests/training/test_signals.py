@@ -181,6 +181,7 @@ def test_in_an_evaluation(seconds: float, tmp_path: Path) -> None:
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
 
 
+SHORT = [f"MLPDenoiser.{name}" for name in ("hidden_dim=16", "depth=1", "time_dim=1", "activation=relu")]
 HANGING = """#!/bin/sh
 [ -e {folder}/run/checkpoint.safetensors ] || exec {compiler} "$@"
 touch {folder}/compiles
@@ -196,7 +197,7 @@ def test_while_it_compiles_what_acts(tmp_path: Path) -> None:
     env["PATH"] = f"{tmp_path}{os.pathsep}{env['PATH']}"
     streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
     few = ["Experiment.algorithm=bc", "Training.evaluate_untrained=True", "Training.execution=compile"]
-    few += ["load_dataset.sources=('embedded',)", "MLPDenoiser.hidden_dim=16", "DiffusionPolicy.n_timesteps=2"]
+    few += ["load_dataset.sources=('embedded',)", "DiffusionPolicy.n_timesteps=2", *SHORT]
     words = [sys.executable, "-m", "dqlab", "train", "--gin", str(ROOT / "gin" / "quickstart.gin"), "--set", *few]
     words += ["Tracking.mlflow=False", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(words, cwd=tmp_path, env=env, text=True, **streams)

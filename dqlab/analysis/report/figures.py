@@ -370,7 +370,11 @@ def _tuning_lines(found: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd
     if found.axis.iloc[0] in (EVERY, SEEDS):
         if found.held_out.notna().any():
             yield "held out", {"color": INK}, one_figure(found, "held_out")
-        yield "seen", {"color": COLOURS[1], "linestyle": DASHES[1]}, one_figure(found, "seen")  # above, where both are one
+        yield (
+            "seen",
+            {"color": COLOURS[1], "linestyle": DASHES[1]},
+            one_figure(found, "seen"),
+        )  # above, where both are one
         return
     for place, (point, own) in enumerate(found.groupby("point", sort=False)):
         if place < MOST_LINES:

@@ -13,6 +13,7 @@ import history
 import pytest
 from conftest import ROOT, isolated
 from history import compare_benchmarks, machine_kind, read_benchmarks, send_benchmarks, uri_or_default
+from mlflow_stores import fresh_store
 
 TINY = """
 import pytest
@@ -160,6 +161,7 @@ def test_a_dead_server_costs_a_line_and_the_figures_are_sent_later(
     assert json.loads(kept.read_text())["dqlab"] == json.loads((tmp_path / "also.json").read_text())["dqlab"]
     assert sum(f"history.py send {kept}" in line for line in done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stdout + done.stderr
+    fresh_store(tmp_path / "runs")
     command = [sys.executable, str(ROOT / "benchmarks" / "history.py"), "send", str(kept)]
     sent = subprocess.run(command, cwd=tmp_path, env=isolated(tmp_path), capture_output=True, text=True, timeout=240)
     assert (sent.returncode, "has all of it" in sent.stdout) == (0, True), sent.stderr
