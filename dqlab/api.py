@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dqlab.ablation.folder import GridFolder
 from dqlab.analysis.compare import compare_groups
 from dqlab.analysis.finished_runs import find_runs
 from dqlab.analysis.report.figures import new_figure
-from dqlab.analysis.report.inspection import actions_figure, animate_chain, chain_figure, values_figure
+from dqlab.analysis.report.inspection import INSIDE, animate_chain
 from dqlab.analysis.results import Report
 from dqlab.config import gin_files
 from dqlab.config.gin_state import OtherConfiguration
@@ -168,12 +168,6 @@ class Run:
         self._folder.check(resume=True)
         return train(self._folder.config, out=self.path, quiet=quiet, resume=True)
 
-
-INSIDE: Mapping[str, Callable[[Mapping[str, InspectionRecord]], Figure]] = {
-    "actions": actions_figure,
-    "values": values_figure,
-    "chain": lambda seen: chain_figure(next(iter(seen.values()))),
-}
 
 Gin = str | Path | Sequence[str | Path]
 """A gin file that ships with dqlab by its name, a path, or several, of which later ones override earlier ones."""

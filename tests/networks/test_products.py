@@ -65,15 +65,20 @@ def test_what_is_multiplied_by_nothing_is_not_looked_at(factors: dict[str, int])
 def test_onednn_multiplies_where_mkl_is_half_as_fast(
     listing: str, pays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From Zen 5 on. The product is the same; where oneDNN does not pay, PyTorch's own is called."""
+    """From Zen 5 on, unless the product is small; it is the same, and laid out by rows, though computed transposed."""
     (found := tmp_path / "cpuinfo").write_text(listing)
     monkeypatch.setattr(machine, "CPUINFO", found)
     products.onednn_pays.cache_clear()
-    a, b = torch.randn(5, 3), torch.randn(3, 4)
+    sizes = {"large": (90, 80, 100), "small": (5, 3, 4), "narrow": (256, 256, 39), "narrow and small": (256, 256, 6)}
     try:
-        graph = trace_program(lambda x, y: x @ y, [a, b])
+        for size, (rows, terms, columns) in sizes.items():
+            a, b = torch.randn(terms, rows).t(), torch.randn(terms, columns)
+            graph = trace_program(lambda x, y: (x @ y).view(-1), [a, b])
+            graph_with_bias = trace_program(lambda x, y, bias: torch.addmm(bias, x, y), [a, b, torch.ones(columns)])
+            names = {str(node.target) for node in graph.graph.nodes}
+            by_onednn = pays and "small" not in size
+            assert ("dqlab.mm.default" in names, "aten.mm.default" in names) == (by_onednn, not by_onednn), size
+            torch.testing.assert_close(graph(a, b), (a @ b).reshape(-1), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(graph_with_bias(a, b, torch.ones(columns)), a @ b + 1, rtol=1e-4, atol=1e-4)
     finally:
         products.onednn_pays.cache_clear()
-    names = [str(node.target) for node in graph.graph.nodes]
-    assert ("dqlab.mm.default" in names, "aten.mm.default" in names) == (pays, not pays)
-    torch.testing.assert_close(graph(a, b), a @ b)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,3 +169,11 @@ def _title(steps: Sequence[int], point: int) -> str:
 def _dimensions(actions: NDArray[np.float64]) -> list[str]:
     """Titles of as many dimensions of actions as are shown."""
     return [f"action {dimension + 1}" for dimension in range(min(actions.shape[-1], MOST_DIMENSIONS))]
+
+
+INSIDE: Mapping[str, Callable[[Inspections], Any]] = {
+    "actions": actions_figure,
+    "values": values_figure,
+    "chain": lambda seen: chain_figure(next(iter(seen.values()))),
+}
+"""What `Run.plot` draws under these names."""

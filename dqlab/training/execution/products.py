@@ -80,7 +80,7 @@ def _fits(*matrices: Tensor) -> bool:
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
-    """The matrix as oneDNN wants its first one: the compiler's own copy takes a third of the time of oneDNN's."""
+    """The matrix stored by rows, as oneDNN wants its first one: the compiler's own copy is faster than oneDNN's."""
     return matrix if matrix.is_contiguous() else matrix.clone(memory_format=torch.contiguous_format)
 
 
@@ -88,7 +88,7 @@ def _mm(a: Tensor, b: Tensor) -> Any:
     if not _fits(a, b):
         return NotImplemented
     if b.shape[1] < min(FEW_COLUMNS, a.shape[0]):
-        return torch.mm(b.t(), a.t()).t()
+        return _by_rows(torch.mm(b.t(), a.t()).t())
     return NotImplemented if a.numel() * b.shape[1] < START else torch.ops.dqlab.mm(_by_rows(a), b)
 
 
