@@ -124,8 +124,7 @@ class Run:
         metric = metric or ("score/mean" if self.facts.get("scored", True) else "eval/return_mean")
         shown = known[known["metric"] == metric]
         if shown.empty:
-            names = ", ".join([*INSIDE, *sorted(set(known["metric"]))])
-            raise RunError(f"{self.path} has no metric '{metric}'. It has {names}.")
+            raise RunError(f"{self.path} has no '{metric}'. It has {', '.join([*INSIDE, *sorted(set(known.metric))])}.")
         figure: Figure = new_figure(7, 4)
         axes = figure.subplots()
         for name, line in shown.groupby("replica", sort=False):

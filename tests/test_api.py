@@ -89,7 +89,7 @@ def test_what_a_run_says_of_itself(run: dqlab.Run) -> None:
     last = metrics[(metrics["metric"] == "score/mean") & (metrics["step"] == 40)]
     assert last["value"].tolist() == summary[summary["rule"] == "last"]["score_mean"].tolist()
     assert run.plot()._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match="has no metric 'loss'. It has actions, values, chain, eval/"):
+    with pytest.raises(RunError, match="has no 'loss'. It has actions, values, chain, eval/"):
         run.plot("loss")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -171,7 +172,7 @@ def _dimensions(actions: NDArray[np.float64]) -> list[str]:
     return [f"action {dimension + 1}" for dimension in range(min(actions.shape[-1], MOST_DIMENSIONS))]
 
 
-INSIDE: Mapping[str, Callable[[Inspections], Any]] = {
+INSIDE: Mapping[str, Callable[[Inspections], Figure]] = {
     "actions": actions_figure,
     "values": values_figure,
     "chain": lambda seen: chain_figure(next(iter(seen.values()))),
