@@ -94,7 +94,7 @@ def draw_panels(
     Args:
         titles: of the panels.
         height: of a row of them, in inches.
-        x, y: what is said once below all panels, and beside the leftmost ones.
+        x, y: what is said below the lowest panels, of three columns the middle one's, and beside the leftmost.
         most: panels in a row.
         more: inches for what is above and below them.
         shared: `sharex`, `sharey`.
@@ -106,9 +106,9 @@ def draw_panels(
     for axes in grid[len(titles) :]:
         axes.set_visible(False)
     for place, (axes, title) in enumerate(zip(grid, titles, strict=False)):
-        style_axes(axes, title, x if columns == 1 else "", y if place % columns == 0 else "")
-    if x and columns > 1:
-        figure.supxlabel(x, fontsize=8, color=INK)
+        lowest = place + columns >= len(titles)
+        said = lowest and (columns != 3 or place % columns == 1)  # three of them would touch each other
+        style_axes(axes, title, x if said else "", y if place % columns == 0 else "")
     return figure, grid[: len(titles)]
 
 
