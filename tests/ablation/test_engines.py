@@ -256,8 +256,9 @@ def test_workers_of_a_killed_driver_save_and_end(name: str, tmp_path: Path, requ
         driver.wait()
     until(lambda: not any(lives(int(path.read_text())) for path in pids), 180)
     for job in jobs:
-        saved, kept = step_of(job), records(job)
-        assert kept in (list(range(1, saved + 1)), list(range(1, saved + 2))), "a record comes before its checkpoint"
+        saved = step_of(job)
+        killed = name == "ray" and len(records(job)) == saved + 1  # Ray kills children: between record and checkpoint
+        assert records(job) == list(range(1, saved + 1 + killed))
         (job.folder / "pack.gin").write_text(f"steps = {saved + 1}")
     ends, told = run(LocalEngine(workers=2), jobs)
     assert {end.code for end in ends.values()} == {FINISHED}

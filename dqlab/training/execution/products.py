@@ -84,20 +84,28 @@ def _by_rows(matrix: Tensor) -> Tensor:
     return matrix if matrix.is_contiguous() else matrix.clone(memory_format=torch.contiguous_format)
 
 
+def _has_few_columns(a: Tensor, b: Tensor) -> bool:
+    return b.shape[1] < min(FEW_COLUMNS, a.shape[0])
+
+
+def _pays(a: Tensor, b: Tensor) -> bool:
+    return a.numel() * b.shape[1] >= START
+
+
 def _mm(a: Tensor, b: Tensor) -> Any:
     if not _fits(a, b):
         return NotImplemented
-    if b.shape[1] < min(FEW_COLUMNS, a.shape[0]):
+    if _has_few_columns(a, b):
         return _by_rows(torch.mm(b.t(), a.t()).t())
-    return NotImplemented if a.numel() * b.shape[1] < START else torch.ops.dqlab.mm(_by_rows(a), b)
+    return torch.ops.dqlab.mm(_by_rows(a), b) if _pays(a, b) else NotImplemented
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
     if not _fits(bias, a, b) or beta != 1 or alpha != 1:
         return NotImplemented
-    if bias.ndim != 1 or b.shape[1] < min(FEW_COLUMNS, a.shape[0]):
+    if bias.ndim != 1 or _has_few_columns(a, b):
         return torch.mm(a, b) + bias
-    return NotImplemented if a.numel() * b.shape[1] < START else torch.ops.dqlab.addmm(bias, _by_rows(a), b)
+    return torch.ops.dqlab.addmm(bias, _by_rows(a), b) if _pays(a, b) else NotImplemented
 
 
 NARROW = 8
