@@ -210,8 +210,9 @@ def test_a_binding_is_compared_with_all_settings_quickly() -> None:
 def test_hours_beyond_what_a_timer_can_wait_for(hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", lost.append)
+    before = set(threading.enumerate())
     with stop_on_signal(lambda: None, print, hours) as stopped:
-        (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        (timer,) = set(threading.enumerate()) - before
         timer.join(0.1)
         assert timer.is_alive()
         assert not stopped.is_set()
