@@ -15,7 +15,7 @@ ARG TORCH=cpu
 RUN test "$TORCH" = cuda || pip install --no-cache-dir "torch>=2.6,<2.14" --index-url https://download.pytorch.org/whl/cpu
 
 COPY . /src
-RUN pip install --no-cache-dir "/src[robotics,minari,video,collect,ray,slurm]"
+RUN pip install --no-cache-dir "/src[robotics,ogbench,minari,video,collect,export,ray,slurm]"
 
 RUN useradd --create-home dqlab && mkdir -p /work /data && chown dqlab /work /data
 USER dqlab
