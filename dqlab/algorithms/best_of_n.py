@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
 from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms
 from dqlab.data import Batch
-from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -33,29 +29,24 @@ class BestOfN(ActorCritic):
         policy: what is cloned.
         critic: `ensemble_mean` of two, as in QC.
         selection: how it acts and chooses next actions, by the online critics; 32 candidates in QC.
-        discount, tau: gamma; rate of the critics' targets, an update behind.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    policy: str | Callable[[], Policy] = "rectified_flow"
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
-    selection: str | Callable[[], Selection] = "argmax"
+    policy: str | PolicyFactory = "rectified_flow"
+    critic: str | CriticFactory = "ensemble_mean"
+    selection: str | SelectionFactory = "argmax"
     joint_update: bool = True
 
+    samples_actions = False
     ranking_critic = "critic"
     averages_critics = True
-
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return self.noise_without_actions(dims, batch)
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
         """That of acting in the next states, and of the ensemble's backup."""
         return {**add_prefix("target", self.act_noise(dims, rows)), **self.backup_noise(dims)}
 
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The target critics' backup (B, Z) of the action that would be taken there."""
-        action = self.act(dims, nets, next_state, strip_prefix("target", noise))
-        return self.backup(nets, next_state, action, noise)
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """What would be done there, (B, A)."""
+        return self.act(dims, nets, next_state, strip_prefix("target", noise))
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The policy's own BC loss, whatever the critics say."""

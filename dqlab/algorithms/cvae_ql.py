@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, best_value
+from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, clone_loss
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import PositiveInt
 from dqlab.data import Batch
-from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Perturbation
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims, strip_prefix
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -27,7 +23,7 @@ from dqlab.policies.selection import Selection
     cites=("fujimoto2019off", "wang2023diffusion"),
 )
 @dataclass(frozen=True)
-class CVAEQL(ActorCritic):
+class CVAEQL(BestNextAction):
     """Batch-constrained Q-learning: actions of a cloned CVAE, perturbed so that Q rises, and ranked by Q.
 
     Attributes:
@@ -35,16 +31,14 @@ class CVAEQL(ActorCritic):
         critic: `soft_clipped` weighs the minimum and the maximum, as BCQ does.
         selection: how it acts; BCQ takes the best of 100.
         backup_candidates: next actions in the TD target, of which the best one counts.
-        discount, tau: gamma; rate of the targets.
         learning_rate: Adam's, of the generative model and of the perturbation.
-        critic_learning_rate, lr_schedule, grad_norm: as in `ActorCritic`.
     """
 
     selection_loss = "generator/bc_loss"
 
-    policy: str | Callable[[], Policy] = "cvae"
-    critic: str | Callable[..., CriticEnsemble] = "soft_clipped"
-    selection: str | Callable[[], Selection] = "argmax"
+    policy: str | PolicyFactory = "cvae"
+    critic: str | CriticFactory = "soft_clipped"
+    selection: str | SelectionFactory = "argmax"
     backup_candidates: PositiveInt = 10
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
@@ -55,28 +49,14 @@ class CVAEQL(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model, then critics and perturbation, which see it."""
-        generator = TrainedNetwork(partial(self.generator_loss, dims), "learning_rate", "grad_norm")
-        return {"generator": generator, **super().trained(dims)}
+        generator = partial(clone_loss, self.resolved_policy, "generator", "bc", dims)
+        return {"generator": TrainedNetwork(generator, "learning_rate", "grad_norm"), **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
         return {"actor_target": Target("actor", "tau"), **super().targets()}
 
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of B * backup_candidates next actions, a state's candidates side by side."""
-        return super().next_value_noise(dims, rows * self.backup_candidates)
-
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The aggregated value (B, Z) of the best candidate."""
-        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
-        action = self._perturbed(dims, nets, "actor_target", state, strip_prefix("target", noise))
-        return best_value(self.backup(nets, state, action, noise), self.backup_candidates)
-
-    def generator_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The policy class's own BC loss: of a CVAE, reconstruction and KL divergence."""
-        losses = self.resolved_policy.losses(
-            nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
-        )
-        return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        return self._perturbed(dims, nets, "actor_target", next_state, strip_prefix("target", noise))
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
-from dqlab.errors import ConfigError
 from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies import Policy
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -32,17 +28,14 @@ class EDP(ActorCritic):
 
     Attributes:
         policy: a diffusion policy; its sampler draws the next actions.
-        critic, selection: names from their registries, or factories.
         alpha: weight of the Q term.
         ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
         ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
         joint_update: the actor sees the critics as they were before the update, not those just updated.
         clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    selection: str | Callable[[], Selection] = "softmax_q"
+    selection: str | SelectionFactory = "softmax_q"
     alpha: NonNegativeFloat = 2.0
     ema_rate: UnitFloat = 0.005
     ema_every: PositiveInt = 5
@@ -51,19 +44,8 @@ class EDP(ActorCritic):
     clips_members: bool = True
 
     next_actor = "actor_ema"
+    samples_actions = False
     ranking_critic = "critic"
-
-    @property
-    def resolved_diffusion(self) -> DiffusionPolicy:
-        """The policy.
-
-        Raises:
-            ConfigError: it is not a diffusion policy.
-        """
-        policy: Policy = self.resolved_policy
-        if not isinstance(policy, DiffusionPolicy):
-            raise ConfigError(f"EDP reconstructs noised actions: EDP.policy must be a diffusion, not {self.policy!r}.")
-        return policy
 
     def targets(self) -> dict[str, Target]:
         average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
@@ -76,13 +58,13 @@ class EDP(ActorCritic):
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""
-        return {**self.noise_without_actions(dims, batch), "coin": integers(2)}
+        return {**super().update_noise(dims, batch), "coin": integers(2)}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Denoising loss + alpha * L_q of the reconstructed actions."""
-        losses, action = self.resolved_diffusion.reconstruct(
-            nets["actor"], dims, batch.state, batch.action, strip_prefix("bc", noise)
-        )
+        policy = self.policy_as(DiffusionPolicy, "reconstructs noised actions", "a diffusion")
+        own = strip_prefix("bc", noise)
+        losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
         bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
         loss = bc_loss + hyper["alpha"] * q_loss
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

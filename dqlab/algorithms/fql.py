@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory
 from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
-from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.noise import Noise, NoiseSpec, integers
-from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import OneStepFlowPolicy
 
@@ -35,12 +29,10 @@ class FQL(ActorCritic):
         normalise_q: divide the Q term by mean |Q|.
         joint_update: as the authors' code has it: the actor sees the critics as they were before the update, and their
             targets follow them so.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    policy: str | Callable[[], Policy] = "one_step_flow"
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
+    policy: str | PolicyFactory = "one_step_flow"
+    critic: str | CriticFactory = "ensemble_mean"
     alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
     joint_update: bool = True
@@ -49,15 +41,7 @@ class FQL(ActorCritic):
 
     @property
     def resolved_flow(self) -> OneStepFlowPolicy:
-        """The policy.
-
-        Raises:
-            ConfigError: it is not a one-step flow.
-        """
-        policy: Policy = self.resolved_policy
-        if not isinstance(policy, OneStepFlowPolicy):
-            raise ConfigError(f"FQL distils a flow: FQL.policy must be a one-step flow, not {self.policy!r}.")
-        return policy
+        return self.policy_as(OneStepFlowPolicy, "distils a flow", "a one-step flow")
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """What `next_value` needs; `flow_*`: the flow's loss; `actor_*`: one-step actions and their teachers."""
@@ -73,15 +57,11 @@ class FQL(ActorCritic):
         flow, actor, own = self.resolved_flow, nets["actor"], strip_prefix("actor", noise)
         bc_loss = flow.flow_losses(actor, dims, batch.state, batch.action, strip_prefix("flow", noise)).mean()
         distill_loss = flow.distillation_losses(actor, dims, batch.state, own).mean()
-        q_loss = self._q_loss(nets, batch.state, flow.sample(actor, dims, batch.state, own), noise["coin"])
+        action = flow.sample(actor, dims, batch.state, own)
+        if self.normalise_q:
+            q_loss = self.q_loss(nets, batch.state, action, noise["coin"])
+        else:
+            q_loss = -self.first_q(nets, batch.state, action).mean()
         loss = bc_loss + hyper["alpha"] * distill_loss + q_loss
         info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/distill_loss": distill_loss}
         return loss, detach_info({**info, "actor/q_loss": q_loss})
-
-    def _q_loss(self, nets: Nets, state: Tensor, action: Tensor, critic_index: Tensor) -> Tensor:
-        """-mean Q of one-step actions, normalised if `normalise_q`."""
-        return (
-            self.q_loss(nets, state, action, critic_index)
-            if self.normalise_q
-            else -self.first_q(nets, state, action).mean()
-        )

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from dqlab.algorithms.actor_critic import ActorCritic, best_value
+from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
-from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.mean_flow import MeanFlowPolicy
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
     "meanflow_ql", source="Wang et al. 2026 (MeanFlowQL); details of its official code", cites=("wang2026one",)
 )
 @dataclass(frozen=True)
-class MeanFlowQL(ActorCritic):
+class MeanFlowQL(BestNextAction):
     """One-step Q-learning on an average velocity: L = alpha * L_bc - mean Q(s, one-step action) + what lies outside.
 
     Attributes:
@@ -38,13 +31,11 @@ class MeanFlowQL(ActorCritic):
         joint_update: as in the authors' code: the actor sees the critics as they were before the update.
         targets_lag: whether the critics' targets follow them as they were before the update, as in FQL; in the authors'
             code they follow those just updated.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    policy: str | Callable[[], Policy] = "mean_flow"
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_mean"
-    selection: str | Callable[[], Selection] = "argmax"
+    policy: str | PolicyFactory = "mean_flow"
+    critic: str | CriticFactory = "ensemble_mean"
+    selection: str | SelectionFactory = "argmax"
     alpha: NonNegativeFloat = 10.0
     normalise_q: bool = False
     range_weight: NonNegativeFloat = 1.0
@@ -56,33 +47,13 @@ class MeanFlowQL(ActorCritic):
 
     averages_critics = True
 
-    @property
-    def resolved_mean_flow(self) -> MeanFlowPolicy:
-        """The policy.
-
-        Raises:
-            ConfigError: it is not an average velocity.
-        """
-        policy: Policy = self.resolved_policy
-        if not isinstance(policy, MeanFlowPolicy):
-            raise ConfigError(f"MeanFlowQL wants an average velocity: its policy must be 'mean_flow', not {policy}.")
-        return policy
-
     def targets(self) -> dict[str, Target]:
         return {"critic_target": Target("critic", "tau", lags=self.targets_lag)}
 
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of B * backup_candidates next actions, a state's candidates side by side."""
-        return super().next_value_noise(dims, rows * self.backup_candidates)
-
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The aggregated value (B, Z) of the best candidate."""
-        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
-        return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
-
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * L_bc + L_q + range_weight * the mean distance from the action range."""
-        policy, actor, bound = self.resolved_mean_flow, nets["actor"], dims.max_action
+        policy = self.policy_as(MeanFlowPolicy, "wants an average velocity", "'mean_flow'")
+        actor, bound = nets["actor"], dims.max_action
         losses = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise))
         action = policy.unbounded_action(actor, batch.state, strip_prefix("actor", noise))
         q = self.first_q(nets, batch.state, action.clamp(-bound, bound))

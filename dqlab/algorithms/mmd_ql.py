@@ -9,17 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, best_value
+from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, clone_loss
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
-from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Multiplier
 from dqlab.noise import Noise, NoiseSpec, clipped, integers
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.selection import Selection
 
 Kernel = Callable[[Tensor], Tensor]
 kernels: Registry[Kernel] = Registry(
@@ -54,7 +52,7 @@ def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
     cites=("kumar2019stabilizing", "wang2023diffusion"),
 )
 @dataclass(frozen=True)
-class MMDQL(ActorCritic):
+class MMDQL(BestNextAction):
     """A Gaussian policy that ascends Q while its samples stay within an MMD of those of a cloned generative model.
 
     L = exp(multiplier) * MMD + eta * L_q; the multiplier rises while the MMD is above `threshold`. With eta = 0 the
@@ -72,18 +70,17 @@ class MMDQL(ActorCritic):
         match_noise_clip: bound of the standard normal noise of the actor's samples in the MMD; 0 for none.
         multiplier_spread: standard deviation of the logarithm of the multiplier at the start; if 0 the multiplier is 1.
         backup_candidates: next actions in the TD target, of which the best one counts.
-        discount, tau: gamma; rate of the targets.
-        learning_rate, critic_learning_rate, multiplier_learning_rate, lr_schedule, grad_norm: of Adam.
+        multiplier_learning_rate: Adam's, of the multiplier.
     """
 
     selection_loss = "actor/mmd"
     next_actor = "actor_target"
     structural = ("match_noise_clip", "multiplier_spread")
 
-    policy: str | Callable[[], Policy] = "gaussian"
-    generator: str | Callable[[], Policy] = "cvae"
-    critic: str | Callable[..., CriticEnsemble] = "soft_clipped"
-    selection: str | Callable[[], Selection] = "argmax"
+    policy: str | PolicyFactory = "gaussian"
+    generator: str | PolicyFactory = "cvae"
+    critic: str | CriticFactory = "soft_clipped"
+    selection: str | SelectionFactory = "argmax"
     kernel: str | Kernel = "laplacian"
     eta: NonNegativeFloat = 1.0
     threshold: float = 0.05
@@ -104,8 +101,9 @@ class MMDQL(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model and critics, the actor, then the multiplier by what the actor reached."""
+        generator = partial(clone_loss, self.resolved_generator, "generator", "bc", dims)
         return {
-            "generator": TrainedNetwork(partial(self.generator_loss, dims), "learning_rate", "grad_norm"),
+            "generator": TrainedNetwork(generator, "learning_rate", "grad_norm"),
             **super().trained(dims),
             "multiplier": TrainedNetwork(partial(self.multiplier_loss, dims), "multiplier_learning_rate"),
         }
@@ -125,22 +123,6 @@ class MMDQL(ActorCritic):
             **add_prefix("theirs", generator.sample_noise(dims, matched)),
             "coin": integers(2),
         }
-
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of B * backup_candidates next actions, a state's candidates side by side."""
-        return super().next_value_noise(dims, rows * self.backup_candidates)
-
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The aggregated value (B, Z) of the best candidate."""
-        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
-        return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
-
-    def generator_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The generative model's own BC loss."""
-        losses = self.resolved_generator.losses(
-            nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
-        )
-        return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """exp(multiplier) * MMD + eta * L_q."""
@@ -168,10 +150,6 @@ class MMDQL(ActorCritic):
             theirs = self.resolved_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
         ours = self.resolved_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
         shape = (len(state), self.match_samples, dims.action)
-        unsquashed = [_unsquashed(actions, dims).view(shape) for actions in (ours, theirs)]
-        return mmd(kernels.choose(self.kernel), *unsquashed).mean()
-
-
-def _unsquashed(action: Tensor, dims: Dims) -> Tensor:
-    """atanh of actions, bounded away from the ends: BEAR compares actions before the tanh."""
-    return (action / dims.max_action).clamp(-1 + 1e-4, 1 - 1e-4).atanh()
+        # atanh of actions, bounded away from the ends: BEAR compares actions before the tanh
+        shares = [(actions / dims.max_action).clamp(-1 + 1e-4, 1 - 1e-4) for actions in (ours, theirs)]
+        return mmd(kernels.choose(self.kernel), *(share.atanh().view(shape) for share in shares)).mean()

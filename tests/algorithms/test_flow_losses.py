@@ -13,8 +13,7 @@ from torch import Tensor
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.meanflow_ql import MeanFlowQL
-from dqlab.algorithms.qam import QAM
-from dqlab.algorithms.qam_edit import QAMEdit
+from dqlab.algorithms.qam import QAM, QAMEdit
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.policies.base import strip_prefix
