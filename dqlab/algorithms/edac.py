@@ -55,7 +55,7 @@ class EDAC(ActorCritic):
         return self.policy_as(TanhGaussianPolicy, "has an entropy", wanted, lambda policy: policy.squashed)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {**super().build(dims), "temperature": Temperature()}
+        return {**super().build(dims), "temperature": Temperature(bounded=False)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         critic = super().build_critic(dims)

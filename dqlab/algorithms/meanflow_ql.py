@@ -10,7 +10,7 @@ from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.data import Batch
 from dqlab.noise import Noise
 from dqlab.policies.base import Dims, strip_prefix
-from dqlab.policies.mean_flow import MeanFlowPolicy
+from dqlab.policies.flow import MeanFlowPolicy
 
 
 @algorithms.register(

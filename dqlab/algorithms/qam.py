@@ -14,11 +14,11 @@ from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, alg
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.mlp import Multiplier, UnboundedMultiplier
+from dqlab.networks.mlp import Multiplier
 from dqlab.noise import Noise, NoiseSpec, normal
 from dqlab.policies import policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_matching_losses, bound_submodule
+from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_matching_losses
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
@@ -102,14 +102,6 @@ class QAM(ActorCritic):
         return losses.mean(), detach_info({"actor/loss": losses.mean()})
 
 
-class EditNetwork(nn.Module):
-    """`gaussian`, from a state and the action to be edited, and the `multiplier` of its entropy."""
-
-    def __init__(self, gaussian: nn.Module, multiplier: Multiplier) -> None:
-        super().__init__()
-        self.gaussian, self.multiplier = gaussian, multiplier
-
-
 @algorithms.register(
     "qam_edit", source="Li & Levine 2026 (QAM-E); its code's updates", cites=("li2026adjoint", "haarnoja2018soft")
 )
@@ -143,10 +135,10 @@ class QAMEdit(QAM):
         return policy
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        """QAM's networks, and the edit."""
+        """QAM's networks, and the edit: a `gaussian` of a state and an action, and the `multiplier` of its entropy."""
         gaussian = self.resolved_edit.build(Dims(dims.state + dims.action, dims.action))
-        multiplier = Multiplier() if self.bounded_multiplier else UnboundedMultiplier()
-        return {**super().build(dims), "edit": EditNetwork(gaussian, multiplier)}
+        multiplier = Multiplier(bounded=self.bounded_multiplier)
+        return {**super().build(dims), "edit": nn.ModuleDict({"gaussian": gaussian, "multiplier": multiplier})}
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """QAM's networks, then the edit."""
@@ -167,7 +159,7 @@ class QAMEdit(QAM):
     def edit_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """-mean Q of edited actions + multiplier * log density; the multiplier rises while the entropy is too low."""
         action, log_prob = self._edited(dims, nets, batch.state, strip_prefix("edit", noise))
-        multiplier = bound_submodule(nets["edit"], "multiplier")
+        multiplier = nets["edit"].part("multiplier")
         q_loss, log_prob = -nets["critic"](batch.state, action).mean(), log_prob.mean()
         ascent = multiplier.call("ascent", hyper["target_entropy"] * dims.action + log_prob.detach())
         loss = q_loss + multiplier().detach() * log_prob + ascent
@@ -191,7 +183,7 @@ class QAMEdit(QAM):
         with torch.no_grad():
             action = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("flow", noise))
         seen, unit = torch.cat([state, action], dim=-1), Dims(dims.state + dims.action, dims.action)
-        network = bound_submodule(nets["edit"], "gaussian")
+        network = nets["edit"].part("gaussian")
         edit, log_prob = self.resolved_edit.sample_with_log_prob(network, unit, seen, {"eps": noise["eps"]})
         edited = action + self.edit_scale * dims.max_action * edit
         return edited.clamp(-dims.max_action, dims.max_action), log_prob

@@ -13,18 +13,13 @@ from torch.utils._python_dispatch import _disable_current_modes  # no public cal
 
 
 @cache  # never dropped: a recorded graph reads them where they lie
-def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Coefficients as a tensor, kept so that an update copies nothing to the device.
+def device_constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers (n,) that never change, on the device; the same tensor at every call, so that an update copies nothing.
 
     It holds numbers even when it is first wanted while a program is traced, where new tensors have shapes only.
     """
     with _disable_current_modes():  # type: ignore[no-untyped-call]
         return torch.tensor(values, dtype=dtype, device=device)
-
-
-def device_constants(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers (n,) that never change, on the device; the same tensor at every call."""
-    return _table(tuple(values), dtype, device)
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class Process:
 
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, each (B, 1), of timesteps (B,)."""
-        abar = _gather(self.alphas_cumprod, t, like)
+        abar = device_constants(self.alphas_cumprod, like.dtype, like.device)[t].unsqueeze(-1)
         return abar.sqrt(), (1 - abar).sqrt()
 
     def diffuse(self, start: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -150,9 +145,4 @@ def _respaced(process: Process, times: tuple[int, ...]) -> Process:
 
 def at_timestep(values: tuple[float, ...], t: int | Tensor, like: Tensor) -> float | Tensor:
     """The coefficient of one timestep, or those (B, 1) of timesteps (B,), of the type and on the device of a tensor."""
-    return values[t] if isinstance(t, int) else _gather(values, t, like)
-
-
-def _gather(values: tuple[float, ...], t: Tensor, like: Tensor) -> Tensor:
-    """The coefficients (B, 1) of timesteps (B,)."""
-    return device_constants(values, like.dtype, like.device)[t].unsqueeze(-1)
+    return values[t] if isinstance(t, int) else device_constants(values, like.dtype, like.device)[t].unsqueeze(-1)

@@ -173,10 +173,14 @@ class Network:
 
     def __call__(self, *args: Tensor) -> Tensor:
         """The module's output for its inputs, in the parameters' type whatever the precision of its products."""
-        own = next(iter(self.parameters.values()))
-        with self.precision.region(own.device):
-            out: Tensor = self._bound(*args)
-        return out.to(own.dtype)
+        out: Tensor = self.call("__call__", *args)
+        return out
+
+    def part(self, name: str) -> Network:
+        """A submodule, bound likewise."""
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): value for key, value in self.parameters.items() if key.startswith(prefix)}
+        return Network(self.module.get_submodule(name), own, self.precision)
 
     def call(self, method: str, *args: Any) -> Any:
         """The output of another method of the module, likewise."""

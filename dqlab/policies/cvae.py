@@ -16,25 +16,6 @@ from dqlab.policies.gaussian import PerceptronPolicy, squash
 LOG_STD_MIN, LOG_STD_MAX = -4.0, 15.0
 
 
-class CVAENetwork(nn.Module):
-    """An encoder of state and action, and a decoder of state and latent."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def encode(self, state: Tensor, action: Tensor) -> Tensor:
-        """The latent's mean and log standard deviation side by side, (B, 2L)."""
-        out: Tensor = self.encoder(torch.cat([state, action], dim=-1))
-        return out
-
-    def decode(self, state: Tensor, latent: Tensor) -> Tensor:
-        """The action (B, A) before the tanh."""
-        out: Tensor = self.decoder(torch.cat([state, latent], dim=-1))
-        return out
-
-
 @policies.register("cvae", source="Fujimoto et al. 2019 (BCQ) and its code", cites=("fujimoto2019off",))
 @dataclass(frozen=True)
 class CVAEPolicy(PerceptronPolicy):
@@ -61,16 +42,16 @@ class CVAEPolicy(PerceptronPolicy):
     def build(self, dims: Dims) -> nn.Module:
         latents = self.latents(dims)
         encoder = self.perceptron(dims.state + dims.action, 2 * latents)
-        return CVAENetwork(encoder, self.perceptron(dims.state + latents, dims.action))
+        return nn.ModuleDict({"encoder": encoder, "decoder": self.perceptron(dims.state + latents, dims.action)})
 
     def encode(self, network: Network, dims: Dims, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (B, L) of the latent, given states (B, S) and actions (B, A)."""
-        mean, log_std = network.call("encode", state, action).chunk(2, dim=-1)
+        mean, log_std = network.part("encoder")(torch.cat([state, action], dim=-1)).chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def decode(self, network: Network, dims: Dims, state: Tensor, latent: Tensor) -> Tensor:
         """Actions (B, A) for states (B, S) and latents (B, L)."""
-        return squash(network.call("decode", state, latent), dims.max_action)
+        return squash(network.part("decoder")(torch.cat([state, latent], dim=-1)), dims.max_action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Standard normal `latent` (B, L)."""

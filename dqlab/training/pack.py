@@ -81,10 +81,15 @@ class Pack:
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
-        self.hyper = self._stack_hyper(algorithms)
+        rows = [algorithm.hyper() for algorithm in algorithms]
+        self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        self.hyper = {name: torch.tensor(each, dtype=dtype, device=self.device) for name, each in self._scalars.items()}
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
-        self._optimisers = {name: self._optimiser(name, trained) for name, trained in self.trained.items()}
+        self._optimisers: dict[str, NetworkOptimiser] = {}
+        for name, trained in self.trained.items():
+            members = self.layouts[name].members if trained.clips_members else None
+            self._optimisers[name] = NetworkOptimiser(name, trained, members[1] if members else 1)
         networks = chain.from_iterable(each.controls for each in self._optimisers.values())
         self.control_names = [*networks, *self.algorithm.targets()]
         self._sources = {name: name for name in self.layouts}
@@ -94,19 +99,8 @@ class Pack:
 
     @property
     def replicas(self) -> int:
-        """K, how many replicas there are."""
+        """K."""
         return len(self.seeds)
-
-    def _stack_hyper(self, algorithms: Sequence[Algorithm]) -> dict[str, Tensor]:
-        rows = [algorithm.hyper() for algorithm in algorithms]
-        self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        return {
-            name: torch.tensor(values, dtype=self.dtype, device=self.device) for name, values in self._scalars.items()
-        }
-
-    def _optimiser(self, name: str, trained: TrainedNetwork) -> NetworkOptimiser:
-        members = self.layouts[name].members if trained.clips_members else None
-        return NetworkOptimiser(name, trained, 1 if members is None else members[1])
 
     def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
         parameters = {}
@@ -132,26 +126,19 @@ class Pack:
         if unknown := sorted(set(weights) - set(self._sources)):
             known = ", ".join(self._sources)
             raise RunError(f"These are no weights of this algorithm: it has {known}; they have {', '.join(unknown)}.")
+        rows = {**self.state.parameters, **self.state.targets}
         for name, values in weights.items():
-            row = self.layouts[self._sources[name]].flatten(values)
-            self._rows(name)[replica] = row.to(self.device, self.dtype)
+            rows[name][replica] = self.layouts[self._sources[name]].flatten(values).to(self.device, self.dtype)
         for name, target in self.algorithm.targets().items():
             if name not in weights and target.source in weights:
-                self.state.targets[name][replica] = self.state.parameters[target.source][replica]
+                rows[name][replica] = rows[target.source][replica]
 
     def weights(self, replica: int) -> dict[str, dict[str, Tensor]]:
         """Named parameters of every network and target of one replica, as copies."""
-        names = [*self.state.parameters, *self.state.targets]
-        return {
-            name: {
-                key: value.clone()
-                for key, value in self.layouts[self._sources[name]].unflatten(self._rows(name)[replica]).items()
-            }
-            for name in names
-        }
-
-    def _rows(self, name: str) -> Tensor:
-        return self.state.parameters[name] if name in self.state.parameters else self.state.targets[name]
+        rows = {**self.state.parameters, **self.state.targets}
+        named = {name: self.layouts[self._sources[name]].unflatten(row[replica]) for name, row in rows.items()}
+        weights: dict[str, dict[str, Tensor]] = tree_map(torch.clone, named)
+        return weights
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One update of every replica.
@@ -217,14 +204,8 @@ class Pack:
 
     def tensors(self, rows: slice) -> TensorTree:
         """What an update of those replicas reads and changes: views of the state, and their scalars."""
-        state = self.state
-        named = {
-            "parameters": state.parameters,
-            "moments": state.moments,
-            "targets": state.targets,
-            "hyper": self.hyper,
-        }
-        views: TensorTree = tree_map(itemgetter(rows), named)
+        state = {name: getattr(self.state, name) for name in ("parameters", "moments", "targets")}
+        views: TensorTree = tree_map(itemgetter(rows), {**state, "hyper": self.hyper})
         return views
 
     def controls(self, steps: range) -> Tensor:
@@ -306,7 +287,12 @@ class Pack:
 
         def scalars(*args: Any) -> Loss:
             loss, info = self.trained[name].loss(*args)
-            _check_scalars(name, {f"the loss of '{name}'": loss, **info})
+            for what, value in {f"the loss of '{name}'": loss, **info}.items():
+                if not isinstance(value, Tensor) or value.ndim:  # a batch of losses would be summed in silence
+                    found = (
+                        f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
+                    )
+                    raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
             return loss, info
 
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
@@ -350,35 +336,23 @@ class Pack:
 
         `SamplerCore` does the same by an execution mode, in one call for many states.
         """
-        parts = [
-            self.choose_actions(self.tensors(rows), state[rows], {name: value[rows] for name, value in noise.items()})
-            for rows in self.groups()
-        ]
+        own = [tree_map(itemgetter(rows), (state, dict(noise))) for rows in self.groups()]
+        parts = [self.choose_actions(self.tensors(rows), *each) for rows, each in zip(self.groups(), own, strict=True)]
         actions: Tensor = concatenate_nested(parts)
         return actions
 
     def sample_action(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
-        return self._choose(self.algorithm.sample_action, self.tensors(slice(None)), state, dict(noise))
+        return self.choose_actions(self.tensors(slice(None)), state, dict(noise), self.algorithm.sample_action)
 
-    def choose_actions(self, tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
-        return self._choose(self.algorithm.act, tensors, state, noise)
-
-    def _choose(self, how: Callable[..., Tensor], tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
+    def choose_actions(
+        self, tensors: TensorTree, state: Tensor, noise: Noise, how: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Actions (k, B, A) of some replicas, as a function of tensors alone: those that it acts with, by default."""
+        nets = {**tensors["parameters"], **tensors["targets"]}
         with torch.no_grad():
-            actions: Tensor = self.map(
-                partial(how, self.dims), {**tensors["parameters"], **tensors["targets"]}, state, noise
-            )
+            actions: Tensor = self.map(partial(how or self.algorithm.act, self.dims), nets, state, noise)
         return actions
-
-
-def _check_scalars(name: str, values: Mapping[str, Any]) -> None:
-    """What a loss returns must be scalar tensors; a batch of losses would be summed in silence."""
-    for what, value in values.items():
-        if not isinstance(value, Tensor) or value.ndim:
-            found = f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
-            raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
 
 
 def _initial_networks(algorithm: Algorithm, dims: Dims, seed: int) -> dict[str, torch.nn.Module]:

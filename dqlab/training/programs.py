@@ -1,10 +1,8 @@
 """What a pack runs on its device: the training step and the sampler core, each as a program.
 
-No argument of the step comes from the host, and nothing goes back to it.
-
-Batches' indices and all other noise of the next 100 steps, and what depends on the steps' numbers, lie in buffers on
-the device. One run of the program reads them at a cursor, gathers the batch, updates the replicas, adds the losses to
-sums, and moves the cursor on.
+No argument of the step comes from the host, and nothing goes back to it: batches' indices and all other noise of the
+next 100 steps, and what depends on the steps' numbers, lie in buffers on the device. One run of the program reads them
+at a cursor, gathers the batch, updates the replicas, adds the losses to sums, and moves the cursor on.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -62,7 +61,10 @@ class Step:
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
         }
-        self._names = {name: self._loss_names(name) for name in pack.trained}
+        rows = pack.groups()[0]  # what losses report is found by computing them once; nothing changes
+        noise = tree_map(itemgetter((rows, 0)), self._buffers["noise"])
+        batch = gather_rows(self._fields, noise.pop("batch_index"))
+        self._names = {name: list(pack.losses(rows, batch, noise, [name])) for name in pack.trained}
         self._columns = list(dict.fromkeys(name for names in self._names.values() for name in names))
         self.sums = torch.zeros(pack.replicas, len(self._columns), dtype=torch.float64, device=pack.device)
         steps = range(pack.state.step, pack.state.step + updates)
@@ -122,15 +124,8 @@ class Step:
             if name in sums:
                 self.sums[:, column] = sums[name].to(self.sums.device)
 
-    def _loss_names(self, network: str) -> list[str]:
-        """What a network's loss reports, found by computing it once; nothing changes."""
-        rows = self.pack.groups()[0]
-        noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
-        batch = gather_rows(self._fields, noise.pop("batch_index"))
-        return list(self.pack.losses(rows, batch, noise, [network]))
-
     def _program(self, rows: slice) -> Program:
-        own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
+        own = tree_map(itemgetter(rows), {**self._buffers, "sums": self.sums})
         tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
         return Program(self._update, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
 
@@ -204,19 +199,15 @@ class SamplerCore:
         self._state.flatten(1, 2)[:, : self.states].copy_(to_device(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():
             self._noise[name].copy_(value)
-        actions = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]
-        return self._together(actions)
-
-    def _together(self, actions: list[Tensor]) -> Tensor:
-        """Actions of groups and lanes (k, size, A) as one tensor (K, B, A)."""
-        if len(actions) == 1:
-            return actions[0]
-        starts = range(0, len(actions), self.lanes)
-        groups = [torch.cat(actions[first : first + self.lanes], dim=1) for first in starts]
-        return torch.cat(groups)[:, : self.states]
+        parts = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]
+        if len(parts) == 1:
+            actions: Tensor = parts[0]
+            return actions
+        starts = range(0, len(parts), self.lanes)  # of groups, whose lanes (k, size, A) lie side by side
+        return torch.cat([torch.cat(parts[start : start + self.lanes], dim=1) for start in starts])[:, : self.states]
 
     def _program(self, rows: slice, lane: int) -> Program:
-        own = tree_map(lambda tensor: tensor[rows, lane], {"state": self._state, "noise": self._noise})
+        own = tree_map(itemgetter((rows, lane)), {"state": self._state, "noise": self._noise})
         networks = self.pack.tensors(rows)
         return Program(self._act, {name: networks[name] for name in ("parameters", "targets")} | own)
 

@@ -17,9 +17,8 @@ from dqlab.algorithms.qam import QAM, QAMEdit
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.policies.base import strip_prefix
-from dqlab.policies.flow import RectifiedFlowPolicy
+from dqlab.policies.flow import MeanFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import TanhGaussianPolicy
-from dqlab.policies.mean_flow import MeanFlowPolicy
 from dqlab.testing import BATCH, DIMS, one_noise
 
 FLOW = partial(RectifiedFlowPolicy, n_steps=3)

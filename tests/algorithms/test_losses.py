@@ -33,8 +33,7 @@ from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
-from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.policies.edm import EDMPolicy
+from dqlab.policies.diffusion import DiffusionPolicy, EDMPolicy
 from dqlab.policies.flow import RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax

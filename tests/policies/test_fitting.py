@@ -12,9 +12,8 @@ from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies import Policy, policies
 from dqlab.policies.cvae import CVAEPolicy
-from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.policies.flow import MeanFlowPolicy, OneStepFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
-from dqlab.policies.mean_flow import MeanFlowPolicy
 from dqlab.policies.selection import Argmax, IDQLExpectile, IDQLExponential, IDQLQuantile, MeanOfBest, SoftmaxQ, TopK
 
 SMALL = partial(MLPDenoiser, hidden_dim=64)
