@@ -19,7 +19,6 @@ from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import Target
 from dqlab.algorithms.bdpo import BDPO
 from dqlab.algorithms.best_of_n import BestOfN
-from dqlab.algorithms.cvae_ql import CVAEQL
 from dqlab.algorithms.dac import DAC, QSM
 from dqlab.algorithms.diffusion_ql import GaussianQL
 from dqlab.algorithms.dtql import DTQL
@@ -27,7 +26,7 @@ from dqlab.algorithms.edac import EDAC, alignment
 from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.iql import IDQL, IFQL, IQL
-from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
+from dqlab.algorithms.mmd_ql import CVAEQL, MMDQL, gaussian_kernel, laplacian, mmd
 from dqlab.algorithms.td3_bc import TD3BC, ReBRAC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError

@@ -8,7 +8,7 @@ sum, over more rows. On a GPU each of them would be a launch or two.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -66,22 +66,8 @@ PRODUCTS: dict[Any, tuple[int, int]] = {aten.mm.default: (-1, 0), aten.bmm.defau
 SUM = aten.sum.dim_IntList
 
 
-def _swapped(node: Node, dim: int) -> int:
-    one, other = (int(place) % len(_shape(node)) for place in node.args[1:])  # type: ignore[arg-type]
-    return {one: other, other: one}.get(dim, dim)
-
-
-def _permuted(node: Node, dim: int) -> int:
-    order: Any = node.args[1]
-    return int(order[dim]) % len(order)
-
-
-REORDERINGS: dict[Any, Callable[[Node, int], int]] = {
-    aten.t.default: lambda node, dim: 1 - dim,
-    aten.transpose.int: _swapped,
-    aten.permute.default: _permuted,
-}
-"""What puts dimensions into another order, and where each came from."""
+REORDERINGS = (aten.t.default, aten.transpose.int, aten.permute.default)
+"""What puts dimensions into another order."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 """What a summand may pass through on its way to the sum."""
 
@@ -163,12 +149,19 @@ class _Merger:
             return known
         if first.target in REORDERINGS and all(_alike(node, first) for node in nodes):
             inner = tuple(node.args[0] for node in nodes)
-            under = self._stacked(inner, REORDERINGS[first.target](first, dim))  # type: ignore[arg-type]
+            under = self._stacked(inner, _origin(first, dim))  # type: ignore[arg-type]
             stack = self._call(first.target, under, *first.args[1:])
         else:
             stack = self._call(aten.cat.default, list(nodes), dim)
         self._stacks[nodes, dim] = stack
         return stack
+
+
+def _origin(node: Node, dim: int) -> int:
+    """Where a dimension of what was reordered came from: seen on a tensor whose sizes are all different."""
+    sizes = list(range(1, len(_shape(node)) + 1))
+    reordered: Any = node.target
+    return sizes.index(reordered(torch.empty(sizes, device="meta"), *node.args[1:]).shape[dim])
 
 
 def _summed_over(cores: Sequence[Node]) -> list[tuple[list[Any], int]]:
