@@ -73,13 +73,9 @@ class Process:
         return cls(*(tuple(column.tolist()) for column in columns))
 
     def respaced(self, times: Sequence[int]) -> Process:
-        """The process that visits only these timesteps: q(x_t | x_0) stays what it was at each of them.
+        """The process that visits only these timesteps, all different: q(x_t | x_0) stays as it was at each of them.
 
-        Args:
-            times: different timesteps in 0..N-1, in any order; its own timestep k is the k-th lowest of them.
-
-        Returns:
-            A process of as many timesteps; this one itself if it is all of them.
+        Its own timestep k is the k-th lowest of them. It is this process itself if it is all of them.
         """
         return self if len(times) == self.n_timesteps else _respaced(self, tuple(sorted(times)))
 

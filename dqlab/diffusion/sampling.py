@@ -27,11 +27,9 @@ DataPrediction = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class ChainNoise:
-    """The randomness of one sampling chain.
+    """The randomness of one sampling chain, standard normal: x_N `start` (B, A), and `steps` in the order of use.
 
-    Attributes:
-        start: x_N (B, A), standard normal.
-        steps: (`Sampler.draws`, B, A), standard normal, in the order of use.
+    Those are (`Sampler.draws`, B, A).
     """
 
     start: Tensor

@@ -78,17 +78,11 @@ class ConcatDenoiser(nn.Module, ABC):
         return hidden
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What a whole chain of denoising steps shares: the first layer's share of states and timesteps.
+        """What a whole chain of denoising steps shares: the first layer's share of states (B, S) and timesteps (N,).
 
         The first layer is linear, so it is a sum over its inputs; only the noisy action's share changes with the step.
-
-        Args:
-            state: (B, S).
-            timesteps: all those that the chain may visit, (N,) int64.
-
-        Returns:
-            For every timestep the first layer's output without the noisy action, N times (B, hidden); and the layer's
-            weight for the noisy action, (hidden, A).
+        For every timestep it is the layer's output without the noisy action, N times (B, hidden); and with them comes
+        the layer's weight for the noisy action, (hidden, A).
         """
         time = self.embed(timesteps.to(state.dtype))
         widths = [time.shape[-1], state.shape[-1]]
@@ -190,12 +184,7 @@ class ResidualBlock(nn.Module):
 
 
 def dropout_mask(noise: Tensor, rate: float) -> Tensor:
-    """Inverted dropout (Srivastava et al. 2014): 0 with probability `rate`, else 1 / (1 - rate).
-
-    Args:
-        noise: uniform in [0, 1), any shape.
-        rate: in [0, 1).
-    """
+    """Inverted dropout (Srivastava et al. 2014) by uniform noise: 0 with probability `rate`, else 1 / (1 - rate)."""
     return (noise >= rate).to(noise.dtype) / (1 - rate)
 
 

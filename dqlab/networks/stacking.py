@@ -23,12 +23,7 @@ from dqlab.networks.precision import FULL, Precision
 
 
 class Members(nn.ModuleList):
-    """M networks.
-
-    Args:
-        networks: they may differ in anything.
-        alike: they differ in their parameters' values only, and have no buffers.
-    """
+    """M networks; `alike` ones differ in their parameters' values only, and have no buffers."""
 
     def __init__(self, networks: Sequence[nn.Module], alike: bool = False) -> None:
         super().__init__(networks)
@@ -81,11 +76,7 @@ class Layout:
         return sum(self.sizes)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Named tensors -> one row (P,).
-
-        Raises:
-            RunError: a name is missing, unknown, or has another shape.
-        """
+        """Named tensors -> one row (P,); a RunError if a name is missing, unknown, or has another shape."""
         problems = sorted(set(self.shapes) ^ set(values)) or [
             f"{name}: {tuple(values[name].shape)} instead of {tuple(shape)}"
             for name, shape in self.shapes.items()
@@ -102,11 +93,9 @@ class Layout:
         return {name: _cut(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
     def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
-        """The network with the parameters of one row (P,).
+        """The network with the parameters of one row (P,), on any device.
 
-        Args:
-            row: on any device.
-            as_one: whether members that are alike are called as one; by default wherever that is faster.
+        `as_one` says whether members that are alike are called as one: by default wherever that is faster.
         """
         wanted = self.members is not None and (not one_by_one(row.device) if as_one is None else as_one)
         together = self._together(row) if wanted else {}

@@ -106,14 +106,10 @@ class DiffusionPolicy(ChainPolicy):
     def reconstruct(
         self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """The losses, and the actions that the same forward pass stands for (Kang et al. 2023, EDP, section 4.1).
+        """The losses (B,), and the actions (B, A) that the same forward pass stands for (EDP, section 4.1).
 
-        Args:
-            network, dims, state, action, noise: those of `losses`.
-
-        Returns:
-            Losses (B,), and the one-step estimates of x_0 (B, A), clipped to the action range. No gradient passes where
-            they are clipped: late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
+        Those are one-step estimates of x_0, clipped to the action range. No gradient passes where they are clipped:
+        late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
         """
         losses, noisy, output = self.denoise(network, state, action, noise)
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)

@@ -130,10 +130,7 @@ class Loop:
         return self.step >= self.plan.steps or not self.states.running()
 
     def run(self, update_context: UpdateContext = nullcontext) -> None:
-        """Train to the end of the budget, or until no replica is in training any more.
-
-        Args:
-            update_context: each update is done in the context that it gives for the update's step.
+        """Train to the end of the budget, or until no replica is in training any more, each update in its context.
 
         Raises:
             StoppedError: it was asked to stop; the checkpoint is written.
@@ -184,11 +181,7 @@ class Loop:
             self.save()
 
     def _check_stop(self) -> None:
-        """End here, with a checkpoint, if that is asked for.
-
-        Raises:
-            StoppedError: it is.
-        """
+        """End here by a StoppedError, with a checkpoint, if that is asked for."""
         if self._stop.is_set():
             if self._saved_step != self.step:
                 self.save()

@@ -27,12 +27,10 @@ STEPS_PER_EPOCH = 1000  # the official code's epoch
 
 @dataclass(frozen=True)
 class EvaluationEpisodes:
-    """What one replica did in one evaluation.
+    """What one replica did in one evaluation: undiscounted returns and lengths (E,) of its episodes.
 
-    Attributes:
-        returns, lengths: of its episodes, undiscounted, (E,).
-        fault: a sentence that says why the numbers mean nothing; empty where they mean something.
-        diverged: whether its policy is at fault, and has no use any more; the environment is, otherwise.
+    Where the numbers mean nothing, `fault` is a sentence that says why, and `diverged` whether the policy is at fault,
+    which has no use any more; the environment is, otherwise.
     """
 
     returns: NDArray[np.float64]
@@ -45,10 +43,7 @@ class EvaluationEpisodes:
 class FailedEvaluation:
     """An evaluation that gave no score: the environment did not give finite numbers. No selection rule considers it.
 
-    Attributes:
-        step: updates done.
-        reason: a sentence.
-        selection_loss: as in `Evaluated`; early stopping goes by it.
+    `reason` is a sentence; early stopping goes by the selection loss, as in `Evaluated`.
     """
 
     step: int
@@ -175,12 +170,9 @@ def official_result(evaluation: Evaluated, selection: str) -> str:
 
 @dataclass(frozen=True)
 class ReplicaFailure:
-    """Why a replica ended before its time.
+    """Why a replica ended before its time, in one line, and after how many updates that was noticed.
 
-    Attributes:
-        reason: one line, for people.
-        step: updates done when it was noticed.
-        kind: `diverged`: it would again; `evaluation`: its last evaluation gave no score, which a resume repeats.
+    Its kind is `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
     """
 
     reason: str

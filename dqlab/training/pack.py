@@ -33,12 +33,9 @@ from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_tog
 
 @dataclass
 class PackState:
-    """All that changes in training: rows are replicas.
+    """All that changes in training, by name: matrices (K, P) whose rows are replicas, and the number of updates done.
 
-    Attributes:
-        parameters, targets: name -> (K, P); targets have the layout of their source.
-        moments: name -> Adam's first and second moments, (K, P) each.
-        step: updates done.
+    Adam's `moments` are a first and a second one for each network; `targets` have the layout of their source.
     """
 
     parameters: dict[str, Tensor]
@@ -113,12 +110,9 @@ class Pack:
         return PackState(parameters, moments, targets)
 
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Inject weights of one replica.
+        """Inject weights of one replica: of networks or targets, as tensors by their names in the network's module.
 
-        Args:
-            replica: its row.
-            weights: network or target name -> named tensors, with the parameter names of the network's module.
-                A target that is not named becomes a copy of its source, if that is named.
+        A target that is not named becomes a copy of its source, if that is named.
 
         Raises:
             RunError: a network is unknown, or its tensors do not fit.
@@ -141,14 +135,9 @@ class Pack:
         return weights
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One update of every replica.
+        """One update of every replica; returns the losses' scalars, name -> (K,), on the device.
 
-        Args:
-            batch: fields with a leading replica axis: state (K, B, S), reward (K, B), ...
-            noise: what `algorithm.update_noise` asks for, with a leading replica axis.
-
-        Returns:
-            The losses' scalars, name -> (K,), on the device.
+        Batch and noise (what `algorithm.update_noise` asks for) have a leading replica axis: state (K, B, S), ...
         """
         controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
         parts = []
@@ -179,11 +168,7 @@ class Pack:
         return [name for name, trained in self.trained.items() if trained.in_phase(step)]
 
     def _check_phases(self) -> None:
-        """See that networks are trained in every phase, and that what they start as fits.
-
-        Raises:
-            ConfigError: they are not; or it does not.
-        """
+        """A ConfigError unless networks are trained in every phase, and what they start as fits."""
         kind = type(self.algorithm).__name__
         for step in self.phases:
             if not self.trained_at(step):
@@ -225,16 +210,12 @@ class Pack:
     def advance(
         self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, phase: int = 0
     ) -> dict[str, Tensor]:
-        """One update of some replicas, in place, as a function of tensors alone.
+        """One update of some replicas, in place, as a function of tensors alone; the losses' scalars, name -> (k,).
 
         Args:
-            tensors: as `tensors` gives them.
-            batch, noise: theirs, as in `update`.
+            tensors, batch, noise: as `tensors` gives them; theirs, as in `update`.
             controls: theirs, (k, C).
             phase: any step of the phase; the update is the same function in all of it.
-
-        Returns:
-            The losses' scalars, name -> (k,).
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
         trains, parameters = self.trained_at(phase), tensors["parameters"]
@@ -301,9 +282,7 @@ class Pack:
     def losses(self, rows: slice, batch: Batch, noise: Noise, trains: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
 
-        Args:
-            rows, batch, noise: as in `update`, of those replicas.
-            trains: whose losses; all networks' by default, whatever the phase.
+        `trains` says whose losses: all networks' by default, whatever the phase.
         """
         info: dict[str, Tensor] = {}
         for name in self.trained if trains is None else trains:

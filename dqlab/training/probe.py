@@ -44,11 +44,7 @@ class Probe:
     precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once, so that mistakes in the wiring show.
-
-        Raises:
-            ConfigError: the losses do not report what offline model selection goes by; or whatever a component raises.
-        """
+        """Update once in every phase and act once, so that mistakes in the wiring show, as a ConfigError."""
         _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
     @cached_property
@@ -84,20 +80,15 @@ one each for forward and backward passes, of up to 32 MiB (on Hopper; less on ot
 class MemoryNeed:
     """Bytes that one replica takes, estimated.
 
-    Attributes:
-        kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
-        working: while it is updated: what backward passes keep, gradients, and a copy of the state for trial runs.
+    They are `kept` for as long as it is trained: parameters, moments, targets, noise drawn ahead; `working` is while it
+    is updated: what backward passes keep, gradients, and a copy of the state for trial runs.
     """
 
     kept: int
     working: int
 
     def width(self, replicas: int, free: int) -> int:
-        """How many replicas can be computed together, in that many free bytes.
-
-        Raises:
-            ConfigError: not even one at a time.
-        """
+        """How many replicas can be computed together, in that many free bytes; a ConfigError if not even one."""
         left = int(free * USABLE) - replicas * self.kept
         if left < self.working:
             wanted = (replicas * self.kept + self.working) / USABLE
@@ -122,12 +113,9 @@ def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
 def flops_of_update(pack: Pack, batch_size: int, step: int = 0) -> int:
     """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
 
-    Counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed; nothing
-    changes. It is no part of `Probe`: which operations there are depends on the device, and `auto` goes by their count.
-
-    Args:
-        pack, batch_size: whose update, and B.
-        step: in whose phase it is.
+    The update is one of the phase that `step` is in. They are counted, by PyTorch's table, while one replica's losses
+    and gradients of made-up numbers are computed; nothing changes. It is no part of `Probe`: which operations there are
+    depends on the device, and `auto` goes by their count.
     """
     batch, noise = made_up_update(pack, batch_size)
     flops = 0

@@ -29,15 +29,10 @@ from dqlab.training.probe import flops_of_updates
 
 
 class Step:
-    """Updates a pack, one step a call.
+    """Updates a pack in place, one step a call, with B transitions of data on the same device.
 
-    Args:
-        pack: changed in place; its state's tensors must not be replaced afterwards.
-        data: on the same device.
-        batch_size: B.
-        mode: how the program is executed.
-        updates: how many are to come; what `auto` goes by.
-        on_execution: called with the mode that is used, before it is made ready, which may take a while.
+    The pack's state's tensors must not be replaced afterwards. `auto` goes by the number of `updates` to come;
+    `on_execution` is called with the mode that is used, before it is made ready, which may take a while.
     """
 
     def __init__(
@@ -158,15 +153,11 @@ def lanes_of(states: int, device: torch.device) -> tuple[int, int]:
 
 
 class SamplerCore:
-    """Acts with a pack, as it is at the time of the call, in a fixed number of states.
+    """Acts with a pack, as it is at the time of the call, in a fixed number of states, B a call of each replica.
 
     Sampling chains of all candidates, the critics that rank them and the selection are one program, without autograd.
-    On a CPU states are cut into lanes, which its cores compute side by side, a thread each.
-
-    Args:
-        pack: whose networks act; its state's tensors must not be replaced afterwards.
-        states: B, states a call, of each replica.
-        mode: how the program is executed.
+    On a CPU states are cut into lanes, which its cores compute side by side, a thread each. The tensors of the pack's
+    state must not be replaced afterwards.
     """
 
     def __init__(self, pack: Pack, states: int, mode: ExecutionMode) -> None:
@@ -190,11 +181,9 @@ class SamplerCore:
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
     def sample_actions(self, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (K, B, A) for states (K, B, S), on the device; the next call may overwrite them.
+        """Actions (K, B, A) for states (K, B, S) of any device and floating type; the next call may overwrite them.
 
-        Args:
-            state: on any device, of any floating type.
-            noise: from a `noise_stream`: what `algorithm.act_noise` asks for, for every replica and lane.
+        `noise`, from a `noise_stream`, is what `algorithm.act_noise` asks for, for every replica and lane.
         """
         self._state.flatten(1, 2)[:, : self.states].copy_(to_device(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():

@@ -21,13 +21,9 @@ from dqlab.training.execution.torch_internals import operator_schema
 
 
 def merge_sums(graph: Graph) -> int:
-    """Merge the summed products in a graph of elementary operations, in place.
+    """Merge the summed products in a graph as `make_fx` traces it, whose nodes know their values' shapes, in place.
 
-    Args:
-        graph: as `make_fx` traces it: every node knows its value's shape and type.
-
-    Returns:
-        How many products and sums it has fewer.
+    Returns how many products and sums it has fewer.
     """
     _drop_idle_views(graph)
     merger = _Merger(graph)

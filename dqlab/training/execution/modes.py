@@ -36,11 +36,7 @@ class ExecutionMode:
         return ""
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
-        """The mode to use: itself.
-
-        Args:
-            device: to run on.
-            flops: floating-point operations of all updates' matrix products, which `auto` goes by.
+        """The mode to use: itself. `auto` goes by the floating-point operations of all updates' matrix products.
 
         Raises:
             ConfigError: it cannot run on this machine.
@@ -118,17 +114,10 @@ class CudaGraph(ExecutionMode):
         return self.record(program, program.function)
 
     def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
-        """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
+        """A replay of one run of `function`, the program's or a compiled version of it, on the program's tensors.
 
-        A mode's programs are on one device and never run at the same time: graphs share memory, and a stream for their
-        recordings.
-
-        Args:
-            program: whose tensors are read and written at every replay.
-            function: its function, or a compiled version of it.
-
-        Returns:
-            A function that replays the graph and returns its result, which the next replay overwrites.
+        The next replay overwrites its result; what warm-up runs changed is put back. A mode's programs are on one
+        device and never run at the same time: graphs share memory, and a stream for their recordings.
 
         Raises:
             CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
