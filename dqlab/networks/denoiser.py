@@ -18,6 +18,7 @@ from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
 from dqlab.networks.activations import Activation, activations
 from dqlab.networks.mlp import mlp
+from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, uniform
 
 denoisers: Registry[Callable[..., nn.Module]] = Registry(
@@ -25,6 +26,17 @@ denoisers: Registry[Callable[..., nn.Module]] = Registry(
     "The network that reads a noisy action, its timestep and the state, and gives what `prediction` says.",
     "DiffusionPolicy.denoiser",
 )
+
+
+def prepared_denoiser(network: Network, state: Tensor, times: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """`(x (B, A), index) -> output (B, A)` in these states (B, S), at the time of that index among `times` (N,).
+
+    A denoiser with `prepare` and `denoise` (see `ConcatDenoiser`) computes once what does not depend on x.
+    """
+    if not hasattr(network.module, "prepare"):
+        return lambda x, index: network(x, times[index].expand(x.shape[0]), state)
+    prepared = network.call("prepare", state, times)
+    return lambda x, index: network.call("denoise", x, index, prepared)  # type: ignore[no-any-return]
 
 
 class SinusoidalEmbedding(nn.Module):

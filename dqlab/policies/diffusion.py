@@ -21,6 +21,7 @@ from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
 from dqlab.diffusion.schedules import NoiseSchedule, build_betas, karras
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
+from dqlab.networks.denoiser import prepared_denoiser
 from dqlab.networks.stacking import Network, probe_module
 from dqlab.noise import Noise, NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
@@ -234,22 +235,12 @@ def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noi
 
 
 def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Denoise:
-    """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`.
-
-    A denoiser with `prepare` and `denoise` (see `MLPDenoiser`) does once a chain what does not depend on x, for the
-    timesteps that the chain visits.
-    """
-
-    def direct(x: Tensor, t: int, state: Tensor) -> Tensor:
-        return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), state)
-
-    if not hasattr(network.module, "prepare"):
-        return direct
+    """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`."""
     places = {t: index for index, t in enumerate(sorted(times))}
-    prepared = network.call("prepare", state, device_constants(tuple(places), torch.int64, state.device))
+    known = device_constants(tuple(places), torch.int64, state.device)
+    shared = prepared_denoiser(network, state, known)
 
-    def shared(x: Tensor, t: int, given: Tensor) -> Tensor:
-        output: Tensor = network.call("denoise", x, places[t], prepared) if given is state else direct(x, t, given)
-        return output
+    def denoise(x: Tensor, t: int, given: Tensor) -> Tensor:
+        return shared(x, places[t]) if given is state else network(x, known[places[t]].expand(x.shape[0]), given)
 
-    return shared
+    return denoise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat
 from dqlab.networks import denoisers
+from dqlab.networks.denoiser import prepared_denoiser
 from dqlab.networks.stacking import Network
 from dqlab.noise import Noise, NoiseSpec, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
@@ -72,16 +73,9 @@ class RectifiedFlowPolicy(Policy):
         return x
 
     def velocity(self, network: Network, state: Tensor, count: int) -> Callable[[Tensor, int], Tensor]:
-        """`(x (B, A), step) -> velocity (B, A)` at time step / n_steps, for the first `count` steps.
-
-        With `prepare`, what does not depend on x is computed once.
-        """
+        """`(x (B, A), step) -> velocity (B, A)` at time step / n_steps, for the first `count` steps."""
         steps = torch.arange(count, device=state.device, dtype=state.dtype)
-        times = steps * (self.time_scale / self.n_steps)
-        if not hasattr(network.module, "prepare"):
-            return lambda x, step: network(x, times[step].expand(x.shape[0]), state)
-        prepared = network.call("prepare", state, times)
-        return lambda x, step: network.call("denoise", x, step, prepared)  # type: ignore[no-any-return]
+        return prepared_denoiser(network, state, steps * (self.time_scale / self.n_steps))
 
 
 @policies.register(

@@ -22,8 +22,7 @@ from torch.distributions import (
 from dqlab.networks import Layout
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
-from dqlab.policies.cvae import CVAEPolicy, kl_to_standard
-from dqlab.policies.gaussian import GaussianMixturePolicy, TanhGaussianPolicy
+from dqlab.policies.gaussian import CVAEPolicy, GaussianMixturePolicy, TanhGaussianPolicy, kl_to_standard
 
 DIMS = Dims(4, 3, 2.0)
 VARIANTS = [
