@@ -12,7 +12,7 @@ from made_scenes import Scene, gradients_of
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
-from dqlab.algorithms.meanflow_ql import MeanFlowQL
+from dqlab.algorithms.fql import MeanFlowQL
 from dqlab.algorithms.qam import QAM, QAMEdit
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble

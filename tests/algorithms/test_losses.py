@@ -17,13 +17,12 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import Target
+from dqlab.algorithms.bc import BestOfN
 from dqlab.algorithms.bdpo import BDPO
-from dqlab.algorithms.best_of_n import BestOfN
 from dqlab.algorithms.dac import DAC, QSM
-from dqlab.algorithms.diffusion_ql import GaussianQL
+from dqlab.algorithms.diffusion_ql import EDP, GaussianQL
 from dqlab.algorithms.dtql import DTQL
 from dqlab.algorithms.edac import EDAC, alignment
-from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
 from dqlab.algorithms.iql import IDQL, IFQL, IQL
 from dqlab.algorithms.mmd_ql import CVAEQL, MMDQL, gaussian_kernel, laplacian, mmd
