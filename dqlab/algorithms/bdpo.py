@@ -111,8 +111,8 @@ class BDPO(ActorCritic):
         """The backup (B, Z) of the averaged actor's next actions, minus eta * the mean KL of their whole chains."""
         state = next_state.repeat_interleave(self.candidates, dim=0)
         action, kl = self.chain(dims, nets, state, strip_prefix("target", noise))
-        kl = kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
-        return self.backup(nets, state, action, noise) - hyper["eta"] * kl
+        value = self.backup(nets, state, action, noise)
+        return value - hyper["eta"] * kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
 
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Each critic's mean over candidates, or its best one."""

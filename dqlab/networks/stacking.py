@@ -89,8 +89,10 @@ class Layout:
 
     def unflatten(self, row: Tensor) -> dict[str, Tensor]:
         """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
-        parts = torch.split(row, self.sizes)
-        return {name: _cut(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+        parts = zip(torch.split(row, self.sizes), self.shapes.items(), strict=True)
+        counts = [(name, shape, shape.numel(), part) for part, (name, shape) in parts]
+        # a parameter is what comes before the zeros behind it
+        return {name: (part if n == len(part) else part[:n]).view(shape) for name, shape, n, part in counts}
 
     def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
         """The network with the parameters of one row (P,), on any device.
@@ -130,12 +132,6 @@ def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layou
             if list(names) == expected and all(layout.shapes == layouts[0].shapes for layout in layouts):
                 return name, len(child), layouts[0]
     return None
-
-
-def _cut(part: Tensor, shape: torch.Size) -> Tensor:
-    """A parameter without the zeros behind it."""
-    count = shape.numel()
-    return (part if count == part.shape[-1] else part[:count]).view(shape)
 
 
 @dataclass(frozen=True)

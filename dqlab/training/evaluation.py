@@ -71,7 +71,9 @@ class Evaluator:
         )
         states = self.environments.reset(seeds, groups)
         rolling = _EpisodesUnderWay(self, states, seeds, rows)
-        returns, lengths = rolling.run(self._actor(self._core_of(pack, mode), step))
+        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
+            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))  # compiled or captured once
+        returns, lengths = rolling.run(self._actor(self._core[2], step))
         pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
         return [EvaluationEpisodes(*pair, *rolling.faults.get(row, ())) for row, pair in enumerate(pairs)]
 
@@ -84,12 +86,6 @@ class Evaluator:
         """Free what is stepped, if anything was: an environment that draws cannot do so by itself once Python ends."""
         if "environments" in vars(self):
             self.environments.close()
-
-    def _core_of(self, pack: Pack, mode: ExecutionMode) -> SamplerCore:
-        """The sampler of this pack, kept from evaluation to evaluation: compiled or captured once."""
-        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
-            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))
-        return self._core[2]
 
     def _actor(self, core: SamplerCore, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """States (K * E, S) and how often it was asked before -> actions (K * E, A), those of a chunk side by side."""

@@ -173,7 +173,18 @@ class Loop:
         """
         if self._saved_step != self.step:
             self.save()
-        self._record_evaluation()
+        running, recorded = self.states.running(), {}
+        episodes = self._roll_out(running)
+        for row, replica in running.items():
+            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {episodes[row].fault}"
+            if episodes[row].fault and episodes[row].diverged:
+                self._diverged(replica, what)
+            elif done := self._record(row, replica, episodes[row]):
+                recorded[replica.name] = done
+            else:
+                self._callbacks.on_warning(what)
+        self._interval, self._interval_steps = {}, 0
+        self._callbacks.on_evaluation(self.step, recorded)
         self._evaluated_at = self.step
         if self.step < self.plan.steps or not any(
             self.states.last_failed_evaluation(name) for name in self.states.evaluations
@@ -234,20 +245,6 @@ class Loop:
         """End one replica; the others go on."""
         self.states.fail(replica, failure)
         self._callbacks.on_replica_failure(replica.name, failure.reason)
-
-    def _record_evaluation(self) -> None:
-        running, recorded = self.states.running(), {}
-        episodes = self._roll_out(running)
-        for row, replica in running.items():
-            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {episodes[row].fault}"
-            if episodes[row].fault and episodes[row].diverged:
-                self._diverged(replica, what)
-            elif done := self._record(row, replica, episodes[row]):
-                recorded[replica.name] = done
-            else:
-                self._callbacks.on_warning(what)
-        self._interval, self._interval_steps = {}, 0
-        self._callbacks.on_evaluation(self.step, recorded)
 
     def _roll_out(self, running: Collection[int]) -> list[EvaluationEpisodes]:
         try:

@@ -82,18 +82,16 @@ class Step:
     def __call__(self) -> None:
         """One update of every replica."""
         if self.pack.state.step // self._stream.chunk != self._position:
-            self._refill()  # first: making a program ready runs it on what is in the buffers
+            self._position = self.pack.state.step // self._stream.chunk
+            # first: making a program ready runs it on what is in the buffers
+            self._stream.draw_chunk(self._position, into=self._buffers["noise"])
+            self._buffers["controls"].copy_(self.pack.controls(self._steps()))
+            self._buffers["cursor"].zero_()
         if self.pack.state.step == self._next_phase:
             self._begin_phase()
         for run in self._runs:
             run()
         self.pack.state.step += 1
-
-    def _refill(self) -> None:
-        self._position = self.pack.state.step // self._stream.chunk
-        self._stream.draw_chunk(self._position, into=self._buffers["noise"])
-        self._buffers["controls"].copy_(self.pack.controls(self._steps()))
-        self._buffers["cursor"].zero_()
 
     def noise_at(self, step: int) -> dict[str, Tensor]:
         """What the update of that number reads, batch indices included: name -> (K, *shape)."""

@@ -143,7 +143,8 @@ class _Merger:
         known = self._stacks.get((nodes, dim))
         if known is not None and not self._overwritten(nodes, self._places[known]):
             return known
-        if first.target in REORDERINGS and all(_alike(node, first) for node in nodes):
+        way = (first.target, first.args[1:])
+        if first.target in REORDERINGS and all((node.target, node.args[1:]) == way for node in nodes):
             inner = tuple(node.args[0] for node in nodes)
             under = self._stacked(inner, _origin(first, dim))  # type: ignore[arg-type]
             stack = self._call(first.target, under, *first.args[1:])
@@ -177,7 +178,7 @@ def _term(summand: Node) -> Term:
         return Term(summand)
     own = () if core.target in PRODUCTS else core.args[1:]
     passed = [(node.target, node.args[1:], node.kwargs) for node in path]
-    return Term(core, tuple(path), (core.target, _shape(core), _dtype(core), str((own, passed))))
+    return Term(core, tuple(path), (core.target, _shape(core), core.meta["val"].dtype, str((own, passed))))
 
 
 def _is_shaping(node: Node) -> bool:
@@ -191,10 +192,6 @@ def _sums_one_dimension(node: Node) -> bool:
         return False
     dims: Any = node.args[1]
     return isinstance(dims, Sequence) and len(dims) == 1
-
-
-def _alike(node: Node, other: Node) -> bool:
-    return (node.target, node.args[1:]) == (other.target, other.args[1:])
 
 
 def _is_sum_of_two(node: Node) -> bool:
@@ -225,11 +222,6 @@ def _summands(root: Node) -> list[Node]:
 
 def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
-
-
-def _dtype(node: Node) -> torch.dtype:
-    dtype: torch.dtype = node.meta["val"].dtype
-    return dtype
 
 
 def _drop_idle_views(graph: Graph) -> None:
