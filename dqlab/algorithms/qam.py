@@ -98,8 +98,8 @@ class QAM(ActorCritic):
             gradient = self.action_gradient(nets, batch.state, action.clamp(-bound, bound))
             return -hyper["inverse_temperature"] * gradient * (action.abs() <= bound)
 
-        losses = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"])
-        return losses.mean(), detach_info({"actor/loss": losses.mean()})
+        loss = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"]).mean()
+        return loss, detach_info({"actor/loss": loss})
 
 
 @algorithms.register(
