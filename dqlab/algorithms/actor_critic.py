@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, Target, TrainedNetwork
 from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
+from dqlab.errors import ConfigError
 from dqlab.networks import critics
 from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.stacking import probe_module
@@ -21,6 +22,11 @@ from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies, selections
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.selection import Selection, take_candidates
+
+P = TypeVar("P", bound=Policy)
+PolicyFactory = Callable[[], Policy]
+CriticFactory = Callable[..., CriticEnsemble]
+SelectionFactory = Callable[[], Selection]
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class ActorCritic(Algorithm):
         grad_norm: bound of the global gradient norm of any network; 0 for none.
     """
 
-    policy: str | Callable[[], Policy] = "diffusion"
-    critic: str | Callable[..., CriticEnsemble] = "twin"
-    selection: str | Callable[[], Selection] = "single"
+    policy: str | PolicyFactory = "diffusion"
+    critic: str | CriticFactory = "twin"
+    selection: str | SelectionFactory = "single"
     discount: UnitFloat = 0.99
     tau: UnitFloat = 0.005
     learning_rate: NonNegativeFloat = 3e-4
@@ -50,8 +56,14 @@ class ActorCritic(Algorithm):
     next_actor: ClassVar[str] = "actor"
     """The network, or target, whose samples are the next actions in the TD target."""
 
+    samples_actions: ClassVar[bool] = True
+    """Whether the actor's loss samples actions of its own, from noise `actor_*`."""
+
     ranking_critic: ClassVar[str] = "critic_target"
     """The network, or target, by whose values candidates are ranked."""
+
+    ranks_by_mean: ClassVar[bool] = False
+    """Whether it is the mean of the critics that ranks, whatever the ensemble says."""
 
     acting_actor: ClassVar[str] = "actor"
     """The network, or target, that acts; the one that is trained by default."""
@@ -66,6 +78,17 @@ class ActorCritic(Algorithm):
     @cached_property
     def resolved_selection(self) -> Selection:
         return selections.choose(self.selection)()
+
+    def policy_as(self, kind: type[P], does: str, wanted: str, fits: Callable[[P], bool] = lambda _: True) -> P:
+        """The policy, of the only kind that this algorithm can do with, which `does` and `wanted` say in words.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        policy, name = self.resolved_policy, type(self).__name__
+        if not isinstance(policy, kind) or not fits(policy):
+            raise ConfigError(f"{name} {does}: {name}.policy must be {wanted}, not {policy}.")
+        return policy
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The critics' loss against r + discount * (1 - terminal) * `next_value`."""
@@ -95,23 +118,34 @@ class ActorCritic(Algorithm):
         return {"critic_target": Target("critic", "tau", lags=self.joint_update)}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs, the policy's own loss (`bc_*`), and the actor's own actions (`actor_*`)."""
-        own = add_prefix("actor", self.resolved_policy.sample_noise(dims, batch))
-        return {**self.noise_without_actions(dims, batch), **own}
-
-    def noise_without_actions(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """`update_noise` of an actor whose loss samples no actions: what `next_value` needs, and `bc_*`."""
+        """What `next_value` needs, the policy's own loss (`bc_*`), and the actor's own actions (`actor_*`), if any."""
         bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
-        return {**self.next_value_noise(dims, batch), **bc_noise}
+        own = self.resolved_policy.sample_noise(dims, batch) if self.samples_actions else {}
+        return {**self.next_value_noise(dims, batch), **bc_noise, **add_prefix("actor", own)}
+
+    @property
+    def next_candidates(self) -> int:
+        """C, next actions a state in the TD target."""
+        return 1
 
     def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """The randomness of that many next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
-        return {**add_prefix("target", self.resolved_policy.sample_noise(dims, rows)), **self.backup_noise(dims)}
+        """The randomness of C next actions a row (`target_*`), and of the ensemble's backup (`backup_*`)."""
+        actions = self.resolved_policy.sample_noise(dims, rows * self.next_candidates)
+        return {**add_prefix("target", actions), **self.backup_noise(dims)}
+
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """Actions (B * C, A) in next states (B * C, S), a state's candidates side by side: samples of `next_actor`."""
+        return self.resolved_policy.sample(nets[self.next_actor], dims, next_state, strip_prefix("target", noise))
 
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """What next states (B, S) are worth in the TD target, (B, Z): the backup of an action of `next_actor`."""
-        action = self.resolved_policy.sample(nets[self.next_actor], dims, next_state, strip_prefix("target", noise))
-        return self.backup(nets, next_state, action, noise)
+        """What next states (B, S) are worth in the TD target, (B, Z): the backup of `next_action`."""
+        count = self.next_candidates
+        state = next_state.repeat_interleave(count, dim=0) if count > 1 else next_state
+        return self.backup(nets, state, self.next_action(dims, nets, state, noise, hyper), noise)
+
+    def of_candidates(self, outputs: Tensor) -> Tensor:
+        """Of critics' outputs (M, B * C, Z) for next actions those that count, before they are aggregated: all."""
+        return outputs
 
     def backup_noise(self, dims: Dims) -> dict[str, NoiseSpec]:
         """What the ensemble needs to make a TD target, as `backup_*`."""
@@ -148,7 +182,7 @@ class ActorCritic(Algorithm):
     def backup(self, nets: Nets, next_state: Tensor, next_action: Tensor, noise: Noise) -> Tensor:
         """The target critics' values (B, Z) of next actions, as the ensemble aggregates them."""
         outputs = nets["critic_target"].call("outputs", next_state, next_action)
-        return ensemble_of(nets["critic"]).backup(outputs, strip_prefix("backup", noise))
+        return ensemble_of(nets["critic"]).backup(self.of_candidates(outputs), strip_prefix("backup", noise))
 
     def q_loss(self, nets: Nets, state: Tensor, action: Tensor, critic_index: Tensor, same: bool = False) -> Tensor:
         """-mean Q_i(s, a) / mean |Q_j(s, a)| for actions (B, A); `critic_index` (0 or 1, a fair coin) is i.
@@ -176,8 +210,8 @@ class ActorCritic(Algorithm):
 
     def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
         """Values (B,) by which candidate actions are ranked: those of `ranking_critic`, as the ensemble ranks."""
-        critic = nets[self.ranking_critic]
-        return ensemble_of(critic).ranking_value(critic(state, action))
+        q = nets[self.ranking_critic](state, action)
+        return q.mean(dim=0) if self.ranks_by_mean else ensemble_of(nets[self.ranking_critic]).ranking_value(q)
 
     def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """A candidate action (B, A) for each state (B, S), by `acting_actor`."""
@@ -212,14 +246,33 @@ class ActorCritic(Algorithm):
         return take_candidates(candidates, index)
 
 
-def of_candidates(outputs: Tensor, candidates: int, best: bool) -> Tensor:
-    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's best one, or its mean, (M, B, Z)."""
-    return best_of(outputs, candidates) if best else outputs.unflatten(1, (-1, candidates)).mean(dim=2)  # type: ignore[no-untyped-call]
+class BestNextAction(ActorCritic):
+    """The best of `backup_candidates` next actions counts, by their aggregated values."""
+
+    backup_candidates: int
+
+    @property
+    def next_candidates(self) -> int:
+        return self.backup_candidates
+
+    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        """The aggregated value (B, Z) of the best candidate."""
+        values = super().next_value(dims, nets, next_state, noise, hyper)
+        return best_of(values.unsqueeze(0), self.backup_candidates).squeeze(0)
 
 
-def best_value(values: Tensor, candidates: int) -> Tensor:
-    """Of aggregated values (B * C, Z), a state's candidates side by side, those of its best one, (B, Z)."""
-    return best_of(values.unsqueeze(0), candidates).squeeze(0)
+def clone_loss(
+    policy: Policy, network: str, prefix: str, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper
+) -> Loss:
+    """The loss of a network of that name that clones the data by a policy's own losses, from noise `prefix_*`."""
+    own = strip_prefix(prefix, noise)
+    loss = policy.losses(nets[network], dims, batch.state, batch.action, own).mean()
+    return loss, {f"{network}/bc_loss": loss.detach()}
+
+
+def mean_of(outputs: Tensor, candidates: int) -> Tensor:
+    """Of outputs (M, B * C, Z), a state's candidates side by side, each critic's mean, (M, B, Z)."""
+    return outputs.view(len(outputs), -1, candidates, outputs.shape[-1]).mean(dim=2)
 
 
 def best_of(outputs: Tensor, candidates: int) -> Tensor:

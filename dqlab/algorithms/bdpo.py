@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, best_of, clone_loss, mean_of
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.dac import noise_predicting
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.diffusion import Process
 from dqlab.diffusion.process import at_timestep
-from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
+from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ChainValueNetwork
 from dqlab.noise import Noise, NoiseSpec, integers, normal
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.diffusion import chain_denoiser
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -50,14 +48,13 @@ class BDPO(ActorCritic):
         warmup_steps: updates of critics and V, after these, before the actor's first.
         actor_every: the actor is updated at every so many steps.
         ema_rate: 1 - decay of the averages of the behaviour model and of the actor, which moves as often as that.
-        discount, tau: gamma; rate of the targets of critics and V.
+        tau: rate of the targets of critics and V.
         learning_rate, behaviour_learning_rate: of Adam, constant.
         critic_learning_rate, lr_schedule: of Adam, for critics and V.
-        grad_norm: bound of any network's global gradient norm.
     """
 
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
-    selection: str | Callable[[], Selection] = "argmax"
+    critic: str | CriticFactory = "ensemble_lcb"
+    selection: str | SelectionFactory = "argmax"
     eta: NonNegativeFloat = 1.0
     candidates: PositiveInt = 10
     max_q_backup: bool = False
@@ -71,6 +68,7 @@ class BDPO(ActorCritic):
     grad_norm: float = 1.0
 
     acting_actor = "actor_ema"
+    ranks_by_mean = True
     averages_critics = True
     selection_loss = "actor/kl"
 
@@ -83,20 +81,15 @@ class BDPO(ActorCritic):
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour model; then critics and V; then the actor beside these."""
         second, clip = self.pretrain_steps, "grad_norm"
-        behaviour, actor = partial(self.behaviour_loss, dims), partial(self.actor_loss, dims)
+        behaviour = partial(clone_loss, self.resolved_policy, "behaviour", "bc", dims)
         critic, value = partial(self.critic_loss, dims), partial(self.chain_value_loss, dims)
+        actor = TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", clip, decays=False)
         return {
             "behaviour": TrainedNetwork(behaviour, "behaviour_learning_rate", clip, decays=False, last=second),
             "critic": TrainedNetwork(critic, "critic_learning_rate", clip, first=second),
             "value": TrainedNetwork(value, "critic_learning_rate", clip, first=second),
-            "actor": TrainedNetwork(
-                actor,
-                "learning_rate",
-                clip,
-                self.actor_every,
-                decays=False,
-                first=second + self.warmup_steps,
-                starts_as="behaviour_ema",
+            "actor": replace(
+                actor, every=self.actor_every, first=second + self.warmup_steps, starts_as="behaviour_ema"
             ),
         }
 
@@ -114,20 +107,16 @@ class BDPO(ActorCritic):
         of_steps = {**add_prefix("value", step), **add_prefix("actor", step)}
         return {**bc_noise, **add_prefix("target", chain), **of_steps, **self.backup_noise(dims)}
 
-    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The denoising loss of the data's actions."""
-        own = strip_prefix("bc", noise)
-        loss = self.resolved_policy.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
-        return loss, detach_info({"behaviour/bc_loss": loss})
-
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
         """The backup (B, Z) of the averaged actor's next actions, minus eta * the mean KL of their whole chains."""
         state = next_state.repeat_interleave(self.candidates, dim=0)
         action, kl = self.chain(dims, nets, state, strip_prefix("target", noise))
-        outputs = nets["critic_target"].call("outputs", state, action)
-        outputs = of_candidates(outputs, self.candidates, self.max_q_backup)
-        value = ensemble_of(nets["critic_target"]).backup(outputs, strip_prefix("backup", noise))
+        value = self.backup(nets, state, action, noise)
         return value - hyper["eta"] * kl.view(-1, self.candidates).mean(dim=1, keepdim=True)
+
+    def of_candidates(self, outputs: Tensor) -> Tensor:
+        """Each critic's mean over candidates, or its best one."""
+        return (best_of if self.max_q_backup else mean_of)(outputs, self.candidates)
 
     def chain(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Actions (B, A) of the averaged actor, and the KL (B,) of the chains that led to them: a sum over steps."""
@@ -159,7 +148,7 @@ class BDPO(ActorCritic):
         following = mean + at_timestep((0.0, *map(math.sqrt, process.betas[1:])), steps, mean) * own["step"]
         v = nets["value_target"](state, following, (steps - 1).clamp(min=0))
         values = torch.where(steps == 0, nets["critic_target"](state, following), v).unsqueeze(-1)
-        values = of_candidates(values, count, best=False)
+        values = mean_of(values, count)
         worth = ensemble_of(nets["critic_target"]).backup(values, strip_prefix("backup", noise)).mean(dim=-1)
         return x, t, worth - hyper["eta"] * kl, kl
 
@@ -174,10 +163,6 @@ class BDPO(ActorCritic):
         """Minus what its own step is worth."""
         _, _, worth, kl = self.step_worth(dims, nets, "actor", batch, noise, hyper, "actor")
         return -worth.mean(), detach_info({"actor/loss": -worth.mean(), "actor/kl": kl.mean()})
-
-    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """The target critics' mean (B,)."""
-        return nets["critic_target"](state, action).mean(dim=0)
 
 
 def kernel_mean(process: Process, dims: Dims, x: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:

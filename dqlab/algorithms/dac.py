@@ -1,27 +1,23 @@
-"""DAC (Fang et al. 2024): a denoiser that learns the noise that a critic's gradient shifts, without a chain."""
+"""Denoisers that learn noise which a critic's gradient shifts, without a chain: DAC (Fang et al. 2024), and QSM
+(Psenka et al. 2024), which is online and matches the score to the gradient alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, of_candidates
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, SelectionFactory, best_of, mean_of
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
+from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.diffusion.predictions import Epsilon
-from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import CriticEnsemble, ensemble_of
 from dqlab.networks.mlp import LinearMultiplier, Multiplier
-from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
+from dqlab.noise import Noise
 from dqlab.policies.base import Dims, strip_prefix
 from dqlab.policies.diffusion import DiffusionPolicy
-from dqlab.policies.selection import Selection
 
 
 @algorithms.register(
@@ -47,12 +43,11 @@ class DAC(ActorCritic):
         backup_candidates: next actions in the TD target, whose mean counts; or the best, with `max_q_backup`.
         ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
         ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, eta_learning_rate, lr_schedule, grad_norm: of Adam.
+        eta_learning_rate: of eta.
     """
 
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
-    selection: str | Callable[[], Selection] = "argmax"
+    critic: str | CriticFactory = "ensemble_lcb"
+    selection: str | SelectionFactory = "argmax"
     eta: NonNegativeFloat = 1.0
     learns_eta: bool = False
     linear_eta: bool = False
@@ -66,6 +61,9 @@ class DAC(ActorCritic):
     grad_norm: float = 1.0
     eta_learning_rate: NonNegativeFloat = 1e-3
 
+    next_actor = "actor_ema"
+    samples_actions = False
+    ranks_by_mean = True
     averages_critics = True
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
@@ -82,20 +80,13 @@ class DAC(ActorCritic):
     def targets(self) -> dict[str, Target]:
         return {"actor_ema": Target("actor", "ema_rate", self.ema_every, self.ema_start), **super().targets()}
 
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        return self.noise_without_actions(dims, batch)
+    @property
+    def next_candidates(self) -> int:
+        return self.backup_candidates
 
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of B * backup_candidates next actions, a state's candidates side by side."""
-        return super().next_value_noise(dims, rows * self.backup_candidates)
-
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The backup (B, Z) of each critic's mean over candidates of the averaged actor, or of its best one."""
-        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
-        action = self.resolved_policy.sample(nets["actor_ema"], dims, state, strip_prefix("target", noise))
-        outputs = nets["critic_target"].call("outputs", state, action)
-        outputs = of_candidates(outputs, self.backup_candidates, self.max_q_backup)
-        return ensemble_of(nets["critic_target"]).backup(outputs, strip_prefix("backup", noise))
+    def of_candidates(self, outputs: Tensor) -> Tensor:
+        """Each critic's mean over candidates, or its best one."""
+        return (best_of if self.max_q_backup else mean_of)(outputs, self.backup_candidates)
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """eta * L_bc + mean sigma_t * grad Q * eps_theta, by the target critics."""
@@ -121,19 +112,53 @@ class DAC(ActorCritic):
         loss = nets["eta"].call("ascent", excess.clamp(-1, 1) if self.linear_eta else excess, *rate)
         return loss, {"eta/value": nets["eta"]().detach()}
 
-    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """The target critics' mean (B,)."""
-        return nets["critic_target"](state, action).mean(dim=0)
+
+@algorithms.register(
+    "qsm", source="Psenka et al. 2024, algorithm 1, eq. 14; details of its codes", cites=("psenka2024learning",)
+)
+@dataclass(frozen=True)
+class QSM(ActorCritic):
+    """Q-score matching: eps_theta(x_t) is fitted to -sigma_t * grad Q(s, x_t) / temperature at noised actions.
+
+    With alpha > 0 the denoising loss of the data's actions is added, without which nothing keeps actions near them.
+
+    Attributes:
+        policy: a diffusion policy that predicts the noise.
+        temperature: of the policy exp(Q / temperature), in units of mean |grad Q|.
+        alpha: weight of the denoising loss; 0 in the paper, which is online.
+        raw_score: eps_theta is fitted to -grad Q / temperature, without sigma_t and with the gradient in its own units,
+            as in QAM's code, whose scores are published.
+        joint_update, joint_grad_norm: as in `QAM`.
+    """
+
+    temperature: PositiveFloat = 1.0
+    alpha: NonNegativeFloat = 1.0
+    raw_score: bool = False
+    joint_update: bool = False
+    joint_grad_norm: bool = False
+
+    samples_actions = False
+    averages_critics = True
+
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """mean |eps_theta + sigma_t * grad Q / temperature|^2 + alpha * L_bc, by the target critics."""
+        policy, own = noise_predicting(self), strip_prefix("bc", noise)
+        losses, noisy, eps = policy.denoise(nets["actor"], batch.state, batch.action, own)
+        with torch.no_grad():
+            gradient = self.action_gradient(nets, batch.state, noisy)
+            scale = hyper["temperature"] * (gradient.abs().mean() + 1e-6)
+            sigma = policy.process.scales(own["t"], noisy)[1]
+            target = -gradient / hyper["temperature"] if self.raw_score else -sigma * gradient / scale
+        bc_loss, score_loss = losses.mean(), (eps - target).square().mean()
+        loss = score_loss + hyper["alpha"] * bc_loss
+        info = {"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/score_loss": score_loss}
+        return loss, detach_info(info)
 
 
 def noise_predicting(algorithm: ActorCritic) -> DiffusionPolicy:
-    """An algorithm's policy, where it is a diffusion policy that predicts the noise.
+    """The policy of an algorithm that fits noise."""
 
-    Raises:
-        ConfigError: it is not.
-    """
-    policy: Policy = algorithm.resolved_policy
-    if not isinstance(policy, DiffusionPolicy) or not isinstance(policy.resolved_prediction, Epsilon):
-        name = type(algorithm).__name__
-        raise ConfigError(f"{name} fits noise: {name}.policy must be a diffusion that predicts eps, not {policy}.")
-    return policy
+    def fits(policy: DiffusionPolicy) -> bool:
+        return isinstance(policy.resolved_prediction, Epsilon)
+
+    return algorithm.policy_as(DiffusionPolicy, "fits noise", "a diffusion that predicts eps", fits)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from torch import nn
 
+from dqlab.algorithms.actor_critic import PolicyFactory, SelectionFactory, clone_loss
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.algorithms.iql import ImplicitQ
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt
@@ -16,14 +16,9 @@ from dqlab.networks.ensembles import ensemble_of
 from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.selection import Selection
 
 
-@algorithms.register(
-    "dtql",
-    source="Chen, Wang, Zhou 2024; its code's updates",
-    cites=("chen2024diffusion",),
-)
+@algorithms.register("dtql", source="Chen, Wang, Zhou 2024; its code's updates", cites=("chen2024diffusion",))
 @dataclass(frozen=True)
 class DTQL(ImplicitQ):
     """Diffusion trusted Q-learning: a one-step actor descends alpha * its actions' denoising loss - Q.
@@ -35,22 +30,18 @@ class DTQL(ImplicitQ):
     Attributes:
         policy: the actor's, of one step.
         behaviour: the policy whose losses are the trust region, a name from the `policy` registry or a factory.
-        critic: a name from its registry, or a factory.
         selection: how it acts; the authors choose from 1,024 actions by the softmax of Q.
-        value_loss: how V is fitted, from the `value_loss` registry.
         alpha: weight of the trust region, to be tuned for each task.
         bc_weight: weight of the actor's own cloning loss; the paper has 1 for AntMaze, else 0.
         pretrain_steps: updates before the actor's first.
         pretrain_decays: whether the learning-rate schedule runs over pre-training, too; not in the authors' code.
         joint_values: V and the critics see each other as they were before the update, as in the authors' code.
-        discount, tau: gamma; rate of the critics' targets, which rank actions.
         learning_rate: Adam's, of the actor and the behaviour model.
-        critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    policy: str | Callable[[], Policy] = "gaussian"
-    behaviour: str | Callable[[], Policy] = "edm"
-    selection: str | Callable[[], Selection] = "softmax_q"
+    policy: str | PolicyFactory = "gaussian"
+    behaviour: str | PolicyFactory = "edm"
+    selection: str | SelectionFactory = "softmax_q"
     alpha: NonNegativeFloat = 5.0
     bc_weight: NonNegativeFloat = 0.0
     pretrain_steps: NonNegativeInt = 50_000
@@ -72,9 +63,10 @@ class DTQL(ImplicitQ):
         """The behaviour model, V, the critics, which see the new V or step with it; after pre-training the actor."""
         trained = partial(TrainedNetwork, grad_norm="grad_norm")
         early = partial(trained, decays_from=0 if self.pretrain_decays else self.pretrain_steps)
+        behaviour = partial(clone_loss, self.resolved_behaviour, "behaviour", "behaviour", dims)
         critic, joint = partial(self.critic_loss, dims), self.joint_values
         return {
-            "behaviour": early(partial(self.behaviour_loss, dims), "learning_rate"),
+            "behaviour": early(behaviour, "learning_rate"),
             "value": early(partial(self.state_value_loss, dims), "value_learning_rate"),
             "critic": early(critic, "critic_learning_rate", with_previous=joint),
             "actor": trained(partial(self.actor_loss, dims), "learning_rate", first=self.pretrain_steps),
@@ -90,19 +82,12 @@ class DTQL(ImplicitQ):
         bc_noise = add_prefix("bc", self.resolved_policy.loss_noise(dims, batch))
         return {**add_prefix("behaviour", clone), **add_prefix("trust", clone), **own, **bc_noise}
 
-    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The behaviour model's cloning loss."""
-        own = strip_prefix("behaviour", noise)
-        loss = self.resolved_behaviour.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
-        return loss, detach_info({"behaviour/bc_loss": loss})
-
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """alpha * the behaviour model's loss of the actor's actions + bc_weight * L_bc - mean Q, the ranking value."""
         policy, actor = self.resolved_policy, nets["actor"]
         action = policy.sample(actor, dims, batch.state, strip_prefix("actor", noise))
-        trust = self.resolved_behaviour.losses(
-            nets["behaviour"], dims, batch.state, action, strip_prefix("trust", noise)
-        ).mean()
+        own = strip_prefix("trust", noise)
+        trust = self.resolved_behaviour.losses(nets["behaviour"], dims, batch.state, action, own).mean()
         bc_loss = policy.losses(actor, dims, batch.state, batch.action, strip_prefix("bc", noise)).mean()
         q = ensemble_of(nets["critic"]).ranking_value(nets["critic"](batch.state, action))
         loss = hyper["alpha"] * trust + hyper["bc_weight"] * bc_loss - q.mean()

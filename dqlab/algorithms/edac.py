@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory
 from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat
 from dqlab.data import Batch
@@ -17,7 +16,6 @@ from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import CriticEnsemble
 from dqlab.networks.mlp import Temperature
 from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.gaussian import TanhGaussianPolicy
 
@@ -39,33 +37,25 @@ class EDAC(ActorCritic):
         eta: weight of the diversification.
         slope_floor: added to 1 - tanh(u)^2 in log pi, as in SAC's codes: of actions at the edge of the range (|u| > 7)
             log pi then says that they are no less likely the farther u lies out.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, temperature_learning_rate, lr_schedule, grad_norm: of Adam.
+        temperature_learning_rate: Adam's, of the temperature.
     """
 
     selection_loss = "actor/loss"
     structural = ("eta", "slope_floor")
 
-    policy: str | Callable[[], Policy] = "gaussian"
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_min"
+    policy: str | PolicyFactory = "gaussian"
+    critic: str | CriticFactory = "ensemble_min"
     eta: NonNegativeFloat = 1.0
     slope_floor: NonNegativeFloat = 1e-6
     temperature_learning_rate: NonNegativeFloat = 3e-4
 
     @property
     def resolved_gaussian(self) -> TanhGaussianPolicy:
-        """The policy.
-
-        Raises:
-            ConfigError: it is not a Gaussian squashed by tanh.
-        """
-        policy: Policy = self.resolved_policy
-        if not isinstance(policy, TanhGaussianPolicy) or not policy.squashed:
-            raise ConfigError(f"EDAC has an entropy: EDAC.policy must be a Gaussian squashed by tanh, not {policy}.")
-        return policy
+        wanted = "a Gaussian squashed by tanh"
+        return self.policy_as(TanhGaussianPolicy, "has an entropy", wanted, lambda policy: policy.squashed)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
-        return {**super().build(dims), "temperature": Temperature()}
+        return {**super().build(dims), "temperature": Temperature(bounded=False)}
 
     def build_critic(self, dims: Dims) -> CriticEnsemble:
         critic = super().build_critic(dims)
@@ -90,8 +80,7 @@ class EDAC(ActorCritic):
 
     def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
         """The backup (B, Z) of the actor's next action, minus temperature * log pi: the entropy counts."""
-        own = strip_prefix("target", noise)
-        action, log_prob = self.soft_action(dims, nets, next_state, own)
+        action, log_prob = self.soft_action(dims, nets, next_state, strip_prefix("target", noise))
         return self.backup(nets, next_state, action, noise) - nets["temperature"]() * log_prob.unsqueeze(-1)
 
     def critic_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
@@ -104,17 +93,15 @@ class EDAC(ActorCritic):
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Mean of temperature * log pi(a|s) - min Q(s, a) of the actor's own actions."""
-        own = strip_prefix("actor", noise)
-        action, log_prob = self.soft_action(dims, nets, batch.state, own)
+        action, log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("actor", noise))
         q = self.first_q(nets, batch.state, action)
         loss = (nets["temperature"]().detach() * log_prob - q).mean()
         return loss, detach_info({"actor/loss": loss, "actor/entropy": -log_prob.mean(), "actor/q": q.mean()})
 
     def temperature_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """Dual ascent: the temperature rises while the entropy is below -A (Haarnoja et al. 2018)."""
-        own = strip_prefix("entropy", noise)
         with torch.no_grad():
-            log_prob = self.soft_action(dims, nets, batch.state, own)[1]
+            log_prob = self.soft_action(dims, nets, batch.state, strip_prefix("entropy", noise))[1]
         loss = nets["temperature"].call("ascent", log_prob.mean() - dims.action)
         return loss, {"temperature/value": nets["temperature"]().detach()}
 

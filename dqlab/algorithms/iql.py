@@ -1,23 +1,24 @@
-"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1, which never asks for an action outside of the data."""
+"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1, which never asks for an action outside of the data.
+
+IDQL and IFQL clone a diffusion or a flow beside its values, and choose among its samples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic
-from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import NonNegativeFloat, PositiveFloat
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
 from dqlab.noise import Noise, NoiseSpec
-from dqlab.policies import Policy
 from dqlab.policies.base import Dims
 
 
@@ -45,14 +46,11 @@ class ImplicitQ(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """V, then the actor and the critics, which see the new V; the learning-rate schedule is the actor's alone."""
+        trained, value = super().trained(dims), partial(self.state_value_loss, dims)
         return {
-            "value": TrainedNetwork(
-                partial(self.state_value_loss, dims), "value_learning_rate", "grad_norm", decays=False
-            ),
-            "actor": TrainedNetwork(partial(self.actor_loss, dims), "learning_rate", "grad_norm"),
-            "critic": TrainedNetwork(
-                partial(self.critic_loss, dims), "critic_learning_rate", "grad_norm", decays=False
-            ),
+            "value": TrainedNetwork(value, "value_learning_rate", "grad_norm", decays=False),
+            "actor": trained["actor"],
+            "critic": replace(trained["critic"], decays=False),
         }
 
     def state_value(self, nets: Nets, state: Tensor) -> Tensor:
@@ -84,15 +82,11 @@ class IQL(ImplicitQ):
     """Implicit Q-learning: V by expectile regression, and the policy by advantage-weighted behaviour cloning.
 
     Attributes:
-        policy, critic, selection: names from their registries, or factories.
-        value_loss: how V is fitted, from the `value_loss` registry.
         beta: inverse temperature of the weights exp(beta * (Q - V)).
         max_weight: bound of the weights.
-        discount, tau: gamma; rate of the critics' targets.
-        learning_rate, critic_learning_rate, value_learning_rate, lr_schedule, grad_norm: of Adam.
     """
 
-    policy: str | Callable[[], Policy] = "gaussian"
+    policy: str | PolicyFactory = "gaussian"
     beta: NonNegativeFloat = 3.0
     max_weight: PositiveFloat = 100.0
     lr_schedule: str = "cosine"
@@ -104,3 +98,66 @@ class IQL(ImplicitQ):
         losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
         loss = (weight * losses).mean()
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})
+
+
+@algorithms.register(
+    "idql",
+    source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code",
+    cites=("hansenestruch2023idql",),
+)
+@dataclass(frozen=True)
+class IDQL(ImplicitQ):
+    """Implicit diffusion Q-learning: behaviour cloning with a diffusion policy, whose candidates Q and V choose from.
+
+    Attributes:
+        selection: how it acts: `argmax` as in the paper's offline evaluation, or `idql_expectile`, `idql_quantile` and
+            `idql_exponential`, the implicit policies of the value losses of those names.
+        ema_rate: rate of the actor's moving average, which acts.
+        weight_decay: the actor's, decoupled (AdamW), a rate per learning rate.
+    """
+
+    selection: str | SelectionFactory = "argmax"
+    ema_rate: UnitFloat = 0.001
+    weight_decay: NonNegativeFloat = 1e-4
+    lr_schedule: str = "cosine"
+
+    acting_actor = "actor_ema"
+    averages_critics = True
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """V, then the actor, whose weights decay, and the critics."""
+        trained = super().trained(dims)
+        return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
+
+    def targets(self) -> dict[str, Target]:
+        return {"actor_ema": Target("actor", "ema_rate"), **super().targets()}
+
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
+        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
+        return dims.action * loss, detach_info({"actor/bc_loss": loss})
+
+
+@algorithms.register(
+    "ifql",
+    source="Park, Li, Levine 2025, section 5 (IFQL); details of its official code",
+    cites=("park2025flow", "hansenestruch2023idql"),
+)
+@dataclass(frozen=True)
+class IFQL(ImplicitQ):
+    """Implicit flow Q-learning: behaviour cloning with a flow, the best of whose candidates by the critics is taken.
+
+    Beside `idql`, networks are updated by the losses before the update, no actor is averaged, and the online critics
+    choose; their targets are an update behind.
+    """
+
+    policy: str | PolicyFactory = "rectified_flow"
+    critic: str | CriticFactory = "ensemble_min"
+    selection: str | SelectionFactory = "argmax"
+    joint_update: bool = True
+
+    ranking_critic = "critic"
+
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """The policy's own BC loss, whatever the critics say."""
+        return self.bc_loss(dims, nets, batch, noise)

@@ -1,4 +1,8 @@
-"""MMD-QL: BEAR's constraint (Kumar et al. 2019), Diffusion-QL's rival that matches supports by a kernel."""
+"""Diffusion-QL's rivals with a generative model of the data.
+
+MMD-QL: BEAR's constraint (Kumar et al. 2019), which matches supports by a kernel. CVAE-QL: BCQ's algorithm (Fujimoto,
+Meger, Precup 2019), with a variational policy.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, best_value
+from dqlab.algorithms.actor_critic import BestNextAction, CriticFactory, PolicyFactory, SelectionFactory, clone_loss
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, PositiveInt
 from dqlab.config.registry import Registry
 from dqlab.data import Batch
-from dqlab.networks.ensembles import CriticEnsemble
-from dqlab.networks.mlp import Multiplier
+from dqlab.networks.mlp import Multiplier, Perturbation
 from dqlab.noise import Noise, NoiseSpec, clipped, integers
 from dqlab.policies import Policy, policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
-from dqlab.policies.selection import Selection
 
 Kernel = Callable[[Tensor], Tensor]
 kernels: Registry[Kernel] = Registry(
@@ -48,13 +50,87 @@ def mmd(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
     return (mean(one, one) + mean(other, other) - 2.0 * mean(one, other) + 1e-6).sqrt()
 
 
+class GeneratorActor(BestNextAction):
+    """An actor beside a `generator` that clones the data; Q_1 ranks, as in BCQ's and BEAR's codes."""
+
+    @property
+    def resolved_generator(self) -> Policy:
+        return self.resolved_policy
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """The generative model, then critics and actor, which see it."""
+        loss = partial(clone_loss, self.resolved_generator, "generator", "bc", dims)
+        return {"generator": TrainedNetwork(loss, "learning_rate", "grad_norm"), **super().trained(dims)}
+
+    def targets(self) -> dict[str, Target]:
+        return {"actor_target": Target("actor", "tau"), **super().targets()}
+
+    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
+        """Q_1 (B,), by the online critics."""
+        return self.first_q(nets, state, action)
+
+
+@algorithms.register(
+    "cvae_ql",
+    source="Fujimoto, Meger, Precup 2019 (BCQ), algorithm 1; Diffusion-QL, table 2 (CVAE-QL)",
+    cites=("fujimoto2019off", "wang2023diffusion"),
+)
+@dataclass(frozen=True)
+class CVAEQL(GeneratorActor):
+    """Batch-constrained Q-learning: actions of a cloned CVAE, perturbed so that Q rises, and ranked by Q.
+
+    Attributes:
+        policy: the generative model of the data's actions, trained by its own loss.
+        critic: `soft_clipped` weighs the minimum and the maximum, as BCQ does.
+        selection: how it acts; BCQ takes the best of 100.
+        backup_candidates: next actions in the TD target, of which the best one counts.
+        learning_rate: Adam's, of the generative model and of the perturbation.
+    """
+
+    selection_loss = "generator/bc_loss"
+
+    policy: str | PolicyFactory = "cvae"
+    critic: str | CriticFactory = "soft_clipped"
+    selection: str | SelectionFactory = "argmax"
+    backup_candidates: PositiveInt = 10
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """The generative model, the critics, and the perturbation, which is the actor."""
+        networks = super().build(dims)
+        perturbation = Perturbation(dims.state, dims.action)
+        return {"generator": networks["actor"], "critic": networks["critic"], "actor": perturbation}
+
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        return self._perturbed(dims, nets, "actor_target", next_state, strip_prefix("target", noise))
+
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""
+        action = self._perturbed(dims, nets, "actor", batch.state, strip_prefix("actor", noise))
+        loss = -self.first_q(nets, batch.state, action).mean()
+        return loss, detach_info({"actor/loss": loss})
+
+    def _perturbed(self, dims: Dims, nets: Nets, actor: str, state: Tensor, noise: Noise) -> Tensor:
+        """Actions of the generative model, perturbed within the action range."""
+        with torch.no_grad():
+            action = self.resolved_policy.sample(nets["generator"], dims, state, noise)
+        bound = dims.max_action
+        return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
+
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """A perturbed action (B, A) for each state (B, S)."""
+        return self._perturbed(dims, nets, "actor", state, noise)
+
+    def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        return self.sample_action(dims, nets, state, noise)
+
+
 @algorithms.register(
     "mmd_ql",
     source="Kumar et al. 2019 (BEAR), algorithm 1; Diffusion-QL, figure 1 (MMD)",
     cites=("kumar2019stabilizing", "wang2023diffusion"),
 )
 @dataclass(frozen=True)
-class MMDQL(ActorCritic):
+class MMDQL(GeneratorActor):
     """A Gaussian policy that ascends Q while its samples stay within an MMD of those of a cloned generative model.
 
     L = exp(multiplier) * MMD + eta * L_q; the multiplier rises while the MMD is above `threshold`. With eta = 0 the
@@ -72,18 +148,17 @@ class MMDQL(ActorCritic):
         match_noise_clip: bound of the standard normal noise of the actor's samples in the MMD; 0 for none.
         multiplier_spread: standard deviation of the logarithm of the multiplier at the start; if 0 the multiplier is 1.
         backup_candidates: next actions in the TD target, of which the best one counts.
-        discount, tau: gamma; rate of the targets.
-        learning_rate, critic_learning_rate, multiplier_learning_rate, lr_schedule, grad_norm: of Adam.
+        multiplier_learning_rate: Adam's, of the multiplier.
     """
 
     selection_loss = "actor/mmd"
     next_actor = "actor_target"
     structural = ("match_noise_clip", "multiplier_spread")
 
-    policy: str | Callable[[], Policy] = "gaussian"
-    generator: str | Callable[[], Policy] = "cvae"
-    critic: str | Callable[..., CriticEnsemble] = "soft_clipped"
-    selection: str | Callable[[], Selection] = "argmax"
+    policy: str | PolicyFactory = "gaussian"
+    generator: str | PolicyFactory = "cvae"
+    critic: str | CriticFactory = "soft_clipped"
+    selection: str | SelectionFactory = "argmax"
     kernel: str | Kernel = "laplacian"
     eta: NonNegativeFloat = 1.0
     threshold: float = 0.05
@@ -104,14 +179,8 @@ class MMDQL(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The generative model and critics, the actor, then the multiplier by what the actor reached."""
-        return {
-            "generator": TrainedNetwork(partial(self.generator_loss, dims), "learning_rate", "grad_norm"),
-            **super().trained(dims),
-            "multiplier": TrainedNetwork(partial(self.multiplier_loss, dims), "multiplier_learning_rate"),
-        }
-
-    def targets(self) -> dict[str, Target]:
-        return {"actor_target": Target("actor", "tau"), **super().targets()}
+        multiplier = TrainedNetwork(partial(self.multiplier_loss, dims), "multiplier_learning_rate")
+        return {**super().trained(dims), "multiplier": multiplier}
 
     def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """`bc_*`, `target_*`, `actor_*` as elsewhere; `ours_*`, `theirs_*`: samples in the MMD."""
@@ -125,22 +194,6 @@ class MMDQL(ActorCritic):
             **add_prefix("theirs", generator.sample_noise(dims, matched)),
             "coin": integers(2),
         }
-
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """Of B * backup_candidates next actions, a state's candidates side by side."""
-        return super().next_value_noise(dims, rows * self.backup_candidates)
-
-    def next_value(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """The aggregated value (B, Z) of the best candidate."""
-        state = next_state.repeat_interleave(self.backup_candidates, dim=0)
-        return best_value(super().next_value(dims, nets, state, noise, hyper), self.backup_candidates)
-
-    def generator_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The generative model's own BC loss."""
-        losses = self.resolved_generator.losses(
-            nets["generator"], dims, batch.state, batch.action, strip_prefix("bc", noise)
-        )
-        return losses.mean(), detach_info({"generator/bc_loss": losses.mean()})
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """exp(multiplier) * MMD + eta * L_q."""
@@ -157,10 +210,6 @@ class MMDQL(ActorCritic):
         loss = nets["multiplier"].call("ascent", excess)
         return loss, {"multiplier/value": nets["multiplier"]().detach()}
 
-    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """Q_1 (B,), by the online critics, as BEAR's code acts."""
-        return self.first_q(nets, state, action)
-
     def _distance(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         """Mean over states of the MMD between samples of the actor and of the generative model, before the tanh."""
         repeated = state.repeat_interleave(self.match_samples, dim=0)
@@ -168,10 +217,6 @@ class MMDQL(ActorCritic):
             theirs = self.resolved_generator.sample(nets["generator"], dims, repeated, strip_prefix("theirs", noise))
         ours = self.resolved_policy.sample(nets["actor"], dims, repeated, strip_prefix("ours", noise))
         shape = (len(state), self.match_samples, dims.action)
-        unsquashed = [_unsquashed(actions, dims).view(shape) for actions in (ours, theirs)]
-        return mmd(kernels.choose(self.kernel), *unsquashed).mean()
-
-
-def _unsquashed(action: Tensor, dims: Dims) -> Tensor:
-    """atanh of actions, bounded away from the ends: BEAR compares actions before the tanh."""
-    return (action / dims.max_action).clamp(-1 + 1e-4, 1 - 1e-4).atanh()
+        # atanh of actions, bounded away from the ends: BEAR compares actions before the tanh
+        shares = [(actions / dims.max_action).clamp(-1 + 1e-4, 1 - 1e-4) for actions in (ours, theirs)]
+        return mmd(kernels.choose(self.kernel), *(share.atanh().view(shape) for share in shares)).mean()

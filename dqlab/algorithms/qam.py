@@ -1,23 +1,25 @@
-"""QAM (Li & Levine 2026): a flow that adjoint matching bends from the data's towards the critics' gradient."""
+"""QAM (Li & Levine 2026): a flow that adjoint matching bends from the data's towards the critics' gradient; and QAM-E,
+whose actions a small bounded Gaussian edits, which ascends Q by its own gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic
+from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, clone_loss
 from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import NonNegativeFloat
+from dqlab.config.fields import NonNegativeFloat, UnitFloat
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
-from dqlab.networks.ensembles import CriticEnsemble
+from dqlab.networks.mlp import Multiplier
 from dqlab.noise import Noise, NoiseSpec, normal
-from dqlab.policies import Policy
+from dqlab.policies import policies
 from dqlab.policies.base import Dims, add_prefix, strip_prefix
 from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy, adjoint_matching_losses
+from dqlab.policies.gaussian import TanhGaussianPolicy
 
 
 @algorithms.register(
@@ -41,32 +43,30 @@ class QAM(ActorCritic):
         joint_update: as in the authors' code: all losses see the networks as they were before the update, and targets
             follow them so.
         joint_grad_norm: as in the authors' code: `grad_norm` bounds the norm of all networks' gradients together.
-        discount, tau: gamma; rate of the targets, of the critics and of the behaviour flow.
-        learning_rate, critic_learning_rate, lr_schedule, grad_norm: of Adam; the first one of both flows.
+        tau: rate of the targets, of the critics and of the behaviour flow.
+        learning_rate: Adam's, of both flows.
     """
 
-    policy: str | Callable[[], Policy] = "rectified_flow"
-    critic: str | Callable[..., CriticEnsemble] = "ensemble_lcb"
+    policy: str | PolicyFactory = "rectified_flow"
+    critic: str | CriticFactory = "ensemble_lcb"
     inverse_temperature: NonNegativeFloat = 1.0
     grad_norm: float = 1.0
     joint_update: bool = True
     joint_grad_norm: bool = False
 
+    samples_actions = False
+    ranking_critic = "critic"
+    ranks_by_mean = True
     averages_critics = True
     selection_loss = "behaviour/bc_loss"
 
     @property
     def resolved_flow(self) -> RectifiedFlowPolicy:
-        """The policy.
 
-        Raises:
-            ConfigError: it is not a rectified flow.
-        """
-        policy: Policy = self.resolved_policy
-        if not isinstance(policy, RectifiedFlowPolicy) or isinstance(policy, OneStepFlowPolicy):
-            name = type(self).__name__
-            raise ConfigError(f"{name} bends a flow: {name}.policy must be a rectified flow, not {policy}.")
-        return policy
+        def fits(policy: RectifiedFlowPolicy) -> bool:
+            return not isinstance(policy, OneStepFlowPolicy)
+
+        return self.policy_as(RectifiedFlowPolicy, "bends a flow", "a rectified flow", fits)
 
     def build(self, dims: Dims) -> dict[str, nn.Module]:
         """The behaviour flow, the actor and the critics."""
@@ -74,8 +74,8 @@ class QAM(ActorCritic):
 
     def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
         """The behaviour flow, the critics, then the actor."""
-        behaviour = TrainedNetwork(partial(self.behaviour_loss, dims), "learning_rate", "grad_norm")
-        return {"behaviour": behaviour, **super().trained(dims)}
+        behaviour = partial(clone_loss, self.resolved_flow, "behaviour", "bc", dims)
+        return {"behaviour": TrainedNetwork(behaviour, "learning_rate", "grad_norm"), **super().trained(dims)}
 
     def targets(self) -> dict[str, Target]:
         """Moving averages of the behaviour flow and of the critics, an update behind if `joint_update`."""
@@ -85,13 +85,7 @@ class QAM(ActorCritic):
         """What `next_value` needs; `bc_*`: the behaviour flow's loss; `path_*`: the actor's noisy paths."""
         steps = normal(self.resolved_flow.n_steps - 1, batch, dims.action)
         path = add_prefix("path", {"start": normal(batch, dims.action), "eps": steps})
-        return {**self.noise_without_actions(dims, batch), **path}
-
-    def behaviour_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The flow's own loss on the data's actions."""
-        own = strip_prefix("bc", noise)
-        loss = self.resolved_flow.losses(nets["behaviour"], dims, batch.state, batch.action, own).mean()
-        return loss, {"behaviour/bc_loss": loss.detach()}
+        return {**super().update_noise(dims, batch), **path}
 
     def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
         """The adjoint matching loss, by the target critics' mean and the averaged behaviour flow."""
@@ -104,10 +98,92 @@ class QAM(ActorCritic):
             gradient = self.action_gradient(nets, batch.state, action.clamp(-bound, bound))
             return -hyper["inverse_temperature"] * gradient * (action.abs() <= bound)
 
-        losses = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"])
-        loss = losses.mean()
+        loss = adjoint_matching_losses(tuned, base, end_adjoint, noise["path_start"], noise["path_eps"]).mean()
         return loss, detach_info({"actor/loss": loss})
 
-    def ranking(self, nets: Nets, state: Tensor, action: Tensor) -> Tensor:
-        """The online critics' mean (B,)."""
-        return nets["critic"](state, action).mean(dim=0)
+
+@algorithms.register(
+    "qam_edit", source="Li & Levine 2026 (QAM-E); its code's updates", cites=("li2026adjoint", "haarnoja2018soft")
+)
+@dataclass(frozen=True)
+class QAMEdit(QAM):
+    """QAM with an edit policy: actions a + edit_scale * tanh(u), u Gaussian given the state and the actor's action a.
+
+    The edit ascends the critics' mean, and its entropy by a multiplier that holds it at `target_entropy`, as SAC's
+    policy does. No gradient goes from it to the flows.
+
+    Attributes:
+        edit: policy class of the edit, a Gaussian before a tanh.
+        edit_scale: largest edit, as a share of the action range.
+        target_entropy: of tanh(u), for each action dimension.
+        bounded_multiplier: the entropy's multiplier stays between e^-5 and e^10; in the authors' code it has no bounds.
+        learning_rate: Adam's, of both flows and of the edit.
+    """
+
+    edit: str | PolicyFactory = "gaussian"
+    edit_scale: UnitFloat = 0.1
+    target_entropy: float = -0.5
+    bounded_multiplier: bool = True
+
+    structural = ("edit_scale",)
+
+    @property
+    def resolved_edit(self) -> TanhGaussianPolicy:
+        policy = policies.choose(self.edit)()
+        if not isinstance(policy, TanhGaussianPolicy) or not policy.squashed:
+            raise ConfigError(f"QAMEdit bounds its edits: QAMEdit.edit must be a squashed Gaussian, not {policy}.")
+        return policy
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """QAM's networks, and the edit: a `gaussian` of a state and an action, and the `multiplier` of its entropy."""
+        gaussian = self.resolved_edit.build(Dims(dims.state + dims.action, dims.action))
+        multiplier = Multiplier(bounded=self.bounded_multiplier)
+        return {**super().build(dims), "edit": nn.ModuleDict({"gaussian": gaussian, "multiplier": multiplier})}
+
+    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
+        """QAM's networks, then the edit."""
+        edit = TrainedNetwork(partial(self.edit_loss, dims), "learning_rate", "grad_norm")
+        return {**super().trained(dims), "edit": edit}
+
+    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """As in QAM; `edit_*`: the actions that the edit's loss edits, and their edits."""
+        return {**super().update_noise(dims, batch), **add_prefix("edit", self.sample_action_noise(dims, batch))}
+
+    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """Of that many edited next actions (`target_*`), and of the ensemble's backup (`backup_*`)."""
+        return {**add_prefix("target", self.sample_action_noise(dims, rows)), **self.backup_noise(dims)}
+
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        return self.sample_action(dims, nets, next_state, strip_prefix("target", noise))
+
+    def edit_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """-mean Q of edited actions + multiplier * log density; the multiplier rises while the entropy is too low."""
+        action, log_prob = self._edited(dims, nets, batch.state, strip_prefix("edit", noise))
+        multiplier = nets["edit"].part("multiplier")
+        q_loss, log_prob = -nets["critic"](batch.state, action).mean(), log_prob.mean()
+        ascent = multiplier.call("ascent", hyper["target_entropy"] * dims.action + log_prob.detach())
+        loss = q_loss + multiplier().detach() * log_prob + ascent
+        info = {"edit/q_loss": q_loss, "edit/entropy": -log_prob, "edit/multiplier": multiplier()}
+        return loss, detach_info(info)
+
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """Edited actions (B, A) of the actor for states (B, S)."""
+        return self._edited(dims, nets, state, noise)[0]
+
+    def sample_action_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
+        """The actor's (`flow_*`), and standard normal `eps` (B, A) of the edit."""
+        flow = add_prefix("flow", self.resolved_policy.sample_noise(dims, rows))
+        return {**flow, "eps": normal(rows, dims.action)}
+
+    def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        return self.sample_action(dims, nets, state, noise)
+
+    def _edited(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Edited actions (B, A), and the log density (B,) of their edits in units of the largest one."""
+        with torch.no_grad():
+            action = self.resolved_policy.sample(nets["actor"], dims, state, strip_prefix("flow", noise))
+        seen, unit = torch.cat([state, action], dim=-1), Dims(dims.state + dims.action, dims.action)
+        network = nets["edit"].part("gaussian")
+        edit, log_prob = self.resolved_edit.sample_with_log_prob(network, unit, seen, {"eps": noise["eps"]})
+        edited = action + self.edit_scale * dims.max_action * edit
+        return edited.clamp(-dims.max_action, dims.max_action), log_prob

@@ -14,16 +14,13 @@ from torch.utils._python_dispatch import _disable_current_modes  # no public cal
 
 @cache  # never dropped: a recorded graph reads them where they lie
 def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Coefficients as a tensor, kept so that an update copies nothing to the device.
-
-    It holds numbers even when it is first wanted while a program is traced, where new tensors have shapes only.
-    """
+    """Numbers even where they are first wanted while a program is traced, where new tensors have shapes only."""
     with _disable_current_modes():  # type: ignore[no-untyped-call]
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def device_constants(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers (n,) that never change, on the device; the same tensor at every call."""
+    """Numbers (n,) that never change, on the device: the same tensor at every call, so an update copies nothing."""
     return _table(tuple(values), dtype, device)
 
 
@@ -78,13 +75,9 @@ class Process:
         return cls(*(tuple(column.tolist()) for column in columns))
 
     def respaced(self, times: Sequence[int]) -> Process:
-        """The process that visits only these timesteps: q(x_t | x_0) stays what it was at each of them.
+        """The process that visits only these timesteps, all different: q(x_t | x_0) stays as it was at each of them.
 
-        Args:
-            times: different timesteps in 0..N-1, in any order; its own timestep k is the k-th lowest of them.
-
-        Returns:
-            A process of as many timesteps; this one itself if it is all of them.
+        Its own timestep k is the k-th lowest of them. It is this process itself if it is all of them.
         """
         return self if len(times) == self.n_timesteps else _respaced(self, tuple(sorted(times)))
 
@@ -111,7 +104,7 @@ class Process:
 
     def scales(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, each (B, 1), of timesteps (B,)."""
-        abar = _gather(self.alphas_cumprod, t, like)
+        abar = device_constants(self.alphas_cumprod, like.dtype, like.device)[t].unsqueeze(-1)
         return abar.sqrt(), (1 - abar).sqrt()
 
     def diffuse(self, start: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -150,9 +143,4 @@ def _respaced(process: Process, times: tuple[int, ...]) -> Process:
 
 def at_timestep(values: tuple[float, ...], t: int | Tensor, like: Tensor) -> float | Tensor:
     """The coefficient of one timestep, or those (B, 1) of timesteps (B,), of the type and on the device of a tensor."""
-    return values[t] if isinstance(t, int) else _gather(values, t, like)
-
-
-def _gather(values: tuple[float, ...], t: Tensor, like: Tensor) -> Tensor:
-    """The coefficients (B, 1) of timesteps (B,)."""
-    return device_constants(values, like.dtype, like.device)[t].unsqueeze(-1)
+    return values[t] if isinstance(t, int) else device_constants(values, like.dtype, like.device)[t].unsqueeze(-1)

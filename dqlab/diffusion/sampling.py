@@ -27,11 +27,9 @@ DataPrediction = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class ChainNoise:
-    """The randomness of one sampling chain.
+    """The randomness of one sampling chain, standard normal: x_N `start` (B, A), and `steps` in the order of use.
 
-    Attributes:
-        start: x_N (B, A), standard normal.
-        steps: (`Sampler.draws`, B, A), standard normal, in the order of use.
+    Those are (`Sampler.draws`, B, A).
     """
 
     start: Tensor
@@ -117,13 +115,15 @@ class DDPM(Sampler):
         """Standard deviation of the noise of the step from x_t: the posterior's."""
         return process.posterior_std[t]
 
-    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise) -> Tensor:
-        """The posterior mean, plus a standard deviation times noise except at the end."""
+    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise, bound: float | None = None) -> Tensor:
+        """The posterior mean, plus a standard deviation times noise except at the end; clipped to +-bound, if any."""
         x = noise.start
         for order, t in enumerate(reversed(range(process.n_timesteps))):
             x = process.posterior_mean(data(x, t), x, t)
             if t > 0:
                 x = x + self.std(process, t) * noise.steps[order]
+            if bound is not None:
+                x = x.clamp(-bound, bound)
         return x
 
 
@@ -146,7 +146,7 @@ class DDPMLarge(DDPM):
     cites=("hansenestruch2023idql", "ho2020denoising"),
 )
 @dataclass(frozen=True)
-class IDQLDDPM(DDPM):
+class IDQLDDPM(DDPMLarge):
     """Ancestral sampling with noise of variance beta_t that clips each x_t, not the data prediction."""
 
     def __call__(
@@ -155,16 +155,6 @@ class IDQLDDPM(DDPM):
         """As `Sampler.__call__`, but that the data prediction is not clipped."""
         times = self.times(process)
         return self.chain(lambda x, t: denoise(x, times[-1 - t], state), process.respaced(times), noise, max_action)
-
-    def chain(self, data: DataPrediction, process: Process, noise: ChainNoise, bound: float = math.inf) -> Tensor:
-        """The posterior mean, plus sqrt(beta_t) times noise except at the end; clipped to +-bound at every step."""
-        x = noise.start
-        for order, t in enumerate(reversed(range(process.n_timesteps))):
-            x = process.posterior_mean(data(x, t), x, t)
-            if t > 0:
-                x = x + math.sqrt(process.betas[t]) * noise.steps[order]
-            x = x.clamp(-bound, bound)
-        return x
 
 
 @samplers.register("ddim", source="Song et al. 2021, eq. 12 and 16", cites=("song2021denoising",))

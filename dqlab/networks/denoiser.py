@@ -1,4 +1,7 @@
-"""Denoisers: modules `forward(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`."""
+"""Denoisers: modules `forward(noisy_action (B, A), t (B,), state (B, S)) -> (B, A)`.
+
+Perceptrons, plain, residual (IDQL's), or modulated by time and state; and dropout whose masks are injected noise.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,32 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from dqlab.config.fields import check_counts
 from dqlab.config.registry import Registry
 from dqlab.errors import ConfigError
-from dqlab.networks.activations import Activation
+from dqlab.networks.activations import Activation, activations
 from dqlab.networks.mlp import mlp
+from dqlab.networks.stacking import Network
+from dqlab.noise import Noise, NoiseSpec, uniform
 
 denoisers: Registry[Callable[..., nn.Module]] = Registry(
     "denoiser",
     "The network that reads a noisy action, its timestep and the state, and gives what `prediction` says.",
     "DiffusionPolicy.denoiser",
 )
+
+
+def prepared_denoiser(network: Network, state: Tensor, times: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """`(x (B, A), index) -> output (B, A)` in these states (B, S), at the time of that index among `times` (N,).
+
+    A denoiser with `prepare` and `denoise` (see `ConcatDenoiser`) computes once what does not depend on x.
+    """
+    if not hasattr(network.module, "prepare"):
+        return lambda x, index: network(x, times[index].expand(x.shape[0]), state)
+    prepared = network.call("prepare", state, times)
+    return lambda x, index: network.call("denoise", x, index, prepared)  # type: ignore[no-any-return]
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -73,24 +90,18 @@ class ConcatDenoiser(nn.Module, ABC):
         return hidden
 
     def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What a whole chain of denoising steps shares: the first layer's share of states and timesteps.
+        """What a whole chain of denoising steps shares: the first layer's share of states (B, S) and timesteps (N,).
 
         The first layer is linear, so it is a sum over its inputs; only the noisy action's share changes with the step.
-
-        Args:
-            state: (B, S).
-            timesteps: all those that the chain may visit, (N,) int64.
-
-        Returns:
-            For every timestep the first layer's output without the noisy action, N times (B, hidden); and the layer's
-            weight for the noisy action, (hidden, A).
+        For every timestep it is the layer's output without the noisy action, N times (B, hidden); and with them comes
+        the layer's weight for the noisy action, (hidden, A).
         """
         time = self.embed(timesteps.to(state.dtype))
         widths = [time.shape[-1], state.shape[-1]]
-        weights = torch.split(self.first.weight, [self.first.in_features - sum(widths), *widths], dim=1)
-        of_action, of_time, of_state = weights
-        share = nn.functional.linear(state, of_state, self.first.bias)
-        shares = share + nn.functional.linear(time, of_time).unsqueeze(1)
+        widths = [self.first.in_features - sum(widths), *widths]
+        of_action, of_time, of_state = torch.split(self.first.weight, widths, dim=1)
+        share = linear(state, of_state, self.first.bias)
+        shares = share + linear(time, of_time).unsqueeze(1)
         return shares.unbind(), of_action
 
     def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[tuple[Tensor, ...], Tensor]) -> Tensor:
@@ -153,4 +164,201 @@ class MLPDenoiser(ConcatDenoiser):
 
     def rest(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.final_layer(self.mid_layer[1:](hidden))
+        return out
+
+
+class FourierFeatures(nn.Module):
+    """Learned time features (B,) -> (B, width): cosines, then sines, of 2 pi w t; w is from N(0, 0.2^2) at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ConfigError(f"Fourier features (time_dim) must be even and at least 2 wide, not {width!r}.")
+        self.frequencies = nn.Parameter(0.2 * torch.randn(width // 2))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Features of times, given in the network's floating dtype."""
+        angles = 2 * math.pi * t.unsqueeze(-1) * self.frequencies
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """x + W2 activation(W1 LayerNorm(dropout(x))), the hidden layer `expansion` times as wide."""
+
+    def __init__(self, width: int, expansion: int, activation: Activation, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.layers = mlp([width, expansion * width, width], activation=activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        out: Tensor = x + self.layers(self.norm(x if mask is None else x * mask))
+        return out
+
+
+def dropout_mask(noise: Tensor, rate: float) -> Tensor:
+    """Inverted dropout (Srivastava et al. 2014) by uniform noise: 0 with probability `rate`, else 1 / (1 - rate)."""
+    return (noise >= rate).to(noise.dtype) / (1 - rate)
+
+
+@denoisers.register(
+    "ln_resnet",
+    source="Hansen-Estruch et al. 2023 (IDQL), LN_Resnet; details of its official code",
+    cites=("hansenestruch2023idql",),
+)
+class LNResnet(ConcatDenoiser):
+    """IDQL's residual MLP: blocks of dropout, LayerNorm, a layer four times as wide, and back.
+
+    Time is embedded by learned Fourier features and a perceptron of two layers, 2 * time_dim wide. Without dropout
+    `forward` is what IDQL evaluates; `train_forward` is what it trains.
+
+    Args:
+        state_dim, action_dim: S and A.
+        hidden_dim: width of the residual stream.
+        n_blocks: residual blocks.
+        time_dim: Fourier features.
+        dropout: rate of the dropout at the start of each block, in [0, 1).
+        activation: a name from the `activation` registry, or a factory.
+        norm_eps: added to LayerNorm's variance; IDQL's code has 1e-6.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int = 256,
+        n_blocks: int = 3,
+        time_dim: int = 64,
+        dropout: float = 0.1,
+        activation: Activation = "mish",
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        check_counts("LNResnet", hidden_dim=hidden_dim, n_blocks=n_blocks, time_dim=time_dim)
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"LNResnet.dropout must be at least 0 and below 1, not {dropout!r}.")
+        if not norm_eps > 0:
+            raise ConfigError(f"LNResnet.norm_eps must be positive, not {norm_eps!r}.")
+        self.dropout = dropout
+        self.features = FourierFeatures(time_dim)
+        self.time_mlp = mlp([time_dim, 2 * time_dim, 2 * time_dim], activation=activation)
+        self.first_layer = nn.Linear(action_dim + 2 * time_dim + state_dim, hidden_dim)
+        self.blocks = nn.ModuleList(ResidualBlock(hidden_dim, 4, activation, norm_eps) for _ in range(n_blocks))
+        self.final_layer = nn.Linear(hidden_dim, action_dim)
+        self.activation = activations.choose(activation)()
+
+    @property
+    def first(self) -> nn.Linear:
+        return self.first_layer
+
+    def embed(self, t: Tensor) -> Tensor:
+        """Fourier features through two layers, (B, 2 * time_dim)."""
+        embedded: Tensor = self.time_mlp(self.features(t))
+        return embedded
+
+    def rest(self, hidden: Tensor, masks: Tensor | None = None) -> Tensor:
+        """The blocks, an activation, and the last layer; dropout's masks (n_blocks, B, hidden), if there is dropout."""
+        for index, block in enumerate(self.blocks):
+            hidden = block(hidden, None if masks is None else masks[index])
+        out: Tensor = self.final_layer(self.activation(hidden))
+        return out
+
+    def training_noise(self, batch: int) -> dict[str, NoiseSpec]:
+        """Uniform numbers `dropout` (n_blocks, B, hidden); nothing where the rate is 0."""
+        shape = (len(self.blocks), batch, self.first_layer.out_features)
+        return {"dropout": uniform(*shape)} if self.dropout else {}
+
+    def train_forward(self, noisy_action: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
+        """Predicted noise (B, A) with dropout by the noise that `training_noise` asks for."""
+        masks = dropout_mask(noise["dropout"], self.dropout) if self.dropout else None
+        return self.rest(self.enter(noisy_action, t, state), masks)
+
+
+def zero_initialised(layer: nn.Linear) -> nn.Linear:
+    """The layer with weights and bias of 0: at first it gives zeros."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """FiLM of the normalised x: LayerNorm(x) * (1 + scale) + shift, all (B, width); the norm has no weights."""
+    return nn.functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+class FiLMBlock(nn.Module):
+    """x + gate * MLP(modulate(x, scale, shift)); the condition gives gate, scale and shift, which are 0 at first."""
+
+    def __init__(self, width: int, expansion: int, activation: Activation) -> None:
+        super().__init__()
+        self.modulation = zero_initialised(nn.Linear(width, 3 * width))
+        self.layers = mlp([width, expansion * width, width], activation=activation)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift, gate = self.modulation(condition).chunk(3, dim=-1)
+        out: Tensor = x + gate * self.layers(modulate(x, scale, shift))
+        return out
+
+
+@denoisers.register(
+    "film_mlp",
+    source="Perez et al. 2018 (FiLM); Peebles & Xie 2023 (DiT), section 3.2, adaLN-Zero",
+    cites=("perez2018film", "peebles2023scalable"),
+)
+class FiLMDenoiser(nn.Module):
+    """A residual MLP of the noisy action, its layers scaled, shifted and gated by time and state.
+
+    Every block is the identity at first and the output is 0.
+
+    Args:
+        state_dim, action_dim: S and A.
+        hidden_dim: width of the residual stream and of the condition.
+        n_blocks: residual blocks.
+        time_dim: width of the sinusoidal time embedding.
+        expansion: how many times as wide as the residual stream a block's hidden layer is.
+        activation: a name from the `activation` registry, or a factory.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden_dim: int = 256,
+        n_blocks: int = 3,
+        time_dim: int = 16,
+        expansion: int = 1,
+        activation: Activation = "mish",
+    ) -> None:
+        super().__init__()
+        check_counts("FiLMDenoiser", hidden_dim=hidden_dim, n_blocks=n_blocks, time_dim=time_dim, expansion=expansion)
+        self.time_embedding = SinusoidalEmbedding(time_dim)
+        self.time_mlp = mlp([time_dim, hidden_dim, hidden_dim], activation=activation)
+        self.state_mlp = mlp([state_dim, hidden_dim, hidden_dim], activation=activation)
+        self.activation = activations.choose(activation)()
+        self.first_layer = nn.Linear(action_dim, hidden_dim)
+        self.blocks = nn.ModuleList(FiLMBlock(hidden_dim, expansion, activation) for _ in range(n_blocks))
+        self.modulation = zero_initialised(nn.Linear(hidden_dim, 2 * hidden_dim))
+        self.final_layer = zero_initialised(nn.Linear(hidden_dim, action_dim))
+
+    def forward(self, noisy_action: Tensor, t: Tensor, state: Tensor) -> Tensor:
+        return self._rest(noisy_action, self._time(t, state) + self.state_mlp(state))
+
+    def prepare(self, state: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings of the timesteps (N, hidden) and of the states (B, hidden), once a chain."""
+        return self._time(timesteps, state), self.state_mlp(state)
+
+    def denoise(self, noisy_action: Tensor, index: int, prepared: tuple[Tensor, Tensor]) -> Tensor:
+        time, state = prepared
+        return self._rest(noisy_action, time[index] + state)
+
+    def _time(self, t: Tensor, state: Tensor) -> Tensor:
+        embedded: Tensor = self.time_mlp(self.time_embedding(t.to(state.dtype)))
+        return embedded
+
+    def _rest(self, noisy_action: Tensor, embedding: Tensor) -> Tensor:
+        condition = self.activation(embedding)
+        x = self.first_layer(noisy_action)
+        for block in self.blocks:
+            x = block(x, condition)
+        scale, shift = self.modulation(condition).chunk(2, dim=-1)
+        out: Tensor = self.final_layer(modulate(x, scale, shift))
         return out

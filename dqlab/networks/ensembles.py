@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -133,16 +133,16 @@ class QEnsemble(CriticEnsemble):
     norm_after: bool = False
     norm_eps: PositiveFloat = 1e-5
 
+    least: ClassVar[int] = 1
+    """Critics below which there is no such ensemble."""
+
     def __post_init__(self) -> None:
         check_fields(self)
+        check_field(self.n_critics >= self.least, self, "n_critics", f"at least {self.least}")
         super().__init__([self.member() for _ in range(self.n_critics)], alike=True)
 
-    def member(self) -> nn.Module:
-        """A freshly initialised critic; all differ in their parameters' values only."""
-        return self.network()
-
-    def network(self, n_outputs: int = 1) -> QNetwork:
-        """A freshly initialised perceptron that gives so many numbers."""
+    def member(self, n_outputs: int = 1) -> QNetwork:
+        """A freshly initialised critic that gives so many numbers; all differ in their parameters' values only."""
         options = {name: getattr(self, name) for name in ("activation", "layer_norm", "norm_after", "norm_eps")}
         return QNetwork(self.state_dim, self.action_dim, self.hidden_dim, self.depth, n_outputs=n_outputs, **options)
 
@@ -166,11 +166,7 @@ critics: Registry[Callable[..., CriticEnsemble]] = Registry(
 )
 @dataclass(eq=False, repr=False)
 class TwinCritic(QEnsemble):
-    """Two critics; the target uses their minimum, the actor ascends one of them by a fair coin.
-
-    Attributes:
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
-    """
+    """Two critics; the target uses their minimum, the actor ascends one of them by a fair coin."""
 
     n_critics: int = field(default=2, init=False)
 
@@ -190,19 +186,13 @@ class MinimumEnsemble(AggregatedEnsemble):
 
     Attributes:
         n_critics: M; the paper has 10 to 500, a task.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
 
 @critics.register("ensemble_mean", source="Park et al. 2025 (FQL)", cites=("park2025flow",))
 @dataclass(eq=False, repr=False)
 class MeanEnsemble(AggregatedEnsemble):
-    """The mean of M critics, for the target, the actor and the ranking.
-
-    Attributes:
-        n_critics: M.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
-    """
+    """The mean of M critics, for the target, the actor and the ranking."""
 
     n_critics: int = 2
 
@@ -225,14 +215,11 @@ class LowerBoundEnsemble(AggregatedEnsemble):
     Attributes:
         n_critics: M, at least 2; the paper has 64.
         beta: standard deviations below the mean; the paper has 4 and 8.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     beta: NonNegativeFloat = 4.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
+    least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
         return values.mean(dim=0) - self.beta * values.std(dim=0, correction=0)
@@ -252,15 +239,12 @@ class SoftClippedEnsemble(QEnsemble):
     Attributes:
         n_critics: M, at least 2.
         weight: lambda, of the minimum; 1 is clipped double Q.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = 2
     weight: UnitFloat = 0.75
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_field(self.n_critics >= 2, self, "n_critics", "at least 2")
+    least = 2
 
     def aggregate(self, values: Tensor) -> Tensor:
         return self.weight * values.amin(dim=0) + (1 - self.weight) * values.amax(dim=0)
@@ -274,18 +258,15 @@ class REDQ(AggregatedEnsemble):
     The actor ascends the mean over all critics, and candidates are ranked by it.
 
     Attributes:
-        n_critics: M.
         n_subset: m, critics in the subset.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_subset: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_field(
-            1 <= self.n_subset <= self.n_critics, self, "n_subset", f"between 1 and {self.n_critics} (n_critics)"
-        )
+        wanted = f"between 1 and {self.n_critics} (n_critics)"
+        check_field(1 <= self.n_subset <= self.n_critics, self, "n_subset", wanted)
 
     def noise(self) -> dict[str, NoiseSpec]:
         """Uniform numbers (M,), the highest m of which are the subset."""
@@ -308,10 +289,8 @@ class TQC(MeanEnsemble):
     The actor ascends the mean over all quantiles of all critics, and candidates are ranked by it.
 
     Attributes:
-        n_critics: M.
         n_quantiles: Z, quantiles that each critic predicts, at the levels (i + 1/2) / Z.
         n_dropped: d, quantiles dropped for each critic, so that Z' = M * (Z - d) are left.
-        hidden_dim, depth, activation, layer_norm, norm_after, norm_eps: the shape of each critic, as in `QEnsemble`.
     """
 
     n_critics: int = 5
@@ -325,8 +304,8 @@ class TQC(MeanEnsemble):
         wanted = f"between 0 and {self.n_quantiles - 1} (n_quantiles - 1)"
         check_field(0 <= self.n_dropped < self.n_quantiles, self, "n_dropped", wanted)
 
-    def member(self) -> nn.Module:
-        return self.network(self.n_quantiles)
+    def member(self, n_outputs: int = 0) -> QNetwork:
+        return super().member(self.n_quantiles)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Each critic's mean over its quantiles, (M, B)."""

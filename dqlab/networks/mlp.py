@@ -47,16 +47,16 @@ class Multiplier(nn.Module):
 
     Args:
         spread: standard deviation of its logarithm at first, whose mean is 0; where it is 0 the multiplier is 1.
+        bounded: whether its logarithm has bounds.
     """
 
-    LOW, HIGH = -5.0, 10.0
-
-    def __init__(self, spread: float = 0.0) -> None:
+    def __init__(self, spread: float = 0.0, bounded: bool = True) -> None:
         super().__init__()
+        self.low, self.high = (-5.0, 10.0) if bounded else (-math.inf, math.inf)
         self.log_value = nn.Parameter(spread * torch.randn(()) if spread else torch.zeros(()))
 
     def forward(self) -> Tensor:
-        return self.log_value.clamp(self.LOW, self.HIGH).exp()
+        return self.log_value.clamp(self.low, self.high).exp()
 
     def ascent(self, excess: Tensor) -> Tensor:
         """A loss whose descent raises the multiplier while the constraint's excess, a scalar, is positive.
@@ -64,8 +64,8 @@ class Multiplier(nn.Module):
         Its gradient is that of -exp(log_value) * excess; beyond a bound it is zero, unless it leads back.
         """
         log_value = self.log_value.detach()
-        outward = ((log_value >= self.HIGH) & (excess > 0)) | ((log_value <= self.LOW) & (excess < 0))
-        return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.LOW, self.HIGH).exp() * excess)
+        outward = ((log_value >= self.high) & (excess > 0)) | ((log_value <= self.low) & (excess < 0))
+        return -self.log_value * torch.where(outward, 0.0, log_value.clamp(self.low, self.high).exp() * excess)
 
 
 class LinearMultiplier(nn.Module):
@@ -89,14 +89,8 @@ class LinearMultiplier(nn.Module):
         return -self.value * excess.clamp((self.low - value) / rate, (self.high - value) / rate)
 
 
-class UnboundedMultiplier(Multiplier):
-    """exp(log_value) without bounds."""
-
-    LOW, HIGH = -math.inf, math.inf
-
-
-class Temperature(UnboundedMultiplier):
-    """exp(log_value), 1 at first, whose logarithm ascends by the excess itself, as in SAC's codes."""
+class Temperature(Multiplier):
+    """A multiplier without bounds, whose logarithm ascends by the excess itself, as in SAC's codes."""
 
     def ascent(self, excess: Tensor) -> Tensor:
         return -self.log_value * excess

@@ -23,12 +23,7 @@ from dqlab.networks.precision import FULL, Precision
 
 
 class Members(nn.ModuleList):
-    """M networks.
-
-    Args:
-        networks: they may differ in anything.
-        alike: they differ in their parameters' values only, and have no buffers.
-    """
+    """M networks; `alike` ones differ in their parameters' values only, and have no buffers."""
 
     def __init__(self, networks: Sequence[nn.Module], alike: bool = False) -> None:
         super().__init__(networks)
@@ -81,11 +76,7 @@ class Layout:
         return sum(self.sizes)
 
     def flatten(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Named tensors -> one row (P,).
-
-        Raises:
-            RunError: a name is missing, unknown, or has another shape.
-        """
+        """Named tensors -> one row (P,); a RunError if a name is missing, unknown, or has another shape."""
         problems = sorted(set(self.shapes) ^ set(values)) or [
             f"{name}: {tuple(values[name].shape)} instead of {tuple(shape)}"
             for name, shape in self.shapes.items()
@@ -98,15 +89,15 @@ class Layout:
 
     def unflatten(self, row: Tensor) -> dict[str, Tensor]:
         """One row (P,) -> named views into it (one `split`, so that the backward pass is one `cat`)."""
-        parts = torch.split(row, self.sizes)
-        return {name: _cut(part, shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+        parts = zip(torch.split(row, self.sizes), self.shapes.items(), strict=True)
+        counts = [(name, shape, shape.numel(), part) for part, (name, shape) in parts]
+        # a parameter is what comes before the zeros behind it
+        return {name: (part if n == len(part) else part[:n]).view(shape) for name, shape, n, part in counts}
 
     def bind(self, row: Tensor, as_one: bool | None = None) -> Network:
-        """The network with the parameters of one row (P,).
+        """The network with the parameters of one row (P,), on any device.
 
-        Args:
-            row: on any device.
-            as_one: whether members that are alike are called as one; by default wherever that is faster.
+        `as_one` says whether members that are alike are called as one: by default wherever that is faster.
         """
         wanted = self.members is not None and (not one_by_one(row.device) if as_one is None else as_one)
         together = self._together(row) if wanted else {}
@@ -143,12 +134,6 @@ def _members(module: nn.Module, names: Collection[str]) -> tuple[str, int, Layou
     return None
 
 
-def _cut(part: Tensor, shape: torch.Size) -> Tensor:
-    """A parameter without the zeros behind it."""
-    count = shape.numel()
-    return (part if count == part.shape[-1] else part[:count]).view(shape)
-
-
 @dataclass(frozen=True)
 class Network:
     """A module called with parameters that live elsewhere; the module itself is not touched.
@@ -173,10 +158,14 @@ class Network:
 
     def __call__(self, *args: Tensor) -> Tensor:
         """The module's output for its inputs, in the parameters' type whatever the precision of its products."""
-        own = next(iter(self.parameters.values()))
-        with self.precision.region(own.device):
-            out: Tensor = self._bound(*args)
-        return out.to(own.dtype)
+        out: Tensor = self.call("__call__", *args)
+        return out
+
+    def part(self, name: str) -> Network:
+        """A submodule, bound likewise."""
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): value for key, value in self.parameters.items() if key.startswith(prefix)}
+        return Network(self.module.get_submodule(name), own, self.precision)
 
     def call(self, method: str, *args: Any) -> Any:
         """The output of another method of the module, likewise."""

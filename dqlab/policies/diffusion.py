@@ -1,7 +1,10 @@
-"""The diffusion policy: a conditional diffusion model of actions given states (Diffusion-QL, section 3)."""
+"""Diffusion policies: a conditional diffusion model of actions given states (Diffusion-QL, section 3); and EDM (Karras
+et al. 2022), with a preconditioned network, trained at continuous noise levels."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,24 +13,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dqlab.config.fields import PositiveInt
+from dqlab.config.fields import PositiveFloat, PositiveInt, check_field
 from dqlab.diffusion import Process, samplers
 from dqlab.diffusion.predictions import LossWeighting, Prediction, loss_weightings, predictions
 from dqlab.diffusion.process import device_constants
 from dqlab.diffusion.sampling import ChainNoise, Denoise, Sampler
-from dqlab.diffusion.schedules import NoiseSchedule, build_betas
+from dqlab.diffusion.schedules import NoiseSchedule, build_betas, karras
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
+from dqlab.networks.denoiser import prepared_denoiser
 from dqlab.networks.stacking import Network, probe_module
-from dqlab.noise import Noise, NoiseSpec, integers, normal
+from dqlab.noise import Noise, NoiseSpec, integers, normal, uniform
 from dqlab.policies.base import Dims, Policy, add_prefix, policies, strip_prefix
+
+
+class ChainPolicy(Policy):
+    """A policy whose actions a sampler draws by a chain of denoising steps."""
+
+    denoiser: str | Callable[..., nn.Module]
+    sampler: str | Callable[[], Sampler]
+
+    @property
+    @abstractmethod
+    def process(self) -> Process:
+        """The diffusion process that a chain reverses."""
+
+    @cached_property
+    def resolved_sampler(self) -> Sampler:
+        return samplers.choose(self.sampler)()
+
+    def build(self, dims: Dims) -> nn.Module:
+        return denoisers.choose(self.denoiser)(dims.state, dims.action)
+
+    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """x_N `start` (B, A), and `noise` (., B, A) in the order of use, unless the sampler needs none."""
+        draws = self.resolved_sampler.draws(self.process)
+        steps = {"noise": normal(draws, batch, dims.action)} if draws else {}
+        return {"start": normal(batch, dims.action), **steps}
+
+    def run_chain(self, data: Denoise, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
+        """Actions (B, A) of a chain with these data predictions, in states (B, S)."""
+        start = noise["start"]
+        chain = ChainNoise(start, noise.get("noise", start.new_empty(0, *start.shape)))
+        return self.resolved_sampler(data, self.process, state, chain, dims.max_action)
 
 
 @policies.register(
     "diffusion", source="Diffusion-QL, section 3; Ho et al. 2020", cites=("wang2023diffusion", "ho2020denoising")
 )
 @dataclass(frozen=True)
-class DiffusionPolicy(Policy):
+class DiffusionPolicy(ChainPolicy):
     """Actions by denoising Gaussian noise.
 
     Attributes:
@@ -50,10 +85,6 @@ class DiffusionPolicy(Policy):
         return Process.from_betas(build_betas(self.schedule, self.n_timesteps))
 
     @cached_property
-    def resolved_sampler(self) -> Sampler:
-        return samplers.choose(self.sampler)()
-
-    @cached_property
     def resolved_prediction(self) -> Prediction:
         return predictions.choose(self.prediction)()
 
@@ -61,9 +92,6 @@ class DiffusionPolicy(Policy):
     def loss_weights(self) -> tuple[float, ...]:
         """Weight of each timestep's squared error."""
         return loss_weightings.choose(self.weighting)().weights(self.resolved_prediction, self.process)
-
-    def build(self, dims: Dims) -> nn.Module:
-        return denoisers.choose(self.denoiser)(dims.state, dims.action)
 
     def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
         """Uniform timesteps t (B,), the noise eps (B, A), and as `denoiser_*` what the denoiser needs in training."""
@@ -79,14 +107,10 @@ class DiffusionPolicy(Policy):
     def reconstruct(
         self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """The losses, and the actions that the same forward pass stands for (Kang et al. 2023, EDP, section 4.1).
+        """The losses (B,), and the actions (B, A) that the same forward pass stands for (EDP, section 4.1).
 
-        Args:
-            network, dims, state, action, noise: those of `losses`.
-
-        Returns:
-            Losses (B,), and the one-step estimates of x_0 (B, A), clipped to the action range. No gradient passes where
-            they are clipped: late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
+        Those are one-step estimates of x_0, clipped to the action range. No gradient passes where they are clipped:
+        late timesteps, where x_0 magnifies the output by up to 1 / sqrt(abar), mostly are.
         """
         losses, noisy, output = self.denoise(network, state, action, noise)
         start = self.resolved_prediction.start(self.process, noisy, noise["t"], output)
@@ -101,33 +125,18 @@ class DiffusionPolicy(Policy):
         if output.shape != target.shape:
             name, shape, wanted = type(network.module).__name__, tuple(output.shape), tuple(target.shape)
             raise ConfigError(f"The denoiser {name} gives {shape} for actions {wanted}; it must give the same shape.")
-        return self._weighted((output - target).square().mean(dim=-1), t), noisy, output
-
-    def _weighted(self, losses: Tensor, t: Tensor) -> Tensor:
-        """Losses (B,) times the weights of their timesteps, if there are any."""
-        if set(self.loss_weights) == {1.0}:
-            return losses
-        return losses * device_constants(self.loss_weights, losses.dtype, losses.device)[t]
-
-    def sample_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """x_N `start` (B, A), and `noise` (., B, A) in the order of use, unless the sampler needs none."""
-        draws = self.resolved_sampler.draws(self.process)
-        steps = {"noise": normal(draws, batch, dims.action)} if draws else {}
-        return {"start": normal(batch, dims.action), **steps}
+        losses = (output - target).square().mean(dim=-1)
+        if set(self.loss_weights) != {1.0}:
+            losses = losses * device_constants(self.loss_weights, losses.dtype, losses.device)[t]
+        return losses, noisy, output
 
     def sample(
-        self,
-        network: Network,
-        dims: Dims,
-        state: Tensor,
-        noise: Noise,
-        visited: list[Tensor] | None = None,
+        self, network: Network, dims: Dims, state: Tensor, noise: Noise, visited: list[Tensor] | None = None
     ) -> Tensor:
         """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain.
 
         Every noisy action (B, A) that the denoiser is asked about is appended to `visited`.
         """
-        start = noise["start"]
         output = chain_denoiser(network, state, self.resolved_sampler.times(self.process))
 
         def denoise(x: Tensor, t: int, state: Tensor) -> Tensor:
@@ -135,8 +144,86 @@ class DiffusionPolicy(Policy):
                 visited.append(x)
             return self.resolved_prediction.start(self.process, x, t, output(x, t, state))
 
-        chain = ChainNoise(start, noise.get("noise", start.new_empty(0, *start.shape)))
-        return self.resolved_sampler(denoise, self.process, state, chain, dims.max_action)
+        return self.run_chain(denoise, dims, state, noise)
+
+
+@policies.register(
+    "edm",
+    source="Karras et al. 2022, eq. 5 and 7, table 1; noise levels in training: DTQL (Chen, Wang, Zhou 2024)",
+    cites=("karras2022elucidating", "chen2024diffusion"),
+)
+@dataclass(frozen=True)
+class EDMPolicy(ChainPolicy):
+    """Actions by denoising a + sigma * eps, where the data prediction is c_skip * x + c_out * network(c_in * x, ...).
+
+    With these coefficients the network's input and its target have variance 1 at every noise level sigma, if actions
+    have that of `sigma_data`.
+
+    Attributes:
+        denoiser: a name from the `denoiser` registry, or the component itself; its time is log(sigma) / 4.
+        sampler: a name from the `sampler` registry, or a factory.
+        n_steps: noise levels that a sample visits, between the two below as in `karras`.
+        sigma_data: standard deviation of actions.
+        sigma_min, sigma_max: the noise levels.
+        spread: in training log(sigma) is logistic around log(sigma_data) with this scale, within the two.
+        clips_loss: whether the loss is that of a data prediction clipped to the action range, as in DTQL's code.
+    """
+
+    denoiser: str | Callable[..., nn.Module] = "mlp"
+    sampler: str | Callable[[], Sampler] = "heun"
+    n_steps: PositiveInt = 10
+    sigma_data: PositiveFloat = 0.5
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: float = 80.0
+    spread: PositiveFloat = 0.5
+    clips_loss: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field(self.sigma_min < self.sigma_max, self, "sigma_min", "below sigma_max")
+
+    @cached_property
+    def process(self) -> Process:
+        """The noise levels that a sample visits, as a process of x / sqrt(1 + sigma^2)."""
+        return Process.from_betas(karras(self.n_steps, self.sigma_min, self.sigma_max))
+
+    def loss_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
+        """`level` (B,), the share of noise levels below each row's, and the noise eps (B, A)."""
+        return {"level": uniform(batch), "eps": normal(batch, dims.action)}
+
+    def losses(self, network: Network, dims: Dims, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
+        """Squared errors (B,) of the data prediction, over c_out^2, means over action dimensions (eq. 8)."""
+        sigma = self.training_sigma(noise["level"]).unsqueeze(-1)
+        start = self.denoise(network, state, action + sigma * noise["eps"], sigma)
+        if self.clips_loss:
+            start = start.clamp(-dims.max_action, dims.max_action)
+        return ((start - action) / self._scales(sigma)[1]).square().mean(dim=-1)
+
+    def training_sigma(self, level: Tensor) -> Tensor:
+        """Noise levels, below which a share `level` (...) of those in training lies: log-logistic, truncated."""
+        middle = math.log(self.sigma_data)
+        ends = [(math.log(sigma) - middle) / self.spread for sigma in (self.sigma_min, self.sigma_max)]
+        low, high = (1 / (1 + math.exp(-end)) for end in ends)
+        return torch.exp(torch.logit(low + (high - low) * level) * self.spread + middle)
+
+    def denoise(self, network: Network, state: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        """The data prediction (B, A) for x = a + sigma * eps (B, A) at noise levels (B, 1)."""
+        c_skip, c_out, c_in = self._scales(sigma)
+        return c_skip * x + c_out * network(c_in * x, sigma.log().squeeze(-1) / 4, state)
+
+    def _scales(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out and c_in of noise levels (table 1)."""
+        total = sigma.square() + self.sigma_data**2
+        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
+
+    def sample(self, network: Network, dims: Dims, state: Tensor, noise: Noise) -> Tensor:
+        """Actions (B, A) for states (B, S), by the chosen sampler; differentiable through the chain."""
+
+        def data(x: Tensor, t: int, state: Tensor) -> Tensor:
+            alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+            return self.denoise(network, state, x / alpha, torch.full_like(x[:, :1], sigma / alpha))
+
+        return self.run_chain(data, dims, state, noise)
 
 
 def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noise: Noise) -> Tensor:
@@ -148,22 +235,12 @@ def train_forward(network: Network, noisy: Tensor, t: Tensor, state: Tensor, noi
 
 
 def chain_denoiser(network: Network, state: Tensor, times: Sequence[int]) -> Denoise:
-    """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`.
-
-    A denoiser with `prepare` and `denoise` (see `MLPDenoiser`) does once a chain what does not depend on x, for the
-    timesteps that the chain visits.
-    """
-
-    def direct(x: Tensor, t: int, state: Tensor) -> Tensor:
-        return network(x, torch.full((x.shape[0],), t, device=x.device, dtype=torch.int64), state)
-
-    if not hasattr(network.module, "prepare"):
-        return direct
+    """The denoiser of one chain from these states (B, S): `(x (B, A), t, state) -> output (B, A)`."""
     places = {t: index for index, t in enumerate(sorted(times))}
-    prepared = network.call("prepare", state, device_constants(tuple(places), torch.int64, state.device))
+    known = device_constants(tuple(places), torch.int64, state.device)
+    shared = prepared_denoiser(network, state, known)
 
-    def shared(x: Tensor, t: int, given: Tensor) -> Tensor:
-        output: Tensor = network.call("denoise", x, places[t], prepared) if given is state else direct(x, t, given)
-        return output
+    def denoise(x: Tensor, t: int, given: Tensor) -> Tensor:
+        return shared(x, places[t]) if given is state else network(x, known[places[t]].expand(x.shape[0]), given)
 
-    return shared
+    return denoise

@@ -44,44 +44,32 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Mapping[str, Tensor]], re
         raise
 
 
-def read_checkpoint(path: Path) -> tuple[Groups, dict[str, Any]]:
-    """Read a file that `write_checkpoint` wrote: groups of named tensors (on the CPU), and the record.
-
-    Raises:
-        RunError: the file is missing, damaged (a single bit shows), or not a dqlab checkpoint.
-    """
-    return _load(path, dict[str, Any])
-
-
 def load_weights(path: Path) -> tuple[Groups, WeightsRecord]:
-    """One replica's weights, and their record.
-
-    Raises:
-        RunError: as in `read_checkpoint`; also where the file holds something else.
-    """
+    """One replica's weights, and their record; raises as `read_checkpoint` does."""
     from dqlab.tracking.records import WeightsRecord
 
-    weights, record = _load(path, WeightsRecord)
+    weights, record = read_checkpoint(path, WeightsRecord)
     if "seed" not in record:
         raise RunError(f"{path} holds a training state, no weights of one replica. Name a file of checkpoints/.")
     return weights, record
 
 
 def load_state(path: Path) -> tuple[Groups, StateRecord]:
-    """A run's training state, and its record.
-
-    Raises:
-        RunError: as in `read_checkpoint`; also where the file holds something else.
-    """
+    """A run's training state, and its record; raises as `read_checkpoint` does."""
     from dqlab.tracking.records import StateRecord
 
-    return _load(path, StateRecord)
+    return read_checkpoint(path, StateRecord)
 
 
 Record = TypeVar("Record")
 
 
-def _load(path: Path, kind: type[Record]) -> tuple[Groups, Record]:
+def read_checkpoint(path: Path, kind: type[Record] = dict[str, Any]) -> tuple[Groups, Record]:  # type: ignore[assignment]
+    """Read a file that `write_checkpoint` wrote: groups of named tensors (on the CPU), and the record, of a kind.
+
+    Raises:
+        RunError: the file is missing, damaged (a single bit shows), no dqlab checkpoint, or its record of another kind.
+    """
     from safetensors import SafetensorError, safe_open
 
     from dqlab.tracking.records import in_short, parse_record

@@ -48,10 +48,7 @@ class Evaluator:
     def run(self, pack: Pack, step: int, mode: ExecutionMode | None = None) -> list[EvaluationEpisodes]:
         """Evaluate every replica as it is after `step` updates; the same call gives the same episodes.
 
-        Args:
-            pack: the replicas.
-            step: updates done; initial states and noise depend on it.
-            mode: how the sampler is executed; operation by operation by default.
+        The sampler is executed operation by operation, unless a mode is given.
 
         Raises:
             RunError: a policy gives actions that are not finite, or an environment observations or rewards.
@@ -65,15 +62,8 @@ class Evaluator:
         return episodes
 
     def roll_out(self, pack: Pack, step: int, mode: ExecutionMode, rows: Collection[int]) -> list[EvaluationEpisodes]:
-        """Evaluate some replicas; where numbers are not finite, that is a fault of the replica's own episodes.
-
-        Args:
-            pack, step, mode: as in `run`.
-            rows: the replicas that act; what is given for others means nothing.
-
-        Raises:
-            EnvError: an environment raises an error, or gives what its spaces do not allow.
-            StoppedError: it was asked to stop.
+        """Evaluate the replicas of some rows; what is given for others means nothing. Raises as `run` does, but that
+        numbers that are not finite are a fault of the replica's own episodes.
         """
         seeds, groups = (
             [number for replica in pack.seeds for number in numbers(replica, step, self.episodes)]
@@ -81,7 +71,9 @@ class Evaluator:
         )
         states = self.environments.reset(seeds, groups)
         rolling = _EpisodesUnderWay(self, states, seeds, rows)
-        returns, lengths = rolling.run(self._actor(self._core_of(pack, mode), step))
+        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
+            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))  # compiled or captured once
+        returns, lengths = rolling.run(self._actor(self._core[2], step))
         pairs = zip(np.split(returns, pack.replicas), np.split(lengths, pack.replicas), strict=True)
         return [EvaluationEpisodes(*pair, *rolling.faults.get(row, ())) for row, pair in enumerate(pairs)]
 
@@ -94,12 +86,6 @@ class Evaluator:
         """Free what is stepped, if anything was: an environment that draws cannot do so by itself once Python ends."""
         if "environments" in vars(self):
             self.environments.close()
-
-    def _core_of(self, pack: Pack, mode: ExecutionMode) -> SamplerCore:
-        """The sampler of this pack, kept from evaluation to evaluation: compiled or captured once."""
-        if self._core is None or self._core[0] is not pack or self._core[1] is not mode:
-            self._core = (pack, mode, SamplerCore(pack, self.episodes, mode))
-        return self._core[2]
 
     def _actor(self, core: SamplerCore, step: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """States (K * E, S) and how often it was asked before -> actions (K * E, A), those of a chunk side by side."""
@@ -119,14 +105,8 @@ class Evaluator:
 class _EpisodesUnderWay:
     """Episodes of K replicas under way, E each; a replica whose numbers are not finite is left out from then on.
 
-    Args:
-        evaluator: whose environments; they have begun.
-        states (K * E, S): where they are.
-        seeds: K * E, of the episodes.
-        rows: the replicas that act.
-
-    Attributes:
-        faults: of replicas that were left out, by row: why, and whether their policy has diverged.
+    They have begun in the evaluator's environments, from these seeds, in states (K * E, S); replicas of `rows` act.
+    `faults` says of replicas that were left out, by row, why, and whether their policy has diverged.
     """
 
     def __init__(self, evaluator: Evaluator, states: NDArray[Any], seeds: Sequence[int], rows: Collection[int]) -> None:

@@ -61,8 +61,6 @@ BEYOND = 2.0
 """Values so many times the largest return are told of: what algorithms add to rewards, an entropy say, is less."""
 UpdateContext = Callable[[int], AbstractContextManager[object]]
 """Step -> a context in which that update is done, as a profiler needs."""
-
-
 Evaluate = Callable[[Pack, int, ExecutionMode, Collection[int]], list[EvaluationEpisodes]]
 
 
@@ -70,15 +68,11 @@ class Loop:
     """Trains one pack in one run folder.
 
     Args:
-        plan: budget and intervals.
-        pack, data: on the same device.
-        replicas: the pack's rows, by name.
+        plan, task, callbacks: budget and intervals; whose scores are meant; what is called as it goes.
+        pack, data: on the same device; `replicas` are the pack's rows, by name.
         evaluate: `(pack, step, mode, rows) -> EvaluationEpisodes of each replica`, those of the rows meaning something.
-        task: whose scores are meant.
-        folder: where everything is written.
-        callbacks: called as it goes.
+        folder: where everything is written; `resume`: continue from its checkpoint, if there is one.
         mode: how the update is executed.
-        resume: continue from the folder's checkpoint, if there is one.
         stop: when it is set, the loop saves and ends after the update, or the step of an evaluation, under way.
 
     Attributes:
@@ -136,10 +130,7 @@ class Loop:
         return self.step >= self.plan.steps or not self.states.running()
 
     def run(self, update_context: UpdateContext = nullcontext) -> None:
-        """Train to the end of the budget, or until no replica is in training any more.
-
-        Args:
-            update_context: each update is done in the context that it gives for the update's step.
+        """Train to the end of the budget, or until no replica is in training any more, each update in its context.
 
         Raises:
             StoppedError: it was asked to stop; the checkpoint is written.
@@ -163,13 +154,10 @@ class Loop:
             return self.plan.evaluate_untrained
         return self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
 
-    def _next_stop(self) -> int:
-        """The next step at which something is logged or evaluated, or a phase of training ends."""
-        return min(self.plan.next_stop(self.step), self.pack.next_phase(self.step) or self.plan.steps)
-
     def _train_on(self, update_context: UpdateContext) -> None:
-        """Update until something is logged or evaluated, or it is asked to stop."""
-        stop, started, first = self._next_stop(), time.monotonic(), self.step
+        """Update until something is logged or evaluated, a phase of training ends, or it is asked to stop."""
+        started, first = time.monotonic(), self.step
+        stop = min(self.plan.next_stop(first), self.pack.next_phase(first) or self.plan.steps)
         while self.step < stop and not self._stop.is_set():
             with update_context(self.step):
                 self._step()
@@ -185,7 +173,18 @@ class Loop:
         """
         if self._saved_step != self.step:
             self.save()
-        self._record_evaluation()
+        running, recorded = self.states.running(), {}
+        episodes = self._roll_out(running)
+        for row, replica in running.items():
+            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {episodes[row].fault}"
+            if episodes[row].fault and episodes[row].diverged:
+                self._diverged(replica, what)
+            elif done := self._record(row, replica, episodes[row]):
+                recorded[replica.name] = done
+            else:
+                self._callbacks.on_warning(what)
+        self._interval, self._interval_steps = {}, 0
+        self._callbacks.on_evaluation(self.step, recorded)
         self._evaluated_at = self.step
         if self.step < self.plan.steps or not any(
             self.states.last_failed_evaluation(name) for name in self.states.evaluations
@@ -193,11 +192,7 @@ class Loop:
             self.save()
 
     def _check_stop(self) -> None:
-        """End here, with a checkpoint, if that is asked for.
-
-        Raises:
-            StoppedError: it is.
-        """
+        """End here by a StoppedError, with a checkpoint, if that is asked for."""
         if self._stop.is_set():
             if self._saved_step != self.step:
                 self.save()
@@ -207,7 +202,10 @@ class Loop:
         """Record means over the updates since the last log; the only place where losses reach the host."""
         sums, steps = self._step.take_sums(), self.step - self._logged_at
         self._logged_at = self.step
-        self._check_finite(sums)
+        for row, replica in self.states.running().items():
+            broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
+            if broken:
+                self._diverged(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
         if self._interval.keys() != sums.keys():  # a phase of training has begun
             self._interval, self._interval_steps = {}, 0
         for name, value in sums.items():
@@ -223,12 +221,6 @@ class Loop:
             means = {name: float(value[list(running)].mean() / steps) for name, value in sums.items()}
             self._callbacks.on_log(self.step, {**means, "updates_per_second": speed})
 
-    def _check_finite(self, sums: dict[str, Tensor]) -> None:
-        for row, replica in self.states.running().items():
-            broken = next((name for name, value in sums.items() if not bool(torch.isfinite(value[row]))), None)
-            if broken:
-                self._fail(replica, f"{broken} of {replica.title} became NaN or infinite before step {self.step}.")
-
     def _check_values(self, row: int, replica: Replica, value: float) -> None:
         """Say once that critics overestimate: no return is larger than max |r| / (1 - discount)."""
         discount = self._discounts[row]
@@ -242,30 +234,17 @@ class Loop:
                 "eta) or more pessimistic critics help."
             )
 
-    def _fail(self, replica: Replica, what: str) -> None:
-        """End one replica; the others go on."""
-        advice = (
-            "Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
+    def _diverged(self, replica: Replica, what: str) -> None:
+        reason = (
+            f"{what} Start another run with a lower learning rate or a gradient bound (grad_norm); the records are in "
             f"{self.folder.path}."
         )
-        self.states.fail(replica, ReplicaFailure(f"{what} {advice}", self.step))
-        self._callbacks.on_replica_failure(replica.name, f"{what} {advice}")
+        self._fail(replica, ReplicaFailure(reason, self.step))
 
-    def _record_evaluation(self) -> None:
-        running, recorded = self.states.running(), {}
-        episodes = self._roll_out(running)
-        for row, replica in running.items():
-            fault = episodes[row].fault
-            what = f"The evaluation of {replica.title} after {self.step:,} updates failed: {fault}"
-            if not fault:
-                recorded[replica.name] = self._record_one(row, replica, episodes[row])
-            elif episodes[row].diverged:
-                self._fail(replica, what)
-            else:
-                self._record_failed(row, replica, fault)
-                self._callbacks.on_warning(what)
-        self._interval, self._interval_steps = {}, 0
-        self._callbacks.on_evaluation(self.step, recorded)
+    def _fail(self, replica: Replica, failure: ReplicaFailure) -> None:
+        """End one replica; the others go on."""
+        self.states.fail(replica, failure)
+        self._callbacks.on_replica_failure(replica.name, failure.reason)
 
     def _roll_out(self, running: Collection[int]) -> list[EvaluationEpisodes]:
         try:
@@ -279,21 +258,27 @@ class Loop:
                 f"environment is mended, dqlab train --resume --out {self.folder.path} goes on with the evaluation."
             ) from error
 
-    def _record_one(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated:
-        evaluated, name = self._evaluated(row, episodes), replica.name
-        self.states.evaluations[name].append(evaluated)
-        self._write_snapshot(row, replica, evaluated)
-        self._write(name, _evaluation_metrics(evaluated, episodes))
-        return evaluated
-
-    def _record_failed(self, row: int, replica: Replica, reason: str) -> None:
-        """Record that there is no score; the weights are kept: they can be evaluated later."""
-        loss = self._means(row).get(self.pack.algorithm.selection_loss)
-        failed = FailedEvaluation(self.step, reason, loss)
-        self.states.failed_evaluations[replica.name].append(failed)
-        self._write_snapshot(row, replica, failed)
-        if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
-            self._write(replica.name, {"eval/failed": 1.0, **({} if loss is None else {"eval/selection_loss": loss})})
+    def _record(self, row: int, replica: Replica, episodes: EvaluationEpisodes) -> Evaluated | None:
+        """Record one replica's evaluation, or that it gave no score: its weights can be evaluated later."""
+        means = {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
+        loss, name = means.get(self.pack.algorithm.selection_loss), replica.name
+        selection = {} if loss is None else {"eval/selection_loss": loss}
+        if episodes.fault:
+            failed = FailedEvaluation(self.step, episodes.fault, loss)
+            self.states.failed_evaluations[name].append(failed)
+            self._write_snapshot(row, replica, failed)
+            if self.step < self.plan.steps:  # the last one is repeated by a resume, which would record something else
+                self._write(name, {"eval/failed": 1.0, **selection})
+            return None
+        returns, score = episodes.returns, self.task.score
+        mean, std, mean_score = float(returns.mean()), float(returns.std()), float(score(returns.mean()))
+        done = Evaluated(self.step, mean, std, mean_score, float(score(returns).std()), loss, means)
+        self.states.evaluations[name].append(done)
+        self._write_snapshot(row, replica, done)
+        evaluation = {"eval/return_mean": mean, "eval/return_std": std, "eval/length_mean": episodes.lengths.mean()}
+        scores = {"score/mean": mean_score, "score/std": done.score_std}
+        self._write(name, {**{key: float(value) for key, value in evaluation.items()}, **scores, **selection})
+        return done
 
     def _write_snapshot(self, row: int, replica: Replica, evaluated: Evaluated | FailedEvaluation) -> None:
         """Write a replica's weights, and stop it early if it is time."""
@@ -302,22 +287,6 @@ class Loop:
         losses = self.states.selection_losses(replica.name)
         if losses and early_stops.get(self.plan.early_stop)(losses):
             self.states.stop(replica)
-
-    def _means(self, row: int) -> dict[str, float]:
-        """Every loss's mean since the last evaluation."""
-        return {name: float(self._interval[name][row] / self._interval_steps) for name in sorted(self._interval)}
-
-    def _evaluated(self, row: int, episodes: EvaluationEpisodes) -> Evaluated:
-        means, scores = self._means(row), self.task.score(episodes.returns)
-        return Evaluated(
-            self.step,
-            float(episodes.returns.mean()),
-            float(episodes.returns.std()),
-            float(self.task.score(episodes.returns.mean())),
-            float(scores.std()),
-            means.get(self.pack.algorithm.selection_loss),
-            means,
-        )
 
     def _fail_unevaluated(self) -> None:
         """A replica whose last evaluation failed has no result; a resume may mend that."""
@@ -329,8 +298,7 @@ class Loop:
                     "Weights and earlier evaluations are kept. When the environment is mended, dqlab train --resume "
                     f"--out {self.folder.path} evaluates again."
                 )
-                self.states.fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
-                self._callbacks.on_replica_failure(replica.name, reason)
+                self._fail(replica, ReplicaFailure(reason, failed.step, EVALUATION))
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
         self.journals[name].append({"step": self.step, "time": time.time(), "metrics": metrics})
@@ -376,16 +344,3 @@ class Loop:
         self._window, step = tensors.get("window", {}), record["step"]  # earlier versions saved at logs only
         self._logged_at, self._evaluated_at = record.get("logged_at", step), record.get("evaluated_at", step)
         return record
-
-
-def _evaluation_metrics(evaluated: Evaluated, episodes: EvaluationEpisodes) -> dict[str, float]:
-    metrics = {
-        "eval/return_mean": evaluated.return_mean,
-        "eval/return_std": evaluated.return_std,
-        "eval/length_mean": float(episodes.lengths.mean()),
-        "score/mean": evaluated.score_mean,
-        "score/std": evaluated.score_std,
-    }
-    if evaluated.selection_loss is not None:
-        metrics["eval/selection_loss"] = evaluated.selection_loss
-    return metrics

@@ -27,12 +27,10 @@ STEPS_PER_EPOCH = 1000  # the official code's epoch
 
 @dataclass(frozen=True)
 class EvaluationEpisodes:
-    """What one replica did in one evaluation.
+    """What one replica did in one evaluation: undiscounted returns and lengths (E,) of its episodes.
 
-    Attributes:
-        returns, lengths: of its episodes, undiscounted, (E,).
-        fault: a sentence that says why the numbers mean nothing; empty where they mean something.
-        diverged: whether its policy is at fault, and has no use any more; the environment is, otherwise.
+    Where the numbers mean nothing, `fault` is a sentence that says why, and `diverged` whether the policy is at fault,
+    which has no use any more; the environment is, otherwise.
     """
 
     returns: NDArray[np.float64]
@@ -45,10 +43,7 @@ class EvaluationEpisodes:
 class FailedEvaluation:
     """An evaluation that gave no score: the environment did not give finite numbers. No selection rule considers it.
 
-    Attributes:
-        step: updates done.
-        reason: a sentence.
-        selection_loss: as in `Evaluated`; early stopping goes by it.
+    `reason` is a sentence; early stopping goes by the selection loss, as in `Evaluated`.
     """
 
     step: int
@@ -126,8 +121,7 @@ def patience(losses: Sequence[float], tolerance: int = 5, min_delta: float = 0.0
 )
 def last_two(losses: Sequence[float], initial: float = 100.0) -> bool:
     """Stop at the first evaluation whose loss is higher than the previous one's (the first one's: `initial`)."""
-    previous = losses[-2] if len(losses) > 1 else initial
-    return losses[-1] > previous
+    return losses[-1] > (losses[-2] if len(losses) > 1 else initial)
 
 
 @dataclass(frozen=True)
@@ -149,23 +143,15 @@ def select_checkpoints(evaluations: Sequence[Evaluated], offline_rule: str, top_
         offline_rule: a name from the `offline_rule` registry.
         top_k: the paper's k, per task.
     """
-    trained = [each for each in evaluations if each.selection_loss is not None and math.isfinite(each.score_mean)]
-    losses = [evaluation.selection_loss for evaluation in trained if evaluation.selection_loss is not None]
-    best = int(np.argmax([evaluation.score_mean for evaluation in trained]))
+    trained = [e for e in evaluations if e.selection_loss is not None and math.isfinite(e.score_mean)]
+    losses = [e.selection_loss for e in trained if e.selection_loss is not None]
+    best = int(np.argmax([e.score_mean for e in trained]))
     offline = offline_rules.get(offline_rule)(losses, top_k)
-    chosen = {
-        "last": _chosen("last", trained[-1]),
-        "best_online": _chosen("best_online", trained[best]),
-        "offline": _chosen("offline", trained[offline]),
-    }
-    recent = [evaluation.score_mean for evaluation in trained[-10:]]
-    returns = [evaluation.return_mean for evaluation in trained[-10:]]
+    single = {"last": trained[-1], "best_online": trained[best], "offline": trained[offline]}
+    chosen = {rule: Chosen(rule, e.step, e.score_mean, e.score_std, e.return_mean) for rule, e in single.items()}
+    recent, returns = zip(*((e.score_mean, e.return_mean) for e in trained[-10:]), strict=True)
     mean = Chosen("mean_last_10", None, float(np.mean(recent)), float(np.std(recent)), float(np.mean(returns)))
     return {**chosen, mean.rule: mean}
-
-
-def _chosen(rule: str, evaluation: Evaluated) -> Chosen:
-    return Chosen(rule, evaluation.step, evaluation.score_mean, evaluation.score_std, evaluation.return_mean)
 
 
 def official_result(evaluation: Evaluated, selection: str) -> str:
@@ -184,12 +170,9 @@ def official_result(evaluation: Evaluated, selection: str) -> str:
 
 @dataclass(frozen=True)
 class ReplicaFailure:
-    """Why a replica ended before its time.
+    """Why a replica ended before its time, in one line, and after how many updates that was noticed.
 
-    Attributes:
-        reason: one line, for people.
-        step: updates done when it was noticed.
-        kind: `diverged`: it would again; `evaluation`: its last evaluation gave no score, which a resume repeats.
+    Its kind is `diverged`: it would again; or `evaluation`: its last one gave no score, which a resume repeats.
     """
 
     reason: str

@@ -32,13 +32,10 @@ def constant_factor(step: int, first: int, last: int | None) -> float:
 
 
 def adam_step(parameters: Tensor, moments: Moments, gradient: Tensor, rate: Tensor, root: Tensor) -> None:
-    """One step, in place.
+    """One step, in place, of parameters (K, P) with their moments and a gradient.
 
-    Args:
-        parameters, gradient: (K, P).
-        moments: first and second.
-        rate: (K,), learning rate over the first of the step's `bias_corrections`.
-        root: (K,), the second of them. Tensors, so that the step's number is not in a compiled program.
+    `rate` (K,) is the learning rate over the first of the step's `bias_corrections`, `root` (K,) the second of them:
+    tensors, so that the step's number is not in a compiled program.
     """
     first, second = moments
     first.lerp_(gradient, 1 - BETA1)
@@ -88,9 +85,7 @@ def clip_together(gradients: Mapping[str, Tensor], max_norm: Tensor) -> dict[str
 class NetworkOptimiser:
     """How one network of a pack steps.
 
-    Attributes:
-        name, trained: of the network.
-        members: how many alike members its parameters are of, where each is clipped by itself; else 1.
+    Its parameters are of so many alike `members`, where each is clipped by itself; else of 1.
     """
 
     name: str
@@ -114,13 +109,10 @@ class NetworkOptimiser:
         return found if trained.weight_decay is None else [*found, rate * scalars[trained.weight_decay] * trains]
 
     def step(self, tensors: TensorTree, gradient: Tensor, control: Mapping[str, Tensor], clip: bool = True) -> None:
-        """One step, in place.
+        """One step, in place, with a gradient (K, P) and the values (K,) of `controls`, by name.
 
-        Args:
-            tensors: `parameters` and `moments` of all networks, by name, and `hyper`.
-            gradient: (K, P).
-            control: values (K,) of `controls`, by name.
-            clip: whether the gradient is bounded here.
+        `tensors` has `parameters` and `moments` of all networks, by name, and `hyper`; `clip`: whether the gradient is
+        bounded here.
         """
         name, trained, parameters = self.name, self.trained, tensors["parameters"][self.name]
         rate, trains = control[f"rate/{name}"], control[f"trains/{name}"]

@@ -33,12 +33,9 @@ from dqlab.training.optimiser import Factor, Moments, NetworkOptimiser, clip_tog
 
 @dataclass
 class PackState:
-    """All that changes in training: rows are replicas.
+    """All that changes in training, by name: matrices (K, P) whose rows are replicas, and the number of updates done.
 
-    Attributes:
-        parameters, targets: name -> (K, P); targets have the layout of their source.
-        moments: name -> Adam's first and second moments, (K, P) each.
-        step: updates done.
+    Adam's `moments` are a first and a second one for each network; `targets` have the layout of their source.
     """
 
     parameters: dict[str, Tensor]
@@ -81,10 +78,15 @@ class Pack:
         self.trained: dict[str, TrainedNetwork] = self.algorithm.trained(dims)
         self._factor = learning_rate_factor
         self.width = width or default_width(self.device, len(self.seeds))
-        self.hyper = self._stack_hyper(algorithms)
+        rows = [algorithm.hyper() for algorithm in algorithms]
+        self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        self.hyper = {name: torch.tensor(each, dtype=dtype, device=self.device) for name, each in self._scalars.items()}
         replicas = [_initial_networks(self.algorithm, dims, seed) for seed in self.seeds]
         self.layouts = {name: Layout.of(module, precision).to(self.device) for name, module in replicas[0].items()}
-        self._optimisers = {name: self._optimiser(name, trained) for name, trained in self.trained.items()}
+        self._optimisers: dict[str, NetworkOptimiser] = {}
+        for name, trained in self.trained.items():
+            members = self.layouts[name].members if trained.clips_members else None
+            self._optimisers[name] = NetworkOptimiser(name, trained, members[1] if members else 1)
         networks = chain.from_iterable(each.controls for each in self._optimisers.values())
         self.control_names = [*networks, *self.algorithm.targets()]
         self._sources = {name: name for name in self.layouts}
@@ -94,19 +96,8 @@ class Pack:
 
     @property
     def replicas(self) -> int:
-        """K, how many replicas there are."""
+        """K."""
         return len(self.seeds)
-
-    def _stack_hyper(self, algorithms: Sequence[Algorithm]) -> dict[str, Tensor]:
-        rows = [algorithm.hyper() for algorithm in algorithms]
-        self._scalars = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        return {
-            name: torch.tensor(values, dtype=self.dtype, device=self.device) for name, values in self._scalars.items()
-        }
-
-    def _optimiser(self, name: str, trained: TrainedNetwork) -> NetworkOptimiser:
-        members = self.layouts[name].members if trained.clips_members else None
-        return NetworkOptimiser(name, trained, 1 if members is None else members[1])
 
     def _initial_state(self, replicas: Sequence[Mapping[str, torch.nn.Module]]) -> PackState:
         parameters = {}
@@ -119,12 +110,9 @@ class Pack:
         return PackState(parameters, moments, targets)
 
     def load(self, replica: int, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Inject weights of one replica.
+        """Inject weights of one replica: of networks or targets, as tensors by their names in the network's module.
 
-        Args:
-            replica: its row.
-            weights: network or target name -> named tensors, with the parameter names of the network's module.
-                A target that is not named becomes a copy of its source, if that is named.
+        A target that is not named becomes a copy of its source, if that is named.
 
         Raises:
             RunError: a network is unknown, or its tensors do not fit.
@@ -132,36 +120,24 @@ class Pack:
         if unknown := sorted(set(weights) - set(self._sources)):
             known = ", ".join(self._sources)
             raise RunError(f"These are no weights of this algorithm: it has {known}; they have {', '.join(unknown)}.")
+        rows = {**self.state.parameters, **self.state.targets}
         for name, values in weights.items():
-            row = self.layouts[self._sources[name]].flatten(values)
-            self._rows(name)[replica] = row.to(self.device, self.dtype)
+            rows[name][replica] = self.layouts[self._sources[name]].flatten(values).to(self.device, self.dtype)
         for name, target in self.algorithm.targets().items():
             if name not in weights and target.source in weights:
-                self.state.targets[name][replica] = self.state.parameters[target.source][replica]
+                rows[name][replica] = rows[target.source][replica]
 
     def weights(self, replica: int) -> dict[str, dict[str, Tensor]]:
         """Named parameters of every network and target of one replica, as copies."""
-        names = [*self.state.parameters, *self.state.targets]
-        return {
-            name: {
-                key: value.clone()
-                for key, value in self.layouts[self._sources[name]].unflatten(self._rows(name)[replica]).items()
-            }
-            for name in names
-        }
-
-    def _rows(self, name: str) -> Tensor:
-        return self.state.parameters[name] if name in self.state.parameters else self.state.targets[name]
+        rows = {**self.state.parameters, **self.state.targets}
+        named = {name: self.layouts[self._sources[name]].unflatten(row[replica]) for name, row in rows.items()}
+        weights: dict[str, dict[str, Tensor]] = tree_map(torch.clone, named)
+        return weights
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One update of every replica.
+        """One update of every replica; returns the losses' scalars, name -> (K,), on the device.
 
-        Args:
-            batch: fields with a leading replica axis: state (K, B, S), reward (K, B), ...
-            noise: what `algorithm.update_noise` asks for, with a leading replica axis.
-
-        Returns:
-            The losses' scalars, name -> (K,), on the device.
+        Batch and noise (what `algorithm.update_noise` asks for) have a leading replica axis: state (K, B, S), ...
         """
         controls = self.controls(range(self.state.step, self.state.step + 1))[:, 0]
         parts = []
@@ -192,11 +168,7 @@ class Pack:
         return [name for name, trained in self.trained.items() if trained.in_phase(step)]
 
     def _check_phases(self) -> None:
-        """See that networks are trained in every phase, and that what they start as fits.
-
-        Raises:
-            ConfigError: they are not; or it does not.
-        """
+        """A ConfigError unless networks are trained in every phase, and what they start as fits."""
         kind = type(self.algorithm).__name__
         for step in self.phases:
             if not self.trained_at(step):
@@ -217,14 +189,8 @@ class Pack:
 
     def tensors(self, rows: slice) -> TensorTree:
         """What an update of those replicas reads and changes: views of the state, and their scalars."""
-        state = self.state
-        named = {
-            "parameters": state.parameters,
-            "moments": state.moments,
-            "targets": state.targets,
-            "hyper": self.hyper,
-        }
-        views: TensorTree = tree_map(itemgetter(rows), named)
+        state = {name: getattr(self.state, name) for name in ("parameters", "moments", "targets")}
+        views: TensorTree = tree_map(itemgetter(rows), {**state, "hyper": self.hyper})
         return views
 
     def controls(self, steps: range) -> Tensor:
@@ -244,16 +210,12 @@ class Pack:
     def advance(
         self, tensors: TensorTree, batch: Batch, noise: Noise, controls: Tensor, phase: int = 0
     ) -> dict[str, Tensor]:
-        """One update of some replicas, in place, as a function of tensors alone.
+        """One update of some replicas, in place, as a function of tensors alone; the losses' scalars, name -> (k,).
 
         Args:
-            tensors: as `tensors` gives them.
-            batch, noise: theirs, as in `update`.
+            tensors, batch, noise: as `tensors` gives them; theirs, as in `update`.
             controls: theirs, (k, C).
             phase: any step of the phase; the update is the same function in all of it.
-
-        Returns:
-            The losses' scalars, name -> (k,).
         """
         control = dict(zip(self.control_names, controls.unbind(-1), strict=True))
         trains, parameters = self.trained_at(phase), tensors["parameters"]
@@ -306,7 +268,12 @@ class Pack:
 
         def scalars(*args: Any) -> Loss:
             loss, info = self.trained[name].loss(*args)
-            _check_scalars(name, {f"the loss of '{name}'": loss, **info})
+            for what, value in {f"the loss of '{name}'": loss, **info}.items():
+                if not isinstance(value, Tensor) or value.ndim:  # a batch of losses would be summed in silence
+                    found = (
+                        f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
+                    )
+                    raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
             return loss, info
 
         loss, info = self.map(scalars, rows, batch, noise, tensors["hyper"])
@@ -315,9 +282,7 @@ class Pack:
     def losses(self, rows: slice, batch: Batch, noise: Noise, trains: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The losses' scalars of some replicas as they are, name -> (k,), gradients included; nothing changes.
 
-        Args:
-            rows, batch, noise: as in `update`, of those replicas.
-            trains: whose losses; all networks' by default, whatever the phase.
+        `trains` says whose losses: all networks' by default, whatever the phase.
         """
         info: dict[str, Tensor] = {}
         for name in self.trained if trains is None else trains:
@@ -350,35 +315,23 @@ class Pack:
 
         `SamplerCore` does the same by an execution mode, in one call for many states.
         """
-        parts = [
-            self.choose_actions(self.tensors(rows), state[rows], {name: value[rows] for name, value in noise.items()})
-            for rows in self.groups()
-        ]
+        own = [tree_map(itemgetter(rows), (state, dict(noise))) for rows in self.groups()]
+        parts = [self.choose_actions(self.tensors(rows), *each) for rows, each in zip(self.groups(), own, strict=True)]
         actions: Tensor = concatenate_nested(parts)
         return actions
 
     def sample_action(self, state: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Actions (K, B, A) that every replica's policy draws by itself for states (K, B, S), unranked."""
-        return self._choose(self.algorithm.sample_action, self.tensors(slice(None)), state, dict(noise))
+        return self.choose_actions(self.tensors(slice(None)), state, dict(noise), self.algorithm.sample_action)
 
-    def choose_actions(self, tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (k, B, A) of some replicas, as a function of tensors alone; no graph is recorded."""
-        return self._choose(self.algorithm.act, tensors, state, noise)
-
-    def _choose(self, how: Callable[..., Tensor], tensors: TensorTree, state: Tensor, noise: Noise) -> Tensor:
+    def choose_actions(
+        self, tensors: TensorTree, state: Tensor, noise: Noise, how: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Actions (k, B, A) of some replicas, as a function of tensors alone: those that it acts with, by default."""
+        nets = {**tensors["parameters"], **tensors["targets"]}
         with torch.no_grad():
-            actions: Tensor = self.map(
-                partial(how, self.dims), {**tensors["parameters"], **tensors["targets"]}, state, noise
-            )
+            actions: Tensor = self.map(partial(how or self.algorithm.act, self.dims), nets, state, noise)
         return actions
-
-
-def _check_scalars(name: str, values: Mapping[str, Any]) -> None:
-    """What a loss returns must be scalar tensors; a batch of losses would be summed in silence."""
-    for what, value in values.items():
-        if not isinstance(value, Tensor) or value.ndim:
-            found = f"of shape {tuple(value.shape)}: take its mean" if isinstance(value, Tensor) else repr(value)
-            raise ConfigError(f"Training '{name}': {what} must be a scalar tensor, not {found}.")
 
 
 def _initial_networks(algorithm: Algorithm, dims: Dims, seed: int) -> dict[str, torch.nn.Module]:

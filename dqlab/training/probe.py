@@ -28,55 +28,44 @@ from dqlab.training.execution.torch_internals import OperationObserver
 from dqlab.training.pack import Pack
 
 
+@dataclass
 class Probe:
-    """Tries an algorithm, one replica on the CPU. What is asked for is found out once, and kept.
+    """Tries an algorithm, that of any replica, one replica on the CPU. What is asked for is found out once, and kept.
 
-    Args:
-        algorithm: of any replica of a pack.
-        dims: state and action sizes.
+    Attributes:
         batch_size: B, of an update.
-        dtype: of the run's parameters.
-        precision: of the networks' matrix products.
+        dtype, precision: of the run's parameters, and of the networks' matrix products.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        dims: Dims,
-        batch_size: int = 2,
-        dtype: torch.dtype = torch.float32,
-        precision: Precision = FULL,
-    ) -> None:
-        self._algorithm, self._dims, self._batch_size = algorithm, dims, batch_size
-        self._dtype, self._precision = dtype, precision
+    algorithm: Algorithm
+    dims: Dims
+    batch_size: int = 2
+    dtype: torch.dtype = torch.float32
+    precision: Precision = FULL
 
     def check_wiring(self) -> None:
-        """Update once in every phase and act once, so that mistakes in the wiring show.
-
-        Raises:
-            ConfigError: the losses do not report what offline model selection goes by; or whatever a component raises.
-        """
-        _update_and_act(Pack([self._algorithm], self._dims, [0], precision=self._precision))
+        """Update once in every phase and act once, so that mistakes in the wiring show, as a ConfigError."""
+        _update_and_act(Pack([self.algorithm], self.dims, [0], precision=self.precision))
 
     @cached_property
     def shared_hyperparameters(self) -> frozenset[str]:
         """Scalars that an update, or an action, reads from the algorithm itself, and not from `hyper`."""
-        watched, read = _with_reads_noted(self._algorithm)
-        pack = Pack([watched], self._dims, [0])
+        watched, read = _with_reads_noted(self.algorithm)
+        pack = Pack([watched], self.dims, [0])
         _update_and_act(pack)
-        state = torch.zeros(1, 2, self._dims.state, dtype=pack.dtype)
-        pack.sample_action(state, made_up_noise(pack, watched.sample_action_noise(self._dims, 2)))
-        return frozenset(read & set(self._algorithm.hyper()))
+        state = torch.zeros(1, 2, self.dims.state, dtype=pack.dtype)
+        pack.sample_action(state, made_up_noise(pack, watched.sample_action_noise(self.dims, 2)))
+        return frozenset(read & set(self.algorithm.hyper()))
 
     @cached_property
     def memory(self) -> MemoryNeed:
         """About what one replica needs, from what the backward passes of one update keep."""
-        pack = Pack([self._algorithm], self._dims, [0], dtype=self._dtype, device="cpu")
-        batch, noise = made_up_update(pack, self._batch_size)
+        pack = Pack([self.algorithm], self.dims, [0], dtype=self.dtype, device="cpu")
+        batch, noise = made_up_update(pack, self.batch_size)
         held = max(_loss_bytes(pack, name, batch, noise) for name in pack.trained)
         parameters = _bytes(pack.state.parameters)
         state = parameters + _bytes([pack.state.moments, pack.state.targets])
-        ahead = CHUNK * (_bytes(noise) + 8 * self._batch_size)
+        ahead = CHUNK * (_bytes(noise) + 8 * self.batch_size)
         return MemoryNeed(state + ahead, held + 2 * parameters + state)
 
 
@@ -91,20 +80,15 @@ one each for forward and backward passes, of up to 32 MiB (on Hopper; less on ot
 class MemoryNeed:
     """Bytes that one replica takes, estimated.
 
-    Attributes:
-        kept: for as long as it is trained: parameters, moments, targets, noise drawn ahead.
-        working: while it is updated: what backward passes keep, gradients, and a copy of the state for trial runs.
+    They are `kept` for as long as it is trained: parameters, moments, targets, noise drawn ahead; `working` is while it
+    is updated: what backward passes keep, gradients, and a copy of the state for trial runs.
     """
 
     kept: int
     working: int
 
     def width(self, replicas: int, free: int) -> int:
-        """How many replicas can be computed together, in that many free bytes.
-
-        Raises:
-            ConfigError: not even one at a time.
-        """
+        """How many replicas can be computed together, in that many free bytes; a ConfigError if not even one."""
         left = int(free * USABLE) - replicas * self.kept
         if left < self.working:
             wanted = (replicas * self.kept + self.working) / USABLE
@@ -129,12 +113,9 @@ def flops_of_updates(pack: Pack, batch_size: int, steps: range) -> int:
 def flops_of_update(pack: Pack, batch_size: int, step: int = 0) -> int:
     """Floating-point operations of the matrix products in one update of all replicas, backward passes included.
 
-    Counted, by PyTorch's table, while one replica's losses and gradients of made-up numbers are computed; nothing
-    changes. It is no part of `Probe`: which operations there are depends on the device, and `auto` goes by their count.
-
-    Args:
-        pack, batch_size: whose update, and B.
-        step: in whose phase it is.
+    The update is one of the phase that `step` is in. They are counted, by PyTorch's table, while one replica's losses
+    and gradients of made-up numbers are computed; nothing changes. It is no part of `Probe`: which operations there are
+    depends on the device, and `auto` goes by their count.
     """
     batch, noise = made_up_update(pack, batch_size)
     flops = 0

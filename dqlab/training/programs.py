@@ -1,10 +1,8 @@
 """What a pack runs on its device: the training step and the sampler core, each as a program.
 
-No argument of the step comes from the host, and nothing goes back to it.
-
-Batches' indices and all other noise of the next 100 steps, and what depends on the steps' numbers, lie in buffers on
-the device. One run of the program reads them at a cursor, gathers the batch, updates the replicas, adds the losses to
-sums, and moves the cursor on.
+No argument of the step comes from the host, and nothing goes back to it: batches' indices and all other noise of the
+next 100 steps, and what depends on the steps' numbers, lie in buffers on the device. One run of the program reads them
+at a cursor, gathers the batch, updates the replicas, adds the losses to sums, and moves the cursor on.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -30,15 +29,10 @@ from dqlab.training.probe import flops_of_updates
 
 
 class Step:
-    """Updates a pack, one step a call.
+    """Updates a pack in place, one step a call, with B transitions of data on the same device.
 
-    Args:
-        pack: changed in place; its state's tensors must not be replaced afterwards.
-        data: on the same device.
-        batch_size: B.
-        mode: how the program is executed.
-        updates: how many are to come; what `auto` goes by.
-        on_execution: called with the mode that is used, before it is made ready, which may take a while.
+    The pack's state's tensors must not be replaced afterwards. `auto` goes by the number of `updates` to come;
+    `on_execution` is called with the mode that is used, before it is made ready, which may take a while.
     """
 
     def __init__(
@@ -62,7 +56,10 @@ class Step:
             "controls": pack.controls(self._steps()),
             "cursor": torch.full((pack.replicas,), pack.state.step % self._stream.chunk, device=pack.device),
         }
-        self._names = {name: self._loss_names(name) for name in pack.trained}
+        rows = pack.groups()[0]  # what losses report is found by computing them once; nothing changes
+        noise = tree_map(itemgetter((rows, 0)), self._buffers["noise"])
+        batch = gather_rows(self._fields, noise.pop("batch_index"))
+        self._names = {name: list(pack.losses(rows, batch, noise, [name])) for name in pack.trained}
         self._columns = list(dict.fromkeys(name for names in self._names.values() for name in names))
         self.sums = torch.zeros(pack.replicas, len(self._columns), dtype=torch.float64, device=pack.device)
         steps = range(pack.state.step, pack.state.step + updates)
@@ -85,18 +82,16 @@ class Step:
     def __call__(self) -> None:
         """One update of every replica."""
         if self.pack.state.step // self._stream.chunk != self._position:
-            self._refill()  # first: making a program ready runs it on what is in the buffers
+            self._position = self.pack.state.step // self._stream.chunk
+            # first: making a program ready runs it on what is in the buffers
+            self._stream.draw_chunk(self._position, into=self._buffers["noise"])
+            self._buffers["controls"].copy_(self.pack.controls(self._steps()))
+            self._buffers["cursor"].zero_()
         if self.pack.state.step == self._next_phase:
             self._begin_phase()
         for run in self._runs:
             run()
         self.pack.state.step += 1
-
-    def _refill(self) -> None:
-        self._position = self.pack.state.step // self._stream.chunk
-        self._stream.draw_chunk(self._position, into=self._buffers["noise"])
-        self._buffers["controls"].copy_(self.pack.controls(self._steps()))
-        self._buffers["cursor"].zero_()
 
     def noise_at(self, step: int) -> dict[str, Tensor]:
         """What the update of that number reads, batch indices included: name -> (K, *shape)."""
@@ -122,15 +117,8 @@ class Step:
             if name in sums:
                 self.sums[:, column] = sums[name].to(self.sums.device)
 
-    def _loss_names(self, network: str) -> list[str]:
-        """What a network's loss reports, found by computing it once; nothing changes."""
-        rows = self.pack.groups()[0]
-        noise = tree_map(lambda tensor: tensor[rows, 0], self._buffers["noise"])
-        batch = gather_rows(self._fields, noise.pop("batch_index"))
-        return list(self.pack.losses(rows, batch, noise, [network]))
-
     def _program(self, rows: slice) -> Program:
-        own = tree_map(lambda tensor: tensor[rows], {**self._buffers, "sums": self.sums})
+        own = tree_map(itemgetter(rows), {**self._buffers, "sums": self.sums})
         tensors = {**self.pack.tensors(rows), **own, "data": self._fields}
         return Program(self._update, tensors, ("parameters", "moments", "targets", "sums", "cursor"))
 
@@ -163,15 +151,11 @@ def lanes_of(states: int, device: torch.device) -> tuple[int, int]:
 
 
 class SamplerCore:
-    """Acts with a pack, as it is at the time of the call, in a fixed number of states.
+    """Acts with a pack, as it is at the time of the call, in a fixed number of states, B a call of each replica.
 
     Sampling chains of all candidates, the critics that rank them and the selection are one program, without autograd.
-    On a CPU states are cut into lanes, which its cores compute side by side, a thread each.
-
-    Args:
-        pack: whose networks act; its state's tensors must not be replaced afterwards.
-        states: B, states a call, of each replica.
-        mode: how the program is executed.
+    On a CPU states are cut into lanes, which its cores compute side by side, a thread each. The tensors of the pack's
+    state must not be replaced afterwards.
     """
 
     def __init__(self, pack: Pack, states: int, mode: ExecutionMode) -> None:
@@ -195,28 +179,22 @@ class SamplerCore:
         return NoiseStream(by_lane, pack.seeds, name, dtype=pack.dtype, device=pack.device, chunk=20)
 
     def sample_actions(self, state: Tensor, noise: Noise) -> Tensor:
-        """Actions (K, B, A) for states (K, B, S), on the device; the next call may overwrite them.
+        """Actions (K, B, A) for states (K, B, S) of any device and floating type; the next call may overwrite them.
 
-        Args:
-            state: on any device, of any floating type.
-            noise: from a `noise_stream`: what `algorithm.act_noise` asks for, for every replica and lane.
+        `noise`, from a `noise_stream`, is what `algorithm.act_noise` asks for, for every replica and lane.
         """
         self._state.flatten(1, 2)[:, : self.states].copy_(to_device(self.pack.device, state.to(self.pack.dtype)))
         for name, value in noise.items():
             self._noise[name].copy_(value)
-        actions = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]
-        return self._together(actions)
-
-    def _together(self, actions: list[Tensor]) -> Tensor:
-        """Actions of groups and lanes (k, size, A) as one tensor (K, B, A)."""
-        if len(actions) == 1:
-            return actions[0]
-        starts = range(0, len(actions), self.lanes)
-        groups = [torch.cat(actions[first : first + self.lanes], dim=1) for first in starts]
-        return torch.cat(groups)[:, : self.states]
+        parts = list(self._pool.map(lambda run: run(), self._runs)) if self._pool else [run() for run in self._runs]
+        if len(parts) == 1:
+            actions: Tensor = parts[0]
+            return actions
+        starts = range(0, len(parts), self.lanes)  # of groups, whose lanes (k, size, A) lie side by side
+        return torch.cat([torch.cat(parts[start : start + self.lanes], dim=1) for start in starts])[:, : self.states]
 
     def _program(self, rows: slice, lane: int) -> Program:
-        own = tree_map(lambda tensor: tensor[rows, lane], {"state": self._state, "noise": self._noise})
+        own = tree_map(itemgetter((rows, lane)), {"state": self._state, "noise": self._noise})
         networks = self.pack.tensors(rows)
         return Program(self._act, {name: networks[name] for name in ("parameters", "targets")} | own)
 

@@ -12,15 +12,13 @@ from made_scenes import Scene, gradients_of
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
-from dqlab.algorithms.meanflow_ql import MeanFlowQL
-from dqlab.algorithms.qam import QAM
-from dqlab.algorithms.qam_edit import QAMEdit
+from dqlab.algorithms.fql import MeanFlowQL
+from dqlab.algorithms.qam import QAM, QAMEdit
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.policies.base import strip_prefix
-from dqlab.policies.flow import RectifiedFlowPolicy
+from dqlab.policies.flow import MeanFlowPolicy, RectifiedFlowPolicy
 from dqlab.policies.gaussian import TanhGaussianPolicy
-from dqlab.policies.mean_flow import MeanFlowPolicy
 from dqlab.testing import BATCH, DIMS, one_noise
 
 FLOW = partial(RectifiedFlowPolicy, n_steps=3)

@@ -13,10 +13,18 @@ from torch.nn import functional
 from dqlab.config.registry import RegistryEntry
 from dqlab.errors import ConfigError
 from dqlab.networks import denoisers
-from dqlab.networks.denoiser import MLPDenoiser, SinusoidalEmbedding
-from dqlab.networks.film import FiLMBlock, FiLMDenoiser, modulate
+from dqlab.networks.denoiser import (
+    FiLMBlock,
+    FiLMDenoiser,
+    FourierFeatures,
+    LNResnet,
+    MLPDenoiser,
+    ResidualBlock,
+    SinusoidalEmbedding,
+    dropout_mask,
+    modulate,
+)
 from dqlab.networks.mlp import mlp
-from dqlab.networks.resnet import FourierFeatures, LNResnet, ResidualBlock, dropout_mask
 from dqlab.networks.transformer import SelfAttention, TransformerDenoiser
 from dqlab.noise import draw_noise, generator_for
 from dqlab.testing import one_noise

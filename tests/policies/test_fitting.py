@@ -11,10 +11,8 @@ from made_policies import Fit
 from dqlab.errors import ConfigError
 from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.policies import Policy, policies
-from dqlab.policies.cvae import CVAEPolicy
-from dqlab.policies.flow import OneStepFlowPolicy, RectifiedFlowPolicy
-from dqlab.policies.gaussian import DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
-from dqlab.policies.mean_flow import MeanFlowPolicy
+from dqlab.policies.flow import MeanFlowPolicy, OneStepFlowPolicy, RectifiedFlowPolicy
+from dqlab.policies.gaussian import CVAEPolicy, DeterministicPolicy, GaussianMixturePolicy, TanhGaussianPolicy
 from dqlab.policies.selection import Argmax, IDQLExpectile, IDQLExponential, IDQLQuantile, MeanOfBest, SoftmaxQ, TopK
 
 SMALL = partial(MLPDenoiser, hidden_dim=64)

@@ -15,16 +15,16 @@ from dqlab.networks.denoiser import MLPDenoiser
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
 from dqlab.policies.flow import (
-    OneStepFlow,
+    MeanFlowPolicy,
     OneStepFlowPolicy,
     RectifiedFlowPolicy,
     Velocity,
     adjoint_matching_losses,
+    directional_derivative,
     lean_adjoints,
     memoryless_path,
     memoryless_scales,
 )
-from dqlab.policies.mean_flow import MeanFlowPolicy, directional_derivative
 
 DIMS = Dims(3, 2, 2.0)
 SMALL = partial(MLPDenoiser, hidden_dim=16)
@@ -97,7 +97,7 @@ def test_what_is_prepared_once_changes_nothing() -> None:
 
 def one_step(a: float, w: float) -> Network:
     """A teacher with velocity a x and a student that gives w x."""
-    return bind(OneStepFlow(Linear(a, 0.0), Linear(w, 0.0)))
+    return bind(torch.nn.ModuleDict({"flow": Linear(a, 0.0), "one_step": Linear(w, 0.0)}))
 
 
 def test_distillation_by_hand() -> None:

@@ -22,8 +22,7 @@ from torch.distributions import (
 from dqlab.networks import Layout
 from dqlab.networks.stacking import Network
 from dqlab.policies.base import Dims
-from dqlab.policies.cvae import CVAENetwork, CVAEPolicy, kl_to_standard
-from dqlab.policies.gaussian import GaussianMixturePolicy, TanhGaussianPolicy
+from dqlab.policies.gaussian import CVAEPolicy, GaussianMixturePolicy, TanhGaussianPolicy, kl_to_standard
 
 DIMS = Dims(4, 3, 2.0)
 VARIANTS = [
@@ -165,7 +164,7 @@ def linear(weight: list[list[float]], bias: list[float]) -> nn.Linear:
 def autoencoder(log_std: float = 0.0) -> Network:
     """Latent of one dimension: mean 0.5 s + 0.25 a, a given log std; decoder tanh(0.5 s + z)."""
     encoder = linear([[0.5, 0.25], [0.0, 0.0]], [0.0, log_std])
-    return bind(CVAENetwork(encoder, linear([[0.5, 1.0]], [0.0])))
+    return bind(nn.ModuleDict({"encoder": encoder, "decoder": linear([[0.5, 1.0]], [0.0])}))
 
 
 def test_the_autoencoders_losses_by_hand() -> None:
@@ -180,7 +179,8 @@ def test_the_autoencoders_losses_by_hand() -> None:
 
 def test_errors_and_divergence_are_means_over_their_dimensions() -> None:
     """Weights of zero: error mean(0.3^2, 0.9^2) over 2 action dimensions, KL 0 but for one latent of 4 with mean 1."""
-    zero = CVAENetwork(linear(4 * [[0.0] * 3] + 4 * [[0.0] * 3], [1.0] + 7 * [0.0]), linear(2 * [[0.0] * 5], 2 * [0.0]))
+    encoder, decoder = linear(8 * [[0.0] * 3], [1.0] + 7 * [0.0]), linear(2 * [[0.0] * 5], 2 * [0.0])
+    zero = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     dims, policy = Dims(1, 2), CVAEPolicy()
     noise = drawn(policy.loss_noise(dims, 1))
     action = torch.tensor([[0.3, -0.9]], dtype=torch.float64)

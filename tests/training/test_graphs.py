@@ -60,12 +60,11 @@ def counting(said: list[str]) -> Program:
 
 
 def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> None:
-    """On the program's card, whichever is the current one; workspaces are freed just before and just after."""
+    """On the program's device, whichever is the current one; workspaces are freed just before and just after."""
     program = counting(asked)
-    replay = modes.GraphRecorder(torch.device("cuda:1")).record(program, program.function)
+    replay = modes.CudaGraph()(program)
     assert asked == [
-        *("device begins on cuda:1", "stream made", "device ends"),
-        *("device begins on cuda:1", "warm-up begins", "run", "run", "run", "warm-up ends"),
+        *("device begins on cpu", "stream made", "warm-up begins", "run", "run", "run", "warm-up ends"),
         *("cleared", "recording begins", "run", "recording ends", "cleared", "device ends"),
     ]
     assert float(program.tensors["count"]) == 1.0, "warm-up runs are undone (a real recording computes nothing)"
@@ -73,10 +72,10 @@ def test_the_device_and_the_workspaces_are_the_graphs_own(asked: list[str]) -> N
     assert asked[-1] == "replayed"
 
 
-def test_programs_of_one_recorder_share_its_stream(asked: list[str]) -> None:
-    recorder, program = modes.GraphRecorder(torch.device("cuda")), counting(asked)
-    recorder.record(program, program.function)
-    recorder.record(program, program.function)
+def test_programs_of_one_mode_share_its_stream(asked: list[str]) -> None:
+    mode, program = modes.CudaGraph(), counting(asked)
+    mode(program)
+    mode(program)
     assert asked.count("stream made") == 1
 
 
@@ -88,7 +87,7 @@ def test_a_failed_recording_is_the_end(asked: list[str]) -> None:
     with pytest.raises(
         CaptureError, match=r"ValueError: .* not permitted .* capturing\. What .* is not to be believed, so it ends"
     ):
-        modes.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+        modes.CudaGraph().record(counting(asked), fails)
     assert asked[-1] == "cleared"
 
 
@@ -101,7 +100,7 @@ def test_a_card_without_room_says_so_itself(asked: list[str], when: str) -> None
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        modes.GraphRecorder(torch.device("cuda")).record(counting(asked), fails)
+        modes.CudaGraph().record(counting(asked), fails)
 
 
 def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
@@ -119,7 +118,7 @@ def test_no_garbage_is_collected_during_a_recording(asked: list[str]) -> None:
         seen.append((asked[-1], gc.isenabled()))
 
     Cycle()
-    modes.GraphRecorder(torch.device("cuda")).record(counting(asked), function)
+    modes.CudaGraph().record(counting(asked), function)
     assert seen[-1] == ("recording begins", False)
     assert asked.index("garbage collected") < asked.index("recording begins")
     assert gc.isenabled()

@@ -8,7 +8,7 @@ sum, over more rows. On a GPU each of them would be a launch or two.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -21,13 +21,9 @@ from dqlab.training.execution.torch_internals import operator_schema
 
 
 def merge_sums(graph: Graph) -> int:
-    """Merge the summed products in a graph of elementary operations, in place.
+    """Merge the summed products in a graph as `make_fx` traces it, whose nodes know their values' shapes, in place.
 
-    Args:
-        graph: as `make_fx` traces it: every node knows its value's shape and type.
-
-    Returns:
-        How many products and sums it has fewer.
+    Returns how many products and sums it has fewer.
     """
     _drop_idle_views(graph)
     merger = _Merger(graph)
@@ -66,22 +62,8 @@ PRODUCTS: dict[Any, tuple[int, int]] = {aten.mm.default: (-1, 0), aten.bmm.defau
 SUM = aten.sum.dim_IntList
 
 
-def _swapped(node: Node, dim: int) -> int:
-    one, other = (int(place) % len(_shape(node)) for place in node.args[1:])  # type: ignore[arg-type]
-    return {one: other, other: one}.get(dim, dim)
-
-
-def _permuted(node: Node, dim: int) -> int:
-    order: Any = node.args[1]
-    return int(order[dim]) % len(order)
-
-
-REORDERINGS: dict[Any, Callable[[Node, int], int]] = {
-    aten.t.default: lambda node, dim: 1 - dim,
-    aten.transpose.int: _swapped,
-    aten.permute.default: _permuted,
-}
-"""What puts dimensions into another order, and where each came from."""
+REORDERINGS = (aten.t.default, aten.transpose.int, aten.permute.default)
+"""What puts dimensions into another order."""
 SHAPING = (*REORDERINGS, aten.view.default, aten.reshape.default)
 """What a summand may pass through on its way to the sum."""
 
@@ -161,14 +143,22 @@ class _Merger:
         known = self._stacks.get((nodes, dim))
         if known is not None and not self._overwritten(nodes, self._places[known]):
             return known
-        if first.target in REORDERINGS and all(_alike(node, first) for node in nodes):
+        way = (first.target, first.args[1:])
+        if first.target in REORDERINGS and all((node.target, node.args[1:]) == way for node in nodes):
             inner = tuple(node.args[0] for node in nodes)
-            under = self._stacked(inner, REORDERINGS[first.target](first, dim))  # type: ignore[arg-type]
+            under = self._stacked(inner, _origin(first, dim))  # type: ignore[arg-type]
             stack = self._call(first.target, under, *first.args[1:])
         else:
             stack = self._call(aten.cat.default, list(nodes), dim)
         self._stacks[nodes, dim] = stack
         return stack
+
+
+def _origin(node: Node, dim: int) -> int:
+    """Where a dimension of what was reordered came from: seen on a tensor whose sizes are all different."""
+    sizes = list(range(1, len(_shape(node)) + 1))
+    reordered: Any = node.target
+    return sizes.index(reordered(torch.empty(sizes, device="meta"), *node.args[1:]).shape[dim])
 
 
 def _summed_over(cores: Sequence[Node]) -> list[tuple[list[Any], int]]:
@@ -188,7 +178,7 @@ def _term(summand: Node) -> Term:
         return Term(summand)
     own = () if core.target in PRODUCTS else core.args[1:]
     passed = [(node.target, node.args[1:], node.kwargs) for node in path]
-    return Term(core, tuple(path), (core.target, _shape(core), _dtype(core), str((own, passed))))
+    return Term(core, tuple(path), (core.target, _shape(core), core.meta["val"].dtype, str((own, passed))))
 
 
 def _is_shaping(node: Node) -> bool:
@@ -202,10 +192,6 @@ def _sums_one_dimension(node: Node) -> bool:
         return False
     dims: Any = node.args[1]
     return isinstance(dims, Sequence) and len(dims) == 1
-
-
-def _alike(node: Node, other: Node) -> bool:
-    return (node.target, node.args[1:]) == (other.target, other.args[1:])
 
 
 def _is_sum_of_two(node: Node) -> bool:
@@ -236,11 +222,6 @@ def _summands(root: Node) -> list[Node]:
 
 def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
-
-
-def _dtype(node: Node) -> torch.dtype:
-    dtype: torch.dtype = node.meta["val"].dtype
-    return dtype
 
 
 def _drop_idle_views(graph: Graph) -> None:

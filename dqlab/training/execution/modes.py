@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,11 +36,7 @@ class ExecutionMode:
         return ""
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
-        """The mode to use: itself.
-
-        Args:
-            device: to run on.
-            flops: floating-point operations of all updates' matrix products, which `auto` goes by.
+        """The mode to use: itself. `auto` goes by the floating-point operations of all updates' matrix products.
 
         Raises:
             ConfigError: it cannot run on this machine.
@@ -113,17 +108,46 @@ class CudaGraph(ExecutionMode):
         return "" if device.type == "cuda" else "a CUDA device"
 
     def __init__(self) -> None:
-        self._recorders: dict[torch.device, GraphRecorder] = {}
+        self._shared: tuple[Any, torch.cuda.Stream] | None = None
 
     def __call__(self, program: Program) -> RunProgram:
         return self.record(program, program.function)
 
     def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
-        """A replay of that function on the program's tensors; a mode's graphs share memory."""
-        device = nested_tensors(program.tensors)[0].device
-        if device not in self._recorders:
-            self._recorders[device] = GraphRecorder(device)
-        return self._recorders[device].record(program, function)
+        """A replay of one run of `function`, the program's or a compiled version of it, on the program's tensors.
+
+        The next replay overwrites its result; what warm-up runs changed is put back. A mode's programs are on one
+        device and never run at the same time: graphs share memory, and a stream for their recordings.
+
+        Raises:
+            CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
+        """
+        causes: list[Exception] = []
+        try:
+            # a thread's own: the recording would be of the current device's
+            with torch.cuda.device(nested_tensors(program.tensors)[0].device):
+                if self._shared is None:
+                    self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+                pool, stream = self._shared
+                warm_up(program, function, stream)
+                graph = torch.cuda.CUDAGraph()
+                with exclusive_recording(), torch.cuda.graph(graph, pool=pool, stream=stream), keep_error(causes):
+                    result = function(program.tensors)
+        except Exception as error:
+            cause = causes[0] if causes else error  # a recording that fails inside fails once more where it ends
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from error
+            raise CaptureError(
+                f"The CUDA graph could not be recorded: {type(cause).__name__}: {first_line(cause)}. "
+                "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
+                "with Training.execution='eager'."
+            ) from cause
+
+        def run() -> Any:
+            graph.replay()
+            return result
+
+        return run
 
 
 @execution_modes.register("compile+cuda_graph", source="LeanRL (2024)", cites=("leanrl2024",))
@@ -143,23 +167,10 @@ class CompiledCudaGraph(CudaGraph):
         return self.record(program, self._compile.function(program))
 
 
-@dataclass(frozen=True)
-class AutoChoice:
-    """What `auto` knows of one kind of device.
-
-    Attributes:
-        quick: a mode that starts at once.
-        fast: one that is faster, after it has compiled.
-        worth: floating-point operations from which on compiling pays.
-    """
-
-    quick: type[ExecutionMode]
-    fast: type[ExecutionMode]
-    worth: float
-
-
-AUTO_CHOICES = {"cpu": AutoChoice(Eager, Compile, 3e12), "cuda": AutoChoice(CudaGraph, CompiledCudaGraph, 1e14)}
-"""CPU: eager updates do some 40 GFLOP/s, compiled ones twice that; compiling takes half a minute. CUDA: a guess."""
+AUTO_CHOICES = {"cpu": (Eager, Compile, 3e12), "cuda": (CudaGraph, CompiledCudaGraph, 1e14)}
+"""By type of device: a mode that starts at once, one that is faster once it has compiled, and the operations from which
+on that pays. CPU: eager updates do some 40 GFLOP/s, compiled ones twice that; compiling takes half a minute. CUDA: a
+guess."""
 
 
 @execution_modes.register("auto", source="measured: docs/performance.md")
@@ -171,82 +182,29 @@ class Auto(ExecutionMode):
 
     def resolve(self, device: torch.device, flops: float = 0.0) -> ExecutionMode:
         """Compiled if all updates together are worth it; the reason says so."""
-        pick = AUTO_CHOICES.get(device.type, AutoChoice(Eager, Eager, 0.0))
-        lacking = pick.fast().unavailable_reason(device)
-        mode = pick.quick() if lacking or flops < pick.worth else pick.fast()
-        work = f"{flops / 1e12:.3g} TFLOP to do; compiling pays from {pick.worth / 1e12:.3g} on"
+        quick, fast, worth = AUTO_CHOICES.get(device.type, (Eager, Eager, 0.0))
+        lacking = fast().unavailable_reason(device)
+        mode: ExecutionMode = quick() if lacking or flops < worth else fast()
+        work = f"{flops / 1e12:.3g} TFLOP to do; compiling pays from {worth / 1e12:.3g} on"
         mode.reason = f"compiling needs {lacking}, which is not here" if lacking else work
         return mode
 
 
-class GraphRecorder:
-    """Records programs that never run at the same time: their graphs share memory, and the stream of the recordings.
-
-    Args:
-        device: of the programs' tensors, a CUDA device.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        with torch.cuda.device(device):
-            self._pool = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def record(self, program: Program, function: Callable[[TensorTree], Any]) -> RunProgram:
-        """Record one run of `function` on the program's tensors; what warm-up runs changed is put back.
-
-        Args:
-            program: whose tensors are read and written at every replay.
-            function: its function, or a compiled version of it.
-
-        Returns:
-            A function that replays the graph and returns its result, which the next replay overwrites.
-
-        Raises:
-            CaptureError: it cannot be recorded. CUDA's state in this process is undefined from then on.
-        """
-        causes: list[Exception] = []
-        try:
-            with torch.cuda.device(self._device):  # a thread's own: the recording would be of the current device's
-                self._warm_up(program, function)
-                graph = torch.cuda.CUDAGraph()
-                with (
-                    exclusive_recording(),
-                    torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
-                    keep_error(causes),
-                ):
-                    result = function(program.tensors)
-        except Exception as error:
-            cause = causes[0] if causes else error  # a recording that fails inside fails once more where it ends
-            if isinstance(cause, torch.OutOfMemoryError):
-                raise cause from error
-            raise CaptureError(
-                f"The CUDA graph could not be recorded: {type(cause).__name__}: {first_line(cause)}. "
-                "What this process computes on the GPU from here on is not to be believed, so it ends. Start it again "
-                "with Training.execution='eager'."
-            ) from cause
-
-        def run() -> Any:
-            graph.replay()
-            return result
-
-        return run
-
-    def _warm_up(self, program: Program, function: Callable[[TensorTree], Any]) -> None:
-        """On the stream of the recordings, as they need it; the state is put back after each run."""
-        changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
-        kept = [tensor.clone() for tensor in changed]
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                function(program.tensors)
-                for tensor, value in zip(changed, kept, strict=True):
-                    tensor.copy_(value)
-        torch.cuda.current_stream().wait_stream(self._stream)
-
-
 WARM_UPS = 3
 """Runs before the recording, in which libraries make their handles and choose their kernels."""
+
+
+def warm_up(program: Program, function: Callable[[TensorTree], Any], stream: torch.cuda.Stream) -> None:
+    """On the stream of the recordings, as they need it; the state is put back after each run."""
+    changed = [tensor for name in program.changes for tensor in nested_tensors(program.tensors[name])]
+    kept = [tensor.clone() for tensor in changed]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            function(program.tensors)
+            for tensor, value in zip(changed, kept, strict=True):
+                tensor.copy_(value)
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 @contextmanager

@@ -153,12 +153,9 @@ def options_for(device: torch.device) -> dict[str, Any]:
 def trace_program(
     function: Callable[..., Any], values: list[Tensor], device: torch.device | None = None
 ) -> torch.fx.GraphModule:
-    """The graph of elementary operations that a function of tensors consists of; nothing is computed.
+    """The graph of elementary operations that a function of these tensors consists of; nothing is computed.
 
-    Args:
-        function: of these tensors.
-        values: its arguments.
-        device: it is written for; by default theirs.
+    It is written for their device, unless another one is given.
     """
     products.onednn_pays()  # found out with real numbers, before the tracing
     device = device or values[0].device
