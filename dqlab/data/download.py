@@ -52,11 +52,7 @@ def no_downloads() -> Iterator[list[str]]:
 
 
 def refuse_if_planning(address: str) -> None:
-    """Whatever fetches something asks this first.
-
-    Raises:
-        UnavailableError: within `no_downloads`.
-    """
+    """Whatever fetches something asks this first; an UnavailableError within `no_downloads`."""
     if (refused := _refused.get()) is not None:
         refused.append(address)
         raise UnavailableError("not fetched while planning")
@@ -209,7 +205,10 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         total = None if response.length is None else done + response.length
         piece = _read(response, 16, url, part)
         if not resumed and not piece.startswith(magic):
-            raise UnavailableError(_not_the_file(url, response.geturl(), piece))
+            page = b"<html" in piece.lower() or b"<!doctype" in piece.lower()
+            what = "a web page (a login, a proxy's notice?)" if page else "something else" if piece else "nothing"
+            detour = f", redirected to {response.geturl()}," if response.geturl() != url else ""
+            raise UnavailableError(f"{url}{detour} sends {what} in place of the file")
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb", buffering=0) as file:
             came, since = 0, time.monotonic()
@@ -272,13 +271,6 @@ def _tag(response: Any) -> str | None:
     return tag
 
 
-def _not_the_file(url: str, answered: str, first: bytes) -> str:
-    page = b"<html" in first.lower() or b"<!doctype" in first.lower()
-    what = "a web page (a login, a proxy's notice?)" if page else "something else" if first else "nothing"
-    detour = f", redirected to {answered}," if answered != url else ""
-    return f"{url}{detour} sends {what} in place of the file"
-
-
 def _broken(url: str, part: Path, why: str) -> BrokenError:
     size = part.stat().st_size if part.exists() else 0
     return BrokenError(
@@ -288,10 +280,7 @@ def _broken(url: str, part: Path, why: str) -> BrokenError:
 
 
 def _digest_path(path: Path) -> Path:
-    """Where the SHA-256 of a downloaded file is kept, as `sha256sum -c` reads it.
-
-    D4RL publishes none, so the first download's is the one to hold.
-    """
+    """Where a first download's SHA-256 is kept, as `sha256sum -c` reads it; D4RL publishes none."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -319,15 +308,10 @@ def mirror_addresses(mirrors: Sequence[str] | str, file: str) -> list[str]:
 
 
 def address_of(mirror: str, file: str) -> str:
-    """A mirror's address of a file.
+    """A mirror's address of a file, whose path on the original server is given.
 
-    Args:
-        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
-            `{name}`, for the file's name alone.
-        file: path on the original server.
-
-    Raises:
-        ConfigError: it is no address, or has other braces.
+    The mirror is a base address with the same folders; or an address with `{file}`, for the path in these folders, or
+    `{name}`, for the file's name alone. A ConfigError where it is no address, or has other braces.
     """
     if not mirror.lower().startswith(WEB):
         raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
@@ -339,19 +323,14 @@ def address_of(mirror: str, file: str) -> str:
 
 
 def hugging_face_address(file: str) -> str:
-    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's server, at a revision that does not change.
 
-    Args:
-        file: path on D4RL's server.
-
-    Returns:
-        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
+    Below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
     """
     home = D4RL["second_home"]
     pairs = product(home["robots"], home["qualities"])
-    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
-        return ""
-    return second_address(home, file)
+    known = {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}
+    return second_address(home, file) if file in known else ""
 
 
 def second_address(home: Mapping[str, Any], file: str) -> str:

@@ -21,7 +21,6 @@ from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
 from dqlab.data.survey import Survey, survey_dataset
-from dqlab.data.transitions import cuts_of
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
@@ -71,11 +70,7 @@ def tasks_with_data() -> list[Task]:
 
 
 def task_of(name: str) -> Task:
-    """A task by its name.
-
-    Raises:
-        ConfigError: there is none; the message names the nearest ones.
-    """
+    """A task by its name; where there is none, a ConfigError names the nearest ones."""
     if name not in tasks:
         raise ConfigError(f"There is no task '{name}'. {nearest(name, tasks.names())}")
     return tasks.get(name)
@@ -99,14 +94,7 @@ def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
 
 
 def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
-    """A dataset, whether it is there or not.
-
-    Args:
-        dataset, task: as `locate_dataset` takes them.
-
-    Raises:
-        ConfigError: it is no task's name, and no format has that suffix or name.
-    """
+    """A dataset, as `locate_dataset` takes it, whether it is there or not; a ConfigError where it can be none."""
     known = task_of(task) if task else None
     if dataset in tasks:
         named = tasks.get(dataset)
@@ -127,11 +115,7 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
 
 
 def conversion_target(dataset: str, task: str | None = None) -> Dataset:
-    """What is written under that name.
-
-    Raises:
-        ConfigError: it is a task's name, whose file is D4RL's own, or no format has that suffix or name.
-    """
+    """What is written under that name; a ConfigError where it is a task's, or no format has that suffix or name."""
     if dataset in tasks:
         raise ConfigError(f"'{dataset}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
     return resolve_dataset(dataset, task)
@@ -190,18 +174,11 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
     task = source.task or target.task
     columns = source.read()
     before = survey_dataset(columns, task)
-    target.format.write(target.path, _with_known_facts(columns, source, task))
+    said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
+    timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
+    target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
     after = survey_dataset(target.read(), task)
     return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
-
-
-def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> Columns:
-    """The columns with what is known of them elsewhere: cuts, and where they are from."""
-    said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    timeouts = columns.timeouts
-    if timeouts is None and task:
-        timeouts = cuts_of(columns.terminals.astype(bool), None, task.episode_limit)
-    return replace(columns, timeouts=timeouts, metadata=said)
 
 
 def _conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
@@ -229,10 +206,12 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     the `addresses` where it can be had.
     """
     embedded = sorted((Path(str(files("dqlab.data"))) / "embedded").glob("*.hdf5"))
+    ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
+    there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
     return {
         "d4rl": [_of_task(task) for task in tasks_with_data()],
         "embedded": [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in embedded],
-        "ogbench": _of_ogbench(),
+        "ogbench": [_listing(name, place, "there, for all its tasks") for place, name in there],
         "minari": _of_minari(),
     }
 
@@ -266,14 +245,6 @@ def _of_task(task: Task) -> dict[str, Any]:
     part = path.with_name(f"{path.name}.part")
     note = "cached" if path.exists() else "download broke off; continue it" if part.exists() else "not here"
     return _listing(task.name, path, note, dataset_addresses(task))
-
-
-def _of_ogbench() -> list[dict[str, Any]]:
-    """Those files that are there, each by one of the tasks that have it."""
-    form = OGBenchFormat()
-    names = {form.place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
-    found = {place: name for place, name in names.items() if place.exists()}
-    return [_listing(name, place, "there, for all its tasks") for place, name in sorted(found.items())]
 
 
 def _of_minari() -> list[dict[str, Any]]:

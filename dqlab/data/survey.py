@@ -78,12 +78,7 @@ class Survey:
 
 
 def survey_dataset(columns: Columns, task: Task | None = None) -> Survey:
-    """Find the episodes.
-
-    Args:
-        columns: the dataset.
-        task: whose step limit holds where the dataset does not record where episodes were cut.
-    """
+    """Find the episodes; the task's step limit holds where the dataset does not record where they were cut."""
     terminals = columns.terminals.astype(bool)
     recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
     timeouts = cuts_of(terminals, recorded, task.episode_limit if task else None)
@@ -127,22 +122,9 @@ def repeated_rows(*columns: Array) -> int:
     return int(hashes.duplicated().sum())
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What is to be said of a dataset, a sentence each.
-
-    Attributes:
-        damage: what says that the set is damaged, or another task's.
-        notes: what is strange.
-    """
-
-    damage: list[str]
-    notes: list[str]
-
-
-def find_faults(found: Survey) -> Faults:
-    """What is wrong or strange with a dataset's values."""
-    return Faults(list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)])
+def find_faults(found: Survey) -> tuple[list[str], list[str]]:
+    """What says that a dataset is damaged, or another task's; and what is strange in it: a sentence each."""
+    return list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)]
 
 
 def _damage(found: Survey) -> Iterator[str]:

@@ -67,9 +67,9 @@ def new_task(
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
     found = survey_dataset(columns, task)
-    faults = find_faults(found)
-    if faults.damage:
-        raise DataError(f"{data}: {'; '.join(faults.damage)}.")
+    damage, notes = find_faults(found)
+    if damage:
+        raise DataError(f"{data}: {'; '.join(damage)}.")
     rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
@@ -84,7 +84,7 @@ def new_task(
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
         f"reference scores: {origin}",
-        *(f"note: {text}" for text in faults.notes if BOUNDS_ADVICE not in text),
+        *(f"note: {text}" for text in notes if BOUNDS_ADVICE not in text),
         f"{out} is written. Next: dqlab train --gin {out}",
     ]
 

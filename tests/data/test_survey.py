@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dqlab.data.bounds import ActionRange
 from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
-from dqlab.data.survey import Faults, count_values, find_faults, repeated_rows, survey_dataset
+from dqlab.data.survey import count_values, find_faults, repeated_rows, survey_dataset
 from dqlab.envs import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -129,16 +129,16 @@ NOTES = {
 
 @pytest.mark.parametrize("message", [*DAMAGE, *NOTES])
 def test_findings(message: str) -> None:
-    faults = find_faults(survey_dataset(replace(made(), **{**DAMAGE, **NOTES}[message]), HOPPER))
-    assert [bool(re.search(message, text)) for text in faults.damage].count(True) == (message in DAMAGE)
-    assert [bool(re.search(message, text)) for text in faults.notes].count(True) == (message in NOTES)
+    damage, notes = find_faults(survey_dataset(replace(made(), **{**DAMAGE, **NOTES}[message]), HOPPER))
+    assert [bool(re.search(message, text)) for text in damage].count(True) == (message in DAMAGE)
+    assert [bool(re.search(message, text)) for text in notes].count(True) == (message in NOTES)
 
 
 def test_too_long_episodes() -> None:
     columns = made(1200, terminals=np.arange(1200) == 1199, timeouts=np.zeros(1200, dtype=bool))
-    (said,) = find_faults(survey_dataset(columns, HOPPER)).notes
+    _, (said,) = find_faults(survey_dataset(columns, HOPPER))
     assert said == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
 
 
 def test_what_is_sound_has_no_faults() -> None:
-    assert find_faults(survey_dataset(made(), HOPPER)) == Faults([], [])
+    assert find_faults(survey_dataset(made(), HOPPER)) == ([], [])

@@ -72,12 +72,9 @@ def reading_errors(where: object, what: str) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """See that a dataset's file is there, and that no other process writes it.
+    """See that a dataset's file is there, and that no other process writes it; a DataError where not.
 
     HDF5's library locks a file as long as it is open for writing.
-
-    Raises:
-        DataError: it is not there, or in use.
     """
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
@@ -89,11 +86,7 @@ def check_readable(path: Path) -> None:
 
 
 def check_room(where: object, needed: int) -> None:
-    """See that there is memory for that many bytes.
-
-    Raises:
-        UnreadError: there is not.
-    """
+    """See that there is memory for that many bytes; an UnreadError where there is not."""
     if needed > (free := available_memory()):
         raise UnreadError(
             f"{where} cannot be read: there is not enough memory for what it claims to hold "
@@ -267,23 +260,15 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
 
 
 def check_names(where: str, names: Collection[str]) -> None:
-    """See that all columns are there that every dataset has.
-
-    Raises:
-        DataError: one is missing; the message says what is there.
-    """
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
-    if missing:
-        there = printable_names(names) or "nothing"
-        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
+    """See that all columns are there that every dataset has; a DataError says which one is not, and what is there."""
+    for name in REQUIRED_COLUMNS:
+        if name not in names:
+            there = printable_names(names) or "nothing"
+            raise DataError(f"{where} has no '{name}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
 def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None) -> None:
-    """See that a dataset is as wide as the task's states and actions, where these are given.
-
-    Raises:
-        DataError: it is another task's.
-    """
+    """See that a dataset is as wide as the task's states and actions, where these are given; a DataError where not."""
     for name, wanted in (("observations", state_dim), ("actions", action_dim)):
         width = getattr(columns, name).shape[1]
         if wanted is not None and width != wanted:
@@ -303,11 +288,7 @@ def _shaped(where: str, name: str, column: Column) -> Column:
 
 
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A column (n, ...) of real numbers as float32, all finite.
-
-    Raises:
-        DataError: a value is NaN, infinite or too large for float32; the message names its row.
-    """
+    """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
         values = column.astype(np.float32, copy=False)
     _check_finite(where, name, values)
@@ -315,11 +296,7 @@ def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A column (n,) as booleans: whether a number is other than 0.
-
-    Raises:
-        DataError: a value is NaN or infinite; the message names its row.
-    """
+    """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
     _check_finite(where, name, column)
     return column.astype(bool, copy=False)
 

@@ -48,11 +48,7 @@ class Npz(Format):
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
-    """Write arrays by name, compressed, and what is said of them; whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """Write arrays by name, compressed, and what is said of them, whole or not at all; a DataError where it cannot."""
     said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
     with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
