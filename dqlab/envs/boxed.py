@@ -58,8 +58,7 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
 def checked_env(env: Any, action_dim: int) -> CheckedEnv:
     """An environment, or that of an id, with flat observations and checked at every step; actions in its own units.
 
-    Raises:
-        ConfigError: it cannot be made, or has other actions.
+    A ConfigError where it cannot be made, or has other actions.
     """
     made = _make(env) if isinstance(env, str) else env
     name = env if isinstance(env, str) else made.spec.id if getattr(made, "spec", None) else type(made).__name__

@@ -101,11 +101,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
-    """See that an environment's observations or actions are vectors, and as wide as its task says, where it says so.
-
-    Raises:
-        ConfigError: they are not.
-    """
+    """See that observations or actions are vectors, as wide as the task says, where it does; a ConfigError if not."""
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise ConfigError(
             f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box (observations may be a Dict "

@@ -66,10 +66,9 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     Where the model fixes a geom's mass (kg), only the shape of its inertia differs; the centre of mass stays.
     """
     index = model.body(body).id
-    geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
-    frame = rotation_of(model.body_iquat[index])
+    first, frame = model.body_geomadr[index], rotation_of(model.body_iquat[index])
     tensor = np.diag(model.body_inertia[index])
-    for geom in geoms:
+    for geom in range(first, first + model.body_geomnum[index]):
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
             radius, half_length, _ = model.geom_size[geom]
             cylinder_mass, cylinder = capsule_as_cylinder(model.geom_size[geom])
