@@ -127,11 +127,7 @@ def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
 
 
 def requirements_of(extra: str = "") -> list[Any]:
-    """The requirements of dqlab, or those that an extra adds, as `packaging` reads them.
-
-    Raises:
-        PackageNotFoundError: dqlab runs from a folder and is not installed.
-    """
+    """The requirements of dqlab, or those that an extra adds; a PackageNotFoundError where it is not installed."""
     from packaging.requirements import Requirement
 
     each = [Requirement(text) for text in metadata.requires("dqlab") or []]

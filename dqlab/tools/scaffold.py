@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import keyword
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -25,7 +23,7 @@ from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.errors import PACKAGE, ConfigError, DataError
-from dqlab.files import write_text
+from dqlab.files import new_folder, write_text
 
 BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
 
@@ -97,12 +95,7 @@ MEANT = {
 
 
 def _rule(columns: Columns, task: Task, given: str) -> str:
-    """How the data's actions are meant.
-
-    Raises:
-        DataError: they are not as `given` says, or neither in [-1, 1] nor within the environment's bounds.
-        ConfigError: it cannot be told.
-    """
+    """How the data's actions are meant; a ConfigError where it cannot be told, a DataError where no way fits them."""
     if given:
         unit_actions(columns, action_rule(task, given))
         return given
@@ -124,11 +117,7 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
 
 
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
-    """Undiscounted returns of episodes of uniformly random actions.
-
-    Raises:
-        ConfigError: an observation or a reward is not finite.
-    """
+    """Undiscounted returns of episodes of random actions; a ConfigError where the environment gives NaN or infinity."""
 
     def check(values: NDArray[Any]) -> None:
         if not np.isfinite(values).all():
@@ -196,17 +185,10 @@ MADE = {"build", "dist", "__pycache__"}
 
 
 def write_plugin(name: str, folder: Path) -> str:
-    """Write the package, whole or not at all.
+    """Write the package into a new folder, whole or not at all; what to do next.
 
-    Args:
-        name: of the distribution, such as `my-lab`; its module is then `my_lab`, its classes begin with `MyLab`.
-        folder: to be made.
-
-    Returns:
-        What to do next.
-
-    Raises:
-        ConfigError: the name cannot be a package's, or is that of a module that Python knows; or the folder exists.
+    Of a distribution `my-lab` the module is `my_lab`, and classes begin with `MyLab`. A ConfigError where the name
+    cannot be a package's, or is that of a module that Python knows; or the folder exists.
     """
     module = _module(name)
     if folder.exists():
@@ -216,24 +198,15 @@ def write_plugin(name: str, folder: Path) -> str:
         raise ConfigError(f"Python knows a module '{module}' already: choose another name.")
     if not folder.parent.is_dir():
         raise ConfigError(f"There is no folder '{folder.parent}' to write '{folder.name}' into.")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder, lambda there: False) as temporary:
         for path, text in render_package(name):
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             (temporary / path).write_text(text)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return f"{folder} is written. Next: pip install -e {folder} && dqlab check {name}"
 
 
 def _module(name: str) -> str:
-    """The module of a distribution of that name.
-
-    Raises:
-        ConfigError: it is no name for a package.
-    """
+    """The module of a distribution of that name; a ConfigError where it is no name for a package."""
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or keyword.iskeyword(module):
         raise ConfigError(f"'{name}' is no name for a package: small letters, digits and single - or _, as in my-lab.")

@@ -59,15 +59,7 @@ class Amount:
         return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
 
     def spread_evenly(self, lengths: Sequence[int], what: str) -> list[int]:
-        """Numbers of episodes, spread evenly over all of them, that suffice.
-
-        Args:
-            lengths: of all episodes there are.
-            what: what they are, for the message.
-
-        Raises:
-            DataError: there are not so many.
-        """
+        """Numbers of episodes that suffice, spread evenly over all, of which lengths are given; or a DataError."""
         if self.exceeds(lengths):
             raise DataError(
                 f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
@@ -98,11 +90,7 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
-    """Write whole episodes into one file, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write whole episodes into one file, whole or not at all; a DataError where it cannot be written."""
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
     rows = join_rows(episodes) if episodes else {}
     with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -110,11 +98,7 @@ def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
 
 
 def load_episodes(path: Path) -> list[Rows]:
-    """A file's episodes.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
+    """A file's episodes; a DataError where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)

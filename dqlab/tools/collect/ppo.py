@@ -239,11 +239,7 @@ class CollectionContext:
 
     @cached_property
     def scored_task(self) -> Task:
-        """The task with the reference scores by which levels are told.
-
-        Raises:
-            DataError: no checkpoint is better than random actions.
-        """
+        """The task with the reference scores by which levels are told; a DataError where random actions are best."""
         if self.known:
             return self.task
         best = max(self.mean_returns.values())
@@ -255,11 +251,7 @@ class CollectionContext:
         return replace(self.task, min_score=self.random_return, max_score=best)
 
     def of_level(self, level: str) -> Path:
-        """The checkpoint of a level.
-
-        Raises:
-            DataError: none scores inside its range.
-        """
+        """The checkpoint of a level; a DataError where none scores inside its range."""
         (low, high), wanted = self.levels[level]
         scores = {path: float(self.scored_task.score(value)) for path, value in self.mean_returns.items()}
         inside = {path: score for path, score in scores.items() if low <= score <= high}
