@@ -26,14 +26,9 @@ SATURATED = 0.99
 
 
 def report_findings(name: str, task: str | None = None) -> bool:
-    """Read a dataset from end to end and print a line for each finding; returns whether it is damaged.
+    """Read a dataset of `locate_dataset` and print a line for each finding; returns whether it is damaged.
 
-    Args:
-        name: as `locate_dataset` takes it.
-        task: whose data it holds.
-
-    Raises:
-        DqlabError: there is no such dataset, or it cannot be read now, or here: it is in use, say.
+    A DqlabError where there is no such dataset, or it cannot be read now, or here: it is in use, say.
     """
     dataset = locate_dataset(name, task)
     with reading_status(name):
@@ -54,16 +49,7 @@ def report_findings(name: str, task: str | None = None) -> bool:
 
 
 def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
-    """Read a dataset and print what is known of it.
-
-    Args:
-        name: as `locate_dataset` takes it.
-        task: whose data it holds.
-        as_json: one JSON object instead of a table.
-
-    Raises:
-        DqlabError: there is no such dataset, or it cannot be read.
-    """
+    """Read a dataset of `locate_dataset` and print what is known of it, as a table or as JSON; or a DqlabError."""
     dataset = locate_dataset(name, task)
     with reading_status(name):
         found = survey_dataset(dataset.read(), dataset.task)

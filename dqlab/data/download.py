@@ -68,11 +68,9 @@ def download_from(
     timeout: float,
     check: Callable[[str, Path], object] = lambda address, part: None,
 ) -> dict[str, Any]:
-    """Fetch a file from the first of several addresses that has it, and keep its digest beside it.
+    """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
     Args:
-        addresses: in order.
-        path, magic, progress, timeout: as `download` takes them.
         own: those addresses from which the same file must come as the first time.
         check: looks at the complete file from an address before it appears.
 

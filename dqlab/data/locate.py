@@ -34,13 +34,7 @@ MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that may be there or not.
-
-    Attributes:
-        named: as it was asked for.
-        format, path: what opens it, and what that opens.
-        task: whose data it holds, where that is known.
-    """
+    """A dataset, as it was asked for, that may be there or not: what opens it, what that opens, and whose it is."""
 
     named: str
     format: Format
@@ -69,22 +63,12 @@ def tasks_with_data() -> list[Task]:
     return [entry.item for entry in tasks if entry.item.file]
 
 
-def task_of(name: str) -> Task:
-    """A task by its name; where there is none, a ConfigError names the nearest ones."""
-    if name not in tasks:
-        raise ConfigError(f"There is no task '{name}'. {nearest(name, tasks.names())}")
-    return tasks.get(name)
-
-
 def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
-    """A dataset that is there.
+    """A dataset that is there; a DqlabError where nothing of that name is.
 
     Args:
         dataset: a task's name (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`.
         task: whose data it holds; by default the task of that name, or the one whose file has this file's name.
-
-    Raises:
-        DqlabError: nothing of that name is there.
     """
     found = resolve_dataset(dataset, task)
     if not found.place.exists():
@@ -95,7 +79,7 @@ def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
 
 def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
     """A dataset, as `locate_dataset` takes it, whether it is there or not; a ConfigError where it can be none."""
-    known = task_of(task) if task else None
+    known = tasks.get(task) if task else None
     if dataset in tasks:
         named = tasks.get(dataset)
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
@@ -131,16 +115,8 @@ def fetch_dataset(
     """Fetch a task's dataset from the first source that has it, unless it is in D4RL's cache; what to tell of it.
 
     That is where it lies, its size, which addresses had nothing, and how to use what is not in D4RL's cache; of rows
-    that a source makes itself, the source's name.
-
-    Args:
-        task: whose.
-        sources: as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark.
-        force: fetch it though it is there.
-        progress: called with bytes done and in all.
-
-    Raises:
-        DqlabError: no source has it.
+    that a source makes itself, the source's name. Sources are as in load_dataset.sources; by default D4RL's server, or
+    that of the task's own benchmark. A DqlabError where none has it.
     """
     wanted = sources or (task.source or DOWNLOAD,)
     cached = () if force or task.benchmark else (CACHE,)
@@ -156,15 +132,9 @@ def fetch_dataset(
 
 
 def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
-    """Write `source` as `target`; returns what to tell: what was written, and what was lost.
+    """Write `source` as `target`, the task of either being that of both; what was written, and what was lost, to tell.
 
-    Args:
-        source, target: the two; the task of either is that of both.
-        force: replace a target that is there.
-
-    Raises:
-        DataError: the target is there, or is the source; something cannot be read or written.
-        ConfigError: the target's format is only read.
+    A DataError where the target is there, unless by `force`, or is the source; or something cannot be read or written.
     """
     if target.place.exists():
         if not force:

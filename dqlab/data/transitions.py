@@ -193,11 +193,7 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
 
     Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
     `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
-    and for rows at which an episode was cut: there o_{i+1} belongs to the next episode.
-
-    Args:
-        columns: the dataset.
-        cuts: whether an episode was cut at each row (n,).
+    and for rows at which an episode was cut (`cuts`, (n,)): there o_{i+1} belongs to the next episode.
     """
     if columns.next_observations is not None:
         return np.ones_like(cuts)
@@ -209,9 +205,7 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
 def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
     """The rows at which transitions of several steps, or with the action that follows, begin.
 
-    Args:
-        keep, ends, valueless: which rows (n,) are transitions, end an episode, and bootstrap nothing.
-        chunk, next_action: as in `q_learning_view`.
+    Flags (n,) say which rows are transitions, end an episode, and bootstrap nothing.
     """
     starts = ~_leads_to(~keep, chunk) & ~_leads_to(ends, chunk - 1)
     if next_action:

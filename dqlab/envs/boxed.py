@@ -19,11 +19,7 @@ EXACT = 2.0**53
 
 
 def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
-    """The environment with actions in [-1, 1] and a flat observation, and no step limit.
-
-    Raises:
-        ConfigError: it cannot be made, or its actions are no bounded, flat `Box`.
-    """
+    """The environment with actions in [-1, 1], a flat observation, no step limit; a ConfigError where it cannot be."""
     env = make_unlimited(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
     actions, observations = env.action_space, env.observation_space
     check_vectors(env_id, "actions", actions)

@@ -65,7 +65,11 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         try:
             observation, reward, terminated, truncated, info = check_step_tuple(self.env.step(self._fit(action)))
             observation = self._observed(observation)
-            reward = reward if type(reward) is float else self._rewarded(reward)
+            if type(reward) is not float:
+                number = np.asarray(reward)
+                if number.size != 1 or number.dtype.kind not in "fiub":
+                    raise _ContractError(f"gives {_what(reward)} as the reward, not a number")
+                reward = float(number.item())
             taken = observation, reward, bool(terminated), bool(truncated), info
         except (Exception, SystemExit) as error:
             self._explain(error)
@@ -81,12 +85,6 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         if observation.dtype.kind not in "fiub":
             raise _ContractError(f"gives an observation of {observation.dtype}, which are no numbers")
         return observation
-
-    def _rewarded(self, given: Any) -> float:
-        reward = np.asarray(given)
-        if reward.size != 1 or reward.dtype.kind not in "fiub":
-            raise _ContractError(f"gives {_what(given)} as the reward, not a number")
-        return float(reward.item())
 
     def _explain(self, error: BaseException) -> NoReturn:
         if isinstance(error, DqlabError):

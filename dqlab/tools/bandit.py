@@ -102,9 +102,7 @@ def draw_bandit(
     Args:
         out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
         bindings: `Configurable.parameter=value` strings for every run.
-        samples: actions drawn from each policy.
-        rows: which policies.
-        console: where progress and the table go.
+        samples: actions drawn from each policy, of which there are these `rows`.
 
     Raises:
         DqlabError: a run cannot be trained, or is there with another configuration.

@@ -40,11 +40,7 @@ MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
 def reading_error(where: str, what: str, error: BaseException, mend: str = "") -> DataError:
     """What is to be raised where reading fails: the fault is the file's unless the error says whose else it is.
 
-    Args:
-        where: what messages call the dataset.
-        what: it is, if it is damaged.
-        error: that was met.
-        mend: what to do if it is damaged.
+    Messages call the dataset `where`; if it is damaged, `what` says what it is, `mend` what to do.
     """
     why = " ".join(first_line(error)[:200].split())  # what a file says of itself may be endless
     if lacks_memory(error):
@@ -156,15 +152,13 @@ class Format(ABC):
     def read(self, path: Path) -> Columns:
         """All rows.
 
-        Raises:
-            DataError: the file is missing, damaged or not of this format; what is in it has wrong shapes or dtypes.
+        A DataError where they are missing, damaged, not of this format, or of wrong shapes or dtypes.
         """
 
     def place(self, path: Path) -> Path:
         """The file or folder that holds the dataset, or would hold it.
 
-        Raises:
-            DataError: no dataset of this format can have that name.
+        A DataError where no dataset of this format can have that name.
         """
         return path
 
@@ -179,9 +173,7 @@ class Format(ABC):
     def write(self, path: Path, columns: Columns) -> None:
         """Write a dataset, whole or not at all.
 
-        Raises:
-            DataError: the file cannot be written, or this format cannot say what is in the columns.
-            ConfigError: this format is only read.
+        A DataError where that cannot be, or not in this format; a ConfigError where the format is only read.
         """
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
@@ -206,13 +198,9 @@ data_formats: Registry[type[Format]] = Registry(
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
-    """The format of a dataset, and what that format opens.
+    """The format of a dataset, and what that format opens; a ConfigError where there is none.
 
-    Args:
-        dataset: `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
-
-    Raises:
-        ConfigError: no format has that name or suffix.
+    A dataset is `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
     """
     name, colon, rest = dataset.partition(":")
     if colon and name in data_formats:

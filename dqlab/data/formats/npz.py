@@ -57,15 +57,9 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping
 def read_archive(
     path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Those of the named arrays that an archive has, and what is said of them.
+    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read.
 
-    Args:
-        path: the archive.
-        names: of arrays.
-        check: called with the names of all that there are, before anything is read.
-
-    Raises:
-        DataError: the file is missing or damaged, or there is no room for them.
+    `check` is called with the names of all that there are, before anything is read.
     """
     check_readable(path)
     with reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:

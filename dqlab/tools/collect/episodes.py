@@ -26,12 +26,7 @@ REMAKE_ADVICE = "Delete it and run the same command again: it is made anew."
 
 @dataclass(frozen=True)
 class Amount:
-    """So many episodes, or so many transitions; neither for all that there is.
-
-    Attributes:
-        episodes: whole ones.
-        transitions: rows; the last episode is cut where they are full.
-    """
+    """So many whole episodes, or so many transitions, whose last episode is cut; neither for all that there is."""
 
     episodes: int = 0
     transitions: int = 0

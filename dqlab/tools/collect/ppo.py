@@ -89,15 +89,8 @@ class BehaviourTraining:
     def run(self, task: Task, folder: Path, record: bool = False, log: Callable[[str], None] = print) -> list[Path]:
         """Train what is not trained yet; returns the policies' files, oldest first.
 
-        Args:
-            task: whose environment.
-            folder: of such trainings; each has a folder of its own in it, by its settings.
-            record: keep all that is experienced, too: `experience_of(path)`.
-            log: is told of every stage.
-
-        Raises:
-            ConfigError: PPO is not installed.
-            DataError: a file is damaged or not writable.
+        They lie in a folder of their own, by these settings. `record` keeps all that is experienced, too, by
+        `experience_of`. A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
         facts = f"{self} {environment_key(task, self.physics)}"
         folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
@@ -272,9 +265,7 @@ class CollectionContext:
 
         cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
-        entry = known.get(name)
-        measured = isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
-        if not measured:
+        if known.get(name, {}).get("of") != facts:
             value = mean_return(policy, "ranking", self.ranking_episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))

@@ -133,15 +133,9 @@ class Collection:
         return paths
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
-        """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
+        """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
-        Args:
-            folder: of everything.
-            log: is told of what is done.
-            typed: bindings of the command line, which must be read.
-
-        Returns:
-            The files of the written sets.
+        Bindings that are `typed` on the command line must be read.
 
         Raises:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the

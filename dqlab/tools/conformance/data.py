@@ -53,11 +53,7 @@ def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
 
 
 def made_columns(followed: bool) -> Columns:
-    """Three short episodes: one that ends, one that is cut, and one that goes on; float32, metadata.
-
-    Args:
-        followed: whether next observations are known, and masks.
-    """
+    """Three short episodes of float32: one ends, one is cut, one goes on; with next observations and masks, or not."""
     draw = np.random.default_rng(0)
     observations = draw.normal(size=(18, 4)).astype(np.float32)
     following = np.roll(observations, -1, axis=0)
@@ -107,22 +103,9 @@ def _written(chosen: Format, folder: Path, number: int, followed: bool) -> Path 
         chosen.write(path, columns)
     except DataError:
         return None
-    _check_same(columns, chosen, path)
-    assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
-    assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
-    chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
-    assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
-    return path
-
-
-def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
-    """The transitions of what is read are those of what was written, but where next observations have no place.
-
-    Then rows at which an episode was cut make none, as in D4RL's files.
-    """
     read = chosen.read(path)
     assert isinstance(read, Columns), f"it reads a {type(read).__name__} instead of Columns"
-    if read.next_observations is None:
+    if read.next_observations is None:  # rows at which an episode was cut make no transition then, as in D4RL's files
         columns = replace(columns, next_observations=None)
     views = [_transitions(each) for each in (columns, read)]
     told = read.metadata.get("about", "made up")  # a format need not have a place for it
@@ -131,6 +114,11 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
         if before is not None or after is not None:
             check_shape(f"{name}, read back", after, *before.shape)
             assert bool((before == after).all()), f"{name} is read back with other values"
+    assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
+    assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
+    chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
+    assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
+    return path
 
 
 def _transitions(columns: Columns) -> Any:

@@ -82,11 +82,7 @@ def core(env: Any) -> Any:
 
 
 class Copy:
-    """An environment, with what its family hides beside `qpos` and `qvel`.
-
-    Args:
-        task: D4RL's name.
-    """
+    """An environment, by D4RL's name, with what its family hides beside `qpos` and `qvel`."""
 
     def __init__(self, task: str) -> None:
         self.env = build(task)
