@@ -16,7 +16,7 @@ from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import digest_fault
 from dqlab.data.formats.base import UnreadError, whole_columns
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
-from dqlab.data.survey import Survey, find_faults, survey_dataset
+from dqlab.data.survey import Survey, find_faults
 from dqlab.errors import DataError, message_of, printable, printable_name
 from dqlab.printing import Console
 
@@ -34,7 +34,7 @@ def report_findings(name: str, task: str | None = None) -> bool:
     with reading_status(name):
         try:
             digest = dataset.digest()
-            found = survey_dataset(dataset.read(), dataset.task)
+            found = Survey(dataset.read(), dataset.task)
             damage, notes = find_faults(found)
             damage = [*filter(None, [digest_fault(dataset.place, digest)]), *damage]
             sound = [] if damage else [f"{found.counts}, SHA-256 {digest}"]
@@ -52,7 +52,7 @@ def print_info(name: str, task: str | None = None, as_json: bool = False) -> Non
     """Read a dataset of `locate_dataset` and print what is known of it, as a table or as JSON; or a DqlabError."""
     dataset = locate_dataset(name, task)
     with reading_status(name):
-        found = survey_dataset(dataset.read(), dataset.task)
+        found = Survey(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if as_json:
         print(to_json(known, indent=1, inf_nan_mode="null").decode())

@@ -20,7 +20,7 @@ from dqlab.data.formats.hdf5 import CONVERTED
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
-from dqlab.data.survey import Survey, survey_dataset
+from dqlab.data.survey import Survey
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
@@ -143,11 +143,11 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
             raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
     columns = source.read()
-    before = survey_dataset(columns, task)
+    before = Survey(columns, task)
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
     timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
     target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
-    after = survey_dataset(target.read(), task)
+    after = Survey(target.read(), task)
     return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
 
 

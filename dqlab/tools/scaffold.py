@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import find_faults, survey_dataset
+from dqlab.data.survey import Survey, find_faults
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
@@ -64,7 +64,7 @@ def new_task(
     task = describe_environment(env_id, env_kwargs, episode_limit)
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
-    found = survey_dataset(columns, task)
+    found = Survey(columns, task)
     damage, notes = find_faults(found)
     if damage:
         raise DataError(f"{data}: {'; '.join(damage)}.")
