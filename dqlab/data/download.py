@@ -225,15 +225,18 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
 def _read(response: Any, most: int, url: str, part: Path) -> bytes:
     """What has come."""
     try:
-        piece: bytes = response.read(most) if most < CHUNK else response.read1(most)
+        return bytes(response.read(most) if most < CHUNK else response.read1(most))
     except (OSError, HTTPException) as error:
         raise _broken(url, part, type(error).__name__) from error
-    return piece
 
 
 def _request(url: str, part: Path, timeout: float) -> Any:
     """The rest of the `.part` file where the server has it, else the whole file."""
-    size, tag = _kept(url, part)
+    size, tag = 0, ""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        note = json.loads(_resume_note(part).read_text())
+        if note["url"] == url and note["tag"] and (size := part.stat().st_size):
+            tag = str(note["tag"])  # what the server knows the file by
     headers = {"User-Agent": "dqlab"} | ({"Range": f"bytes={size}-", "If-Range": tag} if tag else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
@@ -254,19 +257,9 @@ def _request(url: str, part: Path, timeout: float) -> Any:
     return _request(url, part, timeout)
 
 
-def _kept(url: str, part: Path) -> tuple[int, str]:
-    """Bytes that are there of the file at this address, and what the server knows it by; empty where none are."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        note = json.loads(_resume_note(part).read_text())
-        if note["url"] == url and note["tag"] and (size := part.stat().st_size):
-            return size, str(note["tag"])
-    return 0, ""
-
-
-def _tag(response: Any) -> str | None:
+def _tag(response: Any) -> Any:
     """What the server knows this version of the file by."""
-    tag: str | None = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    return tag
+    return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 
 def _broken(url: str, part: Path, why: str) -> BrokenError:
