@@ -21,15 +21,12 @@ from dqlab.config.registry import Registry
 
 @dataclass(frozen=True)
 class Body:
-    """What a compiled model does not tell about how its bodies' masses came about.
-
-    Attributes:
-        density: kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use.
-        total_mass: kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it.
-    """
+    """What a compiled model does not tell about how its bodies' masses came about."""
 
     density: float = 1000.0
+    """kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use."""
     total_mass: float | None = None
+    """kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it."""
 
 
 physics_laws: Registry[Any] = Registry(

@@ -47,14 +47,9 @@ a busy machine or a slow file server."""
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """One line of the doctor's.
+    """One line of the doctor's: a key of `STYLES`, what was found, and what to do, if anything.
 
-    Attributes:
-        state: a key of `STYLES`.
-        text: what was found.
-        fix: what to do; empty where there is nothing to be done.
-        name, group: of the check: what was looked at, and the heading that it is shown under.
-        needed: whether `dqlab train` cannot work without it.
+    The check adds its name, the heading that it is shown under, and whether `dqlab train` cannot work without it.
     """
 
     state: str

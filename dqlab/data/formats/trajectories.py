@@ -91,23 +91,19 @@ def _trajectory(where: str, found: Any) -> Trajectory:
     if not isinstance(found, dict):
         raise DataError(f"{where} is no dict of arrays.")
     check_names(where, found)
-    arrays = {name: _array(f"{where}: '{name}'", found[name]) for name in COLUMN_NAMES if name in found}
-    rows = len(arrays["observations"])
-    for name, array in arrays.items():
-        if len(array) != rows:
+    arrays: Trajectory = {}
+    for name in (name for name in COLUMN_NAMES if name in found):
+        given = found[name]
+        array = np.asarray(given) if isinstance(given, (list, np.ndarray)) else np.empty(0, object)
+        if array.ndim == 0 or array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: '{name}' is no array of numbers.")
+        arrays[name] = array
+        if len(array) != (rows := len(arrays["observations"])):
             raise DataError(f"{where}: '{name}' has {len(array)} rows, 'observations' has {rows}.")
     terminals = arrays["terminals"].astype(bool).reshape(rows)
     timeouts = np.array(arrays.get("timeouts", np.zeros(rows)), dtype=bool).reshape(rows)
     timeouts[-1:] |= ~terminals[-1:]
     return {**arrays, "timeouts": timeouts}
-
-
-def _array(what: str, found: Any) -> NDArray[Any]:
-    """An array of numbers, or a list of them."""
-    array = np.asarray(found) if isinstance(found, (list, np.ndarray)) else np.empty(0, object)
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise DataError(f"{what} is no array of numbers.")
-    return array
 
 
 def _joined(where: str, name: str, trajectories: list[Trajectory]) -> NDArray[Any]:

@@ -184,18 +184,15 @@ Range = tuple[float, float]
 class CollectionContext:
     """What behaviours of one collection share: where they act, and PPO's checkpoints with what they are worth.
 
-    Nothing is trained before it is asked for.
+    Nothing is trained before it is asked for. All lies in the collection's `folder`, and `log` is told of what is done.
 
     Attributes:
-        task: whose environment; its reference scores count where they are `known`.
-        known: whether the task has reference scores; otherwise 0 is the random policy's mean return, and 100 the best
-            checkpoint's.
+        task, known: whose environment, and whether it has reference scores; otherwise 0 is the random policy's mean
+            return, and 100 the best checkpoint's.
         training: PPO's budget, and the environment's physics.
         levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
         ranking_episodes: by which a checkpoint is ranked.
-        folder: of the collection.
         seed: from which those of all episodes are derived.
-        log: is told of what is done.
         record: whether the experience of training is kept; set before anything is trained.
     """
 
