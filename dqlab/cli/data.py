@@ -58,13 +58,14 @@ def _list(args: argparse.Namespace) -> None:
 )
 def _download(args: argparse.Namespace) -> int:
     """Fetch tasks' datasets into D4RL's cache, Minari's store or OGBench's folder."""
-    from dqlab.data.locate import fetch_dataset, task_of
+    from dqlab.data.locate import fetch_dataset
+    from dqlab.envs import tasks
     from dqlab.printing import Console
     from dqlab.tracking.display import download_progress
 
     failures = []
     with download_progress(Console(stderr=True, quiet=not sys.stderr.isatty())) as progress:
-        for task in [task_of(name) for name in args.tasks]:
+        for task in [tasks.get(name) for name in args.tasks]:
             try:
                 print(f"{task.name}: {fetch_dataset(task, args.sources, args.force, progress)}", flush=True)
             except DqlabError as error:

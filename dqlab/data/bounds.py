@@ -31,7 +31,7 @@ class ActionRange:
 
     Attributes:
         rows_outside: rows with an action outside of [-1, 1], as a rule has changed them.
-        low, high: ends (A,) of the actions as recorded, of those that are numbers.
+        low, high: ends (A,) of the actions as recorded, of those that are numbers; `text` says the least and largest.
         stored: bounds (A,) or () that the dataset says they are recorded in; None where it does not.
     """
 
@@ -39,6 +39,7 @@ class ActionRange:
         seen = columns.actions if changed is None else changed
         self.rows_outside = int((np.abs(seen) > 1.0 + ROUNDING).any(axis=1).sum())
         self.low, self.high = np.fmin.reduce(columns.actions), np.fmax.reduce(columns.actions)
+        self.text = f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
         self.stored: NDArray[np.float64] | None = None
         try:
             stored = np.array(json.loads(columns.metadata[BOUNDS_METADATA])["stored"], dtype=np.float64)
@@ -46,11 +47,6 @@ class ActionRange:
             return
         if len(np.atleast_1d(stored)) == 2 and stored.ndim <= 2:
             self.stored = stored
-
-    @property
-    def text(self) -> str:
-        """Least and largest action."""
-        return f"they reach from {self.low.min():.4g} to {self.high.max():.4g}"
 
     @property
     def note(self) -> str:
@@ -138,11 +134,7 @@ RULES = {rule.name: rule for rule in (UnitRule, EnvironmentRule, ActionRule)}
 
 
 def action_rule(task: Task, name: str) -> ActionRule:
-    """The rule of that name, with the bounds of the task's environment.
-
-    Raises:
-        ConfigError: there is no such rule, or the environment cannot be made.
-    """
+    """The rule of that name, with the bounds of the task's environment; a ConfigError where either cannot be had."""
     if not isinstance(name, str) or name not in RULES:
         raise ConfigError(f"load_dataset.action_bounds cannot be {name!r}. {nearest_of_few(str(name), RULES)}")
     low, high = ([], []) if name == "as_is" else action_bounds(task)
@@ -152,11 +144,7 @@ def action_rule(task: Task, name: str) -> ActionRule:
 
 
 def unit_actions(columns: Columns, rule: ActionRule) -> Actions:
-    """Actions (n, A) by the rule.
-
-    Raises:
-        DataError: a value is not finite, or actions are not as the rule wants them.
-    """
+    """Actions (n, A) by the rule; a DataError where one is not finite, or they are not as the rule wants them."""
     changed = rule.change(float_column(columns.where, "actions", columns.actions))
     if said := rule.complaint(ActionRange(columns, changed)):
         raise DataError(f"{columns.where}: {said}.")

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.download import digest_fault
-from dqlab.data.formats.base import Column, UnreadError, whole_columns
+from dqlab.data.formats.base import UnreadError, whole_columns
 from dqlab.data.locate import Dataset, locate_dataset, reading_status
-from dqlab.data.survey import Survey, ValueCounts, find_faults, survey_dataset
+from dqlab.data.survey import Survey, find_faults
 from dqlab.errors import DataError, message_of, printable, printable_name
 from dqlab.printing import Console
 
@@ -26,48 +26,33 @@ SATURATED = 0.99
 
 
 def report_findings(name: str, task: str | None = None) -> bool:
-    """Read a dataset from end to end and print a line for each finding; returns whether it is damaged.
+    """Read a dataset of `locate_dataset` and print a line for each finding; returns whether it is damaged.
 
-    Args:
-        name: as `locate_dataset` takes it.
-        task: whose data it holds.
-
-    Raises:
-        DqlabError: there is no such dataset, or it cannot be read now, or here: it is in use, say.
+    A DqlabError where there is no such dataset, or it cannot be read now, or here: it is in use, say.
     """
     dataset = locate_dataset(name, task)
-    damage, notes, sound = [], [], ""
     with reading_status(name):
         try:
             digest = dataset.digest()
-            found = survey_dataset(dataset.read(), dataset.task)
-            faults = find_faults(found)
-            damage = [fault for fault in (digest_fault(dataset.place, digest), *faults.damage) if fault]
-            notes, sound = faults.notes, f"{found.counts}, SHA-256 {digest}"
+            found = Survey(dataset.read(), dataset.task)
+            damage, notes = find_faults(found)
+            damage = [*filter(None, [digest_fault(dataset.place, digest)]), *damage]
+            sound = [] if damage else [f"{found.counts}, SHA-256 {digest}"]
         except UnreadError:
             raise
         except DataError as error:
-            damage = [printable(message_of(error))]
-    for kind, texts in (("damage", damage), ("note", notes), ("sound", [] if damage else [sound])):
+            damage, notes, sound = [printable(message_of(error))], [], []
+    for kind, texts in (("damage", damage), ("note", notes), ("sound", sound)):
         for text in texts:
             print(f"{name}: {kind}: {text}")
     return bool(damage)
 
 
 def print_info(name: str, task: str | None = None, as_json: bool = False) -> None:
-    """Read a dataset and print what is known of it.
-
-    Args:
-        name: as `locate_dataset` takes it.
-        task: whose data it holds.
-        as_json: one JSON object instead of a table.
-
-    Raises:
-        DqlabError: there is no such dataset, or it cannot be read.
-    """
+    """Read a dataset of `locate_dataset` and print what is known of it, as a table or as JSON; or a DqlabError."""
     dataset = locate_dataset(name, task)
     with reading_status(name):
-        found = survey_dataset(dataset.read(), dataset.task)
+        found = Survey(dataset.read(), dataset.task)
         known = describe_dataset(dataset, found, dataset.digest())
     if as_json:
         print(to_json(known, indent=1, inf_nan_mode="null").decode())
@@ -95,7 +80,8 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "masked": 0 if columns.masks is None else int((columns.masks == 0).sum()),
         "duplicate_rows": found.duplicates,
         "columns": {
-            name: _describe_column(column, found.values.get(name)) for name, column in whole_columns(columns).items()
+            name: {"shape": list(column.shape), "dtype": str(column.dtype)}
+            for name, column in whole_columns(columns).items()
         },
         "action_saturation": (np.abs(columns.actions) > SATURATED).mean(axis=0).tolist(),
         "actions_outside": actions.rows_outside,
@@ -104,6 +90,10 @@ def describe_dataset(dataset: Dataset, found: Survey, digest: str) -> dict[str, 
         "episode_return": describe_values(found.returns),
         "metadata": dict(columns.metadata),
     }
+    for name, values in found.values.items():
+        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
+        finite = {end: value if math.isfinite(value) else None for end, value in ends.items()}
+        known["columns"][name] |= {"nan": values.nans, "infinite": values.infinities, **finite}
     if task and not task.measures_success:
         known["normalised_score"] = describe_values(task.score(found.returns))
     return known
@@ -117,16 +107,6 @@ def describe_values(values: NDArray[Any]) -> dict[str, float]:
     names = ("min", "quartile_1", "median", "quartile_3", "max")
     found = dict(zip(names, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
     return {**found, "mean": float(values.mean()), "std": float(values.std())}
-
-
-def _describe_column(column: Column, values: ValueCounts | None) -> dict[str, Any]:
-    """What is known of a column, and what was counted of its values where it has numbers."""
-    known: dict[str, Any] = {"shape": list(column.shape), "dtype": str(column.dtype)}
-    if values:
-        known |= {"nan": values.nans, "infinite": values.infinities}
-        ends = {"min": float(values.low.min()), "max": float(values.high.max())}
-        known |= {end: value if math.isfinite(value) else None for end, value in ends.items()}
-    return known
 
 
 def _print_table(known: Mapping[str, Any], console: Console) -> None:

@@ -52,11 +52,7 @@ def no_downloads() -> Iterator[list[str]]:
 
 
 def refuse_if_planning(address: str) -> None:
-    """Whatever fetches something asks this first.
-
-    Raises:
-        UnavailableError: within `no_downloads`.
-    """
+    """Whatever fetches something asks this first; an UnavailableError within `no_downloads`."""
     if (refused := _refused.get()) is not None:
         refused.append(address)
         raise UnavailableError("not fetched while planning")
@@ -72,11 +68,9 @@ def download_from(
     timeout: float,
     check: Callable[[str, Path], object] = lambda address, part: None,
 ) -> dict[str, Any]:
-    """Fetch a file from the first of several addresses that has it, and keep its digest beside it.
+    """Fetch a file, as `download` does, from the first of several addresses that has it, and keep its digest beside it.
 
     Args:
-        addresses: in order.
-        path, magic, progress, timeout: as `download` takes them.
         own: those addresses from which the same file must come as the first time.
         check: looks at the complete file from an address before it appears.
 
@@ -209,7 +203,10 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
         total = None if response.length is None else done + response.length
         piece = _read(response, 16, url, part)
         if not resumed and not piece.startswith(magic):
-            raise UnavailableError(_not_the_file(url, response.geturl(), piece))
+            page = b"<html" in piece.lower() or b"<!doctype" in piece.lower()
+            what = "a web page (a login, a proxy's notice?)" if page else "something else" if piece else "nothing"
+            detour = f", redirected to {response.geturl()}," if response.geturl() != url else ""
+            raise UnavailableError(f"{url}{detour} sends {what} in place of the file")
         _resume_note(part).write_text(json.dumps({"url": url, "tag": _tag(response)}))
         with part.open("ab" if resumed else "wb", buffering=0) as file:
             came, since = 0, time.monotonic()
@@ -228,15 +225,18 @@ def _fetch(url: str, part: Path, magic: bytes, progress: Progress, timeout: floa
 def _read(response: Any, most: int, url: str, part: Path) -> bytes:
     """What has come."""
     try:
-        piece: bytes = response.read(most) if most < CHUNK else response.read1(most)
+        return bytes(response.read(most) if most < CHUNK else response.read1(most))
     except (OSError, HTTPException) as error:
         raise _broken(url, part, type(error).__name__) from error
-    return piece
 
 
 def _request(url: str, part: Path, timeout: float) -> Any:
     """The rest of the `.part` file where the server has it, else the whole file."""
-    size, tag = _kept(url, part)
+    size, tag = 0, ""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        note = json.loads(_resume_note(part).read_text())
+        if note["url"] == url and note["tag"] and (size := part.stat().st_size):
+            tag = str(note["tag"])  # what the server knows the file by
     headers = {"User-Agent": "dqlab"} | ({"Range": f"bytes={size}-", "If-Range": tag} if tag else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
@@ -257,26 +257,9 @@ def _request(url: str, part: Path, timeout: float) -> Any:
     return _request(url, part, timeout)
 
 
-def _kept(url: str, part: Path) -> tuple[int, str]:
-    """Bytes that are there of the file at this address, and what the server knows it by; empty where none are."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        note = json.loads(_resume_note(part).read_text())
-        if note["url"] == url and note["tag"] and (size := part.stat().st_size):
-            return size, str(note["tag"])
-    return 0, ""
-
-
-def _tag(response: Any) -> str | None:
+def _tag(response: Any) -> Any:
     """What the server knows this version of the file by."""
-    tag: str | None = response.headers.get("ETag") or response.headers.get("Last-Modified")
-    return tag
-
-
-def _not_the_file(url: str, answered: str, first: bytes) -> str:
-    page = b"<html" in first.lower() or b"<!doctype" in first.lower()
-    what = "a web page (a login, a proxy's notice?)" if page else "something else" if first else "nothing"
-    detour = f", redirected to {answered}," if answered != url else ""
-    return f"{url}{detour} sends {what} in place of the file"
+    return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 
 def _broken(url: str, part: Path, why: str) -> BrokenError:
@@ -288,10 +271,7 @@ def _broken(url: str, part: Path, why: str) -> BrokenError:
 
 
 def _digest_path(path: Path) -> Path:
-    """Where the SHA-256 of a downloaded file is kept, as `sha256sum -c` reads it.
-
-    D4RL publishes none, so the first download's is the one to hold.
-    """
+    """Where a first download's SHA-256 is kept, as `sha256sum -c` reads it; D4RL publishes none."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -319,15 +299,10 @@ def mirror_addresses(mirrors: Sequence[str] | str, file: str) -> list[str]:
 
 
 def address_of(mirror: str, file: str) -> str:
-    """A mirror's address of a file.
+    """A mirror's address of a file, whose path on the original server is given.
 
-    Args:
-        mirror: base address with the same folders; or an address with `{file}`, for the path in these folders, or
-            `{name}`, for the file's name alone.
-        file: path on the original server.
-
-    Raises:
-        ConfigError: it is no address, or has other braces.
+    The mirror is a base address with the same folders; or an address with `{file}`, for the path in these folders, or
+    `{name}`, for the file's name alone. A ConfigError where it is no address, or has other braces.
     """
     if not mirror.lower().startswith(WEB):
         raise ConfigError(f"A mirror's address begins with http:// or https://, not {mirror!r}.")
@@ -339,19 +314,14 @@ def address_of(mirror: str, file: str) -> str:
 
 
 def hugging_face_address(file: str) -> str:
-    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's, at a revision that does not change.
+    """Where the Hugging Face data set `imone/D4RL` has a file of D4RL's server, at a revision that does not change.
 
-    Args:
-        file: path on D4RL's server.
-
-    Returns:
-        An address, below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
+    Below $HF_ENDPOINT where that is set; empty for a file that is not among its 24 of MuJoCo's robots.
     """
     home = D4RL["second_home"]
     pairs = product(home["robots"], home["qualities"])
-    if file not in {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}:
-        return ""
-    return second_address(home, file)
+    known = {f"{home['folder']}/{robot}_{quality}-v2.hdf5" for robot, quality in pairs}
+    return second_address(home, file) if file in known else ""
 
 
 def second_address(home: Mapping[str, Any], file: str) -> str:

@@ -20,8 +20,7 @@ from dqlab.data.formats.hdf5 import CONVERTED
 from dqlab.data.formats.minari import stored_datasets
 from dqlab.data.formats.ogbench import OGBenchFormat, ogbench_names
 from dqlab.data.sources import cache_path, find_dataset
-from dqlab.data.survey import Survey, survey_dataset
-from dqlab.data.transitions import cuts_of
+from dqlab.data.survey import Survey
 from dqlab.envs import tasks
 from dqlab.envs.tasks import Task
 from dqlab.errors import ConfigError, DataError, nearest
@@ -35,13 +34,7 @@ MINARI_SERVER = "https://huggingface.co/datasets/farama-minari/mujoco"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset that may be there or not.
-
-    Attributes:
-        named: as it was asked for.
-        format, path: what opens it, and what that opens.
-        task: whose data it holds, where that is known.
-    """
+    """A dataset, as it was asked for, that may be there or not: what opens it, what that opens, and whose it is."""
 
     named: str
     format: Format
@@ -70,26 +63,12 @@ def tasks_with_data() -> list[Task]:
     return [entry.item for entry in tasks if entry.item.file]
 
 
-def task_of(name: str) -> Task:
-    """A task by its name.
-
-    Raises:
-        ConfigError: there is none; the message names the nearest ones.
-    """
-    if name not in tasks:
-        raise ConfigError(f"There is no task '{name}'. {nearest(name, tasks.names())}")
-    return tasks.get(name)
-
-
 def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
-    """A dataset that is there.
+    """A dataset that is there; a DqlabError where nothing of that name is.
 
     Args:
         dataset: a task's name (its file in D4RL's cache), a path, or `FORMAT:NAME` such as `minari:ID`.
         task: whose data it holds; by default the task of that name, or the one whose file has this file's name.
-
-    Raises:
-        DqlabError: nothing of that name is there.
     """
     found = resolve_dataset(dataset, task)
     if not found.place.exists():
@@ -99,15 +78,8 @@ def locate_dataset(dataset: str, task: str | None = None) -> Dataset:
 
 
 def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
-    """A dataset, whether it is there or not.
-
-    Args:
-        dataset, task: as `locate_dataset` takes them.
-
-    Raises:
-        ConfigError: it is no task's name, and no format has that suffix or name.
-    """
-    known = task_of(task) if task else None
+    """A dataset, as `locate_dataset` takes it, whether it is there or not; a ConfigError where it can be none."""
+    known = tasks.get(task) if task else None
     if dataset in tasks:
         named = tasks.get(dataset)
         by_task = f"{named.benchmark}:{dataset}" if named.benchmark else ""
@@ -127,11 +99,7 @@ def resolve_dataset(dataset: str, task: str | None = None) -> Dataset:
 
 
 def conversion_target(dataset: str, task: str | None = None) -> Dataset:
-    """What is written under that name.
-
-    Raises:
-        ConfigError: it is a task's name, whose file is D4RL's own, or no format has that suffix or name.
-    """
+    """What is written under that name; a ConfigError where it is a task's, or no format has that suffix or name."""
     if dataset in tasks:
         raise ConfigError(f"'{dataset}' is a task: its file is D4RL's own, or OGBench's. Name a path.")
     return resolve_dataset(dataset, task)
@@ -147,16 +115,8 @@ def fetch_dataset(
     """Fetch a task's dataset from the first source that has it, unless it is in D4RL's cache; what to tell of it.
 
     That is where it lies, its size, which addresses had nothing, and how to use what is not in D4RL's cache; of rows
-    that a source makes itself, the source's name.
-
-    Args:
-        task: whose.
-        sources: as in load_dataset.sources; by default D4RL's server, or that of the task's own benchmark.
-        force: fetch it though it is there.
-        progress: called with bytes done and in all.
-
-    Raises:
-        DqlabError: no source has it.
+    that a source makes itself, the source's name. Sources are as in load_dataset.sources; by default D4RL's server, or
+    that of the task's own benchmark. A DqlabError where none has it.
     """
     wanted = sources or (task.source or DOWNLOAD,)
     cached = () if force or task.benchmark else (CACHE,)
@@ -172,15 +132,9 @@ def fetch_dataset(
 
 
 def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> list[str]:
-    """Write `source` as `target`; returns what to tell: what was written, and what was lost.
+    """Write `source` as `target`, the task of either being that of both; what was written, and what was lost, to tell.
 
-    Args:
-        source, target: the two; the task of either is that of both.
-        force: replace a target that is there.
-
-    Raises:
-        DataError: the target is there, or is the source; something cannot be read or written.
-        ConfigError: the target's format is only read.
+    A DataError where the target is there, unless by `force`, or is the source; or something cannot be read or written.
     """
     if target.place.exists():
         if not force:
@@ -189,19 +143,12 @@ def convert_dataset(source: Dataset, target: Dataset, force: bool = False) -> li
             raise DataError(f"{target.place} would be read and written at once. Choose another target.")
     task = source.task or target.task
     columns = source.read()
-    before = survey_dataset(columns, task)
-    target.format.write(target.path, _with_known_facts(columns, source, task))
-    after = survey_dataset(target.read(), task)
-    return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
-
-
-def _with_known_facts(columns: Columns, source: Dataset, task: Task | None) -> Columns:
-    """The columns with what is known of them elsewhere: cuts, and where they are from."""
+    before = Survey(columns, task)
     said = {CONVERTED: f"{source.named}, SHA-256 {source.digest()}", **columns.metadata}
-    timeouts = columns.timeouts
-    if timeouts is None and task:
-        timeouts = cuts_of(columns.terminals.astype(bool), None, task.episode_limit)
-    return replace(columns, timeouts=timeouts, metadata=said)
+    timeouts = before.timeouts if columns.timeouts is None and task else columns.timeouts
+    target.format.write(target.path, replace(columns, timeouts=timeouts, metadata=said))
+    after = Survey(target.read(), task)
+    return [f"{target.place}: {after.counts}", *_conversion_losses(before, after)]
 
 
 def _conversion_losses(before: Survey, after: Survey) -> Iterator[str]:
@@ -229,10 +176,12 @@ def list_datasets() -> dict[str, list[dict[str, Any]]]:
     the `addresses` where it can be had.
     """
     embedded = sorted((Path(str(files("dqlab.data"))) / "embedded").glob("*.hdf5"))
+    ogbench = {OGBenchFormat().place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
+    there = sorted((place, name) for place, name in ogbench.items() if place.exists())  # each by one of its tasks
     return {
         "d4rl": [_of_task(task) for task in tasks_with_data()],
         "embedded": [_listing(path.stem, path, "ships with dqlab; not D4RL's") for path in embedded],
-        "ogbench": _of_ogbench(),
+        "ogbench": [_listing(name, place, "there, for all its tasks") for place, name in there],
         "minari": _of_minari(),
     }
 
@@ -266,14 +215,6 @@ def _of_task(task: Task) -> dict[str, Any]:
     part = path.with_name(f"{path.name}.part")
     note = "cached" if path.exists() else "download broke off; continue it" if part.exists() else "not here"
     return _listing(task.name, path, note, dataset_addresses(task))
-
-
-def _of_ogbench() -> list[dict[str, Any]]:
-    """Those files that are there, each by one of the tasks that have it."""
-    form = OGBenchFormat()
-    names = {form.place(Path(name)): name for name in sorted(ogbench_names(), reverse=True)}
-    found = {place: name for place, name in names.items() if place.exists()}
-    return [_listing(name, place, "there, for all its tasks") for place, name in sorted(found.items())]
 
 
 def _of_minari() -> list[dict[str, Any]]:

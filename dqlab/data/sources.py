@@ -85,11 +85,7 @@ class LocatedDataset:
         return None if self.path is None else self._format().place(self.path)
 
     def digest(self) -> str:
-        """SHA-256 of the file, or of the rows.
-
-        Raises:
-            DataError: the file is not the one that was downloaded.
-        """
+        """SHA-256 of the file, or of the rows; a DataError where the file is not the one that was downloaded."""
         if self.rows is not None:
             return digest_of_columns(self.rows)
         assert self.path is not None
@@ -113,11 +109,7 @@ class LocatedDataset:
         }
 
     def read(self, task: Task) -> Columns:
-        """All rows, as wide as the task's states and actions.
-
-        Raises:
-            DataError: it is damaged, or another task's.
-        """
+        """All rows, as wide as the task's states and actions; a DataError where it is damaged, or another task's."""
         if self.rows is not None:
             return self.rows
         assert self.path is not None
@@ -143,11 +135,7 @@ data_sources: Registry[DataSource] = Registry(
 
 
 def cache_path(task: Task) -> Path:
-    """Where D4RL keeps the task's file.
-
-    Raises:
-        UnavailableError: D4RL has no such task.
-    """
+    """Where D4RL keeps the task's file; an UnavailableError where it has no such task."""
     if not task.file:
         raise UnavailableError(f"{task.name} is not a task of D4RL's")
     return cache_folder() / Path(task.file).name
@@ -223,11 +211,7 @@ def file(task: Task, argument: str = "", progress: Progress = no_progress, is_d4
 
 
 def find_dataset(task: Task, sources: tuple[str, ...] | str, progress: Progress = no_progress) -> LocatedDataset:
-    """What the first of the sources that has the task's dataset has found; nothing is read.
-
-    Raises:
-        DataError: no source has it; each one's reason is given.
-    """
+    """What the first of the sources that has the task's dataset has found, unread; or a DataError says why none has."""
     sources = (sources,) if isinstance(sources, str) else tuple(sources)
     if not sources:
         raise DataError("load_dataset.sources is empty. Name at least one source, for example ('embedded',).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from dqlab.data.bounds import BOUNDS_ADVICE, ActionRange
 from dqlab.data.formats.base import Columns, whole_columns
-from dqlab.data.transitions import Flags, cuts_of, transition_rows
+from dqlab.data.transitions import cuts_of, transition_rows
 from dqlab.envs.tasks import Task
 
 Array = NDArray[Any]
@@ -22,101 +21,59 @@ FLAGS = ("terminals", "timeouts", "masks")
 RECORDED, BY_LIMIT, UNKNOWN = "recorded", "step limit", "unknown"
 
 
-@dataclass(frozen=True)
 class Survey:
     """A dataset, cut into episodes.
 
-    Attributes:
+    Args:
         columns: its rows.
-        task: whose it is, where that is known.
-        terminals, timeouts: at which rows (n,) an episode ended, and was cut.
-        lengths, returns: of every episode that ends.
+        task: whose it is, where that is known; its step limit holds where it is not recorded where episodes were cut.
+
+    Attributes:
+        terminals, timeouts: at which rows (n,) an episode ended, and was cut; at how many of them `both`.
+        cuts: where the cuts of episodes are known from.
+        lengths, returns: of every episode that ends; after the last end there are `unfinished` rows.
+        transitions: how many of the rows become transitions.
+        counts: rows, transitions and episodes that end, as text.
     """
 
-    columns: Columns
-    task: Task | None
-    terminals: Flags
-    timeouts: Flags
-    lengths: NDArray[np.int64]
-    returns: NDArray[np.float64]
+    def __init__(self, columns: Columns, task: Task | None = None) -> None:
+        self.columns, self.task, self.terminals = columns, task, columns.terminals.astype(bool)
+        recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
+        self.timeouts = cuts_of(self.terminals, recorded, task.episode_limit if task else None)
+        self.both = int((self.terminals & self.timeouts).sum())
+        self.cuts = RECORDED if recorded is not None else BY_LIMIT if task else UNKNOWN
+        last = np.flatnonzero(self.terminals | self.timeouts)
+        self.lengths, self.returns = np.diff(last, prepend=-1), np.zeros(0)
+        if len(last):  # what is not finite stays in its episode
+            rewards, starts = columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1)
+            self.returns = np.add.reduceat(rewards, starts)
+        self.unfinished = len(columns) - int(self.lengths.sum())
+        self.transitions = int(transition_rows(columns, self.timeouts).sum())
+        self.counts = f"{len(columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
 
     @cached_property
     def values(self) -> dict[str, ValueCounts]:
         """What is counted of each column of numbers that there is."""
         known = whole_columns(self.columns)
-        return {name: count_values(known[name]) for name in NUMBERS if name in known}
-
-    @property
-    def cuts(self) -> str:
-        """Where the cuts of episodes are known from."""
-        return RECORDED if self.columns.timeouts is not None else BY_LIMIT if self.task else UNKNOWN
-
-    @property
-    def transitions(self) -> int:
-        """How many of the rows become transitions."""
-        return int(transition_rows(self.columns, self.timeouts).sum())
-
-    @property
-    def both(self) -> int:
-        """Rows that are terminal and cut."""
-        return int((self.terminals & self.timeouts).sum())
-
-    @property
-    def unfinished(self) -> int:
-        """Rows after the last end."""
-        return len(self.columns) - int(self.lengths.sum())
+        return {name: ValueCounts(known[name]) for name in NUMBERS if name in known}
 
     @property
     def duplicates(self) -> int:
         """Rows whose observation, action and reward an earlier row has."""
         return repeated_rows(self.columns.observations, self.columns.actions, self.columns.rewards)
 
-    @property
-    def counts(self) -> str:
-        """Rows, transitions and episodes that end, as text."""
-        return f"{len(self.columns):,} rows, {self.transitions:,} transitions, {len(self.lengths):,} episodes"
 
-
-def survey_dataset(columns: Columns, task: Task | None = None) -> Survey:
-    """Find the episodes.
-
-    Args:
-        columns: the dataset.
-        task: whose step limit holds where the dataset does not record where episodes were cut.
-    """
-    terminals = columns.terminals.astype(bool)
-    recorded = None if columns.timeouts is None else columns.timeouts.astype(bool)
-    timeouts = cuts_of(terminals, recorded, task.episode_limit if task else None)
-    last = np.flatnonzero(terminals | timeouts)
-    lengths, returns = np.diff(last, prepend=-1), np.zeros(0)
-    if len(last):  # what is not finite stays in its episode
-        returns = np.add.reduceat(columns.rewards[: last[-1] + 1].astype(np.float64), np.append(0, last[:-1] + 1))
-    return Survey(columns, task, terminals, timeouts, lengths, returns)
-
-
-@dataclass(frozen=True)
 class ValueCounts:
-    """NaNs and infinities in a column, the rows that have some, and each dimension's range of all other values."""
+    """NaNs and infinities in a column (n, ...), the rows that have some, and each dimension's range of other values."""
 
-    nans: int
-    infinities: int
-    bad_rows: NDArray[np.int64]
-    low: Array
-    high: Array
-
-
-def count_values(column: Array) -> ValueCounts:
-    """Count a column (n, ...) of numbers."""
-    table = column.reshape(len(column), -1).astype(np.result_type(column.dtype, np.float32), copy=False)
-    finite = np.isfinite(table)
-    nans = int(np.isnan(table).sum())
-    return ValueCounts(
-        nans,
-        int((~finite).sum()) - nans,
-        np.flatnonzero(~finite.all(axis=1)),
-        np.min(table, axis=0, where=finite, initial=np.inf),
-        np.max(table, axis=0, where=finite, initial=-np.inf),
-    )
+    def __init__(self, column: Array) -> None:
+        table = column.reshape(len(column), -1).astype(np.result_type(column.dtype, np.float32), copy=False)
+        finite = np.isfinite(table)
+        self.nans = int(np.isnan(table).sum())
+        self.infinities = int((~finite).sum()) - self.nans
+        self.bad_rows = np.flatnonzero(~finite.all(axis=1))
+        self.low = np.min(table, axis=0, where=finite, initial=np.inf)
+        self.high = np.max(table, axis=0, where=finite, initial=-np.inf)
 
 
 def repeated_rows(*columns: Array) -> int:
@@ -127,22 +84,9 @@ def repeated_rows(*columns: Array) -> int:
     return int(hashes.duplicated().sum())
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What is to be said of a dataset, a sentence each.
-
-    Attributes:
-        damage: what says that the set is damaged, or another task's.
-        notes: what is strange.
-    """
-
-    damage: list[str]
-    notes: list[str]
-
-
-def find_faults(found: Survey) -> Faults:
-    """What is wrong or strange with a dataset's values."""
-    return Faults(list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)])
+def find_faults(found: Survey) -> tuple[list[str], list[str]]:
+    """What says that a dataset is damaged, or another task's; and what is strange in it: a sentence each."""
+    return list(_damage(found)), [*_odd_columns(found), *_odd_episodes(found)]
 
 
 def _damage(found: Survey) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -69,11 +69,7 @@ class Transitions:
         return gather_rows(self.fields, index)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Transitions:
-        """The same transitions elsewhere; the same memory where nothing changes.
-
-        Raises:
-            DataError: the device has no room for them.
-        """
+        """The same transitions elsewhere, the same memory where nothing changes; a DataError where there is no room."""
         device = torch.device(device)
         moves = (self.state.device.type, self.state.dtype) != (device.type, dtype)
         needed = sum(field.numel() for field in self.fields if field is not None) * dtype.itemsize
@@ -82,12 +78,8 @@ class Transitions:
                 f"The dataset takes {in_words(needed)} as {dtype}, {device} has {in_words(free)} free; it must lie "
                 "where networks are computed. Use a smaller dataset, or the CPU."
             )
-        return self.of_fields(map_fields(lambda field: field.to(device, dtype), self.fields), self.provenance)
-
-    @classmethod
-    def of_fields(cls, fields: Batch, provenance: Provenance) -> Transitions:
-        """Transitions from all of them as one batch."""
-        return cls(**fields._asdict(), provenance=provenance)
+        fields = map_fields(lambda field: field.to(device, dtype), self.fields)
+        return Transitions(**fields._asdict(), provenance=self.provenance)
 
 
 def map_fields(function: Callable[[Tensor], Tensor], fields: Batch) -> Batch:
@@ -174,7 +166,7 @@ def q_learning_view(
         state_std=std,
     )
     fields = Batch(*(None if field is None else torch.from_numpy(field) for field in made))  # type: ignore[arg-type]
-    return Transitions.of_fields(fields, provenance)
+    return Transitions(**fields._asdict(), provenance=provenance)
 
 
 def cuts_of(terminals: Flags, timeouts: Flags | None, episode_limit: int | None) -> Flags:
@@ -201,11 +193,7 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
 
     Where next observations are recorded, every row i becomes (o_i, a_i, r_i, o'_i, terminal_i). Elsewhere, as in D4RL's
     `qlearning_dataset`, it becomes (o_i, a_i, r_i, o_{i+1}, terminal_i), but for the last row, which nothing follows,
-    and for rows at which an episode was cut: there o_{i+1} belongs to the next episode.
-
-    Args:
-        columns: the dataset.
-        cuts: whether an episode was cut at each row (n,).
+    and for rows at which an episode was cut (`cuts`, (n,)): there o_{i+1} belongs to the next episode.
     """
     if columns.next_observations is not None:
         return np.ones_like(cuts)
@@ -217,9 +205,7 @@ def transition_rows(columns: Columns, cuts: Flags) -> Flags:
 def _first_rows(keep: Flags, ends: Flags, valueless: Flags, chunk: int, next_action: bool) -> NDArray[np.intp]:
     """The rows at which transitions of several steps, or with the action that follows, begin.
 
-    Args:
-        keep, ends, valueless: which rows (n,) are transitions, end an episode, and bootstrap nothing.
-        chunk, next_action: as in `q_learning_view`.
+    Flags (n,) say which rows are transitions, end an episode, and bootstrap nothing.
     """
     starts = ~_leads_to(~keep, chunk) & ~_leads_to(ends, chunk - 1)
     if next_action:
@@ -259,17 +245,13 @@ AT_ONCE = 1 << 16
 
 def _standardise(state: FloatArray, following: FloatArray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Standardise states (n, S) in place, by their mean and deviation (with n), summed in float64; which these are."""
-    mean = np.asarray(sum(block.sum(axis=0, dtype=np.float64) for block in _blocks(state)) / len(state))
-    square = sum(np.square(block - mean).sum(axis=0) for block in _blocks(state)) / len(state)
+    blocks = [state[start : start + AT_ONCE] for start in range(0, len(state), AT_ONCE)]
+    mean = np.asarray(sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / len(state))
+    square = sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(state)
     shift, scale = mean.astype(np.float32), (np.sqrt(square) + STD_FLOOR).astype(np.float32)
     for states in (state, following):
         states[...] = (states - shift) / scale
     return tuple(shift.tolist()), tuple(scale.tolist())
-
-
-def _blocks(rows: FloatArray) -> Iterator[FloatArray]:
-    for start in range(0, len(rows), AT_ONCE):
-        yield rows[start : start + AT_ONCE]
 
 
 def caveat_of(is_d4rl: bool, synthetic: bool, note: str | None = None) -> str:

@@ -53,9 +53,9 @@ class AdroitHand(CompiledModelEnv, MujocoEnv):  # type: ignore[misc]
     def places(self) -> dict[str, Array]:
         """Views of what of the model is drawn at a reset, by D4RL's names."""
 
-    @abstractmethod
     def reward(self, theirs: float) -> float:
         """D4RL's reward of the state; `theirs` is gymnasium-robotics', which rewards distances that D4RL punishes."""
+        return theirs
 
     def compile_model(self) -> Any:
         return _compiled(self.fullpath)
@@ -105,9 +105,6 @@ class AdroitPen(AdroitHand, AdroitHandPenEnv):  # type: ignore[misc]
 
     def places(self) -> dict[str, Array]:
         return {"desired_orien": self.model.body_quat[self.target_obj_body_id]}
-
-    def reward(self, theirs: float) -> float:
-        return theirs
 
     def over(self) -> bool:
         return bool(self.data.xpos[self.obj_body_id][2] < DROPPED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ REWARD_STD = 0.5
 """Standard deviation of the rewards of a mode's actions."""
 
 
-@dataclass(frozen=True)
-class GaussianMode:
+class GaussianMode(NamedTuple):
     """One of the four Gaussians that the bandit's actions are made of, and the mean reward of its actions."""
 
     name: str

@@ -19,11 +19,7 @@ EXACT = 2.0**53
 
 
 def boxed(env_id: str, env_kwargs: Mapping[str, Any] | None = None, render_mode: str | None = None) -> Any:
-    """The environment with actions in [-1, 1] and a flat observation, and no step limit.
-
-    Raises:
-        ConfigError: it cannot be made, or its actions are no bounded, flat `Box`.
-    """
+    """The environment with actions in [-1, 1], a flat observation, no step limit; a ConfigError where it cannot be."""
     env = make_unlimited(env_id, {**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})})
     actions, observations = env.action_space, env.observation_space
     check_vectors(env_id, "actions", actions)
@@ -58,8 +54,7 @@ class UnitActions(gymnasium.Wrapper):  # type: ignore[misc]
 def checked_env(env: Any, action_dim: int) -> CheckedEnv:
     """An environment, or that of an id, with flat observations and checked at every step; actions in its own units.
 
-    Raises:
-        ConfigError: it cannot be made, or has other actions.
+    A ConfigError where it cannot be made, or has other actions.
     """
     made = _make(env) if isinstance(env, str) else env
     name = env if isinstance(env, str) else made.spec.id if getattr(made, "spec", None) else type(made).__name__

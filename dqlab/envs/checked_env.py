@@ -65,7 +65,11 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
         try:
             observation, reward, terminated, truncated, info = check_step_tuple(self.env.step(self._fit(action)))
             observation = self._observed(observation)
-            reward = reward if type(reward) is float else self._rewarded(reward)
+            if type(reward) is not float:
+                number = np.asarray(reward)
+                if number.size != 1 or number.dtype.kind not in "fiub":
+                    raise _ContractError(f"gives {_what(reward)} as the reward, not a number")
+                reward = float(number.item())
             taken = observation, reward, bool(terminated), bool(truncated), info
         except (Exception, SystemExit) as error:
             self._explain(error)
@@ -82,12 +86,6 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
             raise _ContractError(f"gives an observation of {observation.dtype}, which are no numbers")
         return observation
 
-    def _rewarded(self, given: Any) -> float:
-        reward = np.asarray(given)
-        if reward.size != 1 or reward.dtype.kind not in "fiub":
-            raise _ContractError(f"gives {_what(given)} as the reward, not a number")
-        return float(reward.item())
-
     def _explain(self, error: BaseException) -> NoReturn:
         if isinstance(error, DqlabError):
             raise error
@@ -101,11 +99,7 @@ class CheckedEnv(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def check_vectors(name: str, what: str, space: Any, width: int = 0) -> None:
-    """See that an environment's observations or actions are vectors, and as wide as its task says, where it says so.
-
-    Raises:
-        ConfigError: they are not.
-    """
+    """See that observations or actions are vectors, as wide as the task says, where it does; a ConfigError if not."""
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise ConfigError(
             f"The environment '{name}' has {what} {space}; dqlab's are vectors: a flat Box (observations may be a Dict "

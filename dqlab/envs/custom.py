@@ -17,19 +17,25 @@ from dqlab.errors import ConfigError
 SOURCE = "gymnasium_task"
 
 
-def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = None, episode_limit: int = 0) -> Task:
-    """The facts of an environment, measured on it; its scores are its returns.
+def describe_environment(
+    env_id: str, env_kwargs: Mapping[str, Any] | None = None, episode_limit: int = 0, sizes: tuple[int, int] = (0, 0)
+) -> Task:
+    """The facts of an environment, measured on it unless all are given; its scores are its returns.
 
     Args:
         env_id, env_kwargs: as `gymnasium.make` takes them.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
+        sizes: widths of observation and action; measured where one is 0, or the limit is.
 
     Raises:
         ConfigError: there is no such environment, its episodes have no limit, or its spaces are not dqlab's.
     """
-    name, made = _name_of(env_id), {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
-    task = Task(name, name, BOXED, 0.0, 100.0, episode_limit or UNLIMITED, "", 0, 0, env_kwargs=made)
-    env = make_env(task)
+    name = re.sub(r"[^\w.+~-]+", "-", env_id)
+    made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
+    task = Task(name, name, BOXED, 0.0, 100.0, episode_limit or UNLIMITED, "", *sizes, env_kwargs=made)
+    if episode_limit and all(sizes):
+        return task
+    env = make_env(replace(task, state_dim=0, action_dim=0))
     sizes = env.observation_space.shape[0], env.action_space.shape[0]
     env.close()
     import gymnasium
@@ -38,10 +44,6 @@ def describe_environment(env_id: str, env_kwargs: Mapping[str, Any] | None = Non
     if not limit:
         raise ConfigError(f"{env_id} does not say when its episodes are cut: set episode_limit, in steps.")
     return replace(task, episode_limit=limit, state_dim=sizes[0], action_dim=sizes[1])
-
-
-def _name_of(env_id: str) -> str:
-    return re.sub(r"[^\w.+~-]+", "-", env_id)
 
 
 def action_bounds(task: Task) -> tuple[list[float], list[float]]:
@@ -84,12 +86,8 @@ def gymnasium_task(
     if not env_id:
         raise ConfigError("gymnasium_task wants env_id, such as 'Pendulum-v1', or MODULE:NAME.")
     low, high = _references(min_score, max_score)
-    known = bool(episode_limit and state_dim and action_dim)
-    made = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {})}
-    plain = Task("", "", BOXED, 0.0, 1.0, episode_limit, "", state_dim, action_dim, env_kwargs=made)
-    task = plain if known else describe_environment(env_id, env_kwargs, episode_limit)
-    own, scored = _name_of(env_id), min_score is not None
-    task = replace(task, name=name or own, robot=own, min_score=low, max_score=high, scored=scored)
+    task = describe_environment(env_id, env_kwargs, episode_limit, (state_dim, action_dim))
+    task = replace(task, name=name or task.name, min_score=low, max_score=high, scored=min_score is not None)
     if task.name in tasks and tasks.entry(task.name).source == SOURCE:
         tasks.remove(task.name)  # an earlier one of the user's
     tasks.add(task.name, task, source=SOURCE, summary=f"{env_id}, as configured")
@@ -113,12 +111,7 @@ def _references(low: Any, high: Any) -> tuple[float, float]:
 
 
 def task_statements(task: Task, origin: str) -> list[str]:
-    """The gin statements that make a task again.
-
-    Args:
-        task: one that `describe_environment` has made, with its reference scores, or without.
-        origin: where the scores are from.
-    """
+    """The gin statements that make a task of `describe_environment` again, and where its reference scores are from."""
     scores = {"min_score": task.min_score, "max_score": task.max_score} if task.scored else {}
     sizes = {"episode_limit": task.episode_limit, "state_dim": task.state_dim, "action_dim": task.action_dim}
     known = {**task.env_kwargs, **scores, **sizes, "name": task.name}

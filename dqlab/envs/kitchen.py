@@ -66,31 +66,23 @@ def legacy_capsules(model: Any, body: str, mass: float) -> None:
     Where the model fixes a geom's mass (kg), only the shape of its inertia differs; the centre of mass stays.
     """
     index = model.body(body).id
-    geoms = range(model.body_geomadr[index], model.body_geomadr[index] + model.body_geomnum[index])
-    frame = rotation_of(model.body_iquat[index])
+    first, frame = model.body_geomadr[index], rotation_of(model.body_iquat[index])
     tensor = np.diag(model.body_inertia[index])
-    for geom in geoms:
+    for geom in range(first, first + model.body_geomnum[index]):
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE and model.geom_group[geom] in WEIGHED_GROUPS:
             radius, half_length, _ = model.geom_size[geom]
             cylinder_mass, cylinder = capsule_as_cylinder(model.geom_size[geom])
             change = cylinder / cylinder_mass - _exact_capsule(radius, half_length)
             rotation = frame.T @ rotation_of(model.geom_quat[geom])
             tensor += mass * rotation @ np.diag(change) @ rotation.T
-    _turn_inertial_frame(model, index, frame, tensor)
-
-
-def _turn_inertial_frame(model: Any, body: int, frame: Array, tensor: Array) -> None:
-    """Write an inertia (3, 3), nearly diagonal in the body's inertial frame, and the frame where it is diagonal.
-
-    The boxes that bound the geoms are stored in that frame: it may turn by 1e-4, but its axes may not be permuted.
-    """
+    # the boxes that bound the geoms are stored in the inertial frame: it may turn by 1e-4, but not permute its axes
     values, axes = np.linalg.eigh(tensor)
     values, axes = values[::-1], axes[:, ::-1]
     axes = axes * np.sign(np.diag(axes))
     assert np.abs(axes - np.eye(3)).max() < TURN, "the principal axes kept their order"
-    mujoco.mju_mat2Quat(model.body_iquat[body], (frame @ axes).flatten())
-    model.body_inertia[body] = values
-    boxes = slice(model.body_bvhadr[body], model.body_bvhadr[body] + model.body_bvhnum[body])
+    mujoco.mju_mat2Quat(model.body_iquat[index], (frame @ axes).flatten())
+    model.body_inertia[index] = values
+    boxes = slice(model.body_bvhadr[index], model.body_bvhadr[index] + model.body_bvhnum[index])
     model.bvh_aabb[boxes, 3:] += TURN  # they are below 1 m
 
 

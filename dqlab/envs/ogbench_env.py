@@ -77,8 +77,7 @@ class SeededOGBench(gymnasium.Wrapper):  # type: ignore[misc]
 
 
 def _made(name: str, **arguments: Any) -> Any:
-    env = ogbench.make_env_and_datasets(name, env_only=True, disable_env_checker=True, **arguments)
-    return env.unwrapped
+    return ogbench.make_env_and_datasets(name, env_only=True, disable_env_checker=True, **arguments).unwrapped
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -54,26 +53,6 @@ def environment_of(task: str) -> str:
     return dataset_of(task).rsplit("-", 2)[0]
 
 
-def _task(name: str, facts: Mapping[str, Any], rows: int) -> Task:
-    return Task(
-        name=name,
-        robot=f"ogbench-{environment_of(name)}",
-        env_id="dqlab.envs.ogbench_env:dqlab/OGBench-v0",
-        min_score=0.0,
-        max_score=1.0,
-        episode_limit=facts["episode_limit"],
-        file="",
-        state_dim=facts["state_dim"],
-        action_dim=facts["action_dim"],
-        env_kwargs={"name": name},
-        settings=OGBench,
-        extra="ogbench",
-        rows=rows,
-        benchmark=BENCHMARK,
-        measures_success=True,
-    )
-
-
 def _family(environment: str) -> str:
     """The names of all tasks of environments of a kind, such as `cube`, in a line."""
     first = environment.split("-")[0]
@@ -83,22 +62,33 @@ def _family(environment: str) -> str:
     return f"{first}-{which and f'({which})-'}({'|'.join(kinds)})-singletask[-task1 to 5]-v0"
 
 
-def _summary(task: str) -> str:
-    environment = environment_of(task)
-    number = re.search(r"-task(\d)-", task)
-    which = number[1] if number else f"{FACTS['environments'][environment]['default_task']}, the default"
-    return f"{environment}, data of {dataset_of(task)}, task {which}; success rate in %"
-
-
 for _environment, _facts in FACTS["environments"].items():
     for _kind, (_episodes, _rows) in _facts["datasets"].items():
         for _number in ("", "-task1", "-task2", "-task3", "-task4", "-task5"):
             _name = f"{_environment}-{_kind}-singletask{_number}-v0"
+            _which = _number.removeprefix("-task") or f"{_facts['default_task']}, the default"
+            _task = Task(
+                name=_name,
+                robot=f"ogbench-{_environment}",
+                env_id="dqlab.envs.ogbench_env:dqlab/OGBench-v0",
+                min_score=0.0,
+                max_score=1.0,
+                episode_limit=_facts["episode_limit"],
+                file="",
+                state_dim=_facts["state_dim"],
+                action_dim=_facts["action_dim"],
+                env_kwargs={"name": _name},
+                settings=OGBench,
+                extra="ogbench",
+                rows=_episodes * _rows,
+                benchmark=BENCHMARK,
+                measures_success=True,
+            )
             tasks.add(
                 _name,
-                _task(_name, _facts, _episodes * _rows),
+                _task,
                 source=FACTS["source"],
                 cites=("park2025ogbench",),
-                summary=_summary(_name),
+                summary=f"{_environment}, data of {_environment}-{_kind}-v0, task {_which}; success rate in %",
                 family=_family(_environment),
             )

@@ -21,15 +21,12 @@ from dqlab.config.registry import Registry
 
 @dataclass(frozen=True)
 class Body:
-    """What a compiled model does not tell about how its bodies' masses came about.
-
-    Attributes:
-        density: kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use.
-        total_mass: kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it.
-    """
+    """What a compiled model does not tell about how its bodies' masses came about."""
 
     density: float = 1000.0
+    """kg / m^3 of the geoms; MuJoCo's default, which the locomotion models use."""
     total_mass: float | None = None
+    """kg, where the XML fixes it (`settotalmass`); masses and inertias are scaled to it."""
 
 
 physics_laws: Registry[Any] = Registry(
@@ -98,18 +95,6 @@ def _body_inertia(model: Any, body: int, density: float) -> tuple[float, Array, 
     return float(masses.sum()), centre, tensor
 
 
-def _principal(tensor: Array) -> tuple[Array, Array]:
-    """Principal inertia (3,), largest first, and the quaternion (4,) of its right-handed axes."""
-    import mujoco
-
-    values, axes = np.linalg.eigh(tensor)
-    values, axes = values[::-1], axes[:, ::-1].copy()
-    axes[:, 2] *= np.sign(np.linalg.det(axes))
-    quat = np.zeros(4)
-    mujoco.mju_mat2Quat(quat, axes.flatten())
-    return values, quat
-
-
 def round_radii(model: Any) -> Array:
     """Radius (ngeom,), m, of each sphere and capsule; 0 for other geoms."""
     return np.where(np.isin(_type_names(model), list(SOLIDS)), model.geom_size[:, 0], 0.0)
@@ -135,11 +120,12 @@ def legacy_inertia(model: Any, about: Body = Body()) -> None:
     if unknown:
         raise ValueError(f"MuJoCo 2.1 inertias are known for capsules and spheres only, not for {sorted(unknown)}")
     for body in bodies:
-        mass, centre, tensor = _body_inertia(model, body, about.density)
-        inertia, quat = _principal(tensor)
-        model.body_mass[body] = mass
-        model.body_ipos[body], model.body_iquat[body] = centre, quat
-        model.body_inertia[body] = inertia
+        model.body_mass[body], model.body_ipos[body], tensor = _body_inertia(model, body, about.density)
+        values, axes = np.linalg.eigh(tensor)  # principal inertia, largest first, about right-handed axes
+        axes = axes[:, ::-1].copy()
+        axes[:, 2] *= np.sign(np.linalg.det(axes))
+        model.body_inertia[body] = values[::-1]
+        mujoco.mju_mat2Quat(model.body_iquat[body], axes.flatten())
     if about.total_mass is not None:
         scale = about.total_mass / model.body_mass.sum()
         model.body_mass *= scale

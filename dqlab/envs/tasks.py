@@ -78,11 +78,7 @@ class Task:
 
     @property
     def condition(self) -> str:
-        """What must stand beside every score on this task as gin has chosen its environment; empty where nothing must.
-
-        Raises:
-            ConfigError: a choice is wrong.
-        """
+        """What must stand beside every score as gin chose its environment; a ConfigError where a choice is wrong."""
         return str(getattr(self.settings(), "condition", "")) if self.settings else ""
 
     @property
@@ -95,24 +91,16 @@ class Task:
         return 100.0 * (episode_return - self.min_score) / (self.max_score - self.min_score)
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the environment: the task's own, and those that gin has chosen.
-
-        Raises:
-            ConfigError: a choice is wrong.
-        """
-        chosen = asdict(self.settings()) if self.settings else {}
-        return {**self.env_kwargs, **chosen}
+        """Arguments of the environment: its own, and those that gin has chosen; a ConfigError where one is wrong."""
+        return {**self.env_kwargs, **(asdict(self.settings()) if self.settings else {})}
 
     def chosen(self) -> dict[str, Any]:
         """Those that gin has chosen otherwise than by default, by their gin names."""
         if self.settings is None:
             return {}
         given = self.settings()
-        return {
-            f"{type(given).__name__}.{field.name}": getattr(given, field.name)
-            for field in fields(given)
-            if getattr(given, field.name) != field.default
-        }
+        changed = [field.name for field in fields(given) if getattr(given, field.name) != field.default]
+        return {f"{type(given).__name__}.{name}": getattr(given, name) for name in changed}
 
     @property
     def source(self) -> str:
@@ -135,21 +123,6 @@ UNLIMITED = -1
 """The episode limit that tells Gymnasium not to cut episodes."""
 
 
-def _minari(dataset: str, facts: Mapping[str, Any]) -> Task:
-    return Task(
-        name=dataset.replace("/", "-"),
-        robot=facts["env_id"],
-        env_id=BOXED,
-        min_score=0.0,
-        max_score=100.0,
-        file="",
-        env_kwargs={"env_id": facts["env_id"], "env_kwargs": {}},
-        minari=dataset,
-        scored=False,
-        **{name: facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
-    )
-
-
 for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
     # v4, not v5, has D4RL's rewards and bodies; hands share a model, and AntMaze sets a callback: neither is parallel
     _facts = dict(D4RL["environments"][_robot])
@@ -163,7 +136,18 @@ for _name, (_robot, _file, _rows, *_counted) in D4RL["tasks"].items():
     )
 for _name, _facts in MINARI["environments"].items():
     for _quality in _facts["qualities"]:
-        _made = _minari(f"mujoco/{_name}/{_quality}-v0", _facts)
+        _made = Task(
+            name=f"mujoco-{_name}-{_quality}-v0",
+            robot=_facts["env_id"],
+            env_id=BOXED,
+            min_score=0.0,
+            max_score=100.0,
+            file="",
+            env_kwargs={"env_id": _facts["env_id"], "env_kwargs": {}},
+            minari=f"mujoco/{_name}/{_quality}-v0",
+            scored=False,
+            **{name: _facts[name] for name in ("episode_limit", "state_dim", "action_dim")},
+        )
         tasks.add(
             _made.name,
             _made,

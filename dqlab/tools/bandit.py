@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,19 +34,14 @@ Array = NDArray[Any]
 
 
 class FigureRow(NamedTuple):
-    """One row of the figure: the data, then policies.
-
-    Attributes:
-        title: what its policies are trained by.
-        truth: label of the data's panel.
-        rewards: whether that panel shows rewards as colour.
-        panels: label of each policy -> the gin file that trains it.
-    """
+    """One row of the figure: the data, with their rewards as colour or without, then policies."""
 
     title: str
     truth: str
+    """Label of the data's panel."""
     rewards: bool
     panels: Mapping[str, str]
+    """Label of each policy -> the gin file that trains it."""
 
 
 KINDS = ("Gaussian", "CVAE", "MMD", "Diffusion")
@@ -60,63 +54,37 @@ ROWS = (
 """The paper's figure. Another policy is another line here."""
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """What n samples cover of the four modes.
+def mode_coverage(actions: Array) -> dict[str, Any]:
+    """What action samples (n, 2) cover of the four modes; a RunError where there are none, or some are not finite.
 
-    Attributes:
-        samples: n.
-        on_modes: share of them within 0.25 of a mode.
-        entropy: of the distribution over modes of those near one, nats; log 4 = 1.386 where all four are equal.
-        entropy_share: the same as a share of log 4.
-        on_best: share of all samples that are within 0.25 of the best mode (lower right).
-        counts: samples near each mode, in the order of `MODES`.
+    Returns:
+        `samples`, n; `on_modes`, the share of them within 0.25 of a mode; `entropy` of the distribution over modes of
+        those near one, in nats, and `entropy_share` of log 4 = 1.386, where all four are equal; `on_best`, the share of
+        all samples that are within 0.25 of the best mode (lower right); `counts` near each mode.
     """
-
-    samples: int
-    on_modes: float
-    entropy: float
-    entropy_share: float
-    on_best: float
-    counts: tuple[int, ...]
-
-    @classmethod
-    def of(cls, actions: Array) -> Coverage:
-        """The numbers of action samples (n, 2).
-
-        Raises:
-            RunError: there are none, or some are not finite.
-        """
-        if len(actions) == 0 or not np.isfinite(actions).all():
-            raise RunError("Numbers of a policy want at least one sample, and finite ones.")
-        modes = modes_of(actions)
-        counts = np.bincount(modes[modes >= 0], minlength=len(MODES))
-        shares = counts[counts > 0] / max(int(counts.sum()), 1)
-        entropy = float(-(shares * np.log(shares)).sum()) + 0.0
-        on_modes, on_best = float((modes >= 0).mean()), float((modes == BEST).mean())
-        share = entropy / float(np.log(len(MODES)))
-        return cls(len(actions), on_modes, entropy, share, on_best, tuple(counts.tolist()))
+    if len(actions) == 0 or not np.isfinite(actions).all():
+        raise RunError("Numbers of a policy want at least one sample, and finite ones.")
+    modes = modes_of(actions)
+    counts = np.bincount(modes[modes >= 0], minlength=len(MODES))
+    shares = counts[counts > 0] / max(int(counts.sum()), 1)
+    entropy = float(-(shares * np.log(shares)).sum()) + 0.0
+    return {
+        "samples": len(actions),
+        "on_modes": float((modes >= 0).mean()),
+        "entropy": entropy,
+        "entropy_share": entropy / float(np.log(len(MODES))),
+        "on_best": float((modes == BEST).mean()),
+        "counts": counts.tolist(),
+    }
 
 
-@dataclass(frozen=True)
-class Cloud:
-    """What a panel shows.
-
-    Attributes:
-        title: what the actions are.
-        actions: (n, 2).
-        rewards: (n,), shown as colour, or None.
-        note: a line more under the panel.
-    """
+class Cloud(NamedTuple):
+    """What a panel shows: actions (n, 2), their rewards (n,) as colour, and a line more under it."""
 
     title: str
     actions: Array
     rewards: Array | None = None
     note: str = ""
-
-    @property
-    def coverage(self) -> Coverage:
-        return Coverage.of(self.actions)
 
 
 CloudRows = Mapping[str, Sequence[Cloud]]
@@ -134,9 +102,7 @@ def draw_bandit(
     Args:
         out: folder of the runs, of `bandit.png`, `numbers.json` and `numbers.md`.
         bindings: `Configurable.parameter=value` strings for every run.
-        samples: actions drawn from each policy.
-        rows: which policies.
-        console: where progress and the table go.
+        samples: actions drawn from each policy, of which there are these `rows`.
 
     Raises:
         DqlabError: a run cannot be trained, or is there with another configuration.
@@ -150,9 +116,9 @@ def draw_bandit(
         draw_clouds(drawn).savefig(temporary, format="png", dpi=150)
     numbers = []
     for row in rows:
-        panels = zip([None, *row.panels.values()], drawn[row.title], strict=True)
         known = [
-            {"label": each.title, "gin": gin, "trained": each.note, **asdict(each.coverage)} for gin, each in panels
+            {"label": each.title, "gin": gin, "trained": each.note, **mode_coverage(each.actions)}
+            for gin, each in zip([None, *row.panels.values()], drawn[row.title], strict=True)
         ]
         numbers.append({"row": row.title, "panels": known})
     write_text(out / "numbers.json", json.dumps(numbers, indent=1))
@@ -165,7 +131,7 @@ def draw_bandit(
 
 
 def _train(rows: Sequence[FigureRow], out: Path, bindings: Sequence[str], console: Console) -> None:
-    """Every panel's run, one after the other, with a line each."""
+    """Every panel's run, one after the other, with a line each; a RunError where one was configured otherwise."""
     panels = [(f"{row.title}, {label}", gin) for row in rows for label, gin in row.panels.items()]
     read: set[str] = set()
     for _, gin in panels:  # a mistake in any of them shows before the first is trained
@@ -188,11 +154,7 @@ def _read_configuration() -> None:
 
 
 def _train_unless_finished(gin: str, path: Path, bindings: Sequence[str]) -> str:
-    """Train what a gin file describes, unless the folder already holds that run; returns a line on what was done.
-
-    Raises:
-        RunError: the folder holds a run of another configuration.
-    """
+    """Train what a gin file describes, unless the folder already holds that run; returns a line on what was done."""
     loaded = gin_files.load_gin([gin], bindings)
     folder, started = RunFolder(path), time.monotonic()
     if not folder.finished:
@@ -229,10 +191,7 @@ def _clouds(row: FigureRow, out: Path, bindings: Sequence[str], samples: int) ->
 def policy_samples(path: Path, count: int) -> Array:
     """Actions (count, A) of a finished run's last policy, of its first replica, in the state of zeros.
 
-    The noise is a function of its seed, so the same run gives the same samples.
-
-    Raises:
-        RunError: the run has not finished.
+    The noise is a function of its seed, so the same run gives the same samples. A RunError where it has not finished.
     """
     folder = RunFolder(path)
     replica = folder.replicas()[0]
@@ -254,9 +213,9 @@ def bandit_markdown(rows: CloudRows) -> str:
     lines = []
     for title, clouds in rows.items():
         for cloud in clouds:
-            c = cloud.coverage
-            spread = (f"{c.entropy:.3f}", f"{c.entropy_share:.1%}") if c.on_modes else ("-", "-")
-            lines.append([title, cloud.title, f"{c.on_modes:.1%}", *spread, f"{c.on_best:.1%}", cloud.note])
+            c = mode_coverage(cloud.actions)
+            spread = (f"{c['entropy']:.3f}", f"{c['entropy_share']:.1%}") if c["on_modes"] else ("-", "-")
+            lines.append([title, cloud.title, f"{c['on_modes']:.1%}", *spread, f"{c['on_best']:.1%}", cloud.note])
     return markdown_table(HEADS, lines, numbers=range(2, 6))
 
 
@@ -301,7 +260,8 @@ def _draw_cloud(axes: Any, cloud: Cloud) -> None:
         bar.ax.tick_params(labelsize=7, length=2, pad=1)
         bar.ax.set_title("reward", fontsize=8, color=TEXT, pad=3)
     axes.set_title(cloud.title, fontsize=11, color=TEXT)
-    c = cloud.coverage
-    spread = f" {c.entropy:.2f} nats ({c.entropy_share:.0%} of log 4)" if c.on_modes else ": no sample is on a mode"
-    said = f"on a mode {c.on_modes:.1%}\nentropy{spread}\non the best mode {c.on_best:.1%}\n{cloud.note}"
+    c = mode_coverage(cloud.actions)
+    nats = f" {c['entropy']:.2f} nats ({c['entropy_share']:.0%} of log 4)"
+    spread = nats if c["on_modes"] else ": no sample is on a mode"
+    said = f"on a mode {c['on_modes']:.1%}\nentropy{spread}\non the best mode {c['on_best']:.1%}\n{cloud.note}"
     axes.set_xlabel(said.rstrip(), fontsize=9, color=TEXT, labelpad=6)

@@ -13,20 +13,17 @@ from dqlab.tools.conformance.suite import CHECKS
 
 
 def describe(kind: str, name: str) -> str:
-    """All about one component: docstring, parameters, gin example, and the contract of its kind.
-
-    Raises:
-        ConfigError: unknown kind or name; the message names the nearest ones.
-    """
+    """All about one component; where kind or name is unknown, a ConfigError names the nearest ones."""
     registry = registry_of(kind)
     if not name:
         raise ConfigError(f"Which {kind}? Known: {', '.join(registry.names())}. `dqlab list {kind}` describes them.")
     entry = registry.entry(name)
     known = component_record(registry, entry)
+    others = ", ".join(name for name in choosers(registry) if name != registry.chosen_by)
     sections = {
         "Inherited": _inherited(entry),
         "Parameters": [_parameter_line(parameter) for parameter in known["parameters"]],
-        "In a gin file": [*known["gin_example"], *_elsewhere(registry)],
+        "In a gin file": [*known["gin_example"], *([f"# or, where that is what runs: {others}"] if others else [])],
         f"Contract of {kind}": contract(registry, entry),
         "Source": [entry.source] if entry.source else [],
         "Place": [f"{entry.place}, of the package {entry.package}"],
@@ -45,12 +42,6 @@ def _inherited(entry: RegistryEntry[Any]) -> list[str]:
     return [line.removeprefix("    ") for text in texts for line in text.split("\n\n")[0].splitlines()]
 
 
-def _elsewhere(registry: Registry[Any]) -> list[str]:
-    """A comment on the other parameters that choose a component of this kind."""
-    others = [name for name in choosers(registry) if name != registry.chosen_by]
-    return [f"# or, where that is what runs: {', '.join(others)}"] if others else []
-
-
 def _parameter_line(known: Mapping[str, Any]) -> str:
     kind = f": {known['annotation']}" if known["annotation"] else ""
     default = f" = {known['default']!r}" if "default" in known else ""
@@ -59,47 +50,34 @@ def _parameter_line(known: Mapping[str, Any]) -> str:
 
 def contract(registry: Registry[Any], entry: RegistryEntry[Any]) -> list[str]:
     """What every component of a kind must be: what its base class says, or how it is called; and what is checked."""
-    lines = [registry.summary, *_interface(registry, entry)]
+    item: Any = entry.item
+    by_gin, lines = gin_parameters(registry, entry), [registry.summary]
+    called = ", ".join(parameter.name for parameter in entry.signature() if parameter.name not in by_gin)
+    if inspect.isclass(item):
+        own = [other.item for other in registry if other.package == "dqlab"]
+        bases = [base for base in item.__mro__[1:] if _is_ours(base) and all(issubclass(other, base) for other in own)]
+        base = bases[-1] if bases else item
+        said = f"derived from {base.__module__}.{base.__qualname__}" if bases else f"such as {item.__qualname__}"
+        lines += [f"made as Component({called}), {said}", *_methods(base, own)]
+    elif callable(item):
+        lines.append(f"called as component({called})")
     if check := CHECKS.get(registry.kind):
         what = inspect.getdoc(getattr(check, "func", check)) or ""
         lines.append("dqlab.testing.check: " + " ".join(what.split("\n\n")[0].split()))
     return lines
 
 
-def _interface(registry: Registry[Any], entry: RegistryEntry[Any]) -> Iterator[str]:
-    item: Any = entry.item
-    if inspect.isclass(item):
-        own = [other.item for other in registry if other.package == "dqlab"]
-        bases = [base for base in item.__mro__[1:] if _is_ours(base) and all(issubclass(other, base) for other in own)]
-        said = (
-            f"derived from {bases[-1].__module__}.{bases[-1].__qualname__}" if bases else f"such as {item.__qualname__}"
-        )
-        yield f"made as Component({_called_with(registry, entry)}), {said}"
-        yield from (_method(name, member) for name, member in _methods(bases[-1] if bases else item, own))
-    elif callable(item):
-        yield f"called as component({_called_with(registry, entry)})"
-
-
-def _methods(base: type, own: list[type]) -> Iterator[tuple[str, Any]]:
+def _methods(base: type, own: list[type]) -> Iterator[str]:
     """Public methods that a class and all components of its kind have, its ancestors' of dqlab included."""
     named = {name: member for ours in reversed(base.__mro__) if _is_ours(ours) for name, member in vars(ours).items()}
     for name, member in named.items():
         public = inspect.isfunction(member) and (not name.startswith("_") or name == "__call__")
         if public and all(hasattr(other, name) for other in own):
-            yield name, member
+            summary = (inspect.getdoc(member) or "").split("\n", 1)[0]
+            names = ", ".join(each for each in inspect.signature(member).parameters if each != "self")
+            must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
+            yield f"{must}{name}({names}): {summary}".replace("__call__(", "component(")
 
 
 def _is_ours(base: type) -> bool:
     return base.__module__.split(".")[0] == "dqlab"
-
-
-def _called_with(registry: Registry[Any], entry: RegistryEntry[Any]) -> str:
-    by_gin = gin_parameters(registry, entry)
-    return ", ".join(parameter.name for parameter in entry.signature() if parameter.name not in by_gin)
-
-
-def _method(name: str, member: Any) -> str:
-    summary = (inspect.getdoc(member) or "").split("\n", 1)[0]
-    names = ", ".join(name for name in inspect.signature(member).parameters if name != "self")
-    must = "must define " if getattr(member, "__isabstractmethod__", False) else ""
-    return f"{must}{name}({names}): {summary}".replace("__call__(", "component(")

@@ -47,14 +47,9 @@ a busy machine or a slow file server."""
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """One line of the doctor's.
+    """One line of the doctor's: a key of `STYLES`, what was found, and what to do, if anything.
 
-    Attributes:
-        state: a key of `STYLES`.
-        text: what was found.
-        fix: what to do; empty where there is nothing to be done.
-        name, group: of the check: what was looked at, and the heading that it is shown under.
-        needed: whether `dqlab train` cannot work without it.
+    The check adds its name, the heading that it is shown under, and whether `dqlab train` cannot work without it.
     """
 
     state: str
@@ -127,11 +122,7 @@ def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
 
 
 def requirements_of(extra: str = "") -> list[Any]:
-    """The requirements of dqlab, or those that an extra adds, as `packaging` reads them.
-
-    Raises:
-        PackageNotFoundError: dqlab runs from a folder and is not installed.
-    """
+    """The requirements of dqlab, or those that an extra adds; a PackageNotFoundError where it is not installed."""
     from packaging.requirements import Requirement
 
     each = [Requirement(text) for text in metadata.requires("dqlab") or []]

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import keyword
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -20,12 +18,12 @@ from numpy.typing import NDArray
 from dqlab.data.bounds import BOUNDS_ADVICE, action_rule, bounds_text, unit_actions
 from dqlab.data.formats.base import Columns, check_widths
 from dqlab.data.locate import locate_dataset
-from dqlab.data.survey import find_faults, survey_dataset
+from dqlab.data.survey import Survey, find_faults
 from dqlab.envs import env_backends
 from dqlab.envs.custom import action_bounds, describe_environment, task_statements
 from dqlab.envs.tasks import Task
 from dqlab.errors import PACKAGE, ConfigError, DataError
-from dqlab.files import write_text
+from dqlab.files import new_folder, write_text
 
 BUDGET = ("Training.steps = 100_000          # updates; the paper's run has 2,000,000", "Training.eval_every = 10_000")
 
@@ -44,13 +42,11 @@ def new_task(
 
     Args:
         data: a path, or FORMAT:NAME.
-        env_id: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
-        env_kwargs: arguments of the environment.
-        out: the gin file; None for the data's name in the current folder.
+        env_id, env_kwargs: as Gymnasium's, or MODULE:ID; the module is looked for in the current folder too.
+        out: the gin file, replaced by `force`; None for the data's name in the current folder.
         rule: `load_dataset.action_bounds`; empty where it is to be found out.
         episode_limit: steps after which an episode is cut; 0 for the environment's own.
         episodes: of random actions, by which they are scored.
-        force: replace the file.
 
     Raises:
         DataError: the data are damaged, or not the environment's: other widths, actions out of its bounds.
@@ -66,10 +62,10 @@ def new_task(
     task = describe_environment(env_id, env_kwargs, episode_limit)
     columns = dataset.read()
     check_widths(columns, task.state_dim, task.action_dim)
-    found = survey_dataset(columns, task)
-    faults = find_faults(found)
-    if faults.damage:
-        raise DataError(f"{data}: {'; '.join(faults.damage)}.")
+    found = Survey(columns, task)
+    damage, notes = find_faults(found)
+    if damage:
+        raise DataError(f"{data}: {'; '.join(damage)}.")
     rule = _rule(columns, task, rule)
     scored, origin = _references(task, found.returns, random_returns(task, episodes))
     place = f"file:{dataset.path.resolve() if dataset.format.suffixes else dataset.named}"
@@ -84,7 +80,7 @@ def new_task(
         f"episodes of at most {task.episode_limit:,} steps",
         f"actions of the data: {MEANT[rule]} (load_dataset.action_bounds = '{rule}')",
         f"reference scores: {origin}",
-        *(f"note: {text}" for text in faults.notes if BOUNDS_ADVICE not in text),
+        *(f"note: {text}" for text in notes if BOUNDS_ADVICE not in text),
         f"{out} is written. Next: dqlab train --gin {out}",
     ]
 
@@ -97,12 +93,7 @@ MEANT = {
 
 
 def _rule(columns: Columns, task: Task, given: str) -> str:
-    """How the data's actions are meant.
-
-    Raises:
-        DataError: they are not as `given` says, or neither in [-1, 1] nor within the environment's bounds.
-        ConfigError: it cannot be told.
-    """
+    """How the data's actions are meant; a ConfigError where it cannot be told, a DataError where no way fits them."""
     if given:
         unit_actions(columns, action_rule(task, given))
         return given
@@ -124,11 +115,7 @@ def _rule(columns: Columns, task: Task, given: str) -> str:
 
 
 def random_returns(task: Task, episodes: int) -> NDArray[np.float64]:
-    """Undiscounted returns of episodes of uniformly random actions.
-
-    Raises:
-        ConfigError: an observation or a reward is not finite.
-    """
+    """Undiscounted returns of episodes of random actions; a ConfigError where the environment gives NaN or infinity."""
 
     def check(values: NDArray[Any]) -> None:
         if not np.isfinite(values).all():
@@ -196,17 +183,10 @@ MADE = {"build", "dist", "__pycache__"}
 
 
 def write_plugin(name: str, folder: Path) -> str:
-    """Write the package, whole or not at all.
+    """Write the package into a new folder, whole or not at all; what to do next.
 
-    Args:
-        name: of the distribution, such as `my-lab`; its module is then `my_lab`, its classes begin with `MyLab`.
-        folder: to be made.
-
-    Returns:
-        What to do next.
-
-    Raises:
-        ConfigError: the name cannot be a package's, or is that of a module that Python knows; or the folder exists.
+    Of a distribution `my-lab` the module is `my_lab`, and classes begin with `MyLab`. A ConfigError where the name
+    cannot be a package's, or is that of a module that Python knows; or the folder exists.
     """
     module = _module(name)
     if folder.exists():
@@ -216,24 +196,15 @@ def write_plugin(name: str, folder: Path) -> str:
         raise ConfigError(f"Python knows a module '{module}' already: choose another name.")
     if not folder.parent.is_dir():
         raise ConfigError(f"There is no folder '{folder.parent}' to write '{folder.name}' into.")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder, lambda there: False) as temporary:
         for path, text in render_package(name):
             (temporary / path).parent.mkdir(parents=True, exist_ok=True)
             (temporary / path).write_text(text)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return f"{folder} is written. Next: pip install -e {folder} && dqlab check {name}"
 
 
 def _module(name: str) -> str:
-    """The module of a distribution of that name.
-
-    Raises:
-        ConfigError: it is no name for a package.
-    """
+    """The module of a distribution of that name; a ConfigError where it is no name for a package."""
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name) or keyword.iskeyword(module):
         raise ConfigError(f"'{name}' is no name for a package: small letters, digits and single - or _, as in my-lab.")

@@ -29,14 +29,9 @@ FIGURE = re.compile(r"[+-]?\.?\d")
 
 
 def read_returns(given: Sequence[str], column: str = "") -> Array:
-    """The returns (n,) that arguments name: numbers, files, or `-` for standard input.
+    """The returns (n,) that arguments name: numbers; `-` for standard input; .npy, .json, .csv files; a number a line.
 
-    Args:
-        given: each a number; `-`; or a .npy, .json or .csv file, or one with a number a line.
-        column: of CSV files.
-
-    Raises:
-        DataError: a file cannot be read, holds something else, or a return is not finite.
+    A DataError where a file cannot be read, holds something else, or a return is not finite. `column` is that of CSV.
     """
     found = [value for item in given for value in _returns_of(item, column)]
     if not found:
@@ -44,7 +39,7 @@ def read_returns(given: Sequence[str], column: str = "") -> Array:
     for number, value in enumerate(found, 1):
         if not np.isfinite(value):
             raise DataError(f"Return {number} of {len(found)} is {value}: only finite returns have a score.")
-    return np.array(found, dtype=np.float64)
+    return np.array(found)
 
 
 def _returns_of(item: str, column: str) -> list[float]:
@@ -85,11 +80,7 @@ def _values(path: Path, text: str, column: str) -> NDArray[Any]:
 
 
 def _column(path: Path, names: Sequence[str], column: str) -> int:
-    """Which column are the returns.
-
-    Raises:
-        DataError: it cannot be told; or a name is a number that is badly written, and would not be counted.
-    """
+    """Which column are the returns; a DataError where it cannot be told, or the first line has a misspelt number."""
     for name in names:
         if FIGURE.match(name) and not _is_number(name):
             raise DataError(f"{path}: '{name}' in the first line is no number.")
@@ -110,13 +101,9 @@ def _is_number(text: str) -> bool:
 
 
 def reference_of(name: str) -> tuple[str, Task]:
-    """What is scored, and a task with its reference returns.
+    """What is scored, and a task with its reference returns, by its name or what several begin with or share.
 
-    Args:
-        name: a task's, or what several tasks begin with or share: a robot, such as `walker2d`, or `kitchen`.
-
-    Raises:
-        ConfigError: there is no such task, or the tasks meant have different reference returns.
+    That is a robot, such as `walker2d`, or `kitchen`. A ConfigError where there is none, or their references differ.
     """
     if name in tasks:
         return name, tasks.get(name)
@@ -130,12 +117,7 @@ def reference_of(name: str) -> tuple[str, Task]:
 
 
 def score_returns(name: str, given: Sequence[str], column: str = "") -> dict[str, Any]:
-    """What `--json` prints; the deviation is that of the n episodes (ddof 0), as in evaluations.
-
-    Args:
-        name: as in `reference_of`.
-        given, column: as in `read_returns`.
-    """
+    """What `--json` prints, of arguments of `reference_of` and `read_returns`; the deviation is with ddof 0."""
     shown, task = reference_of(name)
     if not task.scored:
         raise ConfigError(f"{task.name} has no reference returns: nobody has published any. Compare returns.")

@@ -184,9 +184,9 @@ MISTAKES = {
     "task without a file": (["info", "hopper-medium-v2"], "`dqlab data download hopper-medium-v2` fetches it"),
     "no such file": (["verify", "none.hdf5"], "There is no dataset at none.hdf5"),
     "no such format": (["convert", "mine.hdf5", "mine.csv"], "No format of datasets has the suffix of 'mine.csv'"),
-    "no such task": (["info", "mine.hdf5", "--task", "hoper-medium-v2"], "There is no task 'hoper-medium-v2'"),
+    "no such task": (["info", "mine.hdf5", "--task", "hoper-medium-v2"], "Unknown task 'hoper-medium-v2'"),
     "task without data": (["download", "bandit-2d"], "bandit-2d"),
-    "misspelt download": (["download", "hopper-medium-v2", "walker2d"], "There is no task 'walker2d'"),
+    "misspelt download": (["download", "hopper-medium-v2", "walker2d"], "Unknown task 'walker2d'"),
     "a folder": (["info", "folder.hdf5"], "folder.hdf5"),
 }
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dqlab.data.bounds import ActionRange
 from dqlab.data.describe import describe_values
 from dqlab.data.formats.base import Columns
-from dqlab.data.survey import Faults, count_values, find_faults, repeated_rows, survey_dataset
+from dqlab.data.survey import Survey, ValueCounts, find_faults, repeated_rows
 from dqlab.envs import tasks
 
 HOPPER = tasks.get("hopper-medium-v2")
@@ -41,16 +41,16 @@ def test_counts_by_hand() -> None:
         np.array([0, 0, 1, 0, 0, 0], dtype=bool),
         np.array([0, 0, 0, 0, 1, 0], dtype=bool),
     )
-    found = survey_dataset(rows)
+    found = Survey(rows)
     assert found.counts == "6 rows, 4 transitions, 2 episodes"
     assert (found.unfinished, found.cuts, found.duplicates) == (1, "recorded", 1)  # rows 1 and 3
     assert found.lengths.tolist() == [3, 2]
     assert found.returns.tolist() == [6.0, 20.0]
     assert ActionRange(rows).rows_outside == 1
-    values = count_values(rows.observations)
+    values = ValueCounts(rows.observations)
     assert (values.nans, values.infinities, values.bad_rows.tolist()) == (1, 0, [4])
     assert (values.low.tolist(), values.high.tolist()) == ([0.0], [5.0])
-    assert count_values(rows.rewards).infinities == 1
+    assert ValueCounts(rows.rewards).infinities == 1
 
 
 def test_distribution_by_hand() -> None:
@@ -73,7 +73,7 @@ def test_loops_agree(ends: list[str], seed: int) -> None:
     timeouts = np.array([end in ("timeout", "both") for end in ends])
     rewards = rng.integers(-3, 3, n).astype(float)
     columns = Columns(rng.integers(0, 2, (n, 1)), rng.integers(-1, 2, (n, 1)), rewards, terminals, timeouts)
-    found = survey_dataset(columns)
+    found = Survey(columns)
     returns, lengths, total, length = [], [], 0.0, 0
     for row in range(n):
         total, length = total + rewards[row], length + 1
@@ -102,11 +102,11 @@ def test_repeated_rows() -> None:
 def test_step_limit_where_cuts_are_not_recorded() -> None:
     """An episode without an end is cut by the task's limit, as D4RL counts."""
     columns = made(2500, timeouts=None, terminals=np.zeros(2500, dtype=bool))
-    found = survey_dataset(columns, HOPPER)
+    found = Survey(columns, HOPPER)
     assert found.lengths.tolist() == [1000, 1000]
     assert found.unfinished == 500
     assert found.cuts == "step limit"
-    assert survey_dataset(columns).cuts == "unknown"
+    assert Survey(columns).cuts == "unknown"
 
 
 DAMAGE = {
@@ -129,16 +129,16 @@ NOTES = {
 
 @pytest.mark.parametrize("message", [*DAMAGE, *NOTES])
 def test_findings(message: str) -> None:
-    faults = find_faults(survey_dataset(replace(made(), **{**DAMAGE, **NOTES}[message]), HOPPER))
-    assert [bool(re.search(message, text)) for text in faults.damage].count(True) == (message in DAMAGE)
-    assert [bool(re.search(message, text)) for text in faults.notes].count(True) == (message in NOTES)
+    damage, notes = find_faults(Survey(replace(made(), **{**DAMAGE, **NOTES}[message]), HOPPER))
+    assert [bool(re.search(message, text)) for text in damage].count(True) == (message in DAMAGE)
+    assert [bool(re.search(message, text)) for text in notes].count(True) == (message in NOTES)
 
 
 def test_too_long_episodes() -> None:
     columns = made(1200, terminals=np.arange(1200) == 1199, timeouts=np.zeros(1200, dtype=bool))
-    (said,) = find_faults(survey_dataset(columns, HOPPER)).notes
+    _, (said,) = find_faults(Survey(columns, HOPPER))
     assert said == "1 episode(s) are longer than hopper-medium-v2's limit of 1,000 steps, up to 1,200"
 
 
 def test_what_is_sound_has_no_faults() -> None:
-    assert find_faults(survey_dataset(made(), HOPPER)) == Faults([], [])
+    assert find_faults(Survey(made(), HOPPER)) == ([], [])

@@ -18,7 +18,7 @@ from rich.console import Console
 from dqlab import cli
 from dqlab.data.sources import make_rows
 from dqlab.errors import ConfigError, RunError
-from dqlab.tools.bandit import OFF, ON, ROWS, Cloud, Coverage, FigureRow, draw_bandit, draw_clouds, policy_samples
+from dqlab.tools.bandit import OFF, ON, ROWS, Cloud, FigureRow, draw_bandit, draw_clouds, mode_coverage, policy_samples
 
 TINY = (
     "Training.steps=4",
@@ -144,23 +144,24 @@ COVERED: dict[str, tuple[list[tuple[float, float]], tuple[int, ...], float, floa
 def test_coverage(case: str) -> None:
     """Entropies are of near samples only."""
     actions, counts, entropy, on_modes = COVERED[case]
-    got, n = Coverage.of(np.array(actions)), len(actions)
-    assert (got.samples, got.counts, got.on_modes, got.on_best) == (n, counts, on_modes, counts[3] / n)
-    assert got.entropy == pytest.approx(entropy)
-    assert got.entropy_share == pytest.approx(entropy / math.log(4))
+    got, n = mode_coverage(np.array(actions)), len(actions)
+    said = [got[name] for name in ("samples", "counts", "on_modes", "on_best")]
+    assert said == [n, list(counts), on_modes, counts[3] / n]
+    assert got["entropy"] == pytest.approx(entropy)
+    assert got["entropy_share"] == pytest.approx(entropy / math.log(4))
 
 
 def test_the_data_cover_all_modes_and_a_gaussian_fitted_to_them_does_not() -> None:
     actions = make_rows(0, 10_000).actions[:-1].astype(float)
-    data = Coverage.of(actions)
-    assert data.on_modes > 0.9999
-    assert data.entropy_share > 0.9999
+    data = mode_coverage(actions)
+    assert data["on_modes"] > 0.9999
+    assert data["entropy_share"] > 0.9999
     rng = np.random.default_rng(0)
     fitted = np.clip(rng.multivariate_normal(actions.mean(0), np.cov(actions.T), 10_000), -1, 1)
-    assert 0.03 < Coverage.of(fitted).on_modes < 0.2
+    assert 0.03 < mode_coverage(fitted)["on_modes"] < 0.2
     for broken in (np.zeros((0, 2)), np.array([[0.0, np.nan]])):
         with pytest.raises(RunError, match="at least one sample, and finite ones"):
-            Coverage.of(broken)
+            mode_coverage(broken)
 
 
 def rows() -> dict[str, list[Cloud]]:

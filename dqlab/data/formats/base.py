@@ -40,11 +40,7 @@ MACHINES = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
 def reading_error(where: str, what: str, error: BaseException, mend: str = "") -> DataError:
     """What is to be raised where reading fails: the fault is the file's unless the error says whose else it is.
 
-    Args:
-        where: what messages call the dataset.
-        what: it is, if it is damaged.
-        error: that was met.
-        mend: what to do if it is damaged.
+    Messages call the dataset `where`; if it is damaged, `what` says what it is, `mend` what to do.
     """
     why = " ".join(first_line(error)[:200].split())  # what a file says of itself may be endless
     if lacks_memory(error):
@@ -72,12 +68,9 @@ def reading_errors(where: object, what: str) -> Iterator[None]:
 
 
 def check_readable(path: Path) -> None:
-    """See that a dataset's file is there, and that no other process writes it.
+    """See that a dataset's file is there, and that no other process writes it; a DataError where not.
 
     HDF5's library locks a file as long as it is open for writing.
-
-    Raises:
-        DataError: it is not there, or in use.
     """
     if not path.is_file():
         raise DataError(f"There is no dataset at {path}. Check the path.")
@@ -89,11 +82,7 @@ def check_readable(path: Path) -> None:
 
 
 def check_room(where: object, needed: int) -> None:
-    """See that there is memory for that many bytes.
-
-    Raises:
-        UnreadError: there is not.
-    """
+    """See that there is memory for that many bytes; an UnreadError where there is not."""
     if needed > (free := available_memory()):
         raise UnreadError(
             f"{where} cannot be read: there is not enough memory for what it claims to hold "
@@ -163,15 +152,13 @@ class Format(ABC):
     def read(self, path: Path) -> Columns:
         """All rows.
 
-        Raises:
-            DataError: the file is missing, damaged or not of this format; what is in it has wrong shapes or dtypes.
+        A DataError where they are missing, damaged, not of this format, or of wrong shapes or dtypes.
         """
 
     def place(self, path: Path) -> Path:
         """The file or folder that holds the dataset, or would hold it.
 
-        Raises:
-            DataError: no dataset of this format can have that name.
+        A DataError where no dataset of this format can have that name.
         """
         return path
 
@@ -186,9 +173,7 @@ class Format(ABC):
     def write(self, path: Path, columns: Columns) -> None:
         """Write a dataset, whole or not at all.
 
-        Raises:
-            DataError: the file cannot be written, or this format cannot say what is in the columns.
-            ConfigError: this format is only read.
+        A DataError where that cannot be, or not in this format; a ConfigError where the format is only read.
         """
         raise ConfigError(f"{path}: {type(self).__name__} is a format that is only read. Choose another one.")
 
@@ -213,13 +198,9 @@ data_formats: Registry[type[Format]] = Registry(
 
 
 def format_of(dataset: str) -> tuple[Format, Path]:
-    """The format of a dataset, and what that format opens.
+    """The format of a dataset, and what that format opens; a ConfigError where there is none.
 
-    Args:
-        dataset: `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
-
-    Raises:
-        ConfigError: no format has that name or suffix.
+    A dataset is `FORMAT:REST` with a registered format's name, or a path with a registered format's suffix.
     """
     name, colon, rest = dataset.partition(":")
     if colon and name in data_formats:
@@ -267,23 +248,15 @@ def checked_columns(where: str, arrays: Mapping[str, Column], metadata: Mapping[
 
 
 def check_names(where: str, names: Collection[str]) -> None:
-    """See that all columns are there that every dataset has.
-
-    Raises:
-        DataError: one is missing; the message says what is there.
-    """
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
-    if missing:
-        there = printable_names(names) or "nothing"
-        raise DataError(f"{where} has no '{missing[0]}' (it has: {there}); not a dataset in D4RL's layout.")
+    """See that all columns are there that every dataset has; a DataError says which one is not, and what is there."""
+    for name in REQUIRED_COLUMNS:
+        if name not in names:
+            there = printable_names(names) or "nothing"
+            raise DataError(f"{where} has no '{name}' (it has: {there}); not a dataset in D4RL's layout.")
 
 
 def check_widths(columns: Columns, state_dim: int | None, action_dim: int | None) -> None:
-    """See that a dataset is as wide as the task's states and actions, where these are given.
-
-    Raises:
-        DataError: it is another task's.
-    """
+    """See that a dataset is as wide as the task's states and actions, where these are given; a DataError where not."""
     for name, wanted in (("observations", state_dim), ("actions", action_dim)):
         width = getattr(columns, name).shape[1]
         if wanted is not None and width != wanted:
@@ -303,11 +276,7 @@ def _shaped(where: str, name: str, column: Column) -> Column:
 
 
 def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
-    """A column (n, ...) of real numbers as float32, all finite.
-
-    Raises:
-        DataError: a value is NaN, infinite or too large for float32; the message names its row.
-    """
+    """A column (n, ...) of real numbers as float32, all finite; a DataError names the first row where one is not."""
     with np.errstate(over="ignore"):
         values = column.astype(np.float32, copy=False)
     _check_finite(where, name, values)
@@ -315,11 +284,7 @@ def float_column(where: str, name: str, column: Column) -> NDArray[np.float32]:
 
 
 def boolean_column(where: str, name: str, column: Column) -> NDArray[np.bool_]:
-    """A column (n,) as booleans: whether a number is other than 0.
-
-    Raises:
-        DataError: a value is NaN or infinite; the message names its row.
-    """
+    """A column (n,) as booleans, whether a number is other than 0; a DataError names a row that is not finite."""
     _check_finite(where, name, column)
     return column.astype(bool, copy=False)
 

@@ -59,7 +59,15 @@ class D4RL(Format):
             for name, array in {**whole_columns(columns), **columns.extras}.items():
                 file.create_dataset(name, data=array, **PACKING)
             for name, text in columns.metadata.items():
-                _write_note(file, path, name, text)
+                try:
+                    if "\0" in name or not all(name.split("/")):
+                        raise ValueError("a name is empty or has a NUL")
+                    file.create_dataset(f"metadata/{name}", data=text)
+                except (ValueError, TypeError) as error:
+                    raise DataError(
+                        f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({first_line(error)}). "
+                        "Rename them, or leave them out."
+                    ) from error
         with write_errors(path), atomic_path(path) as temporary:
             temporary.write_bytes(made.getbuffer())
 
@@ -71,7 +79,7 @@ UNPACKING = 1 << 29
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
-    """A file's columns, not read yet, and its metadata."""
+    """A file's columns, not read yet, and its metadata: texts and numbers that lie directly in that group."""
     import h5py
 
     check_readable(path)
@@ -82,32 +90,14 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
             here = isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
             if not here or not dataset.shape or dataset.external or dataset.is_virtual:
                 raise DataError(f"{path}: '{name}' is no array that lies in this file. Copy the data into it.")
-        yield stored, _read_metadata(file)
-
-
-def _read_metadata(file: Any) -> dict[str, str]:
-    """Texts and numbers that lie directly in the group `metadata`."""
-    import h5py
-
-    group = file.get("metadata")
-    nodes = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
-    values = {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset) and node.shape == ()}
-    return {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        for name, value in values.items()
-    }
-
-
-def _write_note(file: Any, path: Path, name: str, text: str) -> None:
-    try:
-        if "\0" in name or not all(name.split("/")):
-            raise ValueError("a name is empty or has a NUL")
-        file.create_dataset(f"metadata/{name}", data=text)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"Cannot write {path}: HDF5 cannot keep the metadata {name!r} ({first_line(error)}). "
-            "Rename them, or leave them out."
-        ) from error
+        group = file.get("metadata")
+        nodes = {name: group.get(name) for name in group} if isinstance(group, h5py.Group) else {}
+        told = {name: node[()] for name, node in nodes.items() if isinstance(node, h5py.Dataset) and node.shape == ()}
+        texts = {
+            name: value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            for name, value in told.items()
+        }
+        yield stored, texts
 
 
 PROVENANCE, CONVERTED = "provenance", "converted_from"
@@ -117,11 +107,7 @@ SHARE, ABOUT = 0.5, 0.01
 
 
 def is_original_d4rl_file(path: Path, task: Task) -> bool:
-    """Whether nothing speaks against an HDF5 file being D4RL's.
-
-    What speaks against it: it has far fewer rows, or its metadata say that dqlab collected it or wrote it from another
-    format.
-    """
+    """Whether an HDF5 file may be D4RL's: it has rows enough, and does not say that dqlab collected or converted it."""
     try:
         rows, notes = _outline(path)
     except DataError:  # damaged: whoever reads the rows says so
@@ -131,10 +117,9 @@ def is_original_d4rl_file(path: Path, task: Task) -> bool:
 
 
 def check_row_count(address: str, path: Path, task: Task) -> None:
-    """See that a file from elsewhere has as many rows as D4RL's, or about as many where they are not counted.
+    """See that a file from elsewhere has as many rows as D4RL's, about as many where they are not counted.
 
-    Raises:
-        BrokenError: it has not, or is no file of D4RL's layout.
+    A BrokenError where it has not, or is no file of D4RL's layout.
     """
     try:
         rows, _ = _outline(path)

@@ -55,7 +55,15 @@ class MinariFormat(Format):
     """
 
     def read(self, path: Path) -> Columns:
-        dataset = _open_local(path.as_posix())
+        minari, name = _minari_package(), path.as_posix()
+        if not (minari_store() / name).exists():
+            known = stored_datasets()
+            hint = nearest(name, list(known)) if known else "The store is empty."
+            raise DataError(
+                f"There is no Minari dataset '{name}' in {minari_store()}. {hint} `minari download {name}` fetches it."
+            )
+        with _minari_errors(name):
+            dataset = minari.load_dataset(name)
         key = OBSERVATION if OBSERVATION in getattr(dataset.observation_space, "spaces", {}) else ""
         observed = dataset.observation_space[key] if key else dataset.observation_space
         _check_flat(dataset, observed)
@@ -96,19 +104,6 @@ def stored_datasets() -> Mapping[str, Mapping[str, Any]]:
             if isinstance(known, dict) and "total_steps" in known:  # not another program's
                 found[name] = known
     return found
-
-
-def _open_local(name: str) -> Any:
-    """A dataset of the store as Minari opens it."""
-    minari = _minari_package()
-    if not (minari_store() / name).exists():
-        known = stored_datasets()
-        hint = nearest(name, list(known)) if known else "The store is empty."
-        raise DataError(
-            f"There is no Minari dataset '{name}' in {minari_store()}. {hint} `minari download {name}` fetches it."
-        )
-    with _minari_errors(name):
-        return minari.load_dataset(name)
 
 
 @contextmanager

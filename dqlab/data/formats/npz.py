@@ -48,11 +48,7 @@ class Npz(Format):
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping[str, str]) -> None:
-    """Write arrays by name, compressed, and what is said of them; whole or not at all.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """Write arrays by name, compressed, and what is said of them, whole or not at all; a DataError where it cannot."""
     said = {NOTES: np.array([json.dumps(dict(notes))])} if notes else {}
     with write_errors(path), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays, **said)  # type: ignore[arg-type]
@@ -61,15 +57,9 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]], notes: Mapping
 def read_archive(
     path: Path, names: Sequence[str], check: Callable[[Collection[str]], object] = len
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Those of the named arrays that an archive has, and what is said of them.
+    """Those of the named arrays that an archive has, and what is said of them; a DataError where it cannot be read.
 
-    Args:
-        path: the archive.
-        names: of arrays.
-        check: called with the names of all that there are, before anything is read.
-
-    Raises:
-        DataError: the file is missing or damaged, or there is no room for them.
+    `check` is called with the names of all that there are, before anything is read.
     """
     check_readable(path)
     with reading_errors(path, "is truncated or no .npz archive of numbers"), zipfile.ZipFile(path) as archive:

@@ -107,11 +107,7 @@ class OGBenchFormat(Format):
 
 
 def task_named(path: Path) -> Task:
-    """The task that a path of this format ends with.
-
-    Raises:
-        DataError: OGBench has no such task.
-    """
+    """The task that a path of this format ends with; a DataError where OGBench has no such task."""
     own = ogbench_names()
     if path.name not in own:
         hint = nearest(path.name, own)

@@ -39,55 +39,32 @@ class Trajectories(Format):
 
     def read(self, path: Path) -> Columns:
         check_readable(path)
+        size = path.stat().st_size
+        check_room(path, size)
         with reading_errors(path, "is truncated or no pickle of arrays"):
-            return _read_pickle(path)
-
-
-def _read_pickle(path: Path) -> Columns:
-    """The columns of all trajectories, joined."""
-    size = path.stat().st_size
-    check_room(path, size)
-    with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes of a pickle may ask for all memory
-        found = ArrayUnpickler(path, file).load()
-    if not isinstance(found, (list, tuple)) or not found:
-        raise DataError(f"{path} holds no list of trajectories.")
-    trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
-    names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
-    return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
-
-
-class _Array:
-    """Stands in for `numpy.ndarray`, which is not to be called: it would take any bytes for objects."""
-
-
-def _empty_array(*_: Any) -> NDArray[Any]:
-    """What `_reconstruct` makes, before its values are set."""
-    return np.empty(0, "u1")
+            with path.open("rb") as file, memory_limit(4 * size + (1 << 30)):  # a few bytes may ask for all memory
+                found = ArrayUnpickler(path, file).load()
+            if not isinstance(found, (list, tuple)) or not found:
+                raise DataError(f"{path} holds no list of trajectories.")
+            trajectories = [_trajectory(f"{path}: trajectory {place}", each) for place, each in enumerate(found)]
+            names = [name for name in COLUMN_NAMES if any(name in each for each in trajectories)]
+            return checked_columns(str(path), {name: _joined(str(path), name, trajectories) for name in names})
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
-def _scalar(dtype: Any, data: bytes) -> Any:
-    return np.frombuffer(data, dtype)[0]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in protocols that know none."""
-    return text.encode("latin1")
-
-
 STAND_INS: dict[str, Any] = {
     "collections.OrderedDict": dict,
-    "_codecs.encode": _encode,
-    "numpy.ndarray": _Array,
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, in protocols that know none
+    "numpy.ndarray": object,  # which takes no argument: numpy's own would take any bytes for objects
     "numpy.dtype": np.dtype,
 }
 for _core in ("numpy.core", "numpy._core"):
     STAND_INS |= {
-        f"{_core}.multiarray._reconstruct": _empty_array,
-        f"{_core}.multiarray.scalar": _scalar,
+        f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0, "u1"),  # before its values are set
+        f"{_core}.multiarray.scalar": lambda dtype, data: np.frombuffer(data, dtype)[0],
         f"{_core}.numeric._frombuffer": _from_buffer,
     }
 
@@ -114,23 +91,19 @@ def _trajectory(where: str, found: Any) -> Trajectory:
     if not isinstance(found, dict):
         raise DataError(f"{where} is no dict of arrays.")
     check_names(where, found)
-    arrays = {name: _array(f"{where}: '{name}'", found[name]) for name in COLUMN_NAMES if name in found}
-    rows = len(arrays["observations"])
-    for name, array in arrays.items():
-        if len(array) != rows:
+    arrays: Trajectory = {}
+    for name in (name for name in COLUMN_NAMES if name in found):
+        given = found[name]
+        array = np.asarray(given) if isinstance(given, (list, np.ndarray)) else np.empty(0, object)
+        if array.ndim == 0 or array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: '{name}' is no array of numbers.")
+        arrays[name] = array
+        if len(array) != (rows := len(arrays["observations"])):
             raise DataError(f"{where}: '{name}' has {len(array)} rows, 'observations' has {rows}.")
     terminals = arrays["terminals"].astype(bool).reshape(rows)
     timeouts = np.array(arrays.get("timeouts", np.zeros(rows)), dtype=bool).reshape(rows)
     timeouts[-1:] |= ~terminals[-1:]
     return {**arrays, "timeouts": timeouts}
-
-
-def _array(what: str, found: Any) -> NDArray[Any]:
-    """An array of numbers, or a list of them."""
-    array = np.asarray(found) if isinstance(found, (list, np.ndarray)) else np.empty(0, object)
-    if array.ndim == 0 or array.dtype.kind not in "biuf":
-        raise DataError(f"{what} is no array of numbers.")
-    return array
 
 
 def _joined(where: str, name: str, trajectories: list[Trajectory]) -> NDArray[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, parse, tostring
+from typing import Any
+from xml.etree.ElementTree import SubElement, parse, tostring
 
 import numpy as np
 from numpy.random import Generator, RandomState
@@ -149,55 +150,32 @@ CAMERA_DISTANCE = 1.3
 
 
 def ant_maze_xml(maze: Maze, ant: str | Path) -> str:
-    """The model's XML: Gymnasium's ant, file `ant`, changed to D4RL's, in a maze."""
-    root = parse(ant).getroot()
-    _change_dynamics(root)
-    _add_walls(root, maze)
-    _change_looks(root, maze)
-    return tostring(root, encoding="unicode")
-
-
-def _change_dynamics(root: Element) -> None:
-    _element(root, "option").set("timestep", "0.02")  # twice Gymnasium's; an environment's step of five is 0.1 s
-    geom = _element(root, "default/geom")
+    """The model's XML: Gymnasium's ant, file `ant`, changed to D4RL's, in a maze seen from above its middle."""
+    root: Any = parse(ant).getroot()
+    world = root.find("worldbody")
+    root.find("option").set("timestep", "0.02")  # twice Gymnasium's; an environment's step of five is 0.1 s
+    geom = root.find("default/geom")
     geom.set("solref", "0.02 1")  # MuJoCo's default
     geom.set("solimp", "0.8 0.8 0.01")  # a constant impedance, where the default goes from 0.9 to 0.95
-    for motor in _element(root, "actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
+    geom.set("rgba", ANT_COLOUR)
+    for motor in root.find("actuator"):  # controls are torques, where Gymnasium's are multiplied by 150
         motor.set("ctrlrange", _numbers(-TORQUE, TORQUE))
         motor.attrib.pop("gear", None)
-
-
-def _add_walls(root: Element, maze: Maze) -> None:
-    """A box on every wall cell, and for each geom a number: how deep contacts with it can be (`deep_contacts.py`)."""
-    world, size = _element(root, "worldbody"), _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2)
-    for row, column in maze.cells(WALL):
-        x, y = maze.centre((row, column))
-        name, pos = f"wall_{row}_{column}", _numbers(x, y, HEIGHT / 2)
-        look = {"name": name, "type": "box", "pos": pos, "size": size, "rgba": WALL_COLOUR}
-        SubElement(world, "geom", {**look, "contype": "1", "conaffinity": "1"})
-    SubElement(root, "size", nuser_geom="1")
-
-
-def _change_looks(root: Element, maze: Maze) -> None:
-    """A quiet floor, a blue ant, a camera above the maze's middle, and a disc that shows the goal."""
-    texture = _element(root, "asset/texture[@name='texplane']")
+    for cell in maze.cells(WALL):
+        place = {"pos": _numbers(*maze.centre(cell), HEIGHT / 2), "size": _numbers(SCALE / 2, SCALE / 2, HEIGHT / 2)}
+        look = {"name": "wall_{}_{}".format(*cell), "type": "box", "rgba": WALL_COLOUR}
+        SubElement(world, "geom", {**place, **look, "contype": "1", "conaffinity": "1"})
+    SubElement(root, "size", nuser_geom="1")  # how deep contacts with a geom can be (`deep_contacts.py`)
+    texture = root.find("asset/texture[@name='texplane']")
     texture.set("rgb1", FLOOR_COLOURS[0])
     texture.set("rgb2", FLOOR_COLOURS[1])
-    _element(root, "asset/material[@name='MatPlane']").set("reflectance", "0")
-    _element(root, "default/geom").set("rgba", ANT_COLOUR)
-    world, last = _element(root, "worldbody"), (len(maze.rows) - 1, len(maze.rows[0]) - 1)
-    x, y = (maze.centre((0, 0)) + maze.centre(last)) / 2
-    distance = CAMERA_DISTANCE * SCALE * max(len(maze.rows), len(maze.rows[0]))
-    SubElement(world, "camera", name=CAMERA, pos=_numbers(x, y, distance), xyaxes="1 0 0 0 1 0", fovy="45")
+    root.find("asset/material[@name='MatPlane']").set("reflectance", "0")
+    last = len(maze.rows) - 1, len(maze.rows[0]) - 1
+    above = _numbers(*(maze.centre((0, 0)) + maze.centre(last)) / 2, CAMERA_DISTANCE * SCALE * (1 + max(last)))
+    SubElement(world, "camera", name=CAMERA, pos=above, xyaxes="1 0 0 0 1 0", fovy="45")
     disc = {"type": "cylinder", "size": _numbers(GOAL_RADIUS, 0.02), "rgba": GOAL_COLOUR}
     SubElement(world, "site", {**disc, "name": GOAL_SITE, "pos": _numbers(*maze.centre(maze.goal), 0.02)})
-
-
-def _element(root: Element, path: str) -> Element:
-    found = root.find(path)
-    if found is None:
-        raise ValueError(f"Gymnasium's ant.xml has no <{path}>")
-    return found
+    return tostring(root, encoding="unicode")
 
 
 def _numbers(*values: float) -> str:

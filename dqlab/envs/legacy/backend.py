@@ -79,11 +79,7 @@ BUILD_ADVICE = "`make legacy` in a checkout of dqlab builds it (about 2 minutes)
 
 
 def legacy_python() -> Path:
-    """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL.
-
-    Raises:
-        ConfigError: there is none, or it is not complete; the message says what to do.
-    """
+    """The Python of the environment that holds gym 0.23.1, mujoco-py and D4RL; or a ConfigError says what to do."""
     named = os.environ.get(VARIABLE)
     folder = expanded(named).absolute() if named else Path(__file__).parents[3] / FOLDER
     python = folder / "bin" / "python"
@@ -103,17 +99,11 @@ WORKER = "d4rl_worker"
 
 
 class Worker:
-    """A running worker.
+    """A running worker, and the `versions` of the packages in it by name; a StackError where it does not start.
 
     Args:
         python: of the environment that holds the original stack.
         start_seconds, answer_seconds: how long it may take to import D4RL, and to answer.
-
-    Attributes:
-        versions: of the packages in it, by name.
-
-    Raises:
-        StackError: it does not start.
     """
 
     def __init__(self, python: Path, start_seconds: float = 300.0, answer_seconds: float = 600.0) -> None:
@@ -139,11 +129,7 @@ class Worker:
         return self._process.pid
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer.
-
-        Raises:
-            StackError: the worker reports an error, has died, or does not answer in time.
-        """
+        """Send a request and wait for its answer; a StackError where there is none in time, or it is an error."""
         request = json.dumps({"do": do, **fields}) + "\n"
         try:
             assert self._process.stdin is not None

@@ -47,8 +47,7 @@ class Behaviour(ABC):
     def prepare(self) -> None:  # noqa: B027
         """Train, load, choose.
 
-        Raises:
-            ConfigError: there is no such policy. DataError: it cannot be had.
+        A ConfigError where there is no such policy, a DataError where it cannot be had.
         """
 
     @abstractmethod

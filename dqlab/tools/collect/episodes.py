@@ -26,12 +26,7 @@ REMAKE_ADVICE = "Delete it and run the same command again: it is made anew."
 
 @dataclass(frozen=True)
 class Amount:
-    """So many episodes, or so many transitions; neither for all that there is.
-
-    Attributes:
-        episodes: whole ones.
-        transitions: rows; the last episode is cut where they are full.
-    """
+    """So many whole episodes, or so many transitions, whose last episode is cut; neither for all that there is."""
 
     episodes: int = 0
     transitions: int = 0
@@ -59,15 +54,7 @@ class Amount:
         return {name: Amount(**{unit: int(part)}) for name, part in zip(shares, counts, strict=True)}
 
     def spread_evenly(self, lengths: Sequence[int], what: str) -> list[int]:
-        """Numbers of episodes, spread evenly over all of them, that suffice.
-
-        Args:
-            lengths: of all episodes there are.
-            what: what they are, for the message.
-
-        Raises:
-            DataError: there are not so many.
-        """
+        """Numbers of episodes that suffice, spread evenly over all, of which lengths are given; or a DataError."""
         if self.exceeds(lengths):
             raise DataError(
                 f"{what} has {len(lengths):,} episodes with {sum(lengths):,} transitions, fewer than are asked for "
@@ -98,11 +85,7 @@ def join_rows(episodes: Sequence[Rows]) -> Rows:
 
 
 def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
-    """Write whole episodes into one file, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write whole episodes into one file, whole or not at all; a DataError where it cannot be written."""
     lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
     rows = join_rows(episodes) if episodes else {}
     with write_errors(path, RESUME_ADVICE), atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -110,11 +93,7 @@ def save_episodes(path: Path, episodes: Sequence[Rows]) -> None:
 
 
 def load_episodes(path: Path) -> list[Rows]:
-    """A file's episodes.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
+    """A file's episodes; a DataError where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)

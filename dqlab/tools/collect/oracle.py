@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from dqlab.machine import package_version
 from dqlab.tools.collect.behaviours import ActionFunction, Array, PolicyBehaviour, behaviours
 
 if TYPE_CHECKING:
-    from dqlab.envs.ogbench_env import RecordedOGBench
     from dqlab.tools.collect.ppo import CollectionContext
 
 WAYS = {"play": "plan", "noisy": "markov"}
@@ -81,16 +80,29 @@ class ScriptedOracle(PolicyBehaviour):
     def begin(self, seed: int) -> ActionFunction:
         """What holds for an episode goes by the seed; oracles draw from numpy's global generator, the environment's."""
         generator = np.random.default_rng(seed)
-        goals = _GoalByGoal(self._env, self._oracle, generator.uniform(*STACKING.get(self._environment, (0.5, 0.5))))
+        stacking = generator.uniform(*STACKING.get(self._environment, (0.5, 0.5)))
         deviation = generator.uniform(0.0, self._noise) * NOISE_SCALE if self.argument == "noisy" else 0.0 * NOISE_SCALE
         random = RANDOM_ACTIONS[self._first] if self.argument == "noisy" else 0.0
+        oracles: dict[str, Any] = {}
+        current: Any = None
+
+        def turn(observation: Array, info: Mapping[str, Any]) -> Any:
+            goal = str(info["privileged/target_task"])
+            if goal not in oracles:
+                oracles[goal] = self._oracle(goal)
+            oracles[goal].reset(observation, info)
+            return oracles[goal]
 
         def act(observations: Array) -> Array:
+            nonlocal current
             with self._env.own_numbers():
-                oracle = goals.oracle(observations[0])
+                if current is None:
+                    current = turn(observations[0], self._env.info)
+                elif current.done:
+                    current = turn(*self._env.unwrapped.set_new_target(p_stack=stacking))
                 if np.random.uniform() < random:
                     return np.random.uniform(-1.0, 1.0, (1, len(NOISE_SCALE)))
-                action = np.asarray(oracle.select_action(observations[0], self._env.info))
+                action = np.asarray(current.select_action(observations[0], self._env.info))
                 return np.clip(np.random.normal(action, deviation), -1.0, 1.0)[None]
 
         return act
@@ -105,27 +117,3 @@ class ScriptedOracle(PolicyBehaviour):
         elif (self._first, self.argument, goal) == ("scene", "noisy", "cube"):
             own["max_step"] = 100
         return getattr(module, f"{goal.title()}{way.title()}Oracle")(env=self._env, **own)
-
-
-class _GoalByGoal:
-    """The goals of an episode, and the oracles that play towards them, which `make` gives of a kind of goal."""
-
-    def __init__(self, env: RecordedOGBench, make: Callable[[str], Any], stacking: float) -> None:
-        self._env, self._make, self._stacking = env, make, stacking
-        self._oracles: dict[str, Any] = {}
-        self._current: Any = None
-
-    def oracle(self, observation: Array) -> Any:
-        """That whose turn it is; where one is done, a new goal is set."""
-        if self._current is None:
-            self._turn(observation, self._env.info)
-        elif self._current.done:
-            self._turn(*self._env.unwrapped.set_new_target(p_stack=self._stacking))
-        return self._current
-
-    def _turn(self, observation: Array, info: Mapping[str, Any]) -> None:
-        goal = str(info["privileged/target_task"])
-        if goal not in self._oracles:
-            self._oracles[goal] = self._make(goal)
-        self._current = self._oracles[goal]
-        self._current.reset(observation, info)

@@ -89,15 +89,8 @@ class BehaviourTraining:
     def run(self, task: Task, folder: Path, record: bool = False, log: Callable[[str], None] = print) -> list[Path]:
         """Train what is not trained yet; returns the policies' files, oldest first.
 
-        Args:
-            task: whose environment.
-            folder: of such trainings; each has a folder of its own in it, by its settings.
-            record: keep all that is experienced, too: `experience_of(path)`.
-            log: is told of every stage.
-
-        Raises:
-            ConfigError: PPO is not installed.
-            DataError: a file is damaged or not writable.
+        They lie in a folder of their own, by these settings. `record` keeps all that is experienced, too, by
+        `experience_of`. A ConfigError where PPO is not installed, a DataError where a file is damaged or not writable.
         """
         facts = f"{self} {environment_key(task, self.physics)}"
         folder = folder / hashlib.sha256(facts.encode()).hexdigest()[:10]
@@ -191,18 +184,15 @@ Range = tuple[float, float]
 class CollectionContext:
     """What behaviours of one collection share: where they act, and PPO's checkpoints with what they are worth.
 
-    Nothing is trained before it is asked for.
+    Nothing is trained before it is asked for. All lies in the collection's `folder`, and `log` is told of what is done.
 
     Attributes:
-        task: whose environment; its reference scores count where they are `known`.
-        known: whether the task has reference scores; otherwise 0 is the random policy's mean return, and 100 the best
-            checkpoint's.
+        task, known: whose environment, and whether it has reference scores; otherwise 0 is the random policy's mean
+            return, and 100 the best checkpoint's.
         training: PPO's budget, and the environment's physics.
         levels: name -> scores between which a checkpoint of that level lies, and the score that it should have.
         ranking_episodes: by which a checkpoint is ranked.
-        folder: of the collection.
         seed: from which those of all episodes are derived.
-        log: is told of what is done.
         record: whether the experience of training is kept; set before anything is trained.
     """
 
@@ -239,11 +229,7 @@ class CollectionContext:
 
     @cached_property
     def scored_task(self) -> Task:
-        """The task with the reference scores by which levels are told.
-
-        Raises:
-            DataError: no checkpoint is better than random actions.
-        """
+        """The task with the reference scores by which levels are told; a DataError where random actions are best."""
         if self.known:
             return self.task
         best = max(self.mean_returns.values())
@@ -255,11 +241,7 @@ class CollectionContext:
         return replace(self.task, min_score=self.random_return, max_score=best)
 
     def of_level(self, level: str) -> Path:
-        """The checkpoint of a level.
-
-        Raises:
-            DataError: none scores inside its range.
-        """
+        """The checkpoint of a level; a DataError where none scores inside its range."""
         (low, high), wanted = self.levels[level]
         scores = {path: float(self.scored_task.score(value)) for path, value in self.mean_returns.items()}
         inside = {path: score for path, score in scores.items() if low <= score <= high}
@@ -280,9 +262,7 @@ class CollectionContext:
 
         cache, facts = self.folder / "ranking.json", f"{policy.folder} {self.ranking_episodes}"
         known = read_record(cache, dict[str, Any]) if cache.exists() else {}
-        entry = known.get(name)
-        measured = isinstance(entry, dict) and entry.get("of") == facts and isinstance(entry.get("return"), float)
-        if not measured:
+        if known.get(name, {}).get("of") != facts:
             value = mean_return(policy, "ranking", self.ranking_episodes)
             known[name] = {"of": facts, "return": value}
             save_text(cache, json.dumps(known, indent=1))

@@ -85,12 +85,16 @@ class Collection:
                 "Set Collection.task (one of those that `dqlab list task` shows), or Collection.env_id for any "
                 "Gymnasium environment: one of the two."
             )
-        self._check_shares()
+        values = list(self.mixture.values()) if isinstance(self.mixture, Mapping) else []
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        check_field(bool(values) and numbers, self, "mixture", "a dictionary behaviour -> share")
+        wanted = f"of positive shares that sum to 1 (these sum to {sum(values):g})"
+        check_field(min(values) > 0 and abs(sum(values) - 1) <= TOLERANCE, self, "mixture", wanted)
         if self.episodes and self.transitions:
             raise ConfigError("Set Collection.episodes or Collection.transitions, not both.")
         for name in ("medium_scores", "expert_scores", *(["reference_scores"] if self.reference_scores else [])):
-            values = getattr(self, name)
-            fine = isinstance(values, (tuple, list)) and len(values) == 2 and values[0] < values[1]
+            ends = getattr(self, name)
+            fine = isinstance(ends, (tuple, list)) and len(ends) == 2 and ends[0] < ends[1]
             check_field(fine, self, name, "two numbers, the lower one first")
         wanted = "a tuple of names of formats that are written, such as ('d4rl', 'npz')"
         check_field(isinstance(self.formats, (tuple, list)) and bool(self.formats), self, "formats", wanted)
@@ -103,23 +107,12 @@ class Collection:
                 "has its own. Leave it off, or set Collection.env_id in place of Collection.task."
             )
 
-    def _check_shares(self) -> None:
-        values = list(self.mixture.values()) if isinstance(self.mixture, Mapping) else []
-        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-        check_field(bool(values) and numbers, self, "mixture", "a dictionary behaviour -> share")
-        wanted = f"of positive shares that sum to 1 (these sum to {sum(values):g})"
-        check_field(min(values) > 0 and abs(sum(values) - 1) <= TOLERANCE, self, "mixture", wanted)
-
     @property
     def amount(self) -> Amount:
         return Amount(self.episodes, self.transitions)
 
     def resolved_task(self) -> tuple[Task, bool]:
-        """The task, and whether its reference scores are known beforehand.
-
-        Raises:
-            ConfigError: there is no such task or environment, or its spaces are not dqlab's.
-        """
+        """The task, and whether its reference scores are known beforehand; a ConfigError where there is none."""
         if self.task:
             return tasks.get(self.task), True
         task = describe_environment(self.env_id, self.env_kwargs, self.episode_limit)
@@ -131,11 +124,7 @@ class Collection:
         return self.name or "-".join([task.robot, *map(behaviour_slug, self.mixture)])
 
     def targets(self, task: Task, folder: Path) -> dict[str, Path]:
-        """Format -> the path of what it writes.
-
-        Raises:
-            DataError: no dataset of a format can have the set's name.
-        """
+        """Format -> the path of what it writes; a DataError where no dataset of a format can have the set's name."""
         paths = {}
         for name in self.formats:
             form = data_formats.get(name)()
@@ -144,15 +133,9 @@ class Collection:
         return paths
 
     def run(self, folder: Path, log: Log = print, typed: Sequence[str] = ()) -> list[str]:
-        """Train (or reuse what is trained), rank, roll out, write; what is there already is continued.
+        """Train (or reuse what is trained), rank, roll out, write, or continue that in its folder; the sets' files.
 
-        Args:
-            folder: of everything.
-            log: is told of what is done.
-            typed: bindings of the command line, which must be read.
-
-        Returns:
-            The files of the written sets.
+        Bindings that are `typed` on the command line must be read.
 
         Raises:
             ConfigError: the configuration asks for what there is not. DataError: no checkpoint's score lies in the
@@ -181,7 +164,7 @@ class Collection:
                 behaviour.prepare()
             amounts = self.amount.split(self.mixture)
             rows = {key: behaviour.gather(amounts[key], key) for key, behaviour in chosen.items()}
-            return write_set(CollectedSet(self, context, chosen, rows, config), folder)
+            return CollectedSet(self, context, chosen, rows, config).write_files(folder)
 
 
 @dataclass(frozen=True)
@@ -227,13 +210,15 @@ class CollectedSet:
         recipe, context = self.recipe, self.context
         task, origin = self.reference
         low, high = action_bounds(task)
+        env = make_env(context.task, context.physics)
+        env.close()
         policies = [self._policy(key, task) for key in self.behaviours]
         return {
             "name": recipe.task_name(task),
             PROVENANCE: f"{COLLECTED}; not D4RL. See `dqlab collect --help`.",
             "description": f"Collected by dqlab on {task.robot}: " + "; ".join(known["text"] for known in policies),
             "environment": _environment(task, context.physics),
-            "env_spec": self._env_spec(),
+            "env_spec": env.spec.to_json(),  # it can be made again, with actions in [-1, 1], but without physics
             "action_bounds": json.dumps({"stored": [-1.0, 1.0], "low": low, "high": high}),
             "reference_scores": f"{task.min_score!r} and {task.max_score!r} ({origin})",
             "behaviour": str(context.training) if self._trains else "none",
@@ -244,12 +229,6 @@ class CollectedSet:
             "config": self.config,
             "licence": recipe.licence,
         }
-
-    def _env_spec(self) -> str:
-        """The environment as Gymnasium's JSON: it can be made again, with actions in [-1, 1], but without physics."""
-        env = make_env(self.context.task, self.context.physics)
-        env.close()
-        return str(env.spec.to_json())
 
     @property
     def _trains(self) -> bool:
@@ -273,33 +252,26 @@ class CollectedSet:
             "text": text,
         }
 
+    def write_files(self, folder: Path) -> list[str]:
+        """Write every format that is asked for, and NAME.gin, which trains Diffusion-QL on it; the sets' files."""
+        from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
+
+        recipe, (task, origin) = self.recipe, self.reference
+        targets = recipe.targets(task, folder.resolve())
+        formats = {each: data_formats.get(each)() for each in targets}
+        for each, path in targets.items():
+            formats[each].write(path, self.columns)
+        name, (first, path) = recipe.task_name(task), next(iter(targets.items()))
+        file = folder / f"{name}.gin"
+        made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
+        statements = [f"Experiment.task = {recipe.task!r}"] if recipe.task else made
+        subject = f"{name}, collected by dqlab."
+        save_text(file, diffusion_ql_gin(subject, file, statements, formats[first].source(path)))
+        return [str(formats[each].place(path)) for each, path in targets.items()]
+
 
 def _environment(task: Task, physics: str) -> str:
     plain = {"env_id": task.env_id, "env_kwargs": task.env_kwargs}
     known: Mapping[str, Any] = task.env_kwargs if task.env_id == BOXED else plain
     given = f" {dict(known['env_kwargs'])}" if known["env_kwargs"] else ""
     return f"{known['env_id']}{given}, physics {physics if task.body else 'its own'}, limit {task.episode_limit} steps"
-
-
-def write_set(collected: CollectedSet, folder: Path) -> list[str]:
-    """Write the set in every format that is asked for, and `NAME.gin`, which trains on it; returns the sets' files."""
-    recipe = collected.recipe
-    name = recipe.task_name(collected.reference[0])
-    targets = recipe.targets(collected.reference[0], folder.resolve())
-    formats = {each: data_formats.get(each)() for each in targets}
-    for each, path in targets.items():
-        formats[each].write(path, collected.columns)
-    file, (first, path) = folder / f"{name}.gin", next(iter(targets.items()))
-    save_text(file, training_gin(collected, formats[first].source(path), file))
-    return [str(formats[each].place(path)) for each, path in targets.items()]
-
-
-def training_gin(collected: CollectedSet, source: str, file: Path) -> str:
-    """The text of a gin file that trains Diffusion-QL on the set, which that source has."""
-    from dqlab.tools.scaffold import diffusion_ql_gin, module_statements
-
-    recipe, (task, origin) = collected.recipe, collected.reference
-    named = [f"Experiment.task = {recipe.task!r}"]
-    made = [*module_statements(recipe.env_id, file), *task_statements(task, origin)]
-    subject = f"{recipe.task_name(task)}, collected by dqlab."
-    return diffusion_ql_gin(subject, file, named if recipe.task else made, source)

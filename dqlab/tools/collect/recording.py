@@ -85,9 +85,7 @@ def _kept(values: Any) -> NDArray[np.float32]:
 def roll_out(behaviour: PolicyBehaviour, amount: Amount, key: str) -> EpisodeRows:
     """So many episodes of a behaviour: those that are there already, and as many more as are missing.
 
-    Raises:
-        DataError: a file of episodes is damaged, or cannot be written.
-        RunError: the behaviour's actions are not finite.
+    A DataError where a file of episodes is damaged or not writable, a RunError where actions are not finite.
     """
     context = behaviour.context
     folder = context.folder / "episodes" / f"{behaviour_slug(key)}-{behaviour.folder}"

@@ -19,7 +19,7 @@ from dqlab.data.formats.base import Columns, Format, checked_columns
 from dqlab.data.rewards import RewardTransform, reward_transforms
 from dqlab.data.sources import DataSource, LocatedDataset
 from dqlab.data.transitions import q_learning_view
-from dqlab.envs.tasks import Task, tasks
+from dqlab.envs.tasks import tasks
 from dqlab.errors import ConfigError, DataError, DqlabError, message_of
 from dqlab.tools.collect.behaviours import Behaviour, PolicyBehaviour
 from dqlab.tools.collect.ppo import BehaviourTraining, CollectionContext
@@ -53,11 +53,7 @@ def check_reward_transform(entry: RegistryEntry[RewardTransform]) -> None:
 
 
 def made_columns(followed: bool) -> Columns:
-    """Three short episodes: one that ends, one that is cut, and one that goes on; float32, metadata.
-
-    Args:
-        followed: whether next observations are known, and masks.
-    """
+    """Three short episodes of float32: one ends, one is cut, one goes on; with next observations and masks, or not."""
     draw = np.random.default_rng(0)
     observations = draw.normal(size=(18, 4)).astype(np.float32)
     following = np.roll(observations, -1, axis=0)
@@ -107,22 +103,9 @@ def _written(chosen: Format, folder: Path, number: int, followed: bool) -> Path 
         chosen.write(path, columns)
     except DataError:
         return None
-    _check_same(columns, chosen, path)
-    assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
-    assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
-    chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
-    assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
-    return path
-
-
-def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
-    """The transitions of what is read are those of what was written, but where next observations have no place.
-
-    Then rows at which an episode was cut make none, as in D4RL's files.
-    """
     read = chosen.read(path)
     assert isinstance(read, Columns), f"it reads a {type(read).__name__} instead of Columns"
-    if read.next_observations is None:
+    if read.next_observations is None:  # rows at which an episode was cut make no transition then, as in D4RL's files
         columns = replace(columns, next_observations=None)
     views = [_transitions(each) for each in (columns, read)]
     told = read.metadata.get("about", "made up")  # a format need not have a place for it
@@ -131,6 +114,11 @@ def _check_same(columns: Columns, chosen: Format, path: Path) -> None:
         if before is not None or after is not None:
             check_shape(f"{name}, read back", after, *before.shape)
             assert bool((before == after).all()), f"{name} is read back with other values"
+    assert chosen.place(path).exists(), f"nothing lies at {chosen.place(path)}, its place"
+    assert chosen.digest(path) == chosen.digest(path), "the digest of a dataset changes"
+    chosen.write(other, replace(columns, rewards=columns.rewards + np.float32(1)))
+    assert chosen.digest(other) != chosen.digest(path), "two datasets have one digest"
+    return path
 
 
 def _transitions(columns: Columns) -> Any:
@@ -163,25 +151,20 @@ def check_data_source(entry: RegistryEntry[DataSource]) -> None:
                 found = source(task, "", no_progress)
         except UnavailableError as error:
             reasons.append(message_of(error))
+            continue
         except (ConfigError, DataError) as error:
             raise UncheckedError(f"it wants an argument: {message_of(error)}") from error
-        else:
-            _check_located(found, task)
+        assert isinstance(found, LocatedDataset), f"it gives a {type(found).__name__} instead of a LocatedDataset"
+        assert found.digest() == found.digest(), "the digest of a dataset changes"
+        columns = found.read(task)
+        assert isinstance(columns, Columns), f"it reads a {type(columns).__name__} instead of Columns"
+        for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
+            check_shape(f"{name} of {task.name}", getattr(columns, name), len(columns), width)
+        for field in fields(columns):
+            column = getattr(columns, field.name)
+            assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
     if len(reasons) == len(ROBOTS):
         raise UncheckedError(reasons[0])
-
-
-def _check_located(found: LocatedDataset, task: Task) -> None:
-    """A dataset that is there, read."""
-    assert isinstance(found, LocatedDataset), f"it gives a {type(found).__name__} instead of a LocatedDataset"
-    assert found.digest() == found.digest(), "the digest of a dataset changes"
-    columns = found.read(task)
-    assert isinstance(columns, Columns), f"it reads a {type(columns).__name__} instead of Columns"
-    for name, width in (("observations", task.state_dim), ("actions", task.action_dim)):
-        check_shape(f"{name} of {task.name}", getattr(columns, name), len(columns), width)
-    for field in fields(columns):
-        column = getattr(columns, field.name)
-        assert not hasattr(column, "shape") or column.shape[0] == len(columns), f"{field.name} has other rows"
 
 
 def check_behaviour(entry: RegistryEntry[Callable[[str, CollectionContext], Behaviour]]) -> None:
@@ -215,14 +198,13 @@ def check_prepared_behaviour(behaviour: Behaviour) -> None:
     assert behaviour.identity() == behaviour.identity(), "its identity changes"
     task, rows = behaviour.context.task, behaviour.rows
     seen = np.random.default_rng(0).normal(size=(4, rows, task.state_dim))
-    first, second, again, once_more = (_episodes(behaviour, seed, seen) for seed in (7, 8, 8, 7))
+
+    def acted(seed: int) -> Array:
+        act = behaviour.begin(seed)
+        return np.stack([np.asarray(act(observations.copy())) for observations in seen])
+
+    first, second, again, once_more = map(acted, (7, 8, 8, 7))
     check_shape(f"actions of 4 steps, ({rows}, A) each", first, 4, rows, task.action_dim)
     assert bool((np.abs([first, second]) <= 1).all()), "an action is out of [-1, 1]"
     for before, after in ((second, again), (first, once_more)):
         assert np.array_equal(before, after), "the same episodes, begun again, act otherwise"
-
-
-def _episodes(behaviour: PolicyBehaviour, seed: int, seen: Array) -> Array:
-    """Actions (steps, rows, A) of episodes that see these observations (steps, rows, S)."""
-    act = behaviour.begin(seed)
-    return np.stack([np.asarray(act(observations.copy())) for observations in seen])

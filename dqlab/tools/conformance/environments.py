@@ -14,7 +14,6 @@ from dqlab.envs import make_env
 from dqlab.envs.antmaze.maze import FREE, GOAL, MAZES, SCALE, START, GoalLaw, Maze, draw_goal
 from dqlab.envs.backend import EnvBackend, Environments
 from dqlab.envs.custom import describe_environment
-from dqlab.envs.physics import Body
 from dqlab.envs.tasks import Task, tasks
 from dqlab.errors import ConfigError, DqlabError, message_of
 from dqlab.tools.conformance.made import UncheckedError, check_shape, unchecked
@@ -157,24 +156,20 @@ def check_physics(entry: RegistryEntry[Any]) -> None:
             for name in names:
                 values = [getattr(getattr(each, owner) if owner else each, name) for each in (before, model)]
                 assert np.array_equal(*values), f"it changes {name}, which is not of masses and inertias"
-        _check_masses(model, task.body)
+        masses, inertias = model.body_mass[1:], model.body_inertia[1:]  # of real bodies: the world has neither
+        assert model.body_mass[0] == 0, "the world has a mass"
+        assert bool((masses > 0).all()), f"a mass is not positive: {masses.tolist()}"
+        assert bool((inertias > 0).all()), f"an inertia is not positive: {inertias.tolist()}"
+        possible = 2 * inertias.max(axis=1) <= inertias.sum(axis=1) * (1 + 1e-9)
+        assert bool(possible.all()), "no body has such an inertia"
+        assert np.allclose(np.linalg.norm(model.body_iquat, axis=1), 1.0), "the axes of an inertia are no rotation"
+        fixed = task.body.total_mass or masses.sum()
+        assert np.isclose(masses.sum(), fixed), f"a mass of {fixed} kg becomes {masses.sum():.2f}"
         assert np.array_equal(model.body_mass, again.body_mass), "twice, it gives other masses"
         assert np.array_equal(model.body_inertia, again.body_inertia), "twice, it gives other inertias"
         data = mujoco.MjData(model)
         mujoco.mj_step(model, data, 100)
         assert np.isfinite(data.qpos).all(), "the robot flies apart"
-
-
-def _check_masses(model: Any, body: Body) -> None:
-    """What the masses and inertias of real bodies are like; the world has neither."""
-    masses, inertias = model.body_mass[1:], model.body_inertia[1:]
-    assert bool((masses > 0).all()), f"a mass is not positive: {masses.tolist()}"
-    assert bool((inertias > 0).all()), f"an inertia is not positive: {inertias.tolist()}"
-    assert bool((2 * inertias.max(axis=1) <= inertias.sum(axis=1) * (1 + 1e-9)).all()), "no body has such an inertia"
-    assert np.allclose(np.linalg.norm(model.body_iquat, axis=1), 1.0), "the axes of an inertia are no rotation"
-    assert model.body_mass[0] == 0, "the world has a mass"
-    if body.total_mass is not None:
-        assert np.isclose(masses.sum(), body.total_mass), f"a mass of {body.total_mass} kg becomes {masses.sum():.2f}"
 
 
 def check_goal_law(entry: RegistryEntry[GoalLaw]) -> None:

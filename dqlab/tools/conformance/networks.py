@@ -136,7 +136,11 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     assert len({float(row.detach().sum()) for row in q}) == len(q), "two members are the same"
     outputs = ensemble.outputs(state, action)
     assert torch.allclose(outputs.mean(dim=-1), q), "the mean of outputs (M, B, Z) over Z must be forward's (M, B)"
-    check_members(ensemble, outputs, state, action)
+    layout = Layout.of(ensemble)
+    if layout.members is not None:
+        row = layout.flatten(dict(ensemble.named_parameters()))
+        as_one = layout.bind(row, as_one=True).call("outputs", state, action)
+        assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
     target = ensemble.backup(outputs, one_noise(ensemble.noise()))
     assert target.shape[:-1] == (BATCH,), f"backup has shape {tuple(target.shape)} instead of ({BATCH}, Z)"
     assert ensemble.loss(outputs, target).ndim == 0, "the loss must be a scalar"
@@ -149,15 +153,6 @@ def check_critic(entry: RegistryEntry[Callable[..., CriticEnsemble]]) -> None:
     check_dtypes(ensemble, state, action)
     check_module(ensemble, _update, state, action, one_noise(ensemble.noise()), torch.tensor(1))
     check_saving(lambda: entry.make()(DIMS.state, DIMS.action), ensemble, state, action)
-
-
-def check_members(ensemble: CriticEnsemble, outputs: Tensor, state: Tensor, action: Tensor) -> None:
-    """Members that are said to be alike give, called as one, what they give one by one."""
-    layout = Layout.of(ensemble)
-    if layout.members is not None:
-        row = layout.flatten(dict(ensemble.named_parameters()))
-        as_one = layout.bind(row, as_one=True).call("outputs", state, action)
-        assert torch.allclose(as_one, outputs), "called as one its members give other values: they are not alike"
 
 
 def _update(network: Network, state: Tensor, action: Tensor, noise: Noise, index: Tensor) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,36 +52,29 @@ def check_policy(entry: RegistryEntry[Callable[[], Policy]]) -> None:
     for function, (state, *others) in ((case.losses, case.loss_values), (case.sample, case.sample_values)):
         check_independent_rows(lambda state, function=function, others=others: function(state, *others), state)
     for dims in (DIMS, WIDE):
-        _check_range(policy, dims)
+        cases = [_Case(policy, dims, size) for size in (0.05, 0.5, 5.0)]
+        actions = torch.stack([act(*case.sample_values) for case in cases for act in (case.sample, case.act)])
+        assert bool((actions.abs() <= dims.max_action).all()), "an action is out of range"
+        assert bool(actions.abs().max() > dims.max_action / 2), "the range is not used"
     _check_outputs(_Case(policy, dtype=torch.float32))
 
 
 class _Case:
-    """A policy, its network with parameters moved by noise of some size, and tensors to call it with."""
+    """A policy of a network whose parameters noise of some size has moved, and tensors to call its functions with."""
 
     def __init__(
         self, policy: Policy, dims: Dims = DIMS, size: float = 0.05, dtype: torch.dtype = torch.float64
     ) -> None:
         self.policy, self.dims, self.dtype = policy, dims, dtype
         self.module = with_moved_parameters(policy.build(dims), size).to(dtype)
+        layout = Layout.of(self.module)
+        network = layout.bind(layout.flatten(dict(self.module.named_parameters())))
+        self.losses = partial(policy.losses, network, dims)
+        self.sample, self.act = partial(policy.sample, network, dims), partial(policy.act, network, dims)
         batch = make_batch(dims, dtype=dtype)
         loss_noise, sample_noise = policy.loss_noise(dims, BATCH), policy.sample_noise(dims, BATCH)
         self.loss_values = batch.state[0], batch.action[0], one_noise(loss_noise, dtype=dtype)
         self.sample_values = batch.state[0], one_noise(sample_noise, dtype=dtype)
-
-    @cached_property
-    def network(self) -> Network:
-        layout = Layout.of(self.module)
-        return layout.bind(layout.flatten(dict(self.module.named_parameters())))
-
-    def losses(self, state: Tensor, action: Tensor, noise: Noise) -> Tensor:
-        return self.policy.losses(self.network, self.dims, state, action, noise)
-
-    def sample(self, state: Tensor, noise: Noise) -> Tensor:
-        return self.policy.sample(self.network, self.dims, state, noise)
-
-    def act(self, state: Tensor, noise: Noise) -> Tensor:
-        return self.policy.act(self.network, self.dims, state, noise)
 
     def losses_and_sample(self, network: Network, for_losses: Any, for_sample: Any) -> tuple[Tensor, Tensor]:
         losses = self.policy.losses(network, self.dims, *for_losses)
@@ -96,21 +89,10 @@ def _check_outputs(case: _Case) -> None:
     assert bool(torch.isfinite(losses).all()), "a loss is not finite"
     for name, out in (("losses", losses), ("sample", case.sample(*case.sample_values))):
         assert out.requires_grad, f"{name} does not depend on the parameters"
-    for function in (case.sample, case.act):
-        action, name = function(*case.sample_values), function.__name__
+    for name, function in (("sample", case.sample), ("act", case.act)):
+        action = function(*case.sample_values)
         check_shape(f"what {name} gives", action, BATCH, case.dims.action)
         assert action.dtype == case.dtype, f"{name} gives {action.dtype} for {case.dtype}"
-
-
-def _check_range(policy: Policy, dims: Dims) -> None:
-    """Actions stay in range whatever the parameters; at least once they need more than half of it."""
-    largest = 0.0
-    for size in (0.05, 0.5, 5.0):
-        case = _Case(policy, dims, size)
-        for action in (case.sample(*case.sample_values), case.act(*case.sample_values)):
-            assert bool((action.abs() <= dims.max_action).all()), "an action is out of range"
-            largest = max(largest, float(action.detach().abs().max()))
-    assert largest > dims.max_action / 2, "the range is not used"
 
 
 def check_selection(entry: RegistryEntry[Callable[[], Selection]]) -> None:
@@ -170,10 +152,16 @@ def check_algorithm(entry: RegistryEntry[Callable[[], Algorithm]]) -> None:
     _check_packed(make())
     _check_losses(make())
     _check_resumes(make())
-    _check_acts(trained)
+    state, noise = make_batch().state, make_noise(trained.algorithm.act_noise(DIMS, BATCH))
+    action = check_pure(trained.act, state, noise)
+    check_shape("what act gives", action, 1, BATCH, DIMS.action)
+    assert bool((action.abs() <= DIMS.max_action).all()), "an action is out of range"
+    loaded = Pack([trained.algorithm], DIMS, [9], dtype=torch.float64)
+    loaded.load(0, trained.weights(0))
+    assert torch.equal(loaded.act(state, noise), action), "saved and loaded, it acts in another way"
     pack = Pack([make()], DIMS, [0], dtype=torch.float64, device="meta")
     check_device(pack.update, _batch_for(make()), make_noise(pack.algorithm.update_noise(DIMS, BATCH)))
-    check_device(pack.act, make_batch().state, make_noise(pack.algorithm.act_noise(DIMS, BATCH)))
+    check_device(pack.act, state, noise)
 
 
 def check_kernel(entry: RegistryEntry[Kernel]) -> None:
@@ -241,16 +229,6 @@ def _check_resumes(algorithm: Algorithm) -> None:
         whole = _train([algorithm], [3], range(start, start + 6))
         for name, matrix in whole.state.parameters.items():
             assert torch.equal(matrix, resumed.state.parameters[name]), f"{name} depends on more than the state"
-
-
-def _check_acts(pack: Pack) -> None:
-    noise = make_noise(pack.algorithm.act_noise(DIMS, BATCH))
-    action = check_pure(pack.act, make_batch().state, noise)
-    check_shape("what act gives", action, 1, BATCH, DIMS.action)
-    assert bool((action.abs() <= DIMS.max_action).all()), "an action is out of range"
-    loaded = Pack([pack.algorithm], DIMS, [9], dtype=torch.float64)
-    loaded.load(0, pack.weights(0))
-    assert torch.equal(loaded.act(make_batch().state, noise), action), "saved and loaded, it acts in another way"
 
 
 def _train(

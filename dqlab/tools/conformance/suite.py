@@ -97,12 +97,7 @@ def check_plugin(name: str) -> None:
 
 
 def examine(plugin: str) -> Iterator[ComponentReport]:
-    """What `check` says of each of a plugin's components.
-
-    Raises:
-        AssertionError: the plugin registers nothing.
-        ConfigError: there is no such plugin, or it cannot be imported.
-    """
+    """What `check` says of each of a plugin's components; an AssertionError, or a ConfigError, where there are none."""
     found = components_of(load_one(plugin))
     if not found:
         raise AssertionError(f"'{plugin}' registers nothing: does its module import those with the components?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 PROTOCOL = 1
 
@@ -60,12 +60,6 @@ def answer(service: Service, line: str) -> dict[str, Any]:
         return {"ok": False, "kind": type(error).__name__, "error": str(error)}
 
 
-def write(out: TextIO, message: dict[str, Any]) -> None:
-    """One line, at once."""
-    out.write(json.dumps(message) + "\n")
-    out.flush()
-
-
 def main() -> int:
     """Serve until the input closes."""
     out = os.fdopen(os.dup(1), "w")
@@ -74,14 +68,14 @@ def main() -> int:
         from .environments import import_d4rl, versions
 
         import_d4rl()
-        write(out, {"ok": True, "protocol": PROTOCOL, "versions": versions()})
+        greeting = {"ok": True, "protocol": PROTOCOL, "versions": versions()}
     except Exception as error:
-        write(out, {"ok": False, "protocol": PROTOCOL, "kind": type(error).__name__, "error": str(error)})
-        return 1
+        greeting = {"ok": False, "protocol": PROTOCOL, "kind": type(error).__name__, "error": str(error)}
+    print(json.dumps(greeting), file=out, flush=True)
     service = Service()
-    for line in sys.stdin:
-        write(out, answer(service, line))
-    return 0
+    for line in sys.stdin if greeting["ok"] else ():
+        print(json.dumps(answer(service, line)), file=out, flush=True)
+    return 0 if greeting["ok"] else 1
 
 
 if __name__ == "__main__":

@@ -25,21 +25,16 @@ def import_d4rl() -> None:
     """Register D4RL's environments with gym."""
     os.environ["D4RL_SUPPRESS_IMPORT_ERROR"] = "1"
     os.environ["D4RL_DATASET_DIR"] = tempfile.gettempdir()  # made when D4RL is imported; no dataset is read here
-    _stand_in_for_mjrl()
+    from gym.envs.mujoco import mujoco_env
+
+    _pretend("mjrl.envs", mujoco_env=mujoco_env)  # the hands', of mjrl, which is not on PyPI: gym's does the same
+    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env
     _pretend("dm_control.mujoco.engine")  # the kitchen draws pictures with it, which D4RL has switched off
     vars(collections).setdefault("Mapping", collections.abc.Mapping)  # the kitchen's; gone since Python 3.10
     for suite in SUITES:
         importlib.import_module(f"d4rl.{suite}")
     kitchen: Any = importlib.import_module("d4rl.kitchen.adept_envs.mujoco_env")
     kitchen.USE_DM_CONTROL = False  # but mujoco-py
-
-
-def _stand_in_for_mjrl() -> None:
-    """The hand suite derives from mjrl's MujocoEnv, which is not on PyPI: gym's does the same."""
-    from gym.envs.mujoco import mujoco_env
-
-    _pretend("mjrl.envs", mujoco_env=mujoco_env)
-    sys.modules["mjrl.envs.mujoco_env"] = mujoco_env
 
 
 def _pretend(path: str, **contents: Any) -> None:
@@ -87,11 +82,7 @@ def core(env: Any) -> Any:
 
 
 class Copy:
-    """An environment, with what its family hides beside `qpos` and `qvel`.
-
-    Args:
-        task: D4RL's name.
-    """
+    """An environment, by D4RL's name, with what its family hides beside `qpos` and `qvel`."""
 
     def __init__(self, task: str) -> None:
         self.env = build(task)
