@@ -17,7 +17,8 @@ RUN test "$TORCH" = cuda || pip install --no-cache-dir "torch>=2.6,<2.14" --inde
 COPY . /src
 RUN pip install --no-cache-dir "/src[robotics,ogbench,minari,video,collect,export,ray,slurm]"
 
-RUN useradd --create-home dqlab && mkdir -p /work /data && chown dqlab /work /data
+# for whatever number a user is given by --user
+RUN useradd --create-home dqlab && mkdir -p --mode 1777 /work /data
 USER dqlab
 ENV D4RL_DATASET_DIR=/data
 WORKDIR /work
