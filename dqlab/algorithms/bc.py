@@ -1,7 +1,4 @@
-"""Cloned policies: the baseline of Diffusion-QL's Table 2; and best-of-N, where a critic takes the best of samples.
-
-With action chunks best-of-N is Q-chunking (QC).
-"""
+"""Behaviour cloning with any policy class: the baseline of Diffusion-QL's Table 2."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ from functools import cached_property, partial
 
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
 from dqlab.algorithms.base import Algorithm, Hyper, Loss, Nets, TrainedNetwork, algorithms
 from dqlab.data import Batch
 from dqlab.noise import Noise, NoiseSpec
 from dqlab.policies import Policy, policies
-from dqlab.policies.base import Dims, add_prefix, strip_prefix
+from dqlab.policies.base import Dims
 
 
 @algorithms.register(
@@ -62,43 +58,3 @@ class BehaviourCloning(Algorithm):
 
     def act(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
         return self.resolved_policy.act(nets["actor"], dims, state, noise)
-
-
-@algorithms.register(
-    "best_of_n",
-    source="Li, Zhou, Levine 2025, section 4, and its code (QC; BFN where h = 1); EMaQ: Ghasemipour et al. 2021",
-    cites=("li2025reinforcement", "ghasemipour2021emaq"),
-)
-@dataclass(frozen=True)
-class BestOfN(ActorCritic):
-    """Critics of the policy that takes the best of N samples of a cloned one, for acting and in the TD target.
-
-    No gradient goes from critics to the actor: N decides how far from the data it acts. With
-    `Experiment.action_chunk` = 5 and a flow it is Q-chunking.
-
-    Attributes:
-        policy: what is cloned.
-        critic: `ensemble_mean` of two, as in QC.
-        selection: how it acts and chooses next actions, by the online critics; 32 candidates in QC.
-    """
-
-    policy: str | PolicyFactory = "rectified_flow"
-    critic: str | CriticFactory = "ensemble_mean"
-    selection: str | SelectionFactory = "argmax"
-    joint_update: bool = True
-
-    samples_actions = False
-    ranking_critic = "critic"
-    averages_critics = True
-
-    def next_value_noise(self, dims: Dims, rows: int) -> dict[str, NoiseSpec]:
-        """That of acting in the next states, and of the ensemble's backup."""
-        return {**add_prefix("target", self.act_noise(dims, rows)), **self.backup_noise(dims)}
-
-    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
-        """What would be done there, (B, A)."""
-        return self.act(dims, nets, next_state, strip_prefix("target", noise))
-
-    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The policy's own BC loss, whatever the critics say."""
-        return self.bc_loss(dims, nets, batch, strip_prefix("bc", noise))

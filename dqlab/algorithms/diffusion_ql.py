@@ -1,21 +1,17 @@
-"""Diffusion-QL (Wang, Hunt, Zhou 2022), as the official code runs it; and its loss with a unimodal policy.
-
-EDP (Kang et al. 2023) is Diffusion-QL without a chain in the actor's update, as its code runs it.
-"""
+"""Diffusion-QL (Wang, Hunt, Zhou 2022), as the official code runs it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from dqlab.algorithms.actor_critic import ActorCritic, PolicyFactory, SelectionFactory, best_of
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
+from dqlab.algorithms.actor_critic import ActorCritic, SelectionFactory, best_of
+from dqlab.algorithms.base import Hyper, Loss, Nets, Target, algorithms, detach_info
 from dqlab.config.fields import NonNegativeFloat, NonNegativeInt, PositiveInt, UnitFloat
 from dqlab.data import Batch
 from dqlab.noise import Noise, NoiseSpec, integers
 from dqlab.policies.base import Dims, strip_prefix
-from dqlab.policies.diffusion import DiffusionPolicy
 
 
 @dataclass(frozen=True)
@@ -76,83 +72,3 @@ class DiffusionQL(ClonedAscent):
     def of_candidates(self, outputs: Tensor) -> Tensor:
         """Each critic's best candidate: before the critics are aggregated, as in the official code."""
         return best_of(outputs, self.next_candidates) if self.next_candidates > 1 else outputs
-
-
-@algorithms.register(
-    "gaussian_ql",
-    source="Wang, Hunt, Zhou 2022, eq. 3 with a Gaussian policy (its section 5 and fig. 1)",
-    cites=("wang2023diffusion",),
-)
-@dataclass(frozen=True)
-class GaussianQL(ClonedAscent):
-    """Maximum likelihood plus ascent of a learned Q with a Gaussian policy, whose mode acts: L = -log pi + eta * L_q.
-
-    The next action is a sample of the actor's moving average, as in Diffusion-QL; the average moves at every step.
-
-    Attributes:
-        tau: rate of both targets.
-    """
-
-    policy: str | PolicyFactory = "gaussian"
-
-    next_actor = "actor_target"
-
-    def targets(self) -> dict[str, Target]:
-        return {"actor_target": Target("actor", "tau"), **super().targets()}
-
-
-@algorithms.register(
-    "edp",
-    source="Kang et al. 2023, section 4 (action approximation, TD3 form); details of its official code",
-    cites=("kang2023efficient",),
-)
-@dataclass(frozen=True)
-class EDP(ActorCritic):
-    """Efficient diffusion policy: the Q term ascends a one-step reconstruction of the data's own noised actions.
-
-    The denoiser is called once for both terms of the actor's loss: its output gives the denoising loss, and the action
-    that it stands for. Chains are sampled for the TD target and for acting alone. The critic that the actor ascends
-    also scales the term; candidates are ranked by the online critics.
-
-    Attributes:
-        policy: a diffusion policy; its sampler draws the next actions.
-        alpha: weight of the Q term.
-        ema_rate: 1 - decay of the actor's moving average, which gives the next actions.
-        ema_every, ema_start: it moves at every `ema_every`-th update, once there have been `ema_start`.
-        joint_update: the actor sees the critics as they were before the update, not those just updated.
-        clips_members: critics are clipped by their own norms, each of them, where they are alike; else by all of them.
-    """
-
-    selection: str | SelectionFactory = "softmax_q"
-    alpha: NonNegativeFloat = 2.0
-    ema_rate: UnitFloat = 0.005
-    ema_every: PositiveInt = 5
-    ema_start: NonNegativeInt = 1000
-    joint_update: bool = True
-    clips_members: bool = True
-
-    next_actor = "actor_ema"
-    samples_actions = False
-    ranking_critic = "critic"
-
-    def targets(self) -> dict[str, Target]:
-        average = Target("actor", "ema_rate", self.ema_every, self.ema_start, offset=self.ema_every - 1)
-        return {"actor_ema": average, "critic_target": Target("critic", "tau")}
-
-    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """Critics, clipped one by one if `clips_members`, then the actor."""
-        trained = super().trained(dims)
-        return {**trained, "critic": replace(trained["critic"], clips_members=self.clips_members)}
-
-    def update_noise(self, dims: Dims, batch: int) -> dict[str, NoiseSpec]:
-        """What `next_value` needs; `bc_*`: the denoising loss and, with it, the reconstruction; `q_loss`'s coin."""
-        return {**super().update_noise(dims, batch), "coin": integers(2)}
-
-    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """Denoising loss + alpha * L_q of the reconstructed actions."""
-        policy = self.policy_as(DiffusionPolicy, "reconstructs noised actions", "a diffusion")
-        own = strip_prefix("bc", noise)
-        losses, action = policy.reconstruct(nets["actor"], dims, batch.state, batch.action, own)
-        bc_loss, q_loss = losses.mean(), self.q_loss(nets, batch.state, action, noise["coin"], same=True)
-        loss = bc_loss + hyper["alpha"] * q_loss
-        return loss, detach_info({"actor/loss": loss, "actor/bc_loss": bc_loss, "actor/q_loss": q_loss})

@@ -1,7 +1,4 @@
-"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1, which never asks for an action outside of the data.
-
-IDQL and IFQL clone a diffusion or a flow beside its values, and choose among its samples.
-"""
+"""IQL (Kostrikov, Nair, Levine 2022), in Diffusion-QL's Table 1, which never asks for an action outside of the data."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dqlab.algorithms.actor_critic import ActorCritic, CriticFactory, PolicyFactory, SelectionFactory
-from dqlab.algorithms.base import Hyper, Loss, Nets, Target, TrainedNetwork, algorithms, detach_info
-from dqlab.config.fields import NonNegativeFloat, PositiveFloat, UnitFloat
+from dqlab.algorithms.actor_critic import ActorCritic, PolicyFactory
+from dqlab.algorithms.base import Hyper, Loss, Nets, TrainedNetwork, algorithms, detach_info
+from dqlab.config.fields import NonNegativeFloat, PositiveFloat
 from dqlab.data import Batch
 from dqlab.networks.ensembles import ensemble_of
 from dqlab.networks.values import ValueLoss, ValueNetwork, value_losses
@@ -98,66 +95,3 @@ class IQL(ImplicitQ):
         losses = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise)
         loss = (weight * losses).mean()
         return loss, detach_info({"actor/loss": loss, "actor/bc_loss": losses.mean(), "actor/weight": weight.mean()})
-
-
-@algorithms.register(
-    "idql",
-    source="Hansen-Estruch et al. 2023, algorithms 1 and 2; details of its official code",
-    cites=("hansenestruch2023idql",),
-)
-@dataclass(frozen=True)
-class IDQL(ImplicitQ):
-    """Implicit diffusion Q-learning: behaviour cloning with a diffusion policy, whose candidates Q and V choose from.
-
-    Attributes:
-        selection: how it acts: `argmax` as in the paper's offline evaluation, or `idql_expectile`, `idql_quantile` and
-            `idql_exponential`, the implicit policies of the value losses of those names.
-        ema_rate: rate of the actor's moving average, which acts.
-        weight_decay: the actor's, decoupled (AdamW), a rate per learning rate.
-    """
-
-    selection: str | SelectionFactory = "argmax"
-    ema_rate: UnitFloat = 0.001
-    weight_decay: NonNegativeFloat = 1e-4
-    lr_schedule: str = "cosine"
-
-    acting_actor = "actor_ema"
-    averages_critics = True
-
-    def trained(self, dims: Dims) -> dict[str, TrainedNetwork]:
-        """V, then the actor, whose weights decay, and the critics."""
-        trained = super().trained(dims)
-        return {**trained, "actor": replace(trained["actor"], weight_decay="weight_decay")}
-
-    def targets(self) -> dict[str, Target]:
-        return {"actor_ema": Target("actor", "ema_rate"), **super().targets()}
-
-    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The policy's own BC loss, a sum over action dimensions (the mean is reported), whatever the critics say."""
-        loss = self.resolved_policy.losses(nets["actor"], dims, batch.state, batch.action, noise).mean()
-        return dims.action * loss, detach_info({"actor/bc_loss": loss})
-
-
-@algorithms.register(
-    "ifql",
-    source="Park, Li, Levine 2025, section 5 (IFQL); details of its official code",
-    cites=("park2025flow", "hansenestruch2023idql"),
-)
-@dataclass(frozen=True)
-class IFQL(ImplicitQ):
-    """Implicit flow Q-learning: behaviour cloning with a flow, the best of whose candidates by the critics is taken.
-
-    Beside `idql`, networks are updated by the losses before the update, no actor is averaged, and the online critics
-    choose; their targets are an update behind.
-    """
-
-    policy: str | PolicyFactory = "rectified_flow"
-    critic: str | CriticFactory = "ensemble_min"
-    selection: str | SelectionFactory = "argmax"
-    joint_update: bool = True
-
-    ranking_critic = "critic"
-
-    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
-        """The policy's own BC loss, whatever the critics say."""
-        return self.bc_loss(dims, nets, batch, noise)

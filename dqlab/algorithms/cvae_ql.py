@@ -1,0 +1,71 @@
+"""CVAE-QL: BCQ's algorithm (Fujimoto, Meger, Precup 2019), Diffusion-QL's rival with a variational policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dqlab.algorithms.actor_critic import CriticFactory, PolicyFactory, SelectionFactory
+from dqlab.algorithms.base import Hyper, Loss, Nets, algorithms, detach_info
+from dqlab.algorithms.mmd_ql import GeneratorActor
+from dqlab.config.fields import PositiveInt
+from dqlab.data import Batch
+from dqlab.networks.mlp import Perturbation
+from dqlab.noise import Noise
+from dqlab.policies.base import Dims, strip_prefix
+
+
+@algorithms.register(
+    "cvae_ql",
+    source="Fujimoto, Meger, Precup 2019 (BCQ), algorithm 1; Diffusion-QL, table 2 (CVAE-QL)",
+    cites=("fujimoto2019off", "wang2023diffusion"),
+)
+@dataclass(frozen=True)
+class CVAEQL(GeneratorActor):
+    """Batch-constrained Q-learning: actions of a cloned CVAE, perturbed so that Q rises, and ranked by Q.
+
+    Attributes:
+        policy: the generative model of the data's actions, trained by its own loss.
+        critic: `soft_clipped` weighs the minimum and the maximum, as BCQ does.
+        selection: how it acts; BCQ takes the best of 100.
+        backup_candidates: next actions in the TD target, of which the best one counts.
+        learning_rate: Adam's, of the generative model and of the perturbation.
+    """
+
+    selection_loss = "generator/bc_loss"
+
+    policy: str | PolicyFactory = "cvae"
+    critic: str | CriticFactory = "soft_clipped"
+    selection: str | SelectionFactory = "argmax"
+    backup_candidates: PositiveInt = 10
+
+    def build(self, dims: Dims) -> dict[str, nn.Module]:
+        """The generative model, the critics, and the perturbation, which is the actor."""
+        networks = super().build(dims)
+        perturbation = Perturbation(dims.state, dims.action)
+        return {"generator": networks["actor"], "critic": networks["critic"], "actor": perturbation}
+
+    def next_action(self, dims: Dims, nets: Nets, next_state: Tensor, noise: Noise, hyper: Hyper) -> Tensor:
+        return self._perturbed(dims, nets, "actor_target", next_state, strip_prefix("target", noise))
+
+    def actor_loss(self, dims: Dims, nets: Nets, batch: Batch, noise: Noise, hyper: Hyper) -> Loss:
+        """-mean Q_1 of perturbed actions; no gradient reaches the generative model."""
+        action = self._perturbed(dims, nets, "actor", batch.state, strip_prefix("actor", noise))
+        loss = -self.first_q(nets, batch.state, action).mean()
+        return loss, detach_info({"actor/loss": loss})
+
+    def _perturbed(self, dims: Dims, nets: Nets, actor: str, state: Tensor, noise: Noise) -> Tensor:
+        """Actions of the generative model, perturbed within the action range."""
+        with torch.no_grad():
+            action = self.resolved_policy.sample(nets["generator"], dims, state, noise)
+        bound = dims.max_action
+        return (action + bound * nets[actor](state, action)).clamp(-bound, bound)
+
+    def sample_action(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        """A perturbed action (B, A) for each state (B, S)."""
+        return self._perturbed(dims, nets, "actor", state, noise)
+
+    def act_alone(self, dims: Dims, nets: Nets, state: Tensor, noise: Noise) -> Tensor:
+        return self.sample_action(dims, nets, state, noise)
