@@ -12,8 +12,9 @@ from made_scenes import Scene, gradients_of
 from torch import Tensor
 
 from dqlab.algorithms import Algorithm
-from dqlab.algorithms.fql import MeanFlowQL
-from dqlab.algorithms.qam import QAM, QAMEdit
+from dqlab.algorithms.meanflow_ql import MeanFlowQL
+from dqlab.algorithms.qam import QAM
+from dqlab.algorithms.qam_edit import QAMEdit
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble
 from dqlab.policies.base import strip_prefix

@@ -17,16 +17,22 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from dqlab.algorithms import Algorithm
 from dqlab.algorithms.base import Target
-from dqlab.algorithms.bc import BestOfN
 from dqlab.algorithms.bdpo import BDPO
-from dqlab.algorithms.dac import DAC, QSM
-from dqlab.algorithms.diffusion_ql import EDP, GaussianQL
+from dqlab.algorithms.best_of_n import BestOfN
+from dqlab.algorithms.cvae_ql import CVAEQL
+from dqlab.algorithms.dac import DAC
 from dqlab.algorithms.dtql import DTQL
 from dqlab.algorithms.edac import EDAC, alignment
+from dqlab.algorithms.edp import EDP
 from dqlab.algorithms.fql import FQL
-from dqlab.algorithms.iql import IDQL, IFQL, IQL
-from dqlab.algorithms.mmd_ql import CVAEQL, MMDQL, gaussian_kernel, laplacian, mmd
-from dqlab.algorithms.td3_bc import TD3BC, ReBRAC
+from dqlab.algorithms.gaussian_ql import GaussianQL
+from dqlab.algorithms.idql import IDQL
+from dqlab.algorithms.ifql import IFQL
+from dqlab.algorithms.iql import IQL
+from dqlab.algorithms.mmd_ql import MMDQL, gaussian_kernel, laplacian, mmd
+from dqlab.algorithms.qsm import QSM
+from dqlab.algorithms.rebrac import ReBRAC
+from dqlab.algorithms.td3_bc import TD3BC
 from dqlab.data import Batch
 from dqlab.errors import ConfigError
 from dqlab.networks.ensembles import LowerBoundEnsemble, MinimumEnsemble
