@@ -31,12 +31,7 @@ FROM = "as in load_dataset.sources, e.g. d4rl_download:URL of a mirror; the task
 TASK = option("--task", "whose data it is, where its name does not say so", metavar="TASK")
 
 
-@command(
-    "list",
-    "dqlab data list --json",
-    JSON,
-    PLUGIN,
-)
+@command("list", "dqlab data list --json", JSON, PLUGIN)
 def _list(args: argparse.Namespace) -> None:
     """List the tasks with a dataset, and the datasets on this machine."""
     from dqlab.data import locate
@@ -89,14 +84,7 @@ def _verify(args: argparse.Namespace) -> int:
     return 2 if any(damaged) else 0
 
 
-@command(
-    "info",
-    "dqlab data info mine.npz --json",
-    option("dataset", DATASET, metavar="DATASET"),
-    TASK,
-    JSON,
-    PLUGIN,
-)
+@command("info", "dqlab data info mine.npz --json", option("dataset", DATASET, metavar="DATASET"), TASK, JSON, PLUGIN)
 def _info(args: argparse.Namespace) -> None:
     """Describe a dataset: rows, episodes, returns, actions, where it is from."""
     from dqlab.data.describe import print_info

@@ -19,25 +19,14 @@ from typing import Any
 import gin
 from gin import config_parser
 
-from dqlab.config.gin_state import (
-    check_calls,
-    complete_name,
-    configurables,
-    nearest_parameter_read,
-    shortest_name,
-)
+from dqlab.config.gin_state import check_calls, complete_name, configurables, nearest_parameter_read, shortest_name
 from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
 from dqlab.files import expanded
 
-CONFIGURABLE = (
-    "dqlab.envs.custom",
-    "dqlab.runs.experiment",
-    "dqlab.ablation.grid",
-    "dqlab.tools.collect.recipe",
-)
+CONFIGURABLE = ("dqlab.envs.custom", "dqlab.runs.experiment", "dqlab.ablation.grid", "dqlab.tools.collect.recipe")
 """Importing these registers what gin files can set beside components."""
 SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("gin", "ablations")]
 """Where dqlab's own gin files lie: in an installed package, and in a checkout."""

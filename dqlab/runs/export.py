@@ -40,12 +40,7 @@ TOLERANCE = 1e-5
 
 
 def export_policy(
-    run: str | Path,
-    out: Path,
-    form: str = "onnx",
-    checkpoint: str = "best",
-    seed: int | None = None,
-    push: str = "",
+    run: str | Path, out: Path, form: str = "onnx", checkpoint: str = "best", seed: int | None = None, push: str = ""
 ) -> list[Path]:
     """Write a policy's models, its card, an example, and what `load_policy` needs; returns the files.
 

@@ -32,10 +32,7 @@ ACTOR: Rules = [
     (re.compile(r"^(?:model\.)?time_mlp\.3\."), "time_mlp.2."),
     (re.compile(r"^(?:model\.)?(mid_layer\.\d+|final_layer)\."), r"\1."),
 ]
-CRITIC: Rules = [
-    (re.compile(r"^q1_model\."), "members.0.layers."),
-    (re.compile(r"^q2_model\."), "members.1.layers."),
-]
+CRITIC: Rules = [(re.compile(r"^q1_model\."), "members.0.layers."), (re.compile(r"^q2_model\."), "members.1.layers.")]
 WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod)\.")
 """What DataParallel and torch.compile put before the names of what they wrap."""
 
