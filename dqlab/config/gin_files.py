@@ -20,11 +20,11 @@ import gin
 from gin import config_parser
 
 from dqlab.config.gin_state import check_calls, complete_name, configurables, nearest_parameter_read, shortest_name
-from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, text_of, written_name
+from dqlab.config.gin_syntax import bound_names, parse_statements, quote_value, written_name
 from dqlab.config.identity import RETIRED
 from dqlab.config.registry import configurable, fill_registries, unknown_name
 from dqlab.errors import PACKAGE, ConfigError, first_line, nearest
-from dqlab.files import expanded
+from dqlab.files import expanded, read_user_text
 
 CONFIGURABLE = ("dqlab.envs.custom", "dqlab.runs.experiment", "dqlab.ablation.grid", "dqlab.tools.collect.recipe")
 """Importing these registers what gin files can set beside components."""
@@ -64,18 +64,9 @@ class LoadedConfig:
 
     def header(self) -> str:
         """The gin statements that come first, so that the others can be read from anywhere."""
-        folders = tuple(str(folder) for folder in self.folders if _has_modules(folder))
+        folders = tuple(str(each) for each in self.folders if {*each.glob("*.py"), *each.glob("*/__init__.py")})
         found = f"import_path.folders = {folders!r}\n" if folders else ""
         return found + "".join(f"import {module}\n" for module in self.imports)
-
-
-def load_stored(config: Path, bindings: Sequence[str] = ()) -> LoadedConfig:
-    """`load_gin` of the configuration that a run has stored, and single bindings.
-
-    The folder may be somebody else's: nothing is imported from it, and the folders that it names for modules are looked
-    into only where Python looks anyway, or works now. Others wait for `import_path.folders` among the bindings.
-    """
-    return load_gin([config], bindings, stored=True)
 
 
 def load_gin(
@@ -87,7 +78,9 @@ def load_gin(
         files: gin files, later ones overriding earlier ones.
         bindings: `Configurable.parameter=value` strings, overriding the files.
         imports: modules (plugins) to import first.
-        stored: whether the files are a run's, as `load_stored` says.
+        stored: whether the files are a run's. Its folder may be somebody else's: nothing is imported from it, and the
+            folders that it names for modules are looked into only where Python looks anyway, or works now. Others wait
+            for `import_path.folders` among the bindings.
 
     Raises:
         ConfigError: a file is missing; a line cannot be parsed; a configurable, parameter or module is unknown.
@@ -98,17 +91,22 @@ def load_gin(
     gin.clear_config()
     loaded, found = LoadedConfig(stored=stored), [find_gin_file(path) for path in files]
     for binding in (binding for binding in bindings if binding.startswith("import_path.")):
-        _load_text(binding, f"--set {binding}", loaded)
+        _apply(_with_included(binding, f"--set {binding}", loaded), loaded)
     if not stored:
         _import_from((path.parent for path in found), loaded)
     for module in imports:
         _import(module, "--plugin", loaded)
     for path in found:
-        _load_file(path, loaded)
+        _apply(_of_file(path, loaded), loaded)
     for binding in bindings:
-        _load_text(quote_value(binding), f"--set {binding}", loaded)
+        _apply(_with_included(quote_value(binding), f"--set {binding}", loaded), loaded)
         loaded.single += bound_names(binding)
-    _check_macros()
+    try:
+        gin.finalize()
+    except ValueError as error:  # a macro without a value
+        macro = re.search(r"'(.*)/gin.macro'", str(error))
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error
     check_calls()
     return loaded
 
@@ -173,19 +171,6 @@ READ_HERE = "configuration."
 READ_ELSEWHERE = ("ablation.", "collection.", READ_HERE)
 
 
-def _load_file(path: Path, loaded: LoadedConfig) -> None:
-    for statement, place in _of_file(path, loaded):
-        _apply(statement, place, loaded)
-
-
-def _load_text(text: str, name: str, loaded: LoadedConfig) -> None:
-    for statement, place in parse_statements(text, name):
-        if isinstance(statement, config_parser.IncludeStatement):
-            _load_file(_included(statement.filename, Path("."), place), loaded)
-        else:
-            _apply(statement, place, loaded)
-
-
 def _import_from(folders: Iterable[Path], loaded: LoadedConfig) -> None:
     """Have Python look for modules in these folders too, after its own places; dqlab's own have none."""
     for folder in (folder.resolve() for folder in folders):
@@ -211,51 +196,48 @@ def _add_folders(given: Any, place: str, loaded: LoadedConfig) -> None:
             )
 
 
-def _has_modules(folder: Path) -> bool:
-    return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
-
-
-def _apply(statement: Any, place: str, loaded: LoadedConfig) -> None:
-    if isinstance(statement, config_parser.ImportStatement):
-        _import(statement.module, place, loaded)
-    elif isinstance(statement, config_parser.BindingStatement):
-        if written_name(statement).endswith(RETIRED) and not place.startswith("--"):
-            return
-        _bind(statement, place)
-        if not place.startswith("--") and not _ships(place):
-            loaded.own[written_name(statement)] = place
-        if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
-            _add_folders(statement.value, place, loaded)
-
-
-def _ships(place: str) -> bool:
-    """Whether it is a place in one of dqlab's own files, by whatever path: in a checkout they are named relatively."""
-    return os.path.realpath(place).startswith(tuple(os.path.realpath(root) + os.sep for root in SHIPPED))
+def _apply(statements: Iterable[tuple[Any, str]], loaded: LoadedConfig) -> None:
+    shipped = tuple(os.path.realpath(root) + os.sep for root in SHIPPED)  # in a checkout files are named relatively
+    for statement, place in statements:
+        typed = place.startswith("--")
+        if isinstance(statement, config_parser.ImportStatement):
+            _import(statement.module, place, loaded)
+        elif isinstance(statement, config_parser.BindingStatement):
+            if written_name(statement).endswith(RETIRED) and not typed:
+                continue
+            _bind(statement, place)
+            if not typed and not os.path.realpath(place).startswith(shipped):
+                loaded.own[written_name(statement)] = place
+            if statement.arg_name == "folders" and statement.selector.endswith("import_path"):
+                _add_folders(statement.value, place, loaded)
 
 
 def _of_file(path: Path, loaded: LoadedConfig) -> Iterator[tuple[Any, str]]:
-    """The statements of a file, with those of what it includes in their place, and where each stands.
-
-    A file is read once, so that files may share a base, or include each other.
-    """
+    """The statements of a file, which is read once, so that files may share a base, or include each other."""
     if path.resolve() in (file.resolve() for file in loaded.files):
         return
     loaded.files.append(path)
     if not loaded.stored:
         _import_from([path.parent], loaded)
-    for statement, place in parse_statements(text_of(path), str(path)):
-        if isinstance(statement, config_parser.IncludeStatement):
-            yield from _of_file(_included(statement.filename, path.parent, place), loaded)
-        else:
-            yield statement, place
-
-
-def _included(filename: str, folder: Path, place: str) -> Path:
     try:
-        beside = folder / expanded(filename)
-        return beside if os.path.isfile(beside) else find_gin_file(filename)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
+        text = read_user_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}") from error
+    yield from _with_included(text, str(path), loaded, path.parent)
+
+
+def _with_included(text: str, name: str, loaded: LoadedConfig, folder: Path = Path(".")) -> Iterator[tuple[Any, str]]:
+    """A text's statements, with those of what it includes in their place, and where each stands."""
+    for statement, place in parse_statements(text, name):
+        if not isinstance(statement, config_parser.IncludeStatement):
+            yield statement, place
+            continue
+        try:
+            beside = folder / expanded(statement.filename)
+            included = beside if os.path.isfile(beside) else find_gin_file(statement.filename)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+        yield from _of_file(included, loaded)
 
 
 def _import(module: str, place: str, loaded: LoadedConfig) -> None:
@@ -295,11 +277,7 @@ def _bind(statement: Any, place: str) -> None:
 
 
 def check_binding(name: Any, place: str) -> None:
-    """Check that gin could bind `Configurable.parameter`.
-
-    Raises:
-        ConfigError: there is no such configurable or parameter; the message names `place` and the nearest names.
-    """
+    """Raise a ConfigError with the place and the nearest names, unless gin could bind `Configurable.parameter`."""
     if not isinstance(name, str) or not all(name.rpartition(".")):
         raise ConfigError(f"{place}: {name!r} is no parameter's name. Write it as Configurable.parameter.")
     (selector, _, parameter), registered = name.rpartition("."), configurables()
@@ -323,13 +301,3 @@ def _parameters(item: Any) -> tuple[list[str], bool]:
     found = {} if inspect.unwrap(item.__init__) is object.__init__ else inspect.signature(item).parameters
     names = [name for name, known in found.items() if known.kind is not known.VAR_POSITIONAL]
     return names, any(known.kind is known.VAR_KEYWORD for known in found.values())
-
-
-def _check_macros() -> None:
-    """Every `%macro` that is used must have a value."""
-    try:
-        gin.finalize()
-    except ValueError as error:
-        macro = re.search(r"'(.*)/gin.macro'", str(error))
-        text = str(error).splitlines()[0]
-        raise ConfigError(f"%{macro[1]} is used but has no value: add {macro[1]} = ..." if macro else text) from error

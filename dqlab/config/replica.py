@@ -32,14 +32,14 @@ class Replica:
 
     def __post_init__(self) -> None:
         mapped = isinstance(self.points, Mapping) and isinstance(self.bindings, Mapping)
-        self._require(bool(re.fullmatch(r"\w[\w.=+-]*", self.name)), "its name must be letters, digits and ._=+- only")
-        self._require(is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}")
-        self._require(isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}")
-        self._require(mapped, "points and set must be dictionaries")
-
-    def _require(self, condition: bool, wanted: str) -> None:
-        if not condition:
-            raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
+        for fine, wanted in (
+            (re.fullmatch(r"\w[\w.=+-]*", self.name), "its name must be letters, digits and ._=+- only"),
+            (is_seed(self.seed), f"seed must be an integer >= 0 (and below 2**32), not {self.seed!r}"),
+            (isinstance(self.cell, str), f"cell must be a text, not {self.cell!r}"),
+            (mapped, "points and set must be dictionaries"),
+        ):
+            if not fine:
+                raise ConfigError(f"Experiment.replicas['{self.name}']: {wanted}.")
 
     @classmethod
     def plain(cls, seed: int, cell: str = "") -> Replica:

@@ -106,7 +106,7 @@ def load_policies(
             folder, files = _find(path, checkpoint, seed)
             name = str(source) if str(source).startswith((HUB, PRETRAINED)) else folder.path.absolute().name
             name += "" if (path / EXPORTED).exists() or path.is_file() else f", checkpoint {checkpoint}"
-            gin_files.load_stored(folder.config, bindings)
+            gin_files.load_gin([folder.config], bindings, stored=True)
             experiment, found = Experiment(), [_read_weights(folder, file, name) for file in files]
             if other := [replica.seed for replica, *_ in found if seed not in (None, replica.seed)]:
                 raise RunError(f"{source} has the weights of seed {other[0]}, not of seed {seed}.")
