@@ -45,10 +45,8 @@ def check_experiment(experiment: Experiment) -> None:
     env_backends.get(experiment.env_backend)(experiment.resolved_task, experiment.physics)
     task = experiment.resolved_task
     task.arguments()
-    fits = experiment.action_chunk <= task.episode_limit
-    check_field(
-        fits, experiment, "action_chunk", f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
-    )
+    wanted = f"at most {task.episode_limit:,}, the steps of {task.name}'s episodes"
+    check_field(experiment.action_chunk <= task.episode_limit, experiment, "action_chunk", wanted)
     each = [experiment.algorithm_of(replica) for replica in experiment.resolved_replicas]
     check_phases(each[0], experiment.dims, experiment.plan.steps)
     try:
@@ -64,20 +62,15 @@ def check_experiment(experiment: Experiment) -> None:
         raise ConfigError(f"The configured components fail on a batch of made-up numbers: {said}.") from error
 
 
-def build_evaluator(experiment: Experiment, episodes: int | None = None) -> Evaluator:
+def build_evaluator(run: Experiment, episodes: int | None = None) -> Evaluator:
     """Roll-outs on the task's environment."""
-    wanted = experiment.plan.eval_episodes if episodes is None else episodes
-    task, chunk = experiment.resolved_task, experiment.action_chunk
-    return Evaluator(task, experiment.physics, wanted, experiment.env_backend, chunk)
+    wanted = run.plan.eval_episodes if episodes is None else episodes
+    return Evaluator(run.resolved_task, run.physics, wanted, run.env_backend, run.action_chunk)
 
 
 class WatchedEnvironments(Environments):
-    """Other environments, whose episodes are watched.
-
-    Args:
-        watched: what is stepped.
-        on_reset: told of the first states (n, S).
-        on_step: told which were stepped, with what actions (m, A), and what that gave.
+    """Other environments, whose episodes are watched: `on_reset` is told of the first states (n, S), `on_step` which
+    were stepped, with what actions (m, A), and what that gave.
     """
 
     def __init__(
@@ -143,11 +136,11 @@ def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> Executi
     Args:
         before: run.json of the run that is continued or repeated; empty for a new one.
     """
-    unchanged = "execution" in before and before.get("execution_configured") == experiment.plan.execution
-    if not unchanged:
-        return execution_modes.get(experiment.plan.execution)()
-    mode = execution_modes.get(before["execution"])()
-    mode.reason = before.get("execution_reason", mode.reason)
+    configured = experiment.plan.execution
+    unchanged = before.get("execution_configured") == configured
+    mode = execution_modes.get(before.get("execution", configured) if unchanged else configured)()
+    if unchanged:
+        mode.reason = before.get("execution_reason", mode.reason)
     return mode
 
 

@@ -31,14 +31,7 @@ SHOWN, WIDEST = 15, 60
 class ProfileRecorder:
     """Records some updates of a loop, once it has warmed up; never across a log or an evaluation.
 
-    Args:
-        pack: what is updated.
-        plan: the run's.
-        execution: name of the execution mode.
-        folder: where `trace.json.gz` and `summary.md` go, each written whole or not at all.
-
-    Attributes:
-        steps: those whose updates are recorded.
+    `trace.json.gz` and `summary.md` go into the folder, each written whole or not at all; `steps` are those recorded.
     """
 
     def __init__(self, pack: Pack, plan: Training, execution: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -84,21 +84,17 @@ def choose_gl() -> str:
         ConfigError: none works, or the user's own does not.
     """
     if chosen := os.environ.get(VARIABLE):
-        tried = run_isolated(DRAW, timeout=SECONDS)
-        if not tried.fine:
-            raise ConfigError(
-                f"Nothing can be drawn with {VARIABLE}={chosen} ({tried.trouble}). Unset it: dqlab chooses."
-            )
+        if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
+            raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
         word = chosen.lower().strip()
-        os.environ[VARIABLE] = word if word in {way.value for way in GL_BACKENDS} else "glfw"
-        return os.environ[VARIABLE]
-    for way in GL_BACKENDS:
-        if way.draws().fine:
-            os.environ[VARIABLE] = way.value
-            return way.value
-    raise ConfigError(
-        f"Nothing can be drawn here: {GL_BACKENDS[1].fix}, or {GL_BACKENDS[0].fix}. `dqlab doctor` says more."
-    )
+        works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
+    else:
+        works = next((way.value for way in GL_BACKENDS if way.draws().fine), "")
+    if not works:
+        egl, osmesa, _ = (way.fix for way in GL_BACKENDS)
+        raise ConfigError(f"Nothing can be drawn here: {osmesa}, or {egl}. `dqlab doctor` says more.")
+    os.environ[VARIABLE] = works
+    return works
 
 
 Frame = NDArray[np.uint8]
@@ -113,12 +109,8 @@ USUAL_FPS = 30.0
 
 
 class VideoRecorder:
-    """Films the first episode of each of an evaluator's evaluations.
-
-    Args:
-        evaluator: whose first environment is drawn at each state from now on.
-        path: the file, .mp4 or .gif.
-        replicas: how many will be evaluated; each of several gets a file of its own.
+    """Films the first episode of each of an evaluator's evaluations, into an .mp4 or .gif; for each replica of several
+    into one of its own.
 
     Raises:
         ConfigError: the environments cannot be drawn, or the video not be encoded, here.
@@ -130,21 +122,21 @@ class VideoRecorder:
         self._filmed: list[tuple[str, int, Path]] = []
         self._show: Callable[[Frame], None] = lambda frame: None
         _check_path(path)
-        environments = evaluator.environments
+        environments, task = evaluator.environments, evaluator.task
         if not isinstance(environments, GymnasiumEnvironments):
             raise ConfigError("--render draws Gymnasium's environments only: Experiment.env_backend='gymnasium'.")
         choose_gl()
-        self._env, self._name = drawn_env(evaluator.task, evaluator.physics), evaluator.task.name
+        env = drawn_env(task, evaluator.physics)
         environments.prepare(1)
         environments.envs[0].close()
-        environments.envs[0] = self._env
-        self._fps = float(self._env.metadata.get("render_fps") or USUAL_FPS)
-        evaluator.environments = WatchedEnvironments(
-            environments, lambda states: self._draw(), lambda which, *_: self._draw() if 0 in which else None
-        )
+        environments.envs[0] = env
+        self._fps = float(env.metadata.get("render_fps") or USUAL_FPS)
 
-    def _draw(self) -> None:
-        self._show(picture_of(self._env, self._name))
+        def draw(which: Sequence[int] = (0,), *_: object) -> None:
+            if 0 in which:
+                self._show(picture_of(env, task.name))
+
+        evaluator.environments = WatchedEnvironments(environments, lambda states: draw(), draw)
 
     @contextmanager
     def film(self, name: str, step: int) -> Iterator[None]:
@@ -160,10 +152,7 @@ class VideoRecorder:
         Console().print(f"Video: {path}", soft_wrap=True)
 
     def keep(self, folder: RunFolder) -> None:
-        """Copy the videos into a run's folder, and send them to MLflow if it is recorded there.
-
-        A dead server costs a warning.
-        """
+        """Copy the videos into a run's folder, and send them to MLflow; a dead server costs a warning."""
         if not is_tracked(folder.path):
             return
         for name, step, path in self._filmed:
@@ -244,10 +233,9 @@ def _check_frames(path: Path, expected: int) -> None:
 
 
 def drawn_env(task: Task, physics: str) -> Any:
-    """A task's environment that draws, tried out.
+    """A task's environment that draws, tried out; a ConfigError where it cannot.
 
-    Raises:
-        ConfigError: it cannot.
+    Its camera is the model's own one that goes with the robot, unless the environment names another.
     """
     nothing = f"--render: {task.name} has nothing to draw."
     try:
@@ -260,7 +248,12 @@ def drawn_env(task: Task, physics: str) -> Any:
         raise
     if MODE not in env.metadata.get("render_modes", ()):
         raise ConfigError(nothing)
-    _follow(env)
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id in (None, FREE):  # it would stand still, and lose the robot
+        import mujoco
+
+        tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
+        renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
     env.reset(seed=0)
     picture_of(env, task.name)
     return env
@@ -280,17 +273,3 @@ def picture_of(env: Any, name: str) -> Frame:
         given = f"{picture.dtype} of shape {picture.shape}"
         raise ConfigError(f"--render: {name} gives no picture: uint8 of shape (height, width, 3), not {given}.")
     return picture
-
-
-def _follow(env: Any) -> None:
-    """Let the model's own camera go with the robot, where the environment's would stand still and lose it.
-
-    An environment that names a camera, or whose model has none that tracks, draws as it does.
-    """
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is None or renderer.camera_id not in (None, FREE):
-        return
-    import mujoco
-
-    tracking = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, TRACKING)
-    renderer.camera_id = tracking if tracking >= 0 else renderer.camera_id
