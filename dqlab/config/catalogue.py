@@ -21,11 +21,7 @@ PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 
 
 def registries_of(kind: str | None) -> list[Registry[Any]]:
-    """The registry of one kind, or all of them in the order of their names; so do all functions here take a kind.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """The registry of one kind, or all of them in the order of their names; so do all functions here take a kind."""
     return [registry_of(kind)] if kind else [registry for _, registry in sorted(Registry.kinds.items())]
 
 

@@ -144,12 +144,8 @@ def operative_text(loaded: LoadedConfig) -> str:
 def check_parameters_read(bindings: Sequence[str], known: Collection[str]) -> None:
     """See that what the command line binds is read; without effect it would leave the user with other results.
 
-    Args:
-        bindings: as `load_gin` takes them.
-        known: what is read, as `parameters_read` gives it.
-
     Raises:
-        ConfigError: nothing reads one of them; the message names the nearest parameter that is read.
+        ConfigError: a binding is none of `parameters_read`; the message names the nearest one.
     """
     for name in (name for binding in bindings for name in bound_names(binding)):
         if complete_name(name) not in known and not complete_name(name).startswith(READ_HERE):

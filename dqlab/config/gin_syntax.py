@@ -61,12 +61,8 @@ class _AsText(config_parser.ParserDelegate):  # type: ignore[misc]
 def parse_bindings(text: str, name: str = "config.gin") -> dict[str, Any]:
     """A gin text's bindings as `configurable.parameter` -> value; references are texts, such as `@gymnasium_task()`.
 
-    Args:
-        text: of a gin file.
-        name: what messages call it.
-
     Raises:
-        ConfigError: it is no gin text.
+        ConfigError: it is no gin text; the message calls it by `name`.
     """
     read = (statement for statement, _ in parse_statements(text, name, _AsText()))
     found = (statement for statement in read if isinstance(statement, config_parser.BindingStatement))

@@ -131,10 +131,8 @@ def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None
 
 
 def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> ExecutionMode:
-    """The execution mode: as configured; or what a run settled on before, so that it repeats to the last bit.
-
-    Args:
-        before: run.json of the run that is continued or repeated; empty for a new one.
+    """The execution mode: as configured; or, so that it repeats to the last bit, what a run settled on `before`, by its
+    run.json; that is empty for a new one.
     """
     configured = experiment.plan.execution
     unchanged = before.get("execution_configured") == configured

@@ -34,13 +34,8 @@ def evaluate_run(
     video: Path | None = None,
     task: str | None = None,
 ) -> None:
-    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table.
-
-    A video goes to the replica's folder and to MLflow, too.
-
-    Args:
-        source, which, seed, task: as `load_policy` takes them.
-        episodes, bindings, video: as `evaluate_policies` takes them.
+    """Evaluate a checkpoint of each of a run's replicas, or of one, and print the table; arguments as `load_policy` and
+    `evaluate_policies` take them. A video goes to the replica's folder and to MLflow, too.
 
     Raises:
         RunError: no such run, replica or checkpoint; or an evaluation has failed, once the others are printed.
@@ -102,12 +97,8 @@ def episodes_table(rows: Sequence[Evaluation], scored: bool = True) -> pd.DataFr
     tables = []
     for policy, episodes in rows:
         task, returns = policy.task, episodes.returns
-        about: dict[str, Any] = {
-            "task": task.name,
-            "algorithm": policy.experiment.algorithm,
-            "replica": policy.replica.name,
-        }
-        about |= {"seed": policy.replica.seed, "step": policy.source.step}
+        about: dict[str, Any] = {"task": task.name, "algorithm": policy.experiment.algorithm}
+        about |= {"replica": policy.replica.name, "seed": policy.replica.seed, "step": policy.source.step}
         table = pd.DataFrame({**about, "episode": range(len(returns)), "return": returns, "length": episodes.lengths})
         tables.append(table.assign(score=task.score(returns)) if scored and task.scored else table)
     table = pd.concat(tables, ignore_index=True)

@@ -73,11 +73,7 @@ class Experiment:
 
     @cached_property
     def resolved_replicas(self) -> tuple[Replica, ...]:
-        """What is trained together.
-
-        Raises:
-            ConfigError: a replica's settings are malformed.
-        """
+        """What is trained together; a ConfigError where a replica's settings are malformed."""
         named = tuple(Replica.read(name, given) for name, given in self.replicas.items())
         return named or tuple(Replica.plain(seed, self.cell) for seed in self.seeds)
 
@@ -136,11 +132,7 @@ class Experiment:
 
     @cached_property
     def resolved_device(self) -> torch.device:
-        """The device that is used.
-
-        Raises:
-            ConfigError: CUDA is asked for and there is none.
-        """
+        """The device that is used; a ConfigError where CUDA is asked for and there is none."""
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         name = {"auto": "cuda" if there else "cpu"}.get(self.device, self.device)
         try:
@@ -157,11 +149,7 @@ class Experiment:
 
     @cached_property
     def resolved_precision(self) -> Precision:
-        """The precision of matrix products.
-
-        Raises:
-            ConfigError: the device does not have it.
-        """
+        """The precision of matrix products; a ConfigError where the device does not have it."""
         precision = precisions.get(self.precision)()
         if lacking := precision.unavailable_reason(self.resolved_device):
             raise ConfigError(f"Experiment.precision='{self.precision}' needs {lacking}. Use 'full'.")

@@ -33,15 +33,11 @@ SCHEDULE = ("DiffusionPolicy.n_timesteps", "DiffusionPolicy.schedule")
 
 
 class ExportRecord(TypedDict):
-    """policy.json, which makes a folder an exported policy: of its weights the file, and what its models take.
-
-    Attributes:
-        noise: name -> shape, with B for the number of states.
-    """
+    """policy.json, which makes a folder an exported policy: of its weights the file, and what its models take."""
 
     weights: Annotated[str, Field(pattern=r"^\w[\w.=+-]*/checkpoints/step-\d+\.safetensors$")]
     task: str
-    noise: dict[str, list[int | str]]
+    noise: dict[str, list[int | str]]  # name -> shape, with B for the number of states
 
 
 def load_policy(
@@ -90,15 +86,7 @@ def load_policies(
     bindings: Sequence[str] = (),
     compiled: bool = False,
 ) -> list[LoadedPolicy]:
-    """The same of each of a run's replicas, or of one: with one configuration, as gin's bindings change it.
-
-    Args:
-        source, checkpoint, seed, task, compiled: as `load_policy` takes them.
-        bindings: over the run's configuration.
-
-    Raises:
-        RunError: there is no such run, replica or checkpoint. ConfigError: a choice is wrong.
-    """
+    """The same of each of a run's replicas, or of one: with the run's configuration, as gin's bindings change it."""
     path, configuration = source_folder(source), OtherConfiguration()
     with isolated(configuration):
         if task is not None or (any(path.glob("actor*.pth")) and not (path / "run.json").exists()):
@@ -128,11 +116,7 @@ def _read_weights(folder: RunFolder, file: Path, name: str) -> Read:
 
 
 def as_bindings(values: Mapping[str, Any]) -> list[str]:
-    """Gin names and Python values as single bindings.
-
-    Raises:
-        ConfigError: a value is none that a gin file can say.
-    """
+    """Gin names and Python values as single bindings; a ConfigError where a gin file cannot say one."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"`set` is a dictionary, such as {{'DiffusionQL.eta': 0.5}}, not {values!r}.")
     texts = {}
@@ -158,11 +142,7 @@ def pretrained_policies() -> dict[str, Path]:
 
 
 def source_folder(source: str | PathLike[str]) -> Path:
-    """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it has changed.
-
-    Raises:
-        RunError: it is not to be had.
-    """
+    """The folder or file that a name of `load_policy` means; a repository of the Hub's is fetched where it changed."""
     kind, _, name = str(source).partition(":")
     if f"{kind}:" == PRETRAINED:
         known = pretrained_policies()
@@ -219,12 +199,8 @@ def _selected(folder: RunFolder, replica: Replica, which: str) -> Path:
 def _read_official(
     path: Path, checkpoint: str, task: str | None, bindings: Sequence[str]
 ) -> tuple[Experiment, list[Read]]:
-    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics.
-
-    The official code does not save its target critics; the critics stand in for them, as after loading there.
-
-    Raises:
-        RunError: no readable checkpoint, or one of another task's sizes. ConfigError: a binding contradicts it.
+    """The official code's checkpoint as it acts there: 50 candidates, softmax over the critics, which stand in for the
+    target critics, as after loading there: it does not save those.
     """
     if task is None:
         raise ConfigError(f"{path} is of the official code's: say its `task`, such as 'walker2d-medium-expert-v2'.")

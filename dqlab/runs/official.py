@@ -67,11 +67,7 @@ class OfficialCheckpoint:
 
 
 def load_checkpoint(folder: Path, epoch: str | None = None) -> OfficialCheckpoint:
-    """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth` of a folder, without running anything in them.
-
-    Args:
-        folder: where the official code saved them.
-        epoch: which ones; the latest by default, by its number.
+    """Read `actor[_EPOCH].pth` and `critic[_EPOCH].pth`, the latest by default, without running anything in them.
 
     Raises:
         RunError: no such files; or they cannot be read, or hold something else.

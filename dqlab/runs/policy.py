@@ -86,13 +86,8 @@ def _uses_cuda() -> bool:
 
 
 class PolicySource(NamedTuple):
-    """Where a policy is from.
-
-    Attributes:
-        name: the run's and the checkpoint's, in words.
-        step: updates that made it.
-        facts: run.json of its run; empty for one of the official code's.
-        file: its weights.
+    """Where a policy is from: the run and the checkpoint in words, the updates that made it, its weights' file, and
+    run.json of its run, which is empty for one of the official code's.
     """
 
     name: str

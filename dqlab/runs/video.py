@@ -140,11 +140,7 @@ class VideoRecorder:
 
     @contextmanager
     def film(self, name: str, step: int) -> Iterator[None]:
-        """Within this, a replica is evaluated, after so many updates; at its end there is a video.
-
-        Raises:
-            RunError: the video could not be written.
-        """
+        """Within this, a replica is evaluated, after so many updates; at its end there is a video."""
         path = self._path if self._alone else self._path.with_stem(f"{self._path.stem}-{name}")
         with write_video(path, self._fps) as self._show:
             yield
@@ -188,10 +184,8 @@ def keep_video(video: Path, replica: Path, step: int) -> Path:
 
 @contextmanager
 def write_video(path: Path, fps: float) -> Iterator[Callable[[Frame], None]]:
-    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats.
-
-    Raises:
-        RunError: the file could not be written; there is none then, or the one that was there.
+    """What takes the frames (height, width, 3) of an .mp4 (H.264), or of a .gif that repeats; a RunError where the file
+    could not be written: there is none then, or the one that was there.
     """
     import imageio.v2
 
@@ -260,11 +254,7 @@ def drawn_env(task: Task, physics: str) -> Any:
 
 
 def picture_of(env: Any, name: str) -> Frame:
-    """What an environment's camera sees, (height, width, 3); messages call it by its name.
-
-    Raises:
-        ConfigError: it cannot be drawn, or gives no picture.
-    """
+    """What an environment's camera sees, (height, width, 3); a ConfigError by its name where that is no picture."""
     try:
         picture = np.asarray(env.render())
     except (Exception, SystemExit) as error:  # somebody's environment
