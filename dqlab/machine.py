@@ -199,9 +199,15 @@ def asked_to_stop(seconds: float = SECONDS) -> Iterator[StopRequest]:
         if not asked.saves:
             raise KeyboardInterrupt
         asked.event.set()
-        timer = threading.Timer(seconds, _exit_unheeded, [asked.code])
+        timer = threading.Timer(seconds, end_unheeded)
         timer.daemon = True
         timer.start()
+
+    def end_unheeded() -> None:
+        with suppress(OSError):
+            said = "not done in time: ended as it is; the last checkpoint is at most a minute old"
+            print(f"dqlab: {said}", file=sys.stderr)
+        os._exit(asked.code)
 
     before = {number: signal.getsignal(number) for number in NUMBERS}
     before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
@@ -229,12 +235,6 @@ def interrupts_as_event() -> Iterator[threading.Event]:
     finally:
         if alone:
             signal.signal(signal.SIGINT, before)
-
-
-def _exit_unheeded(code: int) -> None:
-    with suppress(OSError):
-        print("dqlab: not done in time: ended as it is; the last checkpoint is at most a minute old", file=sys.stderr)
-    os._exit(code)
 
 
 ROWS_A_THREAD = 1024

@@ -19,11 +19,10 @@ from dqlab.cli.parser import Command, command, option, switch
 from dqlab.errors import ConfigError, RunError
 from dqlab.files import expanded, write_text
 from dqlab.machine import in_words
+from dqlab.tracking.run_folder import RunFolder, claim_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from dqlab.tracking.run_folder import RunFolder
 
 A_RUN = "folder of a run, or of a grid"
 RUN = option("run", A_RUN, type=expanded, metavar="RUN")
@@ -92,8 +91,6 @@ def _state(path: Path) -> str:
 
 def _in_use(path: Path) -> bool:
     """Whether a process has a run, a grid, or one of a grid's packs."""
-    from dqlab.tracking.run_folder import RunFolder
-
     return any(RunFolder(each).in_use() for each in (path, *path.glob("packs/*")))
 
 
@@ -147,7 +144,6 @@ def _of_grid(path: Path, facts: Mapping[str, Any]) -> Mapping[str, str]:
 def _scores(path: Path, facts: Mapping[str, Any]) -> Table | str:
     """The table that the run ended with, of the replicas that have finished."""
     from dqlab.tracking.display import summary_table
-    from dqlab.tracking.run_folder import RunFolder
 
     folder = RunFolder(path)
     failed, summaries = {}, {}
@@ -173,7 +169,6 @@ def _tail(args: argparse.Namespace) -> None:
     from rich.live import Live
 
     from dqlab.printing import Console
-    from dqlab.tracking.run_folder import RunFolder
 
     if not 0.1 <= args.every <= 3600:
         raise ConfigError(f"--every is {args.every:g}: between 0.1 and 3600 seconds.")
@@ -292,7 +287,6 @@ def _write_notes(path: Path, **changed: Any) -> None:
 def _rm(args: argparse.Namespace) -> None:
     """Delete runs, or grids as a whole."""
     from dqlab.tracking.mlflow.mirror import is_tracked
-    from dqlab.tracking.run_folder import claim_folder
 
     for path in args.runs:
         _check_own(path)

@@ -36,9 +36,8 @@ SHIPPED = [root / folder for root in (PACKAGE, PACKAGE.parent) for folder in ("g
 def import_path(folders: tuple[str, ...] = ()) -> None:
     """Where modules of the user's are found, beside Python's own places: `load_gin` reads it, wherever it is bound.
 
-    Args:
-        folders: absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere,
-            names those of the gin files that it came from.
+    Absolute paths. A gin file's own folder need not be named; a run's config.gin, which lies elsewhere, names those of
+    the gin files that it came from.
     """
 
 
@@ -49,7 +48,6 @@ class LoadedConfig:
     Attributes:
         files: in order.
         imports: modules, imported by gin files or as plugins.
-        single: names of the single bindings.
         own: name -> file and line of what is bound in gin files other than dqlab's.
         folders: where modules of the user's are found: the gin files' own folders, and those of `import_path`.
         stored: whether a run has stored what is read.
@@ -57,7 +55,6 @@ class LoadedConfig:
 
     files: list[Path] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
-    single: list[str] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
     stored: bool = False
@@ -100,7 +97,6 @@ def load_gin(
         _apply(_of_file(path, loaded), loaded)
     for binding in bindings:
         _apply(_with_included(quote_value(binding), f"--set {binding}", loaded), loaded)
-        loaded.single += bound_names(binding)
     try:
         gin.finalize()
     except ValueError as error:  # a macro without a value
