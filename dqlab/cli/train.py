@@ -89,9 +89,8 @@ def _say_stopped(asked: StopRequest, error: BaseException, folder: Path) -> int:
     elif asked.saves:
         what = "interrupted; the last checkpoint is at most a minute old"
     with suppress(OSError):
-        again = (
-            f"dqlab train --resume --out {folder} continues" if (folder / "run.json").exists() else "Nothing is kept"
-        )
+        kept = (folder / "run.json").exists()
+        again = f"dqlab train --resume --out {folder} continues" if kept else "Nothing is kept"
         print(f"dqlab: {name}: {what}. {again}.", file=sys.stderr, flush=True)
     return asked.code
 

@@ -108,11 +108,7 @@ def load_gin(
 
 
 def find_gin_file(path: str | Path) -> Path:
-    """A gin file where it is named, or among those that ship with dqlab; its `.gin` may be left off.
-
-    Raises:
-        ConfigError: it is in neither place.
-    """
+    """A gin file where it is named, or among those that ship with dqlab; its `.gin` may be left off."""
     path = expanded(path)
     for named in (path, path.with_name(f"{path.name}.gin")) if path.name else (path,):
         beside = [folder.parent for folder in SHIPPED if named.parts[:1] == (folder.name,)]

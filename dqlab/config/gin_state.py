@@ -143,11 +143,7 @@ Config = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
 def check_calls() -> None:
-    """See that gin can make every call that the current configuration binds, before it is building something.
-
-    Raises:
-        ConfigError: a call lacks an argument, or is made of itself.
-    """
+    """Raise a ConfigError where a call that the current configuration binds lacks an argument, or is made of itself."""
     config, graph, left = gin_config._CONFIG, {}, [*gin_config._CONFIG]
     while left:
         key = left.pop()

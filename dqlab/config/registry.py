@@ -235,11 +235,7 @@ class Registry(Generic[T]):
 
 
 def registry_of(kind: str) -> Registry[Any]:
-    """The registry of a kind.
-
-    Raises:
-        ConfigError: unknown kind; the message names the nearest ones.
-    """
+    """The registry of a kind; a ConfigError with the nearest ones where it is unknown."""
     fill_registries()
     if kind not in Registry.kinds:
         entries = [(each, entry) for each, registry in Registry.kinds.items() for entry in registry]

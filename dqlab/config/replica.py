@@ -48,19 +48,13 @@ class Replica:
 
     @classmethod
     def read(cls, name: str, given: Any) -> Replica:
-        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`.
-
-        Raises:
-            ConfigError: a key is unknown, or a value of the wrong type; the message names the replica.
-        """
+        """A replica as gin says it, and run.json: `{'seed': 0, 'cell': '...', 'points': {...}, 'set': {...}}`."""
         place = f"Experiment.replicas['{name}']"
         if not isinstance(given, Mapping) or "seed" not in given:
-            raise ConfigError(
-                f"{place} must be {{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}}, not {given!r}."
-            )
-        for key in given:
-            if key not in KEYS:
-                raise ConfigError(f"{place} has no '{key}'. {nearest(str(key), KEYS)}")
+            wanted = "{'seed': ..., 'cell': ..., 'points': ..., 'set': ...}"
+            raise ConfigError(f"{place} must be {wanted}, not {given!r}.")
+        if unknown := [str(key) for key in given if key not in KEYS]:
+            raise ConfigError(f"{place} has no '{unknown[0]}'. {nearest(unknown[0], KEYS)}")
         return cls(str(name), given["seed"], given.get("cell", ""), given.get("points", {}), given.get("set", {}))
 
     def as_dict(self) -> dict[str, Any]:

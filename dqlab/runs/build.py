@@ -111,10 +111,8 @@ def view_of(experiment: Experiment) -> Callable[..., Transitions]:
 
 
 def build_pack(experiment: Experiment, replicas: Sequence[Replica] | None = None) -> Pack:
-    """Freshly initialised replicas, the experiment's or others; computed together where they fit.
-
-    Raises:
-        ConfigError: they do not fit into the device's memory, not even computed one by one.
+    """Freshly initialised replicas, the experiment's or others; computed together where they fit, a ConfigError where
+    they do not even one by one.
     """
     replicas = experiment.resolved_replicas if replicas is None else replicas
     fits = experiment.probe.memory.width(len(replicas), free_bytes(experiment.resolved_device))
@@ -143,11 +141,7 @@ def execution_mode(experiment: Experiment, before: Mapping[str, Any]) -> Executi
 
 
 def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
-    """See that the scalars in which algorithms differ reach their losses as a replica's own.
-
-    Raises:
-        ConfigError: one is read from the algorithm itself, which all replicas of a pack share.
-    """
+    """Raise a ConfigError where algorithms differ in a scalar that losses read from the algorithm, which they share."""
     first = each[0].hyper()
     differing = {name for other in each for name, value in other.hyper().items() if value != first[name]}
     if differing and (shared := sorted(differing & Probe(each[0], dims).shared_hyperparameters)):
@@ -159,10 +153,8 @@ def check_varied(each: Sequence[Algorithm], dims: Dims) -> None:
 
 
 def check_phases(algorithm: Algorithm, dims: Dims, steps: int) -> None:
-    """See that a run of so many steps reaches every phase of training, and ends in that of the selection loss.
-
-    Raises:
-        ConfigError: it does not: its evaluations would be of what is not trained.
+    """Raise a ConfigError unless a run of so many steps reaches every phase of training, and ends in that of the
+    selection loss: its evaluations would be of what is not trained.
     """
     kind, wanted = type(algorithm).__name__, algorithm.selection_loss.partition("/")[0]
     for name, trained in algorithm.trained(dims).items():

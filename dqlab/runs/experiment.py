@@ -79,7 +79,6 @@ class Experiment:
 
     @cached_property
     def resolved_task(self) -> Task:
-        """The task's facts."""
         return tasks.get(self.task)
 
     @property
@@ -89,15 +88,10 @@ class Experiment:
 
     @cached_property
     def resolved_algorithm(self) -> Algorithm:
-        """The algorithm, configured."""
         return algorithms.get(self.algorithm)()
 
     def algorithm_of(self, replica: Replica) -> Algorithm:
-        """The algorithm with a replica's own scalars.
-
-        Raises:
-            ConfigError: it sets what cannot differ within a pack, or what the algorithm refuses.
-        """
+        """The algorithm with a replica's own scalars; a ConfigError where those cannot differ, or it refuses them."""
         algorithm, place = self.resolved_algorithm, f"Experiment.replicas['{replica.name}']"
         own, fields = algorithms.selector(algorithms.entry(self.algorithm)), {}
         for binding, value in replica.bindings.items():
@@ -116,12 +110,11 @@ class Experiment:
     @cached_property
     def probe(self) -> Probe:
         """What is found out about the algorithm before step 0."""
-        dtype, precision = DTYPES[self.dtype], self.resolved_precision
-        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, dtype, precision)
+        numbers = DTYPES[self.dtype], self.resolved_precision
+        return Probe(self.resolved_algorithm, self.dims, self.plan.batch_size, *numbers)
 
     @cached_property
     def plan(self) -> Training:
-        """The budget."""
         return Training()
 
     @property

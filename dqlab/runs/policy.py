@@ -143,12 +143,10 @@ class LoadedPolicy:
 
     @property
     def task(self) -> Task:
-        """What it was trained for."""
         return self.experiment.resolved_task
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
         return self.pack.device
 
     def __repr__(self) -> str:

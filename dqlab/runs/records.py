@@ -124,15 +124,8 @@ def _git_commit() -> str:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished run.
-
-    Attributes:
-        folder: where everything is.
-        summaries: of the replicas that were trained to their end, by name.
-        failures: of the others.
-        facts: what run.json says.
-        sent: whether MLflow has all of it; None where it was not asked to.
-        profile: what there is to say about a profile, in lines.
+    """A finished run: summaries of the replicas that were trained to their end, by name, and failures of the others;
+    what run.json says; whether MLflow has all of it, None where it was not asked to; lines on a profile.
     """
 
     folder: RunFolder
@@ -203,15 +196,12 @@ def print_finished(finished: TrainingResult) -> None:
     summaries = {titles[name]: summary for name, summary in finished.summaries.items()}
     failures = {titles[name]: failure.step for name, failure in finished.failures.items()}
     console.print(summary_table(summaries, facts["data"], facts["caveat"], failures, facts["scored"]))
-    for name in finished.summaries:
-        console.print(f"Learning curve: {folder.replica(name) / 'curve.png'}", soft_wrap=True)
-    console.print(f"Run:            {folder.path}", soft_wrap=True)
-    for line in finished.profile:
+    lines = [f"Learning curve: {folder.replica(name) / 'curve.png'}" for name in finished.summaries]
+    lines += [f"Run:            {folder.path}", *finished.profile]
+    if finished.sent is not None:
+        uri = masked(tracking_uri(folder.path))
+        local, beside = store_path(uri), store_path(beside_uri(folder.path))
+        command = f"dqlab ui {shlex.quote(str(folder.path) if local == beside else uri)}"
+        lines.append(f"MLflow:         {command if local else uri}")
+    for line in lines:
         console.print(line, soft_wrap=True)
-    if finished.sent is None:
-        return
-    uri = masked(tracking_uri(folder.path))
-    local, place = store_path(uri), str(folder.path)
-    if local and local != store_path(beside_uri(folder.path)):
-        place = uri
-    console.print(f"MLflow:         {f'dqlab ui {shlex.quote(place)}' if local else uri}", soft_wrap=True)

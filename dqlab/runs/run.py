@@ -162,10 +162,8 @@ class _RunUnderWay(RunCallbacks):
         return loop
 
     def finish(self, loop: Loop) -> TrainingResult:
-        """Results of the replicas that were trained to their end; weights that no rule chose go, MLflow gets the rest.
-
-        Raises:
-            RunError: there are none.
+        """Results of the replicas that were trained to their end, a RunError where there are none; weights that no rule
+        chose go, MLflow gets the rest.
         """
         states, folder, summaries = loop.states, self.folder, {}
         for replica in self.experiment.resolved_replicas:
