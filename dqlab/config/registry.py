@@ -84,10 +84,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 def configurable(module: str) -> Callable[[Decorated], Decorated]:
-    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class.
-
-    Args:
-        module: qualifies the name where two configurables share it: `module.name.parameter = value`.
+    """Typed `gin.configurable`: gin files may set the parameters of the decorated function or class; where two share a
+    name, the module qualifies it: `module.name.parameter = value`.
     """
 
     def decorate(item: Decorated) -> Decorated:

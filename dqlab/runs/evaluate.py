@@ -65,8 +65,7 @@ def evaluate_policies(
     With the run's number of episodes an evaluation repeats the recorded one: same initial states, same noise.
 
     Args:
-        policies: at least one.
-        episodes, env: as `LoadedPolicy.evaluate` takes them.
+        policies, episodes, env: at least one; as `LoadedPolicy.evaluate` takes them.
         bindings: of the command line, which something must have read.
         video: the file of the first episode's; one a policy where there are several.
 

@@ -40,12 +40,10 @@ class ProfileRecorder:
         first = done + min(WARM_UP, (plan.steps - done) // 2)
         self.steps = range(first, min(first + MOST, plan.next_stop(first)))
         self._on_gpu = pack.device.type == "cuda"
-        warm_up = min(1, first - done)
+        warm_up, skipped = min(1, first - done), max(0, first - done - 1)
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])],
-            schedule=schedule(
-                skip_first=first - done - warm_up, wait=0, warmup=warm_up, active=len(self.steps), repeat=1
-            ),
+            schedule=schedule(skip_first=skipped, wait=0, warmup=warm_up, active=len(self.steps), repeat=1),
             on_trace_ready=self._write,
         )
         self._began = self._seconds = 0.0

@@ -73,20 +73,13 @@ GL_BACKENDS = (
 
 
 def choose_gl() -> str:
-    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture.
-
-    Call it before mujoco is imported.
-
-    Returns:
-        The value: gymnasium knows those of `GL_BACKENDS` only, for other words of MuJoCo's it stands for GLFW.
-
-    Raises:
-        ConfigError: none works, or the user's own does not.
+    """Set $MUJOCO_GL to what works: the user's own, or the first of EGL, OSMesa and GLFW that draws a picture, before
+    mujoco is imported; a ConfigError where none works, or the user's own does not.
     """
     if chosen := os.environ.get(VARIABLE):
         if trouble := run_isolated(DRAW, timeout=SECONDS).trouble:
             raise ConfigError(f"Nothing can be drawn with {VARIABLE}={chosen} ({trouble}). Unset it: dqlab chooses.")
-        word = chosen.lower().strip()
+        word = chosen.lower().strip()  # gymnasium knows those of `GL_BACKENDS` only; GLFW stands for others
         works = word if word in {way.value for way in GL_BACKENDS} else "glfw"
     else:
         works = next((way.value for way in GL_BACKENDS if way.draws().fine), "")
